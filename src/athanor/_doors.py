@@ -1,0 +1,48 @@
+"""One table of public names that live elsewhere, and the lazy lookup that every door shares.
+
+A door is a package whose public names have their home in another module, often one in a higher layer. It defines
+nothing: ``__getattr__, __dir__ = door(__name__)`` looks a name up on first use (PEP 562), so that no file imports
+upward and nothing heavy loads early.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+TABLE: dict[str, dict[str, str]] = {
+    "athanor": {
+        "AtomicData": "athanor.data.atomic_data",
+        "Batch": "athanor.data.batch",
+        "relax": "athanor.workflows.relax",
+        "md": "athanor.workflows.md",
+        "set_num_threads": "athanor._runtime",
+    },
+}
+"""Door module -> public name -> module that defines it."""
+
+
+def door(module: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return ``__getattr__`` and ``__dir__`` for the door called `module`.
+
+    Raises
+    ------
+    AttributeError
+        From the returned function, if the name is not in the table; submodules resolve as usual.
+    """
+    homes = TABLE.get(module, {})
+
+    def getattr_(name: str) -> Any:
+        home = homes.get(name)
+        if home is None:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(home), name)
+        setattr(sys.modules[module], name, value)
+        return value
+
+    def dir_() -> list[str]:
+        return sorted(set(vars(sys.modules[module])) | set(homes))
+
+    return getattr_, dir_

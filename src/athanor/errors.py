@@ -1,0 +1,58 @@
+"""Every exception that athanor raises on purpose.
+
+Each class also inherits the standard exception a caller would catch, so code written for the standard library's
+classes keeps working. Messages follow one form: what, where, got and expected, what to do next.
+"""
+
+from __future__ import annotations
+
+
+class AthanorError(Exception):
+    """Base of all exceptions raised by athanor."""
+
+
+class InputError(AthanorError, ValueError):
+    """A value handed in by the caller is not usable."""
+
+
+class ShapeError(InputError):
+    """A tensor has the wrong shape."""
+
+
+class DtypeError(InputError, TypeError):
+    """A tensor has the wrong dtype."""
+
+
+class MissingFieldError(AthanorError, KeyError):
+    """A field that is needed is absent."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class UnknownFieldError(AthanorError, AttributeError):
+    """A name is neither a field of the table nor a registered custom field."""
+
+
+class CapacityError(AthanorError, RuntimeError):
+    """A container of fixed capacity has no room."""
+
+
+class ModelOutputError(AthanorError, RuntimeError):
+    """A model did not return what it was asked for."""
+
+
+class SimulationError(AthanorError, RuntimeError):
+    """A run can not go on."""
+
+
+class NonFiniteError(SimulationError):
+    """A quantity became NaN or infinite."""
+
+
+class StorageError(AthanorError, RuntimeError):
+    """A trajectory or results folder can not be read or written."""
+
+
+class OptionalDependencyError(AthanorError, ImportError):
+    """An optional package is needed and not installed."""

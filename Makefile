@@ -1,0 +1,56 @@
+# make demo   relax and heat 80 real crystals in one batch, show the table          (about 2 minutes after set-up)
+# make test   run the tests                                                          (under 4 minutes after set-up)
+# make lint   ruff, layers, types
+# make clean  remove the environment, results and caches
+#
+# The first target that needs it sets up `.venv` once; it is set up again when pyproject.toml or constraints.txt change.
+# PYTHON=...               picks the interpreter (3.11 or newer); found by itself otherwise
+# PIP_EXTRA_INDEX_URL=...  is honoured by pip, for example to take torch from an index of CPU builds: plain torch from
+#                          PyPI brings several gigabytes of CUDA libraries on Linux
+
+SHELL := /bin/bash
+VENV  := .venv
+BIN   := $(VENV)/bin
+READY := $(VENV)/.ready
+OUT   ?= demo-output
+JOBS  ?= 2
+
+find_python = for p in "$(PYTHON)" python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	[ -n "$$p" ] && command -v "$$p" >/dev/null 2>&1 && \
+	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done
+
+.PHONY: help demo test lint setup clean
+help:
+	@sed -n '1,10s/^# \{0,1\}//p' Makefile
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@python="$$($(find_python))"; \
+	if [ -z "$$python" ]; then echo "No Python 3.11 or newer with venv was found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; fi; \
+	echo "==> Set-up, once: $$("$$python" --version) in $(VENV), athanor with chgnet and the test tools (a few minutes; torch is large)"; \
+	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[chgnet,pymatgen,dev]' \
+		| grep --line-buffered -v '^Requirement already satisfied'; exit $${PIPESTATUS[0]}
+	@touch $(READY)
+	@echo "==> Set-up done."
+
+demo: $(READY)
+	@echo "==> The main job, quick: 71 elements and 12 compounds, relaxed and heated to 300 K in one batch"
+	@$(BIN)/athanor run examples/jobs/crystals.yaml --quick --overwrite -o $(OUT)
+	@echo "==> Results are in $(OUT); look again with: $(BIN)/athanor show $(OUT)"
+
+test: $(READY)
+	@echo "==> Tests, $(JOBS) at a time"
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+lint: $(READY)
+	@echo "==> Lint: ruff, layers, types"
+	@$(BIN)/ruff check src tests examples
+	@$(BIN)/ruff format --check src tests examples
+	@$(BIN)/lint-imports
+	@$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,60 @@
+"""Doors define nothing, and every public name they promise is there."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+from athanor import _doors
+
+ROWS = [(door, name, home) for door, names in _doors.TABLE.items() for name, home in names.items()]
+
+
+def what_a_door_defines(source: str) -> list[str]:
+    """Names of everything in `source` that is not a docstring, an import, a version, or the shared lookup."""
+    found = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name | ast.Tuple):
+            target = ast.unparse(node.targets[0])
+            if target in ("__all__", "__version__") or ast.unparse(node.value) == "door(__name__)":
+                continue
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        found.append(ast.unparse(node).splitlines()[0])
+    return found
+
+
+def test_the_table_is_not_empty() -> None:
+    assert len(ROWS) >= 5
+
+
+@pytest.mark.parametrize(("door", "name", "home"), ROWS, ids=[f"{d}.{n}" for d, n, _ in ROWS])
+def test_every_row_resolves(door: str, name: str, home: str) -> None:
+    at_the_door = getattr(importlib.import_module(door), name)
+    assert at_the_door is getattr(importlib.import_module(home), name)
+    assert name in dir(importlib.import_module(door))
+
+
+@pytest.mark.parametrize("door", sorted(_doors.TABLE))
+def test_a_door_defines_nothing(door: str) -> None:
+    path = Path(str(importlib.import_module(door).__file__))
+    assert what_a_door_defines(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_door_with_code_would_be_noticed() -> None:
+    assert what_a_door_defines('"""A door."""\nfrom a import b\n\ndef helper():\n    return b\n')
+    assert what_a_door_defines("LIMIT = 3\n")
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    import athanor
+
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = athanor.no_such_name

@@ -1,0 +1,51 @@
+"""Settings that every test shares: one thread per process, fixed seeds, kernels compiled once before the fan-out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+# Before torch or numba load: several test processes share few cores, and results must not depend on threads anyway.
+for _name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+WARM_UP = Path(__file__).parent / "warm_up.py"
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile every kernel in one process, so that the workers find them in the cache instead of each compiling."""
+    is_worker = hasattr(session.config, "workerinput")
+    fans_out = bool(getattr(session.config.option, "numprocesses", None))
+    if is_worker or not fans_out or not WARM_UP.exists():
+        return
+    started = time.monotonic()
+    print("warm-up: compiling kernels once (seconds if cached, up to a minute if not)", flush=True)
+    done = subprocess.run([sys.executable, str(WARM_UP)], capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode != 0:
+        raise pytest.UsageError(f"the warm-up failed:\n{done.stdout}\n{done.stderr}")
+    print(f"warm-up: done in {time.monotonic() - started:.1f} s", flush=True)
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds() -> None:
+    """Give every test the same start of the global generators, whatever ran before it."""
+    import random
+
+    import numpy
+    import torch
+
+    random.seed(0)
+    numpy.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the clone."""
+    return Path(__file__).parent.parent

@@ -1,0 +1,75 @@
+"""What a process does once before its first calculation, and how many threads it uses.
+
+Nothing here runs at import. The first Batch, engine or op calls `ready`; `set_num_threads` is for users.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import torch
+
+from athanor.errors import InputError
+
+_state = {"ready": False}
+
+
+def ready() -> None:
+    """Warm up torch's vector functions; later calls return at once.
+
+    The first threaded call of a transcendental function in a process has been seen to return other bits than all
+    later ones. One call of each on four elements, which torch does not split over threads, settles that.
+    """
+    if _state["ready"]:
+        return
+    for dtype in (torch.float32, torch.float64):
+        values = torch.full((4,), 0.5, dtype=dtype)
+        for function in (torch.exp, torch.log, torch.sqrt, torch.sin):
+            function(values)
+    _state["ready"] = True
+
+
+def set_num_threads(num_threads: int | None = None) -> None:
+    """Set how many CPU threads athanor, torch, numba and the linear-algebra library use.
+
+    Results of athanor's own kernels do not depend on it.
+
+    Parameters
+    ----------
+    num_threads
+        At least 1; None means every core this process may use.
+
+    Raises
+    ------
+    InputError
+        If `num_threads` is below 1 or not an integer.
+    """
+    if num_threads is None:
+        num_threads = _available_cores()
+    if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
+        raise InputError(f"`num_threads` is {num_threads!r}; it must be an integer of at least 1.")
+    torch.set_num_threads(num_threads)
+    numba = sys.modules.get("numba")
+    if numba is not None:
+        numba.set_num_threads(min(num_threads, numba.config.NUMBA_NUM_THREADS))
+    _set_blas_threads(num_threads)
+
+
+def get_num_threads() -> int:
+    """Return the number of CPU threads; torch's setting is the one that counts."""
+    return torch.get_num_threads()
+
+
+def _available_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _set_blas_threads(num_threads: int) -> None:
+    try:
+        import threadpoolctl
+    except ImportError:
+        return
+    threadpoolctl.threadpool_limits(limits=num_threads, user_api="blas")

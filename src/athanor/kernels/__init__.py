@@ -1,0 +1,17 @@
+"""Numerical operations on plain tensors, one folder each, every device behind one call.
+
+``segment_sum``, ``segment_max``      per-system sums and maxima
+``philox_uniform``, ``philox_normal`` random numbers that are a function of (seed, system, step, atom, purpose)
+``build_neighbor_list``               sorted packed neighbor lists; ``pack_images``, ``unpack_images``, ``minimum_distance``
+``needs_rebuild``                     has a stored list become incomplete, per system
+``lennard_jones``                     energy, forces and virial of a pair potential
+
+Each is registered with torch as ``torch.ops.athanor.<name>``. On a CPU numba runs it; elsewhere the torch reference does.
+Importing this package does not import numba.
+"""
+
+from __future__ import annotations
+
+from athanor.kernels.segment import segment_max, segment_sum
+
+__all__ = ["segment_max", "segment_sum"]

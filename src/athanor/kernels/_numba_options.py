@@ -1,0 +1,83 @@
+"""The one decorator that compiles CPU kernels, and where compiled code is kept.
+
+Import this only from ``_cpu.py`` files, which are themselves imported when a CPU kernel first runs.
+No fast-math flag is ever set: the bits of a sum are a function of its terms and their order.
+Kernels release the interpreter lock and are spread over threads by `athanor.kernels._threads`, not by numba.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": False, "boundscheck": False}
+
+
+def jit(function: Function) -> Function:
+    """Compile `function` at its first call, once per installation where a cache folder can be written."""
+    folder = cache_folder()
+    if folder is None:
+        return numba.njit(**_OPTIONS)(function)
+    users_folder = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(folder)  # read by numba while it decorates
+    try:
+        return numba.njit(cache=True, **_OPTIONS)(function)
+    finally:
+        numba.config.CACHE_DIR = users_folder
+
+
+@cache
+def cache_folder() -> Path | None:
+    """Return the writable folder for compiled kernels, or None; says so on stderr when code must be compiled.
+
+    The name holds a digest of every kernel source and the numba version, so that a changed helper never leaves
+    stale code in use.
+    """
+    folder = _base_folder() / f"kernels-{sources_digest(Path(__file__).parent)}"
+    existed = folder.is_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:
+        print(
+            f"athanor: compiling kernels for this process only, because {folder} can not be written; "
+            "set NUMBA_CACHE_DIR to a writable folder to keep them.",
+            file=sys.stderr,
+        )
+        return None
+    if not existed:
+        print(f"athanor: compiling kernels, once for this installation (kept in {folder}).", file=sys.stderr)
+    return folder
+
+
+def sources_digest(folder: Path) -> str:
+    """Return a short digest of every Python file under `folder` and of the numba version."""
+    digest = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _base_folder() -> Path:
+    if numba.config.CACHE_DIR:
+        return Path(numba.config.CACHE_DIR) / "athanor"
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "athanor"
+    home = Path(os.path.expanduser("~"))
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "athanor"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", home)) / "athanor"
+    return home / ".cache" / "athanor"

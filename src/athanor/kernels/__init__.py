@@ -12,6 +12,7 @@ Importing this package does not import numba.
 
 from __future__ import annotations
 
+from athanor.kernels.philox import Purpose, philox_normal, philox_uniform
 from athanor.kernels.segment import segment_max, segment_sum
 
-__all__ = ["segment_max", "segment_sum"]
+__all__ = ["Purpose", "philox_normal", "philox_uniform", "segment_max", "segment_sum"]

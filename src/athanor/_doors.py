@@ -20,8 +20,29 @@ TABLE: dict[str, dict[str, str]] = {
         "md": "athanor.workflows.md",
         "set_num_threads": "athanor._runtime",
     },
+    "athanor.dynamics": {
+        "FusedStage": "athanor.dynamics.fused",
+        "GPUBuffer": "athanor.sinks",
+        "HostMemory": "athanor.sinks",
+        "ZarrData": "athanor.sinks",
+        "DataSink": "athanor.sinks",
+    },
 }
 """Door module -> public name -> module that defines it."""
+
+
+def resolve(module: str, name: str) -> Any:
+    """Return the public `name` of the door `module`, importing its home.
+
+    Raises
+    ------
+    AttributeError
+        If the table has no such row.
+    """
+    home = TABLE.get(module, {}).get(name)
+    if home is None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(home), name)
 
 
 def door(module: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -35,10 +56,7 @@ def door(module: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     homes = TABLE.get(module, {})
 
     def getattr_(name: str) -> Any:
-        home = homes.get(name)
-        if home is None:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(home), name)
+        value = resolve(module, name)
         setattr(sys.modules[module], name, value)
         return value
 

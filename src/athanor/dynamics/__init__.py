@@ -1,0 +1,35 @@
+"""Integrators, optimizers, fused stages, convergence and the hooks that watch them."""
+
+from athanor._doors import door
+from athanor.dynamics import hooks, integrators, optimizers
+from athanor.dynamics.convergence import ConvergenceHook
+from athanor.dynamics.demo import DemoDynamics
+from athanor.dynamics.engine import BaseDynamics
+from athanor.dynamics.fused import FusedStage
+from athanor.dynamics.integrators import NVE, NVTLangevin
+from athanor.dynamics.optimizers import FIRE, FIREVariableCell
+from athanor.dynamics.quarantine import FailureCode, describe_failure
+from athanor.dynamics.velocities import initialize_velocities
+from athanor.hooks.protocol import Hook
+from athanor.hooks.stages import DynamicsStage
+
+__all__ = [
+    "FIRE",
+    "NVE",
+    "BaseDynamics",
+    "ConvergenceHook",
+    "DemoDynamics",
+    "DynamicsStage",
+    "FIREVariableCell",
+    "FailureCode",
+    "FusedStage",
+    "Hook",
+    "NVTLangevin",
+    "describe_failure",
+    "hooks",
+    "initialize_velocities",
+    "integrators",
+    "optimizers",
+]
+
+__getattr__, __dir__ = door(__name__)

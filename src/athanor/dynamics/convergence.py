@@ -1,0 +1,228 @@
+"""Convergence criteria, and the hook that carries them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from athanor.errors import InputError, MissingFieldError
+from athanor.hooks.stages import DynamicsStage
+from athanor.kernels import segment_max
+from athanor.units import GPa
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+
+_REDUCTIONS: dict[str, Callable[[Tensor, tuple[int, ...]], Tensor]] = {
+    "min": lambda value, dims: value.amin(dims),
+    "max": lambda value, dims: value.amax(dims),
+    "absmax": lambda value, dims: value.abs().amax(dims),
+    "norm": lambda value, dims: torch.linalg.vector_norm(value, dim=dims),
+    "mean": lambda value, dims: value.mean(dims),
+    "sum": lambda value, dims: value.sum(dims),
+}
+
+
+@dataclass(frozen=True)
+class ConvergenceCriterion:
+    """One inequality that a system must satisfy: ``reduced(batch[key]) <= threshold``.
+
+    Parameters
+    ----------
+    key
+        Field of the batch. Atoms held by `fixed` do not count for ``forces``; the engine's target pressure is
+        added to ``stress``, so that zero means mechanical equilibrium.
+    threshold
+        Largest value that counts as converged, in the unit of the field (inclusive).
+    reduce_dims
+        Trailing dimensions that are reduced inside each row.
+    reduce_op
+        ``"min"``, ``"max"``, ``"absmax"``, ``"norm"`` (L2), ``"mean"``, ``"sum"`` or None. What is left of a node
+        field is reduced by the largest value of each system.
+    custom_op
+        Callable on the raw tensor that returns the verdict, bool [B]; overrides everything else.
+
+    Raises
+    ------
+    InputError
+        If `reduce_op` is unknown.
+    """
+
+    key: str
+    threshold: float = 0.0
+    reduce_dims: int | Sequence[int] = -1
+    reduce_op: str | None = None
+    custom_op: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.reduce_op is not None and self.reduce_op not in _REDUCTIONS:
+            raise InputError(f"`reduce_op` is {self.reduce_op!r}; use one of {', '.join(_REDUCTIONS)} or None.")
+
+    def measure(self, batch: Batch, pressure: float | Tensor = 0.0) -> Tensor:
+        """Return the reduced value [B] that is compared with the threshold.
+
+        Raises
+        ------
+        MissingFieldError
+            If the batch lacks `key`; the text lists what there is.
+        """
+        value = batch.get(self.key)
+        if value is None:
+            present = sorted(name for level in ("node", "edge", "system") for name in batch.field_names(level))
+            raise MissingFieldError(
+                f"`{self.key}` is missing from the batch; a convergence criterion needs it. "
+                f"Fields present: {', '.join(present)}. Let the model compute it, or drop the criterion."
+            )
+        value = value.detach()
+        if self.key == "stress":
+            value = _stress_against_pressure(value, batch, pressure)
+        if self.reduce_op is not None:
+            dims = (self.reduce_dims,) if isinstance(self.reduce_dims, int) else tuple(self.reduce_dims)
+            value = _REDUCTIONS[self.reduce_op](value, dims)
+        value = value.flatten(1).amax(1) if value.ndim > 1 else value
+        if batch.field_spec(self.key).level != "node":
+            return value
+        fixed = batch.get("fixed")
+        if fixed is not None and self.key == "forces":
+            value = torch.where(fixed, torch.zeros_like(value), value)
+        return segment_max(value, batch.batch_ptr)
+
+    def evaluate(self, batch: Batch, pressure: float | Tensor = 0.0) -> Tensor:
+        """Return the verdict, bool [B]."""
+        if self.custom_op is not None:
+            return self.custom_op(batch[self.key]).reshape(-1).bool()
+        return self.measure(batch, pressure) <= self.threshold
+
+
+def _stress_against_pressure(stress: Tensor, batch: Batch, pressure: float | Tensor) -> Tensor:
+    """Stress plus the target pressure on the diagonal; zero where a system has no cell."""
+    eye = torch.eye(3, dtype=stress.dtype, device=stress.device)
+    target = torch.as_tensor(pressure, dtype=stress.dtype, device=stress.device).reshape(-1, 1, 1)
+    return torch.where(batch.has_cell[:, None, None], stress + target * eye, torch.zeros_like(stress))
+
+
+class ConvergenceHook:
+    """Decide which systems are converged; as a hook, migrate their status.
+
+    Parameters
+    ----------
+    criteria
+        None for the default (largest force at most 0.05 eV/Å), one criterion, one dict of its arguments, or a list
+        of either; all must hold.
+    source_status, target_status
+        As a hook: move converged systems from one status to the other. Nothing is moved unless both are given.
+    frequency
+        Evaluate every so many steps.
+
+    Examples
+    --------
+    >>> from athanor.dynamics import ConvergenceHook
+    >>> ConvergenceHook.from_fmax(0.01).num_criteria
+    1
+    """
+
+    stage = DynamicsStage.AFTER_STEP
+
+    def __init__(
+        self,
+        criteria: Any = None,
+        source_status: int | None = None,
+        target_status: int | None = None,
+        frequency: int = 1,
+    ) -> None:
+        if criteria is None:
+            criteria = _fmax_criterion(0.05)
+        listed = list(criteria) if isinstance(criteria, list | tuple) else [criteria]
+        self.criteria = [_as_criterion(entry) for entry in listed]
+        self.source_status = source_status
+        self.target_status = target_status
+        self.frequency = frequency
+
+    @classmethod
+    def from_fmax(
+        cls,
+        threshold: float = 0.05,
+        source_status: int | None = None,
+        target_status: int | None = None,
+        frequency: int = 1,
+    ) -> ConvergenceHook:
+        """Converged when the largest atomic force norm is at most `threshold`, eV/Å."""
+        return cls(_fmax_criterion(threshold), source_status, target_status, frequency)
+
+    @classmethod
+    def from_forces(
+        cls,
+        threshold: float,
+        frequency: int = 1,
+        source_status: int | None = None,
+        target_status: int | None = None,
+    ) -> ConvergenceHook:
+        """Same as `from_fmax`, with the threshold required."""
+        return cls(_fmax_criterion(threshold), source_status, target_status, frequency)
+
+    @classmethod
+    def from_fmax_and_smax(cls, fmax: float = 0.05, smax: float = 0.05 * GPa) -> ConvergenceHook:
+        """Converged when forces and stress are small: `fmax` in eV/Å, `smax` in eV/Å³ (default 0.05 GPa).
+
+        The stress compared is the largest component of the stress plus the engine's target pressure.
+        """
+        stress = ConvergenceCriterion("stress", smax, reduce_dims=(-2, -1), reduce_op="absmax")
+        return cls([_fmax_criterion(fmax), stress])
+
+    @property
+    def num_criteria(self) -> int:
+        """How many criteria must hold."""
+        return len(self.criteria)
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Fields that the criteria read."""
+        return frozenset(entry.key for entry in self.criteria)
+
+    def mask(self, batch: Batch, pressure: float | Tensor = 0.0) -> Tensor:
+        """Return bool [B]: which systems satisfy every criterion."""
+        verdict = self.criteria[0].evaluate(batch, pressure)
+        for entry in self.criteria[1:]:
+            verdict = verdict & entry.evaluate(batch, pressure)
+        return verdict
+
+    def evaluate(self, batch: Batch, pressure: float | Tensor = 0.0) -> Tensor | None:
+        """Return the indices of converged systems (int64), or None if there are none."""
+        rows = self.mask(batch, pressure).nonzero().flatten()
+        return rows if rows.numel() else None
+
+    def __call__(self, ctx: Any, stage: Any) -> None:
+        """Migrate converged systems from `source_status` to `target_status`, in place."""
+        if self.source_status is None or self.target_status is None or "status" not in ctx.batch:
+            return
+        pressure = getattr(ctx.workflow, "pressure", 0.0)
+        status = ctx.batch.status
+        moved = self.mask(ctx.batch, pressure) & (status.reshape(-1) == self.source_status)
+        status[moved] = self.target_status
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{c.key}:{c.reduce_op or 'custom'} <= {c.threshold:g}" for c in self.criteria)
+        move = "" if self.source_status is None else f", status {self.source_status} -> {self.target_status}"
+        return f"ConvergenceHook({parts}{move})"
+
+
+def _fmax_criterion(threshold: float) -> ConvergenceCriterion:
+    return ConvergenceCriterion("forces", threshold, reduce_dims=-1, reduce_op="norm")
+
+
+def _as_criterion(entry: Any) -> ConvergenceCriterion:
+    if isinstance(entry, ConvergenceCriterion):
+        return entry
+    if isinstance(entry, dict):
+        allowed = {field.name for field in fields(ConvergenceCriterion)}
+        unknown = sorted(set(entry) - allowed)
+        if unknown:
+            raise InputError(f"a criterion has no {', '.join(unknown)}; it takes {', '.join(sorted(allowed))}.")
+        return ConvergenceCriterion(**entry)
+    raise TypeError(
+        f"criteria hold a {type(entry).__name__}; pass a ConvergenceCriterion, a dict of its arguments, or a list."
+    )

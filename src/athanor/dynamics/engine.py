@@ -1,0 +1,331 @@
+"""`BaseDynamics`: one stage of motion. Integrators and optimizers override its two half-steps and its state factory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from athanor import _runtime
+from athanor.data.observables import count_degrees_of_freedom
+from athanor.dynamics.convergence import ConvergenceHook
+from athanor.dynamics.driver import Driver, check_can_produce
+from athanor.dynamics.evaluate import evaluate
+from athanor.dynamics.inactive import ActiveSet, restored_where_inactive, selects_active
+from athanor.dynamics.state import IntegratorState
+from athanor.dynamics.status import StageSpec
+from athanor.errors import InputError, MissingFieldError
+from athanor.hooks.context import DynamicsContext
+from athanor.hooks.registry import HookRegistryMixin
+from athanor.hooks.stages import DynamicsStage
+from athanor.models.mixin import BaseModelMixin
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+
+_NOT_YET = ("prior_rank", "next_rank", "sinks", "active_batch", "sampler", "buffer_config", "comm_mode")
+
+
+class BaseDynamics(HookRegistryMixin):
+    """Advance a batch step by step with one integrator or optimizer.
+
+    Parameters
+    ----------
+    model
+        A wrapped model (`BaseModelMixin`).
+    hooks
+        Hooks to register, each with its own stage.
+    convergence_hook
+        `ConvergenceHook`, a dict of its arguments, or None: nothing converges.
+    n_steps
+        Default number of steps of `run`; in a fused run, the step budget of this stage.
+    exit_status
+        Status at or above which a system is finished.
+    on_error
+        ``"quarantine"``: a system whose physics breaks down goes back to its last good state and stands still, with
+        its reason in `failure_code`. ``"raise"``: raise at once.
+    keep_velocities
+        When systems enter this stage from another, keep their velocities instead of drawing or zeroing them.
+
+    Raises
+    ------
+    TypeError
+        If `model` is not wrapped, or an argument is unknown.
+    InputError
+        If a value makes no sense.
+
+    Notes
+    -----
+    To write an integrator, subclass, set ``__needs_keys__`` and ``__provides_keys__``, and override `pre_update` and
+    `post_update` (and `make_state` if it has per-system state). They change the batch in place. A system that must
+    not move is restored around both halves; set ``_selects_active = True`` in the class that defines both halves if
+    they honour ``self.active`` themselves.
+    """
+
+    __needs_keys__: frozenset[str] | set[str] = frozenset({"forces"})
+    __provides_keys__: frozenset[str] | set[str] = frozenset()
+    _mutable_fields: tuple[str, ...] = ("positions", "velocities", "cell")
+    _stage_type = DynamicsStage
+    entry_velocities: str = "keep"
+    """What happens to velocities of systems that enter from another stage: ``keep``, ``zero`` or ``thermal``."""
+
+    def __init__(
+        self,
+        model: BaseModelMixin,
+        hooks: Iterable[Any] | None = None,
+        convergence_hook: ConvergenceHook | dict[str, Any] | None = None,
+        n_steps: int | None = None,
+        exit_status: int = 1,
+        *,
+        on_error: str = "quarantine",
+        keep_velocities: bool = False,
+        device_type: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        _runtime.ready()
+        if not isinstance(model, BaseModelMixin):
+            raise TypeError(
+                f"`model` is a {type(model).__name__}; pass a model that is wrapped with BaseModelMixin "
+                f"(see athanor.models, or wrap your own)."
+            )
+        _refuse_unknown(type(self).__name__, kwargs)
+        if on_error not in ("quarantine", "raise"):
+            raise InputError(f'`on_error` is {on_error!r}; use "quarantine" or "raise".')
+        if n_steps is not None and (not isinstance(n_steps, int) or n_steps < 0):
+            raise InputError(f"`n_steps` is {n_steps!r}; give a whole number of steps, zero or more.")
+        self.model = model
+        self.convergence_hook = ConvergenceHook(**convergence_hook) if isinstance(convergence_hook, dict) else (
+            convergence_hook
+        )
+        self.n_steps = n_steps
+        self.exit_status = exit_status
+        self.on_error = on_error
+        self.keep_velocities = keep_velocities
+        self.device_type = device_type or "cpu"
+        self.step_count = 0
+        self.pressure: float | Tensor = 0.0
+        self.active: ActiveSet | None = None
+        self.current_hook_stage: DynamicsStage | None = None
+        self._state: Any = None
+        self._last_converged: Tensor | None = None
+        self._last_outputs: dict[str, Tensor] = {}
+        self._native = selects_active(self)
+        self._running = False
+        self._driver = Driver(self, self._stages())
+        self._init_hooks(hooks)
+
+    # -- what an integrator overrides ----------------------------------------------------------------------------
+
+    def pre_update(self, batch: Batch) -> None:
+        """First half of a step, before the forward pass; changes `batch` in place."""
+
+    def post_update(self, batch: Batch) -> None:
+        """Second half of a step, with the new forces; changes `batch` in place."""
+
+    def make_state(self, batch: Batch) -> IntegratorState | None:
+        """Return fresh state with one row for each system of `batch`, or None if there is no state."""
+        return None
+
+    @property
+    def time_step(self) -> Tensor | None:
+        """Time step of each system in fs, [B]; None if steps do not advance time."""
+        return None
+
+    conserves_momentum = False
+    """Whether the total momentum is a constant of motion (three degrees of freedom less if it is zero)."""
+
+    @property
+    def movable(self) -> Tensor | None:
+        """Coordinates that may change in this update, bool [N, 3]; None if all may."""
+        return None if self.active is None else self.active.atoms
+
+    # -- running -------------------------------------------------------------------------------------------------
+
+    def run(self, batch: Batch, n_steps: int | None = None) -> Batch:
+        """Run `n_steps` steps, or fewer if every system is finished, and return the same batch, changed in place.
+
+        Parameters
+        ----------
+        batch
+            Systems to advance. Missing result fields are created; results are computed first if they are stale.
+        n_steps
+            Overrides the constructor's.
+
+        Raises
+        ------
+        InputError
+            If neither gives `n_steps`, or the model can not compute what this engine needs.
+        """
+        total = self.n_steps if n_steps is None else n_steps
+        if total is None:
+            raise InputError(f"{type(self).__name__}.run needs `n_steps`; pass it here or to the constructor.")
+        with self._session(batch):
+            for _ in range(total):
+                if not self._driver.active.any:
+                    break
+                self._driver.step(batch)
+                self._driver._refresh_active(batch)
+        return batch
+
+    def step(self, batch: Batch) -> tuple[Batch, Tensor | None]:
+        """Advance one step; return the batch and the indices of systems that are finished, or None."""
+        if not self._running:
+            self._driver.begin(batch)
+        return batch, self._driver.step(batch)
+
+    def compute(self, batch: Batch) -> dict[str, Tensor]:
+        """Evaluate the model on the whole batch, write the results onto it, and return the detached outputs.
+
+        Raises
+        ------
+        ModelOutputError
+            If an output that this engine needs is missing.
+        """
+        everyone = ActiveSet(torch.ones(batch.num_graphs, dtype=torch.bool, device=batch.device), batch)
+        self._last_outputs = evaluate(self.model, batch, frozenset(self.__needs_keys__), everyone)
+        return self._last_outputs
+
+    def masked_update(self, batch: Batch, mask: Tensor) -> None:
+        """Run both halves on the systems where `mask` [B] is true; the others keep their bits."""
+        if self._state is None:
+            self._init_state(batch)
+        self.active = ActiveSet(mask, batch)
+        for half in (self.pre_update, self.post_update):
+            if self._native:
+                half(batch)
+            else:
+                with restored_where_inactive(batch, self.active, self._mutable_fields):
+                    half(batch)
+        batch.touch()
+
+    def on_enter(self, batch: Batch, mask: Tensor) -> None:
+        """Prepare systems that arrive from another stage, in place: state, velocities, degrees of freedom."""
+        fresh = self.make_state(batch)
+        if fresh is not None:
+            self._state.assign_(mask, fresh)
+        if not self.keep_velocities:
+            if self.entry_velocities == "zero":
+                batch.velocities[mask[batch.batch_idx]] = 0.0
+            elif self.entry_velocities == "thermal":
+                self._draw_velocities(batch, mask)
+        self._write_dof(batch, mask)
+
+    # -- operators and bookkeeping -------------------------------------------------------------------------------
+
+    def __add__(self, other: Any) -> Any:
+        """Fuse two engines: systems finish this one, then go on in `other`, in the same batch."""
+        from athanor._doors import resolve
+
+        if not isinstance(other, BaseDynamics):
+            return NotImplemented
+        return resolve("athanor.dynamics", "FusedStage")([(0, self), (1, other)])
+
+    def __enter__(self) -> BaseDynamics:
+        """Return self; on a CPU there is nothing to prepare."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Do nothing."""
+
+    @property
+    def model_config(self) -> Any:
+        """The model's configuration."""
+        return self.model.model_config
+
+    @property
+    def model_is_conservative(self) -> bool:
+        """Whether the model derives forces from its energy by automatic differentiation."""
+        return "forces" in self.model.model_config.autograd_outputs
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a restart needs beside the batch: counters, per-system state and identities."""
+        return {
+            "step_count": self.step_count,
+            "state": None if self._state is None else self._state.state_dict(),
+            "driver": self._driver.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up `state` from `state_dict`; the next run must be on a batch of the same system ids."""
+        self.step_count = int(state["step_count"])
+        tensors = state["state"]
+        self._state = None if tensors is None else IntegratorState.from_state_dict(tensors)
+        self._driver.load_state_dict(state["driver"])
+
+    def __repr__(self) -> str:
+        shown = [f"model={type(self.model).__name__}", f"n_steps={self.n_steps}", f"step_count={self.step_count}"]
+        if self.convergence_hook is not None:
+            shown.append(f"convergence_hook={self.convergence_hook!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    # -- used by the driver --------------------------------------------------------------------------------------
+
+    def _stages(self) -> list[StageSpec]:
+        return [StageSpec(self, None, None)]
+
+    def _session(self, batch: Batch) -> _Session:
+        return _Session(self, batch)
+
+    def _init_state(self, batch: Batch) -> None:
+        self._state = self.make_state(batch)
+
+    def _align_state(self, batch: Batch, old_ids: Tensor | None, ids: Tensor) -> None:
+        """Make state for `batch`; systems that were here before (by id) keep their rows."""
+        old = self._state
+        self._init_state(batch)
+        if old_ids is not None and isinstance(old, IntegratorState) and isinstance(self._state, IntegratorState):
+            self._state = old.aligned(old_ids, ids, self._state)
+
+    def _write_dof(self, batch: Batch, mask: Tensor) -> None:
+        dof = count_degrees_of_freedom(batch, momentum_conserved=self.conserves_momentum)
+        batch.dof.copy_(torch.where(mask[:, None], dof.to(batch.dof.dtype), batch.dof))
+
+    def _draw_velocities(self, batch: Batch, mask: Tensor) -> None:
+        raise MissingFieldError(f"{type(self).__name__} has no temperature to draw velocities at.")
+
+    def _make_context(self, stage: Any, batch: Batch) -> DynamicsContext:
+        mask = None
+        if self._last_converged is not None:
+            mask = torch.zeros(batch.num_graphs, dtype=torch.bool, device=batch.device)
+            mask[self._last_converged] = True
+        return DynamicsContext(
+            batch=batch, model=self.model, workflow=self, step_count=self.step_count, converged_mask=mask
+        )
+
+
+class _Session:
+    """A run: hooks opened and closed once, outputs requested for its whole length, results primed."""
+
+    def __init__(self, engine: BaseDynamics, batch: Batch) -> None:
+        self.engine, self.batch = engine, batch
+
+    def __enter__(self) -> None:
+        engine, driver = self.engine, self.engine._driver
+        needs = driver.needs
+        check_can_produce(engine.model, needs, type(engine).__name__)
+        config = engine.model.model_config
+        self._outputs_before = set(config.active_outputs)
+        config.active_outputs = set(config.active_outputs) | needs
+        engine._running = True
+        engine.open_hooks(*driver.engines[1:])
+        try:
+            driver.forget_converged()
+            driver.begin(self.batch)
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def __exit__(self, *exc: Any) -> None:
+        self.engine._running = False
+        self.engine.model.model_config.active_outputs = self._outputs_before
+        self.engine.close_hooks(*exc)
+
+
+def _refuse_unknown(who: str, kwargs: dict[str, Any]) -> None:
+    """Refuse keywords that belong to parts of the design that are not built, and unknown ones, by name."""
+    for name in kwargs:
+        if name in _NOT_YET:
+            raise InputError(f"{who} does not take `{name}` in this version; leave it out to run in one process.")
+        raise TypeError(f"{who}() got an unexpected keyword argument {name!r}")

@@ -1,0 +1,105 @@
+"""Call the model once, check what it returns, and write the results onto the batch.
+
+This is the only place that marks results fresh. Results are written for active systems only, and only active systems
+are handed to the model: a system that was set aside can neither disturb the others nor cost time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from athanor.data.fields import FIELDS
+from athanor.errors import ModelOutputError
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+    from athanor.dynamics.inactive import ActiveSet
+
+
+def evaluate(model: Any, batch: Batch, needs: frozenset[str], active: ActiveSet) -> OrderedDict[str, Tensor]:
+    """Evaluate `model` on the active systems and store energy, forces and whatever else it returns.
+
+    Parameters
+    ----------
+    model
+        A wrapped model.
+    batch
+        Changed in place: result fields of active systems; created if absent.
+    needs
+        Outputs that must be there.
+    active
+        Which systems to evaluate.
+
+    Returns
+    -------
+    OrderedDict
+        The detached outputs, of the active systems only.
+
+    Raises
+    ------
+    ModelOutputError
+        If a needed output is missing or has the wrong shape.
+    """
+    if not active.any:
+        return OrderedDict()
+    subject = batch if active.all else batch.index_select(active.systems)
+    try:
+        raw = model(subject)
+        outputs = OrderedDict((key, value.detach()) for key, value in raw.items() if isinstance(value, Tensor))
+    finally:
+        _clear_gradient_flags(model, subject)
+    missing = sorted(needs - outputs.keys())
+    if missing:
+        raise ModelOutputError(
+            f"{type(model).__name__} did not return {', '.join(f'`{key}`' for key in missing)}, which this run needs. "
+            f"It returned: {', '.join(outputs) or 'nothing'}. "
+            f"Ask for it in `model.model_config.active_outputs`, or compute it in `forward`."
+        )
+    for key, value in outputs.items():
+        if key in FIELDS:
+            _store(batch, key, value, active, model)
+    batch.mark_results_fresh(model, frozenset(outputs))
+    return outputs
+
+
+def _store(batch: Batch, key: str, value: Tensor, active: ActiveSet, model: Any) -> None:
+    """Copy one output into the field `key` of the active systems."""
+    spec = FIELDS[key]
+    if key not in batch:
+        tail = tuple(value.shape[1 + i] if size is None else size for i, size in enumerate(spec.shape))
+        rows = batch.num_nodes if spec.level == "node" else batch.num_graphs
+        dtype = batch.positions.dtype if spec.kind == "state" else value.dtype
+        fill = float("nan") if dtype.is_floating_point and not active.all else 0
+        batch.set_field(key, torch.full((rows, *tail), fill, dtype=dtype, device=batch.device))
+    target = batch[key]
+    if active.all:
+        wanted = target.shape
+    else:
+        mask = active.systems[batch.batch_idx] if spec.level == "node" else active.systems
+        wanted = torch.Size((int(mask.sum()), *target.shape[1:]))
+    if value.numel() != wanted.numel():
+        raise ModelOutputError(
+            f"`{key}` from {type(model).__name__} has shape {tuple(value.shape)}; got {value.numel()} numbers and "
+            f"expected {tuple(wanted)}. Return one row per {'atom' if spec.level == 'node' else 'system'}."
+        )
+    value = value.reshape(wanted)
+    if active.all:
+        target.copy_(value)
+    else:
+        target[mask] = value.to(target.dtype)
+
+
+def _clear_gradient_flags(model: Any, batch: Batch) -> None:
+    """Make the inputs that the model differentiates ordinary tensors again, so that they can move in place."""
+    config = model.model_config
+    for name in set(config.autograd_inputs) | set(config.gradient_keys) | {"positions"}:
+        value = batch.get(name)
+        if isinstance(value, Tensor) and value.requires_grad:
+            if value.is_leaf:
+                value.requires_grad_(False)
+            else:
+                batch.set_field(name, value.detach())

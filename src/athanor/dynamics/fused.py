@@ -1,0 +1,172 @@
+"""`FusedStage`: several engines, one batch, one forward pass a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from athanor.dynamics.engine import BaseDynamics
+from athanor.dynamics.status import StageSpec
+from athanor.errors import InputError
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+
+
+class FusedStage(BaseDynamics):
+    """Run several engines on one batch: each system is in the stage whose code is its status.
+
+    A system leaves a stage when its engine's `convergence_hook` is satisfied or after its engine's `n_steps`, and
+    goes on in the next; from the last stage it goes to `exit_status`. It changes stage at most once a step. Systems
+    that enter a stage get fresh integrator state, and velocities as that engine says (drawn, zeroed or kept).
+
+    Parameters
+    ----------
+    sub_stages
+        ``(status code, engine)`` in order; ``a + b + c`` gives codes 0, 1, 2.
+    entry_status
+        Kept for compatibility; systems start with the status they bring, 0 if they bring none.
+    exit_status
+        Status of a finished system; -1 means one more than the largest code.
+    compile_step, compile_kwargs, init_fn
+        Not available in this version; leave them out.
+    **kwargs
+        As in `BaseDynamics`. `on_error` given here wins over the engines'. `n_steps` caps `run`.
+
+    Raises
+    ------
+    InputError
+        If there are no stages, codes repeat or do not rise, models differ, or a stage before the last can never be
+        left.
+
+    Examples
+    --------
+    >>> from athanor.dynamics import FIRE, NVTLangevin, ConvergenceHook
+    >>> from athanor.models.lj import LennardJonesModelWrapper
+    >>> model = LennardJonesModelWrapper(0.0104, 3.4, 8.5)
+    >>> relax = FIRE(model, dt=0.1, n_steps=200, convergence_hook=ConvergenceHook.from_fmax(0.01))
+    >>> heat = NVTLangevin(model, dt=2.0, temperature=40.0, friction=0.01, n_steps=1000)
+    >>> (relax + heat).exit_status
+    2
+    """
+
+    def __init__(
+        self,
+        sub_stages: Sequence[tuple[int, BaseDynamics]],
+        *,
+        entry_status: int = 0,
+        exit_status: int = -1,
+        compile_step: bool = False,
+        compile_kwargs: dict[str, Any] | None = None,
+        init_fn: Callable[[Batch], Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if compile_step or compile_kwargs or init_fn is not None:
+            raise InputError("FusedStage does not take `compile_step`, `compile_kwargs` or `init_fn` in this version.")
+        self.sub_stages = [(int(code), engine) for code, engine in sub_stages]
+        _check_stages(self.sub_stages)
+        self.entry_status = entry_status
+        codes = [code for code, _ in self.sub_stages]
+        engines = [engine for _, engine in self.sub_stages]
+        self.__needs_keys__ = frozenset().union(*(engine.__needs_keys__ for engine in engines))
+        self.__provides_keys__ = frozenset().union(*(engine.__provides_keys__ for engine in engines))
+        self.exit_status = codes[-1] + 1 if exit_status == -1 else exit_status
+        if self.exit_status <= codes[-1]:
+            raise InputError(f"`exit_status` is {exit_status}; it must be larger than the last code {codes[-1]}.")
+        kwargs.setdefault("on_error", "raise" if any(e.on_error == "raise" for e in engines) else "quarantine")
+        super().__init__(engines[0].model, exit_status=self.exit_status, **kwargs)
+
+    def register_fused_hook(self, hook: Any) -> None:
+        """Register a hook on the fused stage itself; the same as `register_hook`."""
+        self.register_hook(hook)
+
+    @staticmethod
+    def all_complete(batch: Batch, exit_status: int) -> bool:
+        """Whether every system has reached `exit_status`; waits for the device."""
+        return bool((batch.status.reshape(-1) >= exit_status).all())
+
+    def run(self, batch: Batch | None = None, n_steps: int | None = None) -> Batch:
+        """Run until every system is finished, at most `n_steps` steps, and return the same batch, changed in place.
+
+        Raises
+        ------
+        InputError
+            If there is no batch, or the model can not compute what a stage needs.
+        """
+        if batch is None:
+            raise InputError("FusedStage.run needs a batch; samplers that feed systems in are not in this version.")
+        cap = self.n_steps if n_steps is None else n_steps
+        done = 0
+        with self._session(batch):
+            while self._driver.active.any and (cap is None or done < cap):
+                self._driver.step(batch)
+                self._driver._refresh_active(batch)
+                done += 1
+        return batch
+
+    def __call__(self, batch: Batch) -> tuple[Batch, Tensor | None]:
+        """Advance one step."""
+        return self.step(batch)
+
+    def __add__(self, other: Any) -> FusedStage:
+        """Return a new fused stage with `other` appended; hooks, step cap and error policy of this one are kept."""
+        if not isinstance(other, BaseDynamics):
+            return NotImplemented
+        more = other.sub_stages if isinstance(other, FusedStage) else [(0, other)]
+        code = self.sub_stages[-1][0]
+        appended = [(code + 1 + place, engine) for place, (_, engine) in enumerate(more)]
+        hooks = list(self.hooks) + (list(other.hooks) if isinstance(other, FusedStage) else [])
+        return FusedStage(
+            [*self.sub_stages, *appended], hooks=hooks, n_steps=self.n_steps, on_error=self.on_error
+        )
+
+    def _stages(self) -> list[StageSpec]:
+        codes = [code for code, _ in self.sub_stages] + [self.exit_status]
+        return [
+            StageSpec(engine, code, following, engine.n_steps)
+            for (code, engine), following in zip(self.sub_stages, codes[1:], strict=True)
+        ]
+
+    def _init_state(self, batch: Batch) -> None:
+        """The stages have state; the fused stage has none."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a restart needs beside the batch, of this stage and of every engine."""
+        return super().state_dict() | {"stages": [engine.state_dict() for _, engine in self.sub_stages]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up `state` from `state_dict`."""
+        super().load_state_dict(state)
+        for (_, engine), saved in zip(self.sub_stages, state["stages"], strict=True):
+            engine.load_state_dict(saved)
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{code}: {type(engine).__name__}" for code, engine in self.sub_stages)
+        return f"FusedStage({parts}, exit_status={self.exit_status}, step_count={self.step_count})"
+
+
+def _check_stages(stages: list[tuple[int, BaseDynamics]]) -> None:
+    """Refuse stage lists that can not run."""
+    if not stages:
+        raise InputError("FusedStage needs at least one (status code, engine) pair.")
+    codes = [code for code, _ in stages]
+    if sorted(set(codes)) != codes:
+        raise InputError(f"status codes are {codes}; give each stage a larger code than the one before.")
+    devices = {code: engine.device_type for code, engine in stages}
+    if len(set(devices.values())) > 1:
+        raise InputError(f"stages run on different devices: {devices}. Use one `device_type` for all.")
+    first = stages[0][1].model
+    for code, engine in stages[1:]:
+        if engine.model is not first:
+            raise InputError(
+                f"stage {code} ({type(engine).__name__}) has another model object than stage {codes[0]}. "
+                f"A fused run has one forward pass; build all stages with the same model."
+            )
+    for code, engine in stages[:-1]:
+        if engine.convergence_hook is None and engine.n_steps is None:
+            raise InputError(
+                f"stage {code} ({type(engine).__name__}) can never be left. "
+                f"Give it a `convergence_hook` or `n_steps`."
+            )

@@ -1,0 +1,95 @@
+"""Velocity Verlet at constant energy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from athanor.dynamics.engine import BaseDynamics
+from athanor.dynamics.state import IntegratorState, check_positive, per_system
+from athanor.dynamics.updates import AtomSteps, drift_, kick_
+from athanor.units import fs_to_internal_time, internal_time_to_fs
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+
+
+class NVE(BaseDynamics):
+    r"""Newton's equations by velocity Verlet: constant energy, second order, reversible.
+
+    .. math::
+        v &\leftarrow v + \tfrac{1}{2}\,\Delta t\,F(r)/m \\
+        r &\leftarrow r + \Delta t\,v \\
+        v &\leftarrow v + \tfrac{1}{2}\,\Delta t\,F(r)/m
+
+    Use it to test a potential or to sample dynamics without a thermostat. Draw velocities first with
+    `initialize_velocities`.
+
+    Parameters
+    ----------
+    model
+        Wrapped model that gives forces.
+    dt
+        Time step in fs, a number or one per system; 0.5 to 2 for most materials, 0.25 to 0.5 with hydrogen.
+    n_steps, hooks, convergence_hook, **kwargs
+        As in `BaseDynamics`.
+
+    Raises
+    ------
+    InputError
+        If `dt` is not positive and finite.
+
+    References
+    ----------
+    .. [1] W. C. Swope, H. C. Andersen, P. H. Berens, K. R. Wilson, J. Chem. Phys. 76, 637 (1982).
+       doi:10.1063/1.442716
+
+    Examples
+    --------
+    >>> from athanor.dynamics import NVE
+    >>> from athanor.models.lj import LennardJonesModelWrapper
+    >>> NVE(LennardJonesModelWrapper(0.0104, 3.4, 8.5), dt=2.0, n_steps=100)
+    NVE(model=LennardJonesModelWrapper, n_steps=100, step_count=0)
+    """
+
+    __needs_keys__ = frozenset({"forces"})
+    __provides_keys__ = frozenset({"positions", "velocities"})
+    _selects_active = True
+    conserves_momentum = True
+
+    def __init__(
+        self,
+        model: Any,
+        dt: float | Tensor,
+        n_steps: int | None = None,
+        hooks: Any = None,
+        convergence_hook: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        check_positive(dt, "dt", "fs")
+        super().__init__(model, hooks, convergence_hook, n_steps, **kwargs)
+        self.dt = dt
+        self._steps = AtomSteps()
+
+    def make_state(self, batch: Batch) -> IntegratorState:
+        """State: ``dt`` [B], internal time."""
+        return IntegratorState(
+            dt=fs_to_internal_time(per_system(self.dt, "dt", batch.positions, batch.num_graphs))
+        )
+
+    @property
+    def time_step(self) -> Tensor:
+        """Time step of each system in fs, [B]."""
+        return internal_time_to_fs(self._state.dt)
+
+    def pre_update(self, batch: Batch) -> None:
+        """Half kick with the old forces, then drift."""
+        steps, movable = self._steps.refresh(batch, self._state.dt), self.movable
+        kick_(batch.velocities, batch.forces, steps.half_dt_over_mass, movable)
+        drift_(batch.positions, batch.velocities, steps.dt, movable)
+
+    def post_update(self, batch: Batch) -> None:
+        """Half kick with the new forces."""
+        steps = self._steps.refresh(batch, self._state.dt)
+        kick_(batch.velocities, batch.forces, steps.half_dt_over_mass, self.movable)

@@ -1,0 +1,161 @@
+"""Langevin dynamics at constant temperature, BAOAB splitting."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from athanor.dynamics.engine import BaseDynamics
+from athanor.dynamics.state import IntegratorState, check_positive, per_system
+from athanor.dynamics.updates import AtomSteps, drift_, kick_
+from athanor.dynamics.velocities import initialize_velocities
+from athanor.kernels import philox_normal
+from athanor.kernels.philox import Purpose
+from athanor.units import BOLTZMANN, fs_to_internal_time, internal_time_to_fs, per_fs_to_internal_rate
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+
+
+class NVTLangevin(BaseDynamics):
+    r"""Langevin dynamics with the BAOAB splitting: canonical sampling with small configurational error.
+
+    .. math::
+        \text{B:}\quad v &\leftarrow v + \tfrac{1}{2}\,\Delta t\,F/m \\
+        \text{A:}\quad r &\leftarrow r + \tfrac{1}{2}\,\Delta t\,v \\
+        \text{O:}\quad v &\leftarrow c\,v + \sqrt{(1 - c^2)\,k_B T/m}\;\xi,\qquad c = e^{-\gamma\,\Delta t} \\
+        \text{A:}\quad r &\leftarrow r + \tfrac{1}{2}\,\Delta t\,v \\
+        \text{B:}\quad v &\leftarrow v + \tfrac{1}{2}\,\Delta t\,F/m
+
+    The noise is a function of seed, system id, lifetime step and atom: a system follows the same path in any batch,
+    slot or restart. Systems that enter from another stage get Maxwell-Boltzmann velocities.
+
+    Parameters
+    ----------
+    model
+        Wrapped model that gives forces.
+    dt
+        Time step in fs, a number or one per system.
+    temperature
+        K, a number or one per system.
+    friction
+        Rate γ in 1/fs, a number or one per system; 0.001 to 0.05 is usual. Zero gives NVE.
+    random_seed
+        64-bit seed.
+    n_steps, hooks, convergence_hook, **kwargs
+        As in `BaseDynamics`.
+
+    Raises
+    ------
+    InputError
+        If `dt` is not positive, or `temperature` or `friction` is negative.
+
+    References
+    ----------
+    .. [1] B. Leimkuhler, C. Matthews, Appl. Math. Res. Express 2013, 34 (2013). doi:10.1093/amrx/abs010
+
+    Examples
+    --------
+    >>> from athanor.dynamics import NVTLangevin
+    >>> from athanor.models.lj import LennardJonesModelWrapper
+    >>> NVTLangevin(LennardJonesModelWrapper(0.0104, 3.4, 8.5), dt=2.0, temperature=80.0, friction=0.01)
+    NVTLangevin(model=LennardJonesModelWrapper, n_steps=None, step_count=0)
+    """
+
+    __needs_keys__ = frozenset({"forces"})
+    __provides_keys__ = frozenset({"positions", "velocities"})
+    _selects_active = True
+    entry_velocities = "thermal"
+
+    def __init__(
+        self,
+        model: Any,
+        dt: float | Tensor,
+        temperature: float | Tensor,
+        friction: float | Tensor,
+        random_seed: int = 42,
+        n_steps: int | None = None,
+        hooks: Any = None,
+        convergence_hook: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        check_positive(dt, "dt", "fs")
+        check_positive(temperature, "temperature", "K", zero_allowed=True)
+        check_positive(friction, "friction", "1/fs", zero_allowed=True)
+        super().__init__(model, hooks, convergence_hook, n_steps, **kwargs)
+        self.dt, self.temperature, self.friction, self.random_seed = dt, temperature, friction, random_seed
+        self._steps = AtomSteps()
+        self._noise_steps: Tensor | None = None
+        self._noise_seen: tuple[int, ...] = ()
+
+    def make_state(self, batch: Batch) -> IntegratorState:
+        """State: ``dt`` (internal time), ``temperature`` (K), ``friction`` (per internal time), each [B]."""
+        like, count = batch.positions, batch.num_graphs
+        return IntegratorState(
+            dt=fs_to_internal_time(per_system(self.dt, "dt", like, count)),
+            temperature=per_system(self.temperature, "temperature", like, count),
+            friction=per_fs_to_internal_rate(per_system(self.friction, "friction", like, count)),
+        )
+
+    @property
+    def time_step(self) -> Tensor:
+        """Time step of each system in fs, [B]."""
+        return internal_time_to_fs(self._state.dt)
+
+    def pre_update(self, batch: Batch) -> None:
+        """B, A, O, A."""
+        steps, movable = self._steps.refresh(batch, self._state.dt), self.movable
+        kick_(batch.velocities, batch.forces, steps.half_dt_over_mass, movable)
+        drift_(batch.positions, batch.velocities, 0.5 * steps.dt, movable)
+        self._ornstein_uhlenbeck_(batch, movable)
+        drift_(batch.positions, batch.velocities, 0.5 * steps.dt, movable)
+
+    def post_update(self, batch: Batch) -> None:
+        """B with the new forces."""
+        steps = self._steps.refresh(batch, self._state.dt)
+        kick_(batch.velocities, batch.forces, steps.half_dt_over_mass, self.movable)
+
+    def _ornstein_uhlenbeck_(self, batch: Batch, movable: Tensor | None) -> None:
+        """O: exact solution of the friction and noise part over one step, in place."""
+        self._refresh_noise(batch)
+        noise = philox_normal(
+            batch.batch_ptr,
+            batch.system_id.reshape(-1),
+            batch.step.reshape(-1),
+            self.random_seed,
+            int(Purpose.LANGEVIN),
+            3,
+            batch.velocities.dtype,
+        )
+        moved = torch.addcmul(self._decay * batch.velocities, noise, self._width)
+        batch.velocities.copy_(moved if movable is None else torch.where(movable, moved, batch.velocities))
+
+    def _refresh_noise(self, batch: Batch) -> None:
+        """Recompute decay and noise width of each atom, [N, 3], if time steps, masses or parameters changed."""
+        state = self._state
+        steps = self._steps.dt_over_mass
+        seen = (state.temperature._version, state.friction._version, id(state))
+        if steps is self._noise_steps and seen == self._noise_seen:
+            return
+        decay = torch.exp(-(state.friction.double() * state.dt.double()))
+        width = BOLTZMANN * state.temperature.double() * (1.0 - decay * decay) / state.dt.double()
+        index, dtype = batch.batch_idx, batch.velocities.dtype
+        self._decay = decay[index].to(dtype)[:, None].expand(-1, 3).contiguous()
+        self._width = torch.sqrt(width[index][:, None] * steps.double()).to(dtype)
+        self._noise_steps, self._noise_seen = steps, seen
+
+    def _draw_velocities(self, batch: Batch, mask: Tensor) -> None:
+        drawn = initialize_velocities(
+            torch.empty_like(batch.velocities),
+            batch.atomic_masses,
+            self._state.temperature,
+            batch.batch_idx,
+            random_seed=self.random_seed,
+            remove_com=False,
+            system_id=batch.system_id,
+            step=batch.step,
+            fixed=batch.get("fixed"),
+        )
+        batch.velocities.copy_(torch.where(mask[batch.batch_idx][:, None], drawn, batch.velocities))

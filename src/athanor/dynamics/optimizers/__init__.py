@@ -1,0 +1,5 @@
+"""Optimizers: engines that move systems to a minimum of their energy."""
+
+from athanor.dynamics.optimizers.fire import FIRE, FIREVariableCell
+
+__all__ = ["FIRE", "FIREVariableCell"]

@@ -1,0 +1,331 @@
+"""FIRE, the fast inertial relaxation engine: on atoms, and on atoms and cell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from athanor.dynamics.engine import BaseDynamics
+from athanor.dynamics.inactive import ActiveSet
+from athanor.dynamics.optimizers.variable_cell import cell_force, periodic_projector, strain_
+from athanor.dynamics.state import IntegratorState, check_positive, per_system
+from athanor.dynamics.updates import sum_columns
+from athanor.errors import InputError
+from athanor.kernels import segment_sum
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+
+
+class FIRE(BaseDynamics):
+    r"""Relax atoms with FIRE.
+
+    With power :math:`P = F \cdot v`, per system:
+
+    .. math::
+        P > 0:&\quad v \leftarrow (1-\alpha)\,v + \alpha\,|v|\,F/|F|;\quad
+            \text{after } n_\text{min} \text{ such steps } \Delta t \leftarrow
+            \min(f_\text{inc}\,\Delta t,\ \Delta t_\text{max}),\ \alpha \leftarrow f_\alpha\,\alpha \\
+        P \le 0:&\quad v \leftarrow 0,\quad \Delta t \leftarrow \max(f_\text{dec}\,\Delta t,\ \Delta t_\text{min}),
+            \quad \alpha \leftarrow \alpha_\text{start} \\
+        &\quad v \leftarrow v + \Delta t\,F/m,\qquad r \leftarrow r + \Delta t\,v
+
+    A step from rest is neutral: it changes neither :math:`\Delta t` nor :math:`\alpha`. No atom moves further than
+    `maxstep` in one step.
+
+    Parameters
+    ----------
+    model
+        Wrapped model that gives forces.
+    dt, dt_max, dt_min
+        First, largest (default 10 dt) and smallest (default 0.02 dt) time step, in internal time Å·√(amu/eV), not fs.
+    maxstep
+        Largest displacement of an atom in one step, Å.
+    n_min, f_dec, f_inc, alpha_start, f_alpha
+        Parameters of the method; the defaults are those of the paper.
+    uphill
+        Accepted for compatibility; the step never looks at the energy.
+    mass_scale
+        ``"real"``: atoms have their masses. ``"mean"``: masses are divided by the mean mass of the system, so that
+        the number of steps does not grow with the weight of the elements.
+    n_steps, hooks, convergence_hook, **kwargs
+        As in `BaseDynamics`.
+
+    Raises
+    ------
+    InputError
+        If a parameter is not positive, or `mass_scale` is unknown.
+
+    References
+    ----------
+    .. [1] E. Bitzek, P. Koskinen, F. Gähler, M. Moseler, P. Gumbsch, Phys. Rev. Lett. 97, 170201 (2006).
+       doi:10.1103/PhysRevLett.97.170201
+
+    Examples
+    --------
+    >>> from athanor.dynamics import FIRE, ConvergenceHook
+    >>> from athanor.models.lj import LennardJonesModelWrapper
+    >>> FIRE(LennardJonesModelWrapper(0.0104, 3.4, 8.5), dt=0.1, convergence_hook=ConvergenceHook.from_fmax(0.01))
+    FIRE(model=LennardJonesModelWrapper, n_steps=None, step_count=0, \
+convergence_hook=ConvergenceHook(forces:norm <= 0.01))
+    """
+
+    __needs_keys__ = frozenset({"forces"})
+    __provides_keys__ = frozenset({"positions", "velocities"})
+    _selects_active = True
+    entry_velocities = "zero"
+
+    def __init__(
+        self,
+        model: Any,
+        dt: float | Tensor,
+        dt_max: float | Tensor | None = None,
+        dt_min: float | Tensor | None = None,
+        maxstep: float | Tensor = 0.2,
+        n_min: int | Tensor = 5,
+        f_dec: float | Tensor = 0.5,
+        f_inc: float | Tensor = 1.1,
+        alpha_start: float | Tensor = 0.1,
+        f_alpha: float | Tensor = 0.99,
+        uphill: bool | Tensor = False,
+        n_steps: int | None = None,
+        hooks: Any = None,
+        convergence_hook: Any = None,
+        *,
+        mass_scale: str = "real",
+        **kwargs: Any,
+    ) -> None:
+        if mass_scale not in ("real", "mean"):
+            raise InputError(f'`mass_scale` is {mass_scale!r}; use "real" or "mean".')
+        parameters = {
+            "dt": dt,
+            "dt_max": 10.0 * dt if dt_max is None else dt_max,
+            "dt_min": 0.02 * dt if dt_min is None else dt_min,
+            "maxstep": maxstep,
+            "n_min": n_min,
+            "f_dec": f_dec,
+            "f_inc": f_inc,
+            "alpha_start": alpha_start,
+            "f_alpha": f_alpha,
+        }
+        for name, value in parameters.items():
+            unit = {"d": "internal time", "m": "Å"}.get(name[0], "no unit") if name != "f_dec" else "no unit"
+            check_positive(value, name, unit, zero_allowed=name in ("dt_min", "n_min"))
+        super().__init__(model, hooks, convergence_hook, n_steps, **kwargs)
+        self.parameters = parameters
+        self.mass_scale = mass_scale
+
+    def make_state(self, batch: Batch) -> IntegratorState:
+        """State, all [B]: the parameters, ``alpha``, and ``n_steps_positive``, the downhill steps in a row."""
+        like, count = batch.positions, batch.num_graphs
+        rows = {name: per_system(value, name, like, count) for name, value in self.parameters.items()}
+        rows["alpha"] = rows["alpha_start"].clone()
+        rows["n_steps_positive"] = torch.zeros(count, dtype=torch.long, device=like.device)
+        return IntegratorState(**rows)
+
+    def pre_update(self, batch: Batch) -> None:
+        """The whole update, with the forces at hand."""
+        active = self.active or _everyone(batch)
+        forces = _movable_forces(batch, active)
+        power, speed, force = _column_sums(batch, forces)
+        decision = _decide(self._state, power, speed, force)
+        _adapt_(self._state, decision, active)
+        velocities, moves = _atom_moves(batch, forces, decision, self._state, self._inverse_mass(batch))
+        _move_(batch, velocities, moves, active)
+
+    def _inverse_mass(self, batch: Batch) -> Tensor:
+        """1/m of each atom as FIRE sees it, [N, 1]."""
+        masses = batch.atomic_masses
+        if self.mass_scale == "mean":
+            mean = segment_sum(masses[:, None], batch.batch_ptr)[:, 0] / batch.num_nodes_per_graph
+            masses = masses / mean[batch.batch_idx]
+        return torch.where(masses > 0, 1.0 / masses, torch.zeros_like(masses))[:, None]
+
+
+class FIREVariableCell(FIRE):
+    r"""Relax atoms and cell together with FIRE, against a target pressure.
+
+    The cell moves along :math:`u = N \log(\text{strain})`, with :math:`N` atoms, so that atoms and cell see forces of
+    the same size whatever the size of the system [2]_. In each step the increment :math:`\delta u` strains the
+    present cell and everything in it; the force on it and the strain are symmetric, so the cell does not rotate:
+
+    .. math:: f_u = -\frac{V}{N}\,(\sigma + p\,I),\qquad
+        h \leftarrow h\,e^{\delta u/N},\quad r \leftarrow (r + \delta r)\,e^{\delta u/N}
+
+    Along non-periodic directions nothing is strained; a system without a cell relaxes its atoms only. Atoms held by
+    `fixed` keep their fractional positions.
+
+    Parameters
+    ----------
+    model
+        Wrapped model that gives forces and stress.
+    pressure
+        Target pressure in eV/Å³ (``units.GPa`` converts), a number or one per system.
+    dt, dt_max, dt_min, maxstep, n_min, f_dec, f_inc, alpha_start, f_alpha, mass_scale
+        As in `FIRE`; `maxstep` also bounds the largest row of :math:`\delta u`.
+    n_steps, hooks, convergence_hook, **kwargs
+        As in `BaseDynamics`.
+
+    Raises
+    ------
+    InputError
+        As in `FIRE`, or if the pressure is not finite.
+
+    References
+    ----------
+    .. [1] E. Bitzek, P. Koskinen, F. Gähler, M. Moseler, P. Gumbsch, Phys. Rev. Lett. 97, 170201 (2006).
+       doi:10.1103/PhysRevLett.97.170201
+    .. [2] E. B. Tadmor, G. S. Smith, N. Bernstein, E. Kaxiras, Phys. Rev. B 59, 235 (1999).
+       doi:10.1103/PhysRevB.59.235
+    """
+
+    __needs_keys__ = frozenset({"forces", "stress"})
+    __provides_keys__ = frozenset({"positions", "velocities", "cell"})
+    _selects_active = True
+
+    def __init__(
+        self,
+        model: Any,
+        dt: float | Tensor,
+        dt_max: float | Tensor | None = None,
+        dt_min: float | Tensor | None = None,
+        maxstep: float | Tensor = 0.2,
+        n_min: int | Tensor = 5,
+        f_dec: float | Tensor = 0.5,
+        f_inc: float | Tensor = 1.1,
+        alpha_start: float | Tensor = 0.1,
+        f_alpha: float | Tensor = 0.99,
+        n_steps: int | None = None,
+        hooks: Any = None,
+        convergence_hook: Any = None,
+        *,
+        pressure: float | Tensor = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        if not bool(torch.isfinite(torch.as_tensor(pressure)).all()):
+            raise InputError(f"`pressure` is {pressure}; it must be finite, in eV/Å³ (1 GPa is `athanor.units.GPa`).")
+        super().__init__(
+            model, dt, dt_max, dt_min, maxstep, n_min, f_dec, f_inc, alpha_start, f_alpha, False, n_steps, hooks,
+            convergence_hook, **kwargs,
+        )  # fmt: skip
+        self.pressure = pressure
+
+    def make_state(self, batch: Batch) -> IntegratorState:
+        """State of `FIRE`, and ``cell_velocity`` [B, 3, 3], ``pressure`` [B], ``projector`` [B, 3, 3]."""
+        rows = super().make_state(batch).tensors()
+        like, count = batch.positions, batch.num_graphs
+        rows["pressure"] = per_system(self.pressure, "pressure", like, count)
+        rows["cell_velocity"] = like.new_zeros(count, 3, 3)
+        rows["projector"] = periodic_projector(batch)
+        return IntegratorState(**rows)
+
+    def pre_update(self, batch: Batch) -> None:
+        """The whole update of atoms and cell, with the forces and stress at hand."""
+        state, active = self._state, self.active or _everyone(batch)
+        forces = _movable_forces(batch, active)
+        pull = cell_force(batch, state.pressure, state.projector)
+        speed_u = state.cell_velocity
+        atoms = _column_sums(batch, forces)
+        cell = [sum_columns((a * b).flatten(1)) for a, b in ((pull, speed_u), (speed_u, speed_u), (pull, pull))]
+        decision = _decide(state, *(one + other for one, other in zip(atoms, cell, strict=True)))
+        _adapt_(state, decision, active)
+        velocities, moves = _atom_moves(batch, forces, decision, state, self._inverse_mass(batch))
+        moving, increment = self._cell_move(batch, pull, decision)
+        active.select_(state.cell_velocity, moving)
+        _move_(batch, velocities, moves, active)
+        strain_(batch, increment / batch.num_nodes_per_graph.to(increment.dtype)[:, None, None], active)
+
+    def _cell_move(self, batch: Batch, pull: Tensor, decision: _Decision) -> tuple[Tensor, Tensor]:
+        """New cell velocity and the increment of u, bounded by `maxstep`, both [B, 3, 3]."""
+        state = self._state
+        mass = pull.new_ones(batch.num_graphs)
+        if self.mass_scale == "real":
+            mass = segment_sum(batch.atomic_masses[:, None], batch.batch_ptr)[:, 0] / batch.num_nodes_per_graph
+        velocity = decision.keep[:, None, None] * state.cell_velocity + decision.steer[:, None, None] * pull
+        velocity = torch.where(decision.downhill[:, None, None], velocity, torch.zeros_like(velocity))
+        velocity = velocity + (state.dt / mass)[:, None, None] * pull
+        increment = state.dt[:, None, None] * velocity
+        longest = torch.linalg.vector_norm(increment, dim=2).amax(1)
+        bound = torch.where(longest > state.maxstep, state.maxstep / longest, torch.ones_like(longest))
+        return velocity, increment * bound[:, None, None]
+
+
+class _Decision(NamedTuple):
+    """What FIRE decided for each system, [B]: go on or stop, and how to mix v and F."""
+
+    downhill: Tensor
+    keep: Tensor
+    steer: Tensor
+    dt: Tensor
+    alpha: Tensor
+    n_steps_positive: Tensor
+
+
+def _everyone(batch: Batch) -> ActiveSet:
+    return ActiveSet(torch.ones(batch.num_graphs, dtype=torch.bool, device=batch.device), batch)
+
+
+def _movable_forces(batch: Batch, active: ActiveSet) -> Tensor:
+    """Forces with zeros on atoms that must not move, so that they count in no sum."""
+    movable = active.atoms
+    return batch.forces if movable is None else torch.where(movable, batch.forces, torch.zeros_like(batch.forces))
+
+
+def _column_sums(batch: Batch, forces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over the atoms of each system of F·v, v·v and F·F, each [B]."""
+    velocities = batch.velocities
+    terms = torch.cat([forces * velocities, velocities * velocities, forces * forces], dim=1)
+    sums = segment_sum(terms, batch.batch_ptr)
+    power, speed, force = (sum_columns(sums[:, k : k + 3]) for k in (0, 3, 6))
+    return power, speed, force
+
+
+def _decide(state: IntegratorState, power: Tensor, speed: Tensor, force: Tensor) -> _Decision:
+    """Compare force and velocity of each system; a system at rest keeps its time step and alpha."""
+    rest = speed == 0
+    downhill = power > 0
+    count = torch.where(downhill, state.n_steps_positive + 1, torch.zeros_like(state.n_steps_positive))
+    grow = downhill & (count >= state.n_min)
+    dt = torch.where(grow, torch.minimum(state.dt * state.f_inc, state.dt_max), state.dt)
+    alpha = torch.where(grow, state.alpha * state.f_alpha, state.alpha)
+    stop = ~downhill & ~rest
+    dt = torch.where(stop, torch.maximum(state.dt * state.f_dec, state.dt_min), dt)
+    alpha = torch.where(stop, state.alpha_start, alpha)
+    ratio = torch.where(force > 0, torch.sqrt(speed / torch.where(force > 0, force, torch.ones_like(force))), 0 * force)
+    return _Decision(downhill, 1.0 - alpha, alpha * ratio, dt, alpha, count)
+
+
+def _adapt_(state: IntegratorState, decision: _Decision, active: ActiveSet) -> None:
+    """Write the new time step, alpha and count of active systems into `state`, in place."""
+    active.select_(state.dt, decision.dt)
+    active.select_(state.alpha, decision.alpha)
+    active.select_(state.n_steps_positive, decision.n_steps_positive)
+
+
+def _atom_moves(
+    batch: Batch, forces: Tensor, decision: _Decision, state: IntegratorState, inverse_mass: Tensor
+) -> tuple[Tensor, Tensor]:
+    """New velocities and displacements of all atoms, [N, 3], the latter no longer than `maxstep`."""
+    index = batch.batch_idx
+    rows = torch.stack([decision.keep, decision.steer, state.dt, state.maxstep], dim=1)[index]
+    keep, steer, dt, maxstep = rows[:, 0:1], rows[:, 1:2], rows[:, 2:3], rows[:, 3]
+    mixed = keep * batch.velocities + steer * forces
+    mixed = torch.where(decision.downhill[index][:, None], mixed, torch.zeros_like(mixed))
+    velocities = mixed + dt * inverse_mass * forces
+    moves = dt * velocities
+    length = torch.linalg.vector_norm(moves, dim=1)
+    bound = torch.where(length > maxstep, maxstep / length, torch.ones_like(length))
+    return velocities, moves * bound[:, None]
+
+
+def _move_(batch: Batch, velocities: Tensor, moves: Tensor, active: ActiveSet) -> None:
+    """Apply velocities and displacements to the atoms that may move, in place."""
+    movable = active.atoms
+    if movable is None:
+        batch.velocities.copy_(velocities)
+        batch.positions.add_(moves)
+    else:
+        batch.velocities.copy_(torch.where(movable, velocities, batch.velocities))
+        batch.positions.copy_(torch.where(movable, batch.positions + moves, batch.positions))

@@ -1,0 +1,93 @@
+"""Cell degrees of freedom that optimizers share: the force on the cell, and straining a system.
+
+The coordinate is ``u = N log(strain)`` measured from the present cell; see `FIREVariableCell`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from athanor.dynamics.updates import rows_times_matrix
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+    from athanor.dynamics.inactive import ActiveSet
+
+
+def cell_force(batch: Batch, pressure: Tensor, projector: Tensor) -> Tensor:
+    r"""Return the force on the cell coordinate, :math:`f_u = -(V/N)\,P(\sigma + p I)P`, symmetric.
+
+    Parameters
+    ----------
+    batch
+        Holds `stress` [B, 3, 3] in eV/Å³ and `cell`.
+    pressure
+        Target pressure [B], eV/Å³.
+    projector
+        Orthogonal projector on the periodic directions, [B, 3, 3]; zero for systems without a cell.
+
+    Returns
+    -------
+    Tensor
+        [B, 3, 3], eV/Å in the unit of u (Å is nominal: u has no unit, and counts like a length).
+    """
+    eye = torch.eye(3, dtype=pressure.dtype, device=pressure.device)
+    stress = batch.stress + pressure[:, None, None] * eye
+    stress = 0.5 * (stress + stress.transpose(1, 2))
+    per_atom = batch.volume / batch.num_nodes_per_graph.to(pressure.dtype)
+    pull = torch.bmm(projector, torch.bmm(stress, projector))
+    return -per_atom[:, None, None] * pull
+
+
+def periodic_projector(batch: Batch) -> Tensor:
+    """Return the projector on the span of each system's periodic lattice vectors, [B, 3, 3]."""
+    if "cell" not in batch or "pbc" not in batch:
+        return batch.positions.new_zeros(batch.num_graphs, 3, 3)
+    projector = torch.eye(3, dtype=batch.cell.dtype, device=batch.device).expand(batch.num_graphs, 3, 3).clone()
+    for row in (~batch.pbc.all(dim=1)).nonzero().flatten().tolist():
+        vectors = batch.cell[row][batch.pbc[row]]
+        if vectors.shape[0] == 0:
+            projector[row] = 0.0
+        else:
+            basis = torch.linalg.qr(vectors.T).Q
+            projector[row] = basis @ basis.T
+    return projector
+
+
+def strain_(batch: Batch, log_strain: Tensor, active: ActiveSet) -> None:
+    r"""Strain cells and what is in them, in place: :math:`h \leftarrow h e^{\epsilon},\ r \leftarrow r e^{\epsilon}`.
+
+    Parameters
+    ----------
+    batch
+        `cell` and `positions` of active systems change; fixed atoms keep their fractional positions.
+    log_strain
+        Symmetric [B, 3, 3], at most a few tenths.
+    active
+        Which systems.
+    """
+    matrices = symmetric_exponential(log_strain)
+    moved = rows_times_matrix(batch.positions, matrices, batch.batch_idx)
+    cell = torch.bmm(batch.cell, matrices)
+    if active.all:
+        batch.positions.copy_(moved)
+        batch.cell.copy_(cell)
+    else:
+        batch.positions.copy_(torch.where(active.systems[batch.batch_idx][:, None], moved, batch.positions))
+        batch.cell.copy_(torch.where(active.systems[:, None, None], cell, batch.cell))
+
+
+def symmetric_exponential(matrices: Tensor) -> Tensor:
+    """Return the matrix exponential of small symmetric matrices [B, 3, 3] by its series.
+
+    ``torch.linalg.matrix_exp`` gives a matrix other bits in another batch; this does not. Twelve terms are exact to
+    double precision for norms below 0.3.
+    """
+    eye = torch.eye(3, dtype=matrices.dtype, device=matrices.device).expand_as(matrices)
+    result = eye
+    for order in range(12, 0, -1):
+        result = eye + torch.bmm(matrices, result) / order
+    return result

@@ -1,0 +1,202 @@
+"""What happens when the physics of one system breaks down: it goes back to its last good state and stands still.
+
+The check runs every step, after the AFTER_COMPUTE hooks. A system fails if its positions, velocities, cell, energy,
+forces or stress are not finite, if two of its atoms come closer than the model card allows, or if it holds an element
+that the model does not know. The other systems go on with equal bits.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from athanor.errors import NonFiniteError, SimulationError
+from athanor.kernels import minimum_distance
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+    from athanor.dynamics.inactive import ActiveSet
+
+
+class FailureCode(IntEnum):
+    """Why a system was set aside; stored in the field `failure_code`."""
+
+    NONE = 0
+    POSITIONS_NOT_FINITE = 1
+    VELOCITIES_NOT_FINITE = 2
+    CELL_NOT_FINITE = 3
+    ENERGY_NOT_FINITE = 4
+    FORCES_NOT_FINITE = 5
+    STRESS_NOT_FINITE = 6
+    ATOMS_TOO_CLOSE = 7
+    ELEMENT_NOT_KNOWN = 8
+
+
+_TEXTS = {
+    FailureCode.NONE: "healthy",
+    FailureCode.POSITIONS_NOT_FINITE: "positions became NaN or infinite",
+    FailureCode.VELOCITIES_NOT_FINITE: "velocities became NaN or infinite",
+    FailureCode.CELL_NOT_FINITE: "the cell became NaN, infinite or flat",
+    FailureCode.ENERGY_NOT_FINITE: "the energy became NaN or infinite",
+    FailureCode.FORCES_NOT_FINITE: "forces became NaN or infinite",
+    FailureCode.STRESS_NOT_FINITE: "the stress became NaN or infinite",
+    FailureCode.ATOMS_TOO_CLOSE: "two atoms came closer than the model allows",
+    FailureCode.ELEMENT_NOT_KNOWN: "it holds an element that the model does not know",
+}
+
+_CHECKED = {
+    "positions": FailureCode.POSITIONS_NOT_FINITE,
+    "velocities": FailureCode.VELOCITIES_NOT_FINITE,
+    "cell": FailureCode.CELL_NOT_FINITE,
+    "energy": FailureCode.ENERGY_NOT_FINITE,
+    "forces": FailureCode.FORCES_NOT_FINITE,
+    "stress": FailureCode.STRESS_NOT_FINITE,
+}
+
+
+def describe_failure(code: int) -> str:
+    """Return one line of text for a `failure_code`."""
+    return _TEXTS[FailureCode(int(code))]
+
+
+class Quarantine:
+    """Keeps the last good state of a batch and sets failed systems aside.
+
+    Parameters
+    ----------
+    exit_status
+        Status that a failed system gets, so that no stage takes it up again.
+    raise_errors
+        Raise at the first failure instead.
+    """
+
+    def __init__(self, exit_status: int, raise_errors: bool) -> None:
+        self.exit_status = exit_status
+        self.raise_errors = raise_errors
+        self._good: dict[str, Tensor] = {}
+
+    def remember(self, batch: Batch) -> None:
+        """Take the present state as the last good one (copies)."""
+        if self.raise_errors:
+            return
+        for name in _CHECKED:
+            if name in batch:
+                value = batch[name]
+                kept = self._good.get(name)
+                if kept is None or kept.shape != value.shape or kept.dtype != value.dtype:
+                    self._good[name] = value.detach().clone()
+                else:
+                    kept.copy_(value)
+
+    def check_elements(self, batch: Batch, active: ActiveSet, model: Any) -> None:
+        """Set aside, before the first forward, systems with elements outside the model card."""
+        known = model.model_card.elements
+        if known is None:
+            return
+        unknown = ~torch.isin(batch.atomic_numbers, torch.tensor(sorted(known), device=batch.device))
+        if bool(unknown.any()):
+            codes = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
+            codes[batch.batch_idx[unknown]] = int(FailureCode.ELEMENT_NOT_KNOWN)
+            self._set_aside(batch, torch.where(active.systems, codes, torch.zeros_like(codes)), restore=False)
+
+    def check(self, batch: Batch, active: ActiveSet, model: Any, *, stepping: bool) -> Tensor | None:
+        """Look for failed systems among the active ones.
+
+        Parameters
+        ----------
+        batch
+            Changed in place where a system failed: restored, `status`, `failure_code`, `failure_step` set.
+        active
+            Systems that were evaluated.
+        model
+            For its card's smallest distance.
+        stepping
+            Whether this is part of a step (else the evaluation before the first one).
+
+        Returns
+        -------
+        Tensor or None
+            bool [B] of newly failed systems, or None if there are none.
+
+        Raises
+        ------
+        NonFiniteError, SimulationError
+            If errors are to be raised; the text names systems, step and closest pair.
+        """
+        codes = self._codes(batch, active, model)
+        if codes is None:
+            return None
+        if self.raise_errors:
+            self._raise(batch, codes)
+        self._set_aside(batch, codes, restore=True, stepping=stepping)
+        return codes > 0
+
+    def _codes(self, batch: Batch, active: ActiveSet, model: Any) -> Tensor | None:
+        floor = model.model_card.minimum_distance
+        closest = _closest_pairs(batch) if floor is not None else None
+        sums = [float(batch[name].detach().sum()) for name in _CHECKED if name in batch]
+        too_close = closest is not None and bool(((closest < floor) & active.systems).any())
+        if not too_close and all(math.isfinite(value) for value in sums):
+            return None
+        codes = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
+        for name, code in reversed(_CHECKED.items()):
+            if name in batch:
+                bad = (~torch.isfinite(batch[name])).flatten(1).any(dim=1)
+                if batch.field_spec(name).level == "node":
+                    bad = torch.zeros_like(codes).index_add_(0, batch.batch_idx, bad.long()) > 0
+                codes[bad] = int(code)
+        if closest is not None:
+            codes[(closest < floor) & (codes == 0)] = int(FailureCode.ATOMS_TOO_CLOSE)
+        codes = torch.where(active.systems, codes, torch.zeros_like(codes))
+        return codes if bool((codes > 0).any()) else None
+
+    def _set_aside(self, batch: Batch, codes: Tensor, *, restore: bool, stepping: bool = False) -> None:
+        failed = codes > 0
+        if restore:
+            atoms = failed[batch.batch_idx]
+            for name, good in self._good.items():
+                rows = atoms if batch.field_spec(name).level == "node" else failed
+                if name in batch and good.shape == batch[name].shape:
+                    value = batch[name]
+                    value.copy_(torch.where(rows.reshape(-1, *([1] * (value.ndim - 1))), good, value))
+        batch.failure_code[failed, 0] = codes[failed].to(batch.failure_code.dtype)
+        batch.failure_step[failed] = batch.step[failed].to(batch.failure_step.dtype) + int(stepping)
+        batch.status[failed] = self.exit_status
+
+    @staticmethod
+    def _raise(batch: Batch, codes: Tensor) -> None:
+        rows = codes.nonzero().flatten().tolist()
+        closest = _closest_pairs(batch)
+        parts = []
+        for row in rows[:3]:
+            text = f"system_id {int(batch.system_id[row])} (index {row}): {describe_failure(int(codes[row]))}"
+            if closest is not None:
+                text += f", closest pair {float(closest[row]):.2f} Å"
+            parts.append(text + f", after step {int(batch.step[row])}")
+        more = f", and {len(rows) - 3} more" if len(rows) > 3 else ""
+        kind = SimulationError if int(codes[rows[0]]) >= FailureCode.ATOMS_TOO_CLOSE else NonFiniteError
+        raise kind(
+            f"{len(rows)} of {batch.num_graphs} systems failed: {'; '.join(parts)}{more}. "
+            f"Reduce `dt` or relax these systems first. "
+            f'With on_error="quarantine" they would be set aside and the others go on.'
+        )
+
+
+def _closest_pairs(batch: Batch) -> Tensor | None:
+    """Smallest listed distance of each system [B], or None without a list."""
+    pairs = batch.pair_list
+    if pairs is None:
+        return None
+    return minimum_distance(
+        batch.positions.detach(),
+        batch.cell.detach() if "cell" in batch else batch.positions.new_zeros(batch.num_graphs, 3, 3),
+        batch.batch_ptr,
+        pairs.row_ptr,
+        pairs.neighbors,
+        pairs.images,
+        pairs.wrap_offsets,
+    )

@@ -1,0 +1,118 @@
+"""Per-system state of an integrator: named tensors with one row per system.
+
+First start and later arrivals go through the same `make_state` of the engine; this module only stores, selects and
+aligns rows. Anything that a restart needs is in these tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from athanor.errors import InputError, ShapeError
+
+
+class IntegratorState:
+    """Named tensors whose leading size is the number of systems.
+
+    Parameters
+    ----------
+    **tensors
+        Tensors [B, ...]; each becomes an attribute.
+
+    Raises
+    ------
+    ShapeError
+        If the leading sizes differ.
+    """
+
+    def __init__(self, **tensors: Tensor) -> None:
+        sizes = {name: value.shape[0] for name, value in tensors.items()}
+        if len(set(sizes.values())) > 1:
+            raise ShapeError(f"integrator state rows differ: {sizes}. Give every tensor one row per system.")
+        self.__dict__.update(tensors)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by name."""
+        return dict(vars(self))
+
+    def select(self, rows: Tensor) -> IntegratorState:
+        """Return the state of the systems `rows` (int64 or bool), copied."""
+        return IntegratorState(**{name: value[rows] for name, value in vars(self).items()})
+
+    def assign_(self, mask: Tensor, fresh: IntegratorState) -> None:
+        """Overwrite, in place, the rows where `mask` [B] is true with those of `fresh`."""
+        for name, value in vars(self).items():
+            rows = mask.reshape(-1, *([1] * (value.ndim - 1)))
+            value.copy_(torch.where(rows, getattr(fresh, name), value))
+
+    def aligned(self, old_ids: Tensor, new_ids: Tensor, fresh: IntegratorState) -> IntegratorState:
+        """Return `fresh` with the rows of systems that were here before taken from this state, matched by id."""
+        where_old = {int(number): row for row, number in enumerate(old_ids.flatten().tolist())}
+        pairs = [
+            (row, where_old[int(number)])
+            for row, number in enumerate(new_ids.flatten().tolist())
+            if int(number) in where_old
+        ]
+        if pairs:
+            rows, source = (torch.tensor(side, dtype=torch.long) for side in zip(*pairs, strict=True))
+            for name, value in vars(fresh).items():
+                value[rows] = getattr(self, name)[source]
+        return fresh
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return copies of the tensors by name."""
+        return {name: value.clone() for name, value in vars(self).items()}
+
+    @classmethod
+    def from_state_dict(cls, tensors: Mapping[str, Tensor]) -> IntegratorState:
+        """Return a state with copies of `tensors`."""
+        return cls(**{name: value.clone() for name, value in tensors.items()})
+
+
+def per_system(value: float | Tensor, name: str, like: Tensor, num_systems: int) -> Tensor:
+    """Return `value` as one row per system.
+
+    Parameters
+    ----------
+    value
+        Number, 0-d tensor, or tensor with leading size 1 or `num_systems`.
+    name
+        What the value is called, for messages.
+    like
+        Tensor whose dtype and device the result takes.
+    num_systems
+        Number of systems B.
+
+    Returns
+    -------
+    Tensor
+        [B] or [B, ...], freshly allocated.
+
+    Raises
+    ------
+    InputError
+        If the leading size is neither 1 nor B, or a value is not finite.
+    """
+    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    if not bool(torch.isfinite(tensor).all()):
+        raise InputError(f"`{name}` is not finite: {value}. Give a finite number.")
+    if tensor.ndim == 0:
+        return tensor.expand(num_systems).clone()
+    if tensor.shape[0] not in (1, num_systems):
+        raise InputError(
+            f"`{name}` has leading size {tensor.shape[0]}; the batch has {num_systems} systems. "
+            f"Give one number, or one row per system."
+        )
+    return tensor.expand(num_systems, *tensor.shape[1:]).clone()
+
+
+def check_positive(value: float | Tensor, name: str, unit: str, *, zero_allowed: bool = False) -> None:
+    """Raise InputError unless every entry of `value` is finite and positive (or zero, if allowed)."""
+    tensor = torch.as_tensor(value, dtype=torch.float64)
+    good = torch.isfinite(tensor) & ((tensor >= 0) if zero_allowed else (tensor > 0))
+    if not bool(good.all()):
+        wanted = "zero or positive" if zero_allowed else "positive"
+        raise InputError(f"`{name}` is {value}; it must be finite and {wanted}, in {unit}.")

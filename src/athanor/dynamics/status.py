@@ -1,0 +1,83 @@
+"""Status codes, step budgets and the counters of a system.
+
+A stage owns a status code; a system is in the stage whose code is its status. Systems leave by a criterion or a step
+budget, at most one stage a step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+    from athanor.dynamics.inactive import ActiveSet
+
+BOOKKEEPING = ("system_id", "step", "time", "stage_step", "status", "failure_code", "failure_step")
+"""Fields that every run needs on the batch."""
+
+
+@dataclass(slots=True)
+class StageSpec:
+    """One stage of a run.
+
+    Parameters
+    ----------
+    engine
+        Integrator or optimizer that moves the systems.
+    code
+        Status of the systems in this stage, or None for every system below the exit status.
+    next_status
+        Status that a system gets when it leaves; None if it never leaves.
+    budget
+        Steps after which a system leaves, or None.
+    """
+
+    engine: Any
+    code: int | None
+    next_status: int | None
+    budget: int | None = None
+    active: ActiveSet | None = None
+
+    def mask(self, batch: Batch, exit_status: int) -> Tensor:
+        """Healthy systems of this stage, bool [B]."""
+        status = batch.status.reshape(-1)
+        here = status < exit_status if self.code is None else status == self.code
+        return here & (batch.failure_code.reshape(-1) == 0)
+
+
+def ensure_bookkeeping(batch: Batch) -> None:
+    """Create missing identity and progress fields, and number systems that have no id, in place.
+
+    Systems without an id get the next free numbers after the largest present.
+    """
+    for name in BOOKKEEPING:
+        if name not in batch:
+            batch.ensure_field(name)
+    ids = batch.system_id
+    missing = ids.reshape(-1) < 0
+    if bool(missing.any()):
+        start = int(ids.max()) + 1 if bool((~missing).any()) else 0
+        ids[missing] = torch.arange(start, start + int(missing.sum()), dtype=ids.dtype, device=ids.device)[:, None]
+
+
+def count_step_(batch: Batch, active: ActiveSet, time_step: Tensor | None) -> None:
+    """Advance step, stage_step and time of the active systems, in place.
+
+    Parameters
+    ----------
+    batch
+        Holds the counters [B, 1].
+    active
+        Systems that moved.
+    time_step
+        fs, [B]; None for optimizers, which do not advance time.
+    """
+    moved = active.systems[:, None]
+    batch.step.add_(moved)
+    batch.stage_step.add_(moved)
+    if time_step is not None:
+        batch.time.copy_(torch.where(moved, batch.time + time_step[:, None].to(batch.time.dtype), batch.time))

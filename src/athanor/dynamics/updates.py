@@ -1,0 +1,95 @@
+"""The elementary moves that integrators are made of: kick (velocities) and drift (positions).
+
+Everything here works on plain tensors, in internal time, and changes its first argument in place. Coefficients are
+kept expanded to [N, 3]; a mask of None means that every coordinate moves, with the same bits as an all-true mask.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+
+
+def kick_(velocities: Tensor, forces: Tensor, dt_over_mass: Tensor, movable: Tensor | None = None) -> None:
+    r"""Advance velocities under constant forces (operator B): :math:`v \leftarrow v + (\Delta t/m)\,F`.
+
+    Parameters
+    ----------
+    velocities
+        [N, 3], √(eV/amu). Changed in place.
+    forces
+        [N, 3], eV/Å.
+    dt_over_mass
+        [N, 3], internal time per amu; pass half of it for a half step.
+    movable
+        bool [N, 3] or None for all.
+    """
+    if movable is None:
+        velocities.addcmul_(forces, dt_over_mass)
+    else:
+        velocities.copy_(torch.where(movable, torch.addcmul(velocities, forces, dt_over_mass), velocities))
+
+
+def drift_(positions: Tensor, velocities: Tensor, dt: Tensor, movable: Tensor | None = None) -> None:
+    r"""Advance positions under constant velocities (operator A): :math:`r \leftarrow r + \Delta t\,v`.
+
+    Parameters
+    ----------
+    positions
+        [N, 3], Å. Changed in place.
+    velocities
+        [N, 3], √(eV/amu).
+    dt
+        [N, 3], internal time.
+    movable
+        bool [N, 3] or None for all.
+    """
+    kick_(positions, velocities, dt, movable)
+
+
+class AtomSteps:
+    """Time steps of a batch expanded to atoms: ``dt`` and ``dt_over_mass``, both [N, 3], kept until something changes.
+
+    Massless atoms are immobile (1/m is taken as 0).
+    """
+
+    def __init__(self) -> None:
+        self._masses: Tensor | None = None
+        self._seen: tuple[int, ...] = ()
+        self.dt: Tensor
+        self.dt_over_mass: Tensor
+        self.half_dt_over_mass: Tensor
+
+    def refresh(self, batch: Batch, dt: Tensor) -> AtomSteps:
+        """Recompute unless `batch` masses and `dt` [B] are the tensors of the last call, unchanged; return self."""
+        masses = batch.atomic_masses
+        seen = (masses._version, id(dt), dt._version)
+        if masses is not self._masses or seen != self._seen:
+            per_atom = dt[batch.batch_idx]
+            inverse = torch.where(masses > 0, 1.0 / masses, torch.zeros_like(masses))
+            self.dt = per_atom[:, None].expand(-1, 3).contiguous()
+            self.dt_over_mass = (per_atom * inverse)[:, None].expand(-1, 3).contiguous()
+            self.half_dt_over_mass = 0.5 * self.dt_over_mass
+            self._masses, self._seen = masses, seen
+        return self
+
+
+def sum_columns(values: Tensor) -> Tensor:
+    """Sum a [B, K] tensor over its K columns in column order; unlike ``sum`` this does not depend on B."""
+    total = values[:, 0].clone()
+    for column in range(1, values.shape[1]):
+        total += values[:, column]
+    return total
+
+
+def rows_times_matrix(rows: Tensor, matrices: Tensor, index: Tensor) -> Tensor:
+    """Return ``rows[n] @ matrices[index[n]]`` for [N, 3] rows and [B, 3, 3] matrices, term by term in fixed order."""
+    chosen = matrices[index]
+    result = rows[:, 0:1] * chosen[:, 0]
+    result = torch.addcmul(result, rows[:, 1:2].expand(-1, 3), chosen[:, 1])
+    return torch.addcmul(result, rows[:, 2:3].expand(-1, 3), chosen[:, 2])

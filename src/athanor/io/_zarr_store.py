@@ -1,0 +1,148 @@
+"""Reach the bytes of a store: paths, dictionaries and Zarr stores behind one small class. Knows nothing of the layout.
+
+zarr is imported when the first store is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from athanor.errors import InputError, StorageError
+
+StoreLike = Any
+"""A path (``str`` or ``Path``), a ``dict`` kept in memory, a zarr ``Store`` or ``StorePath``."""
+
+
+class RawStore:
+    """A Zarr store, its keys as bytes and its arrays.
+
+    Parameters
+    ----------
+    store
+        A path (``str`` or ``Path``), a URL that fsspec understands, a ``dict``, a zarr ``Store`` or ``StorePath``.
+    read_only
+        Refuse every write.
+
+    Raises
+    ------
+    InputError
+        If `store` is none of these.
+    """
+
+    def __init__(self, store: StoreLike, *, read_only: bool = False) -> None:
+        import zarr.storage
+        from zarr.abc.store import Store
+
+        self._prefix = ""
+        self.read_only = read_only
+        if isinstance(store, zarr.storage.StorePath):
+            self._prefix = f"{store.path}/" if store.path else ""
+            store = store.store
+        if isinstance(store, str) and "://" in store:
+            self.where, self.store = f"`{store}`", zarr.storage.FsspecStore.from_url(store)
+        elif isinstance(store, str | Path):
+            path = Path(store).expanduser()
+            if path.exists() and not path.is_dir():
+                raise StorageError(f"`{path}` is a file; a trajectory store is a folder.")
+            self.where, self.store = f"`{path}`", zarr.storage.LocalStore(path)
+        elif isinstance(store, Store):
+            self.where, self.store = f"`{store}`", store
+        elif isinstance(store, MutableMapping):
+            self.where, self.store = "the store in memory", zarr.storage.MemoryStore(store)
+        else:
+            raise InputError(
+                f"`store` is a {type(store).__name__}; pass a path, a dict, or a zarr store (for example LocalStore)."
+            )
+
+    def _sync(self, awaitable: Any) -> Any:
+        from zarr.core.sync import sync
+
+        return sync(awaitable)
+
+    def get(self, key: str) -> bytes | None:
+        """Bytes under a key, or None."""
+        from zarr.core.buffer import default_buffer_prototype
+
+        found = self._sync(self.store.get(self._prefix + key, default_buffer_prototype()))
+        return None if found is None else found.to_bytes()
+
+    def set(self, key: str, value: bytes) -> None:
+        """Put bytes under a key; a local file is replaced whole, by rename."""
+        from zarr.core.buffer import default_buffer_prototype
+
+        buffer = default_buffer_prototype().buffer.from_bytes(value)
+        self._sync(self.store.set(self._prefix + key, buffer))
+
+    def delete(self, key: str) -> None:
+        """Remove a key; no error if it is absent."""
+        self._sync(self.store.delete(self._prefix + key))
+
+    def delete_dir(self, prefix: str) -> None:
+        """Remove all keys below a prefix."""
+        self._sync(self.store.delete_dir((self._prefix + prefix).rstrip("/")))
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """All keys below a prefix, sorted."""
+
+        async def collect() -> list[str]:
+            return [key async for key in self.store.list_prefix(self._prefix + prefix)]
+
+        return sorted(key.removeprefix(self._prefix) for key in self._sync(collect()))
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing at all."""
+
+        async def any_key() -> bool:
+            async for _ in self.store.list_prefix(self._prefix):
+                return True
+            return False
+
+        return not self._sync(any_key())
+
+    def create_group(self, path: str) -> None:
+        """Make a group, so that plain Zarr readers see the hierarchy."""
+        import zarr
+
+        zarr.create_group(self.store, path=(self._prefix + path).rstrip("/"), zarr_format=3, overwrite=False)
+
+    def create_array(
+        self, path: str, *, dtype: np.dtype, shape: tuple[int, ...], chunks: tuple[int, ...], fill: Any, level: int
+    ) -> Any:
+        """Make an array with no rows; an older one of this name is replaced. Chunks end with a CRC32C."""
+        import zarr
+        from zarr.codecs import Crc32cCodec, ZstdCodec
+
+        return zarr.create_array(
+            self.store,
+            name=self._prefix + path,
+            shape=shape,
+            chunks=chunks,
+            dtype=dtype,
+            fill_value=fill,
+            compressors=[ZstdCodec(level=level), Crc32cCodec()],
+            zarr_format=3,
+            overwrite=True,
+            config={"write_empty_chunks": True},
+        )
+
+    def open_array(self, path: str) -> Any:
+        """Open an array.
+
+        Raises
+        ------
+        StorageError
+            If it is missing.
+        """
+        import zarr
+
+        try:
+            return zarr.open_array(
+                self.store, path=self._prefix + path, mode="r" if self.read_only else "r+", zarr_format=3,
+                config={"write_empty_chunks": True},
+            )  # fmt: skip
+        except (FileNotFoundError, KeyError, ValueError) as error:
+            raise StorageError(f"Array `{path}` of {self.where} is missing or damaged ({error}).") from error

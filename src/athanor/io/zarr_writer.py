@@ -1,0 +1,366 @@
+"""Append rows to a trajectory store, so that a kill at any moment loses no committed row and shows no wrong one.
+
+Order of every commit: data first, the commit record last. Rows wait in memory until the durability asks for a commit;
+a commit puts them into one block (two store writes), and when the blocks have grown to `buffer_bytes` all of them are
+moved into the arrays. A kill leaves either the old record, with more bytes behind it, or the new one. Files are not
+synced to disk here: a power cut may lose what the operating system had not written.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from athanor.errors import InputError, StorageError
+from athanor.io._zarr_store import RawStore
+from athanor.io.zarr_reader import load_head, load_tail
+from athanor.io.zarr_schema import (
+    FORMAT_KEY,
+    GROUPS,
+    HEAD_KEY,
+    JOINS_LATER,
+    TAIL_PREFIX,
+    Head,
+    Rows,
+    StoreExistsError,
+    StoredField,
+    TailBlock,
+    TrajectoryConfig,
+    chunk_shape,
+    encode_block,
+    end_path,
+    field_path,
+    fill_value,
+    format_bytes,
+    merge_rows,
+    presence_path,
+    tail_key,
+)
+
+MAX_BLOCKS = 1000
+"""Blocks after which rows move into the arrays even if they are small."""
+
+
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """When waiting frames are committed; each condition that is met does.
+
+    Parameters
+    ----------
+    frames
+        After this many writes; None never.
+    seconds
+        At the first write after this many seconds; None never.
+    """
+
+    frames: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Durability:
+        """Read ``frame``, ``every:k``, ``interval:s``, ``close``, ``none``, joined by commas.
+
+        ``close`` and ``none`` ask for no commit before `flush` or `close`, and stand alone.
+
+        Raises
+        ------
+        InputError
+            If a word is unknown, a number is missing or not positive, or words contradict each other.
+        """
+        allowed = "Use `frame`, `every:k`, `interval:s`, `close` or `none`, joined by commas."
+        words = [word.strip() for word in text.split(",")] if isinstance(text, str) else []
+        frames: int | None = None
+        seconds: float | None = None
+        for word in words:
+            name, _, number = word.partition(":")
+            try:
+                if word == "frame":
+                    frames = 1
+                elif name == "every" and int(number) > 0:
+                    frames = min(int(number), frames or int(number))
+                elif name == "interval" and 0 < float(number) < float("inf"):
+                    seconds = min(float(number), seconds or float(number))
+                elif word not in ("close", "none") or len(words) > 1:
+                    raise ValueError
+            except ValueError:
+                raise InputError(f"`durability={text!r}` has the word {word!r}. {allowed}") from None
+        if not words:
+            raise InputError(f"`durability={text!r}` is not text. {allowed}")
+        return cls(frames, seconds)
+
+
+class TrajectoryWriter:
+    """The one writer of a store: keeps its schema, buffers rows, commits them.
+
+    Parameters
+    ----------
+    store
+        Path, dict or zarr store.
+    mode
+        ``"a"`` opens or creates, ``"w"`` empties what is there, ``"x"`` refuses a store that exists.
+    durability
+        When waiting frames are committed, see `Durability.parse`.
+    config
+        Layout of a new store.
+
+    Attributes
+    ----------
+    written
+        Systems handed over since this writer was opened, plus those found in the store.
+    acknowledged
+        Systems that are committed.
+
+    Raises
+    ------
+    StorageError
+        If the place holds something else, or a store that can not be read.
+    """
+
+    def __init__(self, store: Any, *, mode: str = "a", durability: Durability, config: TrajectoryConfig) -> None:
+        self._raw = RawStore(store)
+        self._durability = durability
+        self._config = config
+        self._arrays: dict[str, Any] = {}
+        self._waiting: list[Rows] = []
+        self._in_tail: list[Rows] = []
+        self._writes_waiting = 0
+        self._torn = False
+        self._fields: tuple[StoredField, ...] = ()
+        self._head = Head()
+        self._open(mode)
+        self._fields = self._head.fields
+        self._last_commit = time.monotonic()
+
+    @property
+    def acknowledged(self) -> int:
+        """Systems that are committed."""
+        return self._head.total_systems
+
+    @property
+    def written(self) -> int:
+        """Systems handed over, committed or waiting."""
+        return self._head.total_systems + sum(len(rows.node_counts) for rows in self._waiting)
+
+    @property
+    def raw(self) -> RawStore:
+        """The store below."""
+        return self._raw
+
+    def _open(self, mode: str) -> None:
+        raw = self._raw
+        exists = raw.get(FORMAT_KEY) is not None
+        if exists and mode == "x":
+            raise StoreExistsError(f"{raw.where} holds a trajectory already. Choose another place, or open it to append.")
+        if not exists:
+            if any(not key.endswith("zarr.json") for key in raw.keys()):
+                raise StorageError(f"{raw.where} is not empty and not a trajectory store; nothing was changed. "
+                                   f"Choose another place.")  # fmt: skip
+            self._create_groups()
+            raw.set(FORMAT_KEY, format_bytes())
+        if mode == "w":
+            self.zero()
+        else:
+            self._reload()
+
+    def _create_groups(self) -> None:
+        present = set(self._raw.keys()) if not self._raw.is_empty() else set()
+        for group in GROUPS:
+            if f"{group}/zarr.json".lstrip("/") not in present:
+                self._raw.create_group(group)
+
+    def _reload(self) -> None:
+        """Trust the commit record: take over its rows and cut what an interrupted write left beyond them."""
+        raw = self._raw
+        self._arrays.clear()
+        self._head = load_head(raw)
+        self._in_tail = load_tail(raw, self._head)
+        listed = {block.key for block in self._head.tail}
+        for key in raw.keys(f"{TAIL_PREFIX}/"):
+            if key not in listed:
+                raw.delete(key)
+        rows_of = {field_path(item.name): self._head.rows(item.level) for item in self._head.fields}
+        for path in self._head.arrays:
+            array, rows = self._array(path), rows_of.get(path, self._head.systems)
+            if array.shape[0] < rows:
+                raise StorageError(f"Array `{path}` of {raw.where} has {array.shape[0]} rows; "
+                                   f"the commit record says {rows}.")  # fmt: skip
+            if array.shape[0] > rows:
+                array.resize((rows, *array.shape[1:]))
+        self._torn = False
+
+    def _array(self, path: str) -> Any:
+        if path not in self._arrays:
+            self._arrays[path] = self._raw.open_array(path)
+        return self._arrays[path]
+
+    def append(self, rows: Rows, fields: list[StoredField]) -> None:
+        """Take over rows; commit if the durability asks for it.
+
+        Parameters
+        ----------
+        rows
+            Rows on the host that nobody else changes.
+        fields
+            Description of every column of `rows`.
+
+        Raises
+        ------
+        StorageError
+            If a field differs from the store's, or is new; nothing is kept then. Also if a commit fails; the rows stay
+            waiting then, and the committed ones are safe.
+        """
+        self._fields = self._accept(fields)
+        self._waiting.append(rows)
+        self._writes_waiting += 1
+        due = self._durability.frames is not None and self._writes_waiting >= self._durability.frames
+        if self._durability.seconds is not None:
+            due = due or time.monotonic() - self._last_commit >= self._durability.seconds
+        if due or sum(part.nbytes for part in self._waiting) >= max(self._config.buffer_bytes, 1):
+            self.flush()
+
+    def _accept(self, fields: list[StoredField]) -> tuple[StoredField, ...]:
+        known = {item.name: item for item in self._fields}
+        for item in fields:
+            stored = known.get(item.name)
+            if stored is None and known and item.name not in JOINS_LATER:
+                raise StorageError(
+                    f"`{item.name}` is new to {self._raw.where}, whose fields were fixed by the first write; nothing was "
+                    f"written. Drop the field, or write it from the first frame on. Fields: {', '.join(sorted(known))}."
+                )
+            if stored is not None:
+                found, wanted = (item.level, item.dtype, item.shape), (stored.level, stored.dtype, stored.shape)
+                if found != wanted:
+                    raise StorageError(
+                        f"`{item.name}` is {found[0]}-level {found[1]} with trailing shape {found[2]}; {self._raw.where} "
+                        f"holds {wanted[0]}-level {wanted[1]} with {wanted[2]}. Nothing was written; convert it first."
+                    )
+        return (*self._fields, *(item for item in fields if item.name not in known))
+
+    def flush(self) -> None:
+        """Commit what is waiting.
+
+        Raises
+        ------
+        StorageError
+            If the store refuses; committed rows are safe, waiting ones stay in memory and the next call tries again.
+        """
+        self._commit(fold=False)
+
+    def close(self) -> None:
+        """Commit what is waiting and move every block into the arrays. The writer can go on afterwards."""
+        self._commit(fold=True)
+
+    def zero(self) -> None:
+        """Forget all rows and fields; the place stays a valid, empty store."""
+        record = self._raw.get(HEAD_KEY)
+        commit = load_head(self._raw).commit + 1 if record is not None else 0
+        self._raw.set(HEAD_KEY, Head(commit=commit).to_bytes())
+        for prefix in (*GROUPS[1:], TAIL_PREFIX):
+            self._raw.delete_dir(prefix)
+        self._create_groups()
+        self._waiting, self._writes_waiting, self._fields = [], 0, ()
+        self._reload()
+
+    def _commit(self, *, fold: bool) -> None:
+        if not self._waiting and not (fold and self._in_tail) and not self._torn:
+            return
+        try:
+            if self._torn:
+                self._recover()
+            self._check_alone()
+            nbytes = sum(rows.nbytes for rows in (*self._in_tail, *self._waiting))
+            if fold or nbytes >= self._config.buffer_bytes or len(self._in_tail) >= MAX_BLOCKS:
+                self._fold()
+            elif self._waiting:
+                self._put_block()
+        except StorageError:
+            self._torn = True
+            raise
+        except BaseException as error:
+            self._torn = True
+            if not isinstance(error, Exception):
+                raise
+            raise StorageError(
+                f"Writing to {self._raw.where} failed: {error}. The {self.acknowledged} committed frames are safe, "
+                f"{self.written - self.acknowledged} more wait in memory. Make room or free the store, then `flush()`."
+            ) from error
+        self._last_commit = time.monotonic()
+
+    def _recover(self) -> None:
+        """After a failed commit: find out whether its record was written, and go on from the record."""
+        before = self._head.commit
+        self._reload()
+        if self._head.commit != before:
+            self._waiting, self._writes_waiting = [], 0
+
+    def _check_alone(self) -> None:
+        record = self._raw.get(HEAD_KEY)
+        commit = Head.from_bytes(record, self._raw.where).commit if record is not None else 0
+        if commit != self._head.commit:
+            raise StorageError(f"{self._raw.where} was changed by another writer (commit {commit}, expected "
+                               f"{self._head.commit}); nothing was written. Let one writer have the store.")  # fmt: skip
+
+    def _finish(self, head: Head) -> None:
+        """Write the commit record: from here on the new rows count."""
+        self._raw.set(HEAD_KEY, head.to_bytes())
+        self._head = head
+        self._waiting, self._writes_waiting = [], 0
+
+    def _put_block(self) -> None:
+        rows = merge_rows(self._waiting, self._fields)
+        raw, commit = encode_block(rows), self._head.commit + 1
+        counts = rows.counts
+        block = TailBlock(tail_key(commit), counts["system"], counts["node"], counts["edge"], len(raw), zlib.crc32(raw))
+        self._raw.set(block.key, raw)
+        self._finish(replace(self._head, commit=commit, fields=self._fields, tail=(*self._head.tail, block)))
+        self._in_tail.append(rows)
+
+    def _fold(self) -> None:
+        """Move blocks and waiting rows into the arrays, then drop the blocks."""
+        head = self._head
+        parts = [*self._in_tail, *self._waiting]
+        if not parts:
+            return
+        rows = merge_rows(parts, self._fields)
+        counts = rows.counts
+        arrays = set(head.arrays)
+        self._extend(end_path("node"), head.systems, np.cumsum(rows.node_counts) + head.nodes, arrays, 0)
+        if counts["edge"] or end_path("edge") in arrays:
+            self._extend(end_path("edge"), head.systems, np.cumsum(rows.edge_counts) + head.edges, arrays, 0)
+        for item in self._fields:
+            had_array = field_path(item.name) in arrays
+            base = head.rows(item.level)
+            self._extend(field_path(item.name), base, rows.column(item), arrays, item.missing_rows(1))
+            present = rows.has(item)
+            lacked_before = not had_array and item.default is None and head.systems > 0
+            marked = lacked_before or item.name in rows.presence or not present.all()
+            if marked or presence_path(item.name) in arrays:
+                before = had_array or item.default is not None
+                self._extend(presence_path(item.name), head.systems, present, arrays, before)
+        old_blocks = head.tail
+        self._finish(Head(head.commit + 1, head.systems + counts["system"], head.nodes + counts["node"],
+                          head.edges + counts["edge"], self._fields, tuple(sorted(arrays)), ()))  # fmt: skip
+        self._in_tail = []
+        for block in old_blocks:
+            self._raw.delete(block.key)
+
+    def _extend(self, path: str, base: int, values: np.ndarray, arrays: set[str], earlier: Any) -> None:
+        """Put rows behind the `base` committed ones of an array; make it first, filled with `earlier`, if it is new."""
+        shape = (base + len(values), *values.shape[1:])
+        if path in arrays:
+            array = self._array(path)
+            array.resize(shape)
+        else:
+            chunks = chunk_shape(values.dtype, values.shape[1:], self._config.chunk_bytes)
+            array = self._raw.create_array(path, dtype=values.dtype, shape=shape, chunks=chunks,
+                                           fill=fill_value(values.dtype), level=self._config.compression_level)  # fmt: skip
+            self._arrays[path] = array
+            arrays.add(path)
+            for start in range(0, base, chunks[0]):
+                array[start : min(base, start + chunks[0])] = earlier
+        if len(values):
+            array[base:] = values

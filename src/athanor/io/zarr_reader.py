@@ -174,18 +174,23 @@ class TrajectoryReader:
         """
         from athanor.io._zarr_batch import rows_to_batch
 
-        chosen = self._normalise(indices)
-        if chosen.size == 0:
+        rows = self.rows(indices)
+        if rows.counts["system"] == 0:
             raise StorageError(f"Nothing to read: {self._raw.where} is empty, or no rows were asked for.")
+        return rows_to_batch(rows, self.fields)
+
+    def rows(self, indices: Sequence[int] | slice | np.ndarray | torch.Tensor) -> Rows:
+        """Chosen rows as plain arrays; fields that none of them has are left out."""
+        chosen = self._normalise(indices)
         rows = Rows(self._counts("node", chosen), self._counts("edge", chosen))
         for item in self.fields:
             present, marked = self._presence(item, chosen)
-            if not present.any() and item.default is None:
+            if chosen.size and not present.any() and item.default is None:
                 continue
             rows.columns[item.name] = self._column(item, chosen)
             if marked:
                 rows.presence[item.name] = present
-        return rows_to_batch(rows, self.fields)
+        return rows
 
     def _normalise(self, indices: Any) -> np.ndarray:
         if isinstance(indices, slice):

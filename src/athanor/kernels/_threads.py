@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
+import numpy as np
 import torch
 
 _Task = tuple[Callable[..., Any], tuple[Any, ...], "SimpleQueue[BaseException | None]"]
@@ -95,3 +96,12 @@ def run_parts(kernel: Callable[..., Any], arguments: tuple[Any, ...], bounds: Se
         error = error or theirs
     if error is not None:
         raise error
+
+
+def balanced_bounds(running_total: np.ndarray, parts: int) -> list[int]:
+    """Return cut points of ``range(len(running_total) - 1)`` that give each part about the same share of the total."""
+    count = len(running_total) - 1
+    if parts <= 1:
+        return [0, count]
+    targets = [running_total[-1] * part / parts for part in range(1, parts)]
+    return [0, *np.searchsorted(running_total, targets).tolist(), count]

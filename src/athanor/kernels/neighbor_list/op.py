@@ -1,0 +1,270 @@
+"""Neighbor search in batches: public calls and their registration with torch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from athanor import _runtime
+from athanor.errors import DtypeError, InputError, ShapeError
+from athanor.kernels._library import as_array, as_doubles, register_op
+from athanor.kernels._threads import balanced_bounds, num_parts, run_parts
+from athanor.kernels.neighbor_list import _reference
+from athanor.kernels.neighbor_list.packing import MAX_IMAGE
+
+List = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def build_neighbor_list(
+    positions: torch.Tensor,
+    cell: torch.Tensor,
+    pbc: torch.Tensor,
+    segment_ptr: torch.Tensor,
+    radius: float,
+    half: bool,
+    rebuild: torch.Tensor,
+    row_ptr: torch.Tensor,
+    neighbors: torch.Tensor,
+    images: torch.Tensor,
+    wrap_offsets: torch.Tensor,
+) -> List:
+    r"""Find every pair closer than a radius, in each system that asks for it.
+
+    With atoms wrapped into the cell, :math:`x_i = r_i - w_i h`, a pair (i, j, S) is listed if
+
+    .. math:: |x_j - x_i + S h| < R, \qquad x_j - x_i + S h = r_j - r_i + (S - w_j + w_i) h
+
+    ============  ================
+    symbol        variable
+    ============  ================
+    :math:`h`     ``cell``
+    :math:`w`     ``wrap_offsets``
+    :math:`S`     ``images``
+    :math:`R`     ``radius``
+    ============  ================
+
+    Rows are sorted by (j, S), S by x, then y, then z. An atom is never its own neighbor with S = 0; with other S it is.
+    A half list keeps of each pair and its mirror image (j, i, -S) the one with i < j, and for i = j the one whose first
+    component of S that is not zero is positive.
+
+    Parameters
+    ----------
+    positions
+        float32 or float64 [N, 3], Å; may lie outside the cell. Distances are computed in double precision.
+    cell
+        [B, 3, 3], rows are lattice vectors, Å. Vectors without periodicity are ignored and may be zero.
+    pbc
+        bool [B, 3].
+    segment_ptr
+        int32 [B + 1], first atom of each system.
+    radius
+        Å, positive and finite.
+    half
+        List each pair once.
+    rebuild
+        bool [B]; the rows and offsets of the other systems are copied from the four tensors that follow.
+    row_ptr
+        int64 [N + 1], first entry of each atom's row.
+    neighbors
+        int32 [P], index j within the system of i.
+    images
+        int32 [P], S as `pack_images` packs it.
+    wrap_offsets
+        int32 [N, 3].
+
+    Returns
+    -------
+    tuple of torch.Tensor
+        New ``row_ptr``, ``neighbors``, ``images``, ``wrap_offsets``. A system with positions or periodic cell vectors that are
+        not finite, or 2^30 cells away, gets no pairs and zero offsets.
+
+    Raises
+    ------
+    InputError
+        If `radius` is not positive and finite, a periodic cell is flat, or more than 511 images are within the radius.
+    ShapeError, DtypeError
+        If a tensor is not as above.
+
+    Notes
+    -----
+    Waits for the device, as the number of pairs is not known before. What a system's rows hold depends on that system only.
+    """
+    _runtime.ready()
+    _check_shapes(positions, cell, pbc, segment_ptr, rebuild, row_ptr, wrap_offsets)
+    if not (0.0 < radius < math.inf):
+        raise InputError(f"`radius` is {radius}; it must be positive and finite (Å).")
+    return _build(
+        positions, cell, pbc, segment_ptr, float(radius), half, rebuild, row_ptr, neighbors, images, wrap_offsets
+    )
+
+
+def minimum_distance(
+    positions: torch.Tensor,
+    cell: torch.Tensor,
+    segment_ptr: torch.Tensor,
+    row_ptr: torch.Tensor,
+    neighbors: torch.Tensor,
+    images: torch.Tensor,
+    wrap_offsets: torch.Tensor,
+) -> torch.Tensor:
+    """Find the smallest distance among the listed pairs of each system.
+
+    Parameters
+    ----------
+    positions
+        [N, 3], Å, as they stand: the list may be older.
+    cell
+        [B, 3, 3], Å.
+    segment_ptr, row_ptr, neighbors, images, wrap_offsets
+        As `build_neighbor_list` takes and returns them.
+
+    Returns
+    -------
+    torch.Tensor
+        [B], Å, dtype of `positions`; infinity for a system without pairs.
+    """
+    _runtime.ready()
+    return _minimum_distance(positions, cell, segment_ptr, row_ptr, neighbors, images, wrap_offsets)
+
+
+def _check_shapes(
+    positions: torch.Tensor,
+    cell: torch.Tensor,
+    pbc: torch.Tensor,
+    segment_ptr: torch.Tensor,
+    rebuild: torch.Tensor,
+    row_ptr: torch.Tensor,
+    wrap_offsets: torch.Tensor,
+) -> None:
+    atoms, systems = positions.shape[0], segment_ptr.shape[0] - 1
+    for name, tensor, shape in (
+        ("positions", positions, (atoms, 3)),
+        ("cell", cell, (systems, 3, 3)),
+        ("pbc", pbc, (systems, 3)),
+        ("rebuild", rebuild, (systems,)),
+        ("row_ptr", row_ptr, (atoms + 1,)),
+        ("wrap_offsets", wrap_offsets, (atoms, 3)),
+    ):
+        if tensor.shape != shape:
+            raise ShapeError(f"`{name}` has shape {tuple(tensor.shape)}; {atoms} atoms in {systems} systems need {shape}.")
+    if pbc.dtype != torch.bool or rebuild.dtype != torch.bool:
+        raise DtypeError(f"`pbc` is {pbc.dtype} and `rebuild` {rebuild.dtype}; both must be torch.bool.")
+
+
+def _build_cpu(
+    positions: torch.Tensor,
+    cell: torch.Tensor,
+    pbc: torch.Tensor,
+    segment_ptr: torch.Tensor,
+    radius: float,
+    half: bool,
+    rebuild: torch.Tensor,
+    row_ptr: torch.Tensor,
+    neighbors: torch.Tensor,
+    images: torch.Tensor,
+    wrap_offsets: torch.Tensor,
+) -> List:
+    from athanor.kernels.neighbor_list import _cpu
+    import numpy as np
+
+    n, systems = positions.shape[0], cell.shape[0]
+    ptr, periodic = as_array(segment_ptr), as_array(pbc)
+    offsets = torch.empty((n, 3), dtype=torch.int32)
+    x, g, xs = np.empty((n, 3)), np.empty((n, 3)), np.empty((3, n))
+    full, reach, grid = np.empty((systems, 3, 3)), np.empty((systems, 3)), np.ones((systems, 3), np.int32)
+    bins, ids, status = np.empty(2 * n + 2 * systems, np.int32), np.empty(n, np.int32), np.empty(systems, np.int8)
+    by_system = balanced_bounds(ptr, min(num_parts(100.0 * n), max(systems, 1)))
+    lattice, flags, old_offsets = as_doubles(cell), as_array(rebuild), as_array(wrap_offsets)
+    ours = (as_doubles(positions), lattice, periodic, ptr, radius, flags, old_offsets)
+    run_parts(_cpu.prepare, (*ours, x, g, offsets.numpy(), full, grid, reach, bins, xs, ids, status), by_system)
+    if systems and status.max() >= _cpu.FLAT_CELL:
+        _refuse(int(np.argmax(status >= _cpu.FLAT_CELL)), int(status.max()) == _cpu.FLAT_CELL, radius)
+
+    tasks, work, num_counters = _cpu.plan(ptr, grid, reach, status, torch.get_num_threads())
+    elapsed = np.concatenate((np.zeros(1), np.cumsum(work)))
+    by_task = balanced_bounds(elapsed, min(num_parts(float(elapsed[-1])), max(len(tasks), 1)))
+    counters = np.empty(num_counters, np.int64)
+    common = (tasks, ptr, status, periodic, full, grid, reach, x, g, bins, xs, ids, radius * radius, half)
+    old = (as_array(row_ptr), as_array(neighbors), as_array(images))
+    nothing = np.empty(0, np.int32)
+    run_parts(_cpu.search, (*common, *old, counters, nothing, nothing, False), by_task)
+    new_row_ptr = torch.empty(n + 1, dtype=torch.int64)
+    total = _cpu.place_rows(tasks, ptr, counters, new_row_ptr.numpy())
+    found, codes = torch.empty(total, dtype=torch.int32), torch.empty(total, dtype=torch.int32)
+    run_parts(_cpu.search, (*common, *old, counters, found.numpy(), codes.numpy(), True), by_task)
+    return new_row_ptr, found, codes, offsets
+
+
+def _refuse(index: int, flat: bool, radius: float) -> None:
+    if flat:
+        raise InputError(
+            f"The periodic cell vectors of the system at index {index} lie in one plane or line. "
+            "Set `cell` to vectors with a volume, or `pbc` to False."
+        )
+    raise InputError(
+        f"The cell of the system at index {index} is so thin that more than {MAX_IMAGE} images are within "
+        f"`radius` = {radius} Å. Use a larger cell or a smaller cutoff."
+    )
+
+
+def _minimum_distance_cpu(
+    positions: torch.Tensor,
+    cell: torch.Tensor,
+    segment_ptr: torch.Tensor,
+    row_ptr: torch.Tensor,
+    neighbors: torch.Tensor,
+    images: torch.Tensor,
+    wrap_offsets: torch.Tensor,
+) -> torch.Tensor:
+    from athanor.kernels.neighbor_list import _cpu
+
+    smallest = torch.empty(cell.shape[0], dtype=torch.float64)
+    ptr = as_array(segment_ptr)
+    lists = (as_array(row_ptr), as_array(neighbors), as_array(images), as_array(wrap_offsets))
+    parts = min(num_parts(3.0 * neighbors.shape[0]), max(cell.shape[0], 1))
+    arguments = (as_doubles(positions), as_doubles(cell), ptr, *lists, smallest.numpy())
+    run_parts(_cpu.smallest_distance, arguments, balanced_bounds(ptr, parts))
+    return smallest.to(positions.dtype)
+
+
+def _build_fake(
+    positions: torch.Tensor,
+    cell: torch.Tensor,
+    pbc: torch.Tensor,
+    segment_ptr: torch.Tensor,
+    radius: float,
+    half: bool,
+    rebuild: torch.Tensor,
+    row_ptr: torch.Tensor,
+    neighbors: torch.Tensor,
+    images: torch.Tensor,
+    wrap_offsets: torch.Tensor,
+) -> List:
+    pairs = torch.library.get_ctx().new_dynamic_size()
+    return (
+        torch.empty_like(row_ptr),
+        neighbors.new_empty((pairs,)),
+        images.new_empty((pairs,)),
+        torch.empty_like(wrap_offsets),
+    )
+
+
+def _minimum_distance_fake(positions: torch.Tensor, cell: torch.Tensor, *lists: torch.Tensor) -> torch.Tensor:
+    return positions.new_empty((cell.shape[0],))
+
+
+_LISTS = "Tensor row_ptr, Tensor neighbors, Tensor images, Tensor wrap_offsets"
+_build = register_op(
+    "build_neighbor_list(Tensor positions, Tensor cell, Tensor pbc, Tensor segment_ptr, float radius, bool half, "
+    f"Tensor rebuild, {_LISTS}) -> (Tensor, Tensor, Tensor, Tensor)",
+    cpu=_build_cpu,
+    reference=_reference.build_neighbor_list,
+    fake=_build_fake,
+)
+_minimum_distance = register_op(
+    f"minimum_distance(Tensor positions, Tensor cell, Tensor segment_ptr, {_LISTS}) -> Tensor",
+    cpu=_minimum_distance_cpu,
+    reference=_reference.minimum_distance,
+    fake=_minimum_distance_fake,
+)

@@ -27,6 +27,15 @@ TABLE: dict[str, dict[str, str]] = {
         "ZarrData": "athanor.sinks",
         "DataSink": "athanor.sinks",
     },
+    "athanor.models": {
+        "BaseModelMixin": "athanor.models.mixin",
+        "DemoModelWrapper": "athanor.models.demo",
+        "LennardJonesModelWrapper": "athanor.models.lj",
+        "ModelCard": "athanor.models.card",
+        "ModelConfig": "athanor.models.config",
+        "available": "athanor.models.registry",
+        "get": "athanor.models.registry",
+    },
 }
 """Door module -> public name -> module that defines it."""
 

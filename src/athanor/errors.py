@@ -23,6 +23,14 @@ class DtypeError(InputError, TypeError):
     """A tensor has the wrong dtype."""
 
 
+class ContractError(AthanorError, TypeError):
+    """An object lacks what its role asks for: a hook, a model, an engine or what they are given."""
+
+
+class NotAvailableError(AthanorError, NotImplementedError):
+    """A feature is not part of this version, or not of this object."""
+
+
 class MissingFieldError(AthanorError, KeyError):
     """A field that is needed is absent."""
 

@@ -1,0 +1,49 @@
+"""What a hook is given when it is called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from athanor.data.batch import Batch
+
+
+@dataclass(kw_only=True)
+class HookContext:
+    """What every hook gets.
+
+    Parameters
+    ----------
+    batch
+        The batch as it stands at this stage; hooks may change it.
+    model
+        The model in use, if any.
+    global_rank
+        Rank of this process among all of the run.
+    workflow
+        The object that calls the hook: the engine.
+    """
+
+    batch: Batch
+    model: Any = None
+    global_rank: int = 0
+    workflow: Any = None
+
+
+@dataclass(kw_only=True)
+class DynamicsContext(HookContext):
+    """What a hook of an engine gets.
+
+    Parameters
+    ----------
+    step_count
+        Steps done by the engine before this one; the same at all stages of one step.
+    converged_mask
+        bool [B]: systems that converged in this step; ``None`` where there was no check.
+    """
+
+    step_count: int = 0
+    converged_mask: torch.Tensor | None = None

@@ -1,0 +1,71 @@
+"""NeighborListHook: says when the neighbour list is brought up to date; `athanor.neighbors.skin` knows how."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from athanor.errors import InputError
+from athanor.hooks.context import HookContext
+from athanor.hooks.stages import DynamicsStage
+from athanor.neighbors.config import NeighborConfig
+
+
+class NeighborListHook:
+    """Keep the neighbour list of the batch complete for a cutoff.
+
+    Parameters
+    ----------
+    config
+        Cutoff, half or full list, skin.
+    skin
+        Verlet skin in Å; if 0 the one of `config` counts. With a skin of 0 the list is rebuilt at every call, else
+        the list of a system is rebuilt when its own motion or strain has used up the skin.
+    max_neighbors
+        Smallest width of the matrix view.
+    stage
+        Where the hook runs; BEFORE_COMPUTE unless given.
+    method
+        Accepted for compatibility; the search method is chosen by size.
+
+    Notes
+    -----
+    The list, its reference positions and its stamps live on the batch, so one hook may serve several batches.
+
+    Examples
+    --------
+    >>> from athanor.hooks import NeighborListHook
+    >>> from athanor.models.base import NeighborConfig
+    >>> NeighborListHook(NeighborConfig(cutoff=5.0), skin=0.5).skin
+    0.5
+    """
+
+    default_stage = DynamicsStage.BEFORE_COMPUTE
+    frequency = 1
+
+    def __init__(
+        self,
+        config: NeighborConfig,
+        skin: float = 0.0,
+        max_neighbors: int | None = None,
+        stage: Enum | None = None,
+        method: str | None = None,
+    ) -> None:
+        if skin < 0.0:
+            raise InputError(f"`skin` is {skin} Å; it must not be negative.")
+        if max_neighbors is not None and max_neighbors < 0:
+            raise InputError(f"`max_neighbors` is {max_neighbors}; it must not be negative.")
+        self.config = config
+        self.skin = float(skin) if skin > 0.0 else config.skin
+        self.max_neighbors = max_neighbors
+        self.stage: Enum | None = self.default_stage if stage is None else stage
+        self.method = method
+
+    def __call__(self, ctx: HookContext, stage: Enum) -> None:
+        """Update ``ctx.batch.pair_list``."""
+        from athanor.neighbors.skin import update_pair_list
+
+        config = self.config
+        update_pair_list(ctx.batch, config.cutoff, self.skin, config.half_list, self.max_neighbors)
+
+    def __repr__(self) -> str:
+        return f"NeighborListHook(cutoff={self.config.cutoff:g}, skin={self.skin:g}, stage={self.stage})"

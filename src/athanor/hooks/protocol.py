@@ -1,0 +1,47 @@
+"""What a hook must have, and what it may have.
+
+Must: `frequency`, `stage`, ``__call__(ctx, stage)``. May: ``default_stage`` (used when neither the registration nor
+`stage` names one), ``_runs_on_stage(stage)`` (several stages), ``on_register(engine)``, ``__enter__``/``__exit__`` or
+``close()`` (once around each run), ``raises_on_failure = True`` (a system that fails raises instead of being set
+aside), ``state_dict``/``load_state_dict``. The registry looks for these once, at registration.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, Protocol, runtime_checkable
+
+from athanor.hooks.context import HookContext
+
+
+@runtime_checkable
+class Hook(Protocol):
+    """A callable that an engine calls at a stage, every `frequency` steps.
+
+    Attributes
+    ----------
+    frequency
+        Steps between calls, at least 1. Every hook is due at step 0. Read once, at registration.
+    stage
+        Where in the step; ``None`` leaves it to the registration.
+    """
+
+    frequency: int
+    stage: Enum | None
+
+    def __call__(self, ctx: HookContext, stage: Enum) -> None:
+        """Do the work of this hook; the return value is ignored."""
+        ...
+
+
+@runtime_checkable
+class CheckpointableHook(Protocol):
+    """A hook with memory that a checkpoint must carry."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the memory of the hook as plain values and tensors."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the memory that `state_dict` returned."""
+        ...

@@ -1,0 +1,213 @@
+"""HookRegistryMixin: registers hooks, calls those that are due, opens and closes them around a run.
+
+Optional members of a hook are probed exactly once, in `HookRegistryMixin.register_hook`, into a bound record; the
+loop reads records only. Hooks of one stage run in the order in which they were registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType, TracebackType
+from typing import Any, ClassVar
+
+from athanor.errors import ContractError, InputError
+from athanor.hooks.context import HookContext
+
+
+@dataclass(frozen=True, slots=True)
+class _BoundHook:
+    """One registration: the hook with everything the loop needs to know about it."""
+
+    hook: Any
+    call: Callable[[Any, Enum], Any]
+    stage: Enum | None
+    frequency: int
+    runs_on_stage: Callable[[Enum], bool] | None
+    enter: Callable[[], Any] | None
+    leave: Callable[..., Any] | None
+    raises_on_failure: bool
+
+
+class HookRegistryMixin:
+    """Gives an engine its hooks.
+
+    The engine provides `step_count` and overrides `_make_context`. `hooks` lists the registered objects in order.
+    """
+
+    _stage_type: ClassVar[type[Enum] | tuple[type[Enum], ...] | None] = None
+    """Enumerations whose members are accepted as stages; ``None`` accepts any."""
+
+    step_count: int = 0
+    hooks: Sequence[Any] = ()
+    _hooks_at: Mapping[Enum, list[_BoundHook]] = MappingProxyType({})
+    _multi_stage_hooks: Sequence[_BoundHook] = ()
+    _bound_hooks: Sequence[_BoundHook] = ()
+    _opened: ExitStack | None = None
+
+    def _init_hooks(self, hooks: Iterable[Any] | None = None) -> None:
+        """Start with no hooks, then register `hooks`; for the constructor of an engine."""
+        self.hooks: list[Any] = []
+        self._hooks_at: dict[Enum, list[_BoundHook]] = {}
+        self._multi_stage_hooks: list[_BoundHook] = []
+        self._bound_hooks: list[_BoundHook] = []
+        for hook in hooks or ():
+            self.register_hook(hook)
+
+    def register_hook(self, hook: Any, stage: Enum | None = None) -> None:
+        """Add a hook behind those already there.
+
+        Parameters
+        ----------
+        hook
+            See `athanor.hooks.Hook`.
+        stage
+            Where the hook runs; written to ``hook.stage``. Without it ``hook.stage`` counts, then
+            ``hook.default_stage``.
+
+        Raises
+        ------
+        InputError
+            A `ValueError`: if ``hook.frequency`` is not an int of at least 1.
+        ContractError
+            A `TypeError`: if there is no stage, or it is not one this engine passes, or a member that must be
+            callable is not.
+        """
+        bound = self._bind(hook, stage)
+        if "hooks" not in self.__dict__:
+            self._init_hooks()
+        if stage is not None:
+            hook.stage = stage
+        on_register = getattr(hook, "on_register", None)
+        if on_register is not None:
+            on_register(self)
+        self.hooks.append(hook)  # type: ignore[attr-defined]
+        self._bound_hooks.append(bound)  # type: ignore[attr-defined]
+        if bound.runs_on_stage is not None:
+            self._multi_stage_hooks.append(bound)  # type: ignore[attr-defined]
+            for row in self._hooks_at.values():
+                row.append(bound)
+        else:
+            assert bound.stage is not None
+            if bound.stage not in self._hooks_at:
+                self._hooks_at[bound.stage] = list(self._multi_stage_hooks)  # type: ignore[index]
+            self._hooks_at[bound.stage].append(bound)
+
+    def _bind(self, hook: Any, stage: Enum | None) -> _BoundHook:
+        """Check `hook` and probe its optional members, once."""
+        name = type(hook).__name__
+        if not callable(hook):
+            raise ContractError(f"{name} is not callable; a hook needs `__call__(ctx, stage)`.")
+        frequency = getattr(hook, "frequency", None)
+        if not isinstance(frequency, int) or isinstance(frequency, bool) or frequency < 1:
+            raise InputError(f"`frequency` of {name} is {frequency!r}; it must be an int of at least 1.")
+        members = {key: getattr(hook, key, None) for key in ("_runs_on_stage", "on_register", "__enter__", "__exit__")}
+        for key, member in members.items():
+            if member is not None and not callable(member):
+                raise ContractError(f"`{key}` of {name} is a {type(member).__name__}; it must be callable.")
+        runs_on_stage = members["_runs_on_stage"]
+        if stage is None:
+            stage = getattr(hook, "stage", None)
+        if stage is None:
+            stage = getattr(hook, "default_stage", None)
+        if runs_on_stage is None:
+            self._check_stage(name, stage)
+        leave = members["__exit__"]
+        if leave is None:
+            close = getattr(hook, "close", None)
+            if callable(close):
+                leave = _without_arguments(close)
+        return _BoundHook(
+            hook=hook,
+            call=hook,
+            stage=stage,
+            frequency=frequency,
+            runs_on_stage=runs_on_stage,
+            enter=members["__enter__"],
+            leave=leave,
+            raises_on_failure=bool(getattr(hook, "raises_on_failure", False)),
+        )
+
+    def _check_stage(self, name: str, stage: Enum | None) -> None:
+        if stage is None:
+            raise ContractError(f"{name} has no stage. Register it with `register_hook(hook, stage=...)`.")
+        accepted = self._stage_type
+        if accepted is not None and not isinstance(stage, accepted):
+            kinds = accepted if isinstance(accepted, tuple) else (accepted,)
+            wanted = " | ".join(kind.__name__ for kind in kinds)
+            raise ContractError(f"Stage {stage!r} of {name} is not a {wanted}, which {type(self).__name__} passes.")
+
+    def has_hooks(self, stage: Enum) -> bool:
+        """Whether any hook may run at `stage`; costs one look-up."""
+        return bool(self._hooks_at.get(stage, self._multi_stage_hooks))
+
+    @property
+    def hooks_raise_on_failure(self) -> bool:
+        """Whether a registered hook asks that a failed system raises."""
+        return any(bound.raises_on_failure for bound in self._bound_hooks)
+
+    def _make_context(self, stage: Enum, batch: Any) -> HookContext:
+        """Return what hooks are given; engines override it."""
+        return HookContext(batch=batch, model=getattr(self, "model", None), workflow=self)
+
+    def _call_hooks(self, stage: Enum, batch: Any) -> None:
+        """Call the hooks that are due at `stage`; builds a context only if there is one."""
+        rows = self._hooks_at.get(stage, self._multi_stage_hooks)
+        if not rows:
+            return
+        step_count = self.step_count
+        ctx = None
+        for bound in rows:
+            if step_count % bound.frequency or not (bound.runs_on_stage is None or bound.runs_on_stage(stage)):
+                continue
+            if ctx is None:
+                ctx = self._make_context(stage, batch)
+            bound.call(ctx, stage)
+
+    def open_hooks(self, *others: HookRegistryMixin) -> None:
+        """Enter each distinct hook of this registry and of `others` once, in order of registration.
+
+        If one fails to enter, those already entered are closed and the error is raised.
+        """
+        if self._opened is not None:
+            raise InputError(f"The hooks of this {type(self).__name__} are open already; close them first.")
+        seen: set[int] = set()
+        with ExitStack() as stack:
+            for registry in (self, *others):
+                for bound in registry._bound_hooks:
+                    if id(bound.hook) in seen:
+                        continue
+                    seen.add(id(bound.hook))
+                    if bound.enter is not None:
+                        bound.enter()
+                    if bound.leave is not None:
+                        stack.push(_never_swallowing(bound.leave))
+            self._opened = stack.pop_all()
+
+    def close_hooks(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        """Close what `open_hooks` opened, last first; a running exception is handed to each ``__exit__``.
+
+        All hooks are closed even if one of them raises. A hook can not swallow the exception of the run.
+        """
+        stack, self._opened = self._opened, None
+        if stack is not None:
+            stack.__exit__(exc_type, exc, traceback)
+
+
+def _without_arguments(close: Callable[[], Any]) -> Callable[..., Any]:
+    return lambda *exc_info: close()
+
+
+def _never_swallowing(leave: Callable[..., Any]) -> Callable[..., bool]:
+    def exit_(*exc_info: Any) -> bool:
+        leave(*exc_info)
+        return False
+
+    return exit_

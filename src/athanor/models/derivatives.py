@@ -1,0 +1,209 @@
+"""Forces and stress from an energy by automatic differentiation, and the strain that makes the stress possible.
+
+Stress is the Cauchy stress, tensile positive: +1/V dE/dstrain in eV/Å³. Lattice vectors are rows, so a strained
+position is r (1 + ε).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from athanor.errors import InputError
+
+Convention = Literal["tensile", "compressive"]
+
+
+def autograd_forces(
+    energy: torch.Tensor, positions: torch.Tensor, training: bool = False, retain_graph: bool = False
+) -> torch.Tensor:
+    r"""Return the forces :math:`F = -\partial E/\partial r`.
+
+    Parameters
+    ----------
+    energy
+        Any shape, attached to `positions`, eV.
+    positions
+        [N, 3], Å, requires grad.
+    training
+        Keep the graph of the result, to differentiate again.
+    retain_graph
+        Keep the graph of `energy`, to differentiate it again.
+
+    Returns
+    -------
+    torch.Tensor
+        [N, 3], eV/Å.
+    """
+    (gradient,) = torch.autograd.grad(
+        energy,
+        positions,
+        grad_outputs=torch.ones_like(energy),
+        create_graph=training,
+        retain_graph=retain_graph or training,
+    )
+    return -gradient
+
+
+def autograd_stresses(
+    energy: torch.Tensor,
+    displacement: torch.Tensor,
+    cell: torch.Tensor,
+    num_graphs: int,
+    training: bool = False,
+    retain_graph: bool = False,
+    *,
+    convention: Convention = "tensile",
+) -> torch.Tensor:
+    r"""Return the stress :math:`\sigma = +\frac{1}{V}\,\partial E/\partial\varepsilon`.
+
+    Parameters
+    ----------
+    energy
+        Any shape, attached to `displacement`, eV.
+    displacement
+        [B, 3, 3], the strain from `prepare_strain`.
+    cell
+        [B, 3, 3], the cell before straining, Å. Systems of zero volume get zero stress.
+    num_graphs
+        Number of systems, B.
+    training, retain_graph
+        As in `autograd_forces`.
+    convention
+        ``"tensile"``, or ``"compressive"`` for the opposite sign.
+
+    Returns
+    -------
+    torch.Tensor
+        [B, 3, 3], eV/Å³.
+    """
+    (gradient,) = torch.autograd.grad(
+        energy,
+        displacement,
+        grad_outputs=torch.ones_like(energy),
+        create_graph=training,
+        retain_graph=retain_graph or training,
+    )
+    return _stress(gradient, cell, num_graphs, convention)
+
+
+def autograd_forces_and_stresses(
+    energy: torch.Tensor,
+    positions: torch.Tensor,
+    displacement: torch.Tensor,
+    cell: torch.Tensor,
+    num_graphs: int,
+    training: bool = False,
+    retain_graph: bool = False,
+    *,
+    convention: Convention = "tensile",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return forces and stress from one backward pass; see `autograd_forces` and `autograd_stresses`."""
+    force_gradient, strain_gradient = torch.autograd.grad(
+        energy,
+        (positions, displacement),
+        grad_outputs=torch.ones_like(energy),
+        create_graph=training,
+        retain_graph=retain_graph or training,
+    )
+    return -force_gradient, _stress(strain_gradient, cell, num_graphs, convention)
+
+
+def _stress(gradient: torch.Tensor, cell: torch.Tensor, num_graphs: int, convention: Convention) -> torch.Tensor:
+    if convention not in ("tensile", "compressive"):
+        raise InputError(f"`convention` is {convention!r}; it must be 'tensile' or 'compressive'.")
+    gradient = gradient.view(num_graphs, 3, 3)
+    volume = torch.linalg.det(cell.detach().reshape(-1, 3, 3)).abs().view(-1, 1, 1)
+    has_volume = volume > 0
+    stress = torch.where(has_volume, gradient / torch.where(has_volume, volume, 1.0), 0.0)
+    return stress if convention == "tensile" else -stress
+
+
+def apply_strain(
+    positions: torch.Tensor,
+    cell: torch.Tensor,
+    batch_idx: torch.Tensor,
+    displacement: torch.Tensor,
+    cell_displacement: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""Deform positions and cells by the symmetric part of a strain.
+
+    .. math:: r' = r\,(1 + \tfrac{1}{2}(D + D^T)), \qquad h' = h\,(1 + \tfrac{1}{2}(D + D^T))
+
+    Parameters
+    ----------
+    positions
+        [N, 3], Å.
+    cell
+        [B, 3, 3], lattice vectors as rows, Å.
+    batch_idx
+        [N], system of each atom.
+    displacement
+        [B, 3, 3], D.
+    cell_displacement
+        [B, 3, 3], another D for the cell; `displacement` by default.
+
+    Returns
+    -------
+    tuple of torch.Tensor
+        Positions [N, 3] and cells [B, 3, 3]. At D = 0 they have the bits of the inputs.
+    """
+    strain = 0.5 * (displacement + displacement.transpose(-1, -2))
+    cell_strain = strain
+    if cell_displacement is not None:
+        cell_strain = 0.5 * (cell_displacement + cell_displacement.transpose(-1, -2))
+    shift = torch.bmm(positions.unsqueeze(1), strain.index_select(0, batch_idx)).squeeze(1)
+    return positions + shift, cell + torch.bmm(cell, cell_strain)
+
+
+def prepare_strain(
+    positions: torch.Tensor, cell: torch.Tensor, batch_idx: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Attach a zero strain to positions and cells, so that an energy of them can be differentiated by it.
+
+    Parameters
+    ----------
+    positions
+        [N, 3], Å.
+    cell
+        [B, 3, 3], lattice vectors as rows, Å.
+    batch_idx
+        [N], system of each atom.
+
+    Returns
+    -------
+    tuple of torch.Tensor
+        Strained positions [N, 3], strained cells [B, 3, 3], and the strain [B, 3, 3]: a leaf of zeros that requires
+        grad. Take forces as the gradient with respect to the strained positions.
+    """
+    num_graphs = cell.reshape(-1, 3, 3).shape[0]
+    cell = cell.reshape(num_graphs, 3, 3)
+    displacement = torch.zeros(num_graphs, 3, 3, dtype=positions.dtype, device=positions.device, requires_grad=True)
+    strained_positions, strained_cell = apply_strain(positions, cell, batch_idx, displacement)
+    return strained_positions, strained_cell, displacement
+
+
+def cell_cache_needs_update(
+    cell: torch.Tensor, cached_cell: torch.Tensor | None, rtol: float = 1e-5, atol: float | None = None
+) -> bool:
+    """Whether something computed for `cached_cell` has to be computed again for `cell`.
+
+    Parameters
+    ----------
+    cell, cached_cell
+        Cells of any shape, Å; ``None`` for a cache that is empty.
+    rtol, atol
+        Tolerances of the comparison; `atol` is ``max(1e-6, eps)`` of the dtype by default.
+
+    Notes
+    -----
+    Waits for the device.
+    """
+    if cached_cell is None or cell.shape != cached_cell.shape:
+        return True
+    if cell.device != cached_cell.device or cell.dtype != cached_cell.dtype:
+        return True
+    if atol is None:
+        atol = max(1e-6, torch.finfo(cell.dtype).eps)
+    return not torch.allclose(cell, cached_cell, rtol=rtol, atol=atol)

@@ -1,0 +1,159 @@
+"""Names of models: `get` builds one by name, `available` lists what there is.
+
+Other packages add theirs through the entry-point group ``athanor.models``: an entry point is a class or function that
+returns a wrapper. Nothing is imported until a model is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from athanor._optional import OptionalDependency
+from athanor.errors import ContractError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from athanor.models.mixin import BaseModelMixin
+
+ENTRY_POINT_GROUP = "athanor.models"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One row of the list of models.
+
+    Parameters
+    ----------
+    name
+        What `get` takes.
+    kind
+        ``"pair potential"``, ``"machine-learned"``, ``"demo"`` or ``"third party"``.
+    home
+        ``module:attribute`` that builds the wrapper.
+    num_elements
+        How many elements it covers; ``None`` if it depends on the arguments or is unknown.
+    licence
+        Terms of code and parameters together.
+    summary
+        One line.
+    requires
+        Optional package it needs.
+    """
+
+    name: str
+    kind: str
+    home: str
+    num_elements: int | None = None
+    licence: str = ""
+    summary: str = ""
+    requires: OptionalDependency | None = None
+
+    @property
+    def installed(self) -> bool:
+        """Whether everything it needs can be imported; looks, does not import."""
+        return self.requires is None or self.requires.is_available()
+
+    @property
+    def install(self) -> str:
+        """Command that brings what is needed; empty if nothing is."""
+        return "" if self.requires is None else f'pip install "{self.requires.install_target}"'
+
+    def load(self) -> Callable[..., BaseModelMixin]:
+        """Import and return what builds the wrapper."""
+        if self.requires is not None:
+            self.requires.load(needed_by=self.name)
+        module, _, path = self.home.partition(":")
+        target: Any = importlib.import_module(module)
+        for part in path.split(".") if path else ():
+            target = getattr(target, part)
+        return target
+
+
+BUILT_IN: dict[str, ModelEntry] = {
+    entry.name: entry
+    for entry in (
+        ModelEntry(
+            name="chgnet",
+            kind="machine-learned",
+            home="athanor.models.chgnet:CHGNetWrapper.from_checkpoint",
+            num_elements=89,
+            licence="BSD-3-Clause",
+            summary="CHGNet: universal potential for inorganic crystals, with magnetic moments",
+            requires=OptionalDependency.CHGNET,
+        ),
+        ModelEntry(
+            name="lennard-jones",
+            kind="pair potential",
+            home="athanor.models.lj:LennardJonesModelWrapper",
+            licence="Apache-2.0",
+            summary="Lennard-Jones with your parameters: epsilon (eV), sigma (Å), cutoff (Å)",
+        ),
+        ModelEntry(
+            name="demo",
+            kind="demo",
+            home="athanor.models.demo:build_demo_model",
+            num_elements=99,
+            licence="Apache-2.0",
+            summary="small random network for tests and tutorials; its numbers mean nothing",
+        ),
+    )
+}
+ALIASES: dict[str, str] = {"lj": "lennard-jones"}
+
+
+def _entry_points() -> dict[str, ModelEntry]:
+    rows = {}
+    for point in metadata.entry_points(group=ENTRY_POINT_GROUP):
+        package = point.dist.name if point.dist is not None else ""
+        summary = f"from {package}" if package else ""
+        rows[point.name] = ModelEntry(point.name, "third party", point.value, summary=summary)
+    return rows
+
+
+def available() -> list[ModelEntry]:
+    """Return every model that `get` knows: ours first, then those of other packages by name."""
+    others = _entry_points()
+    return [*BUILT_IN.values(), *(others[name] for name in sorted(others) if name not in BUILT_IN)]
+
+
+def get(name: str, **kwargs: Any) -> BaseModelMixin:
+    """Build a model by name.
+
+    Parameters
+    ----------
+    name
+        As `available` lists it, for example ``"chgnet"``; upper case and underscores are as good.
+    **kwargs
+        Arguments of the model, for example ``epsilon=0.0104, sigma=3.4, cutoff=8.5``.
+
+    Raises
+    ------
+    InputError
+        If there is no such model; the text lists the names.
+    OptionalDependencyError
+        If its package is not installed; the text names the command that installs it.
+
+    Examples
+    --------
+    >>> import athanor.models
+    >>> model = athanor.models.get("lennard-jones", epsilon=0.0104, sigma=3.4, cutoff=8.5)
+    """
+    from athanor.models.mixin import BaseModelMixin
+
+    wanted = name.strip().lower().replace("_", "-")
+    entry = BUILT_IN.get(ALIASES.get(wanted, wanted))
+    if entry is None:
+        others = _entry_points()
+        entry = others.get(name) or {key.lower().replace("_", "-"): row for key, row in others.items()}.get(wanted)
+    if entry is None:
+        raise InputError(f"There is no model `{name}`; there are {', '.join(row.name for row in available())}.")
+    model = entry.load()(**kwargs)
+    if not isinstance(model, BaseModelMixin):
+        raise ContractError(
+            f"{entry.home} returned a {type(model).__name__} for model `{entry.name}`; it must return a BaseModelMixin."
+        )
+    return model

@@ -1,0 +1,50 @@
+"""`compute_neighbors`: a neighbour list for a batch as it stands, without skin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from athanor.errors import InputError
+from athanor.neighbors.config import NeighborConfig, NeighborListFormat
+from athanor.neighbors.skin import build_pair_list
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+
+
+def compute_neighbors(
+    batch: Batch,
+    cutoff: float | None = None,
+    *,
+    config: NeighborConfig | None = None,
+    format: NeighborListFormat | str = NeighborListFormat.MATRIX,
+    max_neighbors: int | None = None,
+    half_list: bool = False,
+) -> None:
+    """Build the neighbour list of `batch` for its present positions, in place.
+
+    Parameters
+    ----------
+    batch
+        Gets a new ``pair_list``; ``neighbor_list``, ``neighbor_matrix`` and the like are views of it.
+    cutoff
+        Å; a pair counts if its distance is strictly smaller.
+    config
+        Wins over `cutoff`, `format` and `half_list`. Its skin is not used.
+    format
+        Accepted for compatibility: both views exist after either.
+    max_neighbors
+        Smallest width of the matrix view; the list itself is always complete.
+    half_list
+        Whether each pair is stored once.
+
+    Raises
+    ------
+    InputError
+        A `ValueError`, if there is neither `cutoff` nor `config`, or the cutoff is not positive.
+    """
+    if config is None:
+        if cutoff is None:
+            raise InputError("A cutoff is needed: `compute_neighbors(batch, 5.0)`, or pass `config=`.")
+        config = NeighborConfig(cutoff=cutoff, format=NeighborListFormat(format), half_list=half_list)
+    build_pair_list(batch, config.cutoff, config.cutoff, config.half_list, max_neighbors)

@@ -1,10 +1,13 @@
 """Reach the bytes of a store: paths, dictionaries and Zarr stores behind one small class. Knows nothing of the layout.
 
-zarr is imported when the first store is opened.
+zarr is imported when the first store is opened. Plain keys of a local store are read and written as files without
+zarr's event loop: that is faster, and still works while the interpreter shuts down.
 """
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,9 @@ from typing import Any
 import numpy as np
 
 from athanor.errors import InputError, StorageError
+
+PARTIAL = ".partial"
+"""Ending of files that are not complete yet, zarr's and ours."""
 
 StoreLike = Any
 """A path (``str`` or ``Path``), a ``dict`` kept in memory, a zarr ``Store`` or ``StorePath``."""
@@ -57,6 +63,7 @@ class RawStore:
             raise InputError(
                 f"`store` is a {type(store).__name__}; pass a path, a dict, or a zarr store (for example LocalStore)."
             )
+        self._folder = Path(self.store.root) if type(self.store) is zarr.storage.LocalStore else None
 
     def _sync(self, awaitable: Any) -> Any:
         from zarr.core.sync import sync
@@ -65,6 +72,11 @@ class RawStore:
 
     def get(self, key: str) -> bytes | None:
         """Bytes under a key, or None."""
+        if self._folder is not None:
+            try:
+                return (self._folder / (self._prefix + key)).read_bytes()
+            except FileNotFoundError:
+                return None
         from zarr.core.buffer import default_buffer_prototype
 
         found = self._sync(self.store.get(self._prefix + key, default_buffer_prototype()))
@@ -72,6 +84,17 @@ class RawStore:
 
     def set(self, key: str, value: bytes) -> None:
         """Put bytes under a key; a local file is replaced whole, by rename."""
+        if self._folder is not None:
+            path = self._folder / (self._prefix + key)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+            try:
+                temporary.write_bytes(value)
+                os.replace(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            return
         from zarr.core.buffer import default_buffer_prototype
 
         buffer = default_buffer_prototype().buffer.from_bytes(value)
@@ -79,7 +102,10 @@ class RawStore:
 
     def delete(self, key: str) -> None:
         """Remove a key; no error if it is absent."""
-        self._sync(self.store.delete(self._prefix + key))
+        if self._folder is not None:
+            (self._folder / (self._prefix + key)).unlink(missing_ok=True)
+        else:
+            self._sync(self.store.delete(self._prefix + key))
 
     def delete_dir(self, prefix: str) -> None:
         """Remove all keys below a prefix."""

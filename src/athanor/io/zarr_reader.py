@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from athanor.errors import InputError, MissingFieldError, StorageError
-from athanor.io._zarr_store import RawStore
+from athanor.io._zarr_store import PARTIAL, RawStore
 from athanor.io.zarr_schema import (
     FORMAT_KEY,
     HEAD_KEY,
@@ -292,7 +292,7 @@ class TrajectoryReader:
         if path not in self._chunks:
             prefix = f"{path}/c/"
             self._chunks[path] = {int(key.removeprefix(prefix).split("/")[0]) for key in self._raw.keys(prefix)
-                                  if not key.endswith(".partial")}  # fmt: skip
+                                  if not key.endswith(PARTIAL)}  # fmt: skip
         missing = set(needed.tolist()) - self._chunks[path]
         if missing:
             raise StorageError(f"Chunk {min(missing)} of array `{path}` of {self._raw.where} is missing.")

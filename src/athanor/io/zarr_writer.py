@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from athanor.errors import InputError, StorageError
-from athanor.io._zarr_store import RawStore
+from athanor.io._zarr_store import PARTIAL, RawStore
 from athanor.io.zarr_reader import load_head, load_tail
 from athanor.io.zarr_schema import (
     FORMAT_KEY,
@@ -146,6 +146,11 @@ class TrajectoryWriter:
         return self._head.total_systems + sum(len(rows.node_counts) for rows in self._waiting)
 
     @property
+    def commit(self) -> int:
+        """Number of the last commit."""
+        return self._head.commit
+
+    @property
     def raw(self) -> RawStore:
         """The store below."""
         return self._raw
@@ -156,7 +161,7 @@ class TrajectoryWriter:
         if exists and mode == "x":
             raise StoreExistsError(f"{raw.where} holds a trajectory already. Choose another place, or open it to append.")
         if not exists:
-            if any(not key.endswith("zarr.json") for key in raw.keys()):
+            if any(not key.endswith(("zarr.json", PARTIAL)) for key in raw.keys()):
                 raise StorageError(f"{raw.where} is not empty and not a trajectory store; nothing was changed. "
                                    f"Choose another place.")  # fmt: skip
             self._create_groups()
@@ -253,6 +258,12 @@ class TrajectoryWriter:
     def close(self) -> None:
         """Commit what is waiting and move every block into the arrays. The writer can go on afterwards."""
         self._commit(fold=True)
+
+    def flush_at_exit(self) -> None:
+        """Commit what is waiting as one block: plain writes only, for a moment when zarr can not run any more."""
+        if self._waiting and not self._torn:
+            self._check_alone()
+            self._put_block()
 
     def zero(self) -> None:
         """Forget all rows and fields; the place stays a valid, empty store."""

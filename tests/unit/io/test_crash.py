@@ -201,3 +201,15 @@ def test_two_writers_are_noticed():
     with pytest.raises(StorageError, match="another writer"):
         second.append(*make_rows(7, names=FIELDS))
     check(memory, 1, extra=0)
+
+
+def test_a_left_over_part_of_a_file_does_not_block_the_place(tmp_path):
+    place = tmp_path / "t.zarr"
+    place.mkdir()
+    (place / "format.json.0f.partial").write_bytes(b"{")
+    target = writer(place, "frame")
+    target.append(*make_rows(0, names=FIELDS))
+    (place / "tail" / "0000000002.0f.partial").write_bytes(b"ATHB")
+    again = writer(place, "frame")
+    assert again.acknowledged == 2
+    assert [path.name for path in (place / "tail").iterdir()] == ["0000000001"]

@@ -12,14 +12,18 @@ Importing this package does not import numba.
 
 from __future__ import annotations
 
+from athanor.kernels.neighbor_displacement import needs_rebuild
 from athanor.kernels.neighbor_list import build_neighbor_list, minimum_distance, pack_images, unpack_images
+from athanor.kernels.pair_potential import lennard_jones
 from athanor.kernels.philox import Purpose, philox_normal, philox_uniform
 from athanor.kernels.segment import segment_max, segment_sum
 
 __all__ = [
     "Purpose",
     "build_neighbor_list",
+    "lennard_jones",
     "minimum_distance",
+    "needs_rebuild",
     "pack_images",
     "philox_normal",
     "philox_uniform",

@@ -1,0 +1,7 @@
+"""When a stored neighbor list must be built again."""
+
+from __future__ import annotations
+
+from athanor.kernels.neighbor_displacement.op import needs_rebuild
+
+__all__ = ["needs_rebuild"]

@@ -1,0 +1,45 @@
+"""When a stored neighbor list must be built again, with numba."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from athanor.kernels._numba_options import jit
+
+
+@jit
+def compare(
+    positions: np.ndarray,
+    reference_positions: np.ndarray,
+    cell: np.ndarray,
+    segment_ptr: np.ndarray,
+    strain: np.ndarray,
+    strained: bool,
+    allowed: np.ndarray,
+    out: np.ndarray,
+    start: int,
+    stop: int,
+) -> None:
+    """Set `out` for systems ``start .. stop - 1``: is twice the largest displacement more than allowed."""
+    for b in range(start, stop):
+        largest = 0.0
+        finite = True
+        for a in range(3):
+            for c in range(3):
+                finite = finite and math.isfinite(cell[b, a, c])
+        for i in range(segment_ptr[b], segment_ptr[b + 1]):
+            x, y, z = reference_positions[i, 0], reference_positions[i, 1], reference_positions[i, 2]
+            if strained:
+                f = strain[b]
+                x, y, z = (
+                    x * f[0, 0] + y * f[1, 0] + z * f[2, 0],
+                    x * f[0, 1] + y * f[1, 1] + z * f[2, 1],
+                    x * f[0, 2] + y * f[1, 2] + z * f[2, 2],
+                )
+            x, y, z = positions[i, 0] - x, positions[i, 1] - y, positions[i, 2] - z
+            square = x * x + y * y + z * z
+            finite = finite and square < np.inf
+            largest = max(largest, square)
+        out[b] = finite and 2.0 * math.sqrt(largest) > allowed[b]

@@ -1,0 +1,113 @@
+"""When a stored neighbor list must be built again: public call and registration with torch."""
+
+from __future__ import annotations
+
+import torch
+
+from athanor import _runtime
+from athanor.errors import ShapeError
+from athanor.kernels._library import as_array, as_doubles, register_op
+from athanor.kernels._threads import balanced_bounds, num_parts, run_parts
+from athanor.kernels.neighbor_displacement import _reference
+
+
+def needs_rebuild(
+    positions: torch.Tensor,
+    reference_positions: torch.Tensor,
+    cell: torch.Tensor,
+    reference_cell: torch.Tensor,
+    segment_ptr: torch.Tensor,
+    radius: float,
+    skin: float,
+) -> torch.Tensor:
+    r"""Say which systems have moved so far that their list may miss a pair.
+
+    With :math:`F = h_0^{-1} h` and :math:`d_i = r_i - r_i^0 F`, a list of all pairs within :math:`R` holds all pairs within
+    :math:`R - \text{skin}` as long as
+
+    .. math:: 2 \max_i |d_i| + R\,(1 - \sigma_{\min}(F)) \le \text{skin}
+
+    Parameters
+    ----------
+    positions, reference_positions
+        [N, 3], Å, now and when the list was built.
+    cell, reference_cell
+        [B, 3, 3], Å, now and then. One that has not changed, also a zero one, has F = 1.
+    segment_ptr
+        int32 [B + 1], first atom of each system.
+    radius
+        The searched radius R, skin included, Å.
+    skin
+        Å.
+
+    Returns
+    -------
+    torch.Tensor
+        bool [B]. False for a system with positions or a cell that are not finite: it is for others to stop it.
+
+    Raises
+    ------
+    ShapeError
+        If positions or cells differ in shape from their references.
+
+    Notes
+    -----
+    Displacements are Cartesian, without the nearest-image rule. Whoever wraps atoms moves the reference along.
+    """
+    _runtime.ready()
+    if positions.shape != reference_positions.shape or cell.shape != reference_cell.shape:
+        raise ShapeError(
+            f"`positions` {tuple(positions.shape)} and `cell` {tuple(cell.shape)} differ in shape from "
+            f"their references, {tuple(reference_positions.shape)} and {tuple(reference_cell.shape)}."
+        )
+    return _needs_rebuild(
+        positions, reference_positions, cell, reference_cell, segment_ptr, float(radius), float(skin)
+    )
+
+
+def _cpu_call(
+    positions: torch.Tensor,
+    reference_positions: torch.Tensor,
+    cell: torch.Tensor,
+    reference_cell: torch.Tensor,
+    segment_ptr: torch.Tensor,
+    radius: float,
+    skin: float,
+) -> torch.Tensor:
+    from athanor.kernels.neighbor_displacement import _cpu
+
+    systems = cell.shape[0]
+    strained = not torch.equal(cell, reference_cell)
+    strain = cell.to(torch.float64)
+    allowed = torch.full((systems,), skin, dtype=torch.float64)
+    if strained:
+        strain, smallest = _reference.deformation(cell.detach(), reference_cell.detach())
+        allowed -= radius * (1.0 - smallest)
+    ptr = as_array(segment_ptr)
+    out = torch.empty(systems, dtype=torch.bool)
+    parts = min(num_parts(2.0 * positions.shape[0]), max(systems, 1))
+    arguments = (as_doubles(positions), as_doubles(reference_positions), as_doubles(cell), ptr)
+    arguments = (*arguments, as_doubles(strain), strained, allowed.numpy(), out.numpy())
+    run_parts(_cpu.compare, arguments, balanced_bounds(ptr, parts))
+    return out
+
+
+def _fake(
+    positions: torch.Tensor,
+    reference_positions: torch.Tensor,
+    cell: torch.Tensor,
+    reference_cell: torch.Tensor,
+    segment_ptr: torch.Tensor,
+    radius: float,
+    skin: float,
+) -> torch.Tensor:
+    return torch.empty(cell.shape[0], dtype=torch.bool, device=cell.device)
+
+
+_needs_rebuild = register_op(
+    "needs_rebuild(Tensor positions, Tensor reference_positions, Tensor cell, Tensor reference_cell, "
+    "Tensor segment_ptr, float radius, float skin) -> Tensor",
+    cpu=_cpu_call,
+    reference=_reference.needs_rebuild,
+    fake=_fake,
+)

@@ -1,0 +1,185 @@
+"""Pair potentials: public calls and their registration with torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from athanor import _runtime
+from athanor.errors import InputError, ShapeError
+from athanor.kernels._library import as_array, as_doubles, register_gradient, register_op
+from athanor.kernels._threads import balanced_bounds, num_parts, run_parts
+from athanor.kernels.pair_potential import _reference
+
+Results = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def lennard_jones(
+    positions: torch.Tensor,
+    cell: torch.Tensor,
+    segment_ptr: torch.Tensor,
+    row_ptr: torch.Tensor,
+    neighbors: torch.Tensor,
+    images: torch.Tensor,
+    wrap_offsets: torch.Tensor,
+    types: torch.Tensor,
+    epsilon: torch.Tensor,
+    sigma: torch.Tensor,
+    cutoff: float,
+    switch_width: float,
+    shift: bool,
+    half: bool,
+) -> Results:
+    r"""Compute energy, forces and virial of the Lennard-Jones potential.
+
+    .. math:: E = \sum_{\text{pairs}} \left\{ 4\epsilon\left[(\sigma/r)^{12} - (\sigma/r)^6\right] - E_c \right\} S(r), \qquad
+              S = 1 - 10x^3 + 15x^4 - 6x^5, \quad x = \frac{r - r_{on}}{r_c - r_{on}}
+
+    with :math:`S = 1` below :math:`r_{on} = \max(r_c - \text{width}, 0)`, and pairs at or beyond :math:`r_c` left out.
+    :math:`E_c` is the energy at the cutoff of the pair's types, or 0.
+
+    ====================  =====================
+    symbol                variable
+    ====================  =====================
+    :math:`\epsilon`      ``epsilon``
+    :math:`\sigma`        ``sigma``
+    :math:`r_c`           ``cutoff``
+    ====================  =====================
+
+    Parameters
+    ----------
+    positions
+        float32 or float64 [N, 3], Å. The energy is differentiable with respect to them.
+    cell
+        [B, 3, 3], Å; likewise.
+    segment_ptr, row_ptr, neighbors, images, wrap_offsets
+        As `build_neighbor_list` takes and returns them; the list may hold pairs beyond the cutoff.
+    types
+        int32 [N], row and column in the two tables.
+    epsilon
+        [T, T], symmetric, eV.
+    sigma
+        [T, T], symmetric, Å.
+    cutoff
+        Å, positive.
+    switch_width
+        Å; 0 cuts sharply.
+    shift
+        Subtract the energy at the cutoff.
+    half
+        Whether the list holds each pair once.
+
+    Returns
+    -------
+    energy : torch.Tensor
+        [B], eV.
+    forces : torch.Tensor
+        [N, 3], eV/Å. Not differentiable.
+    virial : torch.Tensor
+        [B, 3, 3], eV, W = -dE/dstrain. Not differentiable.
+
+    Raises
+    ------
+    InputError
+        If `cutoff` is not positive or `switch_width` is negative.
+    ShapeError
+        If `types`, `epsilon` or `sigma` have the wrong shape.
+
+    Notes
+    -----
+    Arithmetic is in double precision, results have the dtype of `positions`. Two atoms in one place give values that are
+    not finite. An atom's row is summed in order, then the atoms of a system, so the bits depend on the system only.
+
+    References
+    ----------
+    .. [1] J. E. Jones, Proc. R. Soc. A 106, 463 (1924). doi:10.1098/rspa.1924.0082
+    """
+    _runtime.ready()
+    if not cutoff > 0.0 or not switch_width >= 0.0:
+        raise InputError(f"`cutoff` is {cutoff} and `switch_width` {switch_width}; they must be positive and at least 0 (Å).")
+    if types.shape != positions.shape[:1] or epsilon.ndim != 2 or epsilon.shape != sigma.shape:
+        raise ShapeError(
+            f"`types` has shape {tuple(types.shape)}, `epsilon` {tuple(epsilon.shape)}, `sigma` {tuple(sigma.shape)}; "
+            f"{positions.shape[0]} atoms need ({positions.shape[0]},), and two tables [T, T]."
+        )
+    lists = (segment_ptr, row_ptr, neighbors, images, wrap_offsets)
+    return _lennard_jones(
+        positions, cell, *lists, types, epsilon, sigma, float(cutoff), float(switch_width), shift, half
+    )
+
+
+def _cpu_call(
+    positions: torch.Tensor,
+    cell: torch.Tensor,
+    segment_ptr: torch.Tensor,
+    row_ptr: torch.Tensor,
+    neighbors: torch.Tensor,
+    images: torch.Tensor,
+    wrap_offsets: torch.Tensor,
+    types: torch.Tensor,
+    epsilon: torch.Tensor,
+    sigma: torch.Tensor,
+    cutoff: float,
+    switch_width: float,
+    shift: bool,
+    half: bool,
+) -> Results:
+    from athanor.kernels.pair_potential import _cpu
+
+    n, systems = positions.shape[0], cell.shape[0]
+    ptr, lattice, starts = as_array(segment_ptr), as_doubles(cell), as_array(row_ptr)
+    energy = torch.empty(systems, dtype=torch.float64)
+    forces = torch.empty((n, 3), dtype=torch.float64)
+    virial = torch.empty((systems, 3, 3), dtype=torch.float64)
+    x, sums = np.empty((n, 3)), np.empty((n, 7))
+    parts = num_parts(8.0 * neighbors.shape[0] + 20.0 * n)
+    by_system = balanced_bounds(ptr, min(parts, max(systems, 1)))
+    run_parts(_cpu.wrapped_positions, (as_doubles(positions), lattice, ptr, as_array(wrap_offsets), x), by_system)
+    by_atom = [int(ptr[b]) for b in by_system] if half else balanced_bounds(starts, parts)
+    pairs = (x, lattice, ptr, starts, as_array(neighbors), as_array(images), as_array(types))
+    form = (as_doubles(epsilon), as_doubles(sigma), cutoff, switch_width, shift, half)
+    run_parts(_cpu.rows, (*pairs, *form, forces.numpy(), sums), by_atom)
+    run_parts(_cpu.totals, (sums, ptr, 1.0 if half else 0.5, energy.numpy(), virial.numpy()), by_system)
+    if positions.dtype == torch.float64:
+        return energy, forces, virial
+    return energy.to(positions.dtype), forces.to(positions.dtype), virial.to(positions.dtype)
+
+
+def _fake(positions: torch.Tensor, cell: torch.Tensor, *others: Any) -> Results:
+    systems = cell.shape[0]
+    return positions.new_empty((systems,)), torch.empty_like(positions), positions.new_empty((systems, 3, 3))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
+    _, forces, virial = output
+    ctx.mark_non_differentiable(forces, virial)
+    ctx.save_for_backward(inputs[0], inputs[1], inputs[2], forces, virial)
+
+
+@torch.autograd.function.once_differentiable
+def _backward(ctx: Any, energy_gradient: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    """Use dE/dr = -f, and h^T dE/dh + sum of r^T dE/dr = dE/dstrain = -W."""
+    from athanor.kernels.segment import _reference as segment
+
+    positions, cell, segment_ptr, forces, virial = ctx.saved_tensors
+    system = segment.segment_index(segment_ptr, positions.shape[0])
+    by_cell = None
+    if ctx.needs_input_grad[1]:
+        moments = (positions[:, :, None] * forces[:, None, :]).flatten(1)
+        strain = segment.segment_sum(moments, segment_ptr).unflatten(1, (3, 3)) - virial
+        by_cell = energy_gradient[:, None, None] * (torch.linalg.pinv(cell.mT).to(strain.dtype) @ strain)
+        by_cell = by_cell.to(cell.dtype)
+    return -energy_gradient[system][:, None] * forces, by_cell, *([None] * 12)
+
+
+_lennard_jones = register_op(
+    "lennard_jones(Tensor positions, Tensor cell, Tensor segment_ptr, Tensor row_ptr, Tensor neighbors, Tensor images, "
+    "Tensor wrap_offsets, Tensor types, Tensor epsilon, Tensor sigma, float cutoff, float switch_width, bool shift, "
+    "bool half) -> (Tensor, Tensor, Tensor)",
+    cpu=_cpu_call,
+    reference=_reference.lennard_jones,
+    fake=_fake,
+)
+register_gradient("lennard_jones", setup_context=_setup_context, backward=_backward)

@@ -1,0 +1,107 @@
+"""Reading CHGNet checkpoints: those inside the installed chgnet package, by name, and files of the user."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from athanor._optional import OptionalDependency
+from athanor.errors import InputError
+
+SHIPPED: dict[str, tuple[str, str]] = {
+    "0.3.0": (
+        "0.3.0/chgnet_0.3.0_e29f68s314m37.pth.tar",
+        "d14ab7c0f093efe64b60a7bcd540bca10e74fb7f46c86108a079af60524659d1",
+    ),
+    "0.2.0": (
+        "0.2.0/chgnet_0.2.0_e30f77s348m32.pth.tar",
+        "ef624f78b6db9d315b4ef256f1bb3207449924191b91720dc17d3f60c5df980e",
+    ),
+    "r2scan": (
+        "r2scan/chgnet_r2scan_transfer_learning_e15f36s161m23.pth.tar",
+        "8eba3db0f35a2788bb3ae22885ad340591e27996f213c6643af522a633b50dad",
+    ),
+}
+"""Name -> file below the package's ``pretrained`` folder, SHA-256 of that file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a file holds.
+
+    Parameters
+    ----------
+    name
+        Name or path it was asked for by.
+    state
+        Tensors by the names of the chgnet package.
+    arguments
+        Arguments the package builds its model with.
+    digest
+        ``sha256:`` and the hexadecimal digest of the file.
+    """
+
+    name: str
+    state: dict[str, torch.Tensor]
+    arguments: dict[str, Any]
+    digest: str
+
+
+def load_checkpoint(name: str | Path, *, trust: bool = False) -> Checkpoint:
+    """Read a checkpoint on the CPU; the network modules of chgnet are not imported.
+
+    Parameters
+    ----------
+    name
+        ``"0.3.0"``, ``"0.2.0"`` or ``"r2scan"`` from the installed package, or the path of a file written by its
+        trainer.
+    trust
+        Whether to run a file that is a whole pickle, which can execute anything. Never needed for shipped names.
+
+    Raises
+    ------
+    InputError
+        A `ValueError`: for an unknown name, a shipped file with other contents than expected, or a file that is no
+        checkpoint.
+    OptionalDependencyError
+        If a shipped name is asked for and chgnet is not installed.
+    """
+    expected = None
+    if str(name) in SHIPPED:
+        package = OptionalDependency.CHGNET.load(needed_by="CHGNetWrapper")
+        relative, expected = SHIPPED[str(name)]
+        path = Path(str(package.__file__)).parent / "pretrained" / relative
+    else:
+        path = Path(name)
+    if not path.is_file():
+        raise InputError(
+            f"`{name}` is neither a checkpoint file nor one of the shipped ones: {', '.join(SHIPPED)}. "
+            f"There is no file {path}."
+        )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if expected is not None and digest != expected:
+        raise InputError(
+            f"The checkpoint `{name}` at {path} has SHA-256 {digest[:16]}..., expected {expected[:16]}.... "
+            f"Reinstall the package, or pass the path to use this file all the same."
+        )
+    state, arguments = _read(path, trust)
+    return Checkpoint(str(name), state, arguments, f"sha256:{digest}")
+
+
+def _read(path: Path, trust: bool) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=not trust)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} is not a file of tensors only: loading it would run code from it. Pass `trust=True` if you know "
+            f"where it comes from."
+        ) from error
+    model = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(model, dict) or not {"state_dict", "model_args"} <= model.keys():
+        raise InputError(f"{path} is no CHGNet checkpoint: it has no `state_dict` and `model_args`.")
+    return dict(model["state_dict"]), dict(model["model_args"])

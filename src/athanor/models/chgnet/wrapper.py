@@ -1,0 +1,323 @@
+"""CHGNetWrapper: the interface between the network and a Batch.
+
+The energy is differentiated once, with respect to the bond vectors; forces and stress are sums over bonds of that
+gradient, taken in float64. Positions of the caller never require grad.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from athanor.data.batch import Batch
+from athanor.errors import ContractError, InputError
+from athanor.models.card import ModelCard
+from athanor.models.chgnet.graph import CrystalGraph, build_graph
+from athanor.models.chgnet.network import CHGNetNetwork
+from athanor.models.chgnet.weights import load_checkpoint
+from athanor.models.config import ModelConfig
+from athanor.models.mixin import BaseModelMixin
+from athanor.neighbors.config import NeighborConfig, NeighborListFormat
+
+if TYPE_CHECKING:
+    from athanor._typing import ModelOutputs
+    from athanor.data.atomic_data import AtomicData
+
+_SLACK = 1e-6
+"""Å by which the radius of a list may fall short of the cutoff."""
+_UNTRAINED = frozenset(range(84, 89))
+"""Po, At, Rn, Fr, Ra: embedded, but absent from the data the shipped parameters were fitted to."""
+_MINIMUM_DISTANCE = 0.5
+"""Å. The shortest bond of all, H-H, is 0.74 Å and stays above 0.6 Å when hot; the fit has no data below."""
+_GRADIENT_OUTPUTS = frozenset({"forces", "stress"})
+
+
+class CHGNetWrapper(nn.Module, BaseModelMixin):
+    r"""CHGNet, the universal potential for inorganic crystals with magnetic moments, for whole batches.
+
+    .. math:: F_i = \sum_{u=(i,j)} g_u - \sum_{u=(j,i)} g_u, \qquad
+              \sigma = \frac{1}{V} \sum_u v_u \otimes g_u, \qquad g_u = \partial E / \partial v_u
+
+    Use it for bulk inorganic materials near what was computed with PBE or r2SCAN. It knows no charge, no dispersion
+    and no molecules in solution.
+
+    Parameters
+    ----------
+    model
+        A `CHGNetNetwork`, or a model of the chgnet package, whose parameters are copied.
+    name
+        What the model is called in its card.
+    weights_digest
+        Digest of the parameters for the card.
+
+    Notes
+    -----
+    Computes energy and forces unless ``model_config.active_outputs`` says otherwise; stress, magmoms (Bohr
+    magnetons, not negative), atomic_energies, node_embeddings and graph_embeddings can be added. Needs a full
+    neighbour list of at least its cutoff (6 Å; 5 Å for 0.2.0). Geometry and sums are in float64, the network in
+    its own dtype, results in the dtype of the positions, detached. A batch is one forward and at most one backward
+    pass, in blocks that fit the cache. An atom without neighbours gives what the package gives when it allows
+    them; the first one is warned about. Systems without a cell have zero stress.
+
+    References
+    ----------
+    .. [1] B. Deng et al., Nat. Mach. Intell. 5, 1031 (2023). doi:10.1038/s42256-023-00716-3
+
+    Examples
+    --------
+    >>> from ase.build import bulk
+    >>> from athanor import AtomicData, Batch
+    >>> from athanor.models.chgnet import CHGNetWrapper
+    >>> from athanor.neighbors import compute_neighbors
+    >>> model = CHGNetWrapper.from_checkpoint("0.3.0")
+    >>> batch = Batch.from_data_list([AtomicData.from_atoms(bulk("Si", cubic=True))])
+    >>> compute_neighbors(batch, config=model.model_config.neighbor_config)
+    >>> round(model(batch)["energy"].item(), 1)
+    -42.5
+    """
+
+    def __init__(self, model: nn.Module, *, name: str = "CHGNet", weights_digest: str = "") -> None:
+        super().__init__()
+        self.model = model if isinstance(model, CHGNetNetwork) else _converted(model)
+        self._checked: tuple[Any, int] | None = None
+        self._warned_of_isolated_atoms = False
+        self.model_config = ModelConfig(
+            outputs=frozenset(
+                {"energy", "forces", "stress", "magmoms", "atomic_energies", "node_embeddings", "graph_embeddings"}
+            ),
+            autograd_outputs=_GRADIENT_OUTPUTS,
+            supports_pbc=True,
+            neighbor_config=NeighborConfig(cutoff=self.model.cutoff, format=NeighborListFormat.COO),
+            active_outputs={"energy", "forces"},
+        )
+        elements = frozenset(range(1, self.model.num_elements + 1))
+        self.model_card = ModelCard(
+            name=name,
+            elements=elements,
+            trained_elements=elements - _UNTRAINED,
+            minimum_distance=_MINIMUM_DISTANCE,
+            dtype=self.dtype,
+            batch_invariance="not_verified",
+            licence="BSD-3-Clause, modified (chgnet)",
+            citation="doi:10.1038/s42256-023-00716-3",
+            url="https://github.com/CederGroupHub/chgnet",
+            weights_digest=weights_digest,
+        )
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        name: str | Path = "0.3.0",
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        *,
+        trust: bool = False,
+    ) -> CHGNetWrapper:
+        """Load fitted parameters.
+
+        Parameters
+        ----------
+        name
+            ``"0.3.0"`` (PBE, the default), ``"0.2.0"`` or ``"r2scan"`` from the installed chgnet package, whose
+            SHA-256 is checked; or the path of a checkpoint.
+        device
+            Where to put the network.
+        dtype
+            Precision of the network; float64 doubles the time and removes rounding noise.
+        trust
+            Whether to load a file that is a whole pickle, which can run anything.
+
+        Raises
+        ------
+        InputError
+            For an unknown name, other contents than expected, or a file that is no checkpoint.
+        OptionalDependencyError
+            If chgnet is not installed.
+        """
+        checkpoint = load_checkpoint(name, trust=trust)
+        network = CHGNetNetwork(checkpoint.state, checkpoint.arguments).to(device=device, dtype=dtype)
+        return cls(network, name=f"CHGNet {checkpoint.name}", weights_digest=checkpoint.digest)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_checked": None}  # holds a weak reference, which can not be copied
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """dtype of the network."""
+        return self.model.atom_embedding.dtype
+
+    @property
+    def embedding_shapes(self) -> dict[str, tuple[int, ...]]:
+        """``node_embeddings`` and ``graph_embeddings``, both of the width of the network."""
+        width = (self.model.num_features,)
+        return {"node_embeddings": width, "graph_embeddings": width}
+
+    @torch.no_grad()
+    def compute_embeddings(self, data: AtomicData | Batch, **kwargs: Any) -> AtomicData | Batch:
+        """Write to the batch the features of each atom before the last convolution, and their sums after it."""
+        inputs = self.adapt_input(data)
+        batch = _as_batch(data)
+        result = self.model(inputs["graph"], inputs["vectors"], inputs["atomic_numbers"], inputs["batch_idx"])
+        for key, value in self._embeddings(result, batch).items():
+            batch.set_field(key, value)
+        return data
+
+    def adapt_input(self, data: AtomicData | Batch, **kwargs: Any) -> dict[str, Any]:
+        """Build the graphs of a batch from its stored pair list; nothing of the batch is changed.
+
+        Raises
+        ------
+        ContractError
+            A `TypeError`, if `data` is not a Batch.
+        MissingFieldError
+            A `KeyError`, if there is no neighbour list.
+        InputError
+            If the list is half, too short or out of date, or the network does not know an element.
+        """
+        batch = _as_batch(data)
+        self._check_elements(batch)
+        graph = self._graph(batch)
+        if not self._warned_of_isolated_atoms:
+            self._warn_of_isolated_atoms(batch, graph)
+        return {
+            "graph": graph,
+            "vectors": graph.bond_vectors,
+            "atomic_numbers": batch.atomic_numbers.long(),
+            "batch_idx": batch.batch_idx,
+        }
+
+    @torch.no_grad()
+    def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
+        """Return the active outputs of a batch that has a neighbour list."""
+        inputs = self.adapt_input(data, **kwargs)
+        batch = _as_batch(data)
+        wanted = self.output_data()
+        graph, vectors = inputs["graph"], inputs["vectors"]
+        differentiate = bool(wanted & _GRADIENT_OUTPUTS) and vectors.shape[0] > 0
+        with torch.set_grad_enabled(differentiate):
+            vectors.requires_grad_(differentiate)
+            result = self.model(graph, vectors, inputs["atomic_numbers"], inputs["batch_idx"])
+            energies = result.atomic_energies
+            gradient = torch.autograd.grad(energies.sum(), vectors)[0] if differentiate else torch.zeros_like(vectors)
+        outputs: dict[str, torch.Tensor] = {"energy": _system_sums(energies.detach(), batch).unsqueeze(1)}
+        outputs["atomic_energies"] = energies.detach()
+        if "forces" in wanted:
+            outputs["forces"] = _forces(graph, gradient, batch.num_nodes)
+        if "stress" in wanted:
+            outputs["stress"] = _stress(graph, gradient, batch)
+        if "magmoms" in wanted:
+            outputs["magmoms"] = self.model.magnetic_moments(result.atom_features.detach())
+        if wanted & self.embedding_shapes.keys():
+            outputs |= self._embeddings(result, batch)
+        dtype = batch.positions.dtype
+        return self.adapt_output({key: outputs[key].to(dtype) for key in wanted}, data)
+
+    def _embeddings(self, result: Any, batch: Batch) -> dict[str, torch.Tensor]:
+        dtype = batch.positions.dtype
+        return {
+            "node_embeddings": result.atom_features.detach().to(dtype),
+            "graph_embeddings": _system_sums(result.final_features.detach(), batch).to(dtype),
+        }
+
+    def _graph(self, batch: Batch) -> CrystalGraph:
+        pairs = batch.pair_list
+        if pairs is None:
+            raise self._missing("pair_list", batch)
+        advice = "Build it with `compute_neighbors(batch, config=model.model_config.neighbor_config)`."
+        if pairs.radius < self.model.cutoff - _SLACK:
+            raise InputError(
+                f"The neighbour list was searched to {pairs.radius:g} Å; {type(self).__name__} needs `cutoff` = "
+                f"{self.model.cutoff:g} Å. {advice}"
+            )
+        if pairs.half:
+            raise InputError(f"The neighbour list is half; {type(self).__name__} needs both directions. {advice}")
+        cell = batch.get("cell")
+        return build_graph(
+            batch.positions,
+            batch.positions.new_zeros(batch.num_graphs, 3, 3) if cell is None else cell,
+            batch.batch_ptr,
+            pairs.row_ptr,
+            pairs.neighbors,
+            pairs.images,
+            pairs.wrap_offsets,
+            cutoff=self.model.cutoff,
+            bond_cutoff=self.model.bond_cutoff,
+        )
+
+    def _check_elements(self, batch: Batch) -> None:
+        """Refuse elements without an embedding; looked up again only when the atoms change."""
+        numbers = batch.atomic_numbers
+        if self._checked is not None and self._checked[0]() is numbers and self._checked[1] == numbers._version:
+            return
+        unknown = (numbers < 1) | (numbers > self.model.num_elements)
+        if bool(unknown.any()):
+            systems = ", ".join(map(str, batch.batch_idx[unknown].unique().tolist()[:3]))
+            found = ", ".join(map(str, numbers[unknown].unique().tolist()[:3]))
+            raise InputError(
+                f"CHGNet knows atomic numbers 1 to {self.model.num_elements}; the system of index {systems} has {found}. "
+                f"Leave it out of the batch."
+            )
+        self._checked = (weakref.ref(numbers), numbers._version)
+
+    def _warn_of_isolated_atoms(self, batch: Batch, graph: CrystalGraph) -> None:
+        degree = torch.bincount(graph.pair_center, minlength=batch.num_nodes)
+        if bool((degree > 0).all()):
+            return
+        self._warned_of_isolated_atoms = True
+        systems = batch.batch_idx[degree == 0].unique().tolist()
+        warnings.warn(
+            f"Atoms of the system of index {', '.join(map(str, systems[:3]))} have no neighbour within "
+            f"{self.model.cutoff:g} Å; CHGNet was not fitted to isolated atoms. They are evaluated all the same; later "
+            f"ones are not warned about.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _converted(model: nn.Module) -> CHGNetNetwork:
+    """Return our network with the parameters of a model of the chgnet package."""
+    arguments = getattr(model, "model_args", None)
+    if not isinstance(arguments, dict):
+        raise ContractError(
+            f"`model` is a {type(model).__name__}; pass a model of the chgnet package, or use "
+            f"`CHGNetWrapper.from_checkpoint()`."
+        )
+    return CHGNetNetwork(model.state_dict(), arguments)
+
+
+def _as_batch(data: Any) -> Batch:
+    if not isinstance(data, Batch):
+        raise ContractError(
+            f"CHGNetWrapper requires a Batch input, not {type(data).__name__}. Use `Batch.from_data_list([data])`."
+        )
+    return data
+
+
+def _system_sums(values: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Add the rows of each system in float64."""
+    sums = torch.zeros((batch.num_graphs, *values.shape[1:]), dtype=torch.float64, device=values.device)
+    return sums.index_add_(0, batch.batch_idx, values.to(torch.float64))
+
+
+def _forces(graph: CrystalGraph, gradient: torch.Tensor, num_atoms: int) -> torch.Tensor:
+    """Return [N, 3], eV/Å, from the gradient with respect to bond vectors [U, 3]."""
+    first, second = graph.bond_ends.unbind(1)
+    forces = torch.zeros(num_atoms, 3, dtype=gradient.dtype, device=gradient.device)
+    return forces.index_add_(0, first, gradient).index_add_(0, second, gradient, alpha=-1)
+
+
+def _stress(graph: CrystalGraph, gradient: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Return [B, 3, 3], eV/Å³, tensile positive; zero for systems without a cell."""
+    products = graph.bond_vectors.detach().unsqueeze(2) * gradient.unsqueeze(1)
+    strain_gradient = torch.zeros(batch.num_graphs, 3, 3, dtype=gradient.dtype, device=gradient.device)
+    strain_gradient.index_add_(0, batch.batch_idx[graph.bond_ends[:, 0]], 0.5 * (products + products.transpose(1, 2)))
+    cell = batch.get("cell")
+    if cell is None:
+        return strain_gradient.zero_()
+    volume = torch.linalg.det(cell.detach().to(gradient.dtype)).abs().view(-1, 1, 1)
+    return torch.where(volume > 0, strain_gradient / torch.where(volume > 0, volume, 1.0), 0.0)

@@ -1,0 +1,118 @@
+"""Relax the elements of ``ase.collections.dcdft`` one by one with chgnet's own calculator and write the reference data.
+
+The result, ``chgnet_dcdft_ase_fire_tight.json``, is what the package itself calls the equilibrium of each element: its
+own ASE calculator (model 0.3.0), ASE's FIRE and ASE's ``FrechetCellFilter``, run until no force component sum exceeds
+0.005 eV/Å and no stress component exceeds 0.005 GPa, at most 2000 steps. Nothing of athanor takes part.
+
+Run it from the repository root, one thread, about an hour::
+
+    OMP_NUM_THREADS=1 python tests/data/make_chgnet_dcdft_reference.py
+
+The file is rewritten after every element; a second run continues where the first one stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import io
+import json
+import platform
+import sys
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+MAX_FORCE = 0.005
+MAX_STRESS_GPA = 0.005
+MAX_STEPS = 2000
+OUTPUT = Path(__file__).with_name("chgnet_dcdft_ase_fire_tight.json")
+
+
+def source_note() -> dict[str, Any]:
+    """Return what made the data: programs, versions, date, thresholds."""
+    return {
+        "what": "elements of ase.collections.dcdft relaxed (atoms and cell) one at a time by chgnet's own ASE calculator",
+        "script": "tests/data/make_chgnet_dcdft_reference.py",
+        "model": "CHGNet 0.3.0 (the checkpoint shipped in the chgnet wheel)",
+        "optimizer": "ase.optimize.FIRE (defaults) on ase.filters.FrechetCellFilter (defaults)",
+        "versions": {name: version(name) for name in ("chgnet", "ase", "torch", "numpy", "pymatgen")},
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()} CPU, one thread, float32 network",
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "max_force_eV_per_A": MAX_FORCE,
+        "max_abs_stress_GPa": MAX_STRESS_GPA,
+        "max_steps": MAX_STEPS,
+        "isolated_atoms": "on_isolated_atoms='ignore'",
+        "start": "the collection's own cell and positions",
+        "fields": {
+            "energy_per_atom": "eV",
+            "volume_per_atom": "Å^3",
+            "length_ratio": "cube root of (relaxed volume / collection's volume)",
+            "max_force": "eV/Å, largest force vector of the last step",
+            "max_stress_GPa": "largest absolute component of the last step's stress",
+        },
+    }
+
+
+def relax(name: str, calculator: Any) -> dict[str, Any]:
+    """Relax one element and describe where it ended."""
+    import numpy as np
+    from ase import units
+    from ase.collections import dcdft
+    from ase.filters import FrechetCellFilter
+    from ase.optimize import FIRE
+
+    atoms = dcdft[name]
+    start_volume = atoms.get_volume()
+    atoms.calc = calculator
+    optimizer = FIRE(FrechetCellFilter(atoms), logfile=None)
+    converged, started = False, time.perf_counter()
+    for _ in optimizer.irun(fmax=0.0, steps=MAX_STEPS):
+        max_force = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
+        max_stress = float(np.abs(atoms.get_stress()).max() / units.GPa)
+        if max_force < MAX_FORCE and max_stress < MAX_STRESS_GPA:
+            converged = True
+            break
+    volume = atoms.get_volume()
+    return {
+        "num_atoms": len(atoms),
+        "energy_per_atom": float(atoms.get_potential_energy()) / len(atoms),
+        "volume_per_atom": float(volume) / len(atoms),
+        "length_ratio": float((volume / start_volume) ** (1.0 / 3.0)),
+        "steps": int(optimizer.get_number_of_steps()),
+        "converged": converged,
+        "max_force": max_force,
+        "max_stress_GPa": max_stress,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def main() -> int:
+    """Relax every element that the output file does not hold yet, the smallest cells first."""
+    import torch
+    from ase.collections import dcdft
+    from chgnet.model import CHGNet
+    from chgnet.model.dynamics import CHGNetCalculator
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    done = json.loads(OUTPUT.read_text())["elements"] if OUTPUT.exists() else {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        model = CHGNet.load(model_name="0.3.0", use_device="cpu", verbose=False)
+        calculator = CHGNetCalculator(model=model, use_device="cpu", on_isolated_atoms="ignore")
+    for name in sorted(dcdft.names, key=lambda key: (len(dcdft[key]), key)):
+        if name in done:
+            continue
+        done[name] = relax(name, calculator)
+        OUTPUT.write_text(json.dumps({"source": source_note(), "elements": done}, indent=1, ensure_ascii=False) + "\n")
+        print(name, done[name], flush=True)
+    within = sum(abs(entry["length_ratio"] - 1.0) < 0.03 for entry in done.values())
+    print(f"{within} of {len(done)} lie within 3 % of the collection")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

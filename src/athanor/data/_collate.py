@@ -1,0 +1,207 @@
+"""Join structures or batches field by field, with one policy for fields that only some of them have.
+
+A field that some parts lack is filled with its default from the field table; a float without default is filled with NaN
+and marked in the bool system row ``<field>_present``; anything else is refused, naming the first part that lacks it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from athanor.data.fields import FIELDS, LEVELS, FieldSpec, Level
+from athanor.errors import DtypeError, InputError, MissingFieldError, ShapeError
+
+PRESENT = "_present"
+_ORDER = {name: number for number, name in enumerate(FIELDS)}
+
+
+class Part(NamedTuple):
+    """What `join` needs of one structure or batch: its tensors and the rows it has at each level."""
+
+    tensors: Mapping[str, torch.Tensor]
+    rows: Mapping[Level, int]
+
+
+Joined = tuple[dict[Level, dict[str, torch.Tensor]], dict[str, FieldSpec]]
+
+
+def present_spec(name: str) -> FieldSpec:
+    """Return the row that says in which systems `name` is known."""
+    return FieldSpec(name + PRESENT, "system", (), "boolean", "", f"whether `{name}` is known", True)
+
+
+def merge_specs(schemas: Sequence[Mapping[str, FieldSpec]]) -> dict[str, FieldSpec]:
+    """Join custom schemas; two rows of one name must agree."""
+    merged: dict[str, FieldSpec] = {}
+    seen: set[int] = set()
+    for number, schema in enumerate(schemas):
+        if not schema or id(schema) in seen:
+            continue
+        seen.add(id(schema))
+        for name, spec in schema.items():
+            known = merged.setdefault(name, spec)
+            if known is not spec and (known.level, known.shape, known.kind) != (spec.level, spec.shape, spec.kind):
+                raise InputError(
+                    f"`{name}` of sample {number} is a {spec.level}-level {spec.kind} field with trailing shape "
+                    f"{spec.shape}; in an earlier sample it is {known.level}-level {known.kind} with {known.shape}. "
+                    f"Rename one of them."
+                )
+    return merged
+
+
+def join(parts: Sequence[Part], custom: Mapping[str, FieldSpec], name_of: Callable[[int], str]) -> Joined:
+    """Concatenate all fields of `parts`.
+
+    Parameters
+    ----------
+    parts
+        At least one.
+    custom
+        Rows of the custom fields.
+    name_of
+        Part number -> how messages name it.
+
+    Returns
+    -------
+    tuple
+        Level -> name -> tensor, and the custom rows with those of ``<field>_present`` added.
+    """
+    names = dict.fromkeys(name for part in parts for name in part.tensors)
+    ordered = sorted(names, key=lambda name: _ORDER.get(name, len(_ORDER)))
+    levels: dict[Level, dict[str, torch.Tensor]] = {level: {} for level in LEVELS}
+    schema = dict(custom)
+    for name in ordered:
+        spec = FIELDS.get(name) or custom.get(name)
+        if spec is None or (name.endswith(PRESENT) and name.removesuffix(PRESENT) in names):
+            continue
+        values = [part.tensors.get(name) for part in parts]
+        tensor, present = _join_field(spec, values, parts, name_of)
+        levels[spec.level][name] = tensor
+        schema.pop(name + PRESENT, None)
+        if present is not None:
+            levels["system"][name + PRESENT] = present
+            schema[name + PRESENT] = present_spec(name)
+    return levels, schema
+
+
+def _join_field(
+    spec: FieldSpec,
+    values: list[torch.Tensor | None],
+    parts: Sequence[Part],
+    name_of: Callable[[int], str],
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    marker = spec.name + PRESENT
+    marked = False
+    if any(value is None for value in values):
+        first = next(value for value in values if value is not None)
+        for number, value in enumerate(values):
+            if value is None:
+                rows = parts[number].rows[spec.level]
+                values[number] = _filler(spec, first, rows, lambda n=number: name_of(n))  # type: ignore[misc]
+                marked |= rows > 0 and spec.default is None
+        lacking = [part.tensors.get(spec.name) is None for part in parts]
+    else:
+        lacking = []
+    marked = marked or any(marker in part.tensors for part in parts)
+    filled: list[torch.Tensor] = values  # type: ignore[assignment]
+    try:
+        tensor = filled[0].clone() if len(filled) == 1 else torch.cat(filled)
+    except (RuntimeError, TypeError) as error:
+        raise _explain(spec, filled, name_of) from error
+    if not marked:
+        return tensor, None
+    rows_known = []
+    for number, part in enumerate(parts):
+        known = part.tensors.get(marker)
+        if known is None:
+            shown = not (lacking and lacking[number])
+            known = torch.full((part.rows["system"],), shown, dtype=torch.bool, device=tensor.device)
+        rows_known.append(known)
+    return tensor, torch.cat(rows_known)
+
+
+def _filler(spec: FieldSpec, like: torch.Tensor, rows: int, name: Callable[[], str]) -> torch.Tensor:
+    shape = (rows, *like.shape[1:])
+    if rows == 0:
+        return like.new_empty(shape)
+    if spec.default is not None:
+        return like.new_full(shape, spec.default)
+    if like.is_floating_point() and spec.name != "positions":
+        return like.new_full(shape, float("nan"))
+    raise MissingFieldError(
+        f"`{spec.name}` is missing from {name()}, while other samples have it; it has no default and is not a float. "
+        f"Set it everywhere, or pass `exclude_keys=['{spec.name}']`."
+    )
+
+
+def _explain(spec: FieldSpec, values: list[torch.Tensor], name_of: Callable[[int], str]) -> InputError:
+    first = values[0]
+    for number, value in enumerate(values):
+        if value.ndim != first.ndim or value.shape[1:] != first.shape[1:]:
+            return ShapeError(
+                f"`{spec.name}` of {name_of(number)} has trailing shape {tuple(value.shape[1:])}; "
+                f"{name_of(0)} has {tuple(first.shape[1:])}. Make them equal, or exclude the field."
+            )
+        if value.device != first.device:
+            return InputError(
+                f"`{spec.name}` of {name_of(number)} is on {value.device}; {name_of(0)} is on {first.device}. "
+                f"Move one of them with `.to(...)`."
+            )
+    return InputError(f"`{spec.name}` can not be joined over {len(values)} samples.")
+
+
+def check_cells_have_pbc(parts: Sequence[Part], name_of: Callable[[int], str]) -> None:
+    """Raise if a part has a cell but no pbc while others have one: it would silently stop being periodic."""
+    if not any("pbc" in part.tensors for part in parts):
+        return
+    for number, part in enumerate(parts):
+        if "cell" in part.tensors and "pbc" not in part.tensors and bool(part.tensors["cell"].any()):
+            raise MissingFieldError(
+                f"{name_of(number)} has a `cell` but no `pbc`, while other samples have `pbc`. "
+                f"Set `pbc`, bool (1, 3), on it."
+            )
+
+
+def common_state_dtype(
+    parts: Sequence[Part], dtype: torch.dtype | None, name_of: Callable[[int], str]
+) -> torch.dtype | None:
+    """Return the state dtype of the joined batch: `dtype` if given, else the one that all parts share.
+
+    Raises
+    ------
+    DtypeError
+        If parts have different state dtypes and `dtype` does not say which to use.
+    """
+    if dtype is not None:
+        return dtype
+    state: torch.dtype | None = None
+    for number, part in enumerate(parts):
+        if "positions" not in part.tensors:
+            raise MissingFieldError(f"`positions` is missing from {name_of(number)}; every system needs it.")
+        found = part.tensors["positions"].dtype
+        if state is None:
+            state = found
+        elif found != state:
+            raise DtypeError(
+                f"`positions` of {name_of(number)} has dtype {found}; {name_of(0)} has {state}. "
+                f"Pass `dtype={max(found, state, key=lambda d: torch.finfo(d).bits)}` to convert all of them."
+            )
+    return state
+
+
+def cast_state(levels: dict[Level, dict[str, Any]], state: torch.dtype, warn: bool) -> None:
+    """Cast the state fields in `levels` to `state`; with a warning that lists them unless it was asked for."""
+    cast = []
+    for tensors in levels.values():
+        for name, tensor in tensors.items():
+            if name in FIELDS and FIELDS[name].kind == "state" and tensor.dtype != state:
+                tensors[name] = tensor.to(state)
+                cast.append(name)
+    if cast and warn:
+        warnings.warn(
+            f"Fields {sorted(cast)} were cast to {state}, the dtype of `positions`.", UserWarning, stacklevel=5
+        )

@@ -1,0 +1,52 @@
+"""What `AtomicData` and `Batch` share: iteration over fields and in-place mapping of their tensors."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import torch
+
+
+class DataMixin:
+    """Helpers over named tensors; a subclass says what they are in `_items` and takes them back in `_replace_all`."""
+
+    __slots__ = ()
+
+    def _items(self) -> dict[str, torch.Tensor]:
+        """Name -> tensor of everything stored."""
+        raise NotImplementedError
+
+    def _replace_all(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Store tensors of unchanged shape under names that exist."""
+        raise NotImplementedError
+
+    def __call__(self, *keys: str) -> Iterator[tuple[str, torch.Tensor]]:
+        """Iterate over ``(name, tensor)`` of the fields called `keys`, or of all."""
+        items = self._items()
+        for name in keys or sorted(items):
+            if name in items:
+                yield name, items[name]
+
+    def apply(self, func: Callable[[torch.Tensor], torch.Tensor], *keys: str) -> Self:
+        """Replace the tensors called `keys`, or all, by `func` of them; in place."""
+        self._replace_all({name: func(tensor) for name, tensor in self(*keys)})
+        return self
+
+    def contiguous(self, *keys: str) -> Self:
+        """Make tensors contiguous; in place."""
+        return self.apply(lambda tensor: tensor.contiguous(), *keys)
+
+    def pin_memory(self, *keys: str) -> Self:
+        """Copy tensors to page-locked host memory, for asynchronous copies to a GPU; in place."""
+        return self.apply(lambda tensor: tensor.pin_memory(), *keys)
+
+    def to_dict(self) -> dict[str, torch.Tensor]:
+        """Return name -> tensor; shares storage."""
+        return dict(self._items())
+
+    def to_namedtuple(self) -> Any:
+        """Return the fields as a named tuple; shares storage."""
+        items = self._items()
+        return namedtuple(type(self).__name__, items.keys())(**items)  # type: ignore[misc]

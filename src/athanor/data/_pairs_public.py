@@ -1,0 +1,205 @@
+"""Between the public neighbour names and the stored pair list: what a user assigns is packed, what is read is a view.
+
+Two groups of names describe the same pairs, ``neighbor_list`` (COO) and ``neighbor_matrix``. The tensors of the last
+assigned group are remembered until the list changes otherwise, so that a list and its shifts may be assigned one after
+the other, in either order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from athanor.data.fields import PAIR_VIEWS
+from athanor.data.pair_list import PairList
+from athanor.errors import DtypeError, InputError, ShapeError
+from athanor.kernels.neighbor_list.packing import MAX_IMAGE, pack_images
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+
+COO_NAMES = ("neighbor_list", "neighbor_list_shifts", "shifts")
+MATRIX_NAMES = ("neighbor_matrix", "num_neighbors", "neighbor_matrix_shifts")
+
+
+def read_view(batch: Batch, name: str) -> torch.Tensor | None:
+    """Return the view `name` of the pair list of `batch`, or None without a list."""
+    pairs = batch.pair_list
+    if pairs is None:
+        return None
+    if name == "num_neighbors":
+        return pairs.num_neighbors
+    if name in MATRIX_NAMES:
+        return pairs.matrix(batch)[0 if name == "neighbor_matrix" else 2]
+    neighbor_list, shifts = pairs.coo(batch)
+    if name == "neighbor_list":
+        return neighbor_list
+    if name == "neighbor_list_shifts":
+        return shifts
+    if "cell" not in batch:
+        return torch.zeros_like(shifts, dtype=batch.dtype)
+    cell = batch.cell[batch.batch_idx[neighbor_list[:, 0].long()]]
+    return torch.einsum("ea,eac->ec", shifts.to(cell.dtype), cell)
+
+
+def assign_view(batch: Batch, assigned: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> PairList | None:
+    """Check `value`, note it in `assigned` and pack what is there; `assigned` is unchanged if anything is wrong.
+
+    Returns
+    -------
+    PairList or None
+        The new list; None while the tensor that holds the neighbours is still missing.
+    """
+    group = COO_NAMES if name in COO_NAMES else MATRIX_NAMES
+    _check_view(batch, name, value)
+    main = group[0]
+    known = {key: tensor for key, tensor in assigned.items() if key in group}
+    if name == main and main in known:
+        known = {}
+    if name != main and main not in known and batch.pair_list is not None:
+        known[main] = read_view(batch, main)  # type: ignore[assignment]
+    if name == "shifts":
+        known.pop("neighbor_list_shifts", None)
+    elif name == "neighbor_list_shifts":
+        known.pop("shifts", None)
+    known[name] = value
+    packed = None
+    if main in known:
+        packed = _pack_coo(batch, known) if group is COO_NAMES else _pack_matrix(batch, known)
+    assigned.clear()
+    assigned.update(known)
+    return packed
+
+
+def _check_view(batch: Batch, name: str, value: torch.Tensor) -> None:
+    spec = PAIR_VIEWS[name]
+    owner = f"a Batch of {batch.num_nodes} atoms"
+    rows = batch.num_nodes
+    if spec.level == "edge":
+        rows = value.shape[0] if isinstance(value, torch.Tensor) and value.ndim else 0
+    spec.check(value, rows, owner=owner)
+
+
+def _pack_coo(batch: Batch, known: dict[str, torch.Tensor]) -> PairList:
+    pairs = known["neighbor_list"].long()
+    shifts = known.get("neighbor_list_shifts")
+    if shifts is None and "shifts" in known:
+        _check_pair_count("shifts", known["shifts"], pairs)
+        shifts = images_from_cartesian(known["shifts"], batch, pairs)
+    if shifts is None:
+        shifts = torch.zeros((pairs.shape[0], 3), dtype=torch.int32, device=pairs.device)
+    _check_pair_count("neighbor_list_shifts", shifts, pairs)
+    return pack(batch, pairs, shifts, keep_order=True)
+
+
+def _pack_matrix(batch: Batch, known: dict[str, torch.Tensor]) -> PairList:
+    dense = known["neighbor_matrix"].long()
+    atoms, width = dense.shape
+    used = (dense >= 0) & (dense < atoms)
+    if "num_neighbors" in known:
+        used &= torch.arange(width, device=dense.device) < known["num_neighbors"].long().unsqueeze(1)
+    shifts = known.get("neighbor_matrix_shifts")
+    if shifts is not None and shifts.shape[:2] != dense.shape:
+        raise ShapeError(
+            f"`neighbor_matrix_shifts` has shape {tuple(shifts.shape)}; `neighbor_matrix` needs ({atoms}, {width}, 3)."
+        )
+    i, slot = torch.nonzero(used, as_tuple=True)
+    pairs = torch.stack((i, dense[i, slot]), dim=1)
+    picked = torch.zeros((len(i), 3), dtype=torch.int32, device=i.device) if shifts is None else shifts[i, slot]
+    return pack(batch, pairs, picked, keep_order=False)
+
+
+def _check_pair_count(name: str, value: torch.Tensor, pairs: torch.Tensor) -> None:
+    if value.shape[0] != pairs.shape[0]:
+        raise ShapeError(
+            f"`{name}` has {value.shape[0]} rows; `neighbor_list` has {pairs.shape[0]}. Assign the shifts of these pairs."
+        )
+
+
+def images_from_cartesian(shifts: torch.Tensor, batch: Batch, pairs: torch.Tensor) -> torch.Tensor:
+    """Return the integer shifts int32 [E, 3] whose lattice vectors add up to Cartesian `shifts` [E, 3] in Å."""
+    if not bool(shifts.any()):
+        return torch.zeros(shifts.shape, dtype=torch.int32, device=shifts.device)
+    if "cell" not in batch:
+        raise InputError("`shifts` is not zero but the batch has no `cell`. Set `batch.cell`, or assign zero shifts.")
+    cell = batch.cell.double()[batch.batch_idx[pairs[:, 0]]]
+    images = torch.linalg.lstsq(cell.transpose(1, 2), shifts.double().unsqueeze(2)).solution.squeeze(2)
+    rounded = images.round()
+    off = (torch.einsum("ea,eac->ec", rounded, cell) - shifts.double()).abs().amax(dim=1)
+    if bool((off > 1e-2).any()):
+        worst = int(off.argmax())
+        raise InputError(
+            f"`shifts` of pair {worst} is {shifts[worst].tolist()} Å, {float(off[worst]):.3g} Å away from a sum of "
+            f"lattice vectors. Assign integer `neighbor_list_shifts` instead."
+        )
+    return rounded.to(torch.int32)
+
+
+def pack(batch: Batch, pairs: torch.Tensor, shifts: torch.Tensor, *, keep_order: bool) -> PairList:
+    """Sort and pack batch-wide pairs int64 [E, 2] with integer shifts [E, 3] into a list of unknown cutoff.
+
+    Raises
+    ------
+    InputError
+        If an index is out of range, a pair joins two systems, or a shift is not a whole number from -511 to 511.
+    """
+    atoms = batch.num_nodes
+    if pairs.numel() and (int(pairs.min()) < 0 or int(pairs.max()) >= atoms):
+        raise InputError(
+            f"`neighbor_list` holds atom indices from {int(pairs.min())} to {int(pairs.max())}; "
+            f"the batch has {atoms} atoms, numbered 0 to {atoms - 1}."
+        )
+    i, j = pairs[:, 0], pairs[:, 1]
+    owner = batch.batch_idx
+    crossing = owner[i] != owner[j]
+    if bool(crossing.any()):
+        worst = int(torch.nonzero(crossing)[0])
+        raise InputError(
+            f"`neighbor_list` joins atoms of two systems: pair {worst} is {pairs[worst].tolist()}, in systems "
+            f"{int(owner[i[worst]])} and {int(owner[j[worst]])}. Offset the indices of each system by `batch_ptr`."
+        )
+    whole = shifts.to(torch.int32)
+    if shifts.is_floating_point() and not torch.equal(whole.to(shifts.dtype), shifts):
+        raise DtypeError("`neighbor_list_shifts` holds fractions; it counts lattice vectors. Assign `shifts` for Å.")
+    if whole.numel() and int(whole.abs().max()) > MAX_IMAGE:
+        raise InputError(
+            f"`neighbor_list_shifts` reaches {int(whole.abs().max())}; at most {MAX_IMAGE} lattice vectors can be stored."
+            f" Wrap the positions into the cell first."
+        )
+    order = _sort_order(i, j, whole)
+    identity = torch.equal(order, torch.arange(len(order), device=order.device))
+    i, j, whole = i[order], j[order], whole[order]
+    row_ptr = torch.zeros(atoms + 1, dtype=torch.int64, device=pairs.device)
+    torch.cumsum(torch.bincount(i, minlength=atoms), 0, out=row_ptr[1:])
+    cell = batch.cell if "cell" in batch else batch.positions.new_zeros((batch.num_graphs, 3, 3))
+    result = PairList.blank(batch.positions, cell, float("nan"), float("nan"), _is_half(i, j, whole))
+    result.row_ptr = row_ptr
+    result.neighbors = (j - batch.batch_ptr.long()[owner[i]]).to(torch.int32)
+    result.images = pack_images(whole)
+    result.valid = torch.ones_like(result.valid)
+    if keep_order and not identity:
+        result.order = order
+    return result
+
+
+def _sort_order(i: torch.Tensor, j: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
+    """Order that sorts pairs by (i, j, image x, y, z); stable."""
+    order = torch.argsort(_shift_code(shifts), stable=True)
+    order = order[torch.argsort(j[order], stable=True)]
+    return order[torch.argsort(i[order], stable=True)]
+
+
+def _shift_code(shifts: torch.Tensor) -> torch.Tensor:
+    wide = shifts.long() + MAX_IMAGE + 1
+    return (wide[:, 0] << 20) | (wide[:, 1] << 10) | wide[:, 2]
+
+
+def _is_half(i: torch.Tensor, j: torch.Tensor, shifts: torch.Tensor) -> bool:
+    """Whether no pair stands beside its reverse; an empty list counts as full."""
+    if not len(i):
+        return False
+    forward = torch.stack((i, j, _shift_code(shifts)), dim=1)
+    backward = torch.stack((j, i, _shift_code(-shifts)), dim=1)
+    both = torch.cat((forward.unique(dim=0), backward.unique(dim=0)))
+    return both.unique(dim=0).shape[0] == both.shape[0]

@@ -1,0 +1,46 @@
+"""When results of a model belong to the positions and cell of a batch as they stand.
+
+Two things are compared: the batch's own counter, which every assignment and every in-place routine of ours bumps, and
+torch's version of the tensors, which an in-place change by the user (``batch.positions[0] += 1``) bumps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import torch
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+
+
+def _tensor_version(tensor: torch.Tensor | None) -> int:
+    if tensor is None or tensor.is_inference():
+        return -1
+    return tensor._version
+
+
+class Stamp(NamedTuple):
+    """Counters at the time of evaluation, the model (by weak reference) and what it computed."""
+
+    version: int
+    positions: int
+    cell: int
+    model: Callable[[], Any]
+    keys: frozenset[str]
+
+    @classmethod
+    def of(cls, batch: Batch, model: Callable[[], Any], keys: frozenset[str]) -> Self:
+        """Return the stamp of `batch` as it is now."""
+        return cls(
+            batch.version, _tensor_version(batch.get("positions")), _tensor_version(batch.get("cell")), model, keys
+        )
+
+    def holds(self, batch: Batch) -> bool:
+        """Whether nothing was changed since."""
+        return (
+            self.version == batch.version
+            and self.positions == _tensor_version(batch.get("positions"))
+            and self.cell == _tensor_version(batch.get("cell"))
+        )

@@ -1,0 +1,243 @@
+"""Checks, defaults and text form of one structure: what `AtomicData` does with its dictionary of tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from athanor._typing import AtomCategory
+from athanor.data._checks import check_one_device, check_structures
+from athanor.data.elements import standard_masses
+from athanor.data.fields import FIELDS, PAIR_VIEWS, FieldSpec, Kind, Level
+from athanor.errors import DtypeError, InputError, ShapeError
+
+_ORDER = (*FIELDS, *PAIR_VIEWS)
+KEEPS_DTYPE = frozenset({"time"})
+"""Floating fields that `to(dtype=...)` leaves alone: a float32 would lose femtoseconds of a long run."""
+
+
+def build(given: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Check the fields of a new structure, cast its state, fill in defaults, and return them in table order."""
+    if "atom_categories" in given:
+        given["atom_categories"] = categories(given["atom_categories"])
+    fields = {name: given[name] for name in _ORDER if name in given}
+    _check_each(fields, {})
+    check_one_device(fields, fields["positions"].device, "AtomicData")
+    cast_state(fields, stacklevel=4)
+    check_structures(fields, np.array([0, fields["positions"].shape[0]]))
+    positions = fields["positions"]
+    if "atomic_masses" not in fields:
+        fields["atomic_masses"] = standard_masses(fields["atomic_numbers"], positions.dtype)
+    if "atom_categories" not in fields:
+        fields["atom_categories"] = torch.zeros(len(positions), dtype=torch.int64, device=positions.device)
+    if "velocities" not in fields:
+        fields["velocities"] = torch.zeros_like(positions, requires_grad=False)
+    return fields
+
+
+def check_all(fields: dict[str, torch.Tensor], custom: Mapping[str, FieldSpec]) -> None:
+    """Check every field and the structure as a whole."""
+    _check_each(fields, custom)
+    check_one_device(fields, fields["positions"].device, "AtomicData")
+    check_structures(fields, np.array([0, fields["positions"].shape[0]]))
+
+
+def _check_each(fields: dict[str, torch.Tensor], custom: Mapping[str, FieldSpec]) -> None:
+    FIELDS["atomic_numbers"].check(fields["atomic_numbers"], _first_size(fields["atomic_numbers"]), owner="AtomicData")
+    for name, value in fields.items():
+        spec = FIELDS.get(name) or PAIR_VIEWS.get(name) or custom[name]
+        _check_one(fields, spec, value)
+
+
+def _first_size(value: Any) -> int:
+    return value.shape[0] if isinstance(value, torch.Tensor) and value.ndim else 0
+
+
+def _check_one(fields: Mapping[str, torch.Tensor], spec: FieldSpec, value: Any) -> None:
+    """Raise unless `value` has the rows that its level has in this structure, and the declared shape and dtype."""
+    if spec.level == "node":
+        atoms = len(fields["atomic_numbers"])
+        if isinstance(value, torch.Tensor) and value.ndim and value.shape[0] != atoms:
+            raise ShapeError(
+                f"Inconsistent number of atoms in {spec.name}: `{spec.name}` has {value.shape[0]} rows, "
+                f"`atomic_numbers` has {atoms}. Pass one row per atom."
+            )
+        spec.check(value, atoms, owner=f"AtomicData of {atoms} atoms")
+    elif spec.level == "edge":
+        pairs = fields.get("neighbor_list")
+        rows = _first_size(value if pairs is None or spec.name == "neighbor_list" else pairs)
+        if isinstance(value, torch.Tensor) and value.ndim and value.shape[0] != rows:
+            raise ShapeError(
+                f"Inconsistent number of edges in {spec.name}: `{spec.name}` has {value.shape[0]} rows, "
+                f"`neighbor_list` has {rows}. Pass one row per pair."
+            )
+        spec.check(value, rows, owner=f"AtomicData of {rows} pairs")
+    else:
+        spec.check(value, 1, owner="AtomicData, one system,")
+
+
+def check_rows(data: Any, level: Level, rows: int, what: str) -> None:
+    """Raise unless every field of `level` has `rows` rows."""
+    for name in data.field_names(level):
+        if data.get(name).shape[0] != rows:
+            raise ShapeError(f"Inconsistent {what} in {name}: {data.get(name).shape[0]} rows; {rows} are needed.")
+
+
+def check_assignment(fields: dict[str, torch.Tensor], spec: FieldSpec, value: Any) -> None:
+    """Raise unless `value` may replace the field of `spec`; costs O(1)."""
+    if spec.name == "neighbor_list":
+        others = [n for n, t in fields.items() if n != spec.name and _is_edge(n) and t.shape[0] != _first_size(value)]
+        if others:
+            raise ShapeError(
+                f"`neighbor_list` has {_first_size(value)} rows; `{others[0]}` has {fields[others[0]].shape[0]}. "
+                f"Set `{others[0]}` to None first."
+            )
+    _check_one(fields, spec, value)
+    positions = fields["positions"]
+    check_state_dtype(spec, value, positions.dtype)
+    if value.device != positions.device:
+        check_one_device({spec.name: value}, positions.device, "AtomicData")
+
+
+def _is_edge(name: str) -> bool:
+    spec = FIELDS.get(name) or PAIR_VIEWS.get(name)
+    return spec is not None and spec.level == "edge"
+
+
+def check_state_dtype(spec: FieldSpec, value: torch.Tensor, state: torch.dtype | None) -> None:
+    """Raise if `value` would bring a second dtype into the state."""
+    if spec.kind == "state" and state is not None and value.dtype != state:
+        raise DtypeError(
+            f"`{spec.name}` has dtype {value.dtype}, the state has {state}. Assign `{spec.name}.to({state})`, or "
+            f"convert everything first with `.to(dtype={value.dtype})`."
+        )
+
+
+def cast_state(fields: dict[str, torch.Tensor], stacklevel: int) -> None:
+    """Cast state fields to the dtype of `positions`, in place, with one warning that lists what was cast."""
+    state = fields["positions"].dtype
+    cast = sorted(
+        name
+        for name, value in fields.items()
+        if value.dtype != state and name in FIELDS and FIELDS[name].kind == "state"
+    )
+    if cast:
+        warnings.warn(
+            f"Fields {cast} were cast to {state}, the dtype of `positions`. Pass them in that dtype to avoid this.",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )
+        for name in cast:
+            fields[name] = fields[name].to(state)
+
+
+def categories(value: Any) -> Any:
+    """Turn a list of `AtomCategory` into int64 [N]; tensors pass."""
+    if isinstance(value, torch.Tensor):
+        return value
+    if not isinstance(value, list | tuple) or not all(isinstance(item, AtomCategory) for item in value):
+        raise InputError("`atom_categories` must be an integer tensor or a list of AtomCategory members.")
+    return torch.tensor([item.value for item in value], dtype=torch.int64)
+
+
+def kind_of(dtype: torch.dtype) -> Kind:
+    """Return the kind of dtypes that a custom field first stored in `dtype` takes."""
+    if dtype == torch.bool:
+        return "boolean"
+    if dtype.is_complex:
+        return "any"
+    return "float" if dtype.is_floating_point else "integer"
+
+
+def custom_spec(cls: type, key: str, value: Any, level: Level, known: FieldSpec | None) -> FieldSpec:
+    """Return the row for `key`: the table's if it is there, else one made after `value`."""
+    if known is not None:
+        if known.level != level:
+            raise InputError(f"`{key}` is a {known.level}-level field of the table; it can not be a {level}-level one.")
+        return known
+    if not key.isidentifier() or key.startswith("_") or hasattr(cls, key):
+        raise InputError(f"`{key}` can not name a field: it must be a new identifier without a leading underscore.")
+    if not isinstance(value, torch.Tensor):
+        raise DtypeError(f"`{key}` is a {type(value).__name__}; pass a torch.Tensor.")
+    if value.ndim == 0:
+        raise ShapeError(f"`{key}` has no rows dimension; a {level}-level field needs one. Use `{key}.unsqueeze(0)`.")
+    return FieldSpec(key, level, tuple(value.shape[1:]), kind_of(value.dtype))
+
+
+def mover(
+    device: torch.device | str | None, dtype: torch.dtype | None, non_blocking: bool
+) -> Callable[[str, torch.Tensor], torch.Tensor]:
+    """Return ``move(name, tensor)`` for `to`: the device for all, the dtype for floats."""
+    if dtype is not None and not dtype.is_floating_point:
+        raise DtypeError(f"`dtype` is {dtype}; a structure converts to a floating dtype only.")
+
+    def move(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        wanted = dtype if tensor.is_floating_point() and name not in KEEPS_DTYPE else None
+        return tensor.to(device=device, dtype=wanted, non_blocking=non_blocking)
+
+    return move
+
+
+def chemical_hash(fields: Mapping[str, torch.Tensor]) -> str:
+    """Digest of numbers and positions, sorted, and of cell and pbc if both are set; 64 hexadecimal digits."""
+    numbers = fields["atomic_numbers"].detach().cpu().numpy().astype(np.int64)
+    positions = fields["positions"].detach().cpu().double().numpy() + 0.0  # + 0.0 turns -0.0 into 0.0
+    order = np.lexsort((positions[:, 2], positions[:, 1], positions[:, 0], numbers))
+    digest = hashlib.blake2s()
+    digest.update(numbers[order].tobytes())
+    digest.update(positions[order].tobytes())
+    if "cell" in fields and "pbc" in fields:
+        digest.update(fields["pbc"].cpu().numpy().tobytes())
+        digest.update((fields["cell"].detach().cpu().double().numpy() + 0.0).tobytes())
+    return digest.hexdigest()
+
+
+def same_fields(one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor]) -> bool:
+    """Whether both hold the same names, dtypes, shapes and values; NaN equals NaN."""
+    return one.keys() == two.keys() and all(_same_tensor(one[name], two[name]) for name in one)
+
+
+def _same_tensor(one: torch.Tensor, two: torch.Tensor) -> bool:
+    if one.dtype != two.dtype or one.shape != two.shape or one.device != two.device:
+        return False
+    return torch.equal(one, two) or bool(((one == two) | ((one != one) & (two != two))).all())
+
+
+def _tensor_to_json(tensor: torch.Tensor) -> dict[str, Any]:
+    values = tensor.detach().cpu()
+    return {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape), "data": values.tolist()}
+
+
+def _tensor_from_json(entry: dict[str, Any]) -> torch.Tensor:
+    return torch.tensor(entry["data"], dtype=getattr(torch, entry["dtype"])).reshape(entry["shape"])
+
+
+def to_json(
+    fields: Mapping[str, torch.Tensor], custom: Mapping[str, FieldSpec], info: Mapping[str, torch.Tensor]
+) -> str:
+    """Write a structure as JSON text: tensors as nested lists with their dtype, custom fields with their level."""
+    return json.dumps(
+        {
+            "fields": {name: _tensor_to_json(tensor) for name, tensor in fields.items()},
+            "custom": {name: spec.level for name, spec in custom.items()},
+            "info": {n: _tensor_to_json(v) if isinstance(v, torch.Tensor) else v for n, v in info.items()},
+        }
+    )
+
+
+def from_json(text: str) -> tuple[dict[str, torch.Tensor], dict[str, FieldSpec], dict[str, Any]]:
+    """Read what `to_json` wrote."""
+    entry = json.loads(text)
+    fields = {name: _tensor_from_json(value) for name, value in entry["fields"].items()}
+    custom = {
+        name: FieldSpec(name, level, tuple(fields[name].shape[1:]), kind_of(fields[name].dtype))
+        for name, level in entry["custom"].items()
+    }
+    info = {n: _tensor_from_json(v) if isinstance(v, dict) and "dtype" in v else v for n, v in entry["info"].items()}
+    return fields, custom, info

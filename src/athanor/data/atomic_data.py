@@ -1,0 +1,442 @@
+"""AtomicData: one structure, as tensors with a declared level.
+
+A light class. Fields are checked whole at construction and in O(1) on assignment; a refused assignment leaves the old
+value. System-level tensors have a leading row: ``cell`` is (1, 3, 3). Conversion from other programs' objects is in
+`athanor.data.convert`.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from athanor._optional import OptionalDependency
+from athanor.data import _structure
+from athanor.data._mixin import DataMixin
+from athanor.data.elements import (
+    AtomicNumberTable,
+    atomic_numbers_to_indices,
+    standard_masses,
+    to_one_hot,
+    voigt_to_matrix,
+)
+from athanor.data.fields import FIELDS, PAIR_VIEWS, FieldSpec, Level
+from athanor.errors import MissingFieldError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = [
+    "AtomicData",
+    "AtomicNumberTable",
+    "DataMixin",
+    "OptionalDependency",
+    "atomic_numbers_to_indices",
+    "to_one_hot",
+    "voigt_to_matrix",
+]
+
+
+def _names(level: Level) -> frozenset[str]:
+    return frozenset(name for table in (FIELDS, PAIR_VIEWS) for name, spec in table.items() if spec.level == level)
+
+
+class AtomicData(DataMixin):
+    """One structure.
+
+    Parameters
+    ----------
+    atomic_numbers
+        Integer [N], 0 to 118.
+    positions
+        Float [N, 3], Å; their dtype is the state dtype.
+    info
+        Name -> tensor that belongs to the structure as a whole; kept, never batched.
+    **fields
+        Any field of `athanor.data.fields` or neighbour name, with its rows: N for atoms, 1 for the system. Other names
+        are kept on the object, with one warning, and are not batched until an ``add_*_property`` call.
+
+    Raises
+    ------
+    InputError
+        If positions or cell are not finite, there are no atoms, an atomic number is unknown, or a periodic cell spans no
+        volume; `ShapeError` and `DtypeError` for shapes and dtypes.
+
+    Notes
+    -----
+    Missing masses come from `athanor.data.elements`; missing velocities and categories are zero. Fields of the state
+    are cast to the dtype of `positions` with a warning; other fields keep theirs.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from athanor.data import AtomicData
+    >>> data = AtomicData(atomic_numbers=torch.tensor([8, 1, 1]), positions=torch.eye(3))
+    >>> data.atomic_masses
+    tensor([15.9990,  1.0080,  1.0080])
+    """
+
+    __slots__ = ("__weakref__", "_custom", "_extras", "_fields", "info")
+
+    _default_node_keys = _names("node")
+    _default_edge_keys = _names("edge")
+    _default_system_keys = _names("system")
+
+    _fields: dict[str, torch.Tensor]
+    _custom: dict[str, FieldSpec]
+    _extras: dict[str, Any]
+    info: dict[str, torch.Tensor]
+
+    def __init__(
+        self,
+        *,
+        atomic_numbers: torch.Tensor,
+        positions: torch.Tensor,
+        info: Mapping[str, torch.Tensor] | None = None,
+        **fields: Any,
+    ) -> None:
+        self._custom = {}
+        self.info = dict(info or {})
+        given = {"atomic_numbers": atomic_numbers, "positions": positions, **fields}
+        given = {name: value for name, value in given.items() if value is not None}
+        self._extras = {name: given.pop(name) for name in list(given) if name not in FIELDS and name not in PAIR_VIEWS}
+        for name in self._extras:
+            _check_label(type(self), name)
+        self._fields = _structure.build(given)
+        if self._extras:
+            _warn_unregistered(sorted(self._extras), stacklevel=3)
+
+    @classmethod
+    def _trusted(cls, fields: dict[str, torch.Tensor], custom: dict[str, FieldSpec]) -> Self:
+        """Make an object of checked tensors without looking at them again."""
+        self = cls.__new__(cls)
+        self._fields = fields
+        self._custom = custom
+        self._extras = {}
+        self.info = {}
+        return self
+
+    # ------------------------------------------------------------------------------------------------------ access
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in AtomicData.__slots__:
+            raise AttributeError(name)
+        try:
+            return self._fields[name]
+        except KeyError:
+            pass
+        if name in FIELDS or name in PAIR_VIEWS:
+            return None
+        try:
+            return self._extras[name]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__} has no attribute `{name}`.") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in AtomicData.__slots__ or hasattr(type(self), name):
+            object.__setattr__(self, name, value)
+            return
+        spec = self.field_spec(name)
+        if spec is None:
+            if not name.startswith("_") and name not in self._extras:
+                _warn_unregistered([name], stacklevel=3)
+            self._extras[name] = value
+        elif value is None:
+            self._fields.pop(name, None)
+        else:
+            if name == "atom_categories":
+                value = _structure.categories(value)
+            _structure.check_assignment(self._fields, spec, value)
+            self._fields[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        for store in (self._fields, self._extras):
+            if name in store:
+                del store[name]
+                return
+        raise AttributeError(f"{type(self).__name__} has no attribute `{name}`.")
+
+    def __getitem__(self, key: str) -> Any:
+        try:
+            return getattr(self, key)
+        except AttributeError as error:
+            raise MissingFieldError(str(error)) from None
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        setattr(self, key, value)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._fields or key in self._extras
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return self()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the field called `name`, or `default` if it is absent."""
+        return self._fields.get(name, default)
+
+    def field_spec(self, name: str) -> FieldSpec | None:
+        """Return the row of the field table, of the neighbour names or of a custom field; None if unknown."""
+        return FIELDS.get(name) or PAIR_VIEWS.get(name) or self._custom.get(name)
+
+    def field_names(self, level: Level) -> tuple[str, ...]:
+        """Names of the stored fields of `level`."""
+        return tuple(name for name in self._fields if self.field_spec(name).level == level)  # type: ignore[union-attr]
+
+    def _items(self) -> dict[str, torch.Tensor]:
+        return self._fields
+
+    def _replace_all(self, tensors: dict[str, torch.Tensor]) -> None:
+        self._fields.update(tensors)
+
+    # -------------------------------------------------------------------------------------------------- properties
+    @property
+    def num_nodes(self) -> int:
+        """Number of atoms."""
+        return self._fields["positions"].shape[0]
+
+    num_atoms = num_nodes
+
+    @property
+    def num_edges(self) -> int:
+        """Number of pairs of ``neighbor_list``; 0 without one."""
+        pairs = self._fields.get("neighbor_list")
+        return 0 if pairs is None else pairs.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Device of all tensors."""
+        return self._fields["positions"].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """State dtype."""
+        return self._fields["positions"].dtype
+
+    @property
+    def node_properties(self) -> dict[str, torch.Tensor]:
+        """Present fields with one row per atom."""
+        return {name: self._fields[name] for name in self.field_names("node")}
+
+    @property
+    def edge_properties(self) -> dict[str, torch.Tensor]:
+        """Present fields with one row per pair."""
+        return {name: self._fields[name] for name in self.field_names("edge")}
+
+    @property
+    def system_properties(self) -> dict[str, torch.Tensor]:
+        """Present fields with one row."""
+        return {name: self._fields[name] for name in self.field_names("system")}
+
+    def _key_set(self, level: Level) -> set[str]:
+        return set(_names(level)) | {name for name, spec in self._custom.items() if spec.level == level}
+
+    @property
+    def __node_keys__(self) -> set[str]:
+        return self._key_set("node")
+
+    @property
+    def __edge_keys__(self) -> set[str]:
+        return self._key_set("edge")
+
+    @property
+    def __system_keys__(self) -> set[str]:
+        return self._key_set("system")
+
+    @property
+    def chemical_hash(self) -> str:
+        """Digest of what the structure is: elements, positions, cell and pbc; the order of atoms does not matter."""
+        return _structure.chemical_hash(self._fields)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the same fields hold the same values; NaN equals NaN."""
+        if not isinstance(other, AtomicData):
+            return NotImplemented
+        return _structure.same_fields(self._fields, other._fields)
+
+    def __hash__(self) -> int:
+        return hash(self.chemical_hash)
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{name}={list(tensor.shape)}" for name, tensor in self._fields.items())
+        return f"{type(self).__name__}({parts}, dtype={self.dtype}, device={self.device})"
+
+    # ---------------------------------------------------------------------------------------------- custom fields
+    def add_node_property(self, key: str, value: torch.Tensor, node_dim: int = 0) -> None:
+        """Store `value`, one row per atom, and register `key` as a node-level field of this object."""
+        self._register(key, value, "node")
+
+    def add_edge_property(self, key: str, value: torch.Tensor) -> None:
+        """Store `value`, one row per pair, and register `key` as an edge-level field of this object."""
+        self._register(key, value, "edge")
+
+    def add_system_property(self, key: str, value: torch.Tensor) -> None:
+        """Store `value`, one row, and register `key` as a system-level field of this object."""
+        self._register(key, value, "system")
+
+    def _register(self, key: str, value: torch.Tensor, level: Level) -> None:
+        known = FIELDS.get(key) or PAIR_VIEWS.get(key)
+        spec = _structure.custom_spec(type(self), key, value, level, known)
+        _structure.check_assignment(self._fields, spec, value)
+        if known is None:
+            self._custom = {**self._custom, key: spec}
+        self._extras.pop(key, None)
+        self._fields[key] = value
+
+    def use_default_masses(self) -> Self:
+        """Set standard masses of the elements, amu; in place."""
+        self._fields["atomic_masses"] = standard_masses(self.atomic_numbers, self.dtype)
+        return self
+
+    def use_default_categories(self) -> Self:
+        """Set every atom's category to 0; in place."""
+        self._fields["atom_categories"] = torch.zeros(self.num_nodes, dtype=torch.int64, device=self.device)
+        return self
+
+    def use_default_velocities(self) -> Self:
+        """Set all velocities to zero; in place."""
+        self._fields["velocities"] = torch.zeros_like(self._fields["positions"])
+        return self
+
+    def check_node_consistency(self) -> Self:
+        """Raise `ShapeError` unless every node-level field has one row per atom."""
+        _structure.check_rows(self, "node", self.num_nodes, "number of atoms")
+        return self
+
+    def check_edge_consistency(self) -> Self:
+        """Raise `ShapeError` unless every edge-level field has one row per pair of ``neighbor_list``."""
+        if "neighbor_list" in self._fields:
+            _structure.check_rows(self, "edge", self.num_edges, "number of edges")
+        return self
+
+    def debug(self) -> None:
+        """Check everything that construction checks, on the tensors as they are now."""
+        _structure.check_all(self._fields, self._custom)
+
+    # -------------------------------------------------------------------------------------------------- copies
+    def _with(self, fields: dict[str, torch.Tensor]) -> Self:
+        result = type(self)._trusted(fields, dict(self._custom))
+        result._extras = dict(self._extras)
+        result.info = dict(self.info)
+        return result
+
+    def to(
+        self,
+        device: torch.device | str | torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
+        non_blocking: bool = False,
+    ) -> Self:
+        """Return the structure on `device` with its floating fields in `dtype`; shares what need not change.
+
+        The lifetime ``time`` keeps its dtype.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        move = _structure.mover(device, dtype, non_blocking)
+        result = self._with({name: move(name, tensor) for name, tensor in self._fields.items()})
+        result.info = {n: move(n, v) if isinstance(v, torch.Tensor) else v for n, v in self.info.items()}
+        return result
+
+    def cpu(self, *keys: str) -> Self:
+        """Move tensors to the CPU; in place."""
+        return self.apply(lambda tensor: tensor.cpu(), *keys)
+
+    def cuda(self, device: int | str | None = None, non_blocking: bool = False, *keys: str) -> Self:
+        """Move tensors to a CUDA device; in place."""
+        target = "cuda" if device is None else device
+        return self.apply(lambda tensor: tensor.to(target, non_blocking=non_blocking), *keys)
+
+    def clone(self) -> Self:
+        """Return a copy that shares no tensor."""
+        result = self._with({name: tensor.clone() for name, tensor in self._fields.items()})
+        result.info = copy.deepcopy(self.info)
+        result._extras = copy.deepcopy(self._extras)
+        return result
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self.clone()
+
+    def __copy__(self) -> Self:
+        return self._with(dict(self._fields))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"fields": self._fields, "custom": self._custom, "extras": self._extras, "info": self.info}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name if name == "info" else f"_{name}", value)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy, with the values of `update` assigned."""
+        result = self.clone() if deep else copy.copy(self)
+        for name, value in (update or {}).items():
+            setattr(result, name, value)
+        return result
+
+    def model_dump(self, *, exclude_none: bool = False) -> dict[str, Any]:
+        """Return name -> value of everything the object holds; absent fields are None unless `exclude_none`."""
+        result: dict[str, Any] = {}
+        for name in (*FIELDS, *PAIR_VIEWS):
+            value = self._fields.get(name)
+            if value is not None or not exclude_none:
+                result[name] = value
+        for name in self._custom:
+            result[name] = self._fields[name]
+        return {**result, **self._extras, "info": dict(self.info)}
+
+    def model_dump_json(self) -> str:
+        """Return a JSON text from which `model_validate_json` makes the object again."""
+        return _structure.to_json(self._fields, self._custom, self.info)
+
+    @classmethod
+    def model_validate_json(cls, text: str) -> Self:
+        """Read what `model_dump_json` wrote."""
+        fields, custom, info = _structure.from_json(text)
+        _structure.check_all(fields, custom)
+        self = cls._trusted(fields, custom)
+        self.info = info
+        return self
+
+    @classmethod
+    def from_dict(cls, dictionary: Mapping[str, Any]) -> Self:
+        """Make a structure of name -> value, as the constructor does."""
+        return cls(**dictionary)
+
+    # -------------------------------------------------------------------------------------------------- conversion
+    @classmethod
+    def from_atoms(cls, atoms: Atoms, *args: Any, **kwargs: Any) -> Self:
+        """Make a structure of ASE atoms; see `athanor.data.convert.ase.from_atoms`."""
+        from athanor.data.convert.ase import from_atoms
+
+        return from_atoms(atoms, *args, data_class=cls, **kwargs)
+
+    @classmethod
+    def from_structure(cls, structure: Any, *args: Any, **kwargs: Any) -> Self:
+        """Make a structure of a pymatgen Structure or Molecule; see `athanor.data.convert.pymatgen.from_structure`."""
+        from athanor.data.convert.pymatgen import from_structure
+
+        return from_structure(structure, *args, data_class=cls, **kwargs)
+
+    def to_atoms(self) -> Atoms:
+        """Return ASE atoms; see `athanor.data.convert.ase.to_atoms`."""
+        from athanor.data.convert.ase import to_atoms
+
+        return to_atoms(self)
+
+
+def _check_label(cls: type, name: str) -> None:
+    if hasattr(cls, name):
+        raise AttributeError(f"`{name}` is a name of {cls.__name__} itself; choose another label.")
+
+
+def _warn_unregistered(names: list[str], stacklevel: int) -> None:
+    listed = ", ".join(f"`{name}`" for name in names)
+    warnings.warn(
+        f"{listed} is not a known field: it stays on this object and is not batched. Register it with "
+        f"`add_node_property`, `add_edge_property` or `add_system_property`, or put it into `info`.",
+        UserWarning,
+        stacklevel=stacklevel + 1,
+    )

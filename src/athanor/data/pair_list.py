@@ -1,0 +1,307 @@
+"""The stored pair list of a batch: sorted packed rows, from which COO and MATRIX views are made on access.
+
+One row per atom holds its neighbours as indices inside the own system and one packed image shift each. Images count
+from wrapped positions; whole lattice vectors between an atom and its wrapped image are kept apart in
+``wrap_offsets``, so moving an atom by lattice vectors never makes a list stale. The pair vector is
+
+    r_j - r_i + (S - w_j + w_i) @ cell
+
+with the stored image S and wrap offsets w; the bracket is what views call the shift, for positions as they stand.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from athanor.data._levels import gather_rows
+from athanor.kernels.neighbor_list.packing import unpack_images
+
+TENSORS = ("row_ptr", "neighbors", "images", "wrap_offsets", "reference_positions", "reference_cell", "valid")
+
+
+class PairIndex(NamedTuple):
+    """Pairs in stored order: ``i``, ``j`` int64 [E] as batch-wide atom indices and ``shifts`` int32 [E, 3]."""
+
+    i: torch.Tensor
+    j: torch.Tensor
+    shifts: torch.Tensor
+
+
+class PairList:
+    """Pairs of every system of a batch, with what tells when they must be searched again.
+
+    Parameters
+    ----------
+    row_ptr
+        int64 [N+1]; first pair of each atom.
+    neighbors
+        int32 [E]; neighbour as an index inside the own system, rows sorted by (neighbour, image).
+    images
+        int32 [E]; packed image shifts, see `athanor.kernels.neighbor_list`.
+    wrap_offsets
+        int32 [N, 3]; whole lattice vectors between an atom and its wrapped image.
+    reference_positions
+        [N, 3], Å; positions at the last search of each system.
+    reference_cell
+        [B, 3, 3], Å; cell at the last search of each system.
+    valid
+        bool [B]; False where the system must be searched again whatever its motion.
+    cutoff
+        Å; what the list was asked for, NaN if unknown.
+    radius
+        Å; what was searched (cutoff and skin), NaN if unknown.
+    half
+        Whether each pair stands once instead of in both directions.
+
+    Notes
+    -----
+    Setting an attribute drops the cached views. After a change inside a tensor call `touch`.
+    """
+
+    __slots__ = (*TENSORS, "_cache", "cutoff", "half", "order", "radius")
+
+    row_ptr: torch.Tensor
+    neighbors: torch.Tensor
+    images: torch.Tensor
+    wrap_offsets: torch.Tensor
+    reference_positions: torch.Tensor
+    reference_cell: torch.Tensor
+    valid: torch.Tensor
+    order: torch.Tensor | None
+    _cache: dict[Any, Any]
+
+    def __init__(
+        self,
+        row_ptr: torch.Tensor,
+        neighbors: torch.Tensor,
+        images: torch.Tensor,
+        wrap_offsets: torch.Tensor,
+        reference_positions: torch.Tensor,
+        reference_cell: torch.Tensor,
+        valid: torch.Tensor,
+        cutoff: float = math.nan,
+        radius: float = math.nan,
+        half: bool = False,
+    ) -> None:
+        self.row_ptr = row_ptr
+        self.neighbors = neighbors
+        self.images = images
+        self.wrap_offsets = wrap_offsets
+        self.reference_positions = reference_positions
+        self.reference_cell = reference_cell
+        self.valid = valid
+        self.cutoff = float(cutoff)
+        self.radius = float(radius)
+        self.half = bool(half)
+        self.order = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name != "_cache":
+            object.__setattr__(self, "_cache", {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in (*TENSORS, "cutoff", "radius", "half", "order")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    @property
+    def num_pairs(self) -> int:
+        """Number of stored pairs."""
+        return self.neighbors.shape[0]
+
+    @property
+    def num_neighbors(self) -> torch.Tensor:
+        """Pairs of each atom, int32 [N]."""
+        return self.row_ptr.diff().to(torch.int32)
+
+    def touch(self) -> None:
+        """Say that a tensor of the list was changed in place; cached views are made again."""
+        self._cache = {}
+
+    # ------------------------------------------------------------------------------------------------------- views
+    def pair_index(self, batch: Any) -> PairIndex:
+        """Return the pairs in stored order with batch-wide indices and shifts for positions as they stand.
+
+        Cached until the list changes; the tensors must not be changed.
+        """
+        key = ("index", self.wrap_offsets._version)
+        found = self._cache.get(key)
+        if found is None:
+            lengths = self.row_ptr.diff()
+            i = torch.repeat_interleave(lengths, output_size=self.num_pairs)
+            j = self.neighbors.long() + batch.batch_ptr.long()[batch.batch_idx[i]]
+            shifts = unpack_images(self.images) + self.wrap_offsets[i] - self.wrap_offsets[j]
+            found = self._cache[key] = PairIndex(i, j, shifts)
+        return found
+
+    def coo(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``neighbor_list`` int32 [E, 2], batch-wide, and integer shifts int32 [E, 3].
+
+        Pairs stand in stored order; a list that a user assigned is given back in the user's order. Cached.
+        """
+        key = ("coo", self.wrap_offsets._version)
+        found = self._cache.get(key)
+        if found is None:
+            i, j, shifts = self.pair_index(batch)
+            pairs = torch.stack((i, j), dim=1).to(torch.int32)
+            if self.order is not None:
+                pairs, shifts = _scatter(pairs, self.order), _scatter(shifts, self.order)
+            found = self._cache[key] = (pairs, shifts)
+        return found
+
+    def matrix(self, batch: Any, width: int | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return padded rows: neighbours int32 [N, K], their number int32 [N] and shifts int32 [N, K, 3].
+
+        Parameters
+        ----------
+        batch
+            The batch that holds this list.
+        width
+            Smallest K; the longest row decides if it is longer, or if None.
+
+        Returns
+        -------
+        tuple of torch.Tensor
+            Empty entries of the first hold N, those of the third 0. Cached.
+        """
+        key = ("matrix", width, self.wrap_offsets._version)
+        found = self._cache.get(key)
+        if found is None:
+            i, j, shifts = self.pair_index(batch)
+            atoms, counts = self.row_ptr.shape[0] - 1, self.num_neighbors
+            longest = int(counts.max()) if atoms else 0
+            columns = max(longest, width or 0)
+            slot = torch.arange(self.num_pairs, device=i.device) - self.row_ptr[i]
+            dense = torch.full((atoms, columns), atoms, dtype=torch.int32, device=i.device)
+            dense[i, slot] = j.to(torch.int32)
+            dense_shifts = torch.zeros((atoms, columns, 3), dtype=torch.int32, device=i.device)
+            dense_shifts[i, slot] = shifts
+            found = self._cache[key] = (dense, counts, dense_shifts)
+        return found
+
+    # ------------------------------------------------------------------------------------------------- membership
+    def select(self, systems: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> PairList:
+        """Return the list of the given systems, in that order.
+
+        Parameters
+        ----------
+        systems
+            int64 on the host; indices of systems.
+        starts, counts
+            First atom and number of atoms of every system of the batch.
+        """
+        device = self.row_ptr.device
+        rows = torch.from_numpy(gather_rows(starts[systems], counts[systems])).to(device)
+        picked = torch.from_numpy(systems).to(device)
+        row_ptr = self.row_ptr.cpu().numpy()
+        first, last = row_ptr[starts[systems]], row_ptr[starts[systems] + counts[systems]]
+        pairs = torch.from_numpy(gather_rows(first, last - first)).to(device)
+        new_ptr = torch.zeros(rows.shape[0] + 1, dtype=torch.int64, device=device)
+        torch.cumsum(self.row_ptr.diff()[rows], 0, out=new_ptr[1:])
+        return PairList(
+            new_ptr,
+            self.neighbors[pairs],
+            self.images[pairs],
+            self.wrap_offsets[rows],
+            self.reference_positions[rows],
+            self.reference_cell[picked],
+            self.valid[picked],
+            self.cutoff,
+            self.radius,
+            self.half,
+        )
+
+    def append(self, other: PairList) -> PairList:
+        """Return this list with the systems of `other` behind; lists that were searched differently are emptied."""
+        if not (self.half == other.half and _same(self.radius, other.radius) and _same(self.cutoff, other.cutoff)):
+            other = PairList.blank(other.reference_positions, other.reference_cell, self.cutoff, self.radius, self.half)
+        joined = {name: torch.cat((getattr(self, name), getattr(other, name))) for name in TENSORS[1:]}
+        row_ptr = torch.cat((self.row_ptr, other.row_ptr[1:] + self.row_ptr[-1]))
+        return PairList(row_ptr=row_ptr, **joined, cutoff=self.cutoff, radius=self.radius, half=self.half)
+
+    @classmethod
+    def blank(cls, positions: torch.Tensor, cell: torch.Tensor, cutoff: float, radius: float, half: bool) -> PairList:
+        """Return a list without pairs in which every system is still to be searched.
+
+        Parameters
+        ----------
+        positions, cell
+            [N, 3] and [B, 3, 3], Å; copied as references.
+        cutoff, radius, half
+            As in the class.
+        """
+        device, atoms = positions.device, positions.shape[0]
+        return cls(
+            torch.zeros(atoms + 1, dtype=torch.int64, device=device),
+            torch.zeros(0, dtype=torch.int32, device=device),
+            torch.zeros(0, dtype=torch.int32, device=device),
+            torch.zeros((atoms, 3), dtype=torch.int32, device=device),
+            positions.detach().clone(),
+            cell.detach().clone(),
+            torch.zeros(cell.shape[0], dtype=torch.bool, device=device),
+            cutoff,
+            radius,
+            half,
+        )
+
+    def move_by_lattice_vectors(self, offsets: torch.Tensor, batch_idx: torch.Tensor) -> None:
+        """Follow atoms that were moved by ``-offsets @ cell``; the list stays as complete as it was. In place.
+
+        Parameters
+        ----------
+        offsets
+            int [N, 3]; whole lattice vectors that were subtracted from each position.
+        batch_idx
+            int64 [N]; system of each atom.
+        """
+        offsets = offsets.to(torch.int32)
+        self.wrap_offsets = self.wrap_offsets - offsets
+        cell = self.reference_cell[batch_idx]
+        moved = torch.einsum("na,nac->nc", offsets.to(cell.dtype), cell)
+        self.reference_positions = self.reference_positions - moved
+
+    # -------------------------------------------------------------------------------------------------- transfer
+    def clone(self) -> PairList:
+        """Return a copy that shares nothing."""
+        return self._map(torch.Tensor.clone)
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
+    ) -> PairList:
+        """Return the list on `device`, its references in `dtype`; shares what need not change."""
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            wanted = dtype if tensor.is_floating_point() else None
+            return tensor.to(device=device, dtype=wanted, non_blocking=non_blocking)
+
+        return self._map(move)
+
+    def _map(self, function: Any) -> PairList:
+        moved = {name: function(getattr(self, name)) for name in TENSORS}
+        result = PairList(**moved, cutoff=self.cutoff, radius=self.radius, half=self.half)
+        result.order = None if self.order is None else function(self.order)
+        return result
+
+    def __repr__(self) -> str:
+        return (
+            f"PairList(num_pairs={self.num_pairs}, cutoff={self.cutoff:g}, radius={self.radius:g}, half={self.half}, "
+            f"systems={self.valid.shape[0]})"
+        )
+
+
+def _same(one: float, two: float) -> bool:
+    return one == two or (math.isnan(one) and math.isnan(two))
+
+
+def _scatter(values: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Undo ``values = original[order]``."""
+    original = torch.empty_like(values)
+    original[order] = values
+    return original

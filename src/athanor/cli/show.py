@@ -1,0 +1,106 @@
+"""Behind ``athanor show`` and ``athanor models``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from athanor.cli.exit_codes import ExitCode
+from athanor.cli.table import count_outcomes, make_console, print_table
+
+
+def show_run(out: Path, *, all_rows: bool = False) -> int:
+    """Print what was run, by which model, how far, what failed, and how to read it."""
+    from athanor.workflows.output import read_run
+
+    run, rows = read_run(out)
+    console = make_console()
+    _print_facts(console, run)
+    if not rows:
+        console.print("No summary was written: the run did not come to an end.", highlight=False)
+    else:
+        print_table(console, rows, all_rows=all_rows)
+        console.print(f"[bold]{count_outcomes(rows)}[/bold]", highlight=False)
+        for row in [row for row in rows if row["status"].startswith("failed")][:20]:
+            where = f"frame {row['index_in_file']} of {row['file']}" if row.get("file") else f"index {row['index']}"
+            console.print(f"  {row['system']} ({where}): {row['status']}, after step {row['steps']}", highlight=False)
+    _print_how_to_read(console, out)
+    return int(ExitCode.DONE)
+
+
+def _print_facts(console: Any, run: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    model = run.get("model", {})
+    digest = model.get("weights_digest")
+    facts = {
+        "run": run["job"].get("title") or run.get("command", ""),
+        "command": run.get("command", ""),
+        "state": _state(run),
+        "systems": f"{run.get('systems')} with {run.get('atoms')} atoms",
+        "model": model.get("card") or model.get("name", ""),
+        "weights": digest[:16] if digest else "",
+        "stages": "; ".join(_stage(stage) for stage in run["job"].get("stages", [])),
+        "frames": str(run.get("frames", "")),
+        "athanor": f"{run.get('athanor')}, torch {run.get('versions', {}).get('torch', '?')}",
+    }
+    table = Table.grid(padding=(0, 2))
+    for key, value in facts.items():
+        if value and not (key == "command" and value == facts["run"]):
+            table.add_row(f"[bold]{key}[/bold]", value)
+    console.print(table)
+
+
+def _state(run: dict[str, Any]) -> str:
+    took = f", {run['seconds']:g} s" if "seconds" in run else ""
+    note = " (or it was killed)" if run.get("state") == "running" else ""
+    return f"{run.get('state')}{note}, started {run.get('started')}{took}"
+
+
+def _stage(stage: dict[str, Any]) -> str:
+    (kind, settings), *_ = stage.items()
+    if kind == "relax":
+        cell = "atoms" if settings.get("fixed_cell") else "atoms and cell"
+        return f"relax {cell} to {settings['fmax']}, {settings['smax']}, at most {settings['steps']} steps"
+    name, at, step = settings["ensemble"].upper(), settings["temperature"], settings["timestep"]
+    return f"{name} at {at}, {settings['steps']} steps of {step}"
+
+
+def _print_how_to_read(console: Any, out: Path) -> None:
+    lines: Sequence[tuple[str, str]] = (
+        ("final.extxyz", f'ase.io.read("{out}/final.extxyz", ":")'),
+        ("trajectory.zarr", f'athanor.dynamics.ZarrData("{out}/trajectory.zarr", mode="r").read()'),
+        ("summary.csv, log.csv", "one row per system; one row per system and logged step"),
+        ("run.yaml", "settings, versions, what to cite"),
+    )
+    console.print()
+    for name, how in lines:
+        if (out / name.partition(",")[0]).exists():
+            console.print(f"  {name:<22}{how}", highlight=False, soft_wrap=True)
+
+
+def show_models() -> int:
+    """Print the list of models."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from athanor.models.registry import available
+
+    console = make_console()
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for title in ("model", "kind", "elements", "licence", "installed", "what it is"):
+        table.add_column(title, no_wrap=title in ("model", "kind"))
+    missing = []
+    for entry in available():
+        elements = "" if entry.num_elements is None else str(entry.num_elements)
+        table.add_row(
+            entry.name, entry.kind, elements, entry.licence, "yes" if entry.installed else "no", entry.summary
+        )
+        if not entry.installed:
+            missing.append(f"  {entry.name}: {entry.install}")
+    console.print(table)
+    if missing:
+        console.print("To install:\n" + "\n".join(missing), highlight=False, markup=False)
+    console.print("Your own: an entry point in the group `athanor.models` (see docs/conventions.md).", highlight=False)
+    return int(ExitCode.DONE)

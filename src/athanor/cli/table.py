@@ -1,0 +1,124 @@
+"""The table of a run, and the lines around it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+MOST_ROWS = 120
+_WIDTH = 112
+
+
+def print_result(rows: Sequence[Row], folder: Path | None, seconds: float | None, *, allow_failures: bool) -> None:
+    """Print table, notes, counts, and where the results are."""
+    from athanor.workflows.progress import format_seconds
+
+    console = make_console()
+    print_table(console, rows)
+    took = f" in {format_seconds(seconds)}" if seconds is not None else ""
+    console.print(f"[bold]{count_outcomes(rows)}[/bold]{took}", highlight=False)
+    failed = [row for row in rows if row["status"].startswith("failed")]
+    if failed and allow_failures:
+        console.print("The job allows failures: the exit code is 0.", highlight=False)
+    if folder is not None:
+        console.print(f"Results: {folder}  (athanor show {folder} tells more)", highlight=False, soft_wrap=True)
+
+
+def make_console() -> Any:
+    """Console on stdout; wide enough for the table where there is no terminal."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, _WIDTH))
+
+
+def print_table(console: Any, rows: Sequence[Row], *, all_rows: bool = False) -> None:
+    """Print one line per system; the middle of a very long list is left out."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    shown, left_out = (rows, 0) if all_rows or len(rows) <= MOST_ROWS else _shorten(rows)
+    columns = [column for column in _COLUMNS if any(row.get(column[1]) is not None for row in rows)]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for title, _, justify, _ in columns:
+        table.add_column(title, justify=justify, no_wrap=title != "status", overflow="fold")  # type: ignore[arg-type]
+    for row in shown:
+        style = "red" if row["status"].startswith("failed") else None
+        table.add_row(*(_cell(row, key, show) for _, key, _, show in columns), style=style)
+    console.print(table)
+    if left_out:
+        console.print(f"{left_out} more rows are in summary.csv.", highlight=False)
+    for note in _notes(rows):
+        console.print(note, style="dim", highlight=False)
+
+
+def count_outcomes(rows: Sequence[Row]) -> str:
+    """Return ``83 systems: 80 converged, 3 failed``."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        key = row["status"].partition(":")[0]
+        counts[key] = counts.get(key, 0) + 1
+    parts = ", ".join(f"{number} {_IN_WORDS.get(key, key)}" for key, number in counts.items())
+    return f"{len(rows)} system{'' if len(rows) == 1 else 's'}: {parts}"
+
+
+_IN_WORDS = {"step limit": "at the step limit"}
+
+
+def _cell(row: Row, key: str, show: Callable[[Any, Row], str]) -> str:
+    value = row.get(key)
+    return "" if value is None else show(value, row)
+
+
+def _temperature(value: float, row: Row) -> str:
+    error = row.get("temperature_error")
+    return f"{value:.0f}" if error is None else f"{value:.0f} ± {error:.0f}"
+
+
+_Column = tuple[str, str, str, Callable[[Any, Row], str]]
+_COLUMNS: list[_Column] = [
+    ("system", "system", "left", lambda value, row: str(value)),
+    ("atoms", "atoms", "right", lambda value, row: str(value)),
+    ("steps", "steps", "right", lambda value, row: str(value)),
+    ("eV/atom", "energy_per_atom", "right", lambda value, row: f"{value:.4f}"),
+    ("fmax eV/Å", "fmax", "right", lambda value, row: f"{value:.3f}"),
+    ("smax GPa", "smax_GPa", "right", lambda value, row: f"{value:.3f}"),
+    ("a / Å", "lattice_constant", "right", lambda value, row: f"{value:.3f}"),
+    ("source", "reference_lattice_constant", "right", lambda value, row: f"{value:.3f}"),
+    ("error %", "error_percent", "right", lambda value, row: f"{value:+.2f}"),
+    ("T / K", "temperature", "right", _temperature),
+    ("status", "status", "left", lambda value, row: str(value)),
+]
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """Say what the columns mean, those that are there."""
+    notes = []
+    if any(row.get("fmax") is not None for row in rows):
+        notes.append("eV/atom, fmax, smax, a: at the end of the relaxation.")
+    if any(row.get("lattice_constant") is not None for row in rows):
+        notes.append(
+            "a: cube root of the volume of the cell as it stands in the source; cubic cells: the lattice constant."
+        )
+    errors = [abs(row["error_percent"]) for row in rows if row.get("error_percent") is not None]
+    if errors:
+        close = sum(error <= 3.0 for error in errors)
+        notes.append(f"{close} of {len(errors)} lie within 3 % of the source; the median error is "
+                     f"{statistics.median(errors):.2f} %.")  # fmt: skip
+    if any(row.get("temperature") is not None for row in rows):
+        notes.append("T: mean over the second half of the MD steps, with its standard error from block averages.")
+    return notes
+
+
+def _shorten(rows: Sequence[Row]) -> tuple[list[Row], int]:
+    """Every failed row, and the first others."""
+    failed = [row for row in rows if row["status"].startswith("failed")][: MOST_ROWS // 2]
+    chosen = {row["index"] for row in failed}
+    for row in rows:
+        if len(chosen) >= MOST_ROWS:
+            break
+        chosen.add(row["index"])
+    return [row for row in rows if row["index"] in chosen], len(rows) - len(chosen)

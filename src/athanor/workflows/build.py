@@ -1,0 +1,167 @@
+"""From a description to objects: model, engines, hooks, and the batch of a chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from athanor.errors import InputError
+from athanor.workflows.spec import MDSpec, ModelSpec, RelaxSpec, RunSpec
+from athanor.workflows.structures import System
+
+if TYPE_CHECKING:
+    from athanor.data.atomic_data import AtomicData
+    from athanor.data.batch import Batch
+
+SKIN = 0.5
+"""Å added to the cutoff of the neighbour list, unless the model asks for a skin of its own."""
+FIRE_SETTINGS: dict[str, Any] = {"dt": 1.0, "dt_max": 10.0, "mass_scale": "mean"}
+"""Time steps in internal units. With the mean mass factored out they suit light and heavy elements alike."""
+DEFAULT_MODEL = "chgnet"
+"""Model of periodic systems when none is named."""
+
+
+def choose_model(spec: RunSpec, systems: Sequence[System]) -> ModelSpec:
+    """Return the model of the run: the one that is named, or the default for periodic systems.
+
+    Raises
+    ------
+    InputError
+        If none is named and a system is not periodic.
+    """
+    if spec.model is not None:
+        return spec.model
+    for number, system in enumerate(systems):
+        if not system.is_periodic:
+            raise InputError(
+                f"system {number} ({system.name}) is not periodic, and the default model {DEFAULT_MODEL} is for "
+                f"crystals. Name a model with --model (see `athanor models`), or give it a cell."
+            )
+    return ModelSpec(name=DEFAULT_MODEL)
+
+
+def build_model(spec: ModelSpec) -> Any:
+    """Build a model by name.
+
+    Raises
+    ------
+    InputError
+        If the name or an argument is wrong.
+    OptionalDependencyError
+        If a package is missing; the text names the command that installs it.
+    """
+    from athanor.models import registry
+
+    if isinstance(spec, ModelSpec):
+        try:
+            return registry.get(spec.name, **spec.options)
+        except TypeError as error:
+            raise InputError(f"model {spec.name!r}: {error}. Set its arguments in the job, or with "
+                             f"--model-option name=value.") from error  # fmt: skip
+    return spec
+
+
+def to_data(systems: Sequence[System], dtype: str) -> list[AtomicData]:
+    """Convert every system; `system_id` is its index in the input, whatever batch it will be in.
+
+    Raises
+    ------
+    InputError
+        If one can not be converted; the text names it.
+    """
+    from athanor.data.atomic_data import AtomicData
+
+    wanted = getattr(torch, dtype)
+    data = []
+    for index, system in enumerate(systems):
+        try:
+            data.append(AtomicData.from_atoms(_bare(system.atoms), dtype=wanted, system_id=index))
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise InputError(f"system {index} ({system.name}): {error}") from error
+    return data
+
+
+def build_batch(data: Sequence[AtomicData], indices: Sequence[int]) -> Batch:
+    """Collect the systems `indices` in one batch."""
+    from athanor.data.batch import Batch
+
+    return Batch.from_data_list([data[index] for index in indices])
+
+
+def _bare(atoms: Any) -> Any:
+    """Atoms without labels of their file, which differ from system to system."""
+    plain = atoms.copy()
+    plain.info = {key: value for key, value in atoms.info.items() if key in ("charge", "spin")}
+    plain.calc = None
+    known = {"numbers", "positions", "momenta", "masses", "tags", "initial_charges", "initial_magmoms"}
+    for name in set(plain.arrays) - known:
+        del plain.arrays[name]
+    return plain
+
+
+def build_engines(spec: RunSpec, model: Any, batch: Batch) -> list[Any]:
+    """Return one engine per stage, in order, each with its budget of steps."""
+    return [_build_engine(stage, spec, model, batch) for stage in spec.stages]
+
+
+def _build_engine(stage: RelaxSpec | MDSpec, spec: RunSpec, model: Any, batch: Batch) -> Any:
+    from athanor import dynamics
+
+    if isinstance(stage, MDSpec):
+        if stage.ensemble == "nve":
+            return dynamics.NVE(model, dt=stage.timestep, n_steps=stage.steps)
+        return dynamics.NVTLangevin(
+            model,
+            dt=stage.timestep,
+            temperature=stage.temperature,
+            friction=stage.friction,
+            random_seed=spec.seed,
+            n_steps=stage.steps,
+        )
+    if stage.fixed_cell or not bool(batch.has_cell.any()):
+        return dynamics.FIRE(
+            model,
+            **FIRE_SETTINGS,
+            n_steps=stage.steps,
+            convergence_hook=dynamics.ConvergenceHook.from_fmax(stage.fmax),
+        )
+    return dynamics.FIREVariableCell(
+        model,
+        **FIRE_SETTINGS,
+        pressure=stage.pressure,
+        n_steps=stage.steps,
+        convergence_hook=dynamics.ConvergenceHook.from_fmax_and_smax(stage.fmax, stage.smax),
+    )
+
+
+def build_neighbor_hooks(model: Any) -> list[Any]:
+    """Return the model's neighbour-list hooks, with a skin."""
+    hooks = model.make_neighbor_hooks()
+    for hook in hooks:
+        if hook.skin <= 0.0:
+            hook.skin = SKIN
+    return list(hooks)
+
+
+def start_velocities(spec: RunSpec, batch: Batch) -> None:
+    """Give systems that start with dynamics velocities at its temperature, unless they came with some; in place."""
+    first = spec.stages[0]
+    if not isinstance(first, MDSpec):
+        return
+    from athanor.dynamics import initialize_velocities
+    from athanor.kernels import segment_sum
+
+    batch.ensure_field("velocities")
+    moving = segment_sum((batch.velocities**2).sum(dim=1, keepdim=True), batch.batch_ptr)[:, 0] > 0
+    drawn = initialize_velocities(
+        torch.empty_like(batch.velocities),
+        batch.atomic_masses,
+        first.temperature,
+        batch.batch_idx,
+        random_seed=spec.seed,
+        system_id=batch.system_id,
+        fixed=batch.get("fixed"),
+    )
+    batch.velocities = torch.where(moving[batch.batch_idx][:, None], batch.velocities, drawn)

@@ -1,0 +1,81 @@
+"""`md`: molecular dynamics of any number of structures, in batches."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from athanor.errors import InputError
+from athanor.workflows.relax import run_from_python
+from athanor.workflows.results import RunResult
+
+
+def md(
+    structures: Any,
+    model: Any = "chgnet",
+    *,
+    ensemble: str = "nvt",
+    temperature: float | str = 300.0,
+    time: float | str | None = None,
+    steps: int | None = None,
+    timestep: float | str = 1.0,
+    friction: float | str = 0.01,
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    max_atoms: int | None = None,
+    every: int = 10,
+    seed: int = 42,
+    dtype: str = "float64",
+    progress: bool = False,
+) -> RunResult:
+    """Run molecular dynamics at constant volume.
+
+    Structures without velocities start from a Maxwell-Boltzmann distribution at `temperature`; those that have momenta
+    keep them.
+
+    Parameters
+    ----------
+    structures, model, out, overwrite, max_atoms, dtype, progress
+        As in `athanor.relax`.
+    ensemble
+        ``"nvt"`` (Langevin dynamics, BAOAB) or ``"nve"`` (velocity Verlet).
+    temperature
+        K.
+    time, steps
+        Length of the run, fs (or text such as ``"1 ps"``), or a number of steps; 1000 fs if neither is given.
+    timestep
+        fs.
+    friction
+        1/fs; 0.001 to 0.05 is usual.
+    every
+        Steps between frames and between rows of the log in `out`.
+    seed
+        Seed of velocities and noise. A system's path depends on it and on its place in `structures`, not on the batch.
+
+    Returns
+    -------
+    RunResult
+        As `athanor.relax`; the reason of a system that went all the way is ``"done"``.
+
+    Raises
+    ------
+    InputError
+        If an argument or a structure is not usable; nothing has run then.
+    KeyboardInterrupt
+        If it was interrupted; what was done stands in `out`.
+
+    Examples
+    --------
+    >>> import athanor
+    >>> from ase.build import bulk
+    >>> argon = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}
+    >>> crystal = bulk("Ar", "fcc", a=5.26, cubic=True)
+    >>> athanor.md(crystal, model=argon, temperature=30, steps=20, timestep=2.0).reasons
+    ['done']
+    """
+    if time is not None and steps is not None:
+        raise InputError("give `time` or `steps`, not both.")
+    length = {"steps": steps} if steps is not None else {"time": 1000.0 if time is None else time}
+    values = {"ensemble": ensemble, "temperature": temperature, "timestep": timestep, "friction": friction, **length}
+    settings = {"out": out, "max_atoms": max_atoms, "every": every, "seed": seed, "dtype": dtype}
+    return run_from_python({"md": values}, structures, model, settings, overwrite, progress, "athanor.md")

@@ -1,0 +1,172 @@
+"""How far a run is: a bar with rate and time left on a terminal, a line a minute elsewhere, and a clean stop."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from athanor.hooks.stages import DynamicsStage
+
+_SECONDS_BETWEEN_LINES = 60.0
+_SECONDS_BETWEEN_REFRESHES = 0.2
+
+
+class StopRequested(KeyboardInterrupt):
+    """Ctrl-C was pressed; raised between two steps, so that every system is in a whole state."""
+
+
+class StopFlag:
+    """Set by Ctrl-C, read between steps."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+
+@contextmanager
+def stop_between_steps() -> Iterator[StopFlag]:
+    """Turn the first Ctrl-C into a stop after the present step; the second one interrupts at once.
+
+    Outside the main thread nothing is installed, and Ctrl-C behaves as ever.
+    """
+    flag = StopFlag()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+
+    def on_interrupt(number: int, frame: Any) -> None:
+        if flag.is_set:
+            raise KeyboardInterrupt
+        flag.is_set = True
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Progress:
+    """Shows steps done, rate, active systems and time left; silent if `shown` is False.
+
+    Parameters
+    ----------
+    shown
+        Show anything at all.
+    chunks
+        Batches the run consists of.
+    steps
+        Steps of one batch at most.
+    stream
+        Where to write; stderr unless given.
+    """
+
+    def __init__(self, *, shown: bool, chunks: int, steps: int, stream: Any = None) -> None:
+        self._shown, self._chunks, self._steps = shown, chunks, steps
+        self._stream = stream if stream is not None else sys.stderr
+        self._chunk = 0
+        self._started = self._last_line = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+        self._last_refresh = 0.0
+
+    def __enter__(self) -> Progress:
+        if self._shown and self._stream.isatty():
+            self._bar = _make_bar(self._stream)
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=self._chunks * self._steps, rate="", left="")
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Print one line of text above the bar."""
+        if not self._shown:
+            return
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def next_chunk(self, number: int) -> None:
+        """Note that batch `number` (from 0) starts."""
+        self._chunk = number
+
+    def update(self, step: int, description: str) -> None:
+        """Note that `step` steps of the present batch are done."""
+        if not self._shown:
+            return
+        now = time.monotonic()
+        done, total = self._chunk * self._steps + step, self._chunks * self._steps
+        if self._bar is not None:
+            if now - self._last_refresh < _SECONDS_BETWEEN_REFRESHES and step < self._steps:
+                return
+            self._last_refresh = now
+            rate, left = self._rate_and_left(now, done, total)
+            self._bar.update(self._task, completed=done, description=self._batch() + description, rate=rate, left=left)
+        elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            rate, left = self._rate_and_left(now, done, total)
+            self.say(f"step {done} of at most {total}, {self._batch()}{description}, {rate}, at most {left} left")
+
+    def _batch(self) -> str:
+        return f"batch {self._chunk + 1} of {self._chunks}, " if self._chunks > 1 else ""
+
+    def _rate_and_left(self, now: float, done: int, total: int) -> tuple[str, str]:
+        rate = done / max(now - self._started, 1e-9)
+        return f"{rate:.3g} steps/s", format_seconds((total - done) / rate) if rate > 0 else "?"
+
+
+class ProgressHook:
+    """Hook that reports each step to a `Progress` and stops the run when asked to.
+
+    Parameters
+    ----------
+    progress, flag
+        Where to report, and what to look at.
+    describe
+        Called for the text that says which systems are where.
+    """
+
+    frequency = 1
+    stage = DynamicsStage.AFTER_STEP
+
+    def __init__(self, progress: Progress, flag: StopFlag, describe: Any) -> None:
+        self._progress, self._flag, self._describe = progress, flag, describe
+
+    def __call__(self, ctx: Any, stage: Any) -> None:
+        """Report, and raise `StopRequested` if Ctrl-C was pressed."""
+        self._progress.update(int(ctx.step_count) + 1, self._describe())
+        if self._flag.is_set:
+            raise StopRequested
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a time for people: ``42 s``, ``3 min 10 s``, ``2 h 5 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _make_bar(stream: Any) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    return Bar(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("steps  {task.fields[rate]}  at most {task.fields[left]} left"),
+        console=Console(file=stream),
+        refresh_per_second=4,
+    )

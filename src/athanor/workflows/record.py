@@ -1,0 +1,118 @@
+"""``run.yaml``: everything that is needed to know what was run, and to run it again."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from athanor.workflows.output import RUN, write_yaml
+from athanor.workflows.spec import MDSpec, RelaxSpec, RunSpec
+from athanor.workflows.structures import System
+
+_PACKAGES = ("torch", "numpy", "ase", "numba", "zarr", "chgnet")
+_CITATIONS = {
+    "FIRE": "E. Bitzek et al., Phys. Rev. Lett. 97, 170201 (2006), doi:10.1103/PhysRevLett.97.170201",
+    "cell": "E. B. Tadmor et al., Phys. Rev. B 59, 235 (1999), doi:10.1103/PhysRevB.59.235",
+    "BAOAB": "B. Leimkuhler, C. Matthews, Appl. Math. Res. Express 2013, 34 (2013), doi:10.1093/amrx/abs010",
+    "verlet": "L. Verlet, Phys. Rev. 159, 98 (1967), doi:10.1103/PhysRev.159.98",
+    "philox": "J. K. Salmon et al., SC'11, 16 (2011), doi:10.1145/2063384.2063405",
+    "ase": "A. H. Larsen et al., J. Phys.: Condens. Matter 29, 273002 (2017), doi:10.1088/1361-648X/aa680e",
+    "ase:dcdft": "K. Lejaeghere et al., Crit. Rev. Solid State Mater. Sci. 39, 1 (2014), "
+    "doi:10.1080/10408436.2013.772503",
+}
+
+
+class RunRecord:
+    """Writes ``run.yaml`` when a run starts, and again when it ends.
+
+    Parameters
+    ----------
+    folder
+        Results folder.
+    spec
+        The resolved run.
+    systems
+        What is run.
+    model
+        The model object, for its card.
+    command
+        What the user typed, or the Python call.
+    """
+
+    def __init__(self, folder: Path, spec: RunSpec, systems: Sequence[System], model: Any, command: str) -> None:
+        self._path = folder / RUN
+        self._started = datetime.now(UTC)
+        self._content: dict[str, Any] = {
+            "athanor": _version("athanor-md"),
+            "command": command,
+            "state": "running",
+            "started": self._started.isoformat(timespec="seconds"),
+            "systems": len(systems),
+            "atoms": sum(len(system.atoms) for system in systems),
+            "job": spec.to_job(),
+            "model": _describe_model(spec, model),
+            "versions": _versions(),
+            "citations": citations(spec, systems, model),
+        }
+        write_yaml(self._path, self._content)
+
+    def finish(self, state: str, counts: dict[str, int], frames: int) -> None:
+        """Write how it ended: a state, how many systems ended how, and how many frames there are."""
+        ended = datetime.now(UTC)
+        head = {
+            "state": state,
+            "started": self._content["started"],
+            "ended": ended.isoformat(timespec="seconds"),
+            "seconds": round((ended - self._started).total_seconds(), 1),
+            "outcome": counts,
+            "frames": frames,
+        }
+        write_yaml(self._path, self._content | head)
+
+
+def citations(spec: RunSpec, systems: Sequence[System], model: Any) -> list[str]:
+    """Return what to cite for this run: the potential, the methods, the data."""
+    keys = []
+    for stage in spec.stages:
+        if isinstance(stage, RelaxSpec):
+            keys += ["FIRE"] if stage.fixed_cell else ["FIRE", "cell"]
+        elif isinstance(stage, MDSpec):
+            keys += ["BAOAB", "philox"] if stage.ensemble == "nvt" else ["verlet"]
+    keys += ["ase"] + sorted({system.file for system in systems if system.file in _CITATIONS})
+    card = model.model_card
+    own = [f"{card.name or type(model).__name__}: {card.citation}"] if card.citation else []
+    return own + [_CITATIONS[key] for key in dict.fromkeys(keys)]
+
+
+def _describe_model(spec: RunSpec, model: Any) -> dict[str, Any]:
+    card = model.model_card
+    facts = {
+        "name": spec.model.name if spec.model is not None else type(model).__name__,
+        "card": card.name,
+        "dtype": str(card.dtype).removeprefix("torch.") if card.dtype is not None else "",
+        "weights_digest": card.weights_digest,
+        "licence": card.licence,
+        "url": card.url,
+        "batch_invariance": card.batch_invariance,
+    }
+    return {key: value for key, value in facts.items() if value}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+    return found | {name: version for name in _PACKAGES if (version := _version(name))}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        if name == "athanor-md":
+            from athanor import __version__
+
+            return __version__
+        return ""

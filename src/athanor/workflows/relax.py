@@ -1,0 +1,127 @@
+"""`relax`: relax any number of structures, atoms and cell, in batches."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from athanor.workflows.quantities import PRESSURE, format_quantity
+from athanor.workflows.results import RunResult
+from athanor.workflows.run import run
+from athanor.workflows.spec import RunSpec, make_spec
+from athanor.workflows.structures import from_python
+
+
+def relax(
+    structures: Any,
+    model: Any = "chgnet",
+    *,
+    fmax: float | str = 0.05,
+    smax: float | str = 0.05,
+    max_steps: int = 500,
+    pressure: float | str = 0.0,
+    fixed_cell: bool = False,
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    max_atoms: int | None = None,
+    every: int = 10,
+    seed: int = 42,
+    dtype: str = "float64",
+    progress: bool = False,
+) -> RunResult:
+    """Relax structures with FIRE until forces and stress are small; periodic systems relax their cell as well.
+
+    Parameters
+    ----------
+    structures
+        ASE atoms, a path of anything ASE reads, `AtomicData`, a list of these, or a `Batch`. They are not changed.
+    model
+        Name of a model (see `athanor.models.available`), a mapping of its name and arguments such as
+        ``{"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}``, or a wrapped model.
+    fmax
+        Largest force of a relaxed structure, eV/Å.
+    smax
+        Largest component of stress plus pressure of a relaxed structure. A bare number is GPa.
+    max_steps
+        At most so many steps for each structure.
+    pressure
+        Target pressure, compression positive. A bare number is eV/Å³, as everywhere in Python
+        (``10 * athanor.units.GPa``); text carries its unit (``"10 GPa"``).
+    fixed_cell
+        Move atoms only.
+    out
+        Results folder; nothing is kept on disk without it.
+    overwrite
+        Replace the results of an earlier run in `out`.
+    max_atoms
+        Largest number of atoms in one batch; from the memory at hand by default.
+    every
+        Steps between frames in `out`.
+    seed
+        Kept with the results; a relaxation draws no random numbers.
+    dtype
+        ``"float64"`` or ``"float32"``.
+    progress
+        Show how far it is, on stderr.
+
+    Returns
+    -------
+    RunResult
+        Structures, energies, stop reasons and the place of the frames, in input order. A structure that fails is
+        reported there and never stops the others.
+
+    Raises
+    ------
+    InputError
+        If an argument or a structure is not usable; nothing has run then.
+    KeyboardInterrupt
+        If it was interrupted; what was done stands in `out`.
+
+    Examples
+    --------
+    >>> import athanor
+    >>> from ase.build import bulk
+    >>> argon = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}
+    >>> result = athanor.relax(bulk("Ar", "fcc", a=5.5), model=argon)
+    >>> result.reasons
+    ['converged']
+    """
+    values = {
+        "fmax": fmax,
+        "smax": smax,
+        "pressure": pressure if isinstance(pressure, str) else format_quantity(float(pressure), PRESSURE),
+        "steps": max_steps,
+        "fixed_cell": fixed_cell,
+    }
+    settings = {"out": out, "max_atoms": max_atoms, "every": every, "seed": seed, "dtype": dtype}
+    return run_from_python({"relax": values}, structures, model, settings, overwrite, progress, "athanor.relax")
+
+
+def run_from_python(
+    stage: dict[str, Any],
+    structures: Any,
+    model: Any,
+    settings: dict[str, Any],
+    overwrite: bool,
+    progress: bool,
+    origin: str,
+) -> RunResult:
+    """Make a description of one stage out of arguments, and run it."""
+    plain = {"output" if key == "out" else key: value for key, value in settings.items() if value is not None}
+    named = isinstance(model, str | dict)
+    spec: RunSpec = make_spec(plain | {"stages": [stage]} | ({"model": model} if named else {}))
+    systems = from_python(structures)
+    if isinstance(model, str) and model == "chgnet":
+        # the default is for crystals: without a name of your own it is refused for molecules
+        spec = spec.model_copy(update={"model": None})
+    result = run(
+        spec,
+        systems,
+        model=None if named else model,
+        overwrite=overwrite,
+        progress=progress,
+        command=f"{origin}(...)",
+    )
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return result

@@ -1,0 +1,174 @@
+"""What a finished run hands back: structures, energies, reasons, the table, and where the frames are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from athanor.units import GPa
+from athanor.workflows.spec import MDSpec, RelaxSpec, RunSpec
+from athanor.workflows.structures import System
+from athanor.workflows.track import SystemRecord, Tracker
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from athanor.data.batch import Batch
+
+NOT_STARTED = "not started"
+
+
+@dataclass(slots=True)
+class RunResult:
+    """What `relax`, `md` and jobs return; every list is in input order.
+
+    Attributes
+    ----------
+    structures
+        ASE atoms as the run left them, with energy, forces and stress where the model gave them.
+    energies
+        Potential energy of each of `structures`, eV; NaN where there is none.
+    reasons
+        Why each system stopped: ``"converged"``, ``"step limit"``, ``"done"`` (dynamics), ``"failed: ..."``,
+        ``"interrupted"`` or ``"not started"``.
+    steps
+        Steps taken by each system.
+    rows
+        The table, one dictionary for each system; the same as ``summary.json``.
+    folder
+        Results folder, or None.
+    frames
+        Trajectory store, or None if nothing was kept.
+    interrupted
+        Whether the run was stopped before its end.
+    """
+
+    structures: list[Atoms] = field(default_factory=list)
+    energies: list[float] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    folder: Path | None = None
+    frames: Path | None = None
+    interrupted: bool = False
+
+    @property
+    def failed(self) -> list[int]:
+        """Indices of the systems that were set aside."""
+        return [index for index, reason in enumerate(self.reasons) if reason.startswith("failed")]
+
+    def __len__(self) -> int:
+        return len(self.structures)
+
+    def __repr__(self) -> str:
+        counts: dict[str, int] = {}
+        for reason in self.reasons:
+            key = reason.partition(":")[0]
+            counts[key] = counts.get(key, 0) + 1
+        told = ", ".join(f"{number} {reason}" for reason, number in counts.items())
+        return f"RunResult({len(self)} systems: {told}; folder={str(self.folder) if self.folder else None!r})"
+
+
+def add_chunk(result: RunResult, spec: RunSpec, systems: Sequence[System], batch: Batch, tracker: Tracker) -> None:
+    """Append what became of one chunk."""
+    atoms_list = batch.to_atoms()
+    last = len(spec.stages)
+    for place, (system, record) in enumerate(zip(systems, tracker.records, strict=True)):
+        atoms = atoms_list[place]
+        energy = float(batch.energy[place]) if "energy" in batch else math.nan
+        reason = _reason(record, int(batch.failure_code[place]), int(batch.status[place]) >= last)
+        steps = int(batch.step[place])
+        row = _row(system, len(result), record, tracker, place, steps, energy, reason, float(abs(atoms.cell.volume)))
+        _label(atoms, system, reason, steps)
+        result.structures.append(atoms)
+        result.energies.append(energy)
+        result.reasons.append(reason)
+        result.steps.append(steps)
+        result.rows.append(row)
+
+
+def add_not_started(result: RunResult, systems: Sequence[System]) -> None:
+    """Append systems whose chunk was never reached, as they came in."""
+    for system in systems:
+        result.rows.append(_identity(system, len(result)) | {"steps": 0, "status": NOT_STARTED})
+        result.structures.append(system.atoms)
+        result.energies.append(math.nan)
+        result.reasons.append(NOT_STARTED)
+        result.steps.append(0)
+
+
+def _reason(record: SystemRecord, failure_code: int, finished: bool) -> str:
+    if failure_code:
+        from athanor.dynamics.quarantine import describe_failure
+
+        where = f" ({'relaxation' if record.failed_in == 'relax' else 'MD'})" if record.failed_in else ""
+        return f"failed: {describe_failure(failure_code)}{where}"
+    if not finished:
+        return "interrupted"
+    verdicts = [stage.converged for stage in record.stages if stage.converged is not None]
+    if not verdicts:
+        return "done"
+    return "converged" if verdicts[-1] else "step limit"
+
+
+def _identity(system: System, index: int) -> dict[str, Any]:
+    return {
+        "index": index,
+        "system": system.name,
+        "formula": system.atoms.get_chemical_formula(),
+        "atoms": len(system.atoms),
+        "file": system.file,
+        "index_in_file": system.index,
+    }
+
+
+def _row(
+    system: System,
+    index: int,
+    record: SystemRecord,
+    tracker: Tracker,
+    place: int,
+    steps: int,
+    energy: float,
+    reason: str,
+    volume: float,
+) -> dict[str, Any]:
+    """One line of the table. After a relaxation, energy, forces and cell are those at its end."""
+    row = _identity(system, index) | {"steps": steps, "status": reason}
+    relaxed = [stage for stage in record.stages if stage.kind == "relax"]
+    if relaxed:
+        at = relaxed[-1]
+        row |= {"relax_steps": at.steps, "energy": at.energy, "energy_per_atom": at.energy / len(system.atoms)}
+        row |= {"fmax": at.fmax, "smax_GPa": at.smax / GPa}
+        volume = at.volume
+    else:
+        row |= {"energy": energy, "energy_per_atom": energy / len(system.atoms)}
+    if system.atoms.pbc.all():
+        row |= {"volume": volume, "lattice_constant": _edge(volume / system.repeats)}
+        if system.reference_volume is not None:
+            reference = _edge(system.reference_volume)
+            row |= {"reference_lattice_constant": reference, "reference_source": system.source}
+            row["error_percent"] = 100.0 * (row["lattice_constant"] / reference - 1.0)
+    mean, error = tracker.temperatures.mean_and_error(place)
+    if tracker.temperatures.samples[place]:
+        row |= {"temperature": mean, "temperature_error": error}
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+
+
+def _edge(volume: float) -> float:
+    return volume ** (1.0 / 3.0) if volume > 0 else math.nan
+
+
+def _label(atoms: Atoms, system: System, reason: str, steps: int) -> None:
+    atoms.info.update({"name": system.name, "status": reason, "steps": steps})
+    if system.file:
+        atoms.info.update({"source_file": system.file, "source_index": system.index})
+
+
+def columns_for(spec: RunSpec) -> tuple[bool, bool]:
+    """Return whether the run relaxes, and whether it heats."""
+    relaxes = any(isinstance(stage, RelaxSpec) for stage in spec.stages)
+    return relaxes, any(isinstance(stage, MDSpec) for stage in spec.stages)

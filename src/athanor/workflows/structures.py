@@ -1,0 +1,208 @@
+"""Where the systems of a run come from: files, named collections, or objects handed in from Python.
+
+Input order is kept. Every system remembers its file, its index there and its name, and how often its cell was repeated.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from athanor._optional import OptionalDependency
+from athanor.errors import InputError
+from athanor.io.structures import read_structures
+from athanor.workflows.spec import SourceSpec
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+@dataclass(slots=True)
+class System:
+    """One system of a run, as it came in.
+
+    Parameters
+    ----------
+    atoms
+        ASE atoms, repeated already.
+    name, file, index
+        What to call it, the file or collection it came from, its number there.
+    repeats
+        How many source cells it holds.
+    reference_volume
+        Volume of the source's cell in Å³, if it is a value from the literature.
+    source
+        Where that value comes from.
+    """
+
+    atoms: Atoms
+    name: str
+    file: str = ""
+    index: int = 0
+    repeats: int = 1
+    reference_volume: float | None = None
+    source: str = ""
+
+    @property
+    def is_periodic(self) -> bool:
+        """Whether any direction is periodic."""
+        return bool(self.atoms.pbc.any())
+
+
+def load_sources(sources: Sequence[SourceSpec], min_atoms: int = 1) -> list[System]:
+    """Read every source of a job, in order.
+
+    Raises
+    ------
+    InputError
+        If a file or collection can not be used; nothing has run then.
+    """
+    systems: list[System] = []
+    for source in sources:
+        loaded = _from_collection(source) if source.collection is not None else _from_file(source)
+        for system in loaded:
+            if source.compare_cell:
+                _note_reference(system)
+            systems.append(repeat_cell(system, min_atoms))
+    check_systems(systems)
+    return systems
+
+
+def from_python(structures: Any) -> list[System]:
+    """Make systems of what a caller hands in.
+
+    Parameters
+    ----------
+    structures
+        ASE atoms, a path, `AtomicData`, or a sequence of these in any mixture; or a `Batch`.
+
+    Raises
+    ------
+    InputError
+        If an item is of another type, or there is none.
+    """
+    systems: list[System] = []
+    for item in _as_items(structures):
+        if isinstance(item, str | os.PathLike):
+            systems.extend(_from_file(SourceSpec(file=item)))  # type: ignore[arg-type]
+        else:
+            atoms = _as_atoms(item)
+            name = str(atoms.info.get("name") or atoms.get_chemical_formula())
+            systems.append(System(atoms, name, index=len(systems)))
+    check_systems(systems)
+    return systems
+
+
+def check_systems(systems: Sequence[System]) -> None:
+    """Refuse what no run can take: no system, no atoms, positions or cells that make no sense.
+
+    Raises
+    ------
+    InputError
+        The text names the system and the file.
+    """
+    import numpy as np
+
+    if not systems:
+        raise InputError("There is no structure to run. Pass at least one file, atoms object or Batch.")
+    for number, system in enumerate(systems):
+        atoms = system.atoms
+        where = f"system {number} ({system.name}" + (
+            f", frame {system.index} of `{system.file}`)" if system.file else ")"
+        )
+        if len(atoms) == 0:
+            raise InputError(f"{where} has no atoms.")
+        if not np.isfinite(atoms.positions).all():
+            raise InputError(f"{where} has positions that are not finite; the first is atom {_first_bad(atoms)}.")
+        if atoms.pbc.any() and not (np.isfinite(atoms.cell.array).all() and abs(atoms.cell.volume) > 1e-6):
+            raise InputError(
+                f"{where} is periodic, but its cell has no volume: {atoms.cell.array.tolist()}. "
+                f"Give it a cell, or set `pbc` to False."
+            )
+
+
+def repeat_cell(system: System, min_atoms: int) -> System:
+    """Repeat a periodic cell, always along its shortest side, until it holds `min_atoms`; changes `system`."""
+    import numpy as np
+
+    counts = np.ones(3, dtype=int)
+    periodic = np.flatnonzero(system.atoms.pbc)
+    lengths = system.atoms.cell.lengths()
+    while periodic.size and len(system.atoms) * counts.prod() < min_atoms:
+        axis = periodic[np.argmin((lengths * counts)[periodic])]
+        counts[axis] += 1
+    if counts.prod() > 1:
+        info = dict(system.atoms.info)
+        system.atoms = system.atoms.repeat(tuple(int(count) for count in counts))
+        system.atoms.info = info
+        system.repeats *= int(counts.prod())
+    return system
+
+
+def _from_file(source: SourceSpec) -> list[System]:
+    found = read_structures(str(source.file), index=source.index)
+    return [System(item.atoms, item.name, item.file, item.index) for item in found]
+
+
+def _from_collection(source: SourceSpec) -> list[System]:
+    text = str(source.collection)
+    library, _, name = text.partition(":")
+    if library != "ase" or not name:
+        raise InputError(f"`collection: {text}` is not known; write `ase:NAME`, for example `ase:dcdft`.")
+    collections = OptionalDependency.ASE.load("collections", needed_by="Reading a collection")
+    collection = getattr(collections, name, None)
+    if collection is None or not hasattr(collection, "names"):
+        known = [entry for entry in dir(collections) if hasattr(getattr(collections, entry), "names")]
+        raise InputError(f"ASE has no collection {name!r}; it has {', '.join(known)}.")
+    chosen = source.names or tuple(collection.names)
+    unknown = [entry for entry in chosen if entry not in collection.names]
+    if unknown:
+        raise InputError(
+            f"`{text}` has no {', '.join(unknown[:3])}; it has {', '.join(list(collection.names)[:8])} ..."
+        )
+    systems = []
+    for entry in chosen:
+        atoms = collection[entry]
+        index = list(collection.names).index(entry)
+        systems.append(System(atoms, str(entry), text, index, source=text))
+    return systems
+
+
+def _note_reference(system: System) -> None:
+    if not system.atoms.pbc.all():
+        raise InputError(
+            f"`compare_cell` is set, but {system.name} of `{system.file}` is not periodic in 3 directions."
+        )
+    system.reference_volume = float(system.atoms.cell.volume)
+    system.source = str(system.atoms.info.get("source", system.source or system.file))
+
+
+def _as_items(structures: Any) -> Iterable[Any]:
+    if isinstance(structures, str | os.PathLike) or hasattr(structures, "get_chemical_formula"):
+        return [structures]
+    if hasattr(structures, "num_graphs") and hasattr(structures, "to_atoms"):
+        return list(structures.to_atoms())
+    if isinstance(structures, Iterable) and not hasattr(structures, "atomic_numbers"):
+        return structures
+    return [structures]
+
+
+def _as_atoms(item: Any) -> Any:
+    ase = OptionalDependency.ASE.load(needed_by="Running structures")
+    if isinstance(item, ase.Atoms):
+        return item.copy()
+    if hasattr(item, "atomic_numbers") and hasattr(item, "positions"):
+        from athanor.data.convert.ase import to_atoms
+
+        return to_atoms(item)
+    raise InputError(
+        f"`structures` holds a {type(item).__name__}; pass ASE atoms, paths of files, AtomicData, or a Batch."
+    )
+
+
+def _first_bad(atoms: Any) -> int:
+    import numpy as np
+
+    return int(np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))[0])

@@ -3,6 +3,7 @@
 Every system is cut into bins along its (completed) cell vectors; a system of few atoms is one bin, which is all pairs.
 The search goes over atoms j in ascending order and appends j to the row of each atom i that it finds, visiting images
 in the order of the list. So rows come out sorted by (j, image) without sorting, and the choice of bins can not be seen.
+What the counting pass finds is remembered where the expected room suffices; otherwise the filling pass searches again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ KEPT, SEARCHED, NOT_FINITE, FLAT_CELL, TOO_MANY_IMAGES = 0, 1, 2, 3, 4
 
 ONE_BIN_ATOMS = 48
 """A smaller system is one bin."""
+
+MOST_REMEMBERED = 50_000_000
+"""Pairs that the counting pass may remember, 8 bytes each."""
 
 _MAX_OFFSET = 2.0**30
 _MARGIN = 1e-6
@@ -129,7 +133,7 @@ def choose_bins(
             span[a] = max(highest - lowest[a], 1e-3 / height[a])
         grid[a] = 1
         if n >= ONE_BIN_ATOMS:
-            width = radius * (0.25 if a == 2 else 0.5)
+            width = radius * (0.3 if a == 2 else 0.7)
             grid[a] = np.int32(min(max(math.floor(height[a] * span[a] / width), 1.0), 1e6))
     while np.int64(grid[0]) * grid[1] * grid[2] > 2 * n and n >= ONE_BIN_ATOMS:
         largest = 0
@@ -227,24 +231,33 @@ def prepare(
 
 @jit
 def plan(
-    segment_ptr: np.ndarray, grid: np.ndarray, reach: np.ndarray, status: np.ndarray, threads: int
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Cut the batch into tasks (system, first j, last j, start of its counters); a large system becomes several."""
+    segment_ptr: np.ndarray, pbc: np.ndarray, grid: np.ndarray, reach: np.ndarray, status: np.ndarray, half: bool, threads: int
+) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """Cut the batch into tasks; a large system becomes several.
+
+    Returns rows (system, first j, last j, start of its counters, start of its memory, end of its memory), the work of each,
+    and how many counters and remembered pairs there are.
+    """
     systems = segment_ptr.shape[0] - 1
     count = 0
     for b in range(systems):
         count += max(1, min(threads, (segment_ptr[b + 1] - segment_ptr[b]) // 1024))
-    tasks = np.empty((count, 4), np.int64)
+    tasks = np.empty((count, 6), np.int64)
     work = np.empty(count)
     count = 0
     counters = 0
+    memory = 0
     for b in range(systems):
         n = segment_ptr[b + 1] - segment_ptr[b]
-        candidates = 1.0
+        candidates = expected = 0.0
         if status[b] == SEARCHED:
             candidates = np.float64(n)
+            expected = 1.3 * 4.19 * n
             for a in range(3):
-                candidates *= (2.0 * reach[b, a] + 1.0) / grid[b, a]
+                share = (2.0 * reach[b, a] + 1.0) / grid[b, a]
+                candidates *= share if pbc[b, a] else min(share, 1.0)
+                expected *= reach[b, a] / grid[b, a]
+            expected = min(expected + 8.0, candidates) * (0.55 if half else 1.0)
         parts = max(1, min(threads, n // 1024))
         for part in range(parts):
             tasks[count, 0] = b
@@ -252,9 +265,14 @@ def plan(
             tasks[count, 2] = n * (part + 1) // parts
             tasks[count, 3] = counters
             work[count] = 50.0 + (tasks[count, 2] - tasks[count, 1]) * (20.0 + 1.5 * candidates)
+            tasks[count, 4] = memory
+            room = np.int64(min(expected * (tasks[count, 2] - tasks[count, 1]) + 16.0, 1e9))
+            if memory + room < MOST_REMEMBERED:
+                memory += room
+            tasks[count, 5] = memory
             counters += n
             count += 1
-    return tasks, work, counters
+    return tasks, work, counters, memory
 
 
 @jit
@@ -288,13 +306,36 @@ def near(
 ) -> int:
     """Collect the places from `first` to `last` whose atom is within the squared radius; no branch to guess wrong."""
     found = 0
+    x0, x1, x2 = x[0], x[1], x[2]
     for k in range(first, last):
-        dx = (x[0] - xs[0, k]) + sx
-        dy = (x[1] - xs[1, k]) + sy
-        dz = (x[2] - xs[2, k]) + sz
+        dx = (x0 - xs[0, k]) + sx
+        dy = (x1 - xs[1, k]) + sy
+        dz = (x2 - xs[2, k]) + sz
         hits[found] = k
         found += dx * dx + dy * dy + dz * dz < limit
     return found
+
+
+@jit
+def place_remembered(
+    task: np.ndarray,
+    first: int,
+    mine: np.ndarray,
+    remembered: np.ndarray,
+    found_by: np.ndarray,
+    neighbors: np.ndarray,
+    images: np.ndarray,
+) -> None:
+    """Write the pairs that the counting pass of one task has remembered."""
+    note = task[4]
+    for j in range(task[1], task[2]):
+        for _ in range(found_by[first + j]):
+            i = remembered[note, 0]
+            place = mine[i]
+            neighbors[place] = j
+            images[place] = remembered[note, 1]
+            mine[i] = place + 1
+            note += 1
 
 
 @jit
@@ -317,6 +358,8 @@ def search(
     old_neighbors: np.ndarray,
     old_images: np.ndarray,
     counters: np.ndarray,
+    remembered: np.ndarray,
+    found_by: np.ndarray,
     neighbors: np.ndarray,
     images: np.ndarray,
     filling: bool,
@@ -326,7 +369,7 @@ def search(
     """Count the pairs of tasks ``start .. stop - 1`` row by row, or (`filling`) write them."""
     low = np.empty(3, np.int64)
     high = np.empty(3, np.int64)
-    hits = np.empty(1, np.int64)
+    hits = np.empty(1, np.int32)
     for task in range(start, stop):
         b = tasks[task, 0]
         first, last = segment_ptr[b], segment_ptr[b + 1]
@@ -346,15 +389,19 @@ def search(
                     mine[i] = length
             continue
         if hits.shape[0] < last - first + 1:
-            hits = np.empty(last - first + 1, np.int64)
+            hits = np.empty(last - first + 1, np.int32)
+        if filling and found_by[tasks[task, 1] + first] >= 0:
+            place_remembered(tasks[task], first, mine, remembered, found_by, neighbors, images)
+            continue
         if not filling:
             mine[:] = 0
+        note, end = tasks[task, 4], tasks[task, 5]
+        fits = True
         n0, n1, n2 = np.int64(grid[b, 0]), np.int64(grid[b, 1]), np.int64(grid[b, 2])
         h = full[b]
         my_bins = bins[2 * first + 2 * b :]
-        my_xs = xs[:, first:last]
-        my_ids = ids[first:last]
         for j in range(tasks[task, 1], tasks[task, 2]):
+            before = note
             xj = x[first + j]
             for a in range(3):
                 low[a] = math.floor(g[first + j, a] - reach[b, a] - _MARGIN)
@@ -379,11 +426,11 @@ def search(
                         sx = s0 * h[0, 0] + s1 * h[1, 0] + s2 * h[2, 0]
                         sy = s0 * h[0, 1] + s1 * h[1, 1] + s2 * h[2, 1]
                         sz = s0 * h[0, 2] + s1 * h[1, 2] + s2 * h[2, 2]
-                        found = near(my_xs, left, right, xj, sx, sy, sz, limit, hits)
+                        found = near(xs, first + left, first + right, xj, sx, sy, sz, limit, hits)
                         code = np.int32((s0 & 1023) | (s1 & 1023) << 10 | (s2 & 1023) << 20)
                         forward = s0 > 0 or (s0 == 0 and (s1 > 0 or (s1 == 0 and s2 > 0)))
                         for m in range(found):
-                            i = my_ids[hits[m]]
+                            i = ids[hits[m]]
                             if i == j and (code == 0 or (half and not forward)):
                                 continue
                             if half and i > j:
@@ -395,6 +442,16 @@ def search(
                                 mine[i] = place + 1
                             else:
                                 mine[i] += 1
+                                if note < end:
+                                    remembered[note, 0] = i
+                                    remembered[note, 1] = code
+                                    note += 1
+                                else:
+                                    fits = False
+            if not filling:
+                found_by[first + j] = note - before
+        if not filling and not fits:
+            found_by[first + tasks[task, 1]] = -1
 
 
 @jit

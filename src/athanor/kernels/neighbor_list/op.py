@@ -181,18 +181,18 @@ def _build_cpu(
     if systems and status.max() >= _cpu.FLAT_CELL:
         _refuse(int(np.argmax(status >= _cpu.FLAT_CELL)), int(status.max()) == _cpu.FLAT_CELL, radius)
 
-    tasks, work, num_counters = _cpu.plan(ptr, grid, reach, status, torch.get_num_threads())
+    tasks, work, num_counters, room = _cpu.plan(ptr, periodic, grid, reach, status, half, torch.get_num_threads())
     elapsed = np.concatenate((np.zeros(1), np.cumsum(work)))
     by_task = balanced_bounds(elapsed, min(num_parts(float(elapsed[-1])), max(len(tasks), 1)))
-    counters = np.empty(num_counters, np.int64)
+    counters, remembered, found_by = np.empty(num_counters, np.int64), np.empty((room, 2), np.int32), np.empty(n, np.int32)
     common = (tasks, ptr, status, periodic, full, grid, reach, x, g, bins, xs, ids, radius * radius, half)
     old = (as_array(row_ptr), as_array(neighbors), as_array(images))
     nothing = np.empty(0, np.int32)
-    run_parts(_cpu.search, (*common, *old, counters, nothing, nothing, False), by_task)
+    run_parts(_cpu.search, (*common, *old, counters, remembered, found_by, nothing, nothing, False), by_task)
     new_row_ptr = torch.empty(n + 1, dtype=torch.int64)
     total = _cpu.place_rows(tasks, ptr, counters, new_row_ptr.numpy())
     found, codes = torch.empty(total, dtype=torch.int32), torch.empty(total, dtype=torch.int32)
-    run_parts(_cpu.search, (*common, *old, counters, found.numpy(), codes.numpy(), True), by_task)
+    run_parts(_cpu.search, (*common, *old, counters, remembered, found_by, found.numpy(), codes.numpy(), True), by_task)
     return new_row_ptr, found, codes, offsets
 
 

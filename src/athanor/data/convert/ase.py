@@ -1,0 +1,272 @@
+"""Between ASE atoms and `AtomicData`, both ways.
+
+No number changes at this border: ASE's energies are eV, lengths Å, masses amu, and its velocity unit √(eV/amu) is our
+internal one. Only ASE's ``units.fs`` (CODATA 2014) differs from ours (CODATA 2022), by 4e-9 of itself; times in ``info``
+are taken as fs. ASE's stress is tensile positive, as ours.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+
+from athanor._optional import OptionalDependency
+from athanor.data.atomic_data import AtomicData
+from athanor.data.convert._common import (
+    leftover_tensors,
+    one_hot_attributes,
+    per_atom,
+    system_matrix,
+    system_row,
+    whole_sum,
+)
+from athanor.data.elements import AtomicNumberTable
+from athanor.data.fields import FIELDS
+from athanor.errors import InputError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+Data = TypeVar("Data", bound=AtomicData)
+
+IDENTITY = ("system_id", "step", "time", "stage_step", "status", "failure_code", "failure_step")
+"""Fields of a system that travel in ``atoms.info``."""
+
+
+def from_atoms(
+    atoms: Atoms,
+    energy_key: str = "energy",
+    forces_key: str = "forces",
+    stress_key: str = "stress",
+    virials_key: str = "virials",
+    dipole_key: str = "dipole",
+    charges_key: str = "charges",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    z_table: AtomicNumberTable | None = None,
+    *,
+    system_id: int | None = None,
+    data_class: type[Data] = AtomicData,  # type: ignore[assignment]
+) -> Data:
+    """Make a structure of ASE atoms; the atoms are not changed and nothing is calculated.
+
+    Parameters
+    ----------
+    atoms
+        The atoms. Taken over: numbers, positions, masses, momenta, tags, initial charges (``charges``), initial magnetic
+        moments (``magmoms``), `FixAtoms` constraints (``fixed``), and cell and pbc if an axis is periodic.
+    energy_key, stress_key, virials_key, dipole_key
+        Names in ``atoms.info``. A stress or virial has 9 or 6 (Voigt) entries.
+    forces_key, charges_key
+        Names in ``atoms.arrays``.
+    device, dtype
+        Where the tensors are and the state dtype.
+    z_table
+        Order of elements for one-hot ``node_attrs``; none without it.
+    system_id
+        Identity of the system; ``atoms.info["system_id"]`` unless given.
+    data_class
+        Class of the result.
+
+    Returns
+    -------
+    AtomicData
+        Results stored in ``atoms.calc`` count where ``info`` and ``arrays`` lack them, if they are for these positions.
+        ``info["charge"]`` and ``info["spin"]`` (multiplicity 2S+1) become fields, as do the names in `IDENTITY`; other
+        numbers in ``info`` stay in ``info`` as tensors, text and bools are dropped.
+
+    Raises
+    ------
+    InputError
+        For a constraint other than FixAtoms, a periodic cell without volume, or a charge or spin that is not whole.
+    """
+    info, arrays = atoms.info, atoms.arrays
+    results = _stored_results(atoms)
+    fields: dict[str, Any] = {
+        "atomic_numbers": torch.from_numpy(arrays["numbers"].astype(np.int32)),
+        "positions": per_atom(arrays["positions"], dtype),
+    }
+    fields.update(_motion(atoms, dtype))
+    fields.update(_cell(atoms, dtype))
+    for name, key in (("energy", energy_key), ("stress", stress_key), ("virial", virials_key), ("dipole", dipole_key)):
+        value = info.get(key, results.get(name))
+        if value is not None:
+            matrix = name in ("stress", "virial")
+            size = 1 if name == "energy" else 3
+            fields[name] = system_matrix(value, dtype) if matrix else system_row(value, dtype, size)
+    for name, keys in (("forces", (forces_key,)), ("charges", (charges_key, "initial_charges")), ("magmoms", ())):
+        value = next((arrays[key] for key in keys if key in arrays), results.get(name))
+        if value is None and name == "magmoms":
+            value = arrays.get("initial_magmoms")
+        if value is not None and np.ndim(value):
+            fields[name] = per_atom(value, dtype)
+    fields.update(_charge_and_spin(atoms, fields, dtype))
+    fields.update(_identity(info, system_id))
+    if z_table is not None:
+        fields["node_attrs"] = one_hot_attributes(arrays["numbers"], z_table, dtype)
+    used = {energy_key, forces_key, stress_key, virials_key, dipole_key, charges_key, "charge", "spin", *IDENTITY}
+    extra = leftover_tensors(info, used, dtype)
+    fields = {name: value.to(device) for name, value in fields.items()}
+    return data_class(**fields, info={name: value.to(device) for name, value in extra.items()})
+
+
+def _stored_results(atoms: Atoms) -> dict[str, Any]:
+    """Results that the calculator holds for these very atoms; nothing is calculated."""
+    calc = atoms.calc
+    results = getattr(calc, "results", None)
+    if not results:
+        return {}
+    check_state = getattr(calc, "check_state", None)
+    if check_state is not None and check_state(atoms):
+        return {}
+    return dict(results)
+
+
+def _motion(atoms: Atoms, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    fields = {}
+    if "masses" in atoms.arrays:
+        fields["atomic_masses"] = per_atom(atoms.get_masses(), dtype)
+    if "momenta" in atoms.arrays:
+        fields["velocities"] = per_atom(atoms.get_velocities(), dtype)
+    if "tags" in atoms.arrays:
+        fields["tags"] = torch.from_numpy(atoms.arrays["tags"].astype(np.int64))
+    fixed = np.zeros(len(atoms), dtype=bool)
+    for constraint in atoms.constraints:
+        if type(constraint).__name__ != "FixAtoms":
+            raise InputError(
+                f"The atoms carry the constraint {type(constraint).__name__}; only FixAtoms is known. "
+                f"Remove it with `atoms.set_constraint()`, or replace it by FixAtoms."
+            )
+        fixed[constraint.index] = True
+    if fixed.any():
+        fields["fixed"] = torch.from_numpy(fixed)
+    return fields
+
+
+def _cell(atoms: Atoms, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    pbc = np.array(atoms.get_pbc(), dtype=bool)
+    if not pbc.any():
+        return {}
+    cell = np.array(atoms.cell[:], dtype=np.float64)
+    if not cell.any(axis=1).all():
+        raise InputError(
+            f"The atoms are periodic along {pbc.tolist()} with undefined (zero) lattice vectors, volume 0 Å³: "
+            f"{cell.tolist()}. Give every vector a length, for example with `atoms.center(vacuum=10, axis=2)`."
+        )
+    return {"cell": torch.from_numpy(cell).to(dtype).unsqueeze(0), "pbc": torch.from_numpy(pbc).unsqueeze(0)}
+
+
+def _whole(info: dict[str, Any], name: str) -> float | None:
+    value = info.get(name)
+    if value is None:
+        return None
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.reshape(-1)[0]
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise InputError(f"`info['{name}']` is {value!r}; it must be an integer.")
+    return float(value)
+
+
+def _charge_and_spin(atoms: Atoms, fields: dict[str, Any], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    charge, spin = _whole(atoms.info, "charge"), _whole(atoms.info, "spin")
+    if charge is None and "charges" in fields:
+        charge = whole_sum(fields["charges"].double().numpy(), "charges")
+    if spin is not None and spin < 1:
+        raise InputError(f"`info['spin']` is {spin:g}; it is the multiplicity 2S+1, at least 1 (a singlet).")
+    moments = atoms.arrays.get("initial_magmoms")
+    if spin is None and moments is not None and moments.ndim == 1 and not atoms.pbc.any():
+        unpaired = abs(float(moments.sum()))
+        if abs(unpaired - round(unpaired)) < 1e-2:
+            spin = round(unpaired) + 1.0
+    found = {"charge": charge, "spin": spin}
+    return {name: torch.tensor([[value]], dtype=dtype) for name, value in found.items() if value is not None}
+
+
+def _identity(info: dict[str, Any], system_id: int | None) -> dict[str, torch.Tensor]:
+    given = {name: info[name] for name in IDENTITY if name in info}
+    if system_id is not None:
+        given["system_id"] = system_id
+    fields = {}
+    for name, value in given.items():
+        dtype = torch.float64 if FIELDS[name].kind == "float" else torch.int64
+        try:
+            fields[name] = torch.tensor([[np.asarray(value).reshape(-1)[0].item()]]).to(dtype)
+        except (IndexError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"`{name}` is {value!r}; it must be a number.") from error
+        if dtype == torch.int64 and float(fields[name]) != float(np.asarray(value).reshape(-1)[0]):
+            raise InputError(f"`{name}` is {value!r}; it must be an integer.")
+    return fields
+
+
+def to_atoms(data: AtomicData) -> Atoms:
+    """Return ASE atoms with everything that ASE has a place for.
+
+    Parameters
+    ----------
+    data
+        The structure.
+
+    Returns
+    -------
+    ase.Atoms
+        With masses, velocities, tags, initial charges and moments, `FixAtoms`, and a `SinglePointCalculator` that holds
+        energy, forces, stress and dipole. Charge, spin and the names in `IDENTITY` are in ``info``, as is the structure's
+        own ``info``.
+    """
+    ase = OptionalDependency.ASE.load(needed_by="AtomicData.to_atoms")
+    fields = {name: tensor.detach().cpu() for name, tensor in data}
+    atoms = ase.Atoms(
+        numbers=fields["atomic_numbers"].numpy(),
+        positions=fields["positions"].double().numpy(),
+        cell=fields["cell"][0].double().numpy() if "cell" in fields else None,
+        pbc=fields["pbc"][0].numpy() if "pbc" in fields else False,
+    )
+    if "atomic_masses" in fields:
+        atoms.set_masses(fields["atomic_masses"].double().numpy())
+    if "velocities" in fields and bool(fields["velocities"].any()):
+        atoms.set_velocities(fields["velocities"].double().numpy())
+    if "tags" in fields:
+        atoms.set_tags(fields["tags"].numpy())
+    if "charges" in fields:
+        atoms.set_initial_charges(fields["charges"].double().numpy())
+    if "magmoms" in fields:
+        atoms.set_initial_magnetic_moments(fields["magmoms"].double().numpy())
+    _set_info(atoms, data, fields)
+    results = _results(fields)
+    if results:
+        singlepoint = OptionalDependency.ASE.load("calculators.singlepoint")
+        atoms.calc = singlepoint.SinglePointCalculator(atoms, **results)
+    if "fixed" in fields and bool(fields["fixed"].any()):
+        constraints = OptionalDependency.ASE.load("constraints")
+        atoms.set_constraint(constraints.FixAtoms(mask=fields["fixed"].numpy()))
+    return atoms
+
+
+def _set_info(atoms: Atoms, data: AtomicData, fields: dict[str, torch.Tensor]) -> None:
+    for name in ("charge", "spin"):
+        if name in fields:
+            atoms.info[name] = round(float(fields[name]))
+    for name in IDENTITY:
+        if name in fields and not (name == "system_id" and int(fields[name]) < 0):
+            atoms.info[name] = fields[name].reshape(-1)[0].item()
+    for name, value in data.info.items():
+        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+        single = isinstance(array, np.ndarray) and array.shape == (1,)
+        atoms.info[name] = array[0].item() if single else array
+
+
+def _results(fields: dict[str, torch.Tensor]) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    if "energy" in fields:
+        results["energy"] = float(fields["energy"])
+    if "forces" in fields:
+        results["forces"] = fields["forces"].double().numpy()
+    if "stress" in fields:
+        s = fields["stress"][0].double().numpy()
+        s = 0.5 * (s + s.T)
+        results["stress"] = np.array([s[0, 0], s[1, 1], s[2, 2], s[1, 2], s[0, 2], s[0, 1]])
+    if "dipole" in fields:
+        results["dipole"] = fields["dipole"][0].double().numpy()
+    return results

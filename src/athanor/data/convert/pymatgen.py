@@ -1,0 +1,115 @@
+"""From pymatgen structures and molecules to `AtomicData`.
+
+Sites must be whole and ordered. Lengths are Å and masses amu in both, so no number changes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from athanor.data.atomic_data import AtomicData
+from athanor.data.convert._common import (
+    leftover_tensors,
+    one_hot_attributes,
+    per_atom,
+    system_matrix,
+    system_row,
+    whole_sum,
+)
+from athanor.data.elements import AtomicNumberTable
+from athanor.errors import InputError
+
+Data = TypeVar("Data", bound=AtomicData)
+
+
+def from_structure(
+    structure: Any,
+    energy_key: str = "energy",
+    forces_key: str = "forces",
+    stress_key: str = "stress",
+    virials_key: str = "virials",
+    dipole_key: str = "dipole",
+    charges_key: str = "charges",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    z_table: AtomicNumberTable | None = None,
+    *,
+    system_id: int | None = None,
+    data_class: type[Data] = AtomicData,  # type: ignore[assignment]
+) -> Data:
+    """Make a structure of a pymatgen Structure or Molecule, which is not changed.
+
+    Parameters
+    ----------
+    structure
+        The structure.
+    energy_key, stress_key, virials_key, dipole_key
+        Names in ``structure.properties``.
+    forces_key, charges_key
+        Names in ``structure.site_properties``; ``"velocities"`` there is taken over too.
+    device, dtype, z_table, system_id, data_class
+        As in `athanor.data.convert.ase.from_atoms`.
+
+    Raises
+    ------
+    InputError
+        If sites are partly occupied, or the charge is not within 0.01 of a whole number.
+    """
+    if not getattr(structure, "is_ordered", True):
+        raise InputError(
+            "The structure has partly occupied sites. Build an ordered one first, for example with pymatgen's "
+            "OrderDisorderedStructureTransformation."
+        )
+    numbers = np.asarray(structure.atomic_numbers, dtype=np.int32)
+    properties = dict(getattr(structure, "properties", None) or {})
+    sites = structure.site_properties
+    fields: dict[str, torch.Tensor] = {
+        "atomic_numbers": torch.from_numpy(numbers),
+        "positions": per_atom(structure.cart_coords, dtype),
+    }
+    fields.update(_cell(structure, dtype))
+    for name, key in (("energy", energy_key), ("stress", stress_key), ("virial", virials_key), ("dipole", dipole_key)):
+        if properties.get(key) is not None:
+            matrix = name in ("stress", "virial")
+            size = 1 if name == "energy" else 3
+            value = properties[key]
+            fields[name] = system_matrix(value, dtype) if matrix else system_row(value, dtype, size)
+    for name, key in (("forces", forces_key), ("charges", charges_key), ("velocities", "velocities")):
+        if key in sites and all(value is not None for value in sites[key]):
+            fields[name] = per_atom(sites[key], dtype)
+    charge = _charge(structure, fields)
+    if charge is not None:
+        fields["charge"] = torch.tensor([[charge]], dtype=dtype)
+    multiplicity = getattr(structure, "spin_multiplicity", None)
+    if multiplicity is not None:
+        fields["spin"] = torch.tensor([[float(multiplicity)]], dtype=dtype)
+    if system_id is not None:
+        fields["system_id"] = torch.tensor([[int(system_id)]])
+    if z_table is not None:
+        fields["node_attrs"] = one_hot_attributes(numbers, z_table, dtype)
+    extra = leftover_tensors(properties, {energy_key, stress_key, virials_key, dipole_key}, dtype)
+    placed = {name: value.to(device) for name, value in fields.items()}
+    return data_class(**placed, info={name: value.to(device) for name, value in extra.items()})
+
+
+def _cell(structure: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    lattice = getattr(structure, "lattice", None)
+    if lattice is None:
+        return {}
+    pbc = np.array(lattice.pbc, dtype=bool)
+    if not pbc.any():
+        return {}
+    cell = torch.from_numpy(np.array(lattice.matrix, dtype=np.float64)).to(dtype)
+    return {"cell": cell.unsqueeze(0), "pbc": torch.from_numpy(pbc).unsqueeze(0)}
+
+
+def _charge(structure: Any, fields: dict[str, torch.Tensor]) -> float | None:
+    explicit = getattr(structure, "_charge", None)
+    if explicit is not None:
+        if abs(explicit - round(explicit)) > 1e-2:
+            raise InputError(f"`charge` of the structure is {explicit}; it must be a whole number.")
+        return float(round(explicit))
+    return whole_sum(fields["charges"].double().numpy(), "charges") if "charges" in fields else None

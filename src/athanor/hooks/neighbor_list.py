@@ -8,6 +8,7 @@ from athanor.errors import InputError
 from athanor.hooks.context import HookContext
 from athanor.hooks.stages import DynamicsStage
 from athanor.neighbors.config import NeighborConfig
+from athanor.neighbors.skin import update_pair_list
 
 
 class NeighborListHook:
@@ -62,8 +63,6 @@ class NeighborListHook:
 
     def __call__(self, ctx: HookContext, stage: Enum) -> None:
         """Update ``ctx.batch.pair_list``."""
-        from athanor.neighbors.skin import update_pair_list
-
         config = self.config
         update_pair_list(ctx.batch, config.cutoff, self.skin, config.half_list, self.max_neighbors)
 

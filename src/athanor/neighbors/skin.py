@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from athanor.data.pair_list import PairList
+from athanor.kernels.neighbor_displacement import needs_rebuild
+from athanor.kernels.neighbor_list import build_neighbor_list
+
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
 
@@ -38,8 +42,6 @@ def update_pair_list(batch: Batch, cutoff: float, skin: float, half: bool, max_n
     A list for another cutoff, skin or kind is built anew for all systems. A system whose positions are not finite
     keeps its old list, so that the engine can set it aside.
     """
-    from athanor.kernels.neighbor_displacement import needs_rebuild
-
     radius = cutoff + skin
     old = batch.pair_list
     if skin <= 0.0 or old is None or old.cutoff != cutoff or old.radius != radius or old.half != half:
@@ -78,9 +80,6 @@ def build_pair_list(
     rebuild
         bool [B]: systems to search; the others keep their present pairs. All of them by default.
     """
-    from athanor.data.pair_list import PairList
-    from athanor.kernels.neighbor_list import build_neighbor_list
-
     positions = batch.positions.detach()
     cell, pbc = _cell_and_pbc(batch)
     old = batch.pair_list

@@ -1,0 +1,289 @@
+r"""LennardJonesModelWrapper: the Lennard-Jones potential behind the common interface.
+
+The formula stands in ``kernels/pair_potential``; here are its parameters, the choice of outputs and the stress.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from athanor.data.batch import Batch
+from athanor.data.elements import SYMBOLS
+from athanor.errors import ContractError, InputError, ModelOutputError, NotAvailableError
+from athanor.kernels.pair_potential import lennard_jones
+from athanor.models.card import ModelCard
+from athanor.models.config import ModelConfig
+from athanor.models.mixin import BaseModelMixin
+from athanor.neighbors.config import NeighborConfig, NeighborListFormat
+
+if TYPE_CHECKING:
+    from athanor._typing import ModelOutputs
+    from athanor.data.atomic_data import AtomicData
+
+Parameter = float | Mapping[int | str, float]
+Mixing = Literal["lorentz-berthelot", "geometric"]
+
+_SLACK = 1e-6
+"""Å by which the radius of a list may fall short of the cutoff."""
+
+
+class LennardJonesModelWrapper(nn.Module, BaseModelMixin):
+    r"""Lennard-Jones potential with hard, shifted or tapered cutoff, for one or several elements.
+
+    .. math:: E = \sum_{i<j} \left[4\epsilon\left((\sigma/r)^{12} - (\sigma/r)^6\right) - E_0\right] S(r)
+
+    with :math:`S = 1` up to ``cutoff - switch_width``, then :math:`1 - 10x^3 + 15x^4 - 6x^5` down to 0 at the cutoff,
+    and :math:`E_0` the pair energy at the cutoff if `shift`, else 0.
+
+    Use it for noble gases, coarse models and tests of methods. A hard cutoff makes the energy jump by the pair energy
+    there: set `switch_width` for dynamics.
+
+    Parameters
+    ----------
+    epsilon
+        Depth of the well in eV: a number, or one per element as ``{"Ar": 0.0104}`` or ``{18: 0.0104}``.
+    sigma
+        Distance in Å at which the pair energy is zero, likewise.
+    cutoff
+        Å; 2.5 to 4 times the largest sigma.
+    switch_width
+        Å over which the energy is tapered to zero; 0 is a hard cutoff. 0.5 to 1 is a good width.
+    half_list
+        Whether to ask for a list with each pair once.
+    shift
+        Subtract the pair energy at the cutoff from each pair.
+    mixing
+        Parameters between elements: epsilon is the geometric mean; sigma the arithmetic mean
+        (``"lorentz-berthelot"``) or the geometric one (``"geometric"``).
+
+    Notes
+    -----
+    Computes energy and forces unless ``model_config.active_outputs`` says otherwise; stress can be added. Needs a
+    neighbour list of at least its cutoff. Sums are in float64, results in the dtype of the positions; a system gets
+    the same bits alone and among others, in any slot and at any number of threads.
+
+    References
+    ----------
+    .. [1] J. E. Jones, Proc. R. Soc. A 106, 463 (1924). doi:10.1098/rspa.1924.0082
+
+    Examples
+    --------
+    >>> from athanor.models.lj import LennardJonesModelWrapper
+    >>> argon = LennardJonesModelWrapper(epsilon=0.0104, sigma=3.4, cutoff=8.5, switch_width=1.0)
+    >>> argon.model_config.neighbor_config.cutoff
+    8.5
+    """
+
+    def __init__(
+        self,
+        epsilon: Parameter,
+        sigma: Parameter,
+        cutoff: float,
+        switch_width: float = 0.0,
+        half_list: bool = False,
+        *,
+        shift: bool = False,
+        mixing: Mixing = "lorentz-berthelot",
+    ) -> None:
+        super().__init__()
+        if not (0.0 <= switch_width < math.inf):
+            raise InputError(f"`switch_width` is {switch_width} Å; it must be finite and not negative.")
+        self.epsilon, self.sigma = epsilon, sigma
+        self.cutoff, self.switch_width = float(cutoff), float(switch_width)
+        self.half_list, self.shift, self.mixing = half_list, shift, mixing
+        elements = _elements(epsilon, sigma)
+        self._tables = _mixed(_values("epsilon", epsilon, elements), _values("sigma", sigma, elements), mixing)
+        self._type_of_element: torch.Tensor | None = None
+        if elements:
+            self._type_of_element = torch.full((max(elements) + 2,), -1, dtype=torch.int32)
+            self._type_of_element[torch.tensor(elements)] = torch.arange(len(elements), dtype=torch.int32)
+        self._types_of: tuple[Any, int, torch.Tensor] | None = None
+        self.model_config = ModelConfig(
+            outputs=frozenset({"energy", "forces", "stress"}),
+            supports_pbc=True,
+            neighbor_config=NeighborConfig(cutoff=cutoff, format=NeighborListFormat.MATRIX, half_list=half_list),
+            active_outputs={"energy", "forces"},
+        )
+        self.model_card = ModelCard(
+            name="Lennard-Jones",
+            elements=frozenset(elements) or None,
+            batch_invariance="verified",
+            licence="Apache-2.0",
+            citation="doi:10.1098/rspa.1924.0082",
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_types_of": None}  # holds a weak reference, which can not be copied
+
+    @property
+    def embedding_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Empty: nothing is learned."""
+        return {}
+
+    def compute_embeddings(self, data: AtomicData | Batch, **kwargs: Any) -> AtomicData | Batch:
+        """Not offered."""
+        raise NotAvailableError(f"{type(self).__name__} has no embeddings.")
+
+    def adapt_input(self, data: AtomicData | Batch, **kwargs: Any) -> dict[str, Any]:
+        """Return the arguments of the operation, read from the stored pair list.
+
+        Raises
+        ------
+        ContractError
+            A `TypeError`, if `data` is not a Batch.
+        MissingFieldError
+            A `KeyError`, if there is no neighbour list.
+        InputError
+            If the list is too short, has to be searched again, or an element has no parameters.
+        """
+        if not isinstance(data, Batch):
+            raise ContractError(
+                f"{type(self).__name__} requires a Batch input, not {type(data).__name__}. "
+                f"Use `Batch.from_data_list([data])`."
+            )
+        pairs = data.pair_list
+        if pairs is None:
+            raise self._missing("pair_list", data)
+        if pairs.radius < self.cutoff - _SLACK:
+            raise InputError(
+                f"The neighbour list was searched to {pairs.radius:g} Å; {type(self).__name__} needs `cutoff` = "
+                f"{self.cutoff:g} Å. Build it with "
+                f"`compute_neighbors(batch, config=model.model_config.neighbor_config)`."
+            )
+        positions = data.positions
+        cell = data.get("cell")
+        epsilon, sigma = self._tables
+        if epsilon.device != positions.device:
+            epsilon, sigma = self._tables = (epsilon.to(positions.device), sigma.to(positions.device))
+        return {
+            "positions": positions,
+            "cell": positions.new_zeros(data.num_graphs, 3, 3) if cell is None else cell,
+            "segment_ptr": data.batch_ptr,
+            "row_ptr": pairs.row_ptr,
+            "neighbors": pairs.neighbors,
+            "images": pairs.images,
+            "wrap_offsets": pairs.wrap_offsets,
+            "types": self._types(data),
+            "epsilon": epsilon,
+            "sigma": sigma,
+            "cutoff": self.cutoff,
+            "switch_width": self.switch_width,
+            "shift": self.shift,
+            "half": pairs.half,
+        }
+
+    def _types(self, data: Batch) -> torch.Tensor:
+        """Return the row of the parameter tables for each atom, int32 [N]; kept while the elements stay."""
+        atomic_numbers = data.atomic_numbers
+        kept = self._types_of
+        if kept is not None and kept[0]() is atomic_numbers and kept[1] == atomic_numbers._version:
+            return kept[2]
+        if self._type_of_element is None:
+            types = torch.zeros(atomic_numbers.shape[0], dtype=torch.int32, device=atomic_numbers.device)
+        else:
+            lookup = self._type_of_element.to(atomic_numbers.device)
+            # numbers outside the table share its last row, which no element owns
+            bounded = torch.where(atomic_numbers < 0, len(lookup) - 1, atomic_numbers).clamp(max=len(lookup) - 1)
+            types = lookup[bounded.long()]
+            if bool((types < 0).any()):
+                unknown = atomic_numbers[types < 0].unique().tolist()
+                known = self._type_of_element.add(1).nonzero().flatten().tolist()
+                raise InputError(
+                    f"{type(self).__name__} has no parameters for atomic number {', '.join(map(str, unknown))}; it has "
+                    f"some for {', '.join(map(str, known))}. Add them to `epsilon` and `sigma`."
+                )
+        self._types_of = (weakref.ref(atomic_numbers), atomic_numbers._version, types)
+        return types
+
+    def adapt_output(self, model_output: Any, data: AtomicData | Batch) -> ModelOutputs:
+        """Map ``energy``, ``forces`` and ``virial`` or ``stress`` to the active outputs.
+
+        Raises
+        ------
+        InputError
+            If stress is active and no system has a cell.
+        ModelOutputError
+            If an active output is missing.
+        """
+        outputs = super().adapt_output(model_output, data)
+        if "stress" in outputs and outputs["stress"] is None and model_output.get("virial") is not None:
+            outputs["stress"] = self._stress(model_output["virial"], data)
+        for key, value in outputs.items():
+            if value is None:
+                raise ModelOutputError(f"`{key}` is missing from model output of {type(self).__name__}.")
+        return outputs
+
+    def _stress(self, virial: torch.Tensor, data: Any) -> torch.Tensor:
+        """Return -virial / volume; zero for systems without a cell."""
+        if data.get("cell") is None or not bool(data.has_cell.any()):
+            raise InputError(
+                f"{type(self).__name__}: stress output requires cell, and no system of this batch has one. Remove "
+                f"'stress' from `model_config.active_outputs`."
+            )
+        has_cell = data.has_cell.view(-1, 1, 1)
+        volume = torch.where(has_cell, data.volume.view(-1, 1, 1), 1.0)
+        return torch.where(has_cell, -virial / volume, 0.0)
+
+    def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
+        """Return the active outputs of a batch that has a neighbour list."""
+        energy, forces, virial = lennard_jones(**self.adapt_input(data, **kwargs))
+        return self.adapt_output({"energy": energy, "forces": forces, "virial": virial}, data)
+
+
+def _elements(epsilon: Parameter, sigma: Parameter) -> list[int]:
+    """Return the atomic numbers that the tables name, sorted; empty if both are plain numbers."""
+    tables = [{_number(key) for key in value} for value in (epsilon, sigma) if isinstance(value, Mapping)]
+    if not tables:
+        return []
+    if any(table != tables[0] for table in tables):
+        raise InputError("`epsilon` and `sigma` name different elements; give both for each element.")
+    if not tables[0]:
+        raise InputError("`epsilon` and `sigma` name no element.")
+    return sorted(tables[0])
+
+
+def _number(key: int | str) -> int:
+    """Return the atomic number of an element given by symbol or number."""
+    if isinstance(key, str):
+        if key not in SYMBOLS:
+            raise InputError(f"`{key}` is not the symbol of an element.")
+        return SYMBOLS.index(key)
+    if not 0 <= key < len(SYMBOLS):
+        raise InputError(f"{key} is not the atomic number of an element.")
+    return int(key)
+
+
+def _values(name: str, parameter: Parameter, elements: list[int]) -> torch.Tensor:
+    """Return the checked values in the order of `elements`, or the single one; float64."""
+    if isinstance(parameter, Mapping):
+        by_number = {_number(key): float(value) for key, value in parameter.items()}
+        values = [by_number[number] for number in elements]
+    else:
+        values = [float(parameter)] * max(len(elements), 1)
+    smallest_allowed = 0.0 if name == "epsilon" else math.ulp(0.0)
+    for value in values:
+        if not smallest_allowed <= value < math.inf:
+            sign = "not negative" if name == "epsilon" else "positive"
+            raise InputError(f"`{name}` is {value}; it must be finite and {sign}.")
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _mixed(epsilon: torch.Tensor, sigma: torch.Tensor, mixing: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the tables [T, T] between elements."""
+    if mixing not in ("lorentz-berthelot", "geometric"):
+        raise InputError(f"`mixing` is {mixing!r}; it must be 'lorentz-berthelot' or 'geometric'.")
+    geometric_epsilon = (epsilon[:, None] * epsilon[None, :]).sqrt()
+    if mixing == "geometric":
+        mixed_sigma = (sigma[:, None] * sigma[None, :]).sqrt()
+    else:
+        mixed_sigma = 0.5 * (sigma[:, None] + sigma[None, :])
+    # square roots of squares lose a bit: what was given stands on the diagonal
+    geometric_epsilon.diagonal().copy_(epsilon)
+    mixed_sigma.diagonal().copy_(sigma)
+    return geometric_epsilon, mixed_sigma

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from athanor import _runtime
-from athanor.errors import InputError, ShapeError
+from athanor.errors import InputError, ShapeError, SimulationError
 from athanor.kernels._library import as_array, as_doubles, register_gradient, register_op
 from athanor.kernels._threads import balanced_bounds, num_parts, run_parts
 from athanor.kernels.pair_potential import _reference
+from athanor.kernels.segment._reference import segment_index, segment_sum
 
 Results = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -158,20 +159,32 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
     ctx.save_for_backward(inputs[0], inputs[1], inputs[2], forces, virial)
 
 
-@torch.autograd.function.once_differentiable
+class _NoSecondDerivative(torch.autograd.Function):
+    """Hands a derivative on and refuses to be differentiated again, instead of giving zero."""
+
+    @staticmethod
+    def forward(ctx: Any, derivative: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        return derivative.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *_: torch.Tensor) -> Any:
+        raise SimulationError("`lennard_jones` has no second derivative. Take forces from its second output.")
+
+
 def _backward(ctx: Any, energy_gradient: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     """Use dE/dr = -f, and h^T dE/dh + sum of r^T dE/dr = dE/dstrain = -W."""
-    from athanor.kernels.segment import _reference as segment
-
     positions, cell, segment_ptr, forces, virial = ctx.saved_tensors
-    system = segment.segment_index(segment_ptr, positions.shape[0])
-    by_cell = None
-    if ctx.needs_input_grad[1]:
-        moments = (positions[:, :, None] * forces[:, None, :]).flatten(1)
-        strain = segment.segment_sum(moments, segment_ptr).unflatten(1, (3, 3)) - virial
-        by_cell = energy_gradient[:, None, None] * (torch.linalg.pinv(cell.mT).to(strain.dtype) @ strain)
-        by_cell = by_cell.to(cell.dtype)
-    return -energy_gradient[system][:, None] * forces, by_cell, *([None] * 12)
+    with torch.no_grad():
+        weight = energy_gradient[segment_index(segment_ptr, positions.shape[0])][:, None]
+        results = [-weight * forces, None]
+        if ctx.needs_input_grad[1]:
+            moments = (positions[:, :, None] * forces[:, None, :]).flatten(1)
+            strain = segment_sum(moments, segment_ptr).unflatten(1, (3, 3)) - virial
+            by_cell = torch.linalg.pinv(cell.mT).to(strain.dtype) @ strain
+            results[1] = (energy_gradient[:, None, None] * by_cell).to(cell.dtype)
+    if torch.is_grad_enabled():
+        results = [None if r is None else _NoSecondDerivative.apply(r, energy_gradient, positions, cell) for r in results]
+    return *results, *([None] * 12)
 
 
 _lennard_jones = register_op(

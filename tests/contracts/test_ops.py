@@ -1,0 +1,215 @@
+"""Every numerical operation against its contract, and each check against a broken twin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from athanor import kernels
+from athanor.errors import SimulationError
+from athanor.kernels.neighbor_displacement import _reference as displacement_reference
+from athanor.kernels.neighbor_list import _reference as list_reference
+from athanor.kernels.pair_potential import _reference as pair_reference
+from athanor.kernels.philox import _reference as philox_reference
+from athanor.kernels.segment import _reference as segment_reference
+from athanor.testing import op_contract as contract
+
+RADIUS, CUTOFF = 3.0, 2.6
+NAMES = ["segment_sum", "segment_max", "philox_uniform", "philox_normal", "build_neighbor_list", "minimum_distance"]
+NAMES += ["needs_rebuild", "lennard_jones"]
+SIZES = (5, 0, 1, 60, 12)
+
+
+def _lattice(n: int, generator: torch.Generator) -> torch.Tensor:
+    grid = torch.cartesian_prod(*[torch.arange(4)] * 3).double()[:n] * 1.3
+    return grid + 0.1 * torch.rand(n, 3, generator=generator, dtype=torch.float64)
+
+
+def _systems(dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(7)
+    systems = []
+    for k, n in enumerate(SIZES):
+        cell = torch.eye(3, dtype=torch.float64) * 5.4 + 0.4 * torch.rand(3, 3, generator=generator, dtype=torch.float64)
+        positions = _lattice(n, generator)
+        moved = positions + 0.02 * (k - 1) * torch.rand(n, 3, generator=generator, dtype=torch.float64)
+        systems.append(
+            {
+                "positions": positions.to(dtype),
+                "moved": moved.to(dtype),
+                "cell": cell.to(dtype),
+                "pbc": torch.tensor([True, k % 2 == 0, True]),
+                "types": torch.arange(n, dtype=torch.int32) % 2,
+                "system_id": torch.tensor(100 + k),
+                "step": torch.tensor(2**33 + k),
+            }
+        )
+    return systems
+
+
+def _batch(systems: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    atoms = {name: torch.cat([s[name] for s in systems]) for name in ("positions", "moved", "types")}
+    rows = {name: torch.stack([s[name] for s in systems]) for name in ("cell", "pbc", "system_id", "step")}
+    counts = torch.tensor([0] + [len(s["positions"]) for s in systems])
+    return atoms | rows | {"segment_ptr": counts.cumsum(0).int()}
+
+
+def _empty_list(atoms: int) -> tuple[torch.Tensor, ...]:
+    none = torch.zeros(0, dtype=torch.int32)
+    return torch.zeros(atoms + 1, dtype=torch.int64), none, none, torch.zeros((atoms, 3), dtype=torch.int32)
+
+
+def _arguments(name: str, batch: dict[str, torch.Tensor], half: bool = False) -> tuple[Any, ...]:
+    positions, cell, pointer = batch["positions"], batch["cell"], batch["segment_ptr"]
+    if name == "segment_sum":
+        return positions, pointer
+    if name == "segment_max":
+        return positions[:, 0].contiguous(), pointer
+    if name.startswith("philox"):
+        return pointer, batch["system_id"], batch["step"], 42, 2, 3, positions.dtype
+    if name == "needs_rebuild":
+        return batch["moved"], positions, cell * 1.001, cell, pointer, RADIUS, 0.05
+    all_systems = torch.ones(len(cell), dtype=torch.bool)
+    build = (positions, cell, batch["pbc"], pointer, RADIUS, half, all_systems, *_empty_list(len(positions)))
+    if name == "build_neighbor_list":
+        return build
+    lists = kernels.build_neighbor_list(*build)
+    if name == "minimum_distance":
+        return positions, cell, pointer, *lists
+    epsilon = torch.tensor([[1.0, 0.7], [0.7, 0.5]], dtype=torch.float64)
+    sigma = torch.tensor([[1.2, 1.1], [1.1, 1.0]], dtype=torch.float64)
+    return positions, cell, pointer, *lists, batch["types"], epsilon, sigma, CUTOFF, 0.4, True, half
+
+
+REFERENCES: dict[str, Any] = {
+    "segment_sum": segment_reference.segment_sum,
+    "segment_max": segment_reference.segment_max,
+    "philox_uniform": philox_reference.uniform,
+    "philox_normal": philox_reference.normal,
+    "build_neighbor_list": list_reference.build_neighbor_list,
+    "minimum_distance": list_reference.minimum_distance,
+    "needs_rebuild": displacement_reference.needs_rebuild,
+    "lennard_jones": pair_reference.lennard_jones,
+}
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", NAMES)
+def test_agrees_with_reference_repeats_and_ignores_threads(name: str, dtype: torch.dtype, half: bool) -> None:
+    operation = getattr(kernels, name)
+    arguments = _arguments(name, _batch(_systems(dtype)), half)
+    contract.check_agreement(operation, REFERENCES[name], arguments)
+    contract.check_repeatable(operation, arguments)
+    contract.check_threads(operation, arguments)
+
+
+def _per_system(name: str, half: bool, broken: bool = False) -> Any:
+    systems = _systems(torch.float64)
+
+    def compute(order: list[int]) -> list[tuple[torch.Tensor, ...]]:
+        batch = _batch([systems[b] for b in order])
+        if broken:
+            batch["system_id"] = torch.arange(len(order))  # the mutant keys noise by place
+        outputs = contract.as_tuple(getattr(kernels, name)(*_arguments(name, batch, half)))
+        pointer = batch["segment_ptr"].tolist()
+        result = []
+        for b, (first, last) in enumerate(zip(pointer, pointer[1:], strict=False)):
+            if name == "build_neighbor_list":
+                row_ptr, neighbors, images, offsets = outputs
+                rows = row_ptr[first : last + 1]
+                pairs = slice(int(rows[0]), int(rows[-1]))
+                result.append((rows - rows[0], neighbors[pairs], images[pairs], offsets[first:last]))
+            else:
+                atoms = batch["segment_ptr"][-1]
+                by_atom = name.startswith("philox")
+                result.append(
+                    tuple(
+                        o[first:last] if by_atom or (len(o) == atoms and o.ndim == 2 and k == 1) else o[b : b + 1]
+                        for k, o in enumerate(outputs)
+                    )
+                )
+        return result
+
+    return compute
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_system_does_not_depend_on_its_companions(name: str, half: bool) -> None:
+    contract.check_batch_invariance(_per_system(name, half), len(SIZES))
+
+
+def test_noise_keyed_by_place_fails_the_companion_check() -> None:
+    with pytest.raises(AssertionError, match="alone against order"):
+        contract.check_batch_invariance(_per_system("philox_normal", False, broken=True), len(SIZES))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_registration(name: str) -> None:
+    contract.check_fake(getattr(torch.ops.athanor, name).default, _arguments(name, _batch(_systems(torch.float64))))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_of_nothing(name: str) -> None:
+    nothing = {
+        "positions": torch.zeros(0, 3, dtype=torch.float64),
+        "moved": torch.zeros(0, 3, dtype=torch.float64),
+        "types": torch.zeros(0, dtype=torch.int32),
+        "cell": torch.zeros(0, 3, 3, dtype=torch.float64),
+        "pbc": torch.zeros(0, 3, dtype=torch.bool),
+        "system_id": torch.zeros(0, dtype=torch.int64),
+        "step": torch.zeros(0, dtype=torch.int64),
+        "segment_ptr": torch.zeros(1, dtype=torch.int32),
+    }
+    outputs = contract.as_tuple(getattr(kernels, name)(*_arguments(name, nothing)))
+    sizes = [0] if name != "build_neighbor_list" else [1, 0, 0, 0]
+    assert [len(o) for o in outputs][: len(sizes)] == sizes
+
+
+def test_gradients() -> None:
+    batch = _batch(_systems(torch.float64))
+    pointer = batch["segment_ptr"]
+    weights = torch.arange(3.0 * len(SIZES), dtype=torch.float64).reshape(-1, 3)
+    contract.check_gradient(lambda v: (weights * kernels.segment_sum(v, pointer) ** 2).sum(), [batch["positions"]])
+    arguments = _arguments("lennard_jones", batch)[2:]
+    energy = lambda r, h: kernels.lennard_jones(r, h, *arguments)[0]  # noqa: E731
+    contract.check_gradient(energy, [batch["positions"], batch["cell"]])
+
+
+def test_a_wrong_derivative_fails() -> None:
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x**2
+
+        @staticmethod
+        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+            return -gradient
+
+    with pytest.raises(Exception, match="Jacobian mismatch"):
+        contract.check_gradient(lambda x: Wrong.apply(x).sum(), [torch.ones(3)])
+
+
+def test_a_second_derivative_is_refused() -> None:
+    batch = _batch(_systems(torch.float64))
+    positions = batch["positions"].clone().requires_grad_()
+    energy = kernels.lennard_jones(positions, *_arguments("lennard_jones", batch)[1:])[0].sum()
+    (slope,) = torch.autograd.grad(energy, positions, create_graph=True)
+    with pytest.raises(SimulationError, match="no second derivative"):
+        slope.sum().backward()
+
+
+def test_broken_twins_of_agreement_repetition_and_threads_fail() -> None:
+    x = torch.rand(8, dtype=torch.float64)
+    with pytest.raises(AssertionError, match="is off by"):
+        contract.check_agreement(lambda a: a * (1 + 1e-9), lambda a: a, [x])
+    with pytest.raises(AssertionError, match="is not finite elsewhere"):
+        contract.check_agreement(lambda a: a.log(), lambda a: a, [x - x])
+    with pytest.raises(AssertionError, match="repeated call"):
+        contract.check_repeatable(lambda a: torch.rand_like(a), [x])
+    with pytest.raises(AssertionError, match="argument 0"):
+        contract.check_repeatable(lambda a: a.zero_().clone(), [x])
+    with pytest.raises(AssertionError, match="one against two threads"):
+        contract.check_threads(lambda a: a * torch.get_num_threads(), [torch.ones(2)])

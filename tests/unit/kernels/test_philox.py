@@ -1,0 +1,123 @@
+"""Known answers, statistics and limits of the random numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from athanor import kernels
+from athanor.errors import DtypeError, InputError, ShapeError
+from athanor.kernels.philox import _reference
+from athanor.kernels.philox.purposes import Purpose
+
+ONES = 0xFFFFFFFF
+KNOWN_ANSWERS = [  # Random123 (Salmon et al. 2011), philox4x32-10: counter, key, result
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((ONES,) * 4, (ONES,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+
+
+def _one_system(atoms: int, step: int = 0, system_id: int = 0) -> tuple[torch.Tensor, ...]:
+    return torch.tensor([0, atoms], dtype=torch.int32), torch.tensor([system_id]), torch.tensor([step])
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN_ANSWERS)
+def test_known_answers(counter: tuple[int, ...], key: tuple[int, int], expected: tuple[int, ...]) -> None:
+    from athanor.kernels.philox import _cpu
+
+    words = tuple(torch.tensor([word]) for word in counter)
+    assert tuple(int(x) for x in _reference.philox_block(words, key)) == expected
+    assert tuple(int(x) for x in _cpu.philox_block(*(np.uint64(x) for x in (*counter, *key)))) == expected
+    mutant = _reference.philox_block(words, (key[1], (key[0] + 1) & ONES))
+    assert tuple(int(x) for x in mutant) != expected
+
+
+def test_counter_layout_of_the_second_block() -> None:
+    pointer, system_id, step = _one_system(4, step=2**32 * 5 + 7, system_id=2**32 - 1)
+    drawn = kernels.philox_uniform(pointer, system_id, step, 2**64 - 2, Purpose.LANGEVIN)
+    words = (3 | (1 << 28), 2**32 - 1, 7, (2 << 24) | 5)
+    block = [int(x) for x in _reference.philox_block(tuple(torch.tensor([w]) for w in words), (ONES - 1, ONES))]
+    assert drawn[3, 2].item() == (((block[0] << 32 | block[1]) >> 12) + 0.5) / 2.0**52
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_uniforms_are_inside_the_open_interval_and_even(dtype: torch.dtype) -> None:
+    u = kernels.philox_uniform(*_one_system(100_000), 1, 2, 3, dtype).double()
+    assert 0.0 < u.min()
+    assert u.max() < 1.0
+    assert abs(u.mean() - 0.5) < 5 * (1 / 12 / u.numel()) ** 0.5
+    assert abs(u.var() - 1 / 12) < 1e-3
+
+
+def _assert_standard_normal(x: torch.Tensor) -> None:
+    n = x.numel()
+    assert abs(x.mean()) < 5 / n**0.5
+    assert abs(x.var() - 1) < 5 * (2 / n) ** 0.5
+    assert abs((x**4).mean() - 3) < 5 * (96 / n) ** 0.5
+
+
+def _correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    return abs(float((a * b).mean())) * a.numel() ** 0.5
+
+
+def test_normals_have_mean_variance_and_kurtosis() -> None:
+    x = kernels.philox_normal(*_one_system(100_000), 42, 1)
+    _assert_standard_normal(x)
+    for k in range(3):
+        assert _correlation(x[:, k], x[:, (k + 1) % 3]) < 5
+    with pytest.raises(AssertionError):
+        _assert_standard_normal(x * 1.01)
+
+
+def test_neighbouring_seeds_steps_systems_and_purposes_are_not_correlated() -> None:
+    base = kernels.philox_normal(*_one_system(50_000, step=10, system_id=3), 42, 1)
+    others = {
+        "seed": kernels.philox_normal(*_one_system(50_000, step=10, system_id=3), 43, 1),
+        "step": kernels.philox_normal(*_one_system(50_000, step=11, system_id=3), 42, 1),
+        "seed + step": kernels.philox_normal(*_one_system(50_000, step=9, system_id=3), 43, 1),
+        "system": kernels.philox_normal(*_one_system(50_000, step=10, system_id=4), 42, 1),
+        "purpose": kernels.philox_normal(*_one_system(50_000, step=10, system_id=3), 42, 2),
+    }
+    for name, other in others.items():
+        assert _correlation(base, other) < 5, name
+        assert _correlation(base[1:], other[:-1]) < 5, name
+
+    def added(seed: int, step: int) -> torch.Tensor:  # the mutant: seed and step are added
+        return kernels.philox_normal(*_one_system(1000), seed + step, 1)
+
+    assert _correlation(added(42, 10), added(43, 9)) > 5
+
+
+def test_singles_are_rounded_doubles() -> None:
+    single = kernels.philox_normal(*_one_system(1000), 5, 1, 3, torch.float32)
+    assert torch.equal(single, kernels.philox_normal(*_one_system(1000), 5, 1).float())
+
+
+def test_refusals_name_the_number() -> None:
+    with pytest.raises(InputError, match=f"system_id.*{2**32}"):
+        kernels.philox_normal(*_one_system(2, system_id=2**32), 1, 1)
+    with pytest.raises(InputError, match="system_id.*-1"):
+        kernels.philox_uniform(*_one_system(2, system_id=-1), 1, 1)
+    with pytest.raises(InputError, match="step"):
+        kernels.philox_uniform(*_one_system(2, step=2**56), 1, 1)
+    with pytest.raises(InputError, match="seed"):
+        kernels.philox_uniform(*_one_system(2), 2**64, 1)
+    with pytest.raises(InputError, match="purpose"):
+        kernels.philox_uniform(*_one_system(2), 1, 256)
+    with pytest.raises(InputError, match="columns"):
+        kernels.philox_uniform(*_one_system(2), 1, 1, 33)
+    with pytest.raises(ShapeError, match="system_id"):
+        kernels.philox_uniform(torch.tensor([0, 1, 2], dtype=torch.int32), torch.tensor([1]), torch.tensor([1]), 1, 1)
+    with pytest.raises(DtypeError, match="int32"):
+        kernels.philox_uniform(torch.tensor([0, 1], dtype=torch.int32), torch.tensor([1]).int(), torch.tensor([1]), 1, 1)
+
+
+def test_purposes_are_unique_and_fit_eight_bits() -> None:
+    assert len({p.value for p in Purpose}) == len(Purpose)
+    assert all(0 < p < 256 for p in Purpose)

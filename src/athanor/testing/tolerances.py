@@ -30,3 +30,20 @@ COMPANIONS = Tolerance(1e-12, 1e-5)
 """A system alone and among others, where equal bits are not claimed."""
 EXACT = Tolerance(0.0, 0.0)
 """Equal bits."""
+
+
+def compare(what: str, got: torch.Tensor, expected: torch.Tensor, tolerance: Tolerance) -> float:
+    """Return the largest difference relative to the size of `expected` (at least 1), or raise.
+
+    Raises
+    ------
+    AssertionError
+        With the numbers, if the difference exceeds the tolerance for the dtype of `got`.
+    """
+    allowed = tolerance.at(got.dtype)
+    got, expected = got.double(), expected.double()
+    size = max(1.0, float(expected.abs().max()) if expected.numel() else 1.0)
+    error = float((got - expected).abs().max()) / size if got.numel() else 0.0
+    if not error <= allowed:
+        raise AssertionError(f"{what}: off by {error:.3g} (relative to {size:.3g}); allowed is {allowed:.3g}.")
+    return error

@@ -221,9 +221,9 @@ class LennardJonesModelWrapper(nn.Module, BaseModelMixin):
 
     def _stress(self, virial: torch.Tensor, data: Any) -> torch.Tensor:
         """Return -virial / volume; zero for systems without a cell."""
-        if data.get("cell") is None or not bool(data.has_cell.any()):
+        if data.get("cell") is None:
             raise InputError(
-                f"{type(self).__name__}: stress output requires cell, and no system of this batch has one. Remove "
+                f"{type(self).__name__}: stress output requires cell, and this batch has none. Remove "
                 f"'stress' from `model_config.active_outputs`."
             )
         has_cell = data.has_cell.view(-1, 1, 1)

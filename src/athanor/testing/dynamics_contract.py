@@ -1,0 +1,212 @@
+"""The contract of integrators and optimizers: checks that anybody can run on an engine of their own.
+
+Each check takes ``make_engine(model)``, which returns a fresh engine, and raises AssertionError with the numbers if
+the engine does not keep the promise. Nothing here needs a test framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from athanor.data.atomic_data import AtomicData
+from athanor.data.batch import Batch
+from athanor.data.observables import kinetic_energy
+from athanor.dynamics.velocities import initialize_velocities
+from athanor.hooks.stages import DynamicsStage
+from athanor.models.lj import LennardJonesModelWrapper
+
+if TYPE_CHECKING:
+    from athanor.dynamics.engine import BaseDynamics
+
+MakeEngine = Callable[[Any], "BaseDynamics"]
+
+FIELDS = ("positions", "velocities", "forces", "energy")
+"""What two runs of one system are compared in."""
+
+
+def argon_model() -> LennardJonesModelWrapper:
+    """Return a smooth Lennard-Jones argon: 0.0104 eV, 3.4 Å, cutoff 8 Å tapered over 1.5 Å."""
+    return LennardJonesModelWrapper(epsilon=0.0104, sigma=3.4, cutoff=8.0, switch_width=1.5)
+
+
+def argon_crystal(repeat: int, system_id: int, temperature: float = 60.0, strain: float = 0.0) -> AtomicData:
+    """Return a hot fcc argon crystal of ``4 repeat^3`` atoms in float64.
+
+    Displacements and velocities are a function of `system_id` alone.
+    """
+    a = 5.26 * (1.0 + strain)
+    corners = torch.cartesian_prod(*[torch.arange(repeat, dtype=torch.float64)] * 3)
+    basis = torch.tensor([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]], dtype=torch.float64)
+    positions = ((corners[:, None] + basis).reshape(-1, 3)) * a
+    generator = torch.Generator().manual_seed(1000 + system_id)
+    positions += 0.1 * torch.randn(positions.shape, generator=generator, dtype=torch.float64)
+    data = AtomicData(
+        positions=positions,
+        atomic_numbers=torch.full((len(positions),), 18),
+        cell=torch.eye(3, dtype=torch.float64)[None] * (a * repeat),
+        pbc=torch.ones(1, 3, dtype=torch.bool),
+        system_id=torch.tensor([[system_id]]),
+    )
+    data.velocities = initialize_velocities(
+        torch.empty_like(positions),
+        data.atomic_masses,
+        temperature,
+        torch.zeros(len(positions), dtype=torch.long),
+        system_id=torch.tensor([system_id]),
+    )
+    return data
+
+
+def argon_cluster(count: int, system_id: int) -> AtomicData:
+    """Return `count` argon atoms of a disturbed lattice, not periodic, at rest, in float64."""
+    side = torch.arange(4, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(2000 + system_id)
+    positions = torch.cartesian_prod(side, side, side)[:count] * 3.9
+    positions += 0.15 * torch.randn(positions.shape, generator=generator, dtype=torch.float64)
+    return AtomicData(
+        positions=positions,
+        atomic_numbers=torch.full((count,), 18),
+        system_id=torch.tensor([[system_id]]),
+    )
+
+
+def with_neighbor_hooks(engine: BaseDynamics, skin: float = 0.6) -> BaseDynamics:
+    """Register the model's neighbour hooks on `engine` with a skin in Å, and return it."""
+    for hook in engine.model.make_neighbor_hooks():
+        hook.skin = skin
+        engine.register_hook(hook)
+    return engine
+
+
+class BlowUp:
+    """A hook that puts NaN into the positions of one system at one step, as a simulation that blows up would."""
+
+    frequency = 1
+    stage = DynamicsStage.AFTER_PRE_UPDATE
+
+    def __init__(self, system_id: int, step: int) -> None:
+        self.system_id, self.step = system_id, step
+
+    def __call__(self, ctx: Any, stage: Any) -> None:
+        """Change positions in place."""
+        if ctx.step_count == self.step:
+            doomed = (ctx.batch.system_id[:, 0] == self.system_id)[ctx.batch.batch_idx]
+            ctx.batch.positions[doomed] = float("nan")
+
+
+def trajectory(
+    make_engine: MakeEngine, systems: Sequence[AtomicData], n_steps: int, skin: float = 0.6, hooks: Sequence[Any] = ()
+) -> Batch:
+    """Run `systems` in one batch for `n_steps` and return the batch."""
+    engine = with_neighbor_hooks(make_engine(argon_model()), skin)
+    for hook in hooks:
+        engine.register_hook(hook)
+    return engine.run(Batch.from_data_list([system.clone() for system in systems]), n_steps)
+
+
+def total_energy(batch: Batch) -> Tensor:
+    """Potential plus kinetic energy of each system, [B], eV."""
+    return (batch.energy + kinetic_energy(batch))[:, 0]
+
+
+def check_second_order(make_engine: Callable[[Any, float], BaseDynamics], dt: float = 16.0) -> float:
+    """Check that halving `dt` (fs) divides the fluctuation of the energy by four, within 3.2 to 4.8; return it."""
+    spreads = []
+    for divisor in (1, 2):
+        engine = with_neighbor_hooks(make_engine(argon_model(), dt / divisor))
+        batch = Batch.from_data_list([argon_crystal(2, k) for k in range(4)])
+        energies = []
+        for _ in range(60 * divisor):
+            engine.run(batch, 1)
+            energies.append(total_energy(batch).clone())
+        spreads.append(float(torch.stack(energies).std(dim=0).mean()))
+    ratio = spreads[0] / spreads[1]
+    assert 3.2 < ratio < 4.8, f"energy fluctuation falls by {ratio:.2f} when dt is halved; a second-order method has 4"
+    return ratio
+
+
+def check_reversal(make_engine: MakeEngine, n_steps: int = 100) -> float:
+    """Check that running forward, flipping velocities and running again returns to the start (1e-9 Å); return it."""
+    start = [argon_crystal(2, k) for k in range(2)]
+    batch = trajectory(make_engine, start, n_steps)
+    batch.velocities = -batch.velocities
+    with_neighbor_hooks(make_engine(argon_model())).run(batch, n_steps)
+    error = float((batch.positions - torch.cat([data.positions for data in start])).abs().max())
+    assert error < 1e-9, f"positions miss the start by {error:.2e} Å after running forward and back"
+    return error
+
+
+def check_batch_invariance(make_engine: MakeEngine, n_steps: int = 40) -> None:
+    """Check that a system follows the same path, bit for bit, alone, in any slot, and beside one that fails."""
+    systems = [argon_crystal(2, 3), argon_crystal(3, 7), argon_cluster(9, 1), argon_crystal(2, 12, strain=0.02)]
+    doomed = argon_cluster(5, 99)
+    alone = {int(s.system_id): trajectory(make_engine, [s], n_steps) for s in systems}
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 3], [2, 0, 3]):
+        for partner in ([], [doomed]):
+            members = [systems[k] for k in order]
+            together = trajectory(make_engine, [*partner, *members], n_steps, hooks=[BlowUp(99, n_steps // 3)])
+            failed = (together.failure_code[:, 0] > 0).tolist()
+            assert failed == [True] * len(partner) + [False] * len(members), f"failed systems: {failed}"
+            for row, system in enumerate(members, start=len(partner)):
+                one = together.get_data(row)
+                for name in FIELDS:
+                    same = torch.equal(one[name], alone[int(system.system_id)].get_data(0)[name])
+                    assert same, f"`{name}` of system_id {int(system.system_id)} differs alone and in slot {row}"
+
+
+def check_split_run(make_engine: MakeEngine, n_steps: int = 20) -> None:
+    """Check that two runs of `n_steps` equal one of twice as many, bit for bit."""
+    systems = [argon_crystal(2, 3), argon_cluster(9, 1)]
+    whole = trajectory(make_engine, systems, 2 * n_steps)
+    engine = with_neighbor_hooks(make_engine(argon_model()))
+    halves = Batch.from_data_list([system.clone() for system in systems])
+    engine.run(halves, n_steps)
+    engine.run(halves, n_steps)
+    for name in FIELDS:
+        assert torch.equal(whole[name], halves[name]), f"`{name}` differs between run(2n) and run(n); run(n)"
+
+
+def check_restart(make_engine: MakeEngine, n_steps: int = 20) -> None:
+    """Check that a new engine with the saved state, on a pickled batch, goes on bit for bit."""
+    import pickle
+
+    systems = [argon_crystal(2, 3), argon_cluster(9, 1)]
+    whole = trajectory(make_engine, systems, 2 * n_steps)
+    engine = with_neighbor_hooks(make_engine(argon_model()))
+    batch = Batch.from_data_list([system.clone() for system in systems])
+    engine.run(batch, n_steps)
+    saved = engine.state_dict()
+    again = with_neighbor_hooks(make_engine(argon_model()))
+    again.load_state_dict(saved)
+    moved = pickle.loads(pickle.dumps(batch))
+    again.run(moved, n_steps)
+    for name in FIELDS:
+        assert torch.equal(whole[name], moved[name]), f"`{name}` differs between a whole run and a restarted one"
+
+
+def check_finished_systems_stand_still(make_engine: MakeEngine, n_steps: int = 10) -> None:
+    """Check that a system with the exit status does not change by one bit while others move."""
+    engine = with_neighbor_hooks(make_engine(argon_model()))
+    batch = Batch.from_data_list([argon_crystal(2, 3), argon_crystal(2, 4)])
+    engine.run(batch, 1)
+    before = batch.get_data(0).clone()
+    other = batch.get_data(1).positions.clone()
+    batch.status[0] = engine.exit_status
+    engine.run(batch, n_steps)
+    after = batch.get_data(0)
+    for name in (*FIELDS, "step", "time"):
+        assert torch.equal(before[name], after[name]), f"`{name}` of a finished system changed"
+    assert not torch.equal(other, batch.get_data(1).positions), "the other system did not move"
+
+
+def check_fixed_atoms(make_engine: MakeEngine, n_steps: int = 10) -> None:
+    """Check that atoms marked `fixed` keep their positions bit for bit, and others move."""
+    data = argon_cluster(9, 1)
+    data.fixed = torch.arange(9) < 3
+    batch = trajectory(make_engine, [data], n_steps)
+    assert torch.equal(batch.positions[:3], data.positions[:3]), "fixed atoms moved"
+    assert not torch.equal(batch.positions[3:], data.positions[3:]), "free atoms did not move"

@@ -1,0 +1,87 @@
+"""BAOAB against the exact discrete-time averages of the harmonic oscillator."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from athanor.data import AtomicData, Batch
+from athanor.dynamics import NVTLangevin
+from athanor.dynamics.updates import drift_, kick_
+from athanor.models.base import BaseModelMixin, ModelConfig
+from athanor.units import BOLTZMANN, internal_time_to_fs
+
+
+class Oscillators(nn.Module, BaseModelMixin):
+    """Independent oscillators about the origin with force constant `k` eV/Å²."""
+
+    embedding_shapes: dict = {}
+
+    def __init__(self, k: float) -> None:
+        super().__init__()
+        self.k = k
+        self.model_config = ModelConfig(outputs={"energy", "forces"})
+
+    def compute_embeddings(self, data, **kwargs):
+        raise NotImplementedError
+
+    def forward(self, data, **kwargs):
+        energy = data.positions.new_zeros(data.num_graphs, 1)
+        energy.index_add_(0, data.batch_idx, 0.5 * self.k * (data.positions**2).sum(1, keepdim=True))
+        return {"energy": energy, "forces": -self.k * data.positions}
+
+
+class OBABO(NVTLangevin):
+    """Mutant: another order of the same pieces, noise on the outside."""
+
+    def pre_update(self, batch):
+        steps = self._steps.refresh(batch, self._state.dt)
+        self._ornstein_uhlenbeck_(batch, None)
+        kick_(batch.velocities, batch.forces, steps.half_dt_over_mass)
+        drift_(batch.positions, batch.velocities, steps.dt)
+
+
+class WrongNoise(NVTLangevin):
+    """Mutant: noise amplitude sqrt(1 - c) for sqrt(1 - c^2)."""
+
+    def _refresh_noise(self, batch):
+        super()._refresh_noise(batch)
+        self._width = self._width / torch.sqrt(1 + self._decay)
+
+
+MASS, K, TEMPERATURE, OMEGA_DT = 4.0, 2.0, 300.0, 0.5
+
+
+def standard_errors(engine_class, systems: int = 4000, steps: int = 300) -> dict[str, float]:
+    """Deviation of sampled moments from theory, in standard errors, over independent systems at the last steps."""
+    dt = OMEGA_DT / (K / MASS) ** 0.5
+    engine = engine_class(
+        Oscillators(K), dt=internal_time_to_fs(dt), temperature=TEMPERATURE, friction=0.03, random_seed=11
+    )
+    kT = BOLTZMANN * TEMPERATURE
+    one = AtomicData(
+        positions=torch.zeros(1, 3, dtype=torch.float64),
+        atomic_numbers=torch.tensor([2]),
+        atomic_masses=torch.tensor([MASS], dtype=torch.float64),
+    )
+    batch = Batch.from_data_list([one] * systems)
+    engine.run(batch, steps)
+    x = batch.positions / (kT / K) ** 0.5
+    v = batch.velocities / (kT / MASS) ** 0.5
+    expected = {"xx": (x * x, 1.0), "vv": (v * v, 1 - OMEGA_DT**2 / 4), "xxxx": (x**4, 3.0), "xv": (x * v, 0.0)}
+    return {
+        name: float((value.mean() - exact) / (value.std() / value.numel() ** 0.5))
+        for name, (value, exact) in expected.items()
+    }
+
+
+def test_baoab_moments():
+    z = standard_errors(NVTLangevin)
+    assert all(abs(value) < 5 for value in z.values()), z
+
+
+@pytest.mark.parametrize("mutant", [OBABO, WrongNoise])
+def test_baoab_moments_find_mutants(mutant):
+    z = standard_errors(mutant)
+    assert any(abs(value) > 5 for value in z.values()), z

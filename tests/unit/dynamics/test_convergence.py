@@ -1,0 +1,82 @@
+"""Criteria: what they measure, how they combine, what they refuse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from athanor.data import AtomicData, Batch
+from athanor.dynamics import ConvergenceHook
+from athanor.dynamics.convergence import ConvergenceCriterion
+from athanor.errors import InputError, MissingFieldError
+from athanor.hooks.context import DynamicsContext
+from athanor.hooks.stages import DynamicsStage
+
+
+def batch_with(forces_of_each, **system_fields):
+    systems = []
+    for forces in forces_of_each:
+        forces = torch.tensor(forces, dtype=torch.float64)
+        systems.append(
+            AtomicData(
+                positions=torch.arange(3.0 * len(forces), dtype=torch.float64).reshape(-1, 3),
+                atomic_numbers=torch.ones(len(forces), dtype=torch.long),
+                forces=forces,
+            )
+        )
+    batch = Batch.from_data_list(systems)
+    for name, value in system_fields.items():
+        batch.set_field(name, value)
+    return batch
+
+
+def test_threshold_is_inclusive_and_single_atoms_are_systems():
+    batch = batch_with([[[0.03, 0.04, 0.0]], [[0.0, 0.0, 0.06]]])
+    assert ConvergenceHook.from_fmax(0.05).evaluate(batch).tolist() == [0]
+    assert ConvergenceHook.from_fmax(0.01).evaluate(batch) is None
+
+
+def test_largest_atom_counts_and_fixed_atoms_do_not():
+    batch = batch_with([[[1.0, 0, 0], [0.01, 0, 0]], [[0.01, 0, 0], [0.02, 0, 0]]])
+    assert ConvergenceHook().evaluate(batch).tolist() == [1]
+    batch.set_field("fixed", torch.tensor([True, False, False, False]))
+    assert ConvergenceHook().evaluate(batch).tolist() == [0, 1]
+
+
+def test_stress_is_compared_with_the_target_pressure():
+    stress = -0.01 * torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
+    cell = 5 * torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
+    batch = batch_with([[[0.0, 0, 0]]] * 2, cell=cell, pbc=torch.ones(2, 3, dtype=torch.bool), stress=stress)
+    hook = ConvergenceHook.from_fmax_and_smax(0.05, 0.001)
+    assert hook.evaluate(batch) is None
+    assert hook.evaluate(batch, pressure=0.01).tolist() == [0, 1]
+    assert hook.evaluate(batch, pressure=torch.tensor([0.01, 0.0])).tolist() == [0]
+
+
+def test_all_criteria_must_hold_and_forms_are_equal():
+    batch = batch_with([[[0.01, 0, 0]], [[0.01, 0, 0]]], energy=torch.tensor([[1.0], [3.0]], dtype=torch.float64))
+    both = ConvergenceHook([ConvergenceCriterion("forces", 0.05, reduce_op="norm"), {"key": "energy", "threshold": 2.0}])
+    assert both.num_criteria == 2
+    assert both.evaluate(batch).tolist() == [0]
+    custom = ConvergenceHook({"key": "energy", "custom_op": lambda energy: energy[:, 0] > 2})
+    assert custom.evaluate(batch).tolist() == [1]
+
+
+def test_as_a_hook_it_migrates_status():
+    batch = batch_with([[[0.01, 0, 0]], [[9.0, 0, 0]]], status=torch.zeros(2, 1, dtype=torch.long))
+    ctx = DynamicsContext(batch=batch)
+    ConvergenceHook.from_fmax(0.05)(ctx, DynamicsStage.AFTER_STEP)
+    assert batch.status.flatten().tolist() == [0, 0]
+    ConvergenceHook.from_fmax(0.05, source_status=0, target_status=3)(ctx, DynamicsStage.AFTER_STEP)
+    assert batch.status.flatten().tolist() == [3, 0]
+
+
+def test_refusals():
+    with pytest.raises(TypeError, match="int"):
+        ConvergenceHook(3)
+    with pytest.raises(InputError, match="reduce_op"):
+        ConvergenceCriterion("forces", 1.0, reduce_op="median")
+    with pytest.raises(InputError, match="tolerance"):
+        ConvergenceHook({"key": "forces", "tolerance": 1.0})
+    with pytest.raises(MissingFieldError, match="`stress` is missing"):
+        ConvergenceHook.from_fmax_and_smax(1.0, 1.0).evaluate(batch_with([[[0.0, 0, 0]]]))

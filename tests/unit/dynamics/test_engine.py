@@ -1,0 +1,209 @@
+"""The engine: what it creates, when it evaluates, when it stops, what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from athanor.data import Batch
+from athanor.dynamics import FIRE, NVE, BaseDynamics, ConvergenceHook, DemoDynamics, DynamicsStage, FIREVariableCell
+from athanor.errors import InputError, ModelOutputError
+from athanor.hooks import WrapPeriodicHook
+from athanor.models.demo import DemoModel, DemoModelWrapper
+from athanor.testing.dynamics_contract import argon_cluster, argon_crystal, argon_model, with_neighbor_hooks
+
+
+def counted(model):
+    calls = []
+    model.register_forward_hook(lambda *a: calls.append(1))
+    return calls
+
+
+def test_forces_are_primed_and_result_fields_created():
+    batch = Batch.from_data_list([argon_crystal(2, 5)])
+    assert "forces" not in batch
+    engine = with_neighbor_hooks(NVE(argon_model(), dt=2.0))
+    engine.run(batch, 0)
+    assert {"forces", "energy", "status", "step", "time", "stage_step", "dof"} <= set(
+        batch.field_names("node") + batch.field_names("system")
+    )
+    assert float(batch.energy) < 0
+
+
+def test_fresh_results_are_not_computed_again_and_stale_ones_are():
+    model = argon_model()
+    calls = counted(model)
+    engine = with_neighbor_hooks(NVE(model, dt=2.0))
+    batch = Batch.from_data_list([argon_crystal(2, 5)])
+    engine.run(batch, 3)
+    engine.run(batch, 3)
+    assert len(calls) == 1 + 6
+    batch.positions[0] += 0.01
+    engine.run(batch, 1)
+    assert len(calls) == 9
+    batch.positions = batch.positions.clone()
+    engine.run(batch, 1)
+    assert len(calls) == 11
+    with_neighbor_hooks(NVE(argon_model(), dt=2.0)).run(batch, 0)
+    assert not batch.results_fresh(model, frozenset({"forces"}))
+
+
+def test_wrapping_keeps_results_fresh():
+    model = argon_model()
+    calls = counted(model)
+    engine = with_neighbor_hooks(NVE(model, dt=2.0, hooks=[WrapPeriodicHook()]))
+    batch = Batch.from_data_list([argon_crystal(2, 5)])
+    engine.run(batch, 2)
+    engine.run(batch, 2)
+    assert len(calls) == 1 + 4
+
+
+def test_ids_follow_the_largest_present():
+    systems = [argon_cluster(3, 0) for _ in range(4)]
+    for data, number in zip(systems, (7, -1, 2, -1), strict=True):
+        data.system_id = torch.tensor([[number]])
+    batch = Batch.from_data_list(systems)
+    with_neighbor_hooks(NVE(argon_model(), dt=1.0)).run(batch, 1)
+    assert batch.system_id.flatten().tolist() == [7, 8, 2, 9]
+
+
+def test_converged_systems_stand_still_and_the_run_ends_early():
+    class Names:
+        frequency, stage = 1, DynamicsStage.ON_CONVERGE
+
+        def __init__(self):
+            self.seen = []
+
+        def __call__(self, ctx, stage):
+            self.seen += ctx.batch.system_id[ctx.converged_mask].flatten().tolist()
+
+    names = Names()
+    engine = FIRE(argon_model(), dt=0.2, hooks=[names], convergence_hook=ConvergenceHook.from_fmax(1e-3))
+    batch = Batch.from_data_list([argon_cluster(4, 0), argon_cluster(20, 1)])
+    with_neighbor_hooks(engine).run(batch, 2000)
+    assert sorted(names.seen) == [0, 1]
+    assert engine.step_count < 2000
+    assert int(batch.step[0]) < int(batch.step[1]) == engine.step_count
+    assert batch.status.flatten().tolist() == [0, 0]
+    assert batch.time.flatten().tolist() == [0.0, 0.0]
+    norms = batch.forces.norm(dim=1)
+    assert float(norms.max()) <= 1e-3
+
+
+def test_next_engine_goes_on_with_converged_systems():
+    model = argon_model()
+    batch = Batch.from_data_list([argon_cluster(4, 0)])
+    relax = FIRE(model, dt=0.2, convergence_hook=ConvergenceHook.from_fmax(1e-2))
+    with_neighbor_hooks(relax).run(batch, 2000)
+    before = int(batch.step)
+    with_neighbor_hooks(NVE(model, dt=1.0)).run(batch, 5)
+    assert int(batch.step) == before + 5
+
+
+def test_stress_is_requested_for_the_run_and_given_back():
+    model = argon_model()
+    assert "stress" not in model.model_config.active_outputs
+    seen = []
+    model.register_forward_hook(lambda *a: seen.append("stress" in model.model_config.active_outputs))
+    engine = with_neighbor_hooks(FIREVariableCell(model, dt=0.1))
+    batch = engine.run(Batch.from_data_list([argon_crystal(2, 0)]), 2)
+    assert seen == [True] * 3
+    assert "stress" not in model.model_config.active_outputs
+    assert batch.stress.shape == (1, 3, 3)
+
+
+def test_what_a_model_can_not_compute_is_refused_before_the_first_step():
+    engine = FIREVariableCell(DemoModelWrapper(DemoModel()), dt=0.1)
+    with pytest.raises(InputError, match="FIREVariableCell needs `stress`"):
+        engine.run(Batch.from_data_list([argon_crystal(2, 0)]), 1)
+
+
+def test_missing_output_names_it():
+    class Liar(DemoModelWrapper):
+        def forward(self, data, **kwargs):
+            out = super().forward(data, **kwargs)
+            out["forces"] = None
+            return out
+
+    with pytest.raises(ModelOutputError, match="`forces`"):
+        DemoDynamics(Liar(DemoModel()), n_steps=1).run(Batch.from_data_list([argon_cluster(3, 0)]))
+
+
+def test_demo_model_runs_and_leaves_no_graph():
+    batch = Batch.from_data_list([argon_cluster(3, 0), argon_cluster(4, 1)])
+    batch.forces = torch.zeros_like(batch.positions)
+    DemoDynamics(model=DemoModelWrapper(DemoModel()), n_steps=5, dt=0.5).run(batch)
+    for name in ("positions", "velocities", "forces", "energy"):
+        assert not batch[name].requires_grad
+        assert batch[name].grad_fn is None
+
+
+class Drift(BaseDynamics):
+    """A user's integrator, written from the guide: straight lines."""
+
+    __needs_keys__ = {"forces"}
+    __provides_keys__ = {"positions"}
+
+    def pre_update(self, batch):
+        batch.positions = batch.positions + 0.1 * batch.velocities
+
+
+def test_user_integrators_may_assign():
+    batch = Batch.from_data_list([argon_crystal(2, 0), argon_crystal(2, 1)])
+    start = batch.positions.clone()
+    engine = with_neighbor_hooks(Drift(argon_model(), n_steps=3))
+    batch.ensure_field("status")
+    batch.status[0] = 1
+    engine.run(batch)
+    first = batch.batch_idx == 0
+    assert torch.equal(batch.positions[first], start[first])
+    assert not torch.equal(batch.positions[~first], start[~first])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"dt": 0.0}, InputError, "`dt` is 0.0"),
+        ({"dt": float("nan")}, InputError, "finite"),
+        ({"dt": 1.0, "n_steps": -1}, InputError, "n_steps"),
+        ({"dt": 1.0, "on_error": "ignore"}, InputError, "quarantine"),
+        ({"dt": 1.0, "sampler": object()}, InputError, "sampler"),
+        ({"dt": 1.0, "nonsense": 1}, TypeError, "nonsense"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(arguments, error, words):
+    with pytest.raises(error, match=words):
+        NVE(argon_model(), **arguments)
+
+
+def test_run_needs_steps_and_a_wrapped_model():
+    with pytest.raises(InputError, match="n_steps"):
+        NVE(argon_model(), dt=1.0).run(Batch.from_data_list([argon_cluster(3, 0)]))
+    with pytest.raises(TypeError, match="BaseModelMixin"):
+        NVE(torch.nn.Linear(1, 1), dt=1.0)
+
+
+def test_per_system_time_steps():
+    dt = torch.tensor([1.0, 3.0])
+    batch = Batch.from_data_list([argon_crystal(2, 0), argon_crystal(2, 1)])
+    with_neighbor_hooks(NVE(argon_model(), dt=dt)).run(batch, 4)
+    assert batch.time.flatten().tolist() == pytest.approx([4.0, 12.0])
+    alone = Batch.from_data_list([argon_crystal(2, 1)])
+    with_neighbor_hooks(NVE(argon_model(), dt=3.0)).run(alone, 4)
+    assert torch.equal(batch.get_data(1).positions, alone.positions)
+    with pytest.raises(InputError, match="leading size 2"):
+        with_neighbor_hooks(NVE(argon_model(), dt=dt)).run(Batch.from_data_list([argon_crystal(2, 1)] * 3), 1)
+
+
+def test_state_follows_systems_that_join():
+    engine = with_neighbor_hooks(FIRE(argon_model(), dt=0.2))
+    batch = Batch.from_data_list([argon_cluster(9, 4)])
+    engine.run(batch, 12)
+    batch.append(Batch.from_data_list([argon_cluster(6, 9)]))
+    engine.run(batch, 12)
+    whole = Batch.from_data_list([argon_cluster(9, 4)])
+    with_neighbor_hooks(FIRE(argon_model(), dt=0.2)).run(whole, 24)
+    assert torch.equal(batch.get_data(0).positions, whole.positions)
+    fresh = Batch.from_data_list([argon_cluster(6, 9)])
+    with_neighbor_hooks(FIRE(argon_model(), dt=0.2)).run(fresh, 12)
+    assert torch.equal(batch.get_data(1).positions, fresh.positions)

@@ -1,0 +1,95 @@
+"""Systems that break down are set aside with their reason; the others do not notice."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from athanor.data import Batch
+from athanor.dynamics import NVE, DynamicsStage, FailureCode, FusedStage, describe_failure
+from athanor.dynamics.hooks import NaNDetectorHook
+from athanor.errors import NonFiniteError, SimulationError
+from athanor.testing.dynamics_contract import BlowUp, argon_cluster, argon_crystal, argon_model, with_neighbor_hooks
+
+
+def two_systems():
+    return Batch.from_data_list([argon_crystal(2, 3), argon_crystal(2, 4)])
+
+
+def test_failed_system_returns_to_its_last_good_state():
+    good = with_neighbor_hooks(NVE(argon_model(), dt=2.0)).run(two_systems(), 4)
+    engine = with_neighbor_hooks(NVE(argon_model(), dt=2.0, hooks=[BlowUp(4, 4)]))
+    batch = engine.run(two_systems(), 9)
+    for name in ("positions", "velocities", "forces", "energy", "cell"):
+        assert torch.equal(batch.get_data(1)[name], good.get_data(1)[name]), name
+    assert batch.failure_code.flatten().tolist() == [0, FailureCode.POSITIONS_NOT_FINITE]
+    assert batch.failure_step.flatten().tolist() == [-1, 5]
+    assert batch.status.flatten().tolist() == [0, 1]
+    assert batch.step.flatten().tolist() == [9, 4]
+    assert "NaN" in describe_failure(int(batch.failure_code[1]))
+
+
+def test_run_ends_when_every_system_failed():
+    engine = with_neighbor_hooks(NVE(argon_model(), dt=2.0, hooks=[BlowUp(3, 1), BlowUp(4, 2)]))
+    engine.run(two_systems(), 50)
+    assert engine.step_count == 3
+
+
+def test_fused_stage_sets_aside_from_any_stage():
+    model = argon_model()
+    fused = FusedStage([(0, NVE(model, dt=2.0, n_steps=3)), (1, NVE(model, dt=2.0, n_steps=3))], hooks=[BlowUp(4, 4)])
+    batch = with_neighbor_hooks(fused).run(two_systems())
+    assert batch.status.flatten().tolist() == [2, 2]
+    assert batch.failure_code.flatten().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("raising", ["on_error", "hook"])
+def test_raising_names_system_and_step(raising):
+    engine = NVE(argon_model(), dt=2.0, on_error="raise" if raising == "on_error" else "quarantine")
+    with_neighbor_hooks(engine)
+    engine.register_hook(BlowUp(4, 2))
+    if raising == "hook":
+        engine.register_hook(NaNDetectorHook(extra_keys=["positions"]))
+    with pytest.raises(NonFiniteError, match="4"):
+        engine.run(two_systems(), 5)
+
+
+def with_card(model, **changes):
+    model.model_card = dataclasses.replace(model.model_card, **changes)
+    return model
+
+
+def test_unknown_element_is_set_aside_before_the_first_forward():
+    model = with_card(argon_model(), elements=frozenset({18}))
+    stranger = argon_cluster(4, 8)
+    stranger.atomic_numbers[2] = 10
+    batch = Batch.from_data_list([argon_cluster(5, 1), stranger])
+    with_neighbor_hooks(NVE(model, dt=1.0)).run(batch, 3)
+    assert batch.failure_code.flatten().tolist() == [0, FailureCode.ELEMENT_NOT_KNOWN]
+    assert batch.step.flatten().tolist() == [3, 0]
+
+
+def test_pair_below_the_floor():
+    model = with_card(argon_model(), minimum_distance=2.5)
+    close = argon_cluster(4, 8)
+    close.positions[1] = close.positions[0] + torch.tensor([2.4, 0.0, 0.0], dtype=torch.float64)
+    batch = Batch.from_data_list([argon_cluster(5, 1), close])
+    with_neighbor_hooks(NVE(model, dt=1.0)).run(batch, 3)
+    assert batch.failure_code.flatten().tolist() == [0, FailureCode.ATOMS_TOO_CLOSE]
+    with pytest.raises(SimulationError, match=r"closest pair 2\.40 Å"):
+        with_neighbor_hooks(NVE(model, dt=1.0, on_error="raise")).run(Batch.from_data_list([close]), 3)
+
+
+class LateBlowUp(BlowUp):
+    """Mutant of the check: the damage comes after the engine has looked, so only the next step can find it."""
+
+    stage = DynamicsStage.AFTER_STEP
+
+
+def test_last_good_state_test_can_fail():
+    good = with_neighbor_hooks(NVE(argon_model(), dt=2.0)).run(two_systems(), 4)
+    engine = with_neighbor_hooks(NVE(argon_model(), dt=2.0, hooks=[LateBlowUp(4, 4)]))
+    batch = engine.run(two_systems(), 9)
+    assert not torch.equal(batch.get_data(1).positions, good.get_data(1).positions)

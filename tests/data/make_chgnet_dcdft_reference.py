@@ -34,7 +34,7 @@ OUTPUT = Path(__file__).with_name("chgnet_dcdft_ase_fire_tight.json")
 def source_note() -> dict[str, Any]:
     """Return what made the data: programs, versions, date, thresholds."""
     return {
-        "what": "elements of ase.collections.dcdft relaxed (atoms and cell) one at a time by chgnet's own ASE calculator",
+        "what": "elements of ase.collections.dcdft, atoms and cell relaxed one at a time by chgnet's own calculator",
         "script": "tests/data/make_chgnet_dcdft_reference.py",
         "model": "CHGNet 0.3.0 (the checkpoint shipped in the chgnet wheel)",
         "optimizer": "ase.optimize.FIRE (defaults) on ase.filters.FrechetCellFilter (defaults)",

@@ -10,7 +10,7 @@ from athanor.kernels._numba_options import jit
 @jit
 def _component(code: int, axis: int) -> int:
     """Return one component of a packed image."""
-    shift = (np.int64(code) >> (10 * axis)) & 1023
+    shift = (code >> (10 * axis)) & 1023
     return shift - 1024 if shift >= 512 else shift
 
 

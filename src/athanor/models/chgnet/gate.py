@@ -42,6 +42,7 @@ class GatedPerceptron(nn.Module):
     """
 
     bias: torch.Tensor
+    map_dense: torch.Tensor
 
     def __init__(self, state: dict[str, torch.Tensor], prefix: str, parts: tuple[str, ...]) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -69,6 +69,15 @@ class CHGNetNetwork(nn.Module):
     """
 
     atom_embedding: torch.Tensor
+    atom_frequencies: torch.Tensor
+    bond_frequencies: torch.Tensor
+    angle_frequencies: torch.Tensor
+    bond_embedding: torch.Tensor
+    bond_weights_ag: torch.Tensor
+    bond_weights_bg: torch.Tensor
+    angle_embedding: torch.Tensor
+    read_scale: torch.Tensor
+    read_shift: torch.Tensor
     site_map: torch.Tensor
     site_bias: torch.Tensor
     reference_energies: torch.Tensor
@@ -144,8 +153,7 @@ class CHGNetNetwork(nn.Module):
             int64 [N].
         """
         distance = torch.linalg.vector_norm(vectors, dim=1)
-        length = distance.to(self.atom_embedding.dtype)
-        basis = self._radial(length, self.atom_frequencies, self.cutoff)
+        basis = self._radial(distance, self.atom_frequencies, self.cutoff)
         bonds = basis @ self.bond_embedding
         atom_weight = basis @ self.bond_weights_ag
         atoms = self.atom_embedding.index_select(0, atomic_numbers - 1)
@@ -153,7 +161,7 @@ class CHGNetNetwork(nn.Module):
         pair_plan = RowPlan(pair_rows, graph.pair_bond, graph.pair_center, atoms.shape[0])
         has_angles = graph.num_angles > 0
         if has_angles:
-            angles = _Angles(self, graph, vectors / distance.unsqueeze(1), length, batch_idx)
+            angles = _Angles(self, graph, vectors, distance, batch_idx)
         for k in range(self.num_convolutions - 1):
             atoms = self._atom_convolution(k, atoms, bonds, atom_weight, pair_plan)
             if has_angles:
@@ -175,20 +183,22 @@ class CHGNetNetwork(nn.Module):
     def _atom_convolution(
         self, k: int, atoms: torch.Tensor, bonds: torch.Tensor, weight: torch.Tensor, plan: RowPlan
     ) -> torch.Tensor:
-        gate = self.atom_gates[k]
+        gate = cast(Any, self.atom_gates[k])
         tables = (torch.addmm(gate.bias, atoms, gate.map_center), atoms @ gate.map_neighbor, bonds @ gate.map_bond)
         return atoms + self.atom_maps[k](gated_rows(gate, plan, tables, weight=weight))
 
-    def _radial(self, length: torch.Tensor, frequencies: torch.Tensor, cutoff: float) -> torch.Tensor:
-        r"""Return :math:`\sqrt{2/c}\,\sin(\omega_n r/c)/r` times the polynomial envelope [rows, n]."""
-        r = length.unsqueeze(1)
-        scaled = r / cutoff
+    def _radial(self, distance: torch.Tensor, frequencies: torch.Tensor, cutoff: float) -> torch.Tensor:
+        r"""Return :math:`\sqrt{2/c}\,\sin(\omega_n r/c)/r` times the polynomial envelope [rows, n].
+
+        The envelope is a difference of large numbers near the cutoff; it is taken in float64.
+        """
+        scaled = distance / cutoff
         p = self.exponent
-        power = torch.pow(scaled, p)
-        slope = p * (p + 2) - 0.5 * p * (p + 1) * scaled
-        envelope = 1.0 + power * (slope * scaled - 0.5 * (p + 1) * (p + 2))
-        envelope = torch.where(scaled < 1.0, envelope, 0.0)
-        return torch.sin(frequencies * scaled) * (math.sqrt(2.0 / cutoff) * envelope / r)
+        curve = p * (p + 2) - 0.5 * p * (p + 1) * scaled
+        envelope = 1.0 + torch.pow(scaled, p) * (curve * scaled - 0.5 * (p + 1) * (p + 2))
+        envelope = torch.where(scaled < 1.0, envelope, 0.0) * (math.sqrt(2.0 / cutoff) / distance)
+        phase = torch.outer(scaled.to(frequencies.dtype), frequencies)
+        return torch.sin(phase) * envelope.to(frequencies.dtype).unsqueeze(1)
 
 
 class _Angles:
@@ -198,48 +208,47 @@ class _Angles:
         self,
         network: CHGNetNetwork,
         graph: CrystalGraph,
-        unit_vectors: torch.Tensor,
-        length: torch.Tensor,
+        vectors: torch.Tensor,
+        distance: torch.Tensor,
         batch_idx: torch.Tensor,
     ) -> None:
         self.network, self.graph = network, graph
         short = graph.num_short
-        self.weight = network._radial(length[:short], network.bond_frequencies, network.bond_cutoff)
+        self.weight = network._radial(distance[:short], network.bond_frequencies, network.bond_cutoff)
         self.weight = self.weight @ network.bond_weights_bg
         first, second = (graph.short_bond.index_select(0, side) for side in (graph.angle_first, graph.angle_second))
         self.bond_plan = RowPlan((graph.angle_first, second), second, first, short)
         self.angle_plan = RowPlan((graph.angle_first, second))
-        unit = unit_vectors.index_select(0, graph.short_bond) * graph.short_sign.unsqueeze(1)
+        unit = vectors[:short] / distance[:short].unsqueeze(1)
+        unit = unit.index_select(0, graph.short_bond) * graph.short_sign.unsqueeze(1)
         cosine = (unit.index_select(0, graph.angle_first) * unit.index_select(0, graph.angle_second)).sum(1)
-        theta = torch.acos(cosine * _COSINE_SCALE).to(length.dtype)
+        theta = torch.acos(cosine * _COSINE_SCALE).to(self.weight.dtype)
         phase = torch.outer(theta, network.angle_frequencies)
         constant = theta.new_full((theta.shape[0], 1), _SQRT_HALF)
         basis = torch.cat((constant, torch.sin(phase), torch.cos(phase)), dim=1) / math.sqrt(math.pi)
         self.features = basis @ network.angle_embedding
         bias = network.bond_maps[0].bias
-        self.in_bond_graph = None if bias is None else _bonds_of_systems_with_angles(graph, batch_idx, length.dtype)
+        self.in_bond_graph = None if bias is None else _bonds_of_systems_with_angles(graph, batch_idx, theta.dtype)
 
     def convolve(self, k: int, atoms: torch.Tensor, bonds: torch.Tensor) -> torch.Tensor:
         """Return the bond features after layer `k`; update the features of angles if a later layer reads them."""
         network, short = self.network, self.graph.num_short
-        gate, out = network.bond_gates[k], network.bond_maps[k]
+        gate, out = cast(Any, network.bond_gates[k]), cast(_Linear, network.bond_maps[k])
         near = bonds[:short]
         message = gated_rows(
             gate, self.bond_plan, self._tables(gate, atoms, near), dense=self.features, weight=self.weight
         )
         near = near + (message * self.weight) @ out.weight.t()
         bonds = torch.cat((near, bonds[short:]))
-        if self.in_bond_graph is not None:
+        if self.in_bond_graph is not None and out.bias is not None:
             bonds = bonds + self.in_bond_graph * out.bias
         if k < len(network.angle_gates):
-            gate = network.angle_gates[k]
+            gate = cast(Any, network.angle_gates[k])
             tables = self._tables(gate, atoms, bonds[:short])
             self.features = self.features + gated_rows(gate, self.angle_plan, tables, dense=self.features)
         return bonds
 
-    def _tables(
-        self, gate: GatedPerceptron, atoms: torch.Tensor, near: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _tables(self, gate: Any, atoms: torch.Tensor, near: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         center = torch.addmm(gate.bias, atoms, gate.map_center).index_select(0, self.graph.short_center)
         first = (near @ gate.map_first).index_select(0, self.graph.short_bond)
         return center + first, near @ gate.map_second

@@ -259,8 +259,8 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
             systems = ", ".join(map(str, batch.batch_idx[unknown].unique().tolist()[:3]))
             found = ", ".join(map(str, numbers[unknown].unique().tolist()[:3]))
             raise InputError(
-                f"CHGNet knows atomic numbers 1 to {self.model.num_elements}; the system of index {systems} has {found}. "
-                f"Leave it out of the batch."
+                f"CHGNet knows atomic numbers 1 to {self.model.num_elements}; "
+                f"the system of index {systems} has {found}. Leave it out of the batch."
             )
         self._checked = (weakref.ref(numbers), numbers._version)
 
@@ -275,7 +275,7 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
             f"{self.model.cutoff:g} Å; CHGNet was not fitted to isolated atoms. They are evaluated all the same; later "
             f"ones are not warned about.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=8,
         )
 
 

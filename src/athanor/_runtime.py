@@ -5,6 +5,7 @@ Nothing here runs at import. The first Batch, engine or op calls `ready`; `set_n
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 
@@ -49,11 +50,11 @@ def set_num_threads(num_threads: int | None = None) -> None:
         num_threads = _available_cores()
     if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
         raise InputError(f"`num_threads` is {num_threads!r}; it must be an integer of at least 1.")
-    torch.set_num_threads(num_threads)
     numba = sys.modules.get("numba")
     if numba is not None:
         numba.set_num_threads(min(num_threads, numba.config.NUMBA_NUM_THREADS))
     _set_blas_threads(num_threads)
+    torch.set_num_threads(num_threads)  # last: the others may share torch's OpenMP library and set it too
 
 
 def get_num_threads() -> int:
@@ -69,7 +70,7 @@ def _available_cores() -> int:
 
 def _set_blas_threads(num_threads: int) -> None:
     try:
-        import threadpoolctl
+        threadpoolctl = importlib.import_module("threadpoolctl")
     except ImportError:
         return
     threadpoolctl.threadpool_limits(limits=num_threads, user_api="blas")

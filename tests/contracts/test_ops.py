@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -31,7 +32,9 @@ def _systems(dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(7)
     systems = []
     for k, n in enumerate(SIZES):
-        cell = torch.eye(3, dtype=torch.float64) * 5.4 + 0.4 * torch.rand(3, 3, generator=generator, dtype=torch.float64)
+        cell = torch.eye(3, dtype=torch.float64) * 5.4 + 0.4 * torch.rand(
+            3, 3, generator=generator, dtype=torch.float64
+        )
         positions = _lattice(n, generator)
         moved = positions + 0.02 * (k - 1) * torch.rand(n, 3, generator=generator, dtype=torch.float64)
         systems.append(
@@ -115,7 +118,7 @@ def _per_system(name: str, half: bool, broken: bool = False) -> Any:
         outputs = contract.as_tuple(getattr(kernels, name)(*_arguments(name, batch, half)))
         pointer = batch["segment_ptr"].tolist()
         result = []
-        for b, (first, last) in enumerate(zip(pointer, pointer[1:], strict=False)):
+        for b, (first, last) in enumerate(pairwise(pointer)):
             if name == "build_neighbor_list":
                 row_ptr, neighbors, images, offsets = outputs
                 rows = row_ptr[first : last + 1]

@@ -2,11 +2,11 @@
 
 ``segment_sum``, ``segment_max``      per-system sums and maxima
 ``philox_uniform``, ``philox_normal`` random numbers that are a function of (seed, system, step, atom, purpose)
-``build_neighbor_list``               sorted packed neighbor lists; ``pack_images``, ``unpack_images``, ``minimum_distance``
+``build_neighbor_list``               sorted packed neighbor lists (``pack_images``, ``minimum_distance``)
 ``needs_rebuild``                     has a stored list become incomplete, per system
 ``lennard_jones``                     energy, forces and virial of a pair potential
 
-Each is registered with torch as ``torch.ops.athanor.<name>``. On a CPU numba runs it; elsewhere the torch reference does.
+Each is registered with torch as ``torch.ops.athanor.<name>``. On a CPU numba runs it, elsewhere the torch reference.
 Importing this package does not import numba.
 """
 

@@ -20,7 +20,8 @@ import numba
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": False, "boundscheck": False}
+_numba_config: Any = numba.config
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False, "boundscheck": False}
 
 
 def jit(function: Function) -> Function:
@@ -28,12 +29,12 @@ def jit(function: Function) -> Function:
     folder = cache_folder()
     if folder is None:
         return numba.njit(**_OPTIONS)(function)
-    users_folder = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(folder)  # read by numba while it decorates
+    users_folder = _numba_config.CACHE_DIR
+    _numba_config.CACHE_DIR = str(folder)  # read by numba while it decorates
     try:
         return numba.njit(cache=True, **_OPTIONS)(function)
     finally:
-        numba.config.CACHE_DIR = users_folder
+        _numba_config.CACHE_DIR = users_folder
 
 
 @cache
@@ -71,8 +72,8 @@ def sources_digest(folder: Path) -> str:
 
 
 def _base_folder() -> Path:
-    if numba.config.CACHE_DIR:
-        return Path(numba.config.CACHE_DIR) / "athanor"
+    if _numba_config.CACHE_DIR:
+        return Path(_numba_config.CACHE_DIR) / "athanor"
     if os.environ.get("XDG_CACHE_HOME"):
         return Path(os.environ["XDG_CACHE_HOME"]) / "athanor"
     home = Path(os.path.expanduser("~"))

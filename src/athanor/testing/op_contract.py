@@ -25,7 +25,9 @@ def as_tuple(outputs: Outputs) -> tuple[torch.Tensor, ...]:
 def check_equal_bits(first: Outputs, second: Outputs, what: str) -> None:
     """Two results have the same shape, dtype and bits; NaN equals NaN."""
     for k, (a, b) in enumerate(zip(as_tuple(first), as_tuple(second), strict=True)):
-        assert a.shape == b.shape and a.dtype == b.dtype, f"{what}: output {k} is {a.shape} {a.dtype}, {b.shape} {b.dtype}"
+        assert (a.shape, a.dtype) == (b.shape, b.dtype), (
+            f"{what}: output {k} is {a.shape} {a.dtype}, {b.shape} {b.dtype}"
+        )
         same = a.contiguous().view(torch.uint8).equal(b.contiguous().view(torch.uint8)) if a.ndim else a.equal(b)
         assert same, f"{what}: output {k} differs"
 
@@ -33,11 +35,15 @@ def check_equal_bits(first: Outputs, second: Outputs, what: str) -> None:
 def check_agreement(operation: Operation, reference: Operation, arguments: Sequence[Any]) -> None:
     """Two implementations agree: integers exactly, floats to `AGREEMENT`."""
     for k, (a, b) in enumerate(zip(as_tuple(operation(*arguments)), as_tuple(reference(*arguments)), strict=True)):
-        assert a.shape == b.shape and a.dtype == b.dtype, f"output {k} is {a.shape} {a.dtype}, reference {b.shape} {b.dtype}"
+        assert (a.shape, a.dtype) == (b.shape, b.dtype), (
+            f"output {k} is {a.shape} {a.dtype}, reference {b.shape} {b.dtype}"
+        )
         if not a.is_floating_point():
             assert torch.equal(a, b), f"output {k} differs from the reference"
             continue
-        assert torch.equal(torch.isfinite(a), torch.isfinite(b)), f"output {k} is not finite elsewhere than the reference"
+        assert torch.equal(torch.isfinite(a), torch.isfinite(b)), (
+            f"output {k} is not finite elsewhere than the reference"
+        )
         finite = torch.isfinite(b)
         scale = float(b[finite].abs().max()) if finite.any() else 0.0
         error = float((a - b)[finite].abs().max()) if finite.any() else 0.0

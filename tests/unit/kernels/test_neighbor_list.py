@@ -28,7 +28,9 @@ def _empty(atoms: int) -> tuple[torch.Tensor, ...]:
     return torch.zeros(atoms + 1, dtype=torch.int64), none, none, torch.zeros((atoms, 3), dtype=torch.int32)
 
 
-def _call(function: Any, positions: torch.Tensor, cell: torch.Tensor, pbc: Any, radius: float, half: bool = False) -> Any:
+def _call(
+    function: Any, positions: torch.Tensor, cell: torch.Tensor, pbc: Any, radius: float, half: bool = False
+) -> Any:
     pointer = torch.tensor([0, len(positions)], dtype=torch.int32)
     flags = torch.tensor([pbc])
     old = _empty(len(positions))
@@ -166,9 +168,7 @@ def test_refusals() -> None:
 
 def test_zero_cell_without_periodicity() -> None:
     x = torch.tensor([[0.0, 0, 0], [1.0, 0, 0], [5.0, 0, 0]])
-    row_ptr, neighbors, images, offsets = _call(
-        kernels.build_neighbor_list, x, torch.zeros(3, 3), (False,) * 3, 1.5
-    )
+    row_ptr, neighbors, images, offsets = _call(kernels.build_neighbor_list, x, torch.zeros(3, 3), (False,) * 3, 1.5)
     assert row_ptr.tolist() == [0, 1, 2, 2]
     assert neighbors.tolist() == [1, 0]
     assert not images.any()

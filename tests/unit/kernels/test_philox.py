@@ -49,7 +49,7 @@ def test_counter_layout_of_the_second_block() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_uniforms_are_inside_the_open_interval_and_even(dtype: torch.dtype) -> None:
     u = kernels.philox_uniform(*_one_system(100_000), 1, 2, 3, dtype).double()
-    assert 0.0 < u.min()
+    assert u.min() > 0.0
     assert u.max() < 1.0
     assert abs(u.mean() - 0.5) < 5 * (1 / 12 / u.numel()) ** 0.5
     assert abs(u.var() - 1 / 12) < 1e-3
@@ -100,9 +100,9 @@ def test_singles_are_rounded_doubles() -> None:
 
 
 def test_refusals_name_the_number() -> None:
-    with pytest.raises(InputError, match=f"system_id.*{2**32}"):
+    with pytest.raises(InputError, match=rf"system_id.*{2**32}"):
         kernels.philox_normal(*_one_system(2, system_id=2**32), 1, 1)
-    with pytest.raises(InputError, match="system_id.*-1"):
+    with pytest.raises(InputError, match=r"system_id.*-1"):
         kernels.philox_uniform(*_one_system(2, system_id=-1), 1, 1)
     with pytest.raises(InputError, match="step"):
         kernels.philox_uniform(*_one_system(2, step=2**56), 1, 1)
@@ -115,7 +115,9 @@ def test_refusals_name_the_number() -> None:
     with pytest.raises(ShapeError, match="system_id"):
         kernels.philox_uniform(torch.tensor([0, 1, 2], dtype=torch.int32), torch.tensor([1]), torch.tensor([1]), 1, 1)
     with pytest.raises(DtypeError, match="int32"):
-        kernels.philox_uniform(torch.tensor([0, 1], dtype=torch.int32), torch.tensor([1]).int(), torch.tensor([1]), 1, 1)
+        kernels.philox_uniform(
+            torch.tensor([0, 1], dtype=torch.int32), torch.tensor([1]).int(), torch.tensor([1]), 1, 1
+        )
 
 
 def test_purposes_are_unique_and_fit_eight_bits() -> None:

@@ -22,8 +22,8 @@ def needs_rebuild(
 ) -> torch.Tensor:
     r"""Say which systems have moved so far that their list may miss a pair.
 
-    With :math:`F = h_0^{-1} h` and :math:`d_i = r_i - r_i^0 F`, a list of all pairs within :math:`R` holds all pairs within
-    :math:`R - \text{skin}` as long as
+    With :math:`F = h_0^{-1} h` and :math:`d_i = r_i - r_i^0 F`, a list of all pairs within :math:`R` holds all pairs
+    within :math:`R - \text{skin}` as long as
 
     .. math:: 2 \max_i |d_i| + R\,(1 - \sigma_{\min}(F)) \le \text{skin}
 
@@ -60,9 +60,7 @@ def needs_rebuild(
             f"`positions` {tuple(positions.shape)} and `cell` {tuple(cell.shape)} differ in shape from "
             f"their references, {tuple(reference_positions.shape)} and {tuple(reference_cell.shape)}."
         )
-    return _needs_rebuild(
-        positions, reference_positions, cell, reference_cell, segment_ptr, float(radius), float(skin)
-    )
+    return _needs_rebuild(positions, reference_positions, cell, reference_cell, segment_ptr, float(radius), float(skin))
 
 
 def _cpu_call(
@@ -86,8 +84,8 @@ def _cpu_call(
     ptr = as_array(segment_ptr)
     out = torch.empty(systems, dtype=torch.bool)
     parts = min(num_parts(2.0 * positions.shape[0]), max(systems, 1))
-    arguments = (as_doubles(positions), as_doubles(reference_positions), as_doubles(cell), ptr)
-    arguments = (*arguments, as_doubles(strain), strained, allowed.numpy(), out.numpy())
+    geometry = (as_doubles(positions), as_doubles(reference_positions), as_doubles(cell), ptr)
+    arguments = (*geometry, as_doubles(strain), strained, allowed.numpy(), out.numpy())
     run_parts(_cpu.compare, arguments, balanced_bounds(ptr, parts))
     return out
 

@@ -88,7 +88,13 @@ def invert(h: np.ndarray, inverse: np.ndarray) -> bool:
 
 @jit
 def wrap(
-    positions: np.ndarray, full: np.ndarray, inverse: np.ndarray, pbc: np.ndarray, x: np.ndarray, f: np.ndarray, w: np.ndarray
+    positions: np.ndarray,
+    full: np.ndarray,
+    inverse: np.ndarray,
+    pbc: np.ndarray,
+    x: np.ndarray,
+    f: np.ndarray,
+    w: np.ndarray,
 ) -> bool:
     """Bring the atoms of one system into the cell along periodic vectors; False if that can not be done."""
     for i in range(positions.shape[0]):
@@ -231,12 +237,18 @@ def prepare(
 
 @jit
 def plan(
-    segment_ptr: np.ndarray, pbc: np.ndarray, grid: np.ndarray, reach: np.ndarray, status: np.ndarray, half: bool, threads: int
+    segment_ptr: np.ndarray,
+    pbc: np.ndarray,
+    grid: np.ndarray,
+    reach: np.ndarray,
+    status: np.ndarray,
+    half: bool,
+    threads: int,
 ) -> tuple[np.ndarray, np.ndarray, int, int]:
     """Cut the batch into tasks; a large system becomes several.
 
-    Returns rows (system, first j, last j, start of its counters, start of its memory, end of its memory), the work of each,
-    and how many counters and remembered pairs there are.
+    Returns rows (system, first j, last j, start of its counters, start and end of its memory), the work of each, and
+    how many counters and remembered pairs there are.
     """
     systems = segment_ptr.shape[0] - 1
     count = 0
@@ -268,7 +280,7 @@ def plan(
             tasks[count, 4] = memory
             room = np.int64(min(expected * (tasks[count, 2] - tasks[count, 1]) + 16.0, 1e9))
             if memory + room < MOST_REMEMBERED:
-                memory += room
+                memory += int(room)
             tasks[count, 5] = memory
             counters += n
             count += 1
@@ -276,9 +288,7 @@ def plan(
 
 
 @jit
-def place_rows(
-    tasks: np.ndarray, segment_ptr: np.ndarray, counters: np.ndarray, row_ptr: np.ndarray
-) -> int:
+def place_rows(tasks: np.ndarray, segment_ptr: np.ndarray, counters: np.ndarray, row_ptr: np.ndarray) -> int:
     """Turn counts into the place where each task starts in each row; return the number of pairs."""
     total = 0
     task = 0
@@ -302,7 +312,15 @@ def place_rows(
 
 @jit
 def near(
-    xs: np.ndarray, first: int, last: int, x: np.ndarray, sx: float, sy: float, sz: float, limit: float, hits: np.ndarray
+    xs: np.ndarray,
+    first: int,
+    last: int,
+    x: np.ndarray,
+    sx: float,
+    sy: float,
+    sz: float,
+    limit: float,
+    hits: np.ndarray,
 ) -> int:
     """Collect the places from `first` to `last` whose atom is within the squared radius; no branch to guess wrong."""
     found = 0
@@ -486,7 +504,9 @@ def smallest_distance(
                 s2 = image(images[k], 20) - wrap_offsets[j, 2] + wrap_offsets[i, 2]
                 square = 0.0
                 for c in range(3):
-                    d = (positions[j, c] - positions[i, c]) + (s0 * cell[b, 0, c] + s1 * cell[b, 1, c] + s2 * cell[b, 2, c])
+                    d = (positions[j, c] - positions[i, c]) + (
+                        s0 * cell[b, 0, c] + s1 * cell[b, 1, c] + s2 * cell[b, 2, c]
+                    )
                     square += d * d
                 if square < smallest or square != square:
                     smallest = square

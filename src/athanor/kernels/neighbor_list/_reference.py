@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 from athanor.kernels.neighbor_list.packing import MAX_IMAGE, pack_images, unpack_images
@@ -70,7 +72,7 @@ def build_neighbor_list(
     """Build or keep each system's rows and put them one after another."""
     parts: list[Rows] = []
     bounds = segment_ptr.tolist()
-    for b, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for b, (first, last) in enumerate(pairwise(bounds)):
         if rebuild[b]:
             parts.append(one_system(positions[first:last], cell[b], pbc[b], radius, half))
         else:

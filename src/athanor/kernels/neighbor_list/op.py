@@ -76,8 +76,8 @@ def build_neighbor_list(
     Returns
     -------
     tuple of torch.Tensor
-        New ``row_ptr``, ``neighbors``, ``images``, ``wrap_offsets``. A system with positions or periodic cell vectors that are
-        not finite, or 2^30 cells away, gets no pairs and zero offsets.
+        New ``row_ptr``, ``neighbors``, ``images``, ``wrap_offsets``. A system with positions or periodic cell vectors
+        that are not finite, or 2^30 cells away, gets no pairs and zero offsets.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def build_neighbor_list(
 
     Notes
     -----
-    Waits for the device, as the number of pairs is not known before. What a system's rows hold depends on that system only.
+    Waits for the device, as the number of pairs is not known before. A system's rows depend on that system only.
     """
     _runtime.ready()
     _check_shapes(positions, cell, pbc, segment_ptr, rebuild, row_ptr, wrap_offsets)
@@ -147,7 +147,9 @@ def _check_shapes(
         ("wrap_offsets", wrap_offsets, (atoms, 3)),
     ):
         if tensor.shape != shape:
-            raise ShapeError(f"`{name}` has shape {tuple(tensor.shape)}; {atoms} atoms in {systems} systems need {shape}.")
+            raise ShapeError(
+                f"`{name}` has shape {tuple(tensor.shape)}; {atoms} atoms in {systems} systems need {shape}."
+            )
     if pbc.dtype != torch.bool or rebuild.dtype != torch.bool:
         raise DtypeError(f"`pbc` is {pbc.dtype} and `rebuild` {rebuild.dtype}; both must be torch.bool.")
 
@@ -165,8 +167,9 @@ def _build_cpu(
     images: torch.Tensor,
     wrap_offsets: torch.Tensor,
 ) -> List:
-    from athanor.kernels.neighbor_list import _cpu
     import numpy as np
+
+    from athanor.kernels.neighbor_list import _cpu
 
     n, systems = positions.shape[0], cell.shape[0]
     ptr, periodic = as_array(segment_ptr), as_array(pbc)
@@ -184,7 +187,11 @@ def _build_cpu(
     tasks, work, num_counters, room = _cpu.plan(ptr, periodic, grid, reach, status, half, torch.get_num_threads())
     elapsed = np.concatenate((np.zeros(1), np.cumsum(work)))
     by_task = balanced_bounds(elapsed, min(num_parts(float(elapsed[-1])), max(len(tasks), 1)))
-    counters, remembered, found_by = np.empty(num_counters, np.int64), np.empty((room, 2), np.int32), np.empty(n, np.int32)
+    counters, remembered, found_by = (
+        np.empty(num_counters, np.int64),
+        np.empty((room, 2), np.int32),
+        np.empty(n, np.int32),
+    )
     common = (tasks, ptr, status, periodic, full, grid, reach, x, g, bins, xs, ids, radius * radius, half)
     old = (as_array(row_ptr), as_array(neighbors), as_array(images))
     nothing = np.empty(0, np.int32)

@@ -35,8 +35,8 @@ def lennard_jones(
 ) -> Results:
     r"""Compute energy, forces and virial of the Lennard-Jones potential.
 
-    .. math:: E = \sum_{\text{pairs}} \left\{ 4\epsilon\left[(\sigma/r)^{12} - (\sigma/r)^6\right] - E_c \right\} S(r), \qquad
-              S = 1 - 10x^3 + 15x^4 - 6x^5, \quad x = \frac{r - r_{on}}{r_c - r_{on}}
+    .. math:: E = \sum_{\text{pairs}} \left\{ 4\epsilon\left[(\sigma/r)^{12} - (\sigma/r)^6\right] - E_c \right\} S(r),
+              \qquad S = 1 - 10x^3 + 15x^4 - 6x^5, \quad x = \frac{r - r_{on}}{r_c - r_{on}}
 
     with :math:`S = 1` below :math:`r_{on} = \max(r_c - \text{width}, 0)`, and pairs at or beyond :math:`r_c` left out.
     :math:`E_c` is the energy at the cutoff of the pair's types, or 0.
@@ -90,8 +90,8 @@ def lennard_jones(
 
     Notes
     -----
-    Arithmetic is in double precision, results have the dtype of `positions`. Two atoms in one place give values that are
-    not finite. An atom's row is summed in order, then the atoms of a system, so the bits depend on the system only.
+    Arithmetic is in double precision, results have the dtype of `positions`. Two atoms in one place give values that
+    are not finite. An atom's row is summed in order, then the atoms of a system, so the bits depend on the system only.
 
     References
     ----------
@@ -99,7 +99,9 @@ def lennard_jones(
     """
     _runtime.ready()
     if not cutoff > 0.0 or not switch_width >= 0.0:
-        raise InputError(f"`cutoff` is {cutoff} and `switch_width` {switch_width}; they must be positive and at least 0 (Å).")
+        raise InputError(
+            f"`cutoff` is {cutoff} and `switch_width` {switch_width}; they must be positive and at least 0 (Å)."
+        )
     if types.shape != positions.shape[:1] or epsilon.ndim != 2 or epsilon.shape != sigma.shape:
         raise ShapeError(
             f"`types` has shape {tuple(types.shape)}, `epsilon` {tuple(epsilon.shape)}, `sigma` {tuple(sigma.shape)}; "
@@ -183,7 +185,9 @@ def _backward(ctx: Any, energy_gradient: torch.Tensor, *_: torch.Tensor) -> tupl
             by_cell = torch.linalg.pinv(cell.mT).to(strain.dtype) @ strain
             results[1] = (energy_gradient[:, None, None] * by_cell).to(cell.dtype)
     if torch.is_grad_enabled():
-        results = [None if r is None else _NoSecondDerivative.apply(r, energy_gradient, positions, cell) for r in results]
+        results = [
+            None if r is None else _NoSecondDerivative.apply(r, energy_gradient, positions, cell) for r in results
+        ]
     return *results, *([None] * 12)
 
 

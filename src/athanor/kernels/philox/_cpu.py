@@ -81,9 +81,9 @@ def fill(
             if kind == 2:
                 radius = math.sqrt(-2.0 * math.log(u))
                 angle = _TWO_PI * v
-                u = radius * math.cos(angle)
+                u = np.float64(radius * math.cos(angle))
                 if k + 1 < columns:
-                    v = radius * math.sin(angle)
+                    v = np.float64(radius * math.sin(angle))
             out[i, k] = u
             if k + 1 < columns:
                 out[i, k + 1] = v

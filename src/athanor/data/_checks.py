@@ -103,8 +103,9 @@ def _check_cells(fields: Mapping[str, torch.Tensor]) -> None:
             )
         return
     wide = cell.detach().double()
-    volume = torch.linalg.det(wide).abs()
-    flat = (volume <= _SINGULAR * wide.norm(dim=2).prod(dim=1)) & periodic
+    a, b, c = wide.unbind(dim=1)
+    volume = (a * torch.linalg.cross(b, c)).sum(dim=1).abs()
+    flat = (volume <= _SINGULAR * (wide * wide).sum(dim=2).prod(dim=1).sqrt()) & periodic
     if bool(flat.any()):
         system = int(flat.nonzero()[0])
         raise InputError(

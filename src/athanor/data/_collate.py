@@ -19,11 +19,17 @@ PRESENT = "_present"
 _ORDER = {name: number for number, name in enumerate(FIELDS)}
 
 
-class Part(NamedTuple):
-    """What `join` needs of one structure or batch: its tensors and the rows it has at each level."""
+class Parts(NamedTuple):
+    """What `join` needs: the tensors of each structure or batch, and the rows that each has at each level."""
 
-    tensors: Mapping[str, torch.Tensor]
-    rows: Mapping[Level, int]
+    tensors: Sequence[Mapping[str, torch.Tensor]]
+    rows: Mapping[Level, Sequence[int]]
+
+    @property
+    def alike(self) -> bool:
+        """Whether all parts have the same names."""
+        names = self.tensors[0].keys()
+        return all(part.keys() == names for part in self.tensors)
 
 
 Joined = tuple[dict[Level, dict[str, torch.Tensor]], dict[str, FieldSpec]]
@@ -53,7 +59,7 @@ def merge_specs(schemas: Sequence[Mapping[str, FieldSpec]]) -> dict[str, FieldSp
     return merged
 
 
-def join(parts: Sequence[Part], custom: Mapping[str, FieldSpec], name_of: Callable[[int], str]) -> Joined:
+def join(parts: Parts, custom: Mapping[str, FieldSpec], name_of: Callable[[int], str]) -> Joined:
     """Concatenate all fields of `parts`.
 
     Parameters
@@ -70,16 +76,19 @@ def join(parts: Sequence[Part], custom: Mapping[str, FieldSpec], name_of: Callab
     tuple
         Level -> name -> tensor, and the custom rows with those of ``<field>_present`` added.
     """
-    names = dict.fromkeys(name for part in parts for name in part.tensors)
-    ordered = sorted(names, key=lambda name: _ORDER.get(name, len(_ORDER)))
+    alike = parts.alike
+    names = parts.tensors[0] if alike else dict.fromkeys(name for part in parts.tensors for name in part)
     levels: dict[Level, dict[str, torch.Tensor]] = {level: {} for level in LEVELS}
     schema = dict(custom)
-    for name in ordered:
+    for name in sorted(names, key=lambda name: _ORDER.get(name, len(_ORDER))):
         spec = FIELDS.get(name) or custom.get(name)
         if spec is None or (name.endswith(PRESENT) and name.removesuffix(PRESENT) in names):
             continue
-        values = [part.tensors.get(name) for part in parts]
-        tensor, present = _join_field(spec, values, parts, name_of)
+        if alike and name + PRESENT not in names:
+            schema.pop(name + PRESENT, None)
+            levels[spec.level][name] = _concatenate(spec, [part[name] for part in parts.tensors], name_of)
+            continue
+        tensor, present = _join_unlike(spec, parts, name_of)
         levels[spec.level][name] = tensor
         schema.pop(name + PRESENT, None)
         if present is not None:
@@ -88,40 +97,34 @@ def join(parts: Sequence[Part], custom: Mapping[str, FieldSpec], name_of: Callab
     return levels, schema
 
 
-def _join_field(
-    spec: FieldSpec,
-    values: list[torch.Tensor | None],
-    parts: Sequence[Part],
-    name_of: Callable[[int], str],
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    marker = spec.name + PRESENT
-    marked = False
-    if any(value is None for value in values):
-        first = next(value for value in values if value is not None)
-        for number, value in enumerate(values):
-            if value is None:
-                rows = parts[number].rows[spec.level]
-                values[number] = _filler(spec, first, rows, lambda n=number: name_of(n))  # type: ignore[misc]
-                marked |= rows > 0 and spec.default is None
-        lacking = [part.tensors.get(spec.name) is None for part in parts]
-    else:
-        lacking = []
-    marked = marked or any(marker in part.tensors for part in parts)
-    filled: list[torch.Tensor] = values  # type: ignore[assignment]
+def _concatenate(spec: FieldSpec, values: list[torch.Tensor], name_of: Callable[[int], str]) -> torch.Tensor:
     try:
-        tensor = filled[0].clone() if len(filled) == 1 else torch.cat(filled)
+        return values[0].clone() if len(values) == 1 else torch.cat(values)
     except (RuntimeError, TypeError) as error:
-        raise _explain(spec, filled, name_of) from error
-    if not marked:
-        return tensor, None
-    rows_known = []
-    for number, part in enumerate(parts):
-        known = part.tensors.get(marker)
-        if known is None:
-            shown = not (lacking and lacking[number])
-            known = torch.full((part.rows["system"],), shown, dtype=torch.bool, device=tensor.device)
-        rows_known.append(known)
-    return tensor, torch.cat(rows_known)
+        raise _explain(spec, values, name_of) from error
+
+
+def _join_unlike(
+    spec: FieldSpec, parts: Parts, name_of: Callable[[int], str]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Join a field that some parts lack, or lacked earlier; return it and where it is known (None: everywhere)."""
+    found = [part.get(spec.name) for part in parts.tensors]
+    first = next(value for value in found if value is not None)
+    rows, systems = parts.rows[spec.level], parts.rows["system"]
+    values, known, marked = [], [], False
+    for number, value in enumerate(found):
+        marker = parts.tensors[number].get(spec.name + PRESENT)
+        marked |= marker is not None
+        if value is None:
+            values.append(_filler(spec, first, rows[number], lambda n=number: name_of(n)))  # type: ignore[misc]
+            marked |= rows[number] > 0 and spec.default is None
+        else:
+            values.append(value)
+        if marker is None:
+            marker = torch.full((systems[number],), value is not None, dtype=torch.bool, device=first.device)
+        known.append(marker)
+    tensor = _concatenate(spec, values, name_of)
+    return tensor, torch.cat(known) if marked else None
 
 
 def _filler(spec: FieldSpec, like: torch.Tensor, rows: int, name: Callable[[], str]) -> torch.Tensor:
@@ -154,12 +157,12 @@ def _explain(spec: FieldSpec, values: list[torch.Tensor], name_of: Callable[[int
     return InputError(f"`{spec.name}` can not be joined over {len(values)} samples.")
 
 
-def check_cells_have_pbc(parts: Sequence[Part], name_of: Callable[[int], str]) -> None:
+def check_cells_have_pbc(parts: Parts, name_of: Callable[[int], str]) -> None:
     """Raise if a part has a cell but no pbc while others have one: it would silently stop being periodic."""
-    if not any("pbc" in part.tensors for part in parts):
+    if parts.alike or not any("pbc" in part for part in parts.tensors):
         return
-    for number, part in enumerate(parts):
-        if "cell" in part.tensors and "pbc" not in part.tensors and bool(part.tensors["cell"].any()):
+    for number, part in enumerate(parts.tensors):
+        if "cell" in part and "pbc" not in part and bool(part["cell"].any()):
             raise MissingFieldError(
                 f"{name_of(number)} has a `cell` but no `pbc`, while other samples have `pbc`. "
                 f"Set `pbc`, bool (1, 3), on it."
@@ -167,7 +170,7 @@ def check_cells_have_pbc(parts: Sequence[Part], name_of: Callable[[int], str]) -
 
 
 def common_state_dtype(
-    parts: Sequence[Part], dtype: torch.dtype | None, name_of: Callable[[int], str]
+    parts: Sequence[Mapping[str, torch.Tensor]], dtype: torch.dtype | None, name_of: Callable[[int], str]
 ) -> torch.dtype | None:
     """Return the state dtype of the joined batch: `dtype` if given, else the one that all parts share.
 
@@ -176,16 +179,14 @@ def common_state_dtype(
     DtypeError
         If parts have different state dtypes and `dtype` does not say which to use.
     """
-    if dtype is not None:
-        return dtype
-    state: torch.dtype | None = None
+    state: torch.dtype | None = dtype
     for number, part in enumerate(parts):
-        if "positions" not in part.tensors:
+        if "positions" not in part:
             raise MissingFieldError(f"`positions` is missing from {name_of(number)}; every system needs it.")
-        found = part.tensors["positions"].dtype
+        found = part["positions"].dtype
         if state is None:
             state = found
-        elif found != state:
+        elif found != state and dtype is None:
             raise DtypeError(
                 f"`positions` of {name_of(number)} has dtype {found}; {name_of(0)} has {state}. "
                 f"Pass `dtype={max(found, state, key=lambda d: torch.finfo(d).bits)}` to convert all of them."

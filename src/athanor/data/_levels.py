@@ -1,7 +1,7 @@
 """Storage of one level of a batch: tensors by name, and how many rows belong to each system.
 
 One class serves atoms, pairs and systems; for systems every count is 1. Counts are kept on the host as numpy
-integers, so that reading sizes never waits for a device. Levels know nothing of the field table.
+integers, so that reading sizes never waits for a device. Levels know nothing of single fields.
 """
 
 from __future__ import annotations
@@ -11,6 +11,20 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from athanor.data.fields import Level
+from athanor.errors import InputError
+
+_LEVEL_NAMES: dict[str, Level] = {
+    "node": "node", "atom": "node", "atoms": "node", "edge": "edge", "edges": "edge", "system": "system",
+}  # fmt: skip
+
+
+def level_of(name: str, given: str) -> Level:
+    """Return the level that a caller calls `given` for the field `name`."""
+    if given not in _LEVEL_NAMES:
+        raise InputError(f"`{name}` is given the level {given!r}; levels are 'node' (or 'atom'), 'edge' and 'system'.")
+    return _LEVEL_NAMES[given]
 
 
 def gather_rows(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:

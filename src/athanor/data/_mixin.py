@@ -49,4 +49,4 @@ class DataMixin:
     def to_namedtuple(self) -> Any:
         """Return the fields as a named tuple; shares storage."""
         items = self._items()
-        return namedtuple(type(self).__name__, items.keys())(**items)  # type: ignore[misc]
+        return namedtuple(type(self).__name__, items.keys())(**items)

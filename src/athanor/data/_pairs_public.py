@@ -7,6 +7,8 @@ the other, in either order.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,13 +19,13 @@ from athanor.errors import DtypeError, InputError, ShapeError
 from athanor.kernels.neighbor_list.packing import MAX_IMAGE, pack_images
 
 if TYPE_CHECKING:
-    from athanor.data.batch import Batch
+    from athanor.data._storage import BatchStorage
 
 COO_NAMES = ("neighbor_list", "neighbor_list_shifts", "shifts")
 MATRIX_NAMES = ("neighbor_matrix", "num_neighbors", "neighbor_matrix_shifts")
 
 
-def read_view(batch: Batch, name: str) -> torch.Tensor | None:
+def read_view(batch: BatchStorage, name: str) -> torch.Tensor | None:
     """Return the view `name` of the pair list of `batch`, or None without a list."""
     pairs = batch.pair_list
     if pairs is None:
@@ -43,7 +45,9 @@ def read_view(batch: Batch, name: str) -> torch.Tensor | None:
     return torch.einsum("ea,eac->ec", shifts.to(cell.dtype), cell)
 
 
-def assign_view(batch: Batch, assigned: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> PairList | None:
+def assign_view(
+    batch: BatchStorage, assigned: dict[str, torch.Tensor], name: str, value: torch.Tensor
+) -> PairList | None:
     """Check `value`, note it in `assigned` and pack what is there; `assigned` is unchanged if anything is wrong.
 
     Returns
@@ -72,7 +76,7 @@ def assign_view(batch: Batch, assigned: dict[str, torch.Tensor], name: str, valu
     return packed
 
 
-def _check_view(batch: Batch, name: str, value: torch.Tensor) -> None:
+def _check_view(batch: BatchStorage, name: str, value: torch.Tensor) -> None:
     spec = PAIR_VIEWS[name]
     owner = f"a Batch of {batch.num_nodes} atoms"
     rows = batch.num_nodes
@@ -81,7 +85,7 @@ def _check_view(batch: Batch, name: str, value: torch.Tensor) -> None:
     spec.check(value, rows, owner=owner)
 
 
-def _pack_coo(batch: Batch, known: dict[str, torch.Tensor]) -> PairList:
+def _pack_coo(batch: BatchStorage, known: dict[str, torch.Tensor]) -> PairList:
     pairs = known["neighbor_list"].long()
     shifts = known.get("neighbor_list_shifts")
     if shifts is None and "shifts" in known:
@@ -93,7 +97,7 @@ def _pack_coo(batch: Batch, known: dict[str, torch.Tensor]) -> PairList:
     return pack(batch, pairs, shifts, keep_order=True)
 
 
-def _pack_matrix(batch: Batch, known: dict[str, torch.Tensor]) -> PairList:
+def _pack_matrix(batch: BatchStorage, known: dict[str, torch.Tensor]) -> PairList:
     dense = known["neighbor_matrix"].long()
     atoms, width = dense.shape
     used = (dense >= 0) & (dense < atoms)
@@ -113,11 +117,11 @@ def _pack_matrix(batch: Batch, known: dict[str, torch.Tensor]) -> PairList:
 def _check_pair_count(name: str, value: torch.Tensor, pairs: torch.Tensor) -> None:
     if value.shape[0] != pairs.shape[0]:
         raise ShapeError(
-            f"`{name}` has {value.shape[0]} rows; `neighbor_list` has {pairs.shape[0]}. Assign the shifts of these pairs."
+            f"`{name}` has {value.shape[0]} rows; `neighbor_list` has {pairs.shape[0]}. Pass one per pair."
         )
 
 
-def images_from_cartesian(shifts: torch.Tensor, batch: Batch, pairs: torch.Tensor) -> torch.Tensor:
+def images_from_cartesian(shifts: torch.Tensor, batch: BatchStorage, pairs: torch.Tensor) -> torch.Tensor:
     """Return the integer shifts int32 [E, 3] whose lattice vectors add up to Cartesian `shifts` [E, 3] in Å."""
     if not bool(shifts.any()):
         return torch.zeros(shifts.shape, dtype=torch.int32, device=shifts.device)
@@ -136,7 +140,7 @@ def images_from_cartesian(shifts: torch.Tensor, batch: Batch, pairs: torch.Tenso
     return rounded.to(torch.int32)
 
 
-def pack(batch: Batch, pairs: torch.Tensor, shifts: torch.Tensor, *, keep_order: bool) -> PairList:
+def pack(batch: BatchStorage, pairs: torch.Tensor, shifts: torch.Tensor, *, keep_order: bool) -> PairList:
     """Sort and pack batch-wide pairs int64 [E, 2] with integer shifts [E, 3] into a list of unknown cutoff.
 
     Raises
@@ -164,7 +168,7 @@ def pack(batch: Batch, pairs: torch.Tensor, shifts: torch.Tensor, *, keep_order:
         raise DtypeError("`neighbor_list_shifts` holds fractions; it counts lattice vectors. Assign `shifts` for Å.")
     if whole.numel() and int(whole.abs().max()) > MAX_IMAGE:
         raise InputError(
-            f"`neighbor_list_shifts` reaches {int(whole.abs().max())}; at most {MAX_IMAGE} lattice vectors can be stored."
+            f"`neighbor_list_shifts` reaches {int(whole.abs().max())}; at most {MAX_IMAGE} can be stored."
             f" Wrap the positions into the cell first."
         )
     order = _sort_order(i, j, whole)
@@ -203,3 +207,24 @@ def _is_half(i: torch.Tensor, j: torch.Tensor, shifts: torch.Tensor) -> bool:
     backward = torch.stack((j, i, _shift_code(-shifts)), dim=1)
     both = torch.cat((forward.unique(dim=0), backward.unique(dim=0)))
     return both.unique(dim=0).shape[0] == both.shape[0]
+
+
+def check_pair_list(batch: BatchStorage, pairs: PairList | None) -> None:
+    """Raise unless `pairs` has the atoms and systems of `batch`."""
+    if pairs is None:
+        return
+    atoms, systems = pairs.row_ptr.shape[0] - 1, pairs.valid.shape[0]
+    if (atoms, systems) != (batch.num_nodes, len(batch)):
+        raise ShapeError(
+            f"`pair_list` is for {atoms} atoms in {systems} systems; the Batch has {batch.num_nodes} in {len(batch)}."
+        )
+
+
+def warn_dropped_edges(tensors: Iterable[str]) -> None:
+    """Warn that edge fields were dropped with the pairs that they belonged to."""
+    names = ", ".join(f"`{name}`" for name in tensors)
+    warnings.warn(
+        f"{names} belonged to the pairs of an older neighbour list and was dropped. Compute it again.",
+        UserWarning,
+        stacklevel=4,
+    )

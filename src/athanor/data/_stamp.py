@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import torch
 
 if TYPE_CHECKING:
-    from athanor.data.batch import Batch
+    from athanor.data._storage import BatchStorage
 
 
 def _tensor_version(tensor: torch.Tensor | None) -> int:
@@ -31,13 +31,13 @@ class Stamp(NamedTuple):
     keys: frozenset[str]
 
     @classmethod
-    def of(cls, batch: Batch, model: Callable[[], Any], keys: frozenset[str]) -> Self:
+    def of(cls, batch: BatchStorage, model: Callable[[], Any], keys: frozenset[str]) -> Self:
         """Return the stamp of `batch` as it is now."""
         return cls(
             batch.version, _tensor_version(batch.get("positions")), _tensor_version(batch.get("cell")), model, keys
         )
 
-    def holds(self, batch: Batch) -> bool:
+    def holds(self, batch: BatchStorage) -> bool:
         """Whether nothing was changed since."""
         return (
             self.version == batch.version

@@ -63,8 +63,8 @@ class AtomicData(DataMixin):
     Raises
     ------
     InputError
-        If positions or cell are not finite, there are no atoms, an atomic number is unknown, or a periodic cell spans no
-        volume; `ShapeError` and `DtypeError` for shapes and dtypes.
+        If positions or cell are not finite, there are no atoms, an atomic number is unknown, or a periodic cell spans
+        no volume; `ShapeError` and `DtypeError` for shapes and dtypes.
 
     Notes
     -----

@@ -1,7 +1,7 @@
 r"""Kinetic energy, degrees of freedom, temperature, pressure and largest force of each system: one definition each.
 
-Engines, hooks and workflows all read these. Sums run over the atoms of a system in order and depend on nothing else, so a
-system has the same bits alone and in a batch. Atoms that are ``fixed`` count nowhere.
+Engines, hooks and workflows all read these. Sums run over the atoms of a system in order and depend on nothing else,
+so a system has the same bits alone and in a batch. Atoms that are ``fixed`` count nowhere.
 """
 
 from __future__ import annotations

@@ -59,10 +59,11 @@ class PairList:
 
     Notes
     -----
-    Setting an attribute drops the cached views. After a change inside a tensor call `touch`.
+    ``min_width``, 0 at first, is the smallest width of the MATRIX view. Setting an attribute drops the cached views.
+    After a change inside a tensor call `touch`.
     """
 
-    __slots__ = (*TENSORS, "_cache", "cutoff", "half", "order", "radius")
+    __slots__ = (*TENSORS, "_cache", "cutoff", "half", "min_width", "order", "radius")
 
     row_ptr: torch.Tensor
     neighbors: torch.Tensor
@@ -72,6 +73,7 @@ class PairList:
     reference_cell: torch.Tensor
     valid: torch.Tensor
     order: torch.Tensor | None
+    min_width: int
     _cache: dict[Any, Any]
 
     def __init__(
@@ -98,6 +100,7 @@ class PairList:
         self.radius = float(radius)
         self.half = bool(half)
         self.order = None
+        self.min_width = 0
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -105,7 +108,7 @@ class PairList:
             object.__setattr__(self, "_cache", {})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in (*TENSORS, "cutoff", "radius", "half", "order")}
+        return {name: getattr(self, name) for name in (*TENSORS, "cutoff", "radius", "half", "order", "min_width")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
@@ -164,7 +167,7 @@ class PairList:
         batch
             The batch that holds this list.
         width
-            Smallest K; the longest row decides if it is longer, or if None.
+            Smallest K, `min_width` of the list unless given; the longest row decides if it is longer.
 
         Returns
         -------
@@ -177,7 +180,7 @@ class PairList:
             i, j, shifts = self.pair_index(batch)
             atoms, counts = self.row_ptr.shape[0] - 1, self.num_neighbors
             longest = int(counts.max()) if atoms else 0
-            columns = max(longest, width or 0)
+            columns = max(longest, width or self.min_width)
             slot = torch.arange(self.num_pairs, device=i.device) - self.row_ptr[i]
             dense = torch.full((atoms, columns), atoms, dtype=torch.int32, device=i.device)
             dense[i, slot] = j.to(torch.int32)
@@ -205,7 +208,7 @@ class PairList:
         pairs = torch.from_numpy(gather_rows(first, last - first)).to(device)
         new_ptr = torch.zeros(rows.shape[0] + 1, dtype=torch.int64, device=device)
         torch.cumsum(self.row_ptr.diff()[rows], 0, out=new_ptr[1:])
-        return PairList(
+        selected = PairList(
             new_ptr,
             self.neighbors[pairs],
             self.images[pairs],
@@ -217,6 +220,8 @@ class PairList:
             self.radius,
             self.half,
         )
+        selected.min_width = self.min_width
+        return selected
 
     def append(self, other: PairList) -> PairList:
         """Return this list with the systems of `other` behind; lists that were searched differently are emptied."""
@@ -224,7 +229,9 @@ class PairList:
             other = PairList.blank(other.reference_positions, other.reference_cell, self.cutoff, self.radius, self.half)
         joined = {name: torch.cat((getattr(self, name), getattr(other, name))) for name in TENSORS[1:]}
         row_ptr = torch.cat((self.row_ptr, other.row_ptr[1:] + self.row_ptr[-1]))
-        return PairList(row_ptr=row_ptr, **joined, cutoff=self.cutoff, radius=self.radius, half=self.half)
+        both = PairList(row_ptr=row_ptr, **joined, cutoff=self.cutoff, radius=self.radius, half=self.half)
+        both.min_width = self.min_width
+        return both
 
     @classmethod
     def blank(cls, positions: torch.Tensor, cell: torch.Tensor, cutoff: float, radius: float, half: bool) -> PairList:
@@ -287,6 +294,7 @@ class PairList:
         moved = {name: function(getattr(self, name)) for name in TENSORS}
         result = PairList(**moved, cutoff=self.cutoff, radius=self.radius, half=self.half)
         result.order = None if self.order is None else function(self.order)
+        result.min_width = self.min_width
         return result
 
     def __repr__(self) -> str:

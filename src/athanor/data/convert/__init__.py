@@ -1,6 +1,6 @@
 """Structures from and to other programs' objects, looked up by the type's name so that nothing foreign is imported.
 
-`from_any` takes ASE atoms and pymatgen structures; the converters themselves are in `ase` and `pymatgen` beside this file.
+`from_any` takes ASE atoms and pymatgen structures; the converters are in `ase` and `pymatgen` beside this file.
 """
 
 from __future__ import annotations

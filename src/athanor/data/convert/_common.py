@@ -66,7 +66,7 @@ def leftover_tensors(entries: Mapping[str, Any], used: set[str], dtype: torch.dt
         if array.dtype.kind not in "iuf" or array.size == 0:
             continue
         wanted = dtype if array.dtype.kind == "f" else torch.int64
-        result[str(name)] = torch.as_tensor(np.atleast_1d(array).astype(np.float64 if wanted == dtype else np.int64)).to(
-            wanted
-        )
+        result[str(name)] = torch.as_tensor(
+            np.atleast_1d(array).astype(np.float64 if wanted == dtype else np.int64)
+        ).to(wanted)
     return result

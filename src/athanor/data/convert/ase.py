@@ -1,8 +1,8 @@
 """Between ASE atoms and `AtomicData`, both ways.
 
 No number changes at this border: ASE's energies are eV, lengths Å, masses amu, and its velocity unit √(eV/amu) is our
-internal one. Only ASE's ``units.fs`` (CODATA 2014) differs from ours (CODATA 2022), by 4e-9 of itself; times in ``info``
-are taken as fs. ASE's stress is tensile positive, as ours.
+internal one. Only ASE's ``units.fs`` (CODATA 2014) differs from ours (CODATA 2022), by 4e-9 of itself; times in
+``info`` are taken as fs. ASE's stress is tensile positive, as ours.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def from_atoms(
     Parameters
     ----------
     atoms
-        The atoms. Taken over: numbers, positions, masses, momenta, tags, initial charges (``charges``), initial magnetic
-        moments (``magmoms``), `FixAtoms` constraints (``fixed``), and cell and pbc if an axis is periodic.
+        The atoms. Taken over: numbers, positions, masses, momenta, tags, initial charges (``charges``), initial
+        magnetic moments (``magmoms``), `FixAtoms` constraints (``fixed``), and cell and pbc if an axis is periodic.
     energy_key, stress_key, virials_key, dipole_key
         Names in ``atoms.info``. A stress or virial has 9 or 6 (Voigt) entries.
     forces_key, charges_key
@@ -212,8 +212,8 @@ def to_atoms(data: AtomicData) -> Atoms:
     -------
     ase.Atoms
         With masses, velocities, tags, initial charges and moments, `FixAtoms`, and a `SinglePointCalculator` that holds
-        energy, forces, stress and dipole. Charge, spin and the names in `IDENTITY` are in ``info``, as is the structure's
-        own ``info``.
+        energy, forces, stress and dipole. Charge, spin and the names in `IDENTITY` are in ``info``, as is the
+        structure's own ``info``.
     """
     ase = OptionalDependency.ASE.load(needed_by="AtomicData.to_atoms")
     fields = {name: tensor.detach().cpu() for name, tensor in data}

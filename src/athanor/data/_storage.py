@@ -1,0 +1,325 @@
+"""What a batch stores and how a name finds it: the router, the pair list, and the counter of changes.
+
+One router decides what a name is: a field of the table, a registered custom field, or a view of the pair list; nothing
+else can be stored. `Batch` adds how batches are made, joined, selected and moved.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from athanor import _runtime
+from athanor.data import _pairs_public, _structure
+from athanor.data._collate import PRESENT
+from athanor.data._levels import LevelStorage
+from athanor.data._pairs_public import check_pair_list, warn_dropped_edges
+from athanor.data._sizes import BatchSizes
+from athanor.data._stamp import Stamp
+from athanor.data.atomic_data import AtomicData
+from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, FieldSpec, Level
+from athanor.data.pair_list import PairList
+from athanor.errors import InputError, MissingFieldError, UnknownFieldError
+
+
+class BatchStorage(BatchSizes):
+    """Fields by level, custom rows, the pair list and the stamp of results."""
+
+    __slots__ = (
+        "__weakref__",
+        "_assigned",
+        "_custom",
+        "_device",
+        "_edge",
+        "_edge_rows_of",
+        "_item_class",
+        "_node",
+        "_pairs",
+        "_stamp",
+        "_system",
+        "_version",
+    )
+    _own = frozenset({*__slots__, "pair_list", "_neighbor_list_cutoff", "neighbor_list_radius"})
+
+    _node: LevelStorage
+    _edge: LevelStorage
+    _system: LevelStorage
+    _custom: dict[str, FieldSpec]
+    _pairs: PairList | None
+    _assigned: dict[str, torch.Tensor]
+    _stamp: Stamp | None
+    _version: int
+    _device: torch.device
+    _item_class: type[AtomicData]
+    _edge_rows_of: torch.Tensor | None
+
+    def _set_parts(
+        self,
+        levels: Mapping[Level, LevelStorage],
+        custom: dict[str, FieldSpec],
+        device: torch.device,
+        pairs: PairList | None = None,
+        item_class: type[AtomicData] = AtomicData,
+    ) -> None:
+        _runtime.ready()
+        self._node, self._edge, self._system = levels["node"], levels["edge"], levels["system"]
+        self._custom = custom
+        self._device = device
+        self._pairs = pairs
+        self._edge_rows_of = None if pairs is None else pairs.row_ptr
+        self._item_class = item_class
+        self._assigned = {}
+        self._stamp = None
+        self._version = 0
+
+    @classmethod
+    def _of(cls, *parts: Any, **named: Any) -> Self:
+        self = cls.__new__(cls)
+        self._set_parts(*parts, **named)
+        return self
+
+    # ------------------------------------------------------------------------------------------------- the router
+    def field_spec(self, name: str) -> FieldSpec:
+        """Return the row that describes `name`.
+
+        Raises
+        ------
+        UnknownFieldError
+            If `name` is neither a field of the table, nor a registered custom field, nor a neighbour name.
+        """
+        spec = FIELDS.get(name) or self._custom.get(name) or PAIR_VIEWS.get(name)
+        if spec is None:
+            raise UnknownFieldError(
+                f"`{name}` is not a field of a Batch. Use `batch.add_key('{name}', values, level=...)` to add one, or "
+                f"`batch.register_field(...)` to declare it."
+            )
+        return spec
+
+    def _level(self, level: Level) -> LevelStorage:
+        if level == "edge":
+            return self._edges()
+        return self._node if level == "node" else self._system
+
+    def __getattr__(self, name: str) -> Any:
+        # the two most frequent answers first: hot loops read fields dozens of times a step
+        if name not in BatchStorage._own:
+            value = self._node.tensors.get(name)
+            if value is None:
+                value = self.get(name)
+            if value is not None:
+                return value
+        raise AttributeError(f"{type(self).__name__} has no attribute `{name}`.")
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the field or view called `name`, or `default` if it is absent."""
+        value = self._node.tensors.get(name)
+        if value is None:
+            value = self._system.tensors.get(name)
+        if value is None:
+            if name in PAIR_VIEWS:
+                value = _pairs_public.read_view(self, name)
+            elif self._edge.tensors:
+                value = self._edges().tensors.get(name)
+        return default if value is None else value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in BatchStorage._own:
+            object.__setattr__(self, name, value)
+        else:
+            self.set_field(name, value)
+
+    def set_field(self, name: str, value: torch.Tensor | None) -> None:
+        """Store `value` under `name`, as assignment does; None removes the field.
+
+        Raises
+        ------
+        UnknownFieldError
+            If the name is neither in the table, nor registered, nor a neighbour name.
+        InputError
+            For a wrong shape, dtype or device; the old value stays.
+        """
+        spec = FIELDS.get(name)
+        if spec is None:
+            if hasattr(type(self), name):
+                raise AttributeError(f"`{name}` follows from the structures of the Batch and can not be set.")
+            spec = self.field_spec(name)
+        if value is None:
+            if name in self:
+                del self[name]
+            return
+        if isinstance(value, torch.Tensor) and value.device != self._device:
+            raise InputError(
+                f"`{name}` is on {value.device}; the Batch is on {self._device}. Use `{name}.to('{self._device}')`."
+            )
+        if name in PAIR_VIEWS:
+            self._assign_view(name, value)
+            return
+        storage = self._level(spec.level)
+        spec.check(value, storage.rows, owner=f"a Batch of {len(self)} systems")
+        if spec.kind == "state":
+            _structure.check_state_dtype(spec, value, self.dtype)
+        if name == "pbc" and self._pairs is not None and not torch.equal(value, self._system.tensors.get(name, value)):
+            self.pair_list = None
+        storage.tensors[name] = value
+        if name + PRESENT in self._custom:
+            self._system.tensors.pop(name + PRESENT, None)
+            self._custom = {key: row for key, row in self._custom.items() if key != name + PRESENT}
+        self._version += 1
+
+    def _assign_view(self, name: str, value: torch.Tensor) -> None:
+        packed = _pairs_public.assign_view(self, self._assigned, name, value)
+        if packed is not None:
+            if self._pairs is not None and name.endswith("shifts"):
+                packed.cutoff, packed.radius = self._pairs.cutoff, self._pairs.radius
+            known = dict(self._assigned)
+            self.pair_list = packed
+            self._assigned.update(known)
+
+    def __contains__(self, name: object) -> bool:
+        if not isinstance(name, str):
+            return False
+        if name in PAIR_VIEWS:
+            return self._pairs is not None
+        return any(name in storage.tensors for storage in (self._node, self._system, self._edge))
+
+    def __delattr__(self, name: str) -> None:
+        if name not in self:
+            raise AttributeError(f"{type(self).__name__} has no attribute `{name}`.")
+        if name in PAIR_VIEWS:
+            self.pair_list = None
+            return
+        del self._level(self.field_spec(name).level).tensors[name]
+        self._system.tensors.pop(name + PRESENT, None)
+        self._version += 1
+
+    def __delitem__(self, name: str) -> None:
+        if name not in self:
+            raise MissingFieldError(
+                f"`{name}` is not in the Batch; fields present: {', '.join(sorted(self._items()))}."
+            )
+        delattr(self, name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.set_field(name, value)
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return iter(self._items().items())
+
+    def field_names(self, level: Level) -> tuple[str, ...]:
+        """Names of the stored fields of `level`; views of the pair list are not among them."""
+        return tuple(self._level(level).tensors)
+
+    @property
+    def keys(self) -> dict[str, set[str]]:
+        """Level -> names of the stored fields."""
+        return {level: set(self.field_names(level)) for level in LEVELS}
+
+    def _items(self) -> dict[str, torch.Tensor]:
+        return {**self._node.tensors, **self._edges().tensors, **self._system.tensors}
+
+    def _replace_all(self, tensors: dict[str, torch.Tensor]) -> None:
+        for name, tensor in tensors.items():
+            self._level(self.field_spec(name).level).tensors[name] = tensor
+        self._version += 1
+
+    # --------------------------------------------------------------------------------------------- pairs and edges
+    @property
+    def pair_list(self) -> PairList | None:
+        """The stored pair list; None without one. Setting it drops edge fields, which belonged to the old pairs."""
+        return self._pairs
+
+    @pair_list.setter
+    def pair_list(self, pairs: PairList | None) -> None:
+        check_pair_list(self, pairs)
+        if self._edge.tensors and (pairs is None or self._pairs is not None or pairs.num_pairs != self._edge.rows):
+            warn_dropped_edges(self._edge.tensors)
+            self._edge = LevelStorage(np.zeros(len(self), dtype=np.int64))
+        self._pairs = pairs
+        self._edge_rows_of = None
+        self._assigned.clear()
+        if not self._edge.tensors:
+            self._edge = LevelStorage(np.zeros(len(self), dtype=np.int64))
+        elif pairs is not None:
+            self._edge_rows_of = pairs.row_ptr
+
+    def _edges(self) -> LevelStorage:
+        """Storage of edge fields, its counts brought up to the pair list as it is now."""
+        pairs = self._pairs
+        if pairs is not None and self._edge_rows_of is not pairs.row_ptr:
+            if self._edge.tensors:
+                warn_dropped_edges(self._edge.tensors)
+            ends = pairs.row_ptr.cpu().numpy()[self._node.starts]
+            self._edge = LevelStorage(np.diff(ends))
+            self._edge_rows_of = pairs.row_ptr
+        return self._edge
+
+    @property
+    def _neighbor_list_cutoff(self) -> float | None:
+        """Cutoff that the list was made for, Å; None without a list or if unknown."""
+        return None if self._pairs is None or math.isnan(self._pairs.cutoff) else self._pairs.cutoff
+
+    @_neighbor_list_cutoff.setter
+    def _neighbor_list_cutoff(self, cutoff: float) -> None:
+        self._require_pairs().cutoff = float(cutoff)
+        if math.isnan(self._require_pairs().radius):
+            self._require_pairs().radius = float(cutoff)
+
+    @property
+    def neighbor_list_radius(self) -> float | None:
+        """Radius that was searched, Å (cutoff and skin); None without a list or if unknown."""
+        return None if self._pairs is None or math.isnan(self._pairs.radius) else self._pairs.radius
+
+    @neighbor_list_radius.setter
+    def neighbor_list_radius(self, radius: float) -> None:
+        self._require_pairs().radius = float(radius)
+
+    def _require_pairs(self) -> PairList:
+        if self._pairs is None:
+            raise MissingFieldError("The Batch has no pair list to stamp. Set `batch.neighbor_list` first.")
+        return self._pairs
+
+    # -------------------------------------------------------------------------------------- version and freshness
+    @property
+    def version(self) -> int:
+        """Counter of changes: assignments, membership, and what in-place routines report with `touch`."""
+        return self._version
+
+    def touch(self) -> None:
+        """Say that a field was changed in place by a routine that torch does not see."""
+        self._version += 1
+
+    def mark_results_fresh(self, model: Any, keys: Iterable[str]) -> None:
+        """Stamp the results called `keys` as those of `model` for positions and cell as they stand."""
+        self._stamp = Stamp.of(self, _reference(model), frozenset(keys))
+
+    def results_fresh(self, model: Any, keys: Iterable[str]) -> bool:
+        """Whether results called `keys` were stamped for `model` and nothing was changed since."""
+        stamp = self._stamp
+        return stamp is not None and stamp.holds(self) and stamp.model() is model and stamp.keys.issuperset(keys)
+
+    @contextmanager
+    def keeping_results_fresh(self) -> Iterator[None]:
+        """Keep fresh results fresh over changes inside that leave energies and forces as they are, such as wrapping."""
+        stamp = self._stamp
+        fresh = stamp is not None and stamp.holds(self)
+        yield
+        if fresh and stamp is not None:
+            self._stamp = Stamp.of(self, stamp.model, stamp.keys)
+
+    def _carry_stamp(self, result: Self) -> Self:
+        if self._stamp is not None and self._stamp.holds(self):
+            result._stamp = Stamp.of(result, self._stamp.model, self._stamp.keys)
+        return result
+
+
+def _reference(model: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(model)
+    except TypeError:
+        return lambda: model

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from athanor.cli.exit_codes import ExitCode
-from athanor.cli.table import count_outcomes, make_console, print_table
+from athanor.cli.table import count_outcomes, make_console, print_failures, print_table
 
 
 def show_run(out: Path, *, all_rows: bool = False) -> int:
@@ -22,9 +22,7 @@ def show_run(out: Path, *, all_rows: bool = False) -> int:
     else:
         print_table(console, rows, all_rows=all_rows)
         console.print(f"[bold]{count_outcomes(rows)}[/bold]", highlight=False)
-        for row in [row for row in rows if row["status"].startswith("failed")][:20]:
-            where = f"frame {row['index_in_file']} of {row['file']}" if row.get("file") else f"index {row['index']}"
-            console.print(f"  {row['system']} ({where}): {row['status']}, after step {row['steps']}", highlight=False)
+        print_failures(console, rows)
     _print_how_to_read(console, out)
     return int(ExitCode.DONE)
 

@@ -10,6 +10,7 @@ from typing import Any
 Row = dict[str, Any]
 MOST_ROWS = 120
 _WIDTH = 112
+_MOST_FAILURES = 20
 
 
 def print_result(rows: Sequence[Row], folder: Path | None, seconds: float | None, *, allow_failures: bool) -> None:
@@ -20,8 +21,8 @@ def print_result(rows: Sequence[Row], folder: Path | None, seconds: float | None
     print_table(console, rows)
     took = f" in {format_seconds(seconds)}" if seconds is not None else ""
     console.print(f"[bold]{count_outcomes(rows)}[/bold]{took}", highlight=False)
-    failed = [row for row in rows if row["status"].startswith("failed")]
-    if failed and allow_failures:
+    print_failures(console, rows)
+    if allow_failures and any(row["status"].startswith("failed") for row in rows):
         console.print("The job allows failures: the exit code is 0.", highlight=False)
     if folder is not None:
         console.print(f"Results: {folder}  (athanor show {folder} tells more)", highlight=False, soft_wrap=True)
@@ -53,6 +54,19 @@ def print_table(console: Any, rows: Sequence[Row], *, all_rows: bool = False) ->
         console.print(f"{left_out} more rows are in summary.csv.", highlight=False)
     for note in _notes(rows):
         console.print(note, style="dim", highlight=False)
+
+
+def print_failures(console: Any, rows: Sequence[Row]) -> None:
+    """Print why systems were set aside, one line each."""
+    failed = [row for row in rows if row["status"].startswith("failed")]
+    for row in failed[:_MOST_FAILURES]:
+        where = f"frame {row['index_in_file']} of {row['file']}" if row.get("file") else f"number {row['index']}"
+        text = row["status"].removeprefix("failed: ")
+        console.print(
+            f"  {row['system']} ({where}) failed after step {row['steps']}: {text}", highlight=False, markup=False
+        )
+    if len(failed) > _MOST_FAILURES:
+        console.print(f"  and {len(failed) - _MOST_FAILURES} more, see summary.csv", highlight=False)
 
 
 def count_outcomes(rows: Sequence[Row]) -> str:
@@ -90,7 +104,7 @@ _COLUMNS: list[_Column] = [
     ("source", "reference_lattice_constant", "right", lambda value, row: f"{value:.3f}"),
     ("error %", "error_percent", "right", lambda value, row: f"{value:+.2f}"),
     ("T / K", "temperature", "right", _temperature),
-    ("status", "status", "left", lambda value, row: str(value)),
+    ("status", "status", "left", lambda value, row: str(value).partition(":")[0]),
 ]
 
 
@@ -109,7 +123,9 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         notes.append(f"{close} of {len(errors)} lie within 3 % of the source; the median error is "
                      f"{statistics.median(errors):.2f} %.")  # fmt: skip
     if any(row.get("temperature") is not None for row in rows):
-        notes.append("T: mean over the second half of the MD steps, with its standard error from block averages.")
+        few = min(row["temperature_samples"] for row in rows if row.get("temperature_samples"))
+        doubt = f" ({few} steps: too few to say much)" if few < 200 else ""
+        notes.append(f"T: mean over the second half of the MD, ± standard error from block averages{doubt}.")
     return notes
 
 

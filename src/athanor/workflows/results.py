@@ -147,14 +147,16 @@ def _row(
     else:
         row |= {"energy": energy, "energy_per_atom": energy / len(system.atoms)}
     if system.atoms.pbc.all():
-        row |= {"volume": volume, "lattice_constant": _edge(volume / system.repeats)}
+        row["volume"] = volume
+        if relaxed or system.reference_volume is not None:
+            row["lattice_constant"] = _edge(volume / system.repeats)
         if system.reference_volume is not None:
             reference = _edge(system.reference_volume)
             row |= {"reference_lattice_constant": reference, "reference_source": system.source}
             row["error_percent"] = 100.0 * (row["lattice_constant"] / reference - 1.0)
     mean, error = tracker.temperatures.mean_and_error(place)
-    if tracker.temperatures.samples[place]:
-        row |= {"temperature": mean, "temperature_error": error}
+    if samples := int(tracker.temperatures.samples[place]):
+        row |= {"temperature": mean, "temperature_error": error, "temperature_samples": samples}
     return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
 
 

@@ -1,0 +1,216 @@
+"""The command line as a user sees it: screens, files, messages and exit codes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ase.build import bulk
+from ase.io import read, write
+
+from athanor.cli.main import call
+
+LJ = ["--model", "lennard-jones"]
+for _option in ("epsilon=0.0104", "sigma=3.4", "cutoff=8.5"):
+    LJ += ["--model-option", _option]
+
+JOB = """
+title: argon, relaxed and warmed
+structures:
+  - file: argon.extxyz
+    compare_cell: true
+min_atoms: 8
+model: {name: lennard-jones, epsilon: 0.0104, sigma: 3.4, cutoff: 8.5}
+stages:
+  - relax: {steps: 50, quick_steps: 5, fmax: 0.01 eV/Å, smax: 0.01 GPa}
+  - md: {temperature: 30 K, timestep: 2 fs, steps: 40, quick_steps: 6}
+every: 5
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    frames = [bulk("Ar", "fcc", a=a, cubic=True) for a in (5.2, 5.3, 5.4)]
+    for atoms in frames:
+        atoms.rattle(0.02, seed=1)
+    write(tmp_path / "argon.extxyz", frames)
+    (tmp_path / "job.yaml").write_text(JOB, encoding="utf-8")
+    return tmp_path
+
+
+def bad_frame(folder: Path) -> None:
+    atoms = bulk("Ar", "fcc", a=5.3, cubic=True)
+    atoms.positions[1] = atoms.positions[0]
+    write(folder / "bad.extxyz", atoms)
+
+
+def test_relax(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["relax", "argon.extxyz", "-o", "out", *LJ]) == 0
+    screen = capsys.readouterr()
+    assert "3 systems: 3 converged" in screen.out
+    assert "Results: out" in screen.out
+    assert "3 systems, 12 atoms, one batch; Lennard-Jones; relaxation, at most 500 steps" in screen.err
+    rows = json.loads((folder / "out/summary.json").read_text())
+    assert [row["system"] for row in rows] == ["argon:0", "argon:1", "argon:2"]
+    assert all(row["fmax"] <= 0.05 for row in rows)
+
+
+def test_md_with_units(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["md", "argon.extxyz", "-o", "out", "--ensemble", "nvt", "--temperature", "30K", "--time", "0.04ps"]
+    assert call([*command, "--timestep", "2fs", "--friction", "10/ps", "--quiet", *LJ]) == 0
+    screen = capsys.readouterr()
+    assert screen.out == ""
+    assert screen.err == ""
+    assert [row["steps"] for row in json.loads((folder / "out/summary.json").read_text())] == [20, 20, 20]
+
+
+def test_a_job_with_two_stages_and_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["run", "job.yaml", "-o", "out"]) == 0
+    rows = json.loads((folder / "out/summary.json").read_text())
+    assert all(row["status"] == "converged" and row["temperature"] > 0 and row["atoms"] == 8 for row in rows)
+    assert [row["reference_lattice_constant"] for row in rows] == pytest.approx([5.2, 5.3, 5.4])
+    # the same crystal from three starts: one lattice constant
+    assert max(row["lattice_constant"] for row in rows) - min(row["lattice_constant"] for row in rows) < 0.02
+    assert all(row["steps"] == row["relax_steps"] + 40 for row in rows)
+    assert len(read(folder / "out/final.extxyz", ":")) == 3
+    capsys.readouterr()
+    assert call(["show", "out"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("argon, relaxed and warmed", "NVT at 30 K, 40 steps of 2 fs", "finished", "ase.io.read", "ZarrData"):
+        assert words in shown
+
+
+def test_quick_and_options_win_over_the_job(folder: Path) -> None:
+    assert call(["run", "job.yaml", "--quick", "-o", "out", "--seed", "7", "--every", "1", "-q"]) == 0
+    text = (folder / "out/run.yaml").read_text()
+    assert "seed: 7" in text
+    assert "every: 1" in text
+    assert max(row["steps"] for row in json.loads((folder / "out/summary.json").read_text())) <= 11
+
+
+def test_run_yaml_repeats_the_run(folder: Path) -> None:
+    import yaml
+
+    assert call(["run", "job.yaml", "-o", "one", "-q"]) == 0
+    resolved = yaml.safe_load((folder / "one/run.yaml").read_text())["job"]
+    (folder / "again.yaml").write_text(yaml.safe_dump(resolved, allow_unicode=True), encoding="utf-8")
+    assert call(["run", "again.yaml", "-o", "two", "-q"]) == 0
+    assert (folder / "one/summary.csv").read_text() == (folder / "two/summary.csv").read_text()
+    assert (folder / "one/log.csv").read_text() == (folder / "two/log.csv").read_text()
+
+
+def test_failures_have_their_code_and_reason(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad_frame(folder)
+    assert call(["relax", "argon.extxyz", "bad.extxyz", "-o", "out", *LJ]) == 69
+    out = capsys.readouterr().out
+    assert "4 systems: 3 converged, 1 failed" in out
+    assert "bad (frame 0 of bad.extxyz) failed after step 0: " in out
+    (folder / "job.yaml").write_text(JOB.replace("argon.ext", "bad.ext") + "allow_failures: true\n", encoding="utf-8")
+    assert call(["run", "job.yaml", "-o", "out2"]) == 0
+    assert "The job allows failures" in capsys.readouterr().out
+    assert call(["show", "out"]) == 0
+    assert "failed after step 0" in capsys.readouterr().out
+
+
+MISTAKES = [
+    (["relax", "argon.extxyz", "-o", "out", "--fmax", "1 GPa", *LJ], "fmax.*unit 'GPa'"),
+    (["relax", "nothing.cif", "-o", "out", *LJ], "`nothing.cif` does not exist"),
+    (["relax", "argon.extxyz", "-o", "out", "--model", "no-such"], "no model `no-such`"),
+    (["relax", "argon.extxyz", "-o", "out", "--model", "lennard-jones"], "epsilon"),
+    (["relax", "argon.extxyz", "-o", "out", "--model-option", "a=1"], "--model-option needs --model"),
+    (["relax", "argon.extxyz", "-o", "out", "--model", "demo", "--model-option", "a"], "KEY=VALUE"),
+    (["relax", "argon.extxyz"], "Missing option"),
+    (["relax", "argon.extxyz", "-o", "out", "--wrong"], "No such option"),
+    (["relax", "argon.extxyz", "-o", "out", "--max-steps", "many"], "--max-steps.*integer"),
+    (["md", "argon.extxyz", "-o", "out", "--time", "1ps", "--steps", "3", *LJ], "not both"),
+    (["md", "argon.extxyz", "-o", "out", "--ensemble", "npt", *LJ], "'nvt' or 'nve'"),
+    (["run", "argon.extxyz"], "not valid YAML|holds str"),
+    (["show", "."], "not a results folder"),
+    (["bake"], "No such command"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=[" ".join(words[:6]) for words, _ in MISTAKES])
+def test_bad_input_ends_with_65_and_leaves_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    import re
+
+    assert call(arguments) == 65
+    told = capsys.readouterr().err
+    assert told.startswith("athanor: ")
+    assert re.search(words, told), told
+    assert "Traceback" not in told
+    assert not (folder / "out").exists()
+
+
+def test_results_are_replaced_only_on_request(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["relax", "argon.extxyz", "-o", "out", "--max-steps", "1", *LJ]
+    assert call(command) == 0
+    assert call(command) == 65
+    assert "--overwrite" in capsys.readouterr().err
+    assert call([*command, "--overwrite"]) == 0
+    (folder / "out/notes.txt").write_text("mine")
+    assert call([*command, "--overwrite"]) == 65
+    assert (folder / "out/notes.txt").read_text() == "mine"
+
+
+def test_storage_trouble_is_74(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "file").write_text("")
+    assert call(["relax", "argon.extxyz", "-o", "file/out", *LJ]) == 74
+    assert "can not be written" in capsys.readouterr().err
+
+
+def test_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["models"]) == 0
+    out = capsys.readouterr().out
+    for name in ("chgnet", "lennard-jones", "demo"):
+        assert name in out
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    from athanor import __version__
+
+    assert call(["--version"]) == 0
+    assert capsys.readouterr().out == f"athanor {__version__}\n"
+    for command in ([], ["run"], ["relax"], ["md"], ["show"], ["models"]):
+        assert call([*command, "--help"]) == 0
+        assert "Usage: athanor" in capsys.readouterr().out
+
+
+def test_an_internal_error_is_70_without_a_traceback(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from athanor.workflows import chunks
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(chunks, "free_memory", broken)
+    monkeypatch.delenv("ATHANOR_DEBUG", raising=False)
+    assert call(["relax", "argon.extxyz", "-o", "out", *LJ]) == 70
+    assert "internal error: ZeroDivisionError: oops" in capsys.readouterr().err
+
+
+def test_interrupt_writes_what_is_done(folder: Path) -> None:
+    command = [sys.executable, "-m", "athanor.cli.main", "md", "argon.extxyz", "-o", "out", "--steps", "1000000"]
+    process = subprocess.Popen([*command, "--every", "5", *LJ], cwd=folder, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (folder / "out/trajectory.zarr").exists():
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; what was done is in out" in told
+    rows = json.loads((folder / "out/summary.json").read_text())
+    assert {row["status"] for row in rows} == {"interrupted"}
+    assert len({row["steps"] for row in rows}) == 1
+    assert "state: interrupted" in (folder / "out/run.yaml").read_text()
+    assert len(read(folder / "out/final.extxyz", ":")) == 3

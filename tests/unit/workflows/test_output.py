@@ -1,0 +1,69 @@
+"""The results folder: when it may be written, and what --overwrite may remove."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from athanor.errors import InputError, StorageError
+from athanor.workflows.output import check_output, create_output, read_run, write_summary
+
+
+def test_a_new_or_empty_folder_is_fine(tmp_path: Path) -> None:
+    assert create_output(tmp_path / "a" / "b", overwrite=False).is_dir()
+    (tmp_path / "empty").mkdir()
+    check_output(tmp_path / "empty", overwrite=False)
+
+
+def test_results_are_not_replaced_unasked(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("athanor: 1\n")
+    with pytest.raises(InputError, match="--overwrite"):
+        check_output(tmp_path, overwrite=False)
+    create_output(tmp_path, overwrite=True)
+    assert not (tmp_path / "run.yaml").exists()
+
+
+@pytest.mark.parametrize("foreign", ["thesis.tex", ".git"])
+def test_a_folder_with_other_things_is_never_emptied(tmp_path: Path, foreign: str) -> None:
+    (tmp_path / "run.yaml").write_text("athanor: 1\n")
+    (tmp_path / foreign).write_text("precious")
+    with pytest.raises(InputError, match=foreign):
+        create_output(tmp_path, overwrite=True)
+    assert (tmp_path / foreign).read_text() == "precious"
+    assert (tmp_path / "run.yaml").exists()
+
+
+def test_a_folder_without_a_run_is_never_emptied(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("mine")
+    with pytest.raises(InputError, match=r"no run\.yaml"):
+        create_output(tmp_path, overwrite=True)
+    assert (tmp_path / "log.csv").read_text() == "mine"
+
+
+def test_a_file_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        check_output(tmp_path / "out", overwrite=True)
+
+
+def test_reading_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a results folder"):
+        read_run(tmp_path)
+    (tmp_path / "run.yaml").write_text("a: [")
+    with pytest.raises(StorageError, match="can not be read"):
+        read_run(tmp_path)
+    (tmp_path / "run.yaml").write_text("other: program\n")
+    with pytest.raises(StorageError, match="not written by athanor"):
+        read_run(tmp_path)
+
+
+def test_summary_is_read_back(tmp_path: Path) -> None:
+    rows = [
+        {"index": 0, "energy": -1.5, "status": "converged"},
+        {"index": 1, "status": "failed: Ünglück", "fmax": None},
+    ]
+    write_summary(tmp_path, rows)
+    (tmp_path / "run.yaml").write_text("athanor: 1\n")
+    assert read_run(tmp_path)[1] == rows
+    assert (tmp_path / "summary.csv").read_text().splitlines()[0] == "index,energy,status,fmax"

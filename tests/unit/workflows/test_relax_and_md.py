@@ -1,0 +1,204 @@
+"""`athanor.relax` and `athanor.md`: order, chunks, reasons, folders, and systems that fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.constraints import FixAtoms
+from ase.io import read, write
+
+import athanor
+from athanor import units
+from athanor.errors import InputError
+from athanor.workflows import build
+from athanor.workflows.output import read_run
+
+ARGON = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}
+
+
+def crystals(count: int = 4) -> list[Atoms]:
+    found = []
+    for number in range(count):
+        atoms = bulk("Ar", "fcc", a=5.2 + 0.05 * number, cubic=True)
+        atoms.rattle(0.02, seed=number)
+        found.append(atoms)
+    return found
+
+
+def blown_up() -> Atoms:
+    atoms = bulk("Ar", "fcc", a=5.3, cubic=True)
+    atoms.positions[1] = atoms.positions[0]
+    return atoms
+
+
+def test_relax_finds_the_minimum_and_leaves_the_input_alone() -> None:
+    given = crystals()
+    before = [atoms.positions.copy() for atoms in given]
+    result = athanor.relax(given, model=ARGON, fmax=0.001, smax=0.001)
+    assert result.reasons == ["converged"] * 4
+    edges = [atoms.cell.volume ** (1 / 3) for atoms in result.structures]
+    assert np.ptp(edges) < 2e-3
+    assert result.energies == pytest.approx([result.energies[0]] * 4, abs=1e-5)
+    assert all((old == atoms.positions).all() for old, atoms in zip(before, given, strict=True))
+    assert result.structures[2].get_potential_energy() == pytest.approx(result.energies[2])
+    assert "4 converged" in repr(result)
+
+
+def test_pressure_in_both_spellings_shrinks_the_cell() -> None:
+    start = bulk("Ar", "fcc", a=5.2, cubic=True)
+    by_number = athanor.relax(start, model=ARGON, pressure=1.0 * units.GPa, smax=0.01)
+    by_text = athanor.relax(start, model=ARGON, pressure="1 GPa", smax=0.01)
+    free = athanor.relax(start, model=ARGON, smax=0.01)
+    assert by_number.structures[0].cell.volume == by_text.structures[0].cell.volume
+    assert by_number.structures[0].cell.volume < 0.95 * free.structures[0].cell.volume
+    pressure = -np.mean(by_text.structures[0].get_stress()[:3]) / units.GPa
+    assert pressure == pytest.approx(1.0, abs=0.02)
+
+
+def test_fixed_cell_and_fixed_atoms_stay() -> None:
+    atoms = crystals(1)[0]
+    atoms.set_constraint(FixAtoms([0]))
+    result = athanor.relax(atoms, model=ARGON, fixed_cell=True)
+    assert np.array_equal(result.structures[0].cell.array, atoms.cell.array)
+    assert np.allclose(result.structures[0].positions[0], atoms.positions[0], atol=1e-12)
+    assert not np.allclose(result.structures[0].positions[1], atoms.positions[1], atol=1e-3)
+
+
+def test_step_limit_is_told() -> None:
+    result = athanor.relax(crystals(2), model=ARGON, fmax=1e-6, smax=1e-6, max_steps=3)
+    assert result.reasons == ["step limit"] * 2
+    assert result.steps == [3, 3]
+
+
+def trajectories(max_atoms: int, **settings: object) -> list[np.ndarray]:
+    result = athanor.md(
+        crystals(), model=ARGON, temperature=40, steps=15, timestep=2.0, max_atoms=max_atoms, **settings
+    )
+    assert result.reasons == ["done"] * 4
+    return [atoms.positions for atoms in result.structures]
+
+
+def equal(some: list[np.ndarray], others: list[np.ndarray]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(some, others, strict=True))
+
+
+def test_chunks_never_change_a_path() -> None:
+    assert equal(trajectories(max_atoms=1000), trajectories(max_atoms=4))
+    assert equal(trajectories(max_atoms=1000), trajectories(max_atoms=8))
+
+
+def test_the_check_notices_ids_given_after_chunking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken twin: systems are numbered within their chunk."""
+    whole = trajectories(max_atoms=1000)
+
+    def numbered_late(data: list, indices: list[int]) -> object:
+        batch = right(data, indices)
+        batch.system_id[:, 0] = batch.system_id[:, 0] - int(batch.system_id[0])
+        return batch
+
+    right = build.build_batch
+    monkeypatch.setattr(build, "build_batch", numbered_late)
+    assert not equal(whole, trajectories(max_atoms=8))
+
+
+def test_seed_and_momenta_decide_the_start() -> None:
+    assert not equal(trajectories(1000, seed=1), trajectories(1000, seed=2))
+    atoms = crystals(1)[0]
+    atoms.set_momenta(np.full((4, 3), [[0.1, 0.0, 0.0]]))
+    moved = athanor.md(atoms, model=ARGON, ensemble="nve", steps=5, timestep=2.0).structures[0]
+    assert moved.get_momenta().sum(axis=0) == pytest.approx([0.4, 0.0, 0.0], abs=1e-9)
+
+
+def test_nve_keeps_the_energy() -> None:
+    atoms, smooth = crystals(1)[0].repeat(2), ARGON | {"switch_width": 2.0}
+    result = athanor.md(atoms, model=smooth, ensemble="nve", temperature=40, steps=100, timestep=2.0)
+    end = result.structures[0]
+    start = athanor.md(atoms, model=smooth, ensemble="nve", temperature=40, steps=1, timestep=2.0).structures[0]
+    totals = [frame.get_potential_energy() + frame.get_kinetic_energy() for frame in (start, end)]
+    assert totals[0] == pytest.approx(totals[1], abs=2e-4)
+    assert abs(end.get_kinetic_energy() - start.get_kinetic_energy()) > 2e-3
+
+
+def test_a_failing_system_is_set_aside_and_the_rest_is_untouched() -> None:
+    good = athanor.md(crystals(3), model=ARGON, temperature=40, steps=10, timestep=2.0)
+    mixed = crystals(3)
+    mixed.insert(3, blown_up())
+    result = athanor.md(mixed, model=ARGON, temperature=40, steps=10, timestep=2.0)
+    assert result.failed == [3]
+    assert result.reasons[3].startswith("failed: ")
+    assert equal([a.positions for a in good.structures], [a.positions for a in result.structures[:3]])
+
+
+def test_the_folder_has_everything_in_input_order(tmp_path: Path) -> None:
+    write(tmp_path / "in.extxyz", crystals())
+    out = tmp_path / "out"
+    result = athanor.md(tmp_path / "in.extxyz", model=ARGON, temperature=40, steps=10, max_atoms=8, out=out, every=5)
+    run, rows = read_run(out)
+    assert run["state"] == "finished"
+    assert run["outcome"] == {"done": 4}
+    assert run["frames"] == 8
+    assert run["model"]["name"] == "lennard-jones"
+    assert any("Leimkuhler" in text for text in run["citations"])
+    assert [row["index_in_file"] for row in rows] == [0, 1, 2, 3]
+    assert rows == result.rows
+    final = read(out / "final.extxyz", ":")
+    assert [atoms.info["name"] for atoms in final] == ["in:0", "in:1", "in:2", "in:3"]
+    assert [atoms.get_potential_energy() for atoms in final] == pytest.approx(result.energies)
+    assert len((out / "log.csv").read_text().splitlines()) == 9
+
+
+def test_frames_are_read_back(tmp_path: Path) -> None:
+    from athanor.dynamics import ZarrData
+
+    result = athanor.md(crystals(), model=ARGON, steps=6, out=tmp_path / "out", every=2, max_atoms=8)
+    frames = ZarrData(result.frames, mode="r").read()
+    assert frames.num_graphs == 12
+    assert sorted(set(frames.system_id.flatten().tolist())) == [0, 1, 2, 3]
+    assert sorted(set(frames.step.flatten().tolist())) == [1, 3, 5]
+
+
+def test_nothing_is_written_when_the_input_is_wrong(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    bad = bulk("Ar")
+    bad.positions[:] = np.nan
+    for structures, model in [([bad], ARGON), (crystals(), ARGON | {"cutof": 3}), (crystals(), "no-such-model")]:
+        with pytest.raises(InputError):
+            athanor.relax(structures, model=model, out=out)
+        assert not out.exists()
+
+
+def test_the_default_model_is_for_crystals() -> None:
+    with pytest.raises(InputError, match="not periodic"):
+        athanor.relax(Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.74]]))
+
+
+def test_a_molecule_beside_a_crystal() -> None:
+    pair = Atoms("Ar2", positions=[[0, 0, 0], [0, 0, 3.6]])
+    result = athanor.relax([bulk("Ar", "fcc", a=5.3, cubic=True), pair], model=ARGON, fmax=0.0005)
+    assert result.reasons == ["converged", "converged"]
+    assert result.structures[1].get_distance(0, 1) == pytest.approx(2 ** (1 / 6) * 3.4, abs=5e-3)
+
+
+def test_a_wrapped_model_is_as_good_as_a_name() -> None:
+    import athanor.models
+
+    model = athanor.models.get(**ARGON)
+    assert athanor.relax(crystals(1), model=model).energies == athanor.relax(crystals(1), model=ARGON).energies
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"steps": 3, "time": 4}, "not both"),
+        ({"steps": 0}, "steps"),
+        ({"temperature": "3 fs"}, "unit"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_wrong_arguments(arguments: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        athanor.md(crystals(1), model=ARGON, **arguments)

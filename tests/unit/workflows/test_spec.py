@@ -1,0 +1,135 @@
+"""Jobs: what is accepted, and what a mistake is answered with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from athanor import units
+from athanor.errors import InputError
+from athanor.workflows.spec import MDSpec, RelaxSpec, load_job, make_spec
+
+RELAX = {"stages": [{"relax": {}}]}
+
+
+def test_defaults_are_those_of_the_manual() -> None:
+    spec = make_spec({"stages": ["relax", {"md": {"steps": 5}}]})
+    relax, md = spec.stages
+    assert isinstance(relax, RelaxSpec)
+    assert isinstance(md, MDSpec)
+    assert (relax.fmax, relax.steps, relax.pressure, relax.fixed_cell) == (0.05, 500, 0.0, False)
+    assert relax.smax == pytest.approx(0.05 * units.GPa)
+    assert (md.ensemble, md.temperature, md.timestep, md.friction) == ("nvt", 300.0, 1.0, 0.01)
+    assert (spec.every, spec.seed, spec.dtype, spec.allow_failures) == (10, 42, "float64", False)
+
+
+def test_time_becomes_steps() -> None:
+    spec = make_spec({"stages": [{"md": {"time": "1 ps", "timestep": "2 fs"}}]})
+    assert spec.stages[0].steps == 500
+    assert spec.total_steps == 500
+
+
+def test_quick_takes_the_quick_steps_and_nothing_else() -> None:
+    stages = [{"relax": {"steps": 300, "quick_steps": 60}}, {"md": {"steps": 500}}]
+    spec = make_spec({"stages": stages, "every": 7})
+    assert [stage.steps for stage in spec.quick().stages] == [60, 500]
+    assert spec.quick().every == 7
+
+
+def test_the_resolved_job_is_a_job() -> None:
+    spec = make_spec(
+        {
+            "structures": ["a.cif", {"collection": "ase:dcdft", "names": ["Si"], "compare_cell": True}],
+            "model": {"name": "lennard-jones", "epsilon": 0.01, "sigma": 3.4, "cutoff": 8.5},
+            "stages": [{"relax": {"pressure": "10 GPa"}}, {"md": {"steps": 3, "friction": "1 1/ps"}}],
+            "output": "somewhere",
+        }
+    )
+    again = make_spec(yaml.safe_load(yaml.safe_dump(spec.to_job())))
+    assert again.to_job() == spec.to_job()
+    assert again.model == spec.model
+    assert again.stages[0].pressure == pytest.approx(10 * units.GPa)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"stages": [{"relax": {"fmx": 1}}]}, [r"`stages\[0\].relax.fmx`", "Did you mean `fmax`"]),
+        (RELAX | {"everry": 3}, ["`everry` is not a key", "Did you mean `every`"]),
+        ({"stages": [{"relax": {"smax": "1 K"}}]}, [r"`stages\[0\].relax.smax`", "unit 'K'", "GPa"]),
+        ({"stages": [{"relax": {"fmax": 0}}]}, ["fmax", "positive"]),
+        ({"stages": [{"relax": {"steps": 0}}]}, ["steps", "greater than or equal to 1", "got 0"]),
+        ({"stages": [{"md": {"steps": "many"}}]}, [r"`stages\[0\].md.steps`", "integer", "'many'"]),
+        ({"stages": [{"md": {}}]}, [r"`stages\[0\].md.steps` is missing"]),
+        ({"stages": [{"md": {"steps": 3, "time": 4}}]}, ["`time` or `steps`, not both"]),
+        ({"stages": [{"md": {"steps": 3, "ensemble": "npt"}}]}, ["ensemble", "'nvt' or 'nve'", "'npt'"]),
+        ({"stages": [{"md": {"steps": 3, "temperature": -1}}]}, ["must not be negative"]),
+        ({"stages": [{"md": {"steps": 3, "timestep": 0}}]}, ["timestep", "positive"]),
+        ({"stages": [{"bake": {}}]}, ["stage 0 is 'bake'", "`relax` or `md`"]),
+        ({"stages": [{"relax": {}, "md": {}}]}, ["name one of"]),
+        ({"stages": [{"relax": 3}]}, ["must hold settings", "got 3"]),
+        ({"stages": []}, ["at least one stage"]),
+        ({}, ["`stages` is missing"]),
+        (RELAX | {"structures": [{"file": "a", "collection": "b"}]}, ["exactly one of `file` and `collection`"]),
+        (RELAX | {"structures": [{"file": "a", "names": ["b"]}]}, ["`names` picks members"]),
+        (RELAX | {"dtype": "float16"}, ["dtype", "'float32' or 'float64'"]),
+        (RELAX | {"seed": -1}, ["seed", "got -1"]),
+        (RELAX | {"model": {"epsilon": 1}}, ["model.name"]),
+    ],
+)
+def test_mistakes(values: dict, words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        make_spec(values, where="job.yaml")
+    assert str(caught.value).startswith("`job.yaml`: ")
+    for word in words:
+        assert caught.match(word)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(InputError) as caught:
+        make_spec({"stages": [{"relax": {"fmx": 1}}], "everry": 3})
+    assert caught.match("fmx")
+    assert caught.match("everry")
+
+
+def job(folder: Path, text: str) -> Path:
+    path = folder / "job.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_files_are_relative_to_the_job(tmp_path: Path) -> None:
+    spec = load_job(job(tmp_path, "structures: [data/a.cif, /abs/b.cif]\nstages: [relax]\n"))
+    assert [source.file for source in spec.structures] == [tmp_path / "data/a.cif", Path("/abs/b.cif")]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("structures: [a\nstages: 3", "line 2, column"),
+        ("\tstructures: a", "line 1, column 1"),
+        ("- a\n- b", "holds list"),
+        ("", "holds NoneType"),
+        ("stages: !!python/object/apply:os.getcwd []", "not valid YAML"),
+        ("stages: [relax]", "`structures` is missing"),
+    ],
+)
+def test_files_that_are_no_job(tmp_path: Path, text: str, words: str) -> None:
+    path = job(tmp_path, text)
+    with pytest.raises(InputError, match=words) as caught:
+        load_job(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_job(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        load_job(tmp_path / "no.yaml")
+
+
+def test_every_job_of_the_examples_is_valid(repository: Path) -> None:
+    jobs = sorted((repository / "examples" / "jobs").glob("*.yaml"))
+    assert jobs
+    for path in jobs:
+        assert load_job(path).structures

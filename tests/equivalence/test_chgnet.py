@@ -234,7 +234,7 @@ def test_systems_without_neighbours_or_angles_evaluate_as_in_the_package(
     batch = to_batch(list(systems.values()), model)
     with pytest.warns(UserWarning, match="no neighbour within") as caught:
         outputs = model(batch)
-        model(batch)
+    model(batch)
     assert len(caught) == 1
     for (label, atoms), ours in zip(systems.items(), by_system(outputs, batch), strict=True):
         theirs = package_modules(package, atoms)

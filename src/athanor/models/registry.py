@@ -120,7 +120,7 @@ def available() -> list[ModelEntry]:
     return [*BUILT_IN.values(), *(others[name] for name in sorted(others) if name not in BUILT_IN)]
 
 
-def get(name: str, **kwargs: Any) -> BaseModelMixin:
+def get(name: str, /, **kwargs: Any) -> BaseModelMixin:
     """Build a model by name.
 
     Parameters

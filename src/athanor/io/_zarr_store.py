@@ -45,6 +45,8 @@ class RawStore:
 
         self._prefix = ""
         self.read_only = read_only
+        self.where: str
+        self.store: Any
         if isinstance(store, zarr.storage.StorePath):
             self._prefix = f"{store.path}/" if store.path else ""
             store = store.store

@@ -39,7 +39,7 @@ class Structure(NamedTuple):
 
     atoms: Atoms
     file: str
-    index: int
+    index: int  # type: ignore[assignment]
     name: str
 
 
@@ -125,7 +125,9 @@ def _parse_index(index: str | int | slice) -> int | slice:
             raise ValueError
         return slice(*parts)
     except ValueError:
-        raise InputError(f'`index={index!r}` is not an index. Use an integer or a slice such as ":" or "::10".') from None
+        raise InputError(
+            f'`index={index!r}` is not an index. Use an integer or a slice such as ":" or "::10".'
+        ) from None
 
 
 def _check_frame(atoms: Any, file: str, number: int) -> None:

@@ -172,7 +172,7 @@ class TrajectoryReader:
         StorageError
             If there are no rows, or a chunk is missing or damaged.
         """
-        from athanor.io._zarr_batch import rows_to_batch
+        from athanor.io.frames import rows_to_batch
 
         rows = self.rows(indices)
         if rows.counts["system"] == 0:
@@ -253,6 +253,8 @@ class TrajectoryReader:
         base = self._head.rows(item.level)
         out = np.empty((len(numbers), *item.shape), dtype=item.numpy_dtype)
         old = numbers < base
+        if old.all() and field_path(item.name) in self._head.arrays:
+            return self._from_array(field_path(item.name), numbers)
         if old.any():
             if field_path(item.name) in self._head.arrays:
                 out[old] = self._from_array(field_path(item.name), numbers[old])
@@ -275,17 +277,24 @@ class TrajectoryReader:
             raise StorageError(f"Array `{path}` of {self._raw.where} is shorter than the commit record says.")
         needed = np.unique(numbers // size)
         self._check_chunks(path, needed)
+        first, last = int(numbers[0]), int(numbers[-1])
+        if last - first + 1 == len(numbers) and (np.diff(numbers) == 1).all():
+            return self._slab(path, first, last + 1)
         for run in np.split(needed, np.flatnonzero(np.diff(needed) > 1) + 1):
             start, stop = int(run[0]) * size, min(int(run[-1] + 1) * size, array.shape[0])
             inside = (numbers >= start) & (numbers < stop)
             start, stop = int(numbers[inside].min()), int(numbers[inside].max()) + 1
-            try:
-                slab = array[start:stop]
-            except (ValueError, RuntimeError, OSError) as error:
-                raise StorageError(f"Array `{path}` of {self._raw.where} has a damaged chunk among "
-                                   f"{run[0]} to {run[-1]} ({error}).") from error  # fmt: skip
-            out[inside] = slab[numbers[inside] - start]
+            out[inside] = self._slab(path, start, stop)[numbers[inside] - start]
         return out
+
+    def _slab(self, path: str, start: int, stop: int) -> np.ndarray:
+        """Neighbouring rows of an array."""
+        try:
+            return np.asarray(self._arrays[path][start:stop])
+        except (ValueError, RuntimeError, OSError) as error:
+            raise StorageError(
+                f"Array `{path}` of {self._raw.where} has a damaged chunk in rows {start} to {stop} ({error})."
+            ) from error
 
     def _check_chunks(self, path: str, needed: np.ndarray) -> None:
         """A missing chunk would read as fill values: make it an error."""

@@ -23,6 +23,7 @@ import json
 import re
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -39,8 +40,6 @@ FORMAT_KEY = "format.json"
 HEAD_KEY = "head.json"
 TAIL_PREFIX = "tail"
 GROUPS = ("", "data", "index", "presence")
-IDENTITY = ("system_id", "step", "time")
-"""System fields that every frame carries, filled with their defaults if the batch has none."""
 JOINS_LATER = frozenset({"dof"} | {name for name, spec in FIELDS.items() if spec.default is not None})
 """Fields that may first appear after the first write; earlier frames get the default of the field table."""
 
@@ -96,6 +95,7 @@ class StoredField:
     unit: str = ""
     meaning: str = ""
     default: float | int | bool | None = None
+    declared_shape: tuple[int | None, ...] | None = None
 
     @classmethod
     def of(cls, spec: FieldSpec, tensor: torch.Tensor) -> StoredField:
@@ -110,7 +110,7 @@ class StoredField:
         if dtype not in _DTYPES:
             raise StorageError(f"`{spec.name}` has dtype {tensor.dtype}, which a trajectory store can not hold.")
         return cls(check_name(spec.name), spec.level, dtype, tuple(tensor.shape[1:]), spec.kind, spec.unit,
-                   spec.meaning, spec.default)  # fmt: skip
+                   spec.meaning, spec.default, spec.shape)  # fmt: skip
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -131,7 +131,8 @@ class StoredField:
 
     def spec(self) -> FieldSpec:
         """Row of the field table for this field."""
-        return FieldSpec(self.name, self.level, self.shape, self.kind, self.unit, self.meaning, self.default)  # type: ignore[arg-type]
+        shape = self.shape if self.declared_shape is None else self.declared_shape
+        return FieldSpec(self.name, self.level, shape, self.kind, self.unit, self.meaning, self.default)  # type: ignore[arg-type]
 
     def missing_rows(self, rows: int) -> np.ndarray:
         """`rows` rows for systems that lack the field."""
@@ -179,7 +180,10 @@ class Head:
 
     def to_bytes(self) -> bytes:
         """JSON with a checksum."""
-        body = json.dumps(asdict(self), sort_keys=True)
+        plain: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        plain["fields"] = [asdict(item) for item in self.fields]
+        plain["tail"] = [{name: getattr(block, name) for name in TailBlock.__slots__} for block in self.tail]
+        body = json.dumps(plain, sort_keys=True)
         return json.dumps({"crc32": zlib.crc32(body.encode()), "record": body}, indent=1).encode()
 
     @classmethod
@@ -197,7 +201,7 @@ class Head:
             if zlib.crc32(body.encode()) != outer["crc32"]:
                 raise ValueError("checksum differs")
             values = json.loads(body)
-            fields = tuple(StoredField(**{**item, "shape": tuple(item["shape"])}) for item in values.pop("fields"))
+            fields = tuple(_stored_field(item) for item in values.pop("fields"))
             tail = tuple(TailBlock(**item) for item in values.pop("tail"))
             arrays = values.pop("arrays")
             head = cls(**values, arrays=tuple(arrays), fields=fields, tail=tail)
@@ -243,6 +247,12 @@ class Rows:
             return self.presence[item.name]
         present = item.name in self.columns or (item.default is not None)
         return np.full(len(self.node_counts), present)
+
+
+def _stored_field(item: dict[str, Any]) -> StoredField:
+    declared = item["declared_shape"]
+    shapes = {"shape": tuple(item["shape"]), "declared_shape": None if declared is None else tuple(declared)}
+    return StoredField(**{**item, **shapes})
 
 
 def merge_rows(parts: list[Rows], fields: tuple[StoredField, ...]) -> Rows:
@@ -386,7 +396,7 @@ def format_bytes() -> bytes:
     return json.dumps({"format": FORMAT, "version": VERSION}).encode()
 
 
-def parse_config(config: TrajectoryConfig | dict[str, Any] | None) -> TrajectoryConfig:
+def parse_config(config: TrajectoryConfig | Mapping[str, Any] | None) -> TrajectoryConfig:
     """Turn a mapping into a `TrajectoryConfig`.
 
     Raises

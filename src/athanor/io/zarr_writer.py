@@ -26,8 +26,8 @@ from athanor.io.zarr_schema import (
     TAIL_PREFIX,
     Head,
     Rows,
-    StoreExistsError,
     StoredField,
+    StoreExistsError,
     TailBlock,
     TrajectoryConfig,
     chunk_shape,
@@ -41,7 +41,7 @@ from athanor.io.zarr_schema import (
     tail_key,
 )
 
-MAX_BLOCKS = 1000
+MAX_BLOCKS = 64
 """Blocks after which rows move into the arrays even if they are small."""
 
 
@@ -131,6 +131,7 @@ class TrajectoryWriter:
         self._torn = False
         self._fields: tuple[StoredField, ...] = ()
         self._head = Head()
+        self._record: bytes | None = None
         self._open(mode)
         self._fields = self._head.fields
         self._last_commit = time.monotonic()
@@ -159,9 +160,11 @@ class TrajectoryWriter:
         raw = self._raw
         exists = raw.get(FORMAT_KEY) is not None
         if exists and mode == "x":
-            raise StoreExistsError(f"{raw.where} holds a trajectory already. Choose another place, or open it to append.")
+            raise StoreExistsError(
+                f"{raw.where} holds a trajectory already. Choose another place, or open it to append."
+            )
         if not exists:
-            if any(not key.endswith(("zarr.json", PARTIAL)) for key in raw.keys()):
+            if any(not key.endswith(("zarr.json", PARTIAL)) for key in raw.keys("")):
                 raise StorageError(f"{raw.where} is not empty and not a trajectory store; nothing was changed. "
                                    f"Choose another place.")  # fmt: skip
             self._create_groups()
@@ -181,7 +184,7 @@ class TrajectoryWriter:
         """Trust the commit record: take over its rows and cut what an interrupted write left beyond them."""
         raw = self._raw
         self._arrays.clear()
-        self._head = load_head(raw)
+        self._head, self._record = load_head(raw), raw.get(HEAD_KEY)
         self._in_tail = load_tail(raw, self._head)
         listed = {block.key for block in self._head.tail}
         for key in raw.keys(f"{TAIL_PREFIX}/"):
@@ -233,15 +236,17 @@ class TrajectoryWriter:
             stored = known.get(item.name)
             if stored is None and known and item.name not in JOINS_LATER:
                 raise StorageError(
-                    f"`{item.name}` is new to {self._raw.where}, whose fields were fixed by the first write; nothing was "
-                    f"written. Drop the field, or write it from the first frame on. Fields: {', '.join(sorted(known))}."
+                    f"`{item.name}` is new to {self._raw.where}, whose fields were fixed by the first write; nothing "
+                    f"was written. Drop the field, or write it from the first frame on. "
+                    f"Fields: {', '.join(sorted(known))}."
                 )
             if stored is not None:
                 found, wanted = (item.level, item.dtype, item.shape), (stored.level, stored.dtype, stored.shape)
                 if found != wanted:
                     raise StorageError(
-                        f"`{item.name}` is {found[0]}-level {found[1]} with trailing shape {found[2]}; {self._raw.where} "
-                        f"holds {wanted[0]}-level {wanted[1]} with {wanted[2]}. Nothing was written; convert it first."
+                        f"`{item.name}` is {found[0]}-level {found[1]} with trailing shape {found[2]}; "
+                        f"{self._raw.where} holds {wanted[0]}-level {wanted[1]} with {wanted[2]}. "
+                        f"Nothing was written; convert it first."
                     )
         return (*self._fields, *(item for item in fields if item.name not in known))
 
@@ -310,15 +315,19 @@ class TrajectoryWriter:
 
     def _check_alone(self) -> None:
         record = self._raw.get(HEAD_KEY)
+        if record == self._record:
+            return
         commit = Head.from_bytes(record, self._raw.where).commit if record is not None else 0
-        if commit != self._head.commit:
-            raise StorageError(f"{self._raw.where} was changed by another writer (commit {commit}, expected "
-                               f"{self._head.commit}); nothing was written. Let one writer have the store.")  # fmt: skip
+        raise StorageError(
+            f"{self._raw.where} was changed by another writer (commit {commit}, expected {self._head.commit}); "
+            f"nothing was written. Let one writer have the store."
+        )
 
     def _finish(self, head: Head) -> None:
         """Write the commit record: from here on the new rows count."""
-        self._raw.set(HEAD_KEY, head.to_bytes())
-        self._head = head
+        record = head.to_bytes()
+        self._raw.set(HEAD_KEY, record)
+        self._head, self._record = head, record
         self._waiting, self._writes_waiting = [], 0
 
     def _put_block(self) -> None:
@@ -367,8 +376,14 @@ class TrajectoryWriter:
             array.resize(shape)
         else:
             chunks = chunk_shape(values.dtype, values.shape[1:], self._config.chunk_bytes)
-            array = self._raw.create_array(path, dtype=values.dtype, shape=shape, chunks=chunks,
-                                           fill=fill_value(values.dtype), level=self._config.compression_level)  # fmt: skip
+            array = self._raw.create_array(
+                path,
+                dtype=values.dtype,
+                shape=shape,
+                chunks=chunks,
+                fill=fill_value(values.dtype),
+                level=self._config.compression_level,
+            )
             self._arrays[path] = array
             arrays.add(path)
             for start in range(0, base, chunks[0]):

@@ -128,7 +128,7 @@ class NoCutting(zarr_writer.TrajectoryWriter):
         from athanor.io.zarr_reader import load_head, load_tail
 
         self._arrays.clear()
-        self._head = load_head(self._raw)
+        self._head, self._record = load_head(self._raw), self._raw.get(HEAD_KEY)
         self._in_tail = load_tail(self._raw, self._head)
         self._torn = False
 

@@ -107,7 +107,7 @@ def test_a_field_of_another_kind_is_refused_and_nothing_is_written():
     with pytest.raises(StorageError, match="`forces` is new to the store in memory"):
         target.append(rows, fields)
     rows, fields = make_rows(1, dtype=torch.float32)
-    with pytest.raises(StorageError, match="`positions` is node-level float32 .*holds node-level float64"):
+    with pytest.raises(StorageError, match=r"`positions` is node-level float32 .*holds node-level float64"):
         target.append(rows, fields)
     assert target.written == 2
     assert memory.keys() == before.keys()
@@ -269,7 +269,8 @@ def test_durability(text, frames, seconds):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "always", "every", "every:0", "every:x", "interval:-1", "interval:nan", "frame,close", "none,every:2", 3]
+    "text",
+    ["", "always", "every", "every:0", "every:x", "interval:-1", "interval:nan", "frame,close", "none,every:2", 3],
 )
 def test_a_wrong_durability_names_the_words(text):
     with pytest.raises(InputError, match=r"Use `frame`, `every:k`, `interval:s`, `close` or `none`"):
@@ -337,8 +338,9 @@ def test_what_can_not_be_stored_is_refused():
 
 
 def test_a_block_with_an_impossible_header_is_refused():
-    from athanor.io.zarr_schema import TailBlock
     import zlib
+
+    from athanor.io.zarr_schema import TailBlock
 
     raw = b"ATHB" + (1 << 60).to_bytes(8, "little") + b"[]"
     with pytest.raises(StorageError, match="impossible header"):

@@ -1,0 +1,160 @@
+"""Frames: batches as they are stored, without pair list and edge fields. Copying, joining, to rows and back.
+
+The only module of sinks and stores that takes a batch apart and puts one together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from athanor.data import _collate
+from athanor.data._levels import LevelStorage
+from athanor.data.batch import Batch
+from athanor.data.fields import FIELDS, FieldSpec, Level
+from athanor.errors import StorageError
+
+if TYPE_CHECKING:
+    from athanor.io.zarr_schema import Rows, StoredField
+
+IDENTITY = ("system_id", "step", "time")
+"""System fields that every stored frame carries, filled with their defaults if the batch has none."""
+_Kind = tuple[FieldSpec, torch.dtype, torch.Size]
+_FRAME_LEVELS: tuple[Level, ...] = ("node", "system")
+
+
+def fields_of(batch: Batch) -> dict[str, torch.Tensor]:
+    """Node and system fields of a batch by name; no copies."""
+    return {name: batch[name] for level in _FRAME_LEVELS for name in batch.field_names(level)}
+
+
+def copy_frame(batch: Batch, device: torch.device) -> Batch:
+    """Copy node and system fields to `device`, detached from any graph."""
+    tensors = {name: value.detach().to(device, copy=True) for name, value in fields_of(batch).items()}
+    specs = {name: batch.field_spec(name) for name in tensors}
+    return _assemble(tensors, specs, np.array(batch.num_nodes_list, dtype=np.int64), device)
+
+
+class FrameSchema:
+    """Fields seen so far, so that a frame that could not be joined with earlier ones is refused when it comes."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, _Kind] = {}
+
+    def add(self, batch: Batch) -> None:
+        """Check `batch` against earlier frames and remember its fields.
+
+        Raises
+        ------
+        StorageError
+            If a field has another level, dtype or trailing shape than before, or is there in some frames only and is
+            neither a float nor has a default. Nothing is remembered then.
+        """
+        found = {
+            name: (batch.field_spec(name), value.dtype, value.shape[1:]) for name, value in fields_of(batch).items()
+        }
+        if self._seen:
+            for name in {**self._seen, **found}:
+                self._check(name, self._seen.get(name), found.get(name))
+        self._seen = {**self._seen, **found}
+
+    @staticmethod
+    def _check(name: str, seen: _Kind | None, found: _Kind | None) -> None:
+        if seen is not None and found is not None:
+            if (seen[0].level, *seen[1:]) != (found[0].level, *found[1:]):
+                raise StorageError(
+                    f"`{name}` is {found[0].level}-level {found[1]} with trailing shape {tuple(found[2])}; "
+                    f"earlier frames hold {seen[0].level}-level {seen[1]} with {tuple(seen[2])}. Nothing was stored; "
+                    f"convert it first."
+                )
+            return
+        spec, dtype, _ = seen or found  # type: ignore[misc]
+        if spec.default is None and not dtype.is_floating_point:
+            raise StorageError(
+                f"`{name}` is in some frames only; it is {dtype} and has no default, so the others can not be filled. "
+                f"Nothing was stored; write it in every frame, or in none."
+            )
+
+
+def concatenate(batches: Sequence[Batch]) -> Batch:
+    """Join frames into a new batch; what some lack is filled and marked as `Batch.from_data_list` does."""
+    fields = [fields_of(batch) for batch in batches]
+    rows: dict[Level, list[int]] = {
+        "node": [batch.num_nodes for batch in batches],
+        "edge": [0] * len(batches),
+        "system": [batch.num_graphs for batch in batches],
+    }
+    specs = [
+        {name: batch.field_spec(name) for name in one if name not in FIELDS}
+        for batch, one in zip(batches, fields, strict=True)
+    ]
+    parts = _collate.Parts(fields, rows)
+    levels, schema = _collate.join(parts, _collate.merge_specs(specs), lambda number: f"frame {number}")
+    tensors = {**levels["node"], **levels["system"]}
+    counts = np.concatenate([np.array(batch.num_nodes_list, dtype=np.int64) for batch in batches])
+    return _assemble(tensors, {name: FIELDS.get(name) or schema[name] for name in tensors}, counts, batches[0].device)
+
+
+def _assemble(
+    tensors: dict[str, torch.Tensor], specs: dict[str, FieldSpec], node_counts: np.ndarray, device: torch.device
+) -> Batch:
+    """Make a batch of whole fields; values are taken as they are, also if they are not finite."""
+    systems = len(node_counts)
+    by_level: dict[Level, dict[str, torch.Tensor]] = {"node": {}, "edge": {}, "system": {}}
+    for name, tensor in tensors.items():
+        by_level[specs[name].level][name] = tensor
+    counts = {
+        "node": node_counts,
+        "edge": np.zeros(systems, dtype=np.int64),
+        "system": np.ones(systems, dtype=np.int64),
+    }
+    for level, fields in by_level.items():
+        rows = int(counts[level].sum())
+        for name, tensor in fields.items():
+            specs[name].check(tensor, rows, owner=f"a frame of {systems} systems")
+    storages = {level: LevelStorage(counts[level], by_level[level]) for level in by_level}
+    custom = {name: spec for name, spec in specs.items() if name not in FIELDS}
+    return Batch._of(storages, custom, device)
+
+
+def batch_to_rows(batch: Batch) -> tuple[Rows, list[StoredField]]:
+    """Copy a batch to rows on the host, with identity fields in any case."""
+    from athanor.io.zarr_schema import Rows, StoredField, to_numpy
+
+    systems = batch.num_graphs
+    fields = fields_of(batch)
+    for name in IDENTITY:
+        if name not in fields:
+            spec = FIELDS[name]
+            dtype = torch.int64 if spec.kind == "integer" else torch.float64
+            fields[name] = torch.full((systems, 1), spec.default or 0, dtype=dtype)
+    rows = Rows(np.array(batch.num_nodes_list, dtype=np.int64), np.zeros(systems, dtype=np.int64))
+    described = []
+    for name, value in fields.items():
+        base = name.removesuffix(_collate.PRESENT)
+        if base != name and base in fields:
+            rows.presence[base] = to_numpy(value)
+            continue
+        described.append(StoredField.of(batch.field_spec(name), value))
+        rows.columns[name] = to_numpy(value)
+    return rows, described
+
+
+def rows_to_batch(rows: Rows, fields: Sequence[StoredField]) -> Batch:
+    """Make a CPU batch of rows; fields that some rows lack get their ``<field>_present`` row."""
+    from athanor.io.zarr_schema import to_tensor
+
+    tensors: dict[str, torch.Tensor] = {}
+    specs: dict[str, FieldSpec] = {}
+    for item in fields:
+        if item.name not in rows.columns:
+            continue
+        tensors[item.name] = to_tensor(rows.columns[item.name], item)
+        specs[item.name] = FIELDS.get(item.name) or item.spec()
+        if item.name in rows.presence:
+            marker = _collate.present_spec(item.name)
+            tensors[marker.name], specs[marker.name] = torch.from_numpy(rows.presence[item.name]), marker
+    return _assemble(tensors, specs, rows.node_counts, torch.device("cpu"))

@@ -1,0 +1,146 @@
+"""DataSink: where snapshots go. Capacity and mask rules live here, once; a sink only stores and reads.
+
+Every sink copies: what it holds never shares memory with a batch that came in or goes out. A refused write leaves the
+sink as it was.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+
+from athanor.data.batch import Batch
+from athanor.errors import CapacityError, InputError, ShapeError, StorageError
+
+
+class DataSink(ABC):
+    """A store of systems, in the order in which they were written.
+
+    A subclass defines `write`, `read`, `zero`, ``__len__`` and `capacity`, and begins its `write` with
+    `_chosen_systems`.
+    """
+
+    @abstractmethod
+    def write(self, batch: Batch, mask: torch.Tensor | None = None) -> None:
+        """Store copies of the systems of `batch`.
+
+        Parameters
+        ----------
+        batch
+            Not changed; may be changed freely afterwards.
+        mask
+            bool [B]; True stores the system. None stores all.
+
+        Raises
+        ------
+        ShapeError
+            If `mask` has another length than the batch.
+        CapacityError
+            If not all chosen systems fit; nothing is stored then.
+        """
+
+    @abstractmethod
+    def read(self) -> Batch:
+        """Return all stored systems as a new batch; nothing is removed.
+
+        Raises
+        ------
+        StorageError
+            If the sink is empty.
+        """
+
+    @abstractmethod
+    def zero(self) -> None:
+        """Remove everything; the sink can be written again."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Stored systems; the same system at two steps counts twice."""
+
+    @property
+    @abstractmethod
+    def capacity(self) -> int | None:
+        """Largest number of systems, or None if there is no bound."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further system fits."""
+        return self.capacity is not None and len(self) >= self.capacity
+
+    def drain(self) -> Batch:
+        """`read`, then `zero`.
+
+        Raises
+        ------
+        StorageError
+            If the sink is empty.
+        """
+        batch = self.read()
+        self.zero()
+        return batch
+
+    def flush(self) -> None:  # noqa: B027
+        """Make what was written as safe as this sink can; nothing to do for memory."""
+
+    def close(self) -> None:
+        """`flush`, and free what can be opened again; the sink stays usable."""
+        self.flush()
+
+    @property
+    def global_rank(self) -> int:
+        """Rank of this process among all; 0 without torch.distributed."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return int(torch.distributed.get_rank())
+        return 0
+
+    @property
+    def local_rank(self) -> int:
+        """Rank of this process on its machine; 0 without torch.distributed."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return int(torch.distributed.get_node_local_rank(fallback_rank=0))
+        return 0
+
+    def _chosen_systems(self, batch: Batch, mask: torch.Tensor | None, *, full: str) -> Batch | None:
+        """Check mask and capacity; return the systems to store without pairs, or None if there are none.
+
+        The tensors may be those of `batch`: copy them.
+        """
+        chosen = batch.num_graphs
+        if mask is not None:
+            if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
+                raise InputError("`mask` must be a bool tensor with one entry per system.")
+            if mask.shape != (batch.num_graphs,):
+                raise ShapeError(
+                    f"The mask length does not fit: `mask` has shape {tuple(mask.shape)}; the batch has "
+                    f"{batch.num_graphs} systems. Nothing was stored."
+                )
+            chosen = int(mask.sum())
+        if chosen == 0:
+            return None
+        capacity = self.capacity
+        if capacity is not None and len(self) + chosen > capacity:
+            raise CapacityError(
+                f"{full}: {len(self)} of {capacity} places are taken and {chosen} systems were to be added. "
+                f"Nothing was stored; `drain()` the sink or give it a larger `capacity`."
+            )
+        frame = batch.without_pairs()
+        return frame if chosen == batch.num_graphs else frame.index_select(mask)
+
+    def _refuse_empty(self) -> StorageError:
+        return StorageError(f"This {type(self).__name__} is empty; write to it before `read()` or `drain()`.")
+
+
+def check_capacity(capacity: int | None, *, optional: bool) -> int | None:
+    """Return `capacity` if it can be one.
+
+    Raises
+    ------
+    InputError
+        If it is not an integer of at least 1 (or None, where that is allowed).
+    """
+    if capacity is None and optional:
+        return None
+    if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
+        raise InputError(f"`capacity={capacity!r}` must be an integer of at least 1.")
+    return capacity

@@ -1,0 +1,72 @@
+"""GPUBuffer: snapshots on the device of the run, so that a step does not wait for a copy to the host."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from athanor.data.batch import Batch
+from athanor.errors import CapacityError, InputError
+from athanor.sinks._batch_list import BatchListSink
+
+
+class GPUBuffer(BatchListSink):
+    """Keep copies of whole batches on one device.
+
+    Works on every device; the name is that of the usual case. Memory is taken as frames come.
+
+    Parameters
+    ----------
+    capacity
+        Largest number of systems.
+    max_atoms
+        Largest number of atoms in one system; None for no bound.
+    max_edges
+        Largest number of pairs in one system; None for no bound.
+    device
+        Where copies are kept; None takes the device of the first batch.
+
+    Examples
+    --------
+    >>> from athanor.sinks import GPUBuffer
+    >>> GPUBuffer(capacity=256).capacity
+    256
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        max_atoms: int | None = None,
+        max_edges: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__(capacity)
+        for name, value in (("max_atoms", max_atoms), ("max_edges", max_edges)):
+            if value is not None and (not isinstance(value, int) or value < 0):
+                raise InputError(f"`{name}={value!r}` must be a whole number, or None for no bound.")
+        self.max_atoms = max_atoms
+        self.max_edges = max_edges
+        self._device = None if device is None else torch.device(device)
+        if self._device is not None and self._device.type == "cuda" and not torch.cuda.is_available():
+            raise InputError(f"`device={device!r}` is not there: torch sees no CUDA device. Leave `device` out.")
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where copies are kept; None before the first write if none was named."""
+        return self._device
+
+    def _target_device(self, batch: Batch) -> torch.device:
+        _check_limit("Atom", "max_atoms", batch.num_nodes_list, self.max_atoms)
+        _check_limit("Edge", "max_edges", batch.num_edges_list, self.max_edges)
+        if self._device is None:
+            self._device = batch.device
+        return self._device
+
+
+def _check_limit(what: str, name: str, counts: list[int], limit: int | None) -> None:
+    if limit is None or not counts or max(counts) <= limit:
+        return
+    raise CapacityError(
+        f"{what} capacity exceeded: the system at index {int(np.argmax(counts))} of the batch has {max(counts)}, more "
+        f"than `{name}={limit}`. Nothing was stored; raise `{name}` or leave it out."
+    )

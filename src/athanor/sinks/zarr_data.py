@@ -1,0 +1,197 @@
+"""ZarrData: snapshots in a Zarr store on disk, in memory or far away, which a later run may continue.
+
+The layout is in `athanor.io.zarr_schema`, the order of writes in `athanor.io.zarr_writer`.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from athanor.data.batch import Batch
+from athanor.errors import InputError, StorageError
+from athanor.sinks.base import DataSink, check_capacity
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from athanor.io.zarr_reader import TrajectoryReader
+    from athanor.io.zarr_writer import TrajectoryWriter
+
+MODES = ("a", "r", "w", "x")
+
+
+class ZarrData(DataSink):
+    """Append frames to a Zarr store; read all of it, chosen rows, or the frames of one system.
+
+    Every row is one system at one moment and carries `system_id`, `step` and `time` (-1, 0 and 0 if the batch has
+    none). Fields, dtypes and trailing shapes are fixed by the first write. A field that a later batch lacks is filled
+    (NaN, -1, or the default of the field table) and marked; one that is new or of another kind is refused. Pair lists
+    and edge-level fields are not stored.
+
+    Parameters
+    ----------
+    store
+        A path (``str`` or ``Path``), a ``dict``, a zarr ``Store`` or ``StorePath``, or a URL that fsspec understands.
+    capacity
+        Largest number of systems; None for no bound.
+    config
+        Layout of a new store: a mapping with `chunk_bytes`, `buffer_bytes` or `compression_level`.
+    mode
+        ``"a"`` opens or creates, ``"r"`` only reads, ``"w"`` empties what is there, ``"x"`` refuses one that exists.
+    durability
+        When frames are committed: ``frame``, ``every:k`` (writes), ``interval:s`` (seconds, looked at when a frame is
+        written), joined by commas; ``close`` or ``none`` leave it to `flush` and `close`. A committed frame survives
+        the death of the process at any moment. Frames that are not committed wait in memory, at most `buffer_bytes`,
+        and are written at `close`, when the sink is dropped, and when the program ends in an orderly way.
+
+    Attributes
+    ----------
+    written
+        Systems handed over, committed or waiting; also what ``len`` gives.
+    acknowledged
+        Systems that are committed.
+
+    Raises
+    ------
+    InputError
+        If `mode`, `durability`, `config` or `capacity` is not usable.
+    StorageError
+        If the store is missing (mode ``"r"``), there already (``"x"``), damaged, or something else.
+
+    Examples
+    --------
+    >>> from athanor.sinks import ZarrData
+    >>> sink = ZarrData({}, durability="every:10,interval:5")
+    >>> len(sink), sink.capacity
+    (0, None)
+    """
+
+    def __init__(
+        self,
+        store: Any,
+        capacity: int | None = None,
+        config: Mapping[str, Any] | None = None,
+        *,
+        mode: str = "a",
+        durability: str = "every:10,interval:5",
+    ) -> None:
+        from athanor.io.zarr_reader import TrajectoryReader
+        from athanor.io.zarr_schema import parse_config
+        from athanor.io.zarr_writer import Durability, TrajectoryWriter
+
+        self._capacity = check_capacity(capacity, optional=True)
+        if mode not in MODES:
+            raise InputError(f"`mode={mode!r}` is unknown. Use one of {', '.join(map(repr, MODES))}.")
+        layout, when = parse_config(config), Durability.parse(durability)
+        self.mode = mode
+        self._writer: TrajectoryWriter | None = None
+        self._reader: TrajectoryReader | None = None
+        if mode == "r":
+            self._reader = TrajectoryReader(store)
+            return
+        self._writer = TrajectoryWriter(store, mode=mode, durability=when, config=layout)
+        self._finalizer = weakref.finalize(self, _close_at_end, self._writer, os.getpid())
+
+    @property
+    def capacity(self) -> int | None:
+        """Largest number of systems, or None."""
+        return self._capacity
+
+    @property
+    def written(self) -> int:
+        """Systems handed over, committed or waiting."""
+        if self._writer is not None:
+            return self._writer.written
+        assert self._reader is not None
+        return len(self._reader)
+
+    @property
+    def acknowledged(self) -> int:
+        """Systems that are committed."""
+        return self.written if self._writer is None else self._writer.acknowledged
+
+    def __len__(self) -> int:
+        return self.written
+
+    def _open_writer(self) -> TrajectoryWriter:
+        if self._writer is None:
+            raise StorageError("This ZarrData was opened to read; open it with `mode='a'` to write.")
+        return self._writer
+
+    def write(self, batch: Batch, mask: torch.Tensor | None = None) -> None:
+        """Append copies of the systems of `batch`, see `DataSink.write`; committed as `durability` says.
+
+        Raises
+        ------
+        StorageError
+            If a field does not fit the store (nothing is kept then), or the store can not be written (frames wait).
+        """
+        from athanor.io.frames import batch_to_rows
+
+        writer = self._open_writer()
+        chosen = self._chosen_systems(batch, mask, full="Store is full")
+        if chosen is not None:
+            writer.append(*batch_to_rows(chosen))
+
+    def reader(self) -> TrajectoryReader:
+        """Return a reader of everything written so far; what waits is committed first."""
+        from athanor.io.zarr_reader import TrajectoryReader
+
+        if self._writer is None:
+            assert self._reader is not None
+            return self._reader
+        self._writer.flush()
+        if self._reader is None:
+            self._reader = TrajectoryReader(self._writer.raw)
+        elif self._reader.commit != self._writer.commit:
+            self._reader.refresh()
+        return self._reader
+
+    def read(self) -> Batch:
+        """Return every stored row as one CPU batch, see `DataSink.read`."""
+        if len(self) == 0:
+            raise self._refuse_empty()
+        return self.reader().read()
+
+    def read_rows(self, indices: Sequence[int] | slice | np.ndarray | torch.Tensor) -> Batch:
+        """Return chosen rows, in the order asked for; only the chunks that hold them are read."""
+        if len(self) == 0:
+            raise self._refuse_empty()
+        return self.reader().read_rows(indices)
+
+    def frames(self, system_id: int) -> Batch:
+        """Return all frames of one system, in the order of writing."""
+        if len(self) == 0:
+            raise self._refuse_empty()
+        return self.reader().frames(system_id)
+
+    def zero(self) -> None:
+        """Empty the store; it stays valid, and the next write fixes its fields anew."""
+        self._open_writer().zero()
+
+    def flush(self) -> None:
+        """Commit what waits."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Commit what waits and leave a store of plain arrays; the sink can go on afterwards."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def __enter__(self) -> ZarrData:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def _close_at_end(writer: TrajectoryWriter, process: int) -> None:
+    """Commit what waits when the sink goes or the program ends; never in a forked child."""
+    if os.getpid() == process:
+        writer.flush_at_exit()

@@ -1,0 +1,138 @@
+"""Every sink keeps the contract of sinks, and the contract notices sinks that do not."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from athanor.data.batch import Batch
+from athanor.errors import AthanorError, CapacityError
+from athanor.sinks import GPUBuffer, HostMemory, ZarrData
+from athanor.testing import sink_contract
+
+BLOCKS = {"buffer_bytes": 10**8}
+ARRAYS = {"buffer_bytes": 0, "chunk_bytes": 1024}
+
+
+@pytest.fixture(params=["host", "gpu-buffer", "zarr-blocks", "zarr-arrays", "zarr-waiting", "zarr-folder"])
+def make_sink(request, tmp_path):
+    number = itertools.count()
+    return {
+        "host": HostMemory,
+        "gpu-buffer": GPUBuffer,
+        "zarr-blocks": lambda capacity: ZarrData({}, capacity, BLOCKS, durability="frame"),
+        "zarr-arrays": lambda capacity: ZarrData({}, capacity, ARRAYS, durability="frame"),
+        "zarr-waiting": lambda capacity: ZarrData({}, capacity, durability="close"),
+        "zarr-folder": lambda capacity: ZarrData(tmp_path / f"{next(number)}.zarr", capacity),
+    }[request.param]
+
+
+@pytest.mark.parametrize("check", sink_contract.CHECKS, ids=lambda check: check.__name__)
+def test_contract(check, make_sink):
+    check(make_sink)
+
+
+class DropsAField(HostMemory):
+    """Broken twin: forgets the forces."""
+
+    def write(self, batch: Batch, mask: torch.Tensor | None = None) -> None:
+        copy = batch.clone()
+        del copy["forces"]
+        super().write(copy, mask)
+
+
+class NarrowsDtypes(HostMemory):
+    """Broken twin: keeps 16-bit floats as 32-bit ones."""
+
+    def write(self, batch: Batch, mask: torch.Tensor | None = None) -> None:
+        copy = batch.clone()
+        if "my_half" in copy:
+            copy.set_field("my_half", copy["my_half"].float())
+        super().write(copy, mask)
+
+
+class KeepsViews(HostMemory):
+    """Broken twin: stores the batch that came in."""
+
+    def write(self, batch: Batch, mask: torch.Tensor | None = None) -> None:
+        chosen = self._chosen_systems(batch, mask, full="Buffer is full")
+        if chosen is not None:
+            self._batches.append(chosen)
+            self._count += chosen.num_graphs
+
+
+class HandsOutItsOwn(HostMemory):
+    """Broken twin: what is read is what is stored."""
+
+    def read(self) -> Batch:
+        found = super().read()
+        self._batches = [found]
+        return found
+
+
+class SplitsAtTheEdge(HostMemory):
+    """Broken twin: stores what fits and drops the rest."""
+
+    def write(self, batch: Batch, mask: torch.Tensor | None = None) -> None:
+        room = self._capacity - len(self)
+        if mask is None and batch.num_graphs > room:
+            super().write(batch.index_select(torch.arange(room)))
+            raise CapacityError("Buffer is full")
+        super().write(batch, mask)
+
+
+class IgnoresTheMask(HostMemory):
+    """Broken twin: stores every system."""
+
+    def write(self, batch: Batch, mask: torch.Tensor | None = None) -> None:
+        super().write(batch)
+
+
+class Reverses(HostMemory):
+    """Broken twin: newest first."""
+
+    def write(self, batch: Batch, mask: torch.Tensor | None = None) -> None:
+        super().write(batch, mask)
+        self._batches.insert(0, self._batches.pop()) if self._batches else None
+
+
+class DrainsNothing(HostMemory):
+    """Broken twin: `zero` forgets to forget."""
+
+    def zero(self) -> None:
+        """Do nothing."""
+
+
+class MarksNothing(HostMemory):
+    """Broken twin: a missing label becomes zero."""
+
+    def read(self) -> Batch:
+        found = super().read()
+        if "energy_present" in found:
+            found.set_field("energy", torch.nan_to_num(found["energy"], 0.0))
+        return found
+
+
+TWINS = {
+    DropsAField: "check_round_trip",
+    NarrowsDtypes: "check_round_trip",
+    KeepsViews: "check_copies",
+    HandsOutItsOwn: "check_copies",
+    SplitsAtTheEdge: "check_capacity_edge",
+    IgnoresTheMask: "check_masks",
+    Reverses: "check_round_trip",
+    DrainsNothing: "check_empty_and_drain",
+    MarksNothing: "check_missing_labels",
+}
+
+
+@pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.__name__)
+def test_the_contract_notices(twin):
+    with pytest.raises((AssertionError, AthanorError)):
+        getattr(sink_contract, TWINS[twin])(twin)
+
+
+def test_every_check_has_a_twin():
+    assert {check.__name__ for check in sink_contract.CHECKS} == set(TWINS.values())

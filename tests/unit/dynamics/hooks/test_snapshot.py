@@ -1,0 +1,66 @@
+"""Snapshot hooks: what is written, when, and that the live batch is left alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from athanor.dynamics.hooks import ConvergedSnapshotHook, SnapshotHook
+from athanor.hooks import Hook
+from athanor.hooks.context import DynamicsContext
+from athanor.hooks.stages import DynamicsStage
+from athanor.sinks import GPUBuffer, HostMemory, ZarrData
+from athanor.testing.sink_contract import assert_equal, make_batch
+
+
+@pytest.fixture(params=["host", "gpu-buffer", "zarr"])
+def sink(request):
+    return {"host": HostMemory, "gpu-buffer": GPUBuffer, "zarr": lambda n: ZarrData({}, n)}[request.param](100)
+
+
+def with_pairs():
+    batch = make_batch(0)
+    batch.neighbor_list = torch.tensor([[0, 1], [1, 0]], dtype=torch.int32)
+    return batch
+
+
+def test_stages_and_protocol():
+    sink = HostMemory(1)
+    assert isinstance(SnapshotHook(sink), Hook)
+    assert (SnapshotHook(sink).stage, SnapshotHook(sink).frequency) == (DynamicsStage.AFTER_STEP, 1)
+    assert ConvergedSnapshotHook(sink, 3).stage is DynamicsStage.ON_CONVERGE
+    assert SnapshotHook(sink, frequency=2, stage=DynamicsStage.BEFORE_STEP).stage is DynamicsStage.BEFORE_STEP
+    assert SnapshotHook(sink).state_dict() == {"stored": 0}
+
+
+def test_snapshots_are_copies_without_pairs(sink):
+    batch = with_pairs()
+    hook = SnapshotHook(sink)
+    hook(DynamicsContext(batch=batch), DynamicsStage.AFTER_STEP)
+    batch.positions.add_(1.0)
+    hook(DynamicsContext(batch=batch), DynamicsStage.AFTER_STEP)
+    hook.close()
+    found = sink.read()
+    assert found.pair_list is None
+    assert batch.pair_list is not None
+    torch.testing.assert_close(found.positions[6:], found.positions[:6] + 1.0)
+
+
+def test_converged_systems_only(sink):
+    batch = with_pairs()
+    hook = ConvergedSnapshotHook(sink)
+    for mask in (None, torch.zeros(3, dtype=torch.bool)):
+        hook(DynamicsContext(batch=batch, converged_mask=mask), DynamicsStage.ON_CONVERGE)
+    assert len(sink) == 0
+    hook(DynamicsContext(batch=batch, converged_mask=torch.tensor([False, True, True])), DynamicsStage.ON_CONVERGE)
+    assert_equal(sink.read(), make_batch(0).index_select(torch.tensor([1, 2])))
+    assert batch.pair_list is not None
+
+
+def test_the_end_of_a_run_commits():
+    sink = ZarrData({}, durability="close")
+    hook = SnapshotHook(sink)
+    hook(DynamicsContext(batch=make_batch(0)), DynamicsStage.AFTER_STEP)
+    assert sink.acknowledged == 0
+    hook.close()
+    assert sink.acknowledged == 3

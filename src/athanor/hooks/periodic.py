@@ -108,7 +108,7 @@ def _step_off_faces(
     fractional = _times(positions, inverse)
     margin = 64 * torch.finfo(positions.dtype).eps
     outside = periodic & ((fractional < 0.0) | (fractional >= 1.0))
-    inside = torch.where(outside, fractional.clamp(margin, 1.0 - margin), fractional)
+    inside = torch.where(periodic, fractional.clamp(margin, 1.0 - margin), fractional)
     moved = _times(inside, cell)
     return torch.where(outside.any(dim=1, keepdim=True), moved, positions)
 

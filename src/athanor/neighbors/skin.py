@@ -98,7 +98,7 @@ def build_pair_list(
     row_ptr, neighbors, images, wrap_offsets = build_neighbor_list(
         positions, cell, pbc, batch.batch_ptr, radius, half, rebuild, *parts
     )
-    batch.pair_list = PairList(
+    pair_list = PairList(
         row_ptr=row_ptr,
         neighbors=neighbors,
         images=images,
@@ -110,6 +110,8 @@ def build_pair_list(
         radius=radius,
         half=half,
     )
+    pair_list.min_width = max_neighbors or 0
+    batch.pair_list = pair_list
 
 
 def _cell_and_pbc(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -31,12 +31,12 @@ def fcc(nearest: float, deform: np.ndarray | None = None) -> AtomicData:
     return AtomicData.from_atoms(atoms, dtype=torch.float64)
 
 
-def relaxed(engine_class, cutoff: float, systems: list[AtomicData], pressure: float = 0.0, n_steps: int = 3000) -> Batch:
+def relaxed(
+    engine_class, cutoff: float, systems: list[AtomicData], pressure: float = 0.0, n_steps: int = 3000
+) -> Batch:
     model = LennardJonesModelWrapper(epsilon=1.0, sigma=1.0, cutoff=cutoff)
     criteria = ConvergenceHook.from_fmax_and_smax(1e-7, 1e-7)
-    engine = engine_class(
-        model, dt=0.05, mass_scale="mean", maxstep=0.05, convergence_hook=criteria, pressure=pressure
-    )
+    engine = engine_class(model, dt=0.05, mass_scale="mean", maxstep=0.05, convergence_hook=criteria, pressure=pressure)
     return with_neighbor_hooks(engine, skin=0.0).run(Batch.from_data_list(systems), n_steps)
 
 

@@ -50,6 +50,7 @@ class Driver:
         self._seen: tuple[Any, ...] = ()
         self._welcomed: tuple[Any, int] = (None, -1)
         self.active: ActiveSet
+        self._needs: frozenset[str]
 
     # -- the step ------------------------------------------------------------------------------------------------
 
@@ -87,7 +88,8 @@ class Driver:
         """Take up `batch`: fields, identities, integrator state, and results if they are stale."""
         self._attach(batch)
         self._refresh_active(batch)
-        if not batch.results_fresh(self.owner.model, self.needs):
+        self._needs = self.needs
+        if not batch.results_fresh(self.owner.model, self._needs):
             self.quarantine.check_elements(batch, self.active, self.owner.model)
             self._refresh_active(batch)
             self.quarantine.remember(batch)
@@ -210,7 +212,7 @@ class Driver:
     def _compute(self, batch: Batch, *, stepping: bool) -> None:
         """One forward pass with its hooks, then the check for failed systems."""
         self._fire(At.BEFORE_COMPUTE, batch)
-        outputs = evaluate(self.owner.model, batch, self.needs, self.active)
+        outputs = evaluate(self.owner.model, batch, self._needs, self.active)
         for engine in self.engines:
             engine._last_outputs = outputs
         with batch.keeping_results_fresh():
@@ -220,43 +222,47 @@ class Driver:
 
     def _migrate(self, batch: Batch) -> Tensor | None:
         """Apply criteria and budgets, then move systems to their next status; at most one stage a step."""
-        before = batch.status.reshape(-1).clone()
-        union = torch.zeros_like(before, dtype=torch.bool)
         for stage in self.stages:
-            engine, hook, active = stage.engine, stage.engine.convergence_hook, stage.active
-            converged = None
-            if hook is not None and active.any and self._due(hook, engine):
-                converged = hook.mask(batch, engine.pressure) & active.systems
-                converged = converged if bool(converged.any()) else None
-            engine._last_converged = None if converged is None else converged.nonzero().flatten()
-            if converged is not None:
-                union |= converged
-            if stage.next_status is None:
-                self._hold(converged)
-                continue
-            leaving = converged
-            if stage.budget is not None and active.any:
-                spent = active.systems & (batch.stage_step.reshape(-1) >= stage.budget)
-                leaving = spent if leaving is None else leaving | spent
-            if leaving is not None and bool(leaving.any()):
-                batch.status[leaving] = stage.next_status
-                batch.stage_step[leaving] = 0
-        if len(self.engines) == 1:
-            return None if self.converged is None else self.converged.nonzero().flatten()
-        self.owner._last_converged = union.nonzero().flatten() if bool(union.any()) else None
+            stage.engine._last_converged = self._judge(stage, batch)
+        if self.stages[0].engine is self.owner:
+            return self._hold(self.owner._last_converged, batch)
+        before = batch.status.reshape(-1).clone()
+        for stage in self.stages:
+            self._move_on(stage, batch)
+        found = [stage.engine._last_converged for stage in self.stages if stage.engine._last_converged is not None]
+        self.owner._last_converged = torch.cat(found) if found else None
         exit_status = self.owner.exit_status
         crossed = (before < exit_status) & (batch.status.reshape(-1) >= exit_status)
         return crossed.nonzero().flatten() if bool(crossed.any()) else None
 
-    def _hold(self, converged: Tensor | None) -> None:
-        """A plain engine keeps converged systems still without touching their status."""
-        if converged is not None:
-            self.converged = converged if self.converged is None else self.converged | converged
-            self._converged_changes += 1
+    def _judge(self, stage: StageSpec, batch: Batch) -> Tensor | None:
+        """Indices of the active systems of `stage` that satisfy its criteria, or None."""
+        engine, hook = stage.engine, stage.engine.convergence_hook
+        if hook is None or not stage.active.any or engine.step_count % hook.frequency:
+            return None
+        converged = hook.mask(batch, engine.pressure) & stage.active.systems
+        return converged.nonzero().flatten() if bool(converged.any()) else None
 
     @staticmethod
-    def _due(hook: Any, engine: Any) -> bool:
-        return engine.step_count % hook.frequency == 0
+    def _move_on(stage: StageSpec, batch: Batch) -> None:
+        """Give the next status to the systems of `stage` that converged or used up its budget."""
+        leaving = torch.zeros_like(stage.active.systems)
+        if stage.engine._last_converged is not None:
+            leaving[stage.engine._last_converged] = True
+        if stage.budget is not None and stage.active.any:
+            leaving |= stage.active.systems & (batch.stage_step.reshape(-1) >= stage.budget)
+        if bool(leaving.any()):
+            batch.status[leaving] = stage.next_status
+            batch.stage_step[leaving] = 0
+
+    def _hold(self, converged: Tensor | None, batch: Batch) -> Tensor | None:
+        """Keep converged systems of a plain engine still, without touching their status; return all that are."""
+        if converged is not None:
+            if self.converged is None:
+                self.converged = torch.zeros(batch.num_graphs, dtype=torch.bool, device=batch.device)
+            self.converged[converged] = True
+            self._converged_changes += 1
+        return None if self.converged is None else self.converged.nonzero().flatten()
 
     def _fire(self, at: At, batch: Batch, stage: StageSpec | None = None, *, owner_last: bool = False) -> None:
         """Call the hooks registered at `at`.

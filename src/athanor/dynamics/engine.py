@@ -129,8 +129,8 @@ class BaseDynamics(HookRegistryMixin):
         return None
 
     @property
-    def time_step(self) -> Tensor | None:
-        """Time step of each system in fs, [B]; None if steps do not advance time."""
+    def time_step(self) -> float | Tensor | None:
+        """Time step in fs, one for all or one per system [B]; None if steps do not advance time."""
         return None
 
     conserves_momentum = False

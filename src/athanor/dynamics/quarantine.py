@@ -84,13 +84,14 @@ class Quarantine:
         if self.raise_errors:
             return
         for name in _CHECKED:
-            if name in batch:
-                value = batch[name]
-                kept = self._good.get(name)
-                if kept is None or kept.shape != value.shape or kept.dtype != value.dtype:
-                    self._good[name] = value.detach().clone()
-                else:
-                    kept.copy_(value)
+            value = batch.get(name)
+            if value is None:
+                continue
+            kept = self._good.get(name)
+            if kept is None or kept.shape != value.shape or kept.dtype != value.dtype:
+                self._good[name] = value.detach().clone()
+            else:
+                kept.copy_(value)
 
     def check_elements(self, batch: Batch, active: ActiveSet, model: Any) -> None:
         """Set aside, before the first forward, systems with elements outside the model card."""
@@ -138,9 +139,9 @@ class Quarantine:
     def _codes(self, batch: Batch, active: ActiveSet, model: Any) -> Tensor | None:
         floor = model.model_card.minimum_distance
         closest = _closest_pairs(batch) if floor is not None else None
-        sums = [float(batch[name].detach().sum()) for name in _CHECKED if name in batch]
+        values = [value for name in _CHECKED if (value := batch.get(name)) is not None]
         too_close = closest is not None and bool(((closest < floor) & active.systems).any())
-        if not too_close and all(math.isfinite(value) for value in sums):
+        if not too_close and all(math.isfinite(value.sum()) for value in values):
             return None
         codes = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
         for name, code in reversed(_CHECKED.items()):

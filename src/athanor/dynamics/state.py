@@ -109,6 +109,11 @@ def per_system(value: float | Tensor, name: str, like: Tensor, num_systems: int)
     return tensor.expand(num_systems, *tensor.shape[1:]).clone()
 
 
+def is_scalar(value: float | Tensor) -> bool:
+    """Whether `value` is one number, not one per system."""
+    return not isinstance(value, Tensor) or value.ndim == 0
+
+
 def check_positive(value: float | Tensor, name: str, unit: str, *, zero_allowed: bool = False) -> None:
     """Raise InputError unless every entry of `value` is finite and positive (or zero, if allowed)."""
     tensor = torch.as_tensor(value, dtype=torch.float64)

@@ -31,7 +31,7 @@ class StageSpec:
     code
         Status of the systems in this stage, or None for every system below the exit status.
     next_status
-        Status that a system gets when it leaves; None if it never leaves.
+        Status that a system gets when it leaves; None in a plain engine, where nothing leaves.
     budget
         Steps after which a system leaves, or None.
     """
@@ -64,7 +64,7 @@ def ensure_bookkeeping(batch: Batch) -> None:
         ids[missing] = torch.arange(start, start + int(missing.sum()), dtype=ids.dtype, device=ids.device)[:, None]
 
 
-def count_step_(batch: Batch, active: ActiveSet, time_step: Tensor | None) -> None:
+def count_step_(batch: Batch, active: ActiveSet, time_step: float | Tensor | None) -> None:
     """Advance step, stage_step and time of the active systems, in place.
 
     Parameters
@@ -74,10 +74,11 @@ def count_step_(batch: Batch, active: ActiveSet, time_step: Tensor | None) -> No
     active
         Systems that moved.
     time_step
-        fs, [B]; None for optimizers, which do not advance time.
+        fs, a number or [B]; None for optimizers, which do not advance time.
     """
-    moved = active.systems[:, None]
+    moved = 1 if active.all else active.systems[:, None]
     batch.step.add_(moved)
     batch.stage_step.add_(moved)
     if time_step is not None:
-        batch.time.copy_(torch.where(moved, batch.time + time_step[:, None].to(batch.time.dtype), batch.time))
+        later = batch.time + (time_step if isinstance(time_step, float) else time_step[:, None].to(batch.time.dtype))
+        active.select_(batch.time, later)

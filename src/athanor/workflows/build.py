@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 SKIN = 0.5
 """Å added to the cutoff of the neighbour list, unless the model asks for a skin of its own."""
-FIRE_SETTINGS: dict[str, Any] = {"dt": 1.0, "dt_max": 10.0, "mass_scale": "mean"}
-"""Time steps in internal units. With the mean mass factored out they suit light and heavy elements alike."""
+FIRE_SETTINGS: dict[str, Any] = {"dt": 0.2, "dt_max": 1.0, "mass_scale": "mean"}
+"""Time steps in internal units, chosen by measurement: `docs/adr/0001-fire-time-step.md`."""
 DEFAULT_MODEL = "chgnet"
 """Model of periodic systems when none is named."""
 

@@ -55,7 +55,9 @@ def test_stress_is_compared_with_the_target_pressure():
 
 def test_all_criteria_must_hold_and_forms_are_equal():
     batch = batch_with([[[0.01, 0, 0]], [[0.01, 0, 0]]], energy=torch.tensor([[1.0], [3.0]], dtype=torch.float64))
-    both = ConvergenceHook([ConvergenceCriterion("forces", 0.05, reduce_op="norm"), {"key": "energy", "threshold": 2.0}])
+    both = ConvergenceHook(
+        [ConvergenceCriterion("forces", 0.05, reduce_op="norm"), {"key": "energy", "threshold": 2.0}]
+    )
     assert both.num_criteria == 2
     assert both.evaluate(batch).tolist() == [0]
     custom = ConvergenceHook({"key": "energy", "custom_op": lambda energy: energy[:, 0] > 2})

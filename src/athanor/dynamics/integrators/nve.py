@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from athanor.dynamics.engine import BaseDynamics
-from athanor.dynamics.state import IntegratorState, check_positive, per_system
+from athanor.dynamics.state import IntegratorState, check_positive, is_scalar, per_system
 from athanor.dynamics.updates import AtomSteps, drift_, kick_
 from athanor.units import fs_to_internal_time, internal_time_to_fs
 
@@ -79,9 +79,9 @@ class NVE(BaseDynamics):
         )
 
     @property
-    def time_step(self) -> Tensor:
-        """Time step of each system in fs, [B]."""
-        return internal_time_to_fs(self._state.dt)
+    def time_step(self) -> float | Tensor:
+        """Time step in fs: one for all, or one per system [B]."""
+        return float(self.dt) if is_scalar(self.dt) else internal_time_to_fs(self._state.dt)
 
     def pre_update(self, batch: Batch) -> None:
         """Half kick with the old forces, then drift."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from athanor.dynamics.engine import BaseDynamics
-from athanor.dynamics.state import IntegratorState, check_positive, per_system
+from athanor.dynamics.state import IntegratorState, check_positive, is_scalar, per_system
 from athanor.dynamics.updates import AtomSteps, drift_, kick_
 from athanor.dynamics.velocities import initialize_velocities
 from athanor.kernels import philox_normal
@@ -100,9 +100,9 @@ class NVTLangevin(BaseDynamics):
         )
 
     @property
-    def time_step(self) -> Tensor:
-        """Time step of each system in fs, [B]."""
-        return internal_time_to_fs(self._state.dt)
+    def time_step(self) -> float | Tensor:
+        """Time step in fs: one for all, or one per system [B]."""
+        return float(self.dt) if is_scalar(self.dt) else internal_time_to_fs(self._state.dt)
 
     def pre_update(self, batch: Batch) -> None:
         """B, A, O, A."""

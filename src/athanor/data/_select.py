@@ -58,7 +58,7 @@ def system_indices(index: Any, systems: int) -> np.ndarray:
     if number is not None:
         return np.array([one_system(number, systems)], dtype=np.int64)
     if isinstance(index, slice):
-        picked = np.arange(systems, dtype=np.int64)[index]
+        picked = np.arange(systems, dtype=np.int64)[index].copy()  # torch takes no negative strides
     else:
         picked = _from_array(index, systems)
     if len(picked) == 0:

@@ -78,7 +78,7 @@ class FieldSpec:
         if not self.accepts_dtype(value.dtype):
             wanted = "floating" if self.kind in ("state", "float") else self.kind
             raise DtypeError(
-                f"`{self.name}` has dtype {value.dtype}; it takes a {wanted} dtype. "
+                f"`{self.name}` has dtype {value.dtype}; its dtype must be {wanted}. "
                 f"Convert it first, for example with `.to(...)`."
             )
         good = value.ndim == 1 + len(self.shape) and value.shape[0] == rows

@@ -1,0 +1,96 @@
+"""One definition each of kinetic energy, degrees of freedom, temperature, pressure and largest force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ase import units as ase_units
+from ase.build import bulk
+
+from athanor.data import AtomicData, Batch, observables
+from athanor.errors import MissingFieldError
+
+
+def moving() -> Batch:
+    rng = np.random.default_rng(1)
+    items = []
+    for repeat in (1, 2):
+        atoms = bulk("Cu", cubic=True).repeat((repeat, 1, 1))
+        atoms.set_velocities(0.05 * rng.normal(size=(len(atoms), 3)))
+        items.append(AtomicData.from_atoms(atoms, dtype=torch.float64))
+    batch = Batch.from_data_list(items)
+    batch.forces = torch.from_numpy(rng.normal(size=(12, 3)))
+    batch.stress = torch.from_numpy(rng.normal(size=(2, 3, 3)))
+    return batch
+
+
+def test_against_ase() -> None:
+    batch = moving()
+    atoms = batch.to_atoms()
+    kinetic = torch.tensor([[a.get_kinetic_energy()] for a in atoms], dtype=torch.float64)
+    torch.testing.assert_close(observables.kinetic_energy(batch), kinetic, rtol=1e-13, atol=0)
+    temperature = torch.tensor([[a.get_temperature()] for a in atoms], dtype=torch.float64)
+    # ASE's k_B is CODATA 2014, ours CODATA 2022: 6e-7 apart
+    torch.testing.assert_close(observables.temperature(batch), temperature, rtol=2e-6, atol=0)
+    momentum = torch.from_numpy(np.array([a.get_momenta().sum(axis=0) for a in atoms]))
+    torch.testing.assert_close(observables.momentum(batch), momentum)
+    assert ase_units.kB > 0
+
+
+def test_pressure_has_a_kinetic_and_a_static_part() -> None:
+    batch = moving()
+    static = -batch.stress.diagonal(dim1=1, dim2=2).sum(dim=1) / 3
+    torch.testing.assert_close(observables.pressure(batch, kinetic=False), static)
+    ideal = 2 * observables.kinetic_energy(batch)[:, 0] / (3 * batch.volume)
+    torch.testing.assert_close(observables.pressure(batch), static + ideal)
+    batch.cell = torch.zeros_like(batch.cell)
+    assert observables.pressure(batch).tolist() == [0.0, 0.0]
+
+
+def test_fixed_atoms_count_nowhere() -> None:
+    batch = moving()
+    fixed = torch.zeros(12, dtype=torch.bool)
+    worst = int(batch.forces[:4].norm(dim=1).argmax())
+    fixed[worst] = True
+    fixed[4:] = True
+    free = observables.fmax(batch)
+    kinetic = observables.kinetic_energy(batch)
+    batch.fixed = fixed
+    others = [i for i in range(4) if i != worst]
+    assert observables.fmax(batch).tolist() == [float(batch.forces[others].norm(dim=1).max()), 0.0]
+    assert observables.fmax(batch)[0] < free[0]
+    assert observables.kinetic_energy(batch)[0] < kinetic[0]
+    assert observables.kinetic_energy(batch)[1] == 0
+    assert observables.degrees_of_freedom(batch).tolist() == [[9.0], [0.0]]
+    assert observables.temperature(batch)[1] == 0
+    assert observables.count_degrees_of_freedom(batch, momentum_conserved=True).tolist() == [[9.0], [0.0]]
+
+
+def test_degrees_of_freedom_written_by_a_stage_count() -> None:
+    batch = moving()
+    assert observables.count_degrees_of_freedom(batch).tolist() == [[12.0], [24.0]]
+    assert observables.count_degrees_of_freedom(batch, momentum_conserved=True).tolist() == [[9.0], [21.0]]
+    plain = observables.temperature(batch)
+    batch.dof = torch.tensor([[9.0], [-1.0]], dtype=torch.float64)
+    assert observables.degrees_of_freedom(batch).tolist() == [[9.0], [24.0]]
+    torch.testing.assert_close(observables.temperature(batch), plain * torch.tensor([[12 / 9], [1.0]]).double())
+    one = Batch.from_data_list([AtomicData(atomic_numbers=torch.tensor([1]), positions=torch.zeros(1, 3))])
+    assert observables.count_degrees_of_freedom(one, momentum_conserved=True).tolist() == [[0.0]]
+    one.dof = torch.zeros(1, 1)
+    assert observables.temperature(one).tolist() == [[0.0]]
+
+
+def test_bits_do_not_depend_on_companions() -> None:
+    batch = moving()
+    for name in ("kinetic_energy", "temperature", "pressure", "fmax", "momentum"):
+        together = getattr(observables, name)(batch)
+        alone = getattr(observables, name)(batch[[1]])
+        assert torch.equal(together[1:], alone), name
+
+
+def test_missing_field_is_named() -> None:
+    batch = moving()
+    batch.forces = None
+    with pytest.raises(MissingFieldError, match=r"`forces` is missing from the batch; fmax needs it. Fields present: "):
+        observables.fmax(batch)

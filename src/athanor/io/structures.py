@@ -133,9 +133,9 @@ def _parse_index(index: str | int | slice) -> int | slice:
 def _check_frame(atoms: Any, file: str, number: int) -> None:
     if len(atoms) == 0:
         raise InputError(f"Frame {number} of `{file}` has no atoms.")
-    for species in (atoms.info.get("occupancy") or {}).values():
-        if len(species) > 1 or any(abs(value - 1.0) > 1e-3 for value in species.values()):
-            mixture = ", ".join(f"{symbol} {value:g}" for symbol, value in species.items())
+    for site in (atoms.info.get("occupancy") or {}).values():
+        if len(site) > 1 or any(abs(value - 1.0) > 1e-3 for value in site.values()):
+            mixture = ", ".join(f"{symbol} {value:g}" for symbol, value in site.items())
             raise InputError(
                 f"Frame {number} of `{file}` has partly occupied sites ({mixture}). A simulation needs whole atoms: "
                 f"build an ordered structure first, for example with pymatgen's OrderDisorderedStructureTransformation."

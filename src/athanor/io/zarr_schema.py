@@ -24,7 +24,7 @@ import re
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -181,8 +181,8 @@ class Head:
     def to_bytes(self) -> bytes:
         """JSON with a checksum."""
         plain: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
-        plain["fields"] = [asdict(item) for item in self.fields]
-        plain["tail"] = [{name: getattr(block, name) for name in TailBlock.__slots__} for block in self.tail]
+        plain["fields"] = [_plain(item) for item in self.fields]
+        plain["tail"] = [_plain(block) for block in self.tail]
         body = json.dumps(plain, sort_keys=True)
         return json.dumps({"crc32": zlib.crc32(body.encode()), "record": body}, indent=1).encode()
 
@@ -247,6 +247,10 @@ class Rows:
             return self.presence[item.name]
         present = item.name in self.columns or (item.default is not None)
         return np.full(len(self.node_counts), present)
+
+
+def _plain(item: StoredField | TailBlock) -> dict[str, Any]:
+    return {name: getattr(item, name) for name in item.__slots__}
 
 
 def _stored_field(item: dict[str, Any]) -> StoredField:

@@ -128,6 +128,7 @@ class TrajectoryWriter:
         self._waiting: list[Rows] = []
         self._in_tail: list[Rows] = []
         self._writes_waiting = 0
+        self._waiting_bytes = 0
         self._torn = False
         self._fields: tuple[StoredField, ...] = ()
         self._head = Head()
@@ -227,7 +228,8 @@ class TrajectoryWriter:
         due = self._durability.frames is not None and self._writes_waiting >= self._durability.frames
         if self._durability.seconds is not None:
             due = due or time.monotonic() - self._last_commit >= self._durability.seconds
-        if due or sum(part.nbytes for part in self._waiting) >= max(self._config.buffer_bytes, 1):
+        self._waiting_bytes += rows.nbytes
+        if due or self._waiting_bytes >= max(self._config.buffer_bytes, 1):
             self.flush()
 
     def _accept(self, fields: list[StoredField]) -> tuple[StoredField, ...]:
@@ -278,7 +280,8 @@ class TrajectoryWriter:
         for prefix in (*GROUPS[1:], TAIL_PREFIX):
             self._raw.delete_dir(prefix)
         self._create_groups()
-        self._waiting, self._writes_waiting, self._fields = [], 0, ()
+        self._forget_waiting()
+        self._fields = ()
         self._reload()
 
     def _commit(self, *, fold: bool) -> None:
@@ -288,7 +291,7 @@ class TrajectoryWriter:
             if self._torn:
                 self._recover()
             self._check_alone()
-            nbytes = sum(rows.nbytes for rows in (*self._in_tail, *self._waiting))
+            nbytes = self._waiting_bytes + sum(block.nbytes for block in self._head.tail)
             if fold or nbytes >= self._config.buffer_bytes or len(self._in_tail) >= MAX_BLOCKS:
                 self._fold()
             elif self._waiting:
@@ -311,7 +314,10 @@ class TrajectoryWriter:
         before = self._head.commit
         self._reload()
         if self._head.commit != before:
-            self._waiting, self._writes_waiting = [], 0
+            self._forget_waiting()
+
+    def _forget_waiting(self) -> None:
+        self._waiting, self._writes_waiting, self._waiting_bytes = [], 0, 0
 
     def _check_alone(self) -> None:
         record = self._raw.get(HEAD_KEY)
@@ -328,7 +334,7 @@ class TrajectoryWriter:
         record = head.to_bytes()
         self._raw.set(HEAD_KEY, record)
         self._head, self._record = head, record
-        self._waiting, self._writes_waiting = [], 0
+        self._forget_waiting()
 
     def _put_block(self) -> None:
         rows = merge_rows(self._waiting, self._fields)

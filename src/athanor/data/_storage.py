@@ -295,8 +295,30 @@ class BatchStorage(BatchSizes):
         self._version += 1
 
     def mark_results_fresh(self, model: Any, keys: Iterable[str]) -> None:
-        """Stamp the results called `keys` as those of `model` for positions and cell as they stand."""
-        self._stamp = Stamp.of(self, _reference(model), frozenset(keys))
+        """Stamp the results called `keys` as those of `model` for positions and cell as they stand.
+
+        Systems in which one of them was unknown (``<field>_present``) and now holds numbers are marked as having it.
+        """
+        results = frozenset(keys)
+        if self._custom:
+            for name in results:
+                self._note_written(name)
+        self._stamp = Stamp.of(self, _reference(model), results)
+
+    def _note_written(self, name: str) -> None:
+        """Bring ``<name>_present`` up to a field that was written in place; drop it once every system has the field."""
+        known = self._system.tensors.get(name + PRESENT)
+        value = self.get(name)
+        if known is None or value is None:
+            return
+        unknown = value.detach().isnan().reshape(value.shape[0], -1).any(dim=1)
+        if self.field_spec(name).level == "node":
+            unknown = torch.zeros_like(known, dtype=torch.int64).index_add_(0, self.batch_idx, unknown.long()) > 0
+        known = known | ~unknown
+        if bool(known.all()):
+            self.set_field(name, value)
+        else:
+            self._system.tensors[name + PRESENT] = known
 
     def results_fresh(self, model: Any, keys: Iterable[str]) -> bool:
         """Whether results called `keys` were stamped for `model` and nothing was changed since."""

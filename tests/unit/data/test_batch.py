@@ -152,6 +152,23 @@ def test_label_of_some_systems_is_marked() -> None:
     assert Batch.from_data_list([molecule(tags=torch.arange(3)), molecule()]).tags.tolist() == [0, 1, 2, 0, 0, 0]
 
 
+def test_results_written_in_place_become_known() -> None:
+    labelled = crystal(2, energy=torch.ones(1, 1), forces=torch.ones(2, 3))
+    batch = Batch.from_data_list([labelled, crystal(1), crystal(1)])
+    model = torch.nn.Linear(1, 1)
+    batch.energy[1] = 5.0
+    batch.forces[2] = 5.0
+    batch.mark_results_fresh(model, ["energy", "forces"])
+    assert batch.energy_present.tolist() == [True, True, False]
+    assert batch.forces_present.tolist() == [True, True, False]
+    batch.energy[2] = 5.0
+    batch.forces[3] = 5.0
+    batch.mark_results_fresh(model, ["energy", "forces"])
+    assert "energy_present" not in batch
+    assert batch.results_fresh(model, ["energy", "forces"])
+    assert [float(data.energy) for data in batch.to_data_list()] == [1.0, 5.0, 5.0]
+
+
 def test_mixture_without_default_is_refused() -> None:
     item = molecule()
     item.add_node_property("site", torch.arange(3))

@@ -201,7 +201,7 @@ def energies_of_a_moving_crystal(skin: float, wrap: bool, num_steps: int = 60, f
     drift = 0.04 * torch.randn(2, 3, generator=generator, dtype=torch.float64)[batch.batch_idx]
     context, energies, builds, past = HookContext(batch=batch), [], 0, torch.zeros_like(drift)
     for _ in range(num_steps):
-        shake = 0.25 * torch.randn(batch.positions.shape, generator=generator, dtype=torch.float64)
+        shake = 0.12 * torch.randn(batch.positions.shape, generator=generator, dtype=torch.float64)
         batch.positions = batch.positions + drift + shake - past
         past = shake
         if wrap:

@@ -111,6 +111,8 @@ class BatchStorage(BatchSizes):
         if name not in BatchStorage._own:
             value = self._node.tensors.get(name)
             if value is None:
+                value = self._system.tensors.get(name)
+            if value is None:
                 value = self.get(name)
             if value is not None:
                 return value

@@ -29,6 +29,7 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "athanor.models": {
         "BaseModelMixin": "athanor.models.mixin",
+        "CHGNetWrapper": "athanor.models.chgnet",
         "DemoModelWrapper": "athanor.models.demo",
         "LennardJonesModelWrapper": "athanor.models.lj",
         "ModelCard": "athanor.models.card",

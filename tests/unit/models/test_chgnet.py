@@ -191,6 +191,15 @@ def test_a_half_list_is_refused(model: CHGNetWrapper) -> None:
         model(batch)
 
 
+def test_systems_that_joined_without_a_list_are_refused(model: CHGNetWrapper) -> None:
+    batch = salt_batch(model)
+    batch.append(Batch.from_data_list([fcc_crystal(2.9, 29)]))
+    with pytest.raises(InputError, match="1 systems has to be searched again"):
+        model(batch)
+    compute_neighbors(batch, config=model.model_config.neighbor_config)
+    assert model(batch)["energy"].shape == (3, 1)
+
+
 def test_only_a_batch_is_taken(model: CHGNetWrapper) -> None:
     with pytest.raises(ContractError, match="from_data_list"):
         model(structure(torch.zeros(1, 3), [29]))
@@ -205,7 +214,9 @@ def test_another_module_is_no_model() -> None:
 
 
 def test_the_registry_knows_it() -> None:
-    assert isinstance(athanor.models.get("chgnet", name="r2scan"), CHGNetWrapper)
+    model = athanor.models.get("chgnet", name="r2scan")
+    assert isinstance(model, athanor.models.CHGNetWrapper)
+    assert model.model_card.name == "CHGNet r2scan"
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

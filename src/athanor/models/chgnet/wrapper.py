@@ -236,6 +236,11 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
             )
         if pairs.half:
             raise InputError(f"The neighbour list is half; {type(self).__name__} needs both directions. {advice}")
+        if not bool(pairs.valid.all()):
+            raise InputError(
+                f"The neighbour list of {int((~pairs.valid).sum())} systems has to be searched again, because they "
+                f"joined the batch after it was built. {advice}"
+            )
         cell = batch.get("cell")
         return build_graph(
             batch.positions,

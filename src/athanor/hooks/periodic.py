@@ -40,6 +40,7 @@ class WrapPeriodicHook:
             raise InputError(f"`frequency` is {frequency!r}; it must be an int of at least 1.")
         self.frequency = frequency
         self.stage: Enum | None = self.default_stage if stage is None else stage
+        self._frames: _Frames | None = None
 
     @torch.no_grad()
     def __call__(self, ctx: HookContext, stage: Enum) -> None:
@@ -49,7 +50,9 @@ class WrapPeriodicHook:
         if cell is None or pbc is None or batch.num_nodes == 0:
             return
         cell, pbc = cell.detach().reshape(-1, 3, 3), pbc.reshape(-1, 3)
-        wrapped, offsets = wrap_positions(batch.positions.detach(), cell, pbc, batch.batch_idx)
+        if self._frames is None or not self._frames.fit(cell, pbc, batch.batch_idx):
+            self._frames = _Frames(cell, pbc, batch.batch_idx)
+        wrapped, offsets = self._frames.wrap(batch.positions.detach())
         if offsets is None:
             return
         with batch.keeping_results_fresh():
@@ -81,19 +84,38 @@ def wrap_positions(
     tuple
         Positions [N, 3], and int32 [N, 3]; the latter ``None`` if no atom moves.
     """
-    atom_cell, inverse = cell[batch_idx], torch.linalg.inv(complete_cell(cell, pbc))[batch_idx]
-    periodic = pbc[batch_idx]
-    total: torch.Tensor | None = None
-    for _ in range(_MAX_PASSES):
-        fractional = _times(positions, inverse)
-        offsets = torch.where(periodic & fractional.isfinite(), fractional.floor(), 0.0)
-        if not bool(offsets.any()):
-            break
-        total = offsets if total is None else total + offsets
-        positions = positions - _times(offsets, atom_cell)
-    else:
-        positions = _step_off_faces(positions, inverse, complete_cell(cell, pbc)[batch_idx], periodic)
-    return positions, None if total is None else total.to(torch.int32)
+    return _Frames(cell, pbc, batch_idx).wrap(positions)
+
+
+class _Frames:
+    """Cells and their inverses atom by atom; kept by the hook while cells and atoms stay, as in a run at fixed cell."""
+
+    def __init__(self, cell: torch.Tensor, pbc: torch.Tensor, batch_idx: torch.Tensor) -> None:
+        self.made_for = (cell.clone(), pbc.clone(), batch_idx.clone())
+        complete = complete_cell(cell, pbc)
+        self.cell, self.complete_cell = cell[batch_idx], complete[batch_idx]
+        self.inverse, self.periodic = torch.linalg.inv(complete)[batch_idx], pbc[batch_idx]
+
+    def fit(self, *now: torch.Tensor) -> bool:
+        """Whether the values are those that the frames were made for."""
+        return all(
+            one.device == two.device and one.dtype == two.dtype and torch.equal(one, two)
+            for one, two in zip(self.made_for, now, strict=True)
+        )
+
+    def wrap(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See `wrap_positions`."""
+        total: torch.Tensor | None = None
+        for _ in range(_MAX_PASSES):
+            offsets = torch.where(self.periodic, _times(positions, self.inverse).floor(), 0.0)
+            if not bool(offsets.any()):
+                break
+            offsets = torch.where(offsets.isfinite(), offsets, 0.0)
+            total = offsets if total is None else total + offsets
+            positions = positions - _times(offsets, self.cell)
+        else:
+            positions = _step_off_faces(positions, self.inverse, self.complete_cell, self.periodic)
+        return positions, None if total is None else total.to(torch.int32)
 
 
 def _times(vectors: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
@@ -107,7 +129,7 @@ def _step_off_faces(
     """Move atoms that rounding holds on a periodic face just inside it; all others keep their bits."""
     fractional = _times(positions, inverse)
     margin = 64 * torch.finfo(positions.dtype).eps
-    outside = periodic & ((fractional < 0.0) | (fractional >= 1.0))
+    outside = periodic & fractional.isfinite() & ((fractional < 0.0) | (fractional >= 1.0))
     inside = torch.where(periodic, fractional.clamp(margin, 1.0 - margin), fractional)
     moved = _times(inside, cell)
     return torch.where(outside.any(dim=1, keepdim=True), moved, positions)

@@ -131,6 +131,7 @@ def test_broken_positions_stay_as_they_are() -> None:
     batch.positions[36, 1] = torch.inf
     wrap(batch)
     assert not torch.isfinite(batch.positions[35, 0])
+    assert not torch.isfinite(batch.positions[36, 1])
     assert torch.isfinite(batch.positions[:35]).all()
 
 

@@ -38,7 +38,7 @@ def _print_facts(console: Any, run: dict[str, Any]) -> None:
         "state": _state(run),
         "systems": f"{run.get('systems')} with {run.get('atoms')} atoms",
         "model": model.get("card") or model.get("name", ""),
-        "weights": digest[:16] if digest else "",
+        "weights": digest.rpartition(":")[2][:16] if digest else "",
         "stages": "; ".join(_stage(stage) for stage in run["job"].get("stages", [])),
         "frames": str(run.get("frames", "")),
         "athanor": f"{run.get('athanor')}, torch {run.get('versions', {}).get('torch', '?')}",

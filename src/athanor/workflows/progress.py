@@ -78,7 +78,7 @@ class Progress:
         if self._shown and self._stream.isatty():
             self._bar = _make_bar(self._stream)
             self._bar.start()
-            self._task = self._bar.add_task("starting", total=self._chunks * self._steps, rate="", left="")
+            self._task = self._bar.add_task("starting", total=self._chunks * self._steps, pace="")
         return self
 
     def __exit__(self, *exc: Any) -> None:
@@ -109,7 +109,8 @@ class Progress:
                 return
             self._last_refresh = now
             rate, left = self._rate_and_left(now, done, total)
-            self._bar.update(self._task, completed=done, description=self._batch() + description, rate=rate, left=left)
+            pace = f"{rate}, at most {left} left"
+            self._bar.update(self._task, completed=done, description=self._batch() + description, pace=pace)
         elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
             rate, left = self._rate_and_left(now, done, total)
@@ -166,7 +167,7 @@ def _make_bar(stream: Any) -> Any:
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("steps  {task.fields[rate]}  at most {task.fields[left]} left"),
+        TextColumn("steps  {task.fields[pace]}"),
         console=Console(file=stream),
         refresh_per_second=4,
     )

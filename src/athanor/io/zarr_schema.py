@@ -19,20 +19,19 @@ them off.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import struct
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from athanor.data.fields import FIELDS, FieldSpec, Level
-from athanor.errors import InputError, StorageError
+from athanor.errors import StorageError
 
 FORMAT = "athanor-trajectory"
 VERSION = 0
@@ -63,26 +62,6 @@ class StoreExistsError(StorageError, FileExistsError):
     """A store that was to be created exists already."""
 
 
-class TrajectoryConfig(BaseModel):
-    """How a new store is laid out.
-
-    Parameters
-    ----------
-    chunk_bytes
-        Uncompressed size of a chunk to aim at.
-    buffer_bytes
-        Committed rows kept in blocks before they are moved into the arrays; also the bound on rows not yet committed.
-    compression_level
-        Zstandard level; 0 is its default level.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    chunk_bytes: int = Field(default=1 << 20, ge=1024)
-    buffer_bytes: int = Field(default=8 << 20, ge=0)
-    compression_level: int = Field(default=1, ge=-7, le=22)
-
-
 @dataclass(frozen=True, slots=True)
 class StoredField:
     """One field of a store: what the field table says, and the dtype and trailing shape that were written."""
@@ -106,11 +85,7 @@ class StoredField:
         StorageError
             If the name can not be a key of a store, or the dtype has no place in one.
         """
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        if dtype not in _DTYPES:
-            raise StorageError(f"`{spec.name}` has dtype {tensor.dtype}, which a trajectory store can not hold.")
-        return cls(check_name(spec.name), spec.level, dtype, tuple(tensor.shape[1:]), spec.kind, spec.unit,
-                   spec.meaning, spec.default, spec.shape)  # fmt: skip
+        return _describe(spec, tensor.dtype, tuple(tensor.shape[1:]))
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -139,6 +114,16 @@ class StoredField:
         if self.dtype == "bfloat16":
             return to_numpy(torch.full((rows, *self.shape), float(self.default or "nan"), dtype=torch.bfloat16))
         return np.full((rows, *self.shape), self.missing_value, dtype=self.numpy_dtype)
+
+
+@functools.lru_cache(maxsize=1024)
+def _describe(spec: FieldSpec, dtype: torch.dtype, shape: tuple[int, ...]) -> StoredField:
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise StorageError(f"`{spec.name}` has dtype {dtype}, which a trajectory store can not hold.")
+    return StoredField(
+        check_name(spec.name), spec.level, name, shape, spec.kind, spec.unit, spec.meaning, spec.default, spec.shape
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,19 +383,3 @@ def check_format(raw: bytes, where: str) -> None:
 def format_bytes() -> bytes:
     """Content of ``format.json``."""
     return json.dumps({"format": FORMAT, "version": VERSION}).encode()
-
-
-def parse_config(config: TrajectoryConfig | Mapping[str, Any] | None) -> TrajectoryConfig:
-    """Turn a mapping into a `TrajectoryConfig`.
-
-    Raises
-    ------
-    InputError
-        If a key is unknown or a value out of range.
-    """
-    if isinstance(config, TrajectoryConfig):
-        return config
-    try:
-        return TrajectoryConfig(**(config or {}))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"`config` of a trajectory store is not usable: {error}") from error

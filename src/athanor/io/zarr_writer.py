@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import time
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from athanor.errors import InputError, StorageError
+from athanor.errors import StorageError
 from athanor.io._zarr_store import PARTIAL, RawStore
+from athanor.io.zarr_config import Durability, TrajectoryConfig
 from athanor.io.zarr_reader import load_head, load_tail
 from athanor.io.zarr_schema import (
     FORMAT_KEY,
@@ -29,7 +30,6 @@ from athanor.io.zarr_schema import (
     StoredField,
     StoreExistsError,
     TailBlock,
-    TrajectoryConfig,
     chunk_shape,
     encode_block,
     end_path,
@@ -43,54 +43,6 @@ from athanor.io.zarr_schema import (
 
 MAX_BLOCKS = 64
 """Blocks after which rows move into the arrays even if they are small."""
-
-
-@dataclass(frozen=True, slots=True)
-class Durability:
-    """When waiting frames are committed; each condition that is met does.
-
-    Parameters
-    ----------
-    frames
-        After this many writes; None never.
-    seconds
-        At the first write after this many seconds; None never.
-    """
-
-    frames: int | None = None
-    seconds: float | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Durability:
-        """Read ``frame``, ``every:k``, ``interval:s``, ``close``, ``none``, joined by commas.
-
-        ``close`` and ``none`` ask for no commit before `flush` or `close`, and stand alone.
-
-        Raises
-        ------
-        InputError
-            If a word is unknown, a number is missing or not positive, or words contradict each other.
-        """
-        allowed = "Use `frame`, `every:k`, `interval:s`, `close` or `none`, joined by commas."
-        words = [word.strip() for word in text.split(",")] if isinstance(text, str) else []
-        frames: int | None = None
-        seconds: float | None = None
-        for word in words:
-            name, _, number = word.partition(":")
-            try:
-                if word == "frame":
-                    frames = 1
-                elif name == "every" and int(number) > 0:
-                    frames = min(int(number), frames or int(number))
-                elif name == "interval" and 0 < float(number) < float("inf"):
-                    seconds = min(float(number), seconds or float(number))
-                elif word not in ("close", "none") or len(words) > 1:
-                    raise ValueError
-            except ValueError:
-                raise InputError(f"`durability={text!r}` has the word {word!r}. {allowed}") from None
-        if not words:
-            raise InputError(f"`durability={text!r}` is not text. {allowed}")
-        return cls(frames, seconds)
 
 
 class TrajectoryWriter:
@@ -236,6 +188,8 @@ class TrajectoryWriter:
         known = {item.name: item for item in self._fields}
         for item in fields:
             stored = known.get(item.name)
+            if stored is item:
+                continue
             if stored is None and known and item.name not in JOINS_LATER:
                 raise StorageError(
                     f"`{item.name}` is new to {self._raw.where}, whose fields were fixed by the first write; nothing "

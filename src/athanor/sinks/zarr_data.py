@@ -80,9 +80,9 @@ class ZarrData(DataSink):
         mode: str = "a",
         durability: str = "every:10,interval:5",
     ) -> None:
+        from athanor.io.zarr_config import Durability, parse_config
         from athanor.io.zarr_reader import TrajectoryReader
-        from athanor.io.zarr_schema import parse_config
-        from athanor.io.zarr_writer import Durability, TrajectoryWriter
+        from athanor.io.zarr_writer import TrajectoryWriter
 
         self._capacity = check_capacity(capacity, optional=True)
         if mode not in MODES:

@@ -100,3 +100,14 @@ def test_nothing_to_write_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds a str"):
         write_structures(tmp_path / "x.xyz", ["Cu"])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_is_written_with_its_results(tmp_path):
+    from athanor.testing.sink_contract import make_batch
+
+    batch = make_batch(0)
+    write_structures(tmp_path / "out.extxyz", batch)
+    back = read_structures(tmp_path / "out.extxyz")
+    assert [len(item.atoms) for item in back] == batch.num_nodes_list
+    assert [item.atoms.get_potential_energy() for item in back] == pytest.approx(batch.energy.flatten().tolist())
+    np.testing.assert_allclose(back[0].atoms.get_forces(), batch.forces[:2].numpy(), atol=1e-7)

@@ -11,6 +11,7 @@ import torch
 import zarr
 
 from athanor.errors import InputError, MissingFieldError, StorageError
+from athanor.io.zarr_config import Durability, parse_config
 from athanor.io.zarr_reader import TrajectoryReader
 from athanor.io.zarr_schema import (
     FORMAT_KEY,
@@ -19,11 +20,9 @@ from athanor.io.zarr_schema import (
     check_name,
     chunk_shape,
     decode_block,
-    parse_config,
     to_numpy,
     to_tensor,
 )
-from athanor.io.zarr_writer import Durability
 
 from .stores import make_rows, writer
 

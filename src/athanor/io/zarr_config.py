@@ -1,0 +1,95 @@
+"""How a store is written: its layout options, and when waiting frames are committed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from athanor.errors import InputError
+
+
+class TrajectoryConfig(BaseModel):
+    """How a new store is laid out.
+
+    Parameters
+    ----------
+    chunk_bytes
+        Uncompressed size of a chunk to aim at.
+    buffer_bytes
+        Committed rows kept in blocks before they are moved into the arrays; also the bound on rows not yet committed.
+    compression_level
+        Zstandard level; 0 is its default level.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    chunk_bytes: int = Field(default=1 << 20, ge=1024)
+    buffer_bytes: int = Field(default=8 << 20, ge=0)
+    compression_level: int = Field(default=1, ge=-7, le=22)
+
+
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """When waiting frames are committed; each condition that is met does.
+
+    Parameters
+    ----------
+    frames
+        After this many writes; None never.
+    seconds
+        At the first write after this many seconds; None never.
+    """
+
+    frames: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Durability:
+        """Read ``frame``, ``every:k``, ``interval:s``, ``close``, ``none``, joined by commas.
+
+        ``close`` and ``none`` ask for no commit before `flush` or `close`, and stand alone.
+
+        Raises
+        ------
+        InputError
+            If a word is unknown, a number is missing or not positive, or words contradict each other.
+        """
+        allowed = "Use `frame`, `every:k`, `interval:s`, `close` or `none`, joined by commas."
+        words = [word.strip() for word in text.split(",")] if isinstance(text, str) else []
+        frames: int | None = None
+        seconds: float | None = None
+        for word in words:
+            name, _, number = word.partition(":")
+            try:
+                if word == "frame":
+                    frames = 1
+                elif name == "every" and int(number) > 0:
+                    frames = min(int(number), frames or int(number))
+                elif name == "interval" and 0 < float(number) < float("inf"):
+                    seconds = min(float(number), seconds or float(number))
+                elif word not in ("close", "none") or len(words) > 1:
+                    raise ValueError
+            except ValueError:
+                raise InputError(f"`durability={text!r}` has the word {word!r}. {allowed}") from None
+        if not words:
+            raise InputError(f"`durability={text!r}` is not text. {allowed}")
+        return cls(frames, seconds)
+
+
+def parse_config(config: TrajectoryConfig | Mapping[str, Any] | None) -> TrajectoryConfig:
+    """Turn a mapping into a `TrajectoryConfig`.
+
+    Raises
+    ------
+    InputError
+        If a key is unknown or a value out of range.
+    """
+    if isinstance(config, TrajectoryConfig):
+        return config
+    try:
+        return TrajectoryConfig(**(config or {}))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"`config` of a trajectory store is not usable: {error}") from error

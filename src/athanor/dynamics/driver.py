@@ -44,7 +44,7 @@ class Driver:
         self._batch: weakref.ref[Batch] | None = None
         self._restored = False
         self._ids: Tensor | None = None
-        self._known_status: Tensor | None = None
+        self._known_status = torch.zeros(0, dtype=torch.long)
         self.converged: Tensor | None = None
         self._converged_changes = 0
         self._seen: tuple[Any, ...] = ()
@@ -65,6 +65,8 @@ class Driver:
             self._half(stage, batch, "pre_update")
             self._fire(At.AFTER_PRE_UPDATE, batch, stage)
         batch.touch()
+        if self._moves_cell:
+            self._check_cells(batch)
         self._compute(batch, stepping=True)
         for stage in self.stages:
             self._fire(At.BEFORE_POST_UPDATE, batch, stage)
@@ -108,9 +110,9 @@ class Driver:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up `state`; the next batch with the same ids is treated as the one that was left."""
-        copies = {name: None if value is None else value.clone() for name, value in state.items()}
-        self._ids, self._known_status = copies["ids"], copies["known_status"]
-        self.converged = copies["converged"]
+        self._ids = None if state["ids"] is None else state["ids"].clone()
+        self._known_status = state["known_status"].clone()
+        self.converged = None if state["converged"] is None else state["converged"].clone()
         self._batch, self._restored = None, True
 
     @property
@@ -143,7 +145,7 @@ class Driver:
         for stage in self.stages:
             stage.engine._align_state(batch, old_ids, ids)
         status = batch.status.reshape(-1).clone()
-        if old_ids is not None and self._known_status is not None:
+        if old_ids is not None:
             arrived = ~torch.isin(ids, old_ids)
             known = {int(i): int(s) for i, s in zip(old_ids, self._known_status, strict=True)}
             status = torch.tensor([known.get(int(i), int(s)) for i, s in zip(ids, status, strict=True)])
@@ -208,6 +210,17 @@ class Driver:
         else:
             with restored_where_inactive(batch, active, engine._mutable_fields):
                 getattr(engine, half)(batch)
+
+    @property
+    def _moves_cell(self) -> bool:
+        return any("cell" in stage.engine.__provides_keys__ for stage in self.stages)
+
+    def _check_cells(self, batch: Batch) -> None:
+        """Set collapsed cells aside before a hook searches their pairs."""
+        config = self.owner.model.model_config.neighbor_config
+        radius = batch.neighbor_list_radius or (config.cutoff if config is not None else 1.0)
+        self.quarantine.check_cells(batch, self.active, radius)
+        self._refresh_active(batch)
 
     def _compute(self, batch: Batch, *, stepping: bool) -> None:
         """One forward pass with its hooks, then the check for failed systems."""

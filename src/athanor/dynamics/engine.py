@@ -96,8 +96,8 @@ class BaseDynamics(HookRegistryMixin):
         if n_steps is not None and (not isinstance(n_steps, int) or n_steps < 0):
             raise InputError(f"`n_steps` is {n_steps!r}; give a whole number of steps, zero or more.")
         self.model = model
-        self.convergence_hook = ConvergenceHook(**convergence_hook) if isinstance(convergence_hook, dict) else (
-            convergence_hook
+        self.convergence_hook = (
+            ConvergenceHook(**convergence_hook) if isinstance(convergence_hook, dict) else (convergence_hook)
         )
         self.n_steps = n_steps
         self.exit_status = exit_status
@@ -306,8 +306,8 @@ class _Session:
         needs = driver.needs
         check_can_produce(engine.model, needs, type(engine).__name__)
         config = engine.model.model_config
-        self._outputs_before = set(config.active_outputs)
-        config.active_outputs = set(config.active_outputs) | needs
+        self._outputs_before = set(config.active_outputs or ())
+        config.active_outputs = self._outputs_before | needs
         engine._running = True
         engine.open_hooks(*driver.engines[1:])
         try:

@@ -118,9 +118,7 @@ class FusedStage(BaseDynamics):
         code = self.sub_stages[-1][0]
         appended = [(code + 1 + place, engine) for place, (_, engine) in enumerate(more)]
         hooks = list(self.hooks) + (list(other.hooks) if isinstance(other, FusedStage) else [])
-        return FusedStage(
-            [*self.sub_stages, *appended], hooks=hooks, n_steps=self.n_steps, on_error=self.on_error
-        )
+        return FusedStage([*self.sub_stages, *appended], hooks=hooks, n_steps=self.n_steps, on_error=self.on_error)
 
     def _stages(self) -> list[StageSpec]:
         codes = [code for code, _ in self.sub_stages] + [self.exit_status]
@@ -167,6 +165,5 @@ def _check_stages(stages: list[tuple[int, BaseDynamics]]) -> None:
     for code, engine in stages[:-1]:
         if engine.convergence_hook is None and engine.n_steps is None:
             raise InputError(
-                f"stage {code} ({type(engine).__name__}) can never be left. "
-                f"Give it a `convergence_hook` or `n_steps`."
+                f"stage {code} ({type(engine).__name__}) can never be left. Give it a `convergence_hook` or `n_steps`."
             )

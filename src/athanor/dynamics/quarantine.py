@@ -38,9 +38,9 @@ class FailureCode(IntEnum):
 
 _TEXTS = {
     FailureCode.NONE: "healthy",
-    FailureCode.POSITIONS_NOT_FINITE: "positions became NaN or infinite",
+    FailureCode.POSITIONS_NOT_FINITE: "positions became NaN or infinite, or ran away",
     FailureCode.VELOCITIES_NOT_FINITE: "velocities became NaN or infinite",
-    FailureCode.CELL_NOT_FINITE: "the cell became NaN, infinite or flat",
+    FailureCode.CELL_NOT_FINITE: "the cell became NaN or infinite, or collapsed",
     FailureCode.ENERGY_NOT_FINITE: "the energy became NaN or infinite",
     FailureCode.FORCES_NOT_FINITE: "forces became NaN or infinite",
     FailureCode.STRESS_NOT_FINITE: "the stress became NaN or infinite",
@@ -56,6 +56,12 @@ _CHECKED = {
     "forces": FailureCode.FORCES_NOT_FINITE,
     "stress": FailureCode.STRESS_NOT_FINITE,
 }
+
+_FAR_AWAY = 1e8
+"""Å. Beyond it a double can not place an atom to better than 1e-8 Å: the system has exploded."""
+_MOST_NEIGHBORS = 2e4
+_MOST_IMAGES = 100
+"""A cell so dense, or so flat, for the cutoff that it has collapsed; searching its pairs would take all memory."""
 
 
 def describe_failure(code: int) -> str:
@@ -104,6 +110,39 @@ class Quarantine:
             codes[batch.batch_idx[unknown]] = int(FailureCode.ELEMENT_NOT_KNOWN)
             self._set_aside(batch, torch.where(active.systems, codes, torch.zeros_like(codes)), restore=False)
 
+    def check_cells(self, batch: Batch, active: ActiveSet, radius: float) -> None:
+        """Set aside systems whose moved cell is not finite or has collapsed, before their pairs are searched.
+
+        Parameters
+        ----------
+        batch
+            Changed in place as in `check`.
+        active
+            Systems that moved.
+        radius
+            Search radius of the pair list, Å.
+
+        Raises
+        ------
+        SimulationError
+            If errors are to be raised.
+        """
+        cell = batch.get("cell")
+        if cell is None:
+            return
+        volume = batch.volume
+        faces = torch.linalg.cross(cell[:, [1, 2, 0]], cell[:, [2, 0, 1]])
+        heights = volume[:, None] / torch.linalg.vector_norm(faces, dim=2)
+        neighbors = batch.num_nodes_per_graph / volume * (4.0 / 3.0 * math.pi * radius**3)
+        fine = (neighbors < _MOST_NEIGHBORS) & (heights.amin(dim=1) > radius / _MOST_IMAGES)
+        bad = ~fine & batch.has_cell & batch.pbc.all(dim=1) & active.systems
+        bad |= ~torch.isfinite(cell).flatten(1).all(dim=1) & active.systems
+        if bool(bad.any()):
+            codes = bad.long() * int(FailureCode.CELL_NOT_FINITE)
+            if self.raise_errors:
+                self._raise(batch, codes)
+            self._set_aside(batch, codes, restore=True, stepping=True)
+
     def check(self, batch: Batch, active: ActiveSet, model: Any, *, stepping: bool) -> Tensor | None:
         """Look for failed systems among the active ones.
 
@@ -141,12 +180,14 @@ class Quarantine:
         closest = _closest_pairs(batch) if floor is not None else None
         values = [value for name in _CHECKED if (value := batch.get(name)) is not None]
         too_close = closest is not None and bool(((closest < floor) & active.systems).any())
-        if not too_close and all(math.isfinite(value.sum()) for value in values):
+        sums = [abs(float(value.sum())) for value in values]
+        if not too_close and sums[0] < _FAR_AWAY and all(math.isfinite(value) for value in sums):
             return None
         codes = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
         for name, code in reversed(_CHECKED.items()):
             if name in batch:
-                bad = (~torch.isfinite(batch[name])).flatten(1).any(dim=1)
+                limit = _FAR_AWAY if name == "positions" else math.inf
+                bad = ~(batch[name].abs() < limit).flatten(1).all(dim=1)
                 if batch.field_spec(name).level == "node":
                     bad = torch.zeros_like(codes).index_add_(0, batch.batch_idx, bad.long()) > 0
                 codes[bad] = int(code)

@@ -7,6 +7,7 @@ aligns rows. Anything that a restart needs is in these tensors.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -33,6 +34,10 @@ class IntegratorState:
         if len(set(sizes.values())) > 1:
             raise ShapeError(f"integrator state rows differ: {sizes}. Give every tensor one row per system.")
         self.__dict__.update(tensors)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Tensor: ...
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors by name."""

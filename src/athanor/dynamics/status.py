@@ -6,7 +6,7 @@ budget, at most one stage a step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,7 +40,7 @@ class StageSpec:
     code: int | None
     next_status: int | None
     budget: int | None = None
-    active: ActiveSet | None = None
+    active: ActiveSet = field(init=False)
 
     def mask(self, batch: Batch, exit_status: int) -> Tensor:
         """Healthy systems of this stage, bool [B]."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from athanor.data import Batch
-from athanor.dynamics import NVE, DynamicsStage, FailureCode, FusedStage, describe_failure
+from athanor.dynamics import NVE, DynamicsStage, FailureCode, FIREVariableCell, FusedStage, describe_failure
 from athanor.dynamics.hooks import NaNDetectorHook
 from athanor.errors import NonFiniteError, SimulationError
 from athanor.testing.dynamics_contract import BlowUp, argon_cluster, argon_crystal, argon_model, with_neighbor_hooks
@@ -93,3 +93,37 @@ def test_last_good_state_test_can_fail():
     engine = with_neighbor_hooks(NVE(argon_model(), dt=2.0, hooks=[LateBlowUp(4, 4)]))
     batch = engine.run(two_systems(), 9)
     assert not torch.equal(batch.get_data(1).positions, good.get_data(1).positions)
+
+
+class Jump:
+    """A hook that changes the cell or the positions of one system at one step."""
+
+    frequency = 1
+    stage = DynamicsStage.AFTER_PRE_UPDATE
+
+    def __init__(self, what, factor):
+        self.what, self.factor = what, factor
+
+    def __call__(self, ctx, stage):
+        if ctx.step_count == 2:
+            rows = slice(0, 1) if self.what == "cell" else slice(0, 32)
+            ctx.batch[self.what][rows] *= self.factor
+
+
+@pytest.mark.parametrize(
+    ("what", "factor", "code"),
+    [
+        ("cell", 1e-3, FailureCode.CELL_NOT_FINITE),
+        ("cell", float("inf"), FailureCode.CELL_NOT_FINITE),
+        ("positions", 1e9, FailureCode.POSITIONS_NOT_FINITE),
+    ],
+)
+def test_collapse_and_explosion_are_found_although_numbers_are_finite(what, factor, code):
+    engine = with_neighbor_hooks(FIREVariableCell(argon_model(), dt=0.1, hooks=[Jump(what, factor)]))
+    batch = engine.run(two_systems(), 6)
+    assert batch.failure_code.flatten().tolist() == [code, 0]
+    assert batch.step.flatten().tolist() == [2, 6]
+    alone = with_neighbor_hooks(FIREVariableCell(argon_model(), dt=0.1)).run(
+        Batch.from_data_list([argon_crystal(2, 4)]), 6
+    )
+    assert torch.equal(batch.get_data(1).cell, alone.cell)

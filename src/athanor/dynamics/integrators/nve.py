@@ -74,9 +74,7 @@ class NVE(BaseDynamics):
 
     def make_state(self, batch: Batch) -> IntegratorState:
         """State: ``dt`` [B], internal time."""
-        return IntegratorState(
-            dt=fs_to_internal_time(per_system(self.dt, "dt", batch.positions, batch.num_graphs))
-        )
+        return IntegratorState(dt=fs_to_internal_time(per_system(self.dt, "dt", batch.positions, batch.num_graphs)))
 
     @property
     def time_step(self) -> float | Tensor:

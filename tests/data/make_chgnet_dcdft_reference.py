@@ -47,6 +47,10 @@ def source_note() -> dict[str, Any]:
         "max_steps": MAX_STEPS,
         "isolated_atoms": "on_isolated_atoms='ignore'",
         "start": "the collection's own cell and positions",
+        "notes": {
+            "S": "its cell of one atom relaxes to a saddle (length ratio 0.993, -3.472 eV); float32 noise breaks the "
+            "symmetry there and this run falls to -3.902 eV, while a run that keeps the symmetry stops at the saddle",
+        },
         "fields": {
             "energy_per_atom": "eV",
             "volume_per_atom": "Å^3",

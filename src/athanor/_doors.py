@@ -27,6 +27,11 @@ TABLE: dict[str, dict[str, str]] = {
         "ZarrData": "athanor.sinks",
         "DataSink": "athanor.sinks",
     },
+    "athanor.neighbors": {
+        "NeighborConfig": "athanor.neighbors.config",
+        "NeighborListFormat": "athanor.neighbors.config",
+        "compute_neighbors": "athanor.neighbors.build",
+    },
     "athanor.models": {
         "BaseModelMixin": "athanor.models.mixin",
         "CHGNetWrapper": "athanor.models.chgnet",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from athanor.errors import InputError
 from athanor.hooks.context import HookContext
 from athanor.hooks.stages import DynamicsStage
-from athanor.neighbors.config import NeighborConfig
 from athanor.neighbors.skin import update_pair_list
+
+if TYPE_CHECKING:
+    from athanor.neighbors.config import NeighborConfig
 
 
 class NeighborListHook:

@@ -18,8 +18,6 @@ from athanor import _doors
 from athanor.errors import ContractError, MissingFieldError, NotAvailableError
 from athanor.hooks.neighbor_list import NeighborListHook
 from athanor.models.card import ModelCard
-from athanor.models.config import ModelConfig
-from athanor.neighbors.config import NeighborListFormat
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from athanor._typing import ModelOutputs
     from athanor.data.atomic_data import AtomicData
     from athanor.data.batch import Batch
+    from athanor.models.config import ModelConfig
 
 _NEIGHBOR_INPUTS = frozenset({"neighbor_list", "neighbor_matrix", "num_neighbors", "pair_list"})
 
@@ -35,6 +34,8 @@ class _ModelMeta(ABCMeta):
     """Checks, once a wrapper is built, that its constructor set `model_config`."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        from athanor.models.config import ModelConfig  # here, so that engines load without pydantic
+
         model = super().__call__(*args, **kwargs)
         if not isinstance(getattr(model, "model_config", None), ModelConfig):
             raise ContractError(
@@ -81,7 +82,7 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
         config = self.model_config
         names = {"positions", "atomic_numbers"} | config.required_inputs
         if config.neighbor_config is not None:
-            if config.neighbor_config.format == NeighborListFormat.COO:
+            if config.neighbor_config.format == "coo":
                 names.add("neighbor_list")
             else:
                 names |= {"neighbor_matrix", "num_neighbors"}
@@ -191,8 +192,9 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
         AttributeError
             If there is no such field.
         """
-        if key not in ModelConfig.model_fields:
-            raise AttributeError(f"ModelConfig has no field `{key}`; it has {', '.join(ModelConfig.model_fields)}.")
+        fields = type(self.model_config).model_fields
+        if key not in fields:
+            raise AttributeError(f"ModelConfig has no field `{key}`; it has {', '.join(fields)}.")
         setattr(self.model_config, key, value)
 
     def make_neighbor_hooks(

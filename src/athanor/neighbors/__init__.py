@@ -1,6 +1,8 @@
-"""Neighbour lists: configuration, building, filtering and keeping them complete while atoms move."""
+"""Neighbour lists: configuration, building, filtering and keeping them complete while atoms move.
 
-from athanor.neighbors.build import compute_neighbors
-from athanor.neighbors.config import NeighborConfig, NeighborListFormat
+The names here are doors: an engine needs no more than `athanor.neighbors.skin`, so the rest loads on first use.
+"""
 
-__all__ = ["NeighborConfig", "NeighborListFormat", "compute_neighbors"]
+from athanor._doors import door
+
+__getattr__, __dir__ = door(__name__)

@@ -65,7 +65,7 @@ def test_fixed_cell_and_fixed_atoms_stay() -> None:
     result = athanor.relax(atoms, model=ARGON, fixed_cell=True)
     assert np.array_equal(result.structures[0].cell.array, atoms.cell.array)
     assert np.allclose(result.structures[0].positions[0], atoms.positions[0], atol=1e-12)
-    assert not np.allclose(result.structures[0].positions[1], atoms.positions[1], atol=1e-3)
+    assert not np.allclose(result.structures[0].positions[1], atoms.positions[1], atol=1e-4)
 
 
 def test_step_limit_is_told() -> None:
@@ -180,13 +180,15 @@ def test_a_molecule_beside_a_crystal() -> None:
     pair = Atoms("Ar2", positions=[[0, 0, 0], [0, 0, 3.6]])
     result = athanor.relax([bulk("Ar", "fcc", a=5.3, cubic=True), pair], model=ARGON, fmax=0.0005)
     assert result.reasons == ["converged", "converged"]
-    assert result.structures[1].get_distance(0, 1) == pytest.approx(2 ** (1 / 6) * 3.4, abs=5e-3)
+    assert result.structures[1].get_distance(0, 1) == pytest.approx(
+        2 ** (1 / 6) * 3.4, abs=0.012
+    )  # force 5e-4 eV/Å, stiffness 0.05 eV/Å²
 
 
 def test_a_wrapped_model_is_as_good_as_a_name() -> None:
     import athanor.models
 
-    model = athanor.models.get(**ARGON)
+    model = athanor.models.get("lennard-jones", **{key: ARGON[key] for key in ("epsilon", "sigma", "cutoff")})
     assert athanor.relax(crystals(1), model=model).energies == athanor.relax(crystals(1), model=ARGON).energies
 
 

@@ -26,6 +26,7 @@ class OptionalDependency(Enum):
     ASE = _Package("ase", "ase")
     PYMATGEN = _Package("pymatgen", "athanor-md[pymatgen]")
     CHGNET = _Package("chgnet", "athanor-md[chgnet]")
+    TENSORBOARD = _Package("tensorboard", "athanor-md[tensorboard]")
 
     @property
     def import_name(self) -> str:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from athanor._optional import OptionalDependency
 from athanor.data import observables
-from athanor.errors import InputError, OptionalDependencyError, ShapeError, StorageError
+from athanor.errors import InputError, ShapeError, StorageError
 from athanor.hooks.stages import DynamicsStage
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class LoggingHook:
     Parameters
     ----------
     backend
-        ``"csv"``, ``"tensorboard"`` (needs the package) or ``"custom"``.
+        ``"csv"``, ``"tensorboard"`` (needs the extra `tensorboard`) or ``"custom"``.
     frequency
         Steps between events, at least 1.
     log_path
@@ -172,13 +173,9 @@ def _make_writer(backend: str, log_path: Any, writer_fn: Any) -> Any:
 
 def _summary_writer(folder: Path) -> Any:
     """TensorBoard's writer, which torch brings and the package tensorboard completes."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise OptionalDependencyError(
-            f"LoggingHook(backend='tensorboard') needs the package tensorboard, which can not be imported ({error}). "
-            f'Run `pip install "athanor-md[tensorboard]"`, or use `backend="csv"`.'
-        ) from error
+    OptionalDependency.TENSORBOARD.load(needed_by="LoggingHook(backend='tensorboard')")
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(folder))
 
 

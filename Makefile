@@ -46,8 +46,8 @@ test: $(READY)
 
 lint: $(READY)
 	@echo "==> Lint: ruff, layers, types"
-	@$(BIN)/ruff check src tests examples
-	@$(BIN)/ruff format --check src tests examples
+	@$(BIN)/ruff check src tests benchmarks
+	@$(BIN)/ruff format --check src tests benchmarks
 	@$(BIN)/lint-imports
 	@$(BIN)/mypy
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from athanor import _doors
 from athanor.errors import ContractError, MissingFieldError, NotAvailableError
 from athanor.hooks.neighbor_list import NeighborListHook
 from athanor.models.card import ModelCard
@@ -244,17 +243,13 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
         self._dist_ctx = None
 
     def __add__(self, other: Any) -> Any:
-        """Return the model whose energy, forces and stress are the sums of both."""
+        """Sums of models are not part of this version."""
         if not isinstance(other, BaseModelMixin):
             return NotImplemented
-        if "PipelineModelWrapper" not in _doors.TABLE.get("athanor.models", {}):
-            raise NotAvailableError(
-                f"{type(self).__name__} + {type(other).__name__}: sums of models are not part of this version. "
-                f"Call both and add the results with `athanor.models._utils.sum_outputs`."
-            )
-        group = _doors.resolve("athanor.models", "PipelineGroup")
-        pipeline = _doors.resolve("athanor.models", "PipelineModelWrapper")
-        return pipeline(groups=[group(steps=[self]), group(steps=[other])])
+        raise NotAvailableError(
+            f"{type(self).__name__} + {type(other).__name__}: sums of models are not part of this version. "
+            f"Call both and add the results with `athanor.models._utils.sum_outputs`."
+        )
 
 
 def _extra_repr(self: BaseModelMixin) -> str:

@@ -1,4 +1,4 @@
-"""SnapshotHook and ConvergedSnapshotHook: hand the state to a sink. Both choose fields through one selector.
+"""SnapshotHook and ConvergedSnapshotHook: hand the state to a sink.
 
 Frames hold no neighbour list and no other pair data: lists are rebuilt from positions, and their size changes.
 """
@@ -13,14 +13,8 @@ import torch
 from athanor.hooks.stages import DynamicsStage
 
 if TYPE_CHECKING:
-    from athanor.data.batch import Batch
     from athanor.hooks.context import DynamicsContext
     from athanor.sinks.base import DataSink
-
-
-def select_frame_fields(batch: Batch) -> Batch:
-    """Return a batch without pair list and edge-level fields; its tensors are those of `batch`, not copies."""
-    return batch.without_pairs()
 
 
 class _SinkHook:
@@ -76,7 +70,7 @@ class SnapshotHook(_SinkHook):
 
     def __call__(self, ctx: DynamicsContext, stage: Enum) -> None:
         """Write ``ctx.batch``."""
-        self.sink.write(select_frame_fields(ctx.batch))
+        self.sink.write(ctx.batch.without_pairs())
 
 
 class ConvergedSnapshotHook(_SinkHook):
@@ -102,4 +96,4 @@ class ConvergedSnapshotHook(_SinkHook):
         if mask is None or not bool(mask.any()):
             return
         chosen = ctx.batch.index_select(torch.nonzero(mask).flatten())
-        self.sink.write(select_frame_fields(chosen))
+        self.sink.write(chosen.without_pairs())

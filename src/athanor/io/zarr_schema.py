@@ -45,13 +45,10 @@ JOINS_LATER = frozenset({"dof"} | {name for name, spec in FIELDS.items() if spec
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\Z")
 _BLOCK_MAGIC = b"ATHB"
 _MAX_HEADER_BYTES = 16 * 1024 * 1024
-_DTYPES: dict[str, torch.dtype] = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (
-        torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
-        torch.uint8, torch.bool, torch.complex64, torch.complex128,
-    )
-}  # fmt: skip
+_DTYPES = frozenset({
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+    torch.uint8, torch.bool, torch.complex64, torch.complex128,
+})  # fmt: skip
 
 
 class StoreNotFoundError(StorageError, FileNotFoundError):
@@ -88,11 +85,6 @@ class StoredField:
         return _describe(spec, tensor.dtype, tuple(tensor.shape[1:]))
 
     @property
-    def torch_dtype(self) -> torch.dtype:
-        """Dtype of the tensor."""
-        return _DTYPES[self.dtype]
-
-    @property
     def numpy_dtype(self) -> np.dtype:
         """Dtype of the array; bfloat16 is kept as the bits of an int16."""
         return np.dtype("int16" if self.dtype == "bfloat16" else self.dtype)
@@ -118,11 +110,18 @@ class StoredField:
 
 @functools.lru_cache(maxsize=1024)
 def _describe(spec: FieldSpec, dtype: torch.dtype, shape: tuple[int, ...]) -> StoredField:
-    name = str(dtype).removeprefix("torch.")
-    if name not in _DTYPES:
+    if dtype not in _DTYPES:
         raise StorageError(f"`{spec.name}` has dtype {dtype}, which a trajectory store can not hold.")
     return StoredField(
-        check_name(spec.name), spec.level, name, shape, spec.kind, spec.unit, spec.meaning, spec.default, spec.shape
+        check_name(spec.name),
+        spec.level,
+        str(dtype).removeprefix("torch."),
+        shape,
+        spec.kind,
+        spec.unit,
+        spec.meaning,
+        spec.default,
+        spec.shape,
     )
 
 

@@ -54,13 +54,11 @@ def build_model(spec: ModelSpec) -> Any:
     """
     from athanor.models import registry
 
-    if isinstance(spec, ModelSpec):
-        try:
-            return registry.get(spec.name, **spec.options)
-        except TypeError as error:
-            raise InputError(f"model {spec.name!r}: {error}. Set its arguments in the job, or with "
-                             f"--model-option name=value.") from error  # fmt: skip
-    return spec
+    try:
+        return registry.get(spec.name, **spec.options)
+    except TypeError as error:
+        text = f"model {spec.name!r}: {error}. Set its arguments in the job, or with --model-option name=value."
+        raise InputError(text) from error
 
 
 def to_data(systems: Sequence[System], dtype: str) -> list[AtomicData]:

@@ -29,7 +29,7 @@ class StopFlag:
 
 @contextmanager
 def stop_between_steps() -> Iterator[StopFlag]:
-    """Turn the first Ctrl-C into a stop after the present step; the second one interrupts at once.
+    """Turn the first Ctrl-C, or SIGTERM, into a stop after the present step; the second one interrupts at once.
 
     Outside the main thread nothing is installed, and Ctrl-C behaves as ever.
     """
@@ -43,11 +43,12 @@ def stop_between_steps() -> Iterator[StopFlag]:
             raise KeyboardInterrupt
         flag.is_set = True
 
-    before = signal.signal(signal.SIGINT, on_interrupt)
+    before = {number: signal.signal(number, on_interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield flag
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Progress:

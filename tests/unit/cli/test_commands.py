@@ -198,14 +198,15 @@ def test_an_internal_error_is_70_without_a_traceback(
     assert "internal error: ZeroDivisionError: oops" in capsys.readouterr().err
 
 
-def test_interrupt_writes_what_is_done(folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_writes_what_is_done(folder: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "athanor.cli.main", "md", "argon.extxyz", "-o", "out", "--steps", "1000000"]
     process = subprocess.Popen([*command, "--every", "5", *LJ], cwd=folder, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (folder / "out/trajectory.zarr").exists():
         time.sleep(0.05)
     time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted; what was done is in out" in told

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from athanor.data.fields import FIELDS, LEVELS, FieldSpec, Level
+from athanor.data.fields import FIELDS, LEVELS, STATE_FIELDS, FieldSpec, Level
 from athanor.errors import DtypeError, InputError, MissingFieldError, ShapeError
 
 PRESENT = "_present"
@@ -199,7 +199,7 @@ def cast_state(levels: dict[Level, dict[str, Any]], state: torch.dtype, warn: bo
     cast = []
     for tensors in levels.values():
         for name, tensor in tensors.items():
-            if name in FIELDS and FIELDS[name].kind == "state" and tensor.dtype != state:
+            if name in STATE_FIELDS and tensor.dtype != state:
                 tensors[name] = tensor.to(state)
                 cast.append(name)
     if cast and warn:

@@ -14,7 +14,7 @@ import torch
 from athanor._typing import AtomCategory
 from athanor.data._checks import check_one_device, check_structures
 from athanor.data.elements import standard_masses
-from athanor.data.fields import FIELDS, PAIR_VIEWS, FieldSpec, Kind, Level
+from athanor.data.fields import FIELDS, PAIR_VIEWS, STATE_FIELDS, FieldSpec, Kind, Level
 from athanor.errors import DtypeError, InputError, ShapeError
 
 _ORDER = (*FIELDS, *PAIR_VIEWS)
@@ -122,11 +122,7 @@ def check_state_dtype(spec: FieldSpec, value: torch.Tensor, state: torch.dtype |
 def cast_state(fields: dict[str, torch.Tensor], stacklevel: int) -> None:
     """Cast state fields to the dtype of `positions`, in place, with one warning that lists what was cast."""
     state = fields["positions"].dtype
-    cast = sorted(
-        name
-        for name, value in fields.items()
-        if value.dtype != state and name in FIELDS and FIELDS[name].kind == "state"
-    )
+    cast = sorted(name for name, value in fields.items() if name in STATE_FIELDS and value.dtype != state)
     if cast:
         warnings.warn(
             f"Fields {cast} were cast to {state}, the dtype of `positions`. Pass them in that dtype to avoid this.",

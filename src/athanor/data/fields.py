@@ -144,6 +144,9 @@ FIELDS: dict[str, FieldSpec] = _table(
 STATE_FIELDS: frozenset[str] = frozenset(name for name, row in FIELDS.items() if row.kind == "state")
 """Fields that share the state dtype."""
 
+IDENTITY: tuple[str, ...] = ("system_id", "step", "time", "stage_step", "status", "failure_code", "failure_step")
+"""Who a system is and how far it got; every run has these on its batch, and they travel in ``atoms.info``."""
+
 PAIR_VIEWS: dict[str, FieldSpec] = _table(
     FieldSpec("neighbor_list", "edge", (2,), "integer", "", "pairs (i, j) as batch-wide atom indices"),
     FieldSpec("neighbor_list_shifts", "edge", (3,), "any", "", "integer cell shift S of each pair"),

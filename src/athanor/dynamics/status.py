@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from athanor.data.fields import IDENTITY
+
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
     from athanor.dynamics.inactive import ActiveSet
-
-BOOKKEEPING = ("system_id", "step", "time", "stage_step", "status", "failure_code", "failure_step")
-"""Fields that every run needs on the batch."""
 
 
 @dataclass(slots=True)
@@ -54,7 +53,7 @@ def ensure_bookkeeping(batch: Batch) -> None:
 
     Systems without an id get the next free numbers after the largest present.
     """
-    for name in BOOKKEEPING:
+    for name in IDENTITY:
         if name not in batch:
             batch.ensure_field(name)
     ids = batch.system_id

@@ -20,7 +20,7 @@ from athanor.errors import StorageError
 if TYPE_CHECKING:
     from athanor.io.zarr_schema import Rows, StoredField
 
-IDENTITY = ("system_id", "step", "time")
+STAMPS = ("system_id", "step", "time")
 """System fields that every stored frame carries, filled with their defaults if the batch has none."""
 _Kind = tuple[FieldSpec, torch.dtype, torch.Size]
 _FRAME_LEVELS: tuple[Level, ...] = ("node", "system")
@@ -126,7 +126,7 @@ def batch_to_rows(batch: Batch) -> tuple[Rows, list[StoredField]]:
 
     systems = batch.num_graphs
     fields = fields_of(batch)
-    for name in IDENTITY:
+    for name in STAMPS:
         if name not in fields:
             spec = FIELDS[name]
             dtype = torch.int64 if spec.kind == "integer" else torch.float64

@@ -23,16 +23,13 @@ from athanor.data.convert._common import (
     whole_sum,
 )
 from athanor.data.elements import AtomicNumberTable
-from athanor.data.fields import FIELDS
+from athanor.data.fields import FIELDS, IDENTITY
 from athanor.errors import InputError
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 Data = TypeVar("Data", bound=AtomicData)
-
-IDENTITY = ("system_id", "step", "time", "stage_step", "status", "failure_code", "failure_step")
-"""Fields of a system that travel in ``atoms.info``."""
 
 
 def from_atoms(

@@ -1,4 +1,4 @@
-# make demo   relax and heat 85 real crystals in one batch, show the table          (about 2 minutes after set-up)
+# make demo   relax and heat 84 real crystals in one batch, show the table          (about 2 minutes after set-up)
 # make test   run the tests                                                          (under 4 minutes after set-up)
 # make lint   ruff, layers, types
 # make clean  remove the environment, results and caches
@@ -36,7 +36,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "==> Set-up done."
 
 demo: $(READY)
-	@echo "==> The main job, quick: 71 elements and 14 compounds, relaxed and heated to 300 K in one batch"
+	@echo "==> The main job, quick: 71 elements and 13 compounds, relaxed and heated to 300 K in one batch"
 	@$(BIN)/athanor run examples/jobs/crystals.yaml --quick --overwrite -o $(OUT)
 	@echo "==> Results are in $(OUT); look again with: $(BIN)/athanor show $(OUT)"
 

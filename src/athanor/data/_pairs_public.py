@@ -176,8 +176,7 @@ def pack(batch: BatchStorage, pairs: torch.Tensor, shifts: torch.Tensor, *, keep
     i, j, whole = i[order], j[order], whole[order]
     row_ptr = torch.zeros(atoms + 1, dtype=torch.int64, device=pairs.device)
     torch.cumsum(torch.bincount(i, minlength=atoms), 0, out=row_ptr[1:])
-    cell = batch.cell if "cell" in batch else batch.positions.new_zeros((batch.num_graphs, 3, 3))
-    result = PairList.blank(batch.positions, cell, float("nan"), float("nan"), _is_half(i, j, whole))
+    result = PairList.blank(batch.positions, batch.cell_or_zeros, float("nan"), float("nan"), _is_half(i, j, whole))
     result.row_ptr = row_ptr
     result.neighbors = (j - batch.batch_ptr.long()[owner[i]]).to(torch.int32)
     result.images = pack_images(whole)

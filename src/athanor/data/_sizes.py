@@ -102,6 +102,14 @@ class BatchSizes(DataMixin):
         return None if positions is None else positions.dtype
 
     @property
+    def cell_or_zeros(self) -> torch.Tensor:
+        """Cell of each system, Å, [B, 3, 3]; zeros in the state dtype if the batch has none."""
+        cell = self._system.tensors.get("cell")
+        if cell is None:
+            return torch.zeros((len(self), 3, 3), dtype=self.dtype, device=self._device)
+        return cell
+
+    @property
     def volume(self) -> torch.Tensor:
         """Volume of each cell, Å³, [B]; 0 for a system without a cell."""
         cell = self._system.tensors.get("cell")

@@ -235,7 +235,7 @@ def _closest_pairs(batch: Batch) -> Tensor | None:
         return None
     return minimum_distance(
         batch.positions.detach(),
-        batch.cell.detach() if "cell" in batch else batch.positions.new_zeros(batch.num_graphs, 3, 3),
+        batch.cell_or_zeros.detach(),
         batch.batch_ptr,
         pairs.row_ptr,
         pairs.neighbors,

@@ -36,13 +36,7 @@ def autograd_forces(
     torch.Tensor
         [N, 3], eV/Å.
     """
-    (gradient,) = torch.autograd.grad(
-        energy,
-        positions,
-        grad_outputs=torch.ones_like(energy),
-        create_graph=training,
-        retain_graph=retain_graph or training,
-    )
+    (gradient,) = _gradients(energy, (positions,), training, retain_graph)
     return -gradient
 
 
@@ -78,13 +72,7 @@ def autograd_stresses(
     torch.Tensor
         [B, 3, 3], eV/Å³.
     """
-    (gradient,) = torch.autograd.grad(
-        energy,
-        displacement,
-        grad_outputs=torch.ones_like(energy),
-        create_graph=training,
-        retain_graph=retain_graph or training,
-    )
+    (gradient,) = _gradients(energy, (displacement,), training, retain_graph)
     return _stress(gradient, cell, num_graphs, convention)
 
 
@@ -100,24 +88,47 @@ def autograd_forces_and_stresses(
     convention: Convention = "tensile",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return forces and stress from one backward pass; see `autograd_forces` and `autograd_stresses`."""
-    force_gradient, strain_gradient = torch.autograd.grad(
+    force_gradient, strain_gradient = _gradients(energy, (positions, displacement), training, retain_graph)
+    return -force_gradient, _stress(strain_gradient, cell, num_graphs, convention)
+
+
+def _gradients(
+    energy: torch.Tensor, inputs: tuple[torch.Tensor, ...], training: bool, retain_graph: bool
+) -> tuple[torch.Tensor, ...]:
+    return torch.autograd.grad(
         energy,
-        (positions, displacement),
+        inputs,
         grad_outputs=torch.ones_like(energy),
         create_graph=training,
         retain_graph=retain_graph or training,
     )
-    return -force_gradient, _stress(strain_gradient, cell, num_graphs, convention)
 
 
 def _stress(gradient: torch.Tensor, cell: torch.Tensor, num_graphs: int, convention: Convention) -> torch.Tensor:
     if convention not in ("tensile", "compressive"):
         raise InputError(f"`convention` is {convention!r}; it must be 'tensile' or 'compressive'.")
-    gradient = gradient.view(num_graphs, 3, 3)
-    volume = torch.linalg.det(cell.detach().reshape(-1, 3, 3)).abs().view(-1, 1, 1)
-    has_volume = volume > 0
-    stress = torch.where(has_volume, gradient / torch.where(has_volume, volume, 1.0), 0.0)
+    stress = stress_of_strain_gradient(gradient.view(num_graphs, 3, 3), cell.reshape(-1, 3, 3))
     return stress if convention == "tensile" else -stress
+
+
+def stress_of_strain_gradient(gradient: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
+    """Return the stress +1/V dE/dstrain, tensile positive.
+
+    Parameters
+    ----------
+    gradient
+        [B, 3, 3], dE/dstrain (minus the virial), eV.
+    cell
+        [B, 3, 3], Å.
+
+    Returns
+    -------
+    torch.Tensor
+        [B, 3, 3], eV/Å³; zero for systems whose cell spans no volume.
+    """
+    volume = torch.linalg.det(cell.detach()).abs().view(-1, 1, 1)
+    has_volume = volume > 0
+    return torch.where(has_volume, gradient / torch.where(has_volume, volume, 1.0), 0.0)
 
 
 def apply_strain(

@@ -15,11 +15,13 @@ from torch import nn
 
 from athanor.data.batch import Batch
 from athanor.data.elements import SYMBOLS
-from athanor.errors import ContractError, InputError, ModelOutputError, NotAvailableError
+from athanor.errors import InputError, ModelOutputError, NotAvailableError
 from athanor.kernels.pair_potential import lennard_jones
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
+from athanor.models.derivatives import stress_of_strain_gradient
 from athanor.models.mixin import BaseModelMixin
+from athanor.models.stored_list import require_batch, require_pairs
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
 if TYPE_CHECKING:
@@ -28,9 +30,6 @@ if TYPE_CHECKING:
 
 Parameter = float | Mapping[int | str, float]
 Mixing = Literal["lorentz-berthelot", "geometric"]
-
-_SLACK = 1e-6
-"""Å by which the radius of a list may fall short of the cutoff."""
 
 
 class LennardJonesModelWrapper(nn.Module, BaseModelMixin):
@@ -140,36 +139,23 @@ class LennardJonesModelWrapper(nn.Module, BaseModelMixin):
         MissingFieldError
             A `KeyError`, if there is no neighbour list.
         InputError
-            If the list is too short, has to be searched again, or an element has no parameters.
+            If the list was searched too short or before a system joined, or an element has no parameters.
         """
-        if not isinstance(data, Batch):
-            raise ContractError(
-                f"{type(self).__name__} requires a Batch input, not {type(data).__name__}. "
-                f"Use `Batch.from_data_list([data])`."
-            )
-        pairs = data.pair_list
-        if pairs is None:
-            raise self._missing("pair_list", data)
-        if pairs.radius < self.cutoff - _SLACK:
-            raise InputError(
-                f"The neighbour list was searched to {pairs.radius:g} Å; {type(self).__name__} needs `cutoff` = "
-                f"{self.cutoff:g} Å. Build it with "
-                f"`compute_neighbors(batch, config=model.model_config.neighbor_config)`."
-            )
-        positions = data.positions
-        cell = data.get("cell")
+        batch = require_batch(self, data)
+        pairs = require_pairs(self, batch, self.cutoff)
+        positions = batch.positions
         epsilon, sigma = self._tables
         if epsilon.device != positions.device:
             epsilon, sigma = self._tables = (epsilon.to(positions.device), sigma.to(positions.device))
         return {
             "positions": positions,
-            "cell": positions.new_zeros(data.num_graphs, 3, 3) if cell is None else cell,
-            "segment_ptr": data.batch_ptr,
+            "cell": batch.cell_or_zeros,
+            "segment_ptr": batch.batch_ptr,
             "row_ptr": pairs.row_ptr,
             "neighbors": pairs.neighbors,
             "images": pairs.images,
             "wrap_offsets": pairs.wrap_offsets,
-            "types": self._types(data),
+            "types": self._types(batch),
             "epsilon": epsilon,
             "sigma": sigma,
             "cutoff": self.cutoff,
@@ -220,15 +206,13 @@ class LennardJonesModelWrapper(nn.Module, BaseModelMixin):
         return outputs
 
     def _stress(self, virial: torch.Tensor, data: Any) -> torch.Tensor:
-        """Return -virial / volume; zero for systems without a cell."""
+        """Return the stress of each system; zero for those without a cell."""
         if data.get("cell") is None:
             raise InputError(
                 f"{type(self).__name__}: stress output requires cell, and this batch has none. Remove "
                 f"'stress' from `model_config.active_outputs`."
             )
-        has_cell = data.has_cell.view(-1, 1, 1)
-        volume = torch.where(has_cell, data.volume.view(-1, 1, 1), 1.0)
-        return torch.where(has_cell, -virial / volume, 0.0)
+        return stress_of_strain_gradient(-virial, data.cell)
 
     def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
         """Return the active outputs of a batch that has a neighbour list."""

@@ -116,9 +116,7 @@ def build_pair_list(
 
 def _cell_and_pbc(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Return cell [B, 3, 3] and pbc [B, 3]; zeros and False where the batch has none."""
-    cell, pbc = batch.get("cell"), batch.get("pbc")
-    if cell is None:
-        cell = batch.positions.new_zeros(batch.num_graphs, 3, 3)
+    pbc = batch.get("pbc")
     if pbc is None:
         pbc = torch.zeros(batch.num_graphs, 3, dtype=torch.bool, device=batch.positions.device)
-    return cell.detach(), pbc
+    return batch.cell_or_zeros.detach(), pbc

@@ -182,3 +182,15 @@ def test_attributes_mirror_the_arguments() -> None:
     assert model.half_list is True
     assert model.model_config.neighbor_config.half_list is True
     assert model.model_card.batch_invariance == "verified"
+
+
+def test_systems_that_joined_without_a_list_are_refused() -> None:
+    """Their rows are empty: without the check they would have no energy."""
+    model = LennardJonesModelWrapper(0.01, 3.4, 6.0)
+    batch = Batch.from_data_list([fcc_crystal(3.8)])
+    compute_neighbors(batch, 6.0)
+    batch.append(Batch.from_data_list([fcc_crystal(3.9)]))
+    with pytest.raises(ValueError, match="1 systems has to be searched again"):
+        model(batch)
+    compute_neighbors(batch, 6.0)
+    assert bool((model(batch)["energy"] < 0.0).all())

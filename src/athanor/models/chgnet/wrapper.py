@@ -16,20 +16,21 @@ from torch import nn
 
 from athanor.data.batch import Batch
 from athanor.errors import ContractError, InputError
+from athanor.kernels import segment_sum
 from athanor.models.card import ModelCard
 from athanor.models.chgnet.graph import CrystalGraph, build_graph
 from athanor.models.chgnet.network import CHGNetNetwork
 from athanor.models.chgnet.weights import load_checkpoint
 from athanor.models.config import ModelConfig
+from athanor.models.derivatives import stress_of_strain_gradient
 from athanor.models.mixin import BaseModelMixin
+from athanor.models.stored_list import require_batch, require_pairs
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
 if TYPE_CHECKING:
     from athanor._typing import ModelOutputs
     from athanor.data.atomic_data import AtomicData
 
-_SLACK = 1e-6
-"""Å by which the radius of a list may fall short of the cutoff."""
 _UNTRAINED = frozenset(range(84, 89))
 """Po, At, Rn, Fr, Ra: embedded, but absent from the data the shipped parameters were fitted to."""
 _MINIMUM_DISTANCE = 0.5
@@ -161,7 +162,7 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
     def compute_embeddings(self, data: AtomicData | Batch, **kwargs: Any) -> AtomicData | Batch:
         """Write to the batch the features of each atom before the last convolution, and their sums after it."""
         inputs = self.adapt_input(data)
-        batch = _as_batch(data)
+        batch = require_batch(self, data)
         result = self.model(inputs["graph"], inputs["vectors"], inputs["atomic_numbers"], inputs["batch_idx"])
         for key, value in self._embeddings(result, batch).items():
             batch.set_field(key, value)
@@ -179,7 +180,7 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
         InputError
             If the list is half, too short or out of date, or the network does not know an element.
         """
-        batch = _as_batch(data)
+        batch = require_batch(self, data)
         self._check_elements(batch)
         graph = self._graph(batch)
         if not self._warned_of_isolated_atoms:
@@ -195,7 +196,7 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
     def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
         """Return the active outputs of a batch that has a neighbour list."""
         inputs = self.adapt_input(data, **kwargs)
-        batch = _as_batch(data)
+        batch = require_batch(self, data)
         wanted = self.output_data()
         graph, vectors = inputs["graph"], inputs["vectors"]
         differentiate = bool(wanted & _GRADIENT_OUTPUTS) and vectors.shape[0] > 0
@@ -225,26 +226,15 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
         }
 
     def _graph(self, batch: Batch) -> CrystalGraph:
-        pairs = batch.pair_list
-        if pairs is None:
-            raise self._missing("pair_list", batch)
-        advice = "Build it with `compute_neighbors(batch, config=model.model_config.neighbor_config)`."
-        if pairs.radius < self.model.cutoff - _SLACK:
-            raise InputError(
-                f"The neighbour list was searched to {pairs.radius:g} Å; {type(self).__name__} needs `cutoff` = "
-                f"{self.model.cutoff:g} Å. {advice}"
-            )
+        pairs = require_pairs(self, batch, self.model.cutoff)
         if pairs.half:
-            raise InputError(f"The neighbour list is half; {type(self).__name__} needs both directions. {advice}")
-        if not bool(pairs.valid.all()):
             raise InputError(
-                f"The neighbour list of {int((~pairs.valid).sum())} systems has to be searched again, because they "
-                f"joined the batch after it was built. {advice}"
+                f"The neighbour list is half; {type(self).__name__} needs both directions. "
+                f"Build it with `compute_neighbors(batch, config=model.model_config.neighbor_config)`."
             )
-        cell = batch.get("cell")
         return build_graph(
             batch.positions,
-            batch.positions.new_zeros(batch.num_graphs, 3, 3) if cell is None else cell,
+            batch.cell_or_zeros,
             batch.batch_ptr,
             pairs.row_ptr,
             pairs.neighbors,
@@ -295,18 +285,9 @@ def _converted(model: nn.Module) -> CHGNetNetwork:
     return CHGNetNetwork(model.state_dict(), arguments)
 
 
-def _as_batch(data: Any) -> Batch:
-    if not isinstance(data, Batch):
-        raise ContractError(
-            f"CHGNetWrapper requires a Batch input, not {type(data).__name__}. Use `Batch.from_data_list([data])`."
-        )
-    return data
-
-
 def _system_sums(values: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Add the rows of each system in float64."""
-    sums = torch.zeros((batch.num_graphs, *values.shape[1:]), dtype=torch.float64, device=values.device)
-    return sums.index_add_(0, batch.batch_idx, values.to(torch.float64))
+    return segment_sum(values.to(torch.float64), batch.batch_ptr)
 
 
 def _forces(graph: CrystalGraph, gradient: torch.Tensor, num_atoms: int) -> torch.Tensor:
@@ -321,8 +302,4 @@ def _stress(graph: CrystalGraph, gradient: torch.Tensor, batch: Batch) -> torch.
     products = graph.bond_vectors.detach().unsqueeze(2) * gradient.unsqueeze(1)
     strain_gradient = torch.zeros(batch.num_graphs, 3, 3, dtype=gradient.dtype, device=gradient.device)
     strain_gradient.index_add_(0, batch.batch_idx[graph.bond_ends[:, 0]], 0.5 * (products + products.transpose(1, 2)))
-    cell = batch.get("cell")
-    if cell is None:
-        return strain_gradient.zero_()
-    volume = torch.linalg.det(cell.detach().to(gradient.dtype)).abs().view(-1, 1, 1)
-    return torch.where(volume > 0, strain_gradient / torch.where(volume > 0, volume, 1.0), 0.0)
+    return stress_of_strain_gradient(strain_gradient, batch.cell_or_zeros.to(gradient.dtype))

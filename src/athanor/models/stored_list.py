@@ -1,0 +1,61 @@
+"""What a wrapper that reads the stored pair list asks of a batch first: that it is one, and that the list will do.
+
+The list may be older than the positions, as long as a skin covers their motion; `athanor.neighbors.skin` sees to that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from athanor.data.batch import Batch
+from athanor.errors import ContractError, InputError
+
+if TYPE_CHECKING:
+    from athanor.data.pair_list import PairList
+    from athanor.models.mixin import BaseModelMixin
+
+_SLACK = 1e-6
+"""Å by which the radius of a list may fall short of the cutoff."""
+
+
+def require_batch(model: BaseModelMixin, data: Any) -> Batch:
+    """Return `data` if it is a Batch.
+
+    Raises
+    ------
+    ContractError
+        A `TypeError`, if it is not.
+    """
+    if not isinstance(data, Batch):
+        raise ContractError(
+            f"{type(model).__name__} requires a Batch input, not {type(data).__name__}. "
+            f"Use `Batch.from_data_list([data])`."
+        )
+    return data
+
+
+def require_pairs(model: BaseModelMixin, batch: Batch, cutoff: float) -> PairList:
+    """Return the stored pair list of `batch` if it is complete for `cutoff`, Å, in every system.
+
+    Raises
+    ------
+    MissingFieldError
+        A `KeyError`, if there is no list.
+    InputError
+        If it was searched less far, or systems joined the batch after it was built.
+    """
+    pairs = batch.pair_list
+    if pairs is None:
+        raise model._missing("pair_list", batch)
+    advice = "Build it with `compute_neighbors(batch, config=model.model_config.neighbor_config)`."
+    if pairs.radius < cutoff - _SLACK:
+        raise InputError(
+            f"The neighbour list was searched to {pairs.radius:g} Å; {type(model).__name__} needs `cutoff` = "
+            f"{cutoff:g} Å. {advice}"
+        )
+    if not bool(pairs.valid.all()):
+        raise InputError(
+            f"The neighbour list of {int((~pairs.valid).sum())} systems has to be searched again, because they "
+            f"joined the batch after it was built. {advice}"
+        )
+    return pairs

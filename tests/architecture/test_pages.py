@@ -1,0 +1,55 @@
+"""The pages tell where things are: every path that ARCHITECTURE.md names exists, and every file has its place there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+PATH = re.compile(r"`([\w./]+(?:\.py|/))`")
+
+
+def rows(page: str) -> list[tuple[str, str]]:
+    """Room -> its cell, of the table of rooms."""
+    table = page.partition("## The rooms")[2].partition("\n## ")[0]
+    cells = [line.strip("| ").split(" | ", 1) for line in table.splitlines() if line.startswith("| ")]
+    return [(room.strip("`/"), text) for room, text in cells[2:]]
+
+
+def missing_from_the_tree(page: str, source: Path) -> list[str]:
+    found = []
+    for room, text in rows(page):
+        folder = source if room == "foundation" else source / room
+        found += [
+            f"{room}: {name}" for name in PATH.findall(text) if room != "kernels" and not (folder / name).exists()
+        ]
+    asked = page.partition("## Where do I find it")[2]
+    return found + [name for name in PATH.findall(asked) if not (source / name).exists()]
+
+
+def missing_from_the_page(page: str, source: Path) -> list[str]:
+    """Modules and folders of a room that its row does not name; private ones may stay unnamed."""
+    found = []
+    for room, text in rows(page):
+        folder = source if room == "foundation" else source / room
+        named = {name.rstrip("/") for name in PATH.findall(text)}
+        here = {path.name for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+        if room == "foundation":
+            here = {name for name in here if name.endswith(".py")}
+        public = {name for name in here if not name.startswith("_")}
+        found += [f"{room}: {name}" for name in sorted(public - named)]
+    return found
+
+
+def test_architecture_tells_what_is(repository: Path) -> None:
+    page, source = (repository / "ARCHITECTURE.md").read_text(encoding="utf-8"), repository / "src" / "athanor"
+    packages = {path.name for path in source.iterdir() if (path / "__init__.py").exists()}
+    assert {room for room, _ in rows(page)} == packages | {"foundation"}
+    assert missing_from_the_tree(page, source) == []
+    assert missing_from_the_page(page, source) == []
+
+
+def test_a_page_that_is_wrong_would_be_noticed(repository: Path) -> None:
+    page, source = (repository / "ARCHITECTURE.md").read_text(encoding="utf-8"), repository / "src" / "athanor"
+    assert missing_from_the_tree(page.replace("`registry.py`, and", "`moved.py`, and"), source) == ["hooks: moved.py"]
+    assert missing_from_the_tree(page.replace("`dynamics/driver.py`", "`driver.py`"), source) == ["driver.py"]
+    assert missing_from_the_page(page.replace("`quarantine.py`, ", ""), source) == ["dynamics: quarantine.py"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from athanor import _runtime
+from athanor import _doors, _runtime
 from athanor.data.observables import count_degrees_of_freedom
 from athanor.dynamics.convergence import ConvergenceHook
 from athanor.dynamics.driver import Driver, check_can_produce
@@ -96,9 +97,9 @@ class BaseDynamics(HookRegistryMixin):
         if n_steps is not None and (not isinstance(n_steps, int) or n_steps < 0):
             raise InputError(f"`n_steps` is {n_steps!r}; give a whole number of steps, zero or more.")
         self.model = model
-        self.convergence_hook = (
-            ConvergenceHook(**convergence_hook) if isinstance(convergence_hook, dict) else (convergence_hook)
-        )
+        if isinstance(convergence_hook, dict):
+            convergence_hook = ConvergenceHook(**convergence_hook)
+        self.convergence_hook = convergence_hook
         self.n_steps = n_steps
         self.exit_status = exit_status
         self.on_error = on_error
@@ -161,7 +162,7 @@ class BaseDynamics(HookRegistryMixin):
         total = self.n_steps if n_steps is None else n_steps
         if total is None:
             raise InputError(f"{type(self).__name__}.run needs `n_steps`; pass it here or to the constructor.")
-        with self._session(batch):
+        with self._around_run(batch):
             for _ in range(total):
                 if not self._driver.active.any:
                     break
@@ -216,11 +217,9 @@ class BaseDynamics(HookRegistryMixin):
 
     def __add__(self, other: Any) -> Any:
         """Fuse two engines: systems finish this one, then go on in `other`, in the same batch."""
-        from athanor._doors import resolve
-
         if not isinstance(other, BaseDynamics):
             return NotImplemented
-        return resolve("athanor.dynamics", "FusedStage")([(0, self), (1, other)])
+        return _doors.resolve("athanor.dynamics", "FusedStage")([(0, self), (1, other)])
 
     def __enter__(self) -> BaseDynamics:
         """Return self; on a CPU there is nothing to prepare."""
@@ -265,8 +264,28 @@ class BaseDynamics(HookRegistryMixin):
     def _stages(self) -> list[StageSpec]:
         return [StageSpec(self, None, None)]
 
-    def _session(self, batch: Batch) -> _Session:
-        return _Session(self, batch)
+    @contextmanager
+    def _around_run(self, batch: Batch) -> Iterator[None]:
+        """Open hooks, ask for outputs and prime results for a whole run; close and restore in any case."""
+        driver, config = self._driver, self.model.model_config
+        needs = driver.needs
+        check_can_produce(self.model, needs, type(self).__name__)
+        asked_before = set(config.active_outputs or ())
+        config.active_outputs = asked_before | needs
+        self._running = True
+        try:
+            self.open_hooks(*driver.engines[1:])
+            try:
+                driver.forget_converged()
+                driver.begin(batch)
+                yield
+            except BaseException as error:
+                self.close_hooks(type(error), error, error.__traceback__)
+                raise
+            self.close_hooks()
+        finally:
+            self._running = False
+            config.active_outputs = asked_before
 
     def _init_state(self, batch: Batch) -> None:
         self._state = self.make_state(batch)
@@ -293,34 +312,6 @@ class BaseDynamics(HookRegistryMixin):
         return DynamicsContext(
             batch=batch, model=self.model, workflow=self, step_count=self.step_count, converged_mask=mask
         )
-
-
-class _Session:
-    """A run: hooks opened and closed once, outputs requested for its whole length, results primed."""
-
-    def __init__(self, engine: BaseDynamics, batch: Batch) -> None:
-        self.engine, self.batch = engine, batch
-
-    def __enter__(self) -> None:
-        engine, driver = self.engine, self.engine._driver
-        needs = driver.needs
-        check_can_produce(engine.model, needs, type(engine).__name__)
-        config = engine.model.model_config
-        self._outputs_before = set(config.active_outputs or ())
-        config.active_outputs = self._outputs_before | needs
-        engine._running = True
-        engine.open_hooks(*driver.engines[1:])
-        try:
-            driver.forget_converged()
-            driver.begin(self.batch)
-        except BaseException as error:
-            self.__exit__(type(error), error, error.__traceback__)
-            raise
-
-    def __exit__(self, *exc: Any) -> None:
-        self.engine._running = False
-        self.engine.model.model_config.active_outputs = self._outputs_before
-        self.engine.close_hooks(*exc)
 
 
 def _refuse_unknown(who: str, kwargs: dict[str, Any]) -> None:

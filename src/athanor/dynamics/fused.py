@@ -99,7 +99,7 @@ class FusedStage(BaseDynamics):
             raise InputError("FusedStage.run needs a batch; samplers that feed systems in are not in this version.")
         cap = self.n_steps if n_steps is None else n_steps
         done = 0
-        with self._session(batch):
+        with self._around_run(batch):
             while self._driver.active.any and (cap is None or done < cap):
                 self._driver.step(batch)
                 self._driver._refresh_active(batch)

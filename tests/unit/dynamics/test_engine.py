@@ -207,3 +207,34 @@ def test_state_follows_systems_that_join():
     fresh = Batch.from_data_list([argon_cluster(6, 9)])
     with_neighbor_hooks(FIRE(argon_model(), dt=0.2)).run(fresh, 12)
     assert torch.equal(batch.get_data(1).positions, fresh.positions)
+
+
+def test_a_hook_that_can_not_open_leaves_engine_and_model_as_they_were():
+    class Locked:
+        frequency, stage = 1, DynamicsStage.AFTER_STEP
+
+        def __enter__(self):
+            raise OSError("locked")
+
+        def __call__(self, ctx, stage):
+            """Never reached."""
+
+    model = argon_model()
+    engine = with_neighbor_hooks(FIREVariableCell(model, dt=0.1, hooks=[Locked()]))
+    batch = Batch.from_data_list([argon_crystal(2, 5)])
+    with pytest.raises(OSError, match="locked"):
+        engine.run(batch, 1)
+    assert model.model_config.active_outputs == {"energy", "forces"}
+    assert not engine._running
+
+
+def test_masked_update_moves_the_chosen_systems_alone():
+    batch = Batch.from_data_list([argon_crystal(2, 5), argon_crystal(2, 6)])
+    engine = with_neighbor_hooks(NVE(argon_model(), dt=2.0))
+    engine.run(batch, 0)
+    before = batch.clone()
+    engine.masked_update(batch, torch.tensor([False, True]))
+    assert torch.equal(batch.get_data(0).positions, before.get_data(0).positions)
+    assert torch.equal(batch.get_data(0).velocities, before.get_data(0).velocities)
+    assert not torch.equal(batch.get_data(1).positions, before.get_data(1).positions)
+    assert not batch.results_fresh(engine.model, frozenset({"forces"}))

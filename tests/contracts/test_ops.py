@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from athanor import kernels
 from athanor.errors import SimulationError
@@ -147,6 +148,34 @@ def test_a_system_does_not_depend_on_its_companions(name: str, half: bool) -> No
 def test_noise_keyed_by_place_fails_the_companion_check() -> None:
     with pytest.raises(AssertionError, match="alone against order"):
         contract.check_batch_invariance(_per_system("philox_normal", False, broken=True), len(SIZES))
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_direct_call_and_the_registered_op_give_equal_bits(name: str, half: bool) -> None:
+    arguments = _arguments(name, _batch(_systems(torch.float64)), half)
+    registered = getattr(torch.ops.athanor, name).default(*arguments)
+    contract.check_equal_bits(getattr(kernels, name)(*arguments), registered, "direct against registered")
+
+
+def test_the_registered_op_is_called_where_torch_must_see_it() -> None:
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    values, pointer = torch.ones(4, 3), torch.tensor([0, 1, 4], dtype=torch.int32)
+    with Watch():
+        kernels.segment_sum(values, pointer)
+    assert torch.ops.athanor.segment_sum.default in seen
+    assert torch.equal(kernels.segment_sum(torch._neg_view(values), pointer), -kernels.segment_sum(values, pointer))
+    assert kernels.segment_sum(values.clone().requires_grad_(), pointer).requires_grad
+    assert kernels.segment_sum(torch.nn.Parameter(values), pointer).requires_grad
+    assert kernels.segment_sum(values.to("meta"), pointer.to("meta")).is_meta
+    with pytest.raises(RuntimeError, match="functorch"):  # torch's answer; no derivative is lost in silence
+        torch.func.grad(lambda v: kernels.segment_sum(v, pointer).sum())(values)
 
 
 @pytest.mark.parametrize("name", NAMES)

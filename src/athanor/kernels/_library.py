@@ -2,6 +2,7 @@
 
 An op has a CPU implementation (numba), a reference for every other device (torch), and a shape rule for tracing.
 The low-level calls are used because they cost less at import and per call than ``torch.library.custom_op``.
+Where torch's dispatcher would do nothing but choose the CPU implementation, that is called directly.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
+
+_NUMBERS = frozenset({bool, int, float, torch.dtype})
 
 _library = torch.library.Library("athanor", "FRAGMENT")
 
@@ -36,7 +40,33 @@ def register_op(
     _library.impl(name, reference, "CompositeExplicitAutograd")
     _library.impl(name, cpu, "CPU")
     torch.library.register_fake(f"athanor::{name}", fake, lib=_library)
-    return getattr(torch.ops.athanor, name).default
+    registered = getattr(torch.ops.athanor, name).default
+
+    def call(*arguments: Any) -> Any:
+        return cpu(*arguments) if _is_plain(arguments) else registered(*arguments)
+
+    return call
+
+
+def _is_plain(arguments: tuple[Any, ...]) -> bool:
+    """Whether torch has nothing to add: numbers and CPU tensors, no derivative wanted, no mode or transform active."""
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+        or forward_ad._current_level >= 0
+    ):
+        return False
+    differentiating = torch.is_grad_enabled()
+    for argument in arguments:
+        kind = type(argument)
+        if kind is torch.Tensor:
+            if not argument.is_cpu or argument.is_neg() or (differentiating and argument.requires_grad):
+                return False
+        elif kind not in _NUMBERS:
+            return False
+    return True
 
 
 def register_gradient(name: str, *, setup_context: Callable[..., None], backward: Callable[..., Any]) -> None:

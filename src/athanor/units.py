@@ -7,6 +7,12 @@ Base units are Å, eV, amu, e and K. Times are fs at every public call; inside t
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Value = TypeVar("Value", float, "Tensor", "float | Tensor")
 
 ELEMENTARY_CHARGE = 1.602176634e-19
 """Elementary charge in C (exact)."""
@@ -36,16 +42,16 @@ ns = 1e6
 """One nanosecond in fs."""
 
 
-def fs_to_internal_time(value):
+def fs_to_internal_time(value: Value) -> Value:
     """Convert a time from fs to internal time; floats and tensors alike."""
     return value / FS_PER_INTERNAL_TIME
 
 
-def internal_time_to_fs(value):
+def internal_time_to_fs(value: Value) -> Value:
     """Convert a time from internal time to fs; floats and tensors alike."""
     return value * FS_PER_INTERNAL_TIME
 
 
-def per_fs_to_internal_rate(value):
+def per_fs_to_internal_rate(value: Value) -> Value:
     """Convert a rate from 1/fs to 1/(internal time); floats and tensors alike."""
     return value * FS_PER_INTERNAL_TIME

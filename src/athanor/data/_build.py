@@ -6,7 +6,7 @@ Joining itself is in `_collate`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,15 +15,13 @@ from athanor.data import _collate, _pairs_public
 from athanor.data._checks import check_structures
 from athanor.data._collate import Parts
 from athanor.data._levels import LevelStorage, level_of
+from athanor.data._storage import BatchStorage
 from athanor.data._structure import custom_spec, kind_of
 from athanor.data.atomic_data import AtomicData
 from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, FieldSpec, Level
 from athanor.errors import InputError, MissingFieldError
 
-if TYPE_CHECKING:
-    from athanor.data.batch import Batch
-
-AnyBatch = TypeVar("AnyBatch", bound="Batch")
+AnyBatch = TypeVar("AnyBatch", bound=BatchStorage)
 
 
 def from_items(
@@ -151,7 +149,7 @@ def _edge_rows(item: Mapping[str, torch.Tensor], custom: Mapping[str, FieldSpec]
     return 0
 
 
-def _pack_items(batch: Batch, dicts: Sequence[Mapping[str, torch.Tensor]]) -> None:
+def _pack_items(batch: BatchStorage, dicts: Sequence[Mapping[str, torch.Tensor]]) -> None:
     """Pack the neighbour lists or matrices of single structures into the pair list of the batch."""
     has_list = ["neighbor_list" in item or "neighbor_matrix" in item for item in dicts]
     if not any(has_list):
@@ -170,7 +168,9 @@ def _pack_items(batch: Batch, dicts: Sequence[Mapping[str, torch.Tensor]]) -> No
         batch._edge, batch._edge_rows_of = edges, packed.row_ptr
 
 
-def _item_pairs(batch: Batch, number: int, item: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def _item_pairs(
+    batch: BatchStorage, number: int, item: Mapping[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
     pairs = item.get("neighbor_list")
     if pairs is None:
         dense = item["neighbor_matrix"].long()
@@ -205,7 +205,7 @@ def default_fields(device: torch.device) -> dict[Level, dict[str, torch.Tensor]]
 def emptied(cls: type[AnyBatch], template: Any, device: torch.device) -> AnyBatch:
     """Return a batch without systems that has the fields of `template`."""
     if isinstance(template, AtomicData):
-        template = cls.from_data_list([template])
+        template = from_items(cls, [template], None, None, False, {}, set())
     none = np.zeros(0, dtype=np.int64)
     levels = {
         level: LevelStorage(none, {n: t[:0].to(device) for n, t in template._level(level).tensors.items()})
@@ -232,7 +232,7 @@ def from_dump(cls: type[AnyBatch], dump: Mapping[str, Any]) -> AnyBatch:
     return cls._of(levels, custom, torch.device(dump["device"]))
 
 
-def check_batch(batch: Batch) -> None:
+def check_batch(batch: BatchStorage) -> None:
     """Check shapes, dtypes and values of everything stored."""
     for level in LEVELS:
         storage = batch._level(level)

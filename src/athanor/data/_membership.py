@@ -6,7 +6,7 @@ The methods of `Batch` delegate here. Joining itself is in `_collate`, one polic
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ import torch
 from athanor.data import _collate
 from athanor.data._collate import PRESENT, Parts
 from athanor.data._levels import LevelStorage, level_of
+from athanor.data._storage import BatchStorage
 from athanor.data._structure import custom_spec, kind_of
 from athanor.data.atomic_data import AtomicData
 from athanor.data.elements import standard_masses
@@ -21,13 +22,10 @@ from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, FieldSpec, Level
 from athanor.data.pair_list import PairList
 from athanor.errors import InputError, ShapeError
 
-if TYPE_CHECKING:
-    from athanor.data.batch import Batch
-
-AnyBatch = TypeVar("AnyBatch", bound="Batch")
+AnyBatch = TypeVar("AnyBatch", bound=BatchStorage)
 
 
-def _parts_of(batches: Sequence[Batch]) -> Parts:
+def _parts_of(batches: Sequence[BatchStorage]) -> Parts:
     edges = [_canonical_edges(batch) for batch in batches]
     tensors = [{**b._node.tensors, **e.tensors, **b._system.tensors} for b, e in zip(batches, edges, strict=True)]
     rows: dict[Level, list[int]] = {
@@ -38,7 +36,7 @@ def _parts_of(batches: Sequence[Batch]) -> Parts:
     return Parts(tensors, rows)
 
 
-def append(batch: Batch, other: Batch) -> None:
+def append(batch: BatchStorage, other: BatchStorage) -> None:
     """Add the systems of `other` to `batch` in place; see `Batch.append`."""
     mine, theirs = batch.get("positions"), other.get("positions")
     if other is batch or (mine is not None and theirs is not None and mine is theirs):
@@ -68,11 +66,11 @@ def append(batch: Batch, other: Batch) -> None:
         batch.mark_results_fresh(*fresh)
 
 
-def _counts(batch: Batch, level: Any) -> np.ndarray:
+def _counts(batch: BatchStorage, level: Any) -> np.ndarray:
     return batch._level(level).counts
 
 
-def _common_stamp(batch: Batch, other: Batch) -> tuple[Any, frozenset[str]] | None:
+def _common_stamp(batch: BatchStorage, other: BatchStorage) -> tuple[Any, frozenset[str]] | None:
     one, two = batch._stamp, other._stamp
     if one is None or two is None or not one.holds(batch) or not two.holds(other):
         return None
@@ -80,7 +78,7 @@ def _common_stamp(batch: Batch, other: Batch) -> tuple[Any, frozenset[str]] | No
     return (model, one.keys & two.keys) if model is not None and model is two.model() else None
 
 
-def _joined_pairs(batch: Batch, other: Batch) -> PairList | None:
+def _joined_pairs(batch: BatchStorage, other: BatchStorage) -> PairList | None:
     if batch._pairs is None and other._pairs is None:
         return None
     known = batch._pairs or other._pairs
@@ -96,7 +94,7 @@ def _joined_pairs(batch: Batch, other: Batch) -> PairList | None:
     return lists[0].append(lists[1])
 
 
-def _canonical_edges(batch: Batch) -> LevelStorage:
+def _canonical_edges(batch: BatchStorage) -> LevelStorage:
     """Edge fields in the stored order of pairs, whatever order a user assigned."""
     edges, pairs = batch._edges(), batch._pairs
     if pairs is None or pairs.order is None or not edges.tensors:
@@ -125,7 +123,7 @@ def select(batch: AnyBatch, systems: np.ndarray) -> AnyBatch:
     return result
 
 
-def item(batch: Batch, number: int) -> AtomicData:
+def item(batch: BatchStorage, number: int) -> AtomicData:
     """Return one system as a structure of views; see `Batch.get_data`."""
     custom = batch._custom
     fields = batch._node.slice_of(number)
@@ -147,7 +145,7 @@ def _drop_absent(fields: dict[str, torch.Tensor], custom: dict[str, FieldSpec]) 
     return {name: spec for name, spec in custom.items() if name in fields or spec.level == "edge"}
 
 
-def _add_edges(batch: Batch, number: int, fields: dict[str, torch.Tensor]) -> None:
+def _add_edges(batch: BatchStorage, number: int, fields: dict[str, torch.Tensor]) -> None:
     pairs, edges = batch._pairs, batch._edges()
     start, count = int(edges.starts[number]), int(edges.counts[number])
     if pairs is None:
@@ -164,7 +162,7 @@ def _add_edges(batch: Batch, number: int, fields: dict[str, torch.Tensor]) -> No
     fields.update(edges.slice_of(number))
 
 
-def _grouped_by_system(batch: Batch, pairs: PairList) -> bool:
+def _grouped_by_system(batch: BatchStorage, pairs: PairList) -> bool:
     """Whether the pairs as the user ordered them stand system by system; looked up once for a list."""
     if pairs.order is None:
         return True
@@ -175,7 +173,7 @@ def _grouped_by_system(batch: Batch, pairs: PairList) -> bool:
     return grouped
 
 
-def add_key(batch: Batch, key: str, values: Sequence[torch.Tensor], level: Any, overwrite: bool) -> None:
+def add_key(batch: BatchStorage, key: str, values: Sequence[torch.Tensor], level: Any, overwrite: bool) -> None:
     """Add a field from one tensor per system; see `Batch.add_key`."""
     level = level_of(key, level)
     if key in batch and not overwrite:
@@ -216,7 +214,7 @@ def _check_rows_per_system(key: str, values: Sequence[torch.Tensor], counts: np.
             )
 
 
-def filled(batch: Batch, spec: FieldSpec) -> torch.Tensor:
+def filled(batch: BatchStorage, spec: FieldSpec) -> torch.Tensor:
     """Return the tensor that `Batch.ensure_field` creates."""
     if spec.name == "atomic_masses":
         return standard_masses(batch.atomic_numbers, batch.positions.dtype)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 
@@ -18,14 +18,20 @@ from athanor.data.pair_list import PairList
 from athanor.errors import DtypeError, InputError, ShapeError
 from athanor.kernels.neighbor_list.packing import MAX_IMAGE, pack_images
 
-if TYPE_CHECKING:
-    from athanor.data._storage import BatchStorage
+
+class PairOwner(Protocol):
+    """A batch, which stands above this module: its fields are read by name."""
+
+    def __getattr__(self, name: str) -> Any: ...
+    def __contains__(self, name: object) -> bool: ...
+    def __len__(self) -> int: ...
+
 
 COO_NAMES = ("neighbor_list", "neighbor_list_shifts", "shifts")
 MATRIX_NAMES = ("neighbor_matrix", "num_neighbors", "neighbor_matrix_shifts")
 
 
-def read_view(batch: BatchStorage, name: str) -> torch.Tensor | None:
+def read_view(batch: PairOwner, name: str) -> torch.Tensor | None:
     """Return the view `name` of the pair list of `batch`, or None without a list."""
     pairs = batch.pair_list
     if pairs is None:
@@ -45,9 +51,7 @@ def read_view(batch: BatchStorage, name: str) -> torch.Tensor | None:
     return torch.einsum("ea,eac->ec", shifts.to(cell.dtype), cell)
 
 
-def assign_view(
-    batch: BatchStorage, assigned: dict[str, torch.Tensor], name: str, value: torch.Tensor
-) -> PairList | None:
+def assign_view(batch: PairOwner, assigned: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> PairList | None:
     """Check `value`, note it in `assigned` and pack what is there; `assigned` is unchanged if anything is wrong.
 
     Returns
@@ -76,7 +80,7 @@ def assign_view(
     return packed
 
 
-def _check_view(batch: BatchStorage, name: str, value: torch.Tensor) -> None:
+def _check_view(batch: PairOwner, name: str, value: torch.Tensor) -> None:
     spec = PAIR_VIEWS[name]
     owner = f"a Batch of {batch.num_nodes} atoms"
     rows = batch.num_nodes
@@ -85,7 +89,7 @@ def _check_view(batch: BatchStorage, name: str, value: torch.Tensor) -> None:
     spec.check(value, rows, owner=owner)
 
 
-def _pack_coo(batch: BatchStorage, known: dict[str, torch.Tensor]) -> PairList:
+def _pack_coo(batch: PairOwner, known: dict[str, torch.Tensor]) -> PairList:
     pairs = known["neighbor_list"].long()
     shifts = known.get("neighbor_list_shifts")
     if shifts is None and "shifts" in known:
@@ -97,7 +101,7 @@ def _pack_coo(batch: BatchStorage, known: dict[str, torch.Tensor]) -> PairList:
     return pack(batch, pairs, shifts, keep_order=True)
 
 
-def _pack_matrix(batch: BatchStorage, known: dict[str, torch.Tensor]) -> PairList:
+def _pack_matrix(batch: PairOwner, known: dict[str, torch.Tensor]) -> PairList:
     dense = known["neighbor_matrix"].long()
     atoms, width = dense.shape
     used = (dense >= 0) & (dense < atoms)
@@ -121,7 +125,7 @@ def _check_pair_count(name: str, value: torch.Tensor, pairs: torch.Tensor) -> No
         )
 
 
-def images_from_cartesian(shifts: torch.Tensor, batch: BatchStorage, pairs: torch.Tensor) -> torch.Tensor:
+def images_from_cartesian(shifts: torch.Tensor, batch: PairOwner, pairs: torch.Tensor) -> torch.Tensor:
     """Return the integer shifts int32 [E, 3] whose lattice vectors add up to Cartesian `shifts` [E, 3] in Å."""
     if not bool(shifts.any()):
         return torch.zeros(shifts.shape, dtype=torch.int32, device=shifts.device)
@@ -140,7 +144,7 @@ def images_from_cartesian(shifts: torch.Tensor, batch: BatchStorage, pairs: torc
     return rounded.to(torch.int32)
 
 
-def pack(batch: BatchStorage, pairs: torch.Tensor, shifts: torch.Tensor, *, keep_order: bool) -> PairList:
+def pack(batch: PairOwner, pairs: torch.Tensor, shifts: torch.Tensor, *, keep_order: bool) -> PairList:
     """Sort and pack batch-wide pairs int64 [E, 2] with integer shifts [E, 3] into a list of unknown cutoff.
 
     Raises
@@ -208,7 +212,7 @@ def _is_half(i: torch.Tensor, j: torch.Tensor, shifts: torch.Tensor) -> bool:
     return both.unique(dim=0).shape[0] == both.shape[0]
 
 
-def check_pair_list(batch: BatchStorage, pairs: PairList | None) -> None:
+def check_pair_list(batch: PairOwner, pairs: PairList | None) -> None:
     """Raise unless `pairs` has the atoms and systems of `batch`."""
     if pairs is None:
         return

@@ -7,12 +7,18 @@ torch's version of the tensors, which an in-place change by the user (``batch.po
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 
-if TYPE_CHECKING:
-    from athanor.data._storage import BatchStorage
+
+class Stamped(Protocol):
+    """What a stamp reads of a batch."""
+
+    @property
+    def version(self) -> int: ...
+
+    def get(self, name: str) -> Any: ...
 
 
 def _tensor_version(tensor: torch.Tensor | None) -> int:
@@ -31,13 +37,13 @@ class Stamp(NamedTuple):
     keys: frozenset[str]
 
     @classmethod
-    def of(cls, batch: BatchStorage, model: Callable[[], Any], keys: frozenset[str]) -> Self:
+    def of(cls, batch: Stamped, model: Callable[[], Any], keys: frozenset[str]) -> Self:
         """Return the stamp of `batch` as it is now."""
         return cls(
             batch.version, _tensor_version(batch.get("positions")), _tensor_version(batch.get("cell")), model, keys
         )
 
-    def holds(self, batch: BatchStorage) -> bool:
+    def holds(self, batch: Stamped) -> bool:
         """Whether nothing was changed since."""
         return (
             self.version == batch.version

@@ -17,7 +17,6 @@ from ase.constraints import FixAtoms, FixBondLength
 
 from athanor.data import AtomicData, Batch
 from athanor.data.atomic_data import AtomicNumberTable
-from athanor.data.convert import from_any
 from athanor.errors import InputError
 
 
@@ -140,13 +139,6 @@ def test_left_handed_cells_are_kept() -> None:
     np.testing.assert_array_equal(data.to_atoms().cell[:], atoms.cell[:])
 
 
-def test_lookup_by_type() -> None:
-    data = from_any(molecule("H2O"))
-    assert from_any(data) is data
-    with pytest.raises(InputError, match=r"builtins.int can not be made a structure"):
-        from_any(3)
-
-
 def test_pymatgen() -> None:
     core = pytest.importorskip("pymatgen.core")
     lattice = core.Lattice.from_parameters(4, 5, 6, 80, 90, 100)
@@ -158,18 +150,18 @@ def test_pymatgen() -> None:
         site_properties={"forces": forces},
         properties={"energy": 1.0, "text": "x", "stress": [[1.0, 0, 0], [0, 1, 0], [0, 0, 1]]},
     )
-    data = from_any(structure, dtype=torch.float64)
+    data = AtomicData.from_structure(structure, dtype=torch.float64)
     assert data.atomic_numbers.tolist() == [11, 17]
     np.testing.assert_allclose(data.cell[0], lattice.matrix)
     np.testing.assert_allclose(data.positions, structure.cart_coords)
     assert data.forces.tolist() == forces
     assert float(data.energy) == 1.0
     assert data.info == {}
-    ion = from_any(core.Molecule(["O", "H"], [[0, 0, 0], [0, 0, 1.0]], charge=-1))
+    ion = AtomicData.from_structure(core.Molecule(["O", "H"], [[0, 0, 0], [0, 0, 1.0]], charge=-1))
     assert (float(ion.charge), float(ion.spin), ion.cell) == (-1.0, 1.0, None)
     mixed = core.Structure(lattice, [{"Na": 0.5, "K": 0.5}], [[0, 0, 0]])
     with pytest.raises(InputError, match="partly occupied"):
-        from_any(mixed)
+        AtomicData.from_structure(mixed)
 
 
 def test_importing_data_loads_nothing_foreign(repository: Path) -> None:

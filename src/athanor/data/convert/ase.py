@@ -7,13 +7,13 @@ internal one. Only ASE's ``units.fs`` (CODATA 2014) differs from ours (CODATA 20
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
 from athanor._optional import OptionalDependency
-from athanor.data.atomic_data import AtomicData
 from athanor.data.convert._common import (
     leftover_tensors,
     one_hot_attributes,
@@ -29,7 +29,7 @@ from athanor.errors import InputError
 if TYPE_CHECKING:
     from ase import Atoms
 
-Data = TypeVar("Data", bound=AtomicData)
+Data = TypeVar("Data")
 
 
 def from_atoms(
@@ -45,7 +45,7 @@ def from_atoms(
     z_table: AtomicNumberTable | None = None,
     *,
     system_id: int | None = None,
-    data_class: type[Data] = AtomicData,  # type: ignore[assignment]
+    data_class: Callable[..., Data],
 ) -> Data:
     """Make a structure of ASE atoms; the atoms are not changed and nothing is calculated.
 
@@ -197,7 +197,7 @@ def _identity(info: dict[str, Any], system_id: int | None) -> dict[str, torch.Te
     return fields
 
 
-def to_atoms(data: AtomicData) -> Atoms:
+def to_atoms(data: Any) -> Atoms:
     """Return ASE atoms with everything that ASE has a place for.
 
     Parameters
@@ -241,7 +241,7 @@ def to_atoms(data: AtomicData) -> Atoms:
     return atoms
 
 
-def _set_info(atoms: Atoms, data: AtomicData, fields: dict[str, torch.Tensor]) -> None:
+def _set_info(atoms: Atoms, data: Any, fields: dict[str, torch.Tensor]) -> None:
     for name in ("charge", "spin"):
         if name in fields:
             atoms.info[name] = round(float(fields[name]))

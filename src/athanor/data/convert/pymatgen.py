@@ -5,12 +5,12 @@ Sites must be whole and ordered. Lengths are Å and masses amu in both, so no nu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from athanor.data.atomic_data import AtomicData
 from athanor.data.convert._common import (
     leftover_tensors,
     one_hot_attributes,
@@ -22,7 +22,7 @@ from athanor.data.convert._common import (
 from athanor.data.elements import AtomicNumberTable
 from athanor.errors import InputError
 
-Data = TypeVar("Data", bound=AtomicData)
+Data = TypeVar("Data")
 
 
 def from_structure(
@@ -38,7 +38,7 @@ def from_structure(
     z_table: AtomicNumberTable | None = None,
     *,
     system_id: int | None = None,
-    data_class: type[Data] = AtomicData,  # type: ignore[assignment]
+    data_class: Callable[..., Data],
 ) -> Data:
     """Make a structure of a pymatgen Structure or Molecule, which is not changed.
 

@@ -42,17 +42,13 @@ class HookRegistryMixin:
 
     step_count: int = 0
     hooks: Sequence[Any] = ()
-    _hooks_at: Mapping[Enum, list[_BoundHook]] = MappingProxyType({})
+    _hooks_at: Mapping[Enum, Sequence[_BoundHook]] = MappingProxyType({})
     _multi_stage_hooks: Sequence[_BoundHook] = ()
     _bound_hooks: Sequence[_BoundHook] = ()
     _opened: ExitStack | None = None
 
     def _init_hooks(self, hooks: Iterable[Any] | None = None) -> None:
-        """Start with no hooks, then register `hooks`; for the constructor of an engine."""
-        self.hooks: list[Any] = []
-        self._hooks_at: dict[Enum, list[_BoundHook]] = {}
-        self._multi_stage_hooks: list[_BoundHook] = []
-        self._bound_hooks: list[_BoundHook] = []
+        """Register `hooks`; for the constructor of an engine."""
         for hook in hooks or ():
             self.register_hook(hook)
 
@@ -76,24 +72,21 @@ class HookRegistryMixin:
             callable is not.
         """
         bound = self._bind(hook, stage)
-        if "hooks" not in self.__dict__:
-            self._init_hooks()
         if stage is not None:
             hook.stage = stage
         on_register = getattr(hook, "on_register", None)
         if on_register is not None:
             on_register(self)
-        self.hooks.append(hook)  # type: ignore[attr-defined]
-        self._bound_hooks.append(bound)  # type: ignore[attr-defined]
+        # new sequences each time: the empty ones of the class, or one that a loop is reading, are never changed
+        self.hooks = [*self.hooks, hook]
+        self._bound_hooks = [*self._bound_hooks, bound]
         if bound.runs_on_stage is not None:
-            self._multi_stage_hooks.append(bound)  # type: ignore[attr-defined]
-            for row in self._hooks_at.values():
-                row.append(bound)
+            self._multi_stage_hooks = [*self._multi_stage_hooks, bound]
+            self._hooks_at = {at: [*row, bound] for at, row in self._hooks_at.items()}
         else:
             assert bound.stage is not None
-            if bound.stage not in self._hooks_at:
-                self._hooks_at[bound.stage] = list(self._multi_stage_hooks)  # type: ignore[index]
-            self._hooks_at[bound.stage].append(bound)
+            row = self._hooks_at.get(bound.stage, self._multi_stage_hooks)
+            self._hooks_at = {**self._hooks_at, bound.stage: [*row, bound]}
 
     def _bind(self, hook: Any, stage: Enum | None) -> _BoundHook:
         """Check `hook` and probe its optional members, once."""

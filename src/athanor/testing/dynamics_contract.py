@@ -18,6 +18,7 @@ from athanor.data.observables import kinetic_energy
 from athanor.dynamics.velocities import initialize_velocities
 from athanor.hooks.stages import DynamicsStage
 from athanor.models.lj import LennardJonesModelWrapper
+from athanor.testing.systems import FCC, crystal
 
 if TYPE_CHECKING:
     from athanor.dynamics.engine import BaseDynamics
@@ -38,24 +39,14 @@ def argon_crystal(repeat: int, system_id: int, temperature: float = 60.0, strain
 
     Displacements and velocities are a function of `system_id` alone.
     """
-    a = 5.26 * (1.0 + strain)
-    corners = torch.cartesian_prod(*[torch.arange(repeat, dtype=torch.float64)] * 3)
-    basis = torch.tensor([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]], dtype=torch.float64)
-    positions = ((corners[:, None] + basis).reshape(-1, 3)) * a
-    generator = torch.Generator().manual_seed(1000 + system_id)
-    positions += 0.1 * torch.randn(positions.shape, generator=generator, dtype=torch.float64)
-    data = AtomicData(
-        positions=positions,
-        atomic_numbers=torch.full((len(positions),), 18),
-        cell=torch.eye(3, dtype=torch.float64)[None] * (a * repeat),
-        pbc=torch.ones(1, 3, dtype=torch.bool),
-        system_id=torch.tensor([[system_id]]),
-    )
+    cell = torch.eye(3, dtype=torch.float64) * 5.26 * (1.0 + strain)
+    data = crystal(FCC, cell, [18] * 4, (repeat, repeat, repeat), jitter=0.1, seed=1000 + system_id)
+    data.system_id = torch.tensor([[system_id]])
     data.velocities = initialize_velocities(
-        torch.empty_like(positions),
+        torch.empty_like(data.positions),
         data.atomic_masses,
         temperature,
-        torch.zeros(len(positions), dtype=torch.long),
+        torch.zeros(data.num_nodes, dtype=torch.long),
         system_id=torch.tensor([system_id]),
     )
     return data

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from athanor.data.batch import Batch
 
 
+_UNITS = {"dt": "internal time", "dt_max": "internal time", "dt_min": "internal time", "maxstep": "Å"}
+
+
 class FIRE(BaseDynamics):
     r"""Relax atoms with FIRE.
 
@@ -111,8 +114,7 @@ convergence_hook=ConvergenceHook(forces:norm <= 0.01))
             "f_alpha": f_alpha,
         }
         for name, value in parameters.items():
-            unit = {"d": "internal time", "m": "Å"}.get(name[0], "no unit") if name != "f_dec" else "no unit"
-            check_positive(value, name, unit, zero_allowed=name in ("dt_min", "n_min"))
+            check_positive(value, name, _UNITS.get(name, "no unit"), zero_allowed=name in ("dt_min", "n_min"))
         super().__init__(model, hooks, convergence_hook, n_steps, **kwargs)
         self.parameters = parameters
         self.mass_scale = mass_scale

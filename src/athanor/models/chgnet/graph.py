@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from athanor.errors import InputError
+from athanor.kernels.neighbor_list import unpack_images
+from athanor.kernels.neighbor_list._reference import pair_vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,16 +189,10 @@ def build_graph_reference(
     """Build the same graphs with torch on any device; see `build_graph`."""
     num_atoms = positions.shape[0]
     device = positions.device
-    atoms = torch.arange(num_atoms, device=device)
-    system = torch.searchsorted(segment_ptr.to(torch.int64), atoms, right=True) - 1
-    i = torch.repeat_interleave(atoms, row_ptr.diff())
-    j = neighbors.to(torch.int64) + segment_ptr.to(torch.int64)[system[i]]
-    axes = 10 * torch.arange(3, device=device)
-    image = (images.to(torch.int64).unsqueeze(1) >> axes) & 1023
-    image = torch.where(image >= 512, image - 1024, image)
-    shift = (image - wrap_offsets[j] + wrap_offsets[i]).to(torch.float64)
-    places, cells = positions.detach().to(torch.float64), cell.detach().to(torch.float64)
-    vectors = places[j] - places[i] + torch.einsum("pa,pak->pk", shift, cells[system[i]])
+    _, i, vectors, j = pair_vectors(
+        positions.detach(), cell.detach(), segment_ptr, row_ptr, neighbors, images, wrap_offsets
+    )
+    image = unpack_images(images).to(torch.int64)
 
     key = _image_key(image)
     forward = (i < j) | ((i == j) & (key > _image_key(torch.zeros_like(image[:1]))))

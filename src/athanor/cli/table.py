@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,10 +72,7 @@ def print_failures(console: Any, rows: Sequence[Row]) -> None:
 
 def count_outcomes(rows: Sequence[Row]) -> str:
     """Return ``83 systems: 80 converged, 3 failed``."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        key = row["status"].partition(":")[0]
-        counts[key] = counts.get(key, 0) + 1
+    counts = Counter(row["status"].partition(":")[0] for row in rows)
     parts = ", ".join(f"{number} {_IN_WORDS.get(key, key)}" for key, number in counts.items())
     return f"{len(rows)} system{'' if len(rows) == 1 else 's'}: {parts}"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer
@@ -18,11 +18,12 @@ from athanor.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of quantity: its default unit, and the size of every unit in the unit of the engines."""
+    """One kind of quantity: default unit, a value for messages, and the size of every unit in that of the engines."""
 
     name: str
     default: str
-    units: dict[str, float] = field(default_factory=dict)
+    example: str
+    units: dict[str, float]
 
 
 _PRESSURE = {
@@ -36,11 +37,11 @@ _PRESSURE = {
     "eV/Å^3": 1.0,
 }
 
-TEMPERATURE = Kind("temperature", "K", {"K": 1.0})
-PRESSURE = Kind("pressure", "GPa", _PRESSURE)
-FORCE = Kind("force", "eV/Å", {"eV/Å": 1.0, "meV/Å": 1e-3})
-TIME = Kind("time", "fs", {"fs": 1.0, "ps": units.ps, "ns": units.ns})
-RATE = Kind("rate", "1/fs", {"1/fs": 1.0, "1/ps": 1.0 / units.ps, "1/ns": 1.0 / units.ns})
+TEMPERATURE = Kind("temperature", "K", "300", {"K": 1.0})
+PRESSURE = Kind("pressure", "GPa", "1.5", _PRESSURE)
+FORCE = Kind("force", "eV/Å", "0.05", {"eV/Å": 1.0, "meV/Å": 1e-3})
+TIME = Kind("time", "fs", "1.0", {"fs": 1.0, "ps": units.ps, "ns": units.ns})
+RATE = Kind("rate", "1/fs", "0.01", {"1/fs": 1.0, "1/ps": 1.0 / units.ps, "1/ns": 1.0 / units.ns})
 
 _PATTERN = re.compile(r"^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*$")
 
@@ -60,7 +61,7 @@ def parse_quantity(value: Any, kind: Kind) -> float:
     InputError
         If it is no number, not finite, or its unit is not one of the kind.
     """
-    example = f"{next(iter(_EXAMPLES[kind.name]))} {kind.default}"
+    example = f"{kind.example} {kind.default}"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise InputError(f"{value!r} is not a {kind.name}; write a number and a unit, for example `{example}`.")
     if isinstance(value, str):
@@ -77,9 +78,6 @@ def parse_quantity(value: Any, kind: Kind) -> float:
     if not math.isfinite(number):
         raise InputError(f"{value!r} is not finite; a {kind.name} must be a finite number, for example `{example}`.")
     return number * kind.units[unit]
-
-
-_EXAMPLES = {"temperature": ["300"], "pressure": ["1.5"], "force": ["0.05"], "time": ["1.0"], "rate": ["0.01"]}
 
 
 def _normal(unit: str) -> str:

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from athanor import __version__
 from athanor.workflows.output import RUN, write_yaml
 from athanor.workflows.spec import MDSpec, RelaxSpec, RunSpec
 from athanor.workflows.structures import System
@@ -18,7 +19,7 @@ _CITATIONS = {
     "FIRE": "E. Bitzek et al., Phys. Rev. Lett. 97, 170201 (2006), doi:10.1103/PhysRevLett.97.170201",
     "cell": "E. B. Tadmor et al., Phys. Rev. B 59, 235 (1999), doi:10.1103/PhysRevB.59.235",
     "BAOAB": "B. Leimkuhler, C. Matthews, Appl. Math. Res. Express 2013, 34 (2013), doi:10.1093/amrx/abs010",
-    "verlet": "L. Verlet, Phys. Rev. 159, 98 (1967), doi:10.1103/PhysRev.159.98",
+    "verlet": "W. C. Swope et al., J. Chem. Phys. 76, 637 (1982), doi:10.1063/1.442716",
     "philox": "J. K. Salmon et al., SC'11, 16 (2011), doi:10.1145/2063384.2063405",
     "ase": "A. H. Larsen et al., J. Phys.: Condens. Matter 29, 273002 (2017), doi:10.1088/1361-648X/aa680e",
     "ase:dcdft": "K. Lejaeghere et al., Crit. Rev. Solid State Mater. Sci. 39, 1 (2014), "
@@ -47,7 +48,7 @@ class RunRecord:
         self._path = folder / RUN
         self._started = datetime.now(UTC)
         self._content: dict[str, Any] = {
-            "athanor": _version("athanor-md"),
+            "athanor": __version__,
             "command": command,
             "state": "running",
             "started": self._started.isoformat(timespec="seconds"),
@@ -111,8 +112,4 @@ def _version(name: str) -> str:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        if name == "athanor-md":
-            from athanor import __version__
-
-            return __version__
         return ""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor.units import GPa
-from athanor.workflows.spec import MDSpec, RelaxSpec, RunSpec
+from athanor.workflows.spec import RunSpec
 from athanor.workflows.structures import System
 from athanor.workflows.track import SystemRecord, Tracker
 
@@ -60,15 +61,16 @@ class RunResult:
         """Indices of the systems that were set aside."""
         return [index for index, reason in enumerate(self.reasons) if reason.startswith("failed")]
 
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """How many systems ended how; reasons of failures are not told apart."""
+        return dict(Counter(reason.partition(":")[0] for reason in self.reasons))
+
     def __len__(self) -> int:
         return len(self.structures)
 
     def __repr__(self) -> str:
-        counts: dict[str, int] = {}
-        for reason in self.reasons:
-            key = reason.partition(":")[0]
-            counts[key] = counts.get(key, 0) + 1
-        told = ", ".join(f"{number} {reason}" for reason, number in counts.items())
+        told = ", ".join(f"{number} {outcome}" for outcome, number in self.outcomes.items())
         return f"RunResult({len(self)} systems: {told}; folder={str(self.folder) if self.folder else None!r})"
 
 
@@ -168,9 +170,3 @@ def _label(atoms: Atoms, system: System, reason: str, steps: int) -> None:
     atoms.info.update({"name": system.name, "status": reason, "steps": steps})
     if system.file:
         atoms.info.update({"source_file": system.file, "source_index": system.index})
-
-
-def columns_for(spec: RunSpec) -> tuple[bool, bool]:
-    """Return whether the run relaxes, and whether it heats."""
-    relaxes = any(isinstance(stage, RelaxSpec) for stage in spec.stages)
-    return relaxes, any(isinstance(stage, MDSpec) for stage in spec.stages)

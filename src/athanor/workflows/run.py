@@ -172,15 +172,7 @@ class _Run:
 
         write_structures(self.result.folder / FINAL, self.result.structures)
         write_summary(self.result.folder, self.result.rows)
-        self.record.finish(state, _outcome(self.result.reasons), frames)
-
-
-def _outcome(reasons: Sequence[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for reason in reasons:
-        key = reason.partition(":")[0]
-        counts[key] = counts.get(key, 0) + 1
-    return counts
+        self.record.finish(state, self.result.outcomes, frames)
 
 
 def _count(number: int, noun: str) -> str:

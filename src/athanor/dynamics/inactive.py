@@ -37,7 +37,7 @@ class ActiveSet:
     def __init__(self, systems: Tensor, batch: Batch) -> None:
         self.systems = systems
         self.all = bool(systems.all())
-        self.any = self.all or bool(systems.any())
+        self.any = len(systems) > 0 and (self.all or bool(systems.any()))
         self._batch_idx = batch.batch_idx
         self._fixed: Tensor | None = batch.get("fixed")
         self._atoms: Tensor | None = None

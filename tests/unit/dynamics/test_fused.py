@@ -160,6 +160,14 @@ def test_what_can_not_run_is_refused(build, words):
         build(argon_model())
 
 
+@pytest.mark.timeout(60)
+def test_a_batch_without_systems_is_finished_at_once():
+    model = argon_model()
+    fused = with_neighbor_hooks(FIRE(model, dt=0.1, n_steps=3) + NVE(model, dt=1.0, n_steps=3))
+    assert fused.run(Batch.empty()).num_graphs == 0
+    assert fused.step_count == 0
+
+
 def test_adding_something_else_is_a_type_error():
     with pytest.raises(TypeError):
         NVE(argon_model(), dt=1.0) + 3

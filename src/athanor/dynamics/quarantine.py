@@ -57,6 +57,9 @@ _CHECKED = {
     "stress": FailureCode.STRESS_NOT_FINITE,
 }
 
+_MOVED = ("positions", "velocities", "cell")
+"""What an engine or a hook moves; the rest follows from it and is checked in every step."""
+
 _FAR_AWAY = 1e8
 """Å. Beyond it a double can not place an atom to better than 1e-8 Å: the system has exploded."""
 _MOST_NEIGHBORS = 2e4
@@ -84,11 +87,17 @@ class Quarantine:
         self.exit_status = exit_status
         self.raise_errors = raise_errors
         self._good: dict[str, Tensor] = {}
+        self._earlier: dict[str, Tensor] = {}
 
     def remember(self, batch: Batch) -> None:
-        """Take the present state as the last good one (copies)."""
+        """Take the present state as the last good one (copies); the one before is kept as well.
+
+        The end of a step is not checked: what a hook or the second half of an update breaks there is found in the
+        next step, and then only the earlier state is good.
+        """
         if self.raise_errors:
             return
+        self._good, self._earlier = self._earlier, self._good
         for name in _CHECKED:
             value = batch.get(name)
             if value is None:
@@ -199,15 +208,25 @@ class Quarantine:
     def _set_aside(self, batch: Batch, codes: Tensor, *, restore: bool, stepping: bool = False) -> None:
         failed = codes > 0
         if restore:
-            atoms = failed[batch.batch_idx]
-            for name, good in self._good.items():
-                rows = atoms if batch.field_spec(name).level == "node" else failed
-                if name in batch and good.shape == batch[name].shape:
-                    value = batch[name]
-                    value.copy_(torch.where(rows.reshape(-1, *([1] * (value.ndim - 1))), good, value))
+            sound = self._finite(batch, self._good)
+            for state, systems in ((self._good, failed & sound), (self._earlier, failed & ~sound)):
+                for name, value in _fitting(batch, state):
+                    rows = systems[batch.batch_idx] if batch.field_spec(name).level == "node" else systems
+                    present = batch[name]
+                    present.copy_(torch.where(rows.reshape(-1, *([1] * (present.ndim - 1))), value, present))
         batch.failure_code[failed, 0] = codes[failed].to(batch.failure_code.dtype)
         batch.failure_step[failed] = batch.step[failed].to(batch.failure_step.dtype) + int(stepping)
         batch.status[failed] = self.exit_status
+
+    @staticmethod
+    def _finite(batch: Batch, state: dict[str, Tensor]) -> Tensor:
+        """Systems whose remembered positions, velocities and cell are finite, bool [B]."""
+        sound = torch.ones(batch.num_graphs, dtype=torch.bool, device=batch.device)
+        for name, value in _fitting(batch, state):
+            if name in _MOVED:
+                bad = ~torch.isfinite(value).flatten(1).all(dim=1)
+                sound[batch.batch_idx[bad] if batch.field_spec(name).level == "node" else bad] = False
+        return sound
 
     @staticmethod
     def _raise(batch: Batch, codes: Tensor) -> None:
@@ -226,6 +245,11 @@ class Quarantine:
             f"Reduce `dt` or relax these systems first. "
             f'With on_error="quarantine" they would be set aside and the others go on.'
         )
+
+
+def _fitting(batch: Batch, state: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """Remembered fields that `batch` has in the same shape."""
+    return [(name, value) for name, value in state.items() if name in batch and value.shape == batch[name].shape]
 
 
 def _closest_pairs(batch: Batch) -> Tensor | None:

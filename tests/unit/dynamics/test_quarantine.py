@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from athanor.data import Batch
-from athanor.dynamics import NVE, DynamicsStage, FailureCode, FIREVariableCell, FusedStage, describe_failure
+from athanor.dynamics import NVE, DynamicsStage, FailureCode, FIREVariableCell, FusedStage, describe_failure, driver
 from athanor.dynamics.hooks import NaNDetectorHook
+from athanor.dynamics.quarantine import Quarantine
 from athanor.errors import NonFiniteError, SimulationError
 from athanor.testing.dynamics_contract import BlowUp, argon_cluster, argon_crystal, argon_model, with_neighbor_hooks
 
@@ -83,16 +84,33 @@ def test_pair_below_the_floor():
 
 
 class LateBlowUp(BlowUp):
-    """Mutant of the check: the damage comes after the engine has looked, so only the next step can find it."""
+    """The damage comes after the engine has looked, so only the next step can find it."""
 
     stage = DynamicsStage.AFTER_STEP
 
 
-def test_last_good_state_test_can_fail():
-    good = with_neighbor_hooks(NVE(argon_model(), dt=2.0)).run(two_systems(), 4)
+def test_damage_at_the_end_of_a_step_is_undone_as_well():
+    before = with_neighbor_hooks(NVE(argon_model(), dt=2.0)).run(two_systems(), 4)
     engine = with_neighbor_hooks(NVE(argon_model(), dt=2.0, hooks=[LateBlowUp(4, 4)]))
     batch = engine.run(two_systems(), 9)
-    assert not torch.equal(batch.get_data(1).positions, good.get_data(1).positions)
+    for name in ("positions", "velocities", "forces", "energy", "cell"):
+        assert torch.equal(batch.get_data(1)[name], before.get_data(1)[name]), name
+    assert batch.failure_code.flatten().tolist() == [0, FailureCode.POSITIONS_NOT_FINITE]
+    assert torch.isfinite(batch.positions).all()
+
+
+class Unremembered(Quarantine):
+    """Broken twin: forgets the state before the last one."""
+
+    def remember(self, batch):
+        super().remember(batch)
+        self._earlier = {}
+
+
+def test_last_good_state_test_can_fail(monkeypatch):
+    monkeypatch.setattr(driver, "Quarantine", Unremembered)
+    engine = with_neighbor_hooks(NVE(argon_model(), dt=2.0, hooks=[LateBlowUp(4, 4)]))
+    assert not torch.isfinite(engine.run(two_systems(), 9).positions).all()
 
 
 class Jump:

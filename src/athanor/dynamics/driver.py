@@ -90,6 +90,8 @@ class Driver:
         """Take up `batch`: fields, identities, integrator state, and results if they are stale."""
         self._attach(batch)
         self._refresh_active(batch)
+        for stage in self.stages:
+            stage.engine._write_dof(batch, stage.active.systems)
         self._needs = self.needs
         if not batch.results_fresh(self.owner.model, self._needs):
             self.quarantine.check_elements(batch, self.active, self.owner.model)
@@ -153,8 +155,6 @@ class Driver:
         self._ids, self._known_status = ids, status
         self.forget_converged()
         self._take_up(batch)
-        for stage in self.stages:
-            stage.engine._write_dof(batch, stage.active.systems)
 
     def _take_up(self, batch: Batch) -> None:
         """Make `batch` the one that is run from now on."""

@@ -83,7 +83,8 @@ def per_system(value: float | Tensor, name: str, like: Tensor, num_systems: int)
     Parameters
     ----------
     value
-        Number, 0-d tensor, or tensor with leading size 1 or `num_systems`.
+        Number, 0-d tensor, or tensor with leading size 1 or `num_systems`. A column [B, 1], the shape of a system
+        field of a Batch, counts as [B].
     name
         What the value is called, for messages.
     like
@@ -94,24 +95,31 @@ def per_system(value: float | Tensor, name: str, like: Tensor, num_systems: int)
     Returns
     -------
     Tensor
-        [B] or [B, ...], freshly allocated.
+        [B], freshly allocated.
 
     Raises
     ------
     InputError
-        If the leading size is neither 1 nor B, or a value is not finite.
+        If the shape is none of these, or a value is not finite.
     """
     tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     if not bool(torch.isfinite(tensor).all()):
         raise InputError(f"`{name}` is not finite: {value}. Give a finite number.")
     if tensor.ndim == 0:
         return tensor.expand(num_systems).clone()
+    if tensor.shape[1:] == (1,):
+        tensor = tensor[:, 0]
     if tensor.shape[0] not in (1, num_systems):
         raise InputError(
             f"`{name}` has leading size {tensor.shape[0]}; the batch has {num_systems} systems. "
             f"Give one number, or one row per system."
         )
-    return tensor.expand(num_systems, *tensor.shape[1:]).clone()
+    if tensor.ndim > 1:
+        raise InputError(
+            f"`{name}` has shape {tuple(tensor.shape)}; it is one number of each of {num_systems} systems, shape "
+            f"({num_systems},) or ({num_systems}, 1)."
+        )
+    return tensor.expand(num_systems).clone()
 
 
 def is_scalar(value: float | Tensor) -> bool:

@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from athanor.data import Batch
-from athanor.dynamics import FIRE, NVE, BaseDynamics, ConvergenceHook, DemoDynamics, DynamicsStage, FIREVariableCell
+from athanor.dynamics import (
+    FIRE,
+    NVE,
+    BaseDynamics,
+    ConvergenceHook,
+    DemoDynamics,
+    DynamicsStage,
+    FIREVariableCell,
+    NVTLangevin,
+)
 from athanor.errors import InputError, ModelOutputError
 from athanor.hooks import WrapPeriodicHook
 from athanor.models.demo import DemoModel, DemoModelWrapper
@@ -193,6 +202,32 @@ def test_per_system_time_steps():
     assert torch.equal(batch.get_data(1).positions, alone.positions)
     with pytest.raises(InputError, match="leading size 2"):
         with_neighbor_hooks(NVE(argon_model(), dt=dt)).run(Batch.from_data_list([argon_crystal(2, 1)] * 3), 1)
+
+
+def test_per_system_values_may_be_a_column_as_system_fields_are():
+    flat, column = (Batch.from_data_list([argon_crystal(2, 0), argon_crystal(2, 1)]) for _ in range(2))
+    dt, temperature = torch.tensor([1.0, 3.0]), torch.tensor([20.0, 60.0])
+    for batch, shape in ((flat, (2,)), (column, (2, 1))):
+        values = {"dt": dt.reshape(shape), "temperature": temperature.reshape(shape), "friction": 0.01}
+        with_neighbor_hooks(NVTLangevin(argon_model(), **values)).run(batch, 3)
+    assert torch.equal(flat.positions, column.positions)
+    assert column.time.flatten().tolist() == pytest.approx([3.0, 9.0])
+    with pytest.raises(InputError, match=r"`dt` has shape \(2, 3\)"):
+        with_neighbor_hooks(NVE(argon_model(), dt=torch.ones(2, 3))).run(flat, 1)
+
+
+def test_degrees_of_freedom_are_those_of_the_engine_that_runs():
+    batch = Batch.from_data_list([argon_crystal(2, 0)])
+    atoms = batch.num_nodes
+    model = argon_model()
+    nve = with_neighbor_hooks(NVE(model, dt=1.0))
+    nvt = with_neighbor_hooks(NVTLangevin(model, dt=1.0, temperature=30.0, friction=0.01))
+    for engine, expected in ((nve, 3 * atoms - 3), (nvt, 3 * atoms), (nve, 3 * atoms - 3)):
+        engine.run(batch, 1)
+        assert float(batch.dof) == expected
+    batch.fixed = torch.arange(atoms) < 5
+    nve.run(batch, 1)
+    assert float(batch.dof) == 3 * (atoms - 5)
 
 
 def test_state_follows_systems_that_join():

@@ -13,226 +13,13 @@ import math
 import numpy as np
 
 from athanor.kernels._numba_options import jit
-
-KEPT, SEARCHED, NOT_FINITE, FLAT_CELL, TOO_MANY_IMAGES = 0, 1, 2, 3, 4
-"""What became of a system; the last two are errors."""
-
-ONE_BIN_ATOMS = 48
-"""A smaller system is one bin."""
+from athanor.kernels.neighbor_list._cpu_bins import KEPT, SEARCHED
+from athanor.kernels.neighbor_list._cpu_shift import shift
 
 MOST_REMEMBERED = 50_000_000
 """Pairs that the counting pass may remember, 8 bytes each."""
 
-_MAX_OFFSET = 2.0**30
 _MARGIN = 1e-6
-
-
-@jit
-def complete_cell(cell: np.ndarray, pbc: np.ndarray, full: np.ndarray) -> None:
-    """Copy the periodic vectors; put unit vectors at right angles in place of the others."""
-    periodic = 0
-    for a in range(3):
-        if pbc[a]:
-            periodic += 1
-        for c in range(3):
-            full[a, c] = cell[a, c] if pbc[a] else (1.0 if a == c else 0.0)
-    if periodic == 2:
-        for a in range(3):
-            if not pbc[a]:
-                _unit_normal(full[(a + 1) % 3], full[(a + 2) % 3], full[a])
-    elif periodic == 1:
-        for a in range(3):
-            if pbc[a]:
-                b, c = (a + 1) % 3, (a + 2) % 3
-                flattest = 0
-                for d in range(1, 3):
-                    if abs(full[a, d]) < abs(full[a, flattest]):
-                        flattest = d
-                for d in range(3):
-                    full[c, d] = 1.0 if d == flattest else 0.0
-                _unit_normal(full[c], full[a], full[b])
-                _unit_normal(full[a], full[b], full[c])
-
-
-@jit
-def _unit_normal(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    x = a[1] * b[2] - a[2] * b[1]
-    y = a[2] * b[0] - a[0] * b[2]
-    z = a[0] * b[1] - a[1] * b[0]
-    norm = math.sqrt(x * x + y * y + z * z)
-    if norm == 0.0:
-        norm = 1.0
-    out[0] = x / norm
-    out[1] = y / norm
-    out[2] = z / norm
-
-
-@jit
-def invert(h: np.ndarray, inverse: np.ndarray) -> bool:
-    """Invert a 3x3 matrix; False if its rows are as good as in one plane."""
-    scale = 1.0
-    for a in range(3):
-        b, c = (a + 1) % 3, (a + 2) % 3
-        for d in range(3):
-            e, f = (d + 1) % 3, (d + 2) % 3
-            inverse[d, a] = h[b, e] * h[c, f] - h[b, f] * h[c, e]
-        scale *= math.sqrt(h[a, 0] * h[a, 0] + h[a, 1] * h[a, 1] + h[a, 2] * h[a, 2])
-    determinant = h[0, 0] * inverse[0, 0] + h[0, 1] * inverse[1, 0] + h[0, 2] * inverse[2, 0]
-    if not abs(determinant) > 1e-12 * scale:
-        return False
-    for a in range(3):
-        for d in range(3):
-            inverse[a, d] /= determinant
-    return True
-
-
-@jit
-def wrap(
-    positions: np.ndarray,
-    full: np.ndarray,
-    inverse: np.ndarray,
-    pbc: np.ndarray,
-    x: np.ndarray,
-    f: np.ndarray,
-    w: np.ndarray,
-) -> bool:
-    """Bring the atoms of one system into the cell along periodic vectors; False if that can not be done."""
-    for i in range(positions.shape[0]):
-        for c in range(3):
-            x[i, c] = positions[i, c]
-            w[i, c] = 0
-        for _ in range(2):  # the second time mends rounding in the first
-            moved = False
-            for a in range(3):
-                f[i, a] = x[i, 0] * inverse[0, a] + x[i, 1] * inverse[1, a] + x[i, 2] * inverse[2, a]
-                if not abs(f[i, a]) < (_MAX_OFFSET if pbc[a] else 1e15):
-                    return False
-                turns = math.floor(f[i, a])
-                if pbc[a] and turns != 0:
-                    moved = True
-                    w[i, a] += np.int32(turns)
-                    f[i, a] -= turns
-            if not moved:
-                break
-            for c in range(3):
-                x[i, c] = positions[i, c] - (w[i, 0] * full[0, c] + w[i, 1] * full[1, c] + w[i, 2] * full[2, c])
-    return True
-
-
-@jit
-def choose_bins(
-    f: np.ndarray, inverse: np.ndarray, pbc: np.ndarray, radius: float, grid: np.ndarray, reach: np.ndarray
-) -> None:
-    """Choose the bins of one system, turn fractional coordinates into bin coordinates, set the radius in bins."""
-    n = f.shape[0]
-    lowest = np.zeros(3)
-    height = np.empty(3)
-    span = np.ones(3)
-    for a in range(3):
-        height[a] = 1.0 / math.sqrt(inverse[0, a] ** 2 + inverse[1, a] ** 2 + inverse[2, a] ** 2)
-        if not pbc[a]:
-            lowest[a] = f[0, a]
-            highest = f[0, a]
-            for i in range(n):
-                lowest[a] = min(lowest[a], f[i, a])
-                highest = max(highest, f[i, a])
-            span[a] = max(highest - lowest[a], 1e-3 / height[a])
-        grid[a] = 1
-        if n >= ONE_BIN_ATOMS:
-            width = radius * (0.3 if a == 2 else 0.7)
-            grid[a] = np.int32(min(max(math.floor(height[a] * span[a] / width), 1.0), 1e6))
-    while np.int64(grid[0]) * grid[1] * grid[2] > 2 * n and n >= ONE_BIN_ATOMS:
-        largest = 0
-        for a in range(1, 3):
-            if grid[a] > grid[largest]:
-                largest = a
-        grid[largest] = max(1, grid[largest] * 3 // 4)
-    for a in range(3):
-        reach[a] = radius / height[a] / span[a] * grid[a]
-        for i in range(n):
-            f[i, a] = (f[i, a] - lowest[a]) / span[a] * grid[a]
-
-
-@jit
-def sort_into_bins(
-    x: np.ndarray, g: np.ndarray, grid: np.ndarray, bins: np.ndarray, xs: np.ndarray, ids: np.ndarray
-) -> None:
-    """Sort the atoms of one system by bin, stable; `bins` gets each bin's first place."""
-    n = x.shape[0]
-    total = grid[0] * grid[1] * grid[2]
-    home = np.empty(n, np.int32)
-    for k in range(total + 1):
-        bins[k] = 0
-    for i in range(n):
-        k = 0
-        for a in range(3):
-            k = k * grid[a] + min(max(np.int64(math.floor(g[i, a])), 0), grid[a] - 1)
-        home[i] = k
-        bins[k + 1] += 1
-    for k in range(total):
-        bins[k + 1] += bins[k]
-    for i in range(n):
-        place = bins[home[i]]
-        bins[home[i]] = place + 1
-        ids[place] = i
-        for c in range(3):
-            xs[c, place] = x[i, c]
-    for k in range(total, 0, -1):
-        bins[k] = bins[k - 1]
-    bins[0] = 0
-
-
-@jit
-def prepare(
-    positions: np.ndarray,
-    cell: np.ndarray,
-    pbc: np.ndarray,
-    segment_ptr: np.ndarray,
-    radius: float,
-    rebuild: np.ndarray,
-    old_offsets: np.ndarray,
-    x: np.ndarray,
-    g: np.ndarray,
-    w: np.ndarray,
-    full: np.ndarray,
-    grid: np.ndarray,
-    reach: np.ndarray,
-    bins: np.ndarray,
-    xs: np.ndarray,
-    ids: np.ndarray,
-    status: np.ndarray,
-    start: int,
-    stop: int,
-) -> None:
-    """Wrap and bin systems ``start .. stop - 1`` and set their `status`."""
-    inverse = np.empty((3, 3))
-    for b in range(start, stop):
-        first, last = segment_ptr[b], segment_ptr[b + 1]
-        if not rebuild[b]:
-            status[b] = KEPT
-            w[first:last] = old_offsets[first:last]
-            continue
-        status[b] = NOT_FINITE
-        w[first:last] = 0
-        complete_cell(cell[b], pbc[b], full[b])
-        if first == last or not np.all(np.isfinite(full[b])):
-            continue
-        if not invert(full[b], inverse):
-            status[b] = FLAT_CELL
-            continue
-        for a in range(3):
-            ratio = radius * math.sqrt(inverse[0, a] ** 2 + inverse[1, a] ** 2 + inverse[2, a] ** 2)
-            if pbc[b, a] and not ratio + 1.0 + 1e-9 < 512.0:
-                status[b] = TOO_MANY_IMAGES
-        if status[b] != NOT_FINITE:
-            continue
-        if not wrap(positions[first:last], full[b], inverse, pbc[b], x[first:last], g[first:last], w[first:last]):
-            w[first:last] = 0
-            continue
-        choose_bins(g[first:last], inverse, pbc[b], radius, grid[b], reach[b])
-        mine = bins[2 * first + 2 * b :]
-        sort_into_bins(x[first:last], g[first:last], grid[b], mine, xs[:, first:last], ids[first:last])
-        status[b] = SEARCHED
 
 
 @jit
@@ -412,7 +199,8 @@ def search(
             place_remembered(tasks[task], first, mine, remembered, found_by, neighbors, images)
             continue
         if not filling:
-            mine[:] = 0
+            for i in range(last - first):
+                mine[i] = 0
         note, end = tasks[task, 4], tasks[task, 5]
         fits = True
         n0, n1, n2 = np.int64(grid[b, 0]), np.int64(grid[b, 1]), np.int64(grid[b, 2])
@@ -473,13 +261,6 @@ def search(
 
 
 @jit
-def image(code: int, first_bit: int) -> int:
-    """Read one signed ten-bit number out of a packed shift."""
-    bits = (code >> first_bit) & 1023
-    return bits - ((bits & 512) << 1)
-
-
-@jit
 def smallest_distance(
     positions: np.ndarray,
     cell: np.ndarray,
@@ -499,9 +280,10 @@ def smallest_distance(
         for i in range(first, last):
             for k in range(row_ptr[i], row_ptr[i + 1]):
                 j = first + neighbors[k]
-                s0 = image(images[k], 0) - wrap_offsets[j, 0] + wrap_offsets[i, 0]
-                s1 = image(images[k], 10) - wrap_offsets[j, 1] + wrap_offsets[i, 1]
-                s2 = image(images[k], 20) - wrap_offsets[j, 2] + wrap_offsets[i, 2]
+                s0, s1, s2 = shift(images[k])
+                s0 += wrap_offsets[i, 0] - wrap_offsets[j, 0]
+                s1 += wrap_offsets[i, 1] - wrap_offsets[j, 1]
+                s2 += wrap_offsets[i, 2] - wrap_offsets[j, 2]
                 square = 0.0
                 for c in range(3):
                     d = (positions[j, c] - positions[i, c]) + (

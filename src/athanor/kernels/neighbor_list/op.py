@@ -169,7 +169,7 @@ def _build_cpu(
 ) -> List:
     import numpy as np
 
-    from athanor.kernels.neighbor_list import _cpu
+    from athanor.kernels.neighbor_list import _cpu, _cpu_bins
 
     n, systems = positions.shape[0], cell.shape[0]
     ptr, periodic = as_array(segment_ptr), as_array(pbc)
@@ -180,9 +180,9 @@ def _build_cpu(
     by_system = balanced_bounds(ptr, min(num_parts(100.0 * n), max(systems, 1)))
     lattice, flags, old_offsets = as_doubles(cell), as_array(rebuild), as_array(wrap_offsets)
     ours = (as_doubles(positions), lattice, periodic, ptr, radius, flags, old_offsets)
-    run_parts(_cpu.prepare, (*ours, x, g, offsets.numpy(), full, grid, reach, bins, xs, ids, status), by_system)
-    if systems and status.max() >= _cpu.FLAT_CELL:
-        _refuse(int(np.argmax(status >= _cpu.FLAT_CELL)), int(status.max()) == _cpu.FLAT_CELL, radius)
+    run_parts(_cpu_bins.prepare, (*ours, x, g, offsets.numpy(), full, grid, reach, bins, xs, ids, status), by_system)
+    if systems and status.max() >= _cpu_bins.FLAT_CELL:
+        _refuse(int(np.argmax(status >= _cpu_bins.FLAT_CELL)), int(status.max()) == _cpu_bins.FLAT_CELL, radius)
 
     tasks, work, num_counters, room = _cpu.plan(ptr, periodic, grid, reach, status, half, torch.get_num_threads())
     elapsed = np.concatenate((np.zeros(1), np.cumsum(work)))

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from athanor.kernels._numba_options import jit
+from athanor.kernels.neighbor_list._cpu_shift import shift
 
 
 @jit
@@ -30,13 +31,6 @@ def wrapped_positions(
 
 
 @jit
-def image(code: int, first_bit: int) -> int:
-    """Read one signed ten-bit number out of a packed shift."""
-    bits = (code >> first_bit) & 1023
-    return bits - ((bits & 512) << 1)
-
-
-@jit
 def collect(
     i: int,
     first: int,
@@ -57,7 +51,7 @@ def collect(
         dx, dy, dz = x[j, 0] - xi, x[j, 1] - yi, x[j, 2] - zi
         code = images[k]
         if code != 0:
-            s0, s1, s2 = image(code, 0), image(code, 10), image(code, 20)
+            s0, s1, s2 = shift(code)
             dx += s0 * cell[0, 0] + s1 * cell[1, 0] + s2 * cell[2, 0]
             dy += s0 * cell[0, 1] + s1 * cell[1, 1] + s2 * cell[2, 1]
             dz += s0 * cell[0, 2] + s1 * cell[1, 2] + s2 * cell[2, 2]
@@ -162,7 +156,7 @@ def rows(
     d = np.empty((6, longest + 1))
     who = np.empty(longest + 1, np.int64)
     kinds = np.empty(longest + 1, np.int64)
-    b = np.searchsorted(segment_ptr, start, side="right") - 1
+    b = 0
     for i in range(start, stop):
         while i >= segment_ptr[b + 1]:
             b += 1

@@ -57,7 +57,7 @@ def fill(
     key = np.uint64(seed)
     k0 = key & _U32
     k1 = key >> _S32
-    b = np.searchsorted(segment_ptr, start, side="right") - 1
+    b = 0
     for i in range(start, stop):
         while i >= segment_ptr[b + 1]:
             b += 1

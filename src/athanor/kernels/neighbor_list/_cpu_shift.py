@@ -1,0 +1,11 @@
+"""Reading a packed shift inside a kernel."""
+
+from __future__ import annotations
+
+from athanor.kernels._numba_options import jit
+
+
+@jit
+def shift(code: int) -> tuple[int, int, int]:
+    """Return the three signed ten-bit numbers of a packed shift."""
+    return (code << 54) >> 54, (code << 44) >> 54, (code << 34) >> 54

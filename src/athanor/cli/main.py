@@ -129,11 +129,12 @@ def md(
     """Run molecular dynamics at constant volume."""
     from athanor.cli.run import run_files
 
-    stage = {"ensemble": ensemble, "temperature": temperature, "timestep": timestep, "friction": friction}
+    stage: dict[str, Any] = {"ensemble": ensemble, "temperature": temperature}
+    stage |= {"timestep": timestep, "friction": friction}
     if time is not None or steps is None:
         stage["time"] = time if time is not None else "1 ps"
     if steps is not None:
-        stage["steps"] = steps  # type: ignore[assignment]
+        stage["steps"] = steps
     settings = {"max_atoms": max_atoms, "every": every, "seed": seed, "dtype": dtype, "threads": threads}
     raise typer.Exit(run_files(files, {"md": stage}, model, model_option or [], out, settings, overwrite, quiet))
 

@@ -65,8 +65,9 @@ def run(
 
         set_num_threads(spec.threads)
     if model is None:
-        spec = spec.model_copy(update={"model": build.choose_model(spec, systems)})
-        model = build.build_model(spec.model)  # type: ignore[arg-type]
+        chosen = build.choose_model(spec, systems)
+        spec = spec.model_copy(update={"model": chosen})
+        model = build.build_model(chosen)
     name = spec.model.name if spec.model is not None else ""
     if spec.max_atoms is None:
         spec = spec.model_copy(update={"max_atoms": default_max_atoms(name)})

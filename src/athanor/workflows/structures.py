@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor._optional import OptionalDependency
@@ -86,7 +87,7 @@ def from_python(structures: Any) -> list[System]:
     systems: list[System] = []
     for item in _as_items(structures):
         if isinstance(item, str | os.PathLike):
-            systems.extend(_from_file(SourceSpec(file=item)))  # type: ignore[arg-type]
+            systems.extend(_from_file(SourceSpec(file=Path(item))))
         else:
             atoms = _as_atoms(item)
             name = str(atoms.info.get("name") or atoms.get_chemical_formula())

@@ -84,7 +84,7 @@ class FieldSpec:
         good = value.ndim == 1 + len(self.shape) and value.shape[0] == rows
         good = good and all(w is None or w == g for w, g in zip(self.shape, value.shape[1:], strict=True))
         if not good:
-            tail = "".join(f", {'*' if size is None else size}" for size in self.shape)
+            tail = "".join(f", {'*' if size is None else size}" for size in self.shape) or ","
             raise ShapeError(
                 f"`{self.name}` has shape {tuple(value.shape)}; {owner} needs ({rows}{tail}). "
                 f"It is a {self.level}-level field."

@@ -91,10 +91,13 @@ class LennardJonesModelWrapper(nn.Module, BaseModelMixin):
         mixing: Mixing = "lorentz-berthelot",
     ) -> None:
         super().__init__()
+        cutoff, switch_width = _as_number("cutoff", cutoff), _as_number("switch_width", switch_width)
+        if not (0.0 < cutoff < math.inf):
+            raise InputError(f"`cutoff` is {cutoff} Å; it must be finite and positive.")
         if not (0.0 <= switch_width < math.inf):
             raise InputError(f"`switch_width` is {switch_width} Å; it must be finite and not negative.")
         self.epsilon, self.sigma = epsilon, sigma
-        self.cutoff, self.switch_width = float(cutoff), float(switch_width)
+        self.cutoff, self.switch_width = cutoff, switch_width
         self.half_list, self.shift, self.mixing = half_list, shift, mixing
         elements = _elements(epsilon, sigma)
         self._tables = _mixed(_values("epsilon", epsilon, elements), _values("sigma", sigma, elements), mixing)
@@ -243,13 +246,21 @@ def _number(key: int | str) -> int:
     return int(key)
 
 
+def _as_number(name: str, value: object) -> float:
+    """Return `value` as a float, or refuse it by name."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"`{name}` is {value!r}; it must be a number, for example 3.4.") from error
+
+
 def _values(name: str, parameter: Parameter, elements: list[int]) -> torch.Tensor:
     """Return the checked values in the order of `elements`, or the single one; float64."""
     if isinstance(parameter, Mapping):
-        by_number = {_number(key): float(value) for key, value in parameter.items()}
+        by_number = {_number(key): _as_number(name, value) for key, value in parameter.items()}
         values = [by_number[number] for number in elements]
     else:
-        values = [float(parameter)] * max(len(elements), 1)
+        values = [_as_number(name, parameter)] * max(len(elements), 1)
     smallest_allowed = 0.0 if name == "epsilon" else math.ulp(0.0)
     for value in values:
         if not smallest_allowed <= value < math.inf:

@@ -10,6 +10,7 @@ import torch
 
 import athanor.models
 from athanor.data.batch import Batch
+from athanor.errors import InputError
 from athanor.models.lj import LennardJonesModelWrapper
 from athanor.neighbors import compute_neighbors
 from athanor.testing.model_contract import evaluate
@@ -159,7 +160,10 @@ def test_messages_about_what_is_missing() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"cutoff": 0.0}, "greater than 0"),
+        ({"cutoff": 0.0}, "`cutoff` is 0.0 Å; it must be finite and positive"),
+        ({"cutoff": "far"}, "`cutoff` is 'far'; it must be a number"),
+        ({"sigma": "abc"}, "`sigma` is 'abc'; it must be a number"),
+        ({"epsilon": {"Ar": None}, "sigma": {"Ar": 3.4}}, "`epsilon` is None; it must be a number"),
         ({"sigma": 0.0}, "`sigma` is 0.0; it must be finite and positive"),
         ({"epsilon": -1.0}, "`epsilon` is -1.0; it must be finite and not negative"),
         ({"epsilon": float("nan")}, "`epsilon` is nan"),
@@ -172,7 +176,7 @@ def test_messages_about_what_is_missing() -> None:
     ],
 )
 def test_wrong_parameters_are_refused(arguments: dict, text: str) -> None:
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(InputError, match=text):
         LennardJonesModelWrapper(**{"epsilon": 0.01, "sigma": 3.4, "cutoff": 8.0, **arguments})
 
 

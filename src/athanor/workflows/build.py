@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ValidationError
 
 from athanor.errors import InputError
-from athanor.workflows.spec import MDSpec, ModelSpec, RelaxSpec, RunSpec
+from athanor.workflows.spec import MDSpec, ModelSpec, RelaxSpec, RunSpec, describe_problems
 from athanor.workflows.structures import System
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def build_model(spec: ModelSpec) -> Any:
 
     try:
         return registry.get(spec.name, **spec.options)
+    except ValidationError as error:  # of the configurations that a model makes of its arguments
+        raise InputError(f"model {spec.name!r}: {describe_problems(error)}") from error
     except TypeError as error:
         text = f"model {spec.name!r}: {error}. Set its arguments in the job, or with --model-option name=value."
         raise InputError(text) from error

@@ -314,9 +314,13 @@ def make_spec(values: dict[str, Any], *, where: str = "") -> RunSpec:
     try:
         return RunSpec.model_validate(values)
     except ValidationError as error:
-        lines = [_describe(problem) for problem in error.errors(include_url=False)]
         prefix = f"`{where}`: " if where else ""
-        raise InputError(prefix + ("\n" + " " * 2).join(lines)) from error
+        raise InputError(prefix + describe_problems(error)) from error
+
+
+def describe_problems(error: ValidationError) -> str:
+    """Return one line per problem: which key, what was expected, what came."""
+    return ("\n" + " " * 2).join(_describe(problem) for problem in error.errors(include_url=False))
 
 
 def _describe(problem: Any) -> str:

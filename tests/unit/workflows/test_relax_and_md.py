@@ -35,6 +35,19 @@ def blown_up() -> Atoms:
     return atoms
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"sigma": "abc"}, "`sigma` is 'abc'"),
+        ({"half_list": "maybe"}, "'lennard-jones': `half_list`: .*; got 'maybe'"),
+        ({"depth": 3}, "'depth'"),
+    ],
+)
+def test_wrong_arguments_of_a_model_are_mistakes_of_the_input(option: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        athanor.relax(crystals(1), model=ARGON | option, progress=False)
+
+
 def test_relax_finds_the_minimum_and_leaves_the_input_alone() -> None:
     given = crystals()
     before = [atoms.positions.copy() for atoms in given]

@@ -167,6 +167,8 @@ def _edge(volume: float) -> float:
 
 
 def _label(atoms: Atoms, system: System, reason: str, steps: int) -> None:
-    atoms.info.update({"name": system.name, "status": reason, "steps": steps})
+    for progress in ("status", "stage_step"):  # numbers of the stages of this run, which mean nothing in the next
+        atoms.info.pop(progress, None)
+    atoms.info.update({"name": system.name, "reason": reason, "steps": steps})
     if system.file:
         atoms.info.update({"source_file": system.file, "source_index": system.index})

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.constraints import FixAtoms
@@ -13,7 +14,10 @@ from ase.io import read, write
 
 import athanor
 from athanor import units
+from athanor.data import AtomicData, Batch
+from athanor.dynamics import NVE
 from athanor.errors import InputError
+from athanor.testing.dynamics_contract import argon_model, with_neighbor_hooks
 from athanor.workflows import build
 from athanor.workflows.output import read_run
 
@@ -217,3 +221,14 @@ def test_a_wrapped_model_is_as_good_as_a_name() -> None:
 def test_wrong_arguments(arguments: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):
         athanor.md(crystals(1), model=ARGON, **arguments)
+
+
+def test_a_result_goes_on_in_engines_of_the_users(tmp_path: Path) -> None:
+    result = athanor.md(crystals(2), model=ARGON, temperature=30, time=3, out=tmp_path / "out", progress=False)
+    assert result.structures[0].info["reason"] == "done"
+    for structures in (result.structures, read(tmp_path / "out" / "final.extxyz", ":")):
+        batch = Batch.from_data_list([AtomicData.from_atoms(atoms, dtype=torch.float64) for atoms in structures])
+        before = batch.positions.clone()
+        with_neighbor_hooks(NVE(argon_model(), dt=2.0)).run(batch, 2)
+        assert batch.step.flatten().tolist() == [5, 5]
+        assert bool((batch.positions != before).all())

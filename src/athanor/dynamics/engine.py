@@ -68,6 +68,7 @@ class BaseDynamics(HookRegistryMixin):
     __needs_keys__: frozenset[str] | set[str] = frozenset({"forces"})
     __provides_keys__: frozenset[str] | set[str] = frozenset()
     _mutable_fields: tuple[str, ...] = ("positions", "velocities", "cell")
+    _selects_active = True  # of the two empty halves below: an engine that has one half only needs the other's word
     _stage_type = DynamicsStage
     entry_velocities: str = "keep"
     """What happens to velocities of systems that enter from another stage: ``keep``, ``zero`` or ``thermal``."""

@@ -273,3 +273,21 @@ def test_masked_update_moves_the_chosen_systems_alone():
     assert torch.equal(batch.get_data(0).velocities, before.get_data(0).velocities)
     assert not torch.equal(batch.get_data(1).positions, before.get_data(1).positions)
     assert not batch.results_fresh(engine.model, frozenset({"forces"}))
+
+
+def test_who_honours_the_active_set_and_who_is_restored():
+    """The word counts of the class that defines a half, also if it defines one half only."""
+
+    class Overridden(NVE):
+        def post_update(self, batch):
+            super().post_update(batch)
+
+    class OneHalf(BaseDynamics):
+        def pre_update(self, batch):
+            batch.positions.add_(0.1)
+
+    model = argon_model()
+    ours = (NVE(model, dt=1.0), FIRE(model, dt=0.1), FIREVariableCell(model, dt=0.1), DemoDynamics(model, 1))
+    assert [engine._native for engine in ours] == [True] * 4
+    assert not Overridden(model, dt=1.0)._native
+    assert not OneHalf(model)._native

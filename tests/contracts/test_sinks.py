@@ -136,3 +136,10 @@ def test_the_contract_notices(twin):
 
 def test_every_check_has_a_twin():
     assert {check.__name__ for check in sink_contract.CHECKS} == set(TWINS.values())
+
+
+def test_the_whole_contract_in_one_call():
+    sink_contract.check_sink(HostMemory)
+    with pytest.raises((AssertionError, AthanorError)):
+        sink_contract.check_sink(DropsAField)
+    assert HostMemory(1).local_rank == HostMemory(1).global_rank == 0

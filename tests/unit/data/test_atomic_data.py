@@ -242,3 +242,31 @@ def test_no_warning_when_nothing_is_cast() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         water(forces=torch.zeros(3, 3))
+
+
+def test_fields_by_level() -> None:
+    data = water(**CUBE, neighbor_list=torch.tensor([[0, 1], [1, 0]]))
+    assert {"positions", "atomic_masses"} <= set(data.node_properties)
+    assert set(data.edge_properties) == {"neighbor_list"}
+    assert set(data.system_properties) == {"cell", "pbc"}
+
+
+def test_defaults_can_be_set_again() -> None:
+    data = water(
+        atomic_masses=torch.full((3,), 5.0),
+        velocities=torch.ones(3, 3),
+        atom_categories=torch.full((3,), AtomCategory.BULK.value),
+    )
+    assert data.use_default_masses().use_default_velocities().use_default_categories() == water()
+
+
+def test_consistency_is_checked_on_the_tensors_as_they_are() -> None:
+    data = water(neighbor_list=torch.tensor([[0, 1], [1, 0]]), neighbor_list_shifts=torch.zeros(2, 3))
+    assert data.check_node_consistency() is data
+    assert data.check_edge_consistency() is data
+    data.positions.resize_(4, 3)
+    with pytest.raises(ShapeError, match="number of atoms"):
+        data.check_node_consistency()
+    data.neighbor_list_shifts.resize_(3, 3)
+    with pytest.raises(ShapeError, match="number of edges"):
+        data.check_edge_consistency()

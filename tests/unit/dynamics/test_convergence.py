@@ -82,3 +82,9 @@ def test_refusals():
         ConvergenceHook({"key": "forces", "tolerance": 1.0})
     with pytest.raises(MissingFieldError, match="`stress` is missing"):
         ConvergenceHook.from_fmax_and_smax(1.0, 1.0).evaluate(batch_with([[[0.0, 0, 0]]]))
+
+
+def test_from_forces_is_from_fmax_with_a_threshold_of_your_own() -> None:
+    batch = batch_with([[[0.3, 0.0, 0.4]], [[0.0, 0.0, 0.51]]])
+    assert ConvergenceHook.from_forces(0.5).mask(batch).tolist() == [True, False]
+    assert ConvergenceHook.from_forces(0.5).criteria == ConvergenceHook.from_fmax(0.5).criteria

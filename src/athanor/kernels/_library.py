@@ -81,6 +81,14 @@ def as_array(tensor: torch.Tensor) -> np.ndarray:
     return tensor.contiguous().numpy()
 
 
+def as_tensor(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    """Return an array's memory as a tensor; converts if it must. Half as costly as ``torch.empty`` and its array."""
+    if array.size == 0:  # numpy's strides of nothing are 0, which torch does not take for contiguous
+        return torch.empty(array.shape, dtype=dtype)
+    tensor = torch.from_numpy(array)
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
 def as_doubles(tensor: torch.Tensor) -> np.ndarray:
     """Return a CPU tensor as a contiguous float64 array; copies only if it must."""
     if tensor.requires_grad:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from athanor import _runtime
 from athanor.errors import ShapeError
-from athanor.kernels._library import as_array, as_doubles, register_op
+from athanor.kernels._library import as_array, as_doubles, as_tensor, register_op
 from athanor.kernels._threads import balanced_bounds, num_parts, run_parts
 from athanor.kernels.neighbor_displacement import _reference
 
@@ -76,18 +77,16 @@ def _cpu_call(
 
     systems = cell.shape[0]
     strained = not torch.equal(cell, reference_cell)
-    strain = cell.to(torch.float64)
-    allowed = torch.full((systems,), skin, dtype=torch.float64)
+    ptr, lattice = as_array(segment_ptr), as_doubles(cell)
+    strain, allowed, out = lattice, np.full(systems, skin), np.empty(systems, np.bool_)
     if strained:
-        strain, smallest = _reference.deformation(cell.detach(), reference_cell.detach())
-        allowed -= radius * (1.0 - smallest)
-    ptr = as_array(segment_ptr)
-    out = torch.empty(systems, dtype=torch.bool)
+        deformation, smallest = _reference.deformation(cell.detach(), reference_cell.detach())
+        strain = as_array(deformation)
+        allowed -= radius * (1.0 - as_array(smallest))
     parts = min(num_parts(2.0 * positions.shape[0]), max(systems, 1))
-    geometry = (as_doubles(positions), as_doubles(reference_positions), as_doubles(cell), ptr)
-    arguments = (*geometry, as_doubles(strain), strained, allowed.numpy(), out.numpy())
-    run_parts(_cpu.compare, arguments, balanced_bounds(ptr, parts))
-    return out
+    geometry = (as_doubles(positions), as_doubles(reference_positions), lattice, ptr)
+    run_parts(_cpu.compare, (*geometry, strain, strained, allowed, out), balanced_bounds(ptr, parts))
+    return as_tensor(out, torch.bool)
 
 
 def _fake(

@@ -31,18 +31,21 @@ def plan(
     status: np.ndarray,
     half: bool,
     threads: int,
-) -> tuple[np.ndarray, np.ndarray, int, int]:
+) -> tuple[np.ndarray, np.ndarray, int, int, int]:
     """Cut the batch into tasks; a large system becomes several.
 
-    Returns rows (system, first j, last j, start of its counters, start and end of its memory), the work of each, and
-    how many counters and remembered pairs there are.
+    Returns rows (system, first j, last j, start of its counters, start and end of its memory), the running total of
+    their work from 0, and how many counters and remembered pairs there are. Last comes the largest status.
     """
     systems = segment_ptr.shape[0] - 1
     count = 0
+    worst = 0
     for b in range(systems):
+        worst = max(worst, status[b])
         count += max(1, min(threads, (segment_ptr[b + 1] - segment_ptr[b]) // 1024))
     tasks = np.empty((count, 6), np.int64)
-    work = np.empty(count)
+    elapsed = np.empty(count + 1)
+    elapsed[0] = 0.0
     count = 0
     counters = 0
     memory = 0
@@ -63,7 +66,7 @@ def plan(
             tasks[count, 1] = n * part // parts
             tasks[count, 2] = n * (part + 1) // parts
             tasks[count, 3] = counters
-            work[count] = 50.0 + (tasks[count, 2] - tasks[count, 1]) * (20.0 + 1.5 * candidates)
+            elapsed[count + 1] = elapsed[count] + 50.0 + (tasks[count, 2] - tasks[count, 1]) * (20.0 + 1.5 * candidates)
             tasks[count, 4] = memory
             room = np.int64(min(expected * (tasks[count, 2] - tasks[count, 1]) + 16.0, 1e9))
             if memory + room < MOST_REMEMBERED:
@@ -71,7 +74,7 @@ def plan(
             tasks[count, 5] = memory
             counters += n
             count += 1
-    return tasks, work, counters, memory
+    return tasks, elapsed, counters, memory, worst
 
 
 @jit

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 from athanor import _runtime
 from athanor.errors import DtypeError, InputError, ShapeError
-from athanor.kernels._library import as_array, as_doubles, register_op
+from athanor.kernels._library import as_array, as_doubles, as_tensor, register_op
 from athanor.kernels._threads import balanced_bounds, num_parts, run_parts
 from athanor.kernels.neighbor_list import _reference
 from athanor.kernels.neighbor_list.packing import MAX_IMAGE
@@ -167,40 +168,36 @@ def _build_cpu(
     images: torch.Tensor,
     wrap_offsets: torch.Tensor,
 ) -> List:
-    import numpy as np
-
     from athanor.kernels.neighbor_list import _cpu, _cpu_bins
 
     n, systems = positions.shape[0], cell.shape[0]
     ptr, periodic = as_array(segment_ptr), as_array(pbc)
-    offsets = torch.empty((n, 3), dtype=torch.int32)
+    offsets = np.empty((n, 3), np.int32)
     x, g, xs = np.empty((n, 3)), np.empty((n, 3)), np.empty((3, n))
     full, reach, grid = np.empty((systems, 3, 3)), np.empty((systems, 3)), np.ones((systems, 3), np.int32)
     bins, ids, status = np.empty(2 * n + 2 * systems, np.int32), np.empty(n, np.int32), np.empty(systems, np.int8)
     by_system = balanced_bounds(ptr, min(num_parts(100.0 * n), max(systems, 1)))
     lattice, flags, old_offsets = as_doubles(cell), as_array(rebuild), as_array(wrap_offsets)
     ours = (as_doubles(positions), lattice, periodic, ptr, radius, flags, old_offsets)
-    run_parts(_cpu_bins.prepare, (*ours, x, g, offsets.numpy(), full, grid, reach, bins, xs, ids, status), by_system)
-    if systems and status.max() >= _cpu_bins.FLAT_CELL:
-        _refuse(int(np.argmax(status >= _cpu_bins.FLAT_CELL)), int(status.max()) == _cpu_bins.FLAT_CELL, radius)
+    run_parts(_cpu_bins.prepare, (*ours, x, g, offsets, full, grid, reach, bins, xs, ids, status), by_system)
 
-    tasks, work, num_counters, room = _cpu.plan(ptr, periodic, grid, reach, status, half, torch.get_num_threads())
-    elapsed = np.concatenate((np.zeros(1), np.cumsum(work)))
-    by_task = balanced_bounds(elapsed, min(num_parts(float(elapsed[-1])), max(len(tasks), 1)))
-    counters, remembered, found_by = (
-        np.empty(num_counters, np.int64),
-        np.empty((room, 2), np.int32),
-        np.empty(n, np.int32),
-    )
+    threads = torch.get_num_threads()
+    tasks, elapsed, num_counters, room, worst = _cpu.plan(ptr, periodic, grid, reach, status, half, threads)
+    if worst >= _cpu_bins.FLAT_CELL:
+        _refuse(int(np.argmax(status >= _cpu_bins.FLAT_CELL)), worst == _cpu_bins.FLAT_CELL, radius)
+    by_task = balanced_bounds(elapsed, min(num_parts(elapsed[-1]), max(len(tasks), 1)))
+    counters, remembered = np.empty(num_counters, np.int64), np.empty((room, 2), np.int32)
+    found_by = np.empty(n, np.int32)
     common = (tasks, ptr, status, periodic, full, grid, reach, x, g, bins, xs, ids, radius * radius, half)
     old = (as_array(row_ptr), as_array(neighbors), as_array(images))
     nothing = np.empty(0, np.int32)
     run_parts(_cpu.search, (*common, *old, counters, remembered, found_by, nothing, nothing, False), by_task)
-    new_row_ptr = torch.empty(n + 1, dtype=torch.int64)
-    total = _cpu.place_rows(tasks, ptr, counters, new_row_ptr.numpy())
-    found, codes = torch.empty(total, dtype=torch.int32), torch.empty(total, dtype=torch.int32)
-    run_parts(_cpu.search, (*common, *old, counters, remembered, found_by, found.numpy(), codes.numpy(), True), by_task)
-    return new_row_ptr, found, codes, offsets
+    new_row_ptr = np.empty(n + 1, np.int64)
+    total = _cpu.place_rows(tasks, ptr, counters, new_row_ptr)
+    found, codes = np.empty(total, np.int32), np.empty(total, np.int32)
+    run_parts(_cpu.search, (*common, *old, counters, remembered, found_by, found, codes, True), by_task)
+    pairs = as_tensor(found, torch.int32), as_tensor(codes, torch.int32)
+    return as_tensor(new_row_ptr, torch.int64), *pairs, as_tensor(offsets, torch.int32)
 
 
 def _refuse(index: int, flat: bool, radius: float) -> None:
@@ -226,13 +223,13 @@ def _minimum_distance_cpu(
 ) -> torch.Tensor:
     from athanor.kernels.neighbor_list import _cpu
 
-    smallest = torch.empty(cell.shape[0], dtype=torch.float64)
+    smallest = np.empty(cell.shape[0])
     ptr = as_array(segment_ptr)
     lists = (as_array(row_ptr), as_array(neighbors), as_array(images), as_array(wrap_offsets))
     parts = min(num_parts(3.0 * neighbors.shape[0]), max(cell.shape[0], 1))
-    arguments = (as_doubles(positions), as_doubles(cell), ptr, *lists, smallest.numpy())
+    arguments = (as_doubles(positions), as_doubles(cell), ptr, *lists, smallest)
     run_parts(_cpu.smallest_distance, arguments, balanced_bounds(ptr, parts))
-    return smallest.to(positions.dtype)
+    return as_tensor(smallest, positions.dtype)
 
 
 def _build_fake(

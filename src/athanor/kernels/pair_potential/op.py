@@ -9,7 +9,7 @@ import torch
 
 from athanor import _runtime
 from athanor.errors import InputError, ShapeError, SimulationError
-from athanor.kernels._library import as_array, as_doubles, register_gradient, register_op
+from athanor.kernels._library import as_array, as_doubles, as_tensor, register_gradient, register_op
 from athanor.kernels._threads import balanced_bounds, num_parts, run_parts
 from athanor.kernels.pair_potential import _reference
 from athanor.kernels.segment._reference import segment_index, segment_sum
@@ -133,9 +133,7 @@ def _cpu_call(
 
     n, systems = positions.shape[0], cell.shape[0]
     ptr, lattice, starts = as_array(segment_ptr), as_doubles(cell), as_array(row_ptr)
-    energy = torch.empty(systems, dtype=torch.float64)
-    forces = torch.empty((n, 3), dtype=torch.float64)
-    virial = torch.empty((systems, 3, 3), dtype=torch.float64)
+    energy, forces, virial = np.empty(systems), np.empty((n, 3)), np.empty((systems, 3, 3))
     x, sums = np.empty((n, 3)), np.empty((n, 7))
     parts = num_parts(8.0 * neighbors.shape[0] + 20.0 * n)
     by_system = balanced_bounds(ptr, min(parts, max(systems, 1)))
@@ -143,11 +141,10 @@ def _cpu_call(
     by_atom = [int(ptr[b]) for b in by_system] if half else balanced_bounds(starts, parts)
     pairs = (x, lattice, ptr, starts, as_array(neighbors), as_array(images), as_array(types))
     form = (as_doubles(epsilon), as_doubles(sigma), cutoff, switch_width, shift, half)
-    run_parts(_cpu.rows, (*pairs, *form, forces.numpy(), sums), by_atom)
-    run_parts(_cpu.totals, (sums, ptr, 1.0 if half else 0.5, energy.numpy(), virial.numpy()), by_system)
-    if positions.dtype == torch.float64:
-        return energy, forces, virial
-    return energy.to(positions.dtype), forces.to(positions.dtype), virial.to(positions.dtype)
+    run_parts(_cpu.rows, (*pairs, *form, forces, sums), by_atom)
+    run_parts(_cpu.totals, (sums, ptr, 1.0 if half else 0.5, energy, virial), by_system)
+    dtype = positions.dtype
+    return as_tensor(energy, dtype), as_tensor(forces, dtype), as_tensor(virial, dtype)
 
 
 def _fake(positions: torch.Tensor, cell: torch.Tensor, *others: Any) -> Results:

@@ -24,6 +24,15 @@ _TWO_PI = 2.0 * math.pi
 
 
 @jit
+def in_range(segment_ptr: np.ndarray, system_id: np.ndarray, step: np.ndarray, most_atoms: int) -> bool:
+    """Whether every number fits its place in the counter."""
+    for b in range(system_id.shape[0]):
+        if (system_id[b] >> 32) != 0 or (step[b] >> 56) != 0 or segment_ptr[b + 1] - segment_ptr[b] >= most_atoms:
+            return False
+    return True
+
+
+@jit
 def philox_block(
     c0: np.uint64, c1: np.uint64, c2: np.uint64, c3: np.uint64, k0: np.uint64, k1: np.uint64
 ) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from athanor import _runtime
 from athanor.errors import DtypeError, InputError, ShapeError
-from athanor.kernels._library import as_array, register_op
+from athanor.kernels._library import as_array, as_tensor, register_op
 from athanor.kernels._threads import even_bounds, num_parts, run_parts
 from athanor.kernels.philox import _reference
 
@@ -77,7 +78,7 @@ def philox_uniform(
     .. [1] J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, SC'11 (2011). doi:10.1145/2063384.2063405
     """
     _check(segment_ptr, system_id, step, seed, purpose, columns, dtype)
-    return _philox_uniform(segment_ptr, system_id, step, _signed(seed), purpose, columns, dtype)
+    return _philox_uniform(segment_ptr, system_id, step, _signed(seed), int(purpose), columns, dtype)
 
 
 def philox_normal(
@@ -106,7 +107,7 @@ def philox_normal(
     .. [1] G. E. P. Box, M. E. Muller, Ann. Math. Stat. 29, 610 (1958). doi:10.1214/aoms/1177706645
     """
     _check(segment_ptr, system_id, step, seed, purpose, columns, dtype)
-    return _philox_normal(segment_ptr, system_id, step, _signed(seed), purpose, columns, dtype)
+    return _philox_normal(segment_ptr, system_id, step, _signed(seed), int(purpose), columns, dtype)
 
 
 def _check(
@@ -168,13 +169,14 @@ def _draw_cpu(
 ) -> torch.Tensor:
     from athanor.kernels.philox import _cpu
 
-    _check_ranges(segment_ptr, system_id, step)
-    num_atoms = int(segment_ptr[-1])
-    out = torch.empty((num_atoms, columns), dtype=torch.float64)
-    arguments = (as_array(segment_ptr), as_array(system_id), as_array(step), seed, purpose, kind, out.numpy())
+    ptr, ids, steps = as_array(segment_ptr), as_array(system_id), as_array(step)
+    if not _cpu.in_range(ptr, ids, steps, _MAX_ATOMS):
+        _check_ranges(segment_ptr, system_id, step)
+    num_atoms = int(ptr[-1])
+    out = np.empty((num_atoms, columns))
     parts = num_parts(num_atoms * columns * (20.0 if kind == 2 else 5.0))
-    run_parts(_cpu.fill, arguments, even_bounds(num_atoms, parts))
-    return out.to(dtype)
+    run_parts(_cpu.fill, (ptr, ids, steps, seed, purpose, kind, out), even_bounds(num_atoms, parts))
+    return as_tensor(out, dtype)
 
 
 def _uniform_cpu(

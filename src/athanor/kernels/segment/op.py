@@ -8,11 +8,12 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 
 from athanor import _runtime
 from athanor.errors import DtypeError, ShapeError
-from athanor.kernels._library import as_array, as_doubles, register_gradient, register_op
+from athanor.kernels._library import as_array, as_doubles, as_tensor, register_gradient, register_op
 from athanor.kernels._threads import even_bounds, num_parts, run_parts
 from athanor.kernels.segment import _reference
 
@@ -95,21 +96,22 @@ def _sum_cpu(values: torch.Tensor, segment_ptr: torch.Tensor) -> torch.Tensor:
         return _reference.segment_sum(values, segment_ptr)
     from athanor.kernels.segment import _cpu
 
-    systems, columns = segment_ptr.shape[0] - 1, prod(values.shape[1:])
-    sums = torch.empty((systems, *values.shape[1:]), dtype=torch.float64)
-    rows = as_doubles(values).reshape(values.shape[0], columns)
+    rows, ptr = as_doubles(values), as_array(segment_ptr)
+    systems, columns, tail = len(ptr) - 1, prod(rows.shape[1:]), rows.shape[1:]
+    sums = torch.empty((systems, *tail), dtype=torch.float64)
     parts = min(num_parts(0.5 * rows.size), max(systems, 1))
-    arguments = (rows, as_array(segment_ptr), sums.view(systems, columns).numpy())
+    arguments = (rows.reshape(len(rows), columns), ptr, sums.numpy().reshape(systems, columns))
     run_parts(_cpu.sum_rows, arguments, even_bounds(systems, parts))
-    return sums.to(values.dtype)
+    return sums if values.dtype == torch.float64 else sums.to(values.dtype)
 
 
 def _max_cpu(values: torch.Tensor, segment_ptr: torch.Tensor) -> torch.Tensor:
     from athanor.kernels.segment import _cpu
 
-    largest = torch.empty(segment_ptr.shape[0] - 1, dtype=torch.float64)
-    _cpu.max_rows(as_doubles(values), as_array(segment_ptr), largest.numpy(), 0, largest.shape[0])
-    return largest.to(values.dtype)
+    ptr = as_array(segment_ptr)
+    largest = np.empty(len(ptr) - 1)
+    _cpu.max_rows(as_doubles(values), ptr, largest, 0, len(largest))
+    return as_tensor(largest, values.dtype)
 
 
 def _fake(values: torch.Tensor, segment_ptr: torch.Tensor) -> torch.Tensor:

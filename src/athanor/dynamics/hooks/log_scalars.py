@@ -225,8 +225,6 @@ class _CsvWriter:
             self._columns = found
         elif self._columns is None:
             self._columns = names
-        if found is None:
-            self._waiting.insert(0, list(self._columns))
         self._checked = True
 
     def _read_header(self) -> list[str] | None:
@@ -250,8 +248,14 @@ class _CsvWriter:
     def flush(self) -> None:
         if not self._waiting:
             return
+        header, ours = self._read_header(), self._columns or []
+        if header is not None and header != ours:
+            raise StorageError(
+                f"The header of `{self._path}` is {','.join(header)} by now; this hook writes {','.join(ours)}. "
+                f"Give each hook a `log_path` of its own."
+            )
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(self._waiting)
+        csv.writer(text, lineterminator="\n").writerows([*([ours] if header is None else []), *self._waiting])
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with open(self._path, "a", encoding="utf-8", newline="") as file:

@@ -72,6 +72,19 @@ def test_a_second_run_appends(tmp_path):
     assert path.read_text().count("system_id") == 1
 
 
+def test_two_hooks_on_one_file_share_its_header(tmp_path):
+    batch, path = make_batch(3), tmp_path / "log.csv"
+    hooks = [LoggingHook("csv", log_path=path) for _ in range(2)]
+    other = LoggingHook("csv", log_path=path, custom_scalars={"one": lambda ctx: torch.ones(3)})
+    for hook in (*hooks, other):
+        hook(context(batch), AFTER)
+    for hook in hooks:
+        hook.close()
+    assert [row["system_id"] for row in rows_of(path)] == ["3", "4", "5"] * 2
+    with pytest.raises(StorageError, match="`log_path` of its own"):
+        other.close()
+
+
 def test_a_half_written_line_is_cut(tmp_path):
     path = tmp_path / "log.csv"
     hook = LoggingHook("csv", log_path=path)

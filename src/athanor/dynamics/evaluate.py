@@ -86,7 +86,8 @@ def _store(batch: Batch, key: str, value: Tensor, active: ActiveSet, model: Any)
             f"`{key}` from {type(model).__name__} has shape {tuple(value.shape)}; got {value.numel()} numbers and "
             f"expected {tuple(wanted)}. Return one row per {'atom' if spec.level == 'node' else 'system'}."
         )
-    value = value.reshape(wanted)
+    if value.shape != wanted:
+        value = value.reshape(wanted)
     if active.all:
         target.copy_(value)
     else:

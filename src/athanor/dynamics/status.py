@@ -78,6 +78,11 @@ def count_step_(batch: Batch, active: ActiveSet, time_step: float | Tensor | Non
     moved = 1 if active.all else active.systems[:, None]
     batch.step.add_(moved)
     batch.stage_step.add_(moved)
-    if time_step is not None:
-        later = batch.time + (time_step if isinstance(time_step, float) else time_step[:, None].to(batch.time.dtype))
-        active.select_(batch.time, later)
+    if time_step is None:
+        return
+    time = batch.time
+    passed = time_step if isinstance(time_step, float) else time_step[:, None].to(time.dtype)
+    if active.all:
+        time.add_(passed)
+    else:
+        active.select_(time, time + passed)

@@ -92,9 +92,14 @@ def build_batch(data: Sequence[AtomicData], indices: Sequence[int]) -> Batch:
 
 
 def _bare(atoms: Any) -> Any:
-    """Atoms without labels of their file, which differ from system to system."""
+    """Atoms without labels of their file, which differ from system to system.
+
+    Results of an earlier run keep their lifetime `step` and `time`: noise is keyed by the step, and a run that goes on
+    from them must not draw the same noise again.
+    """
     plain = atoms.copy()
-    plain.info = {key: value for key, value in atoms.info.items() if key in ("charge", "spin")}
+    kept = ("charge", "spin", "step", "time") if "reason" in atoms.info else ("charge", "spin")
+    plain.info = {key: value for key, value in atoms.info.items() if key in kept}
     plain.calc = None
     known = {"numbers", "positions", "momenta", "masses", "tags", "initial_charges", "initial_magmoms"}
     for name in set(plain.arrays) - known:

@@ -82,7 +82,7 @@ def add_chunk(result: RunResult, spec: RunSpec, systems: Sequence[System], batch
         atoms = atoms_list[place]
         energy = float(batch.energy[place]) if "energy" in batch else math.nan
         reason = _reason(record, int(batch.failure_code[place]), int(batch.status[place]) >= last)
-        steps = int(batch.step[place])
+        steps = int(batch.step[place] - tracker.started[place])
         row = _row(system, len(result), record, tracker, place, steps, energy, reason, float(abs(atoms.cell.volume)))
         _label(atoms, system, reason, steps)
         result.structures.append(atoms)

@@ -75,6 +75,7 @@ class Tracker:
 
     def __init__(self, stages: Sequence[RelaxSpec | MDSpec], engines: Sequence[Any], batch: Batch) -> None:
         self._stages, self._engines = list(stages), list(engines)
+        self.started = batch.ensure_field("step").clone()
         self.records = [SystemRecord() for _ in range(batch.num_graphs)]
         self.temperatures = BlockAverages(batch.num_graphs)
         self._status = np.zeros(batch.num_graphs, dtype=np.int64)

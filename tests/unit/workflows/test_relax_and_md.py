@@ -232,3 +232,24 @@ def test_a_result_goes_on_in_engines_of_the_users(tmp_path: Path) -> None:
         with_neighbor_hooks(NVE(argon_model(), dt=2.0)).run(batch, 2)
         assert batch.step.flatten().tolist() == [5, 5]
         assert bool((batch.positions != before).all())
+
+
+def test_a_run_goes_on_where_the_last_one_stopped() -> None:
+    crystal = bulk("Ar", "fcc", a=5.3, cubic=True)
+    settings = {"model": ARGON, "temperature": 40.0, "timestep": 2.0}
+    whole = athanor.md([crystal], steps=12, **settings)
+    first = athanor.md([crystal], steps=6, **settings)
+    second = athanor.md(first.structures, steps=6, **settings)
+    assert second.steps == [6]
+    assert second.structures[0].info["step"] == 12
+    assert second.structures[0].info["time"] == pytest.approx(24.0)
+    np.testing.assert_allclose(second.structures[0].positions, whole.structures[0].positions, atol=1e-9)
+
+
+def test_noise_would_repeat_if_the_step_were_forgotten() -> None:
+    first = athanor.md([bulk("Ar", "fcc", a=5.3, cubic=True)], model=ARGON, temperature=40.0, timestep=2.0, steps=6)
+    forgetful = first.structures[0].copy()
+    del forgetful.info["reason"]
+    again = [athanor.md([atoms], model=ARGON, temperature=40.0, timestep=2.0, steps=6).structures[0].positions
+             for atoms in (first.structures[0], forgetful)]  # fmt: skip
+    assert np.abs(again[0] - again[1]).max() > 1e-4

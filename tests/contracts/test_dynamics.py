@@ -115,6 +115,30 @@ def test_batch_invariance_fails_when_noise_is_keyed_by_slot():
         )
 
 
+@pytest.mark.parametrize("name", ENGINES)
+def test_thread_invariance(name):
+    contract.check_thread_invariance(ENGINES[name])
+
+
+class ThreadSum(NVE):
+    """Broken twin: positions are summed in as many parts as there are threads."""
+
+    _selects_active = True
+
+    def pre_update(self, batch):
+        super().pre_update(batch)
+        parts = batch.positions.chunk(torch.get_num_threads())
+        batch.velocities -= 1e-4 * sum(part.sum(0) for part in parts)
+
+    def post_update(self, batch):
+        super().post_update(batch)
+
+
+def test_thread_invariance_fails_when_a_sum_is_split():
+    with pytest.raises(AssertionError, match="1 and 2 threads"):
+        contract.check_thread_invariance(lambda model: ThreadSum(model, dt=4.0))
+
+
 @pytest.mark.parametrize("name", [*ENGINES, "FIREVariableCell"])
 def test_split_run_and_restart(name):
     make = ENGINES.get(name, lambda model: FIREVariableCell(model, dt=0.2))

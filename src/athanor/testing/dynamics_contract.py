@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from athanor._runtime import get_num_threads, set_num_threads
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
 from athanor.data.observables import kinetic_energy
@@ -147,6 +148,21 @@ def check_batch_invariance(make_engine: MakeEngine, n_steps: int = 40) -> None:
                 for name in FIELDS:
                     same = torch.equal(one[name], alone[int(system.system_id)].get_data(0)[name])
                     assert same, f"`{name}` of system_id {int(system.system_id)} differs alone and in slot {row}"
+
+
+def check_thread_invariance(make_engine: MakeEngine, n_steps: int = 8) -> None:
+    """Check that 1 and 2 threads give the same bits, on systems large enough for the kernels to split their work."""
+    systems = [argon_crystal(2, 3), argon_crystal(6, 4)]
+    before = get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            set_num_threads(threads)
+            found.append(trajectory(make_engine, systems, n_steps))
+    finally:
+        set_num_threads(before)
+    for name in FIELDS:
+        assert torch.equal(found[0][name], found[1][name]), f"`{name}` differs between 1 and 2 threads"
 
 
 def check_split_run(make_engine: MakeEngine, n_steps: int = 20) -> None:

@@ -150,7 +150,7 @@ class Driver:
         if old_ids is not None:
             arrived = ~torch.isin(ids, old_ids)
             known = {int(i): int(s) for i, s in zip(old_ids, self._known_status, strict=True)}
-            status = torch.tensor([known.get(int(i), int(s)) for i, s in zip(ids, status, strict=True)])
+            status = status.new_tensor([known.get(int(i), int(s)) for i, s in zip(ids, status, strict=True)])
             status[arrived] = -1
         self._ids, self._known_status = ids, status
         self.forget_converged()

@@ -109,7 +109,13 @@ class Quarantine:
                 kept.copy_(value)
 
     def check_elements(self, batch: Batch, active: ActiveSet, model: Any) -> None:
-        """Set aside, before the first forward, systems with elements outside the model card."""
+        """Set aside, before the first forward, systems with elements outside the model card.
+
+        Raises
+        ------
+        SimulationError
+            If errors are to be raised.
+        """
         known = model.model_card.elements
         if known is None:
             return
@@ -117,7 +123,10 @@ class Quarantine:
         if bool(unknown.any()):
             codes = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
             codes[batch.batch_idx[unknown]] = int(FailureCode.ELEMENT_NOT_KNOWN)
-            self._set_aside(batch, torch.where(active.systems, codes, torch.zeros_like(codes)), restore=False)
+            codes = torch.where(active.systems, codes, torch.zeros_like(codes))
+            if self.raise_errors and bool(codes.any()):
+                self._raise(batch, codes)
+            self._set_aside(batch, codes, restore=False)
 
     def check_cells(self, batch: Batch, active: ActiveSet, radius: float) -> None:
         """Set aside systems whose moved cell is not finite or has collapsed, before their pairs are searched.
@@ -176,7 +185,7 @@ class Quarantine:
         NonFiniteError, SimulationError
             If errors are to be raised; the text names systems, step and closest pair.
         """
-        codes = self._codes(batch, active, model)
+        codes = self._codes(batch, active, model) if active.any else None
         if codes is None:
             return None
         if self.raise_errors:
@@ -189,8 +198,9 @@ class Quarantine:
         closest = _closest_pairs(batch) if floor is not None else None
         values = [value for name in _CHECKED if (value := batch.get(name)) is not None]
         too_close = closest is not None and bool(((closest < floor) & active.systems).any())
-        sums = [abs(float(value.sum())) for value in values]
-        if not too_close and sums[0] < _FAR_AWAY and all(math.isfinite(value) for value in sums):
+        # a sum is not finite if a term is not; for positions the largest counts, since atoms that fly apart cancel
+        near = float(torch.linalg.vector_norm(values[0], ord=math.inf)) < _FAR_AWAY
+        if not too_close and near and all(math.isfinite(value.sum()) for value in values[1:]):
             return None
         codes = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
         for name, code in reversed(_CHECKED.items()):

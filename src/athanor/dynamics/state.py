@@ -62,7 +62,9 @@ class IntegratorState:
             if int(number) in where_old
         ]
         if pairs:
-            rows, source = (torch.tensor(side, dtype=torch.long) for side in zip(*pairs, strict=True))
+            rows, source = (
+                torch.tensor(side, dtype=torch.long, device=new_ids.device) for side in zip(*pairs, strict=True)
+            )
             for name, value in vars(fresh).items():
                 value[rows] = getattr(self, name)[source]
         return fresh

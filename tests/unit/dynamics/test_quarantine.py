@@ -46,6 +46,31 @@ def test_fused_stage_sets_aside_from_any_stage():
     assert batch.failure_code.flatten().tolist() == [0, 1]
 
 
+def test_atoms_that_fly_apart_symmetrically_are_found_although_their_sum_stays():
+    class Apart:
+        frequency, stage = 1, DynamicsStage.AFTER_PRE_UPDATE
+
+        def __call__(self, ctx, stage):
+            if ctx.step_count == 2:
+                ctx.batch.positions[0] += 1e12
+                ctx.batch.positions[1] -= 1e12
+
+    model = argon_model()
+    batch = Batch.from_data_list([argon_cluster(5, 1), argon_cluster(6, 2)])
+    with_neighbor_hooks(NVE(model, dt=1.0, hooks=[Apart()])).run(batch, 5)
+    assert batch.failure_code.flatten().tolist() == [FailureCode.POSITIONS_NOT_FINITE, 0]
+    assert batch.step.flatten().tolist() == [2, 5]
+
+
+def test_unknown_element_raises_on_request():
+    model = with_card(argon_model(), elements=frozenset({18}))
+    stranger = argon_cluster(4, 8)
+    stranger.atomic_numbers[2] = 10
+    engine = with_neighbor_hooks(NVE(model, dt=1.0, on_error="raise"))
+    with pytest.raises(SimulationError, match="system_id 8 .* element"):
+        engine.run(Batch.from_data_list([argon_cluster(5, 1), stranger]), 3)
+
+
 @pytest.mark.parametrize("raising", ["on_error", "hook"])
 def test_raising_names_system_and_step(raising):
     engine = NVE(argon_model(), dt=2.0, on_error="raise" if raising == "on_error" else "quarantine")

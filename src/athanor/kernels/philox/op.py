@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -179,66 +182,36 @@ def _draw_cpu(
     return as_tensor(out, dtype)
 
 
-def _uniform_cpu(
+def _uniform_cpu(*arguments: Any) -> torch.Tensor:
+    return _draw_cpu(*arguments, 1 if arguments[-1] == torch.float32 else 0)
+
+
+def _normal_cpu(*arguments: Any) -> torch.Tensor:
+    return _draw_cpu(*arguments, 2)
+
+
+def _uniform_reference(*arguments: Any) -> torch.Tensor:
+    return _draw_reference(_reference.uniform, *arguments)
+
+
+def _normal_reference(*arguments: Any) -> torch.Tensor:
+    return _draw_reference(_reference.normal, *arguments)
+
+
+def _draw_reference(
+    draw: Callable[..., torch.Tensor],
     segment_ptr: torch.Tensor,
     system_id: torch.Tensor,
     step: torch.Tensor,
     seed: int,
-    purpose: int,
-    columns: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    kind = 1 if dtype == torch.float32 else 0
-    return _draw_cpu(segment_ptr, system_id, step, seed, purpose, columns, dtype, kind)
-
-
-def _normal_cpu(
-    segment_ptr: torch.Tensor,
-    system_id: torch.Tensor,
-    step: torch.Tensor,
-    seed: int,
-    purpose: int,
-    columns: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    return _draw_cpu(segment_ptr, system_id, step, seed, purpose, columns, dtype, 2)
-
-
-def _uniform_reference(
-    segment_ptr: torch.Tensor,
-    system_id: torch.Tensor,
-    step: torch.Tensor,
-    seed: int,
-    purpose: int,
-    columns: int,
-    dtype: torch.dtype,
+    *rest: Any,
 ) -> torch.Tensor:
     _check_ranges(segment_ptr, system_id, step)
-    return _reference.uniform(segment_ptr, system_id, step, seed % 2**64, purpose, columns, dtype)
+    return draw(segment_ptr, system_id, step, seed % 2**64, *rest)
 
 
-def _normal_reference(
-    segment_ptr: torch.Tensor,
-    system_id: torch.Tensor,
-    step: torch.Tensor,
-    seed: int,
-    purpose: int,
-    columns: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    _check_ranges(segment_ptr, system_id, step)
-    return _reference.normal(segment_ptr, system_id, step, seed % 2**64, purpose, columns, dtype)
-
-
-def _fake(
-    segment_ptr: torch.Tensor,
-    system_id: torch.Tensor,
-    step: torch.Tensor,
-    seed: int,
-    purpose: int,
-    columns: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
+def _fake(segment_ptr: torch.Tensor, *rest: Any) -> torch.Tensor:
+    *_, columns, dtype = rest
     num_atoms = torch.library.get_ctx().new_dynamic_size()
     return torch.empty((num_atoms, columns), dtype=dtype, device=segment_ptr.device)
 

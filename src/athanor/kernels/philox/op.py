@@ -161,6 +161,7 @@ def _check_ranges(segment_ptr: torch.Tensor, system_id: torch.Tensor, step: torc
 
 
 def _draw_cpu(
+    kind: int,
     segment_ptr: torch.Tensor,
     system_id: torch.Tensor,
     step: torch.Tensor,
@@ -168,7 +169,6 @@ def _draw_cpu(
     purpose: int,
     columns: int,
     dtype: torch.dtype,
-    kind: int,
 ) -> torch.Tensor:
     from athanor.kernels.philox import _cpu
 
@@ -183,11 +183,11 @@ def _draw_cpu(
 
 
 def _uniform_cpu(*arguments: Any) -> torch.Tensor:
-    return _draw_cpu(*arguments, 1 if arguments[-1] == torch.float32 else 0)
+    return _draw_cpu(1 if arguments[-1] == torch.float32 else 0, *arguments)
 
 
 def _normal_cpu(*arguments: Any) -> torch.Tensor:
-    return _draw_cpu(*arguments, 2)
+    return _draw_cpu(2, *arguments)
 
 
 def _uniform_reference(*arguments: Any) -> torch.Tensor:

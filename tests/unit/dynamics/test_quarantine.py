@@ -67,7 +67,7 @@ def test_unknown_element_raises_on_request():
     stranger = argon_cluster(4, 8)
     stranger.atomic_numbers[2] = 10
     engine = with_neighbor_hooks(NVE(model, dt=1.0, on_error="raise"))
-    with pytest.raises(SimulationError, match="system_id 8 .* element"):
+    with pytest.raises(SimulationError, match=r"system_id 8 .* element"):
         engine.run(Batch.from_data_list([argon_cluster(5, 1), stranger]), 3)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -11,7 +12,8 @@ from typing import Any
 
 from athanor import __version__
 from athanor.workflows.output import RUN, write_yaml
-from athanor.workflows.spec import MDSpec, RelaxSpec, RunSpec
+from athanor.workflows.spec import RunSpec
+from athanor.workflows.stages import MDSpec, RelaxSpec
 from athanor.workflows.structures import System
 
 _PACKAGES = ("torch", "numpy", "ase", "numba", "zarr", "chgnet")
@@ -51,6 +53,7 @@ class RunRecord:
             "athanor": __version__,
             "command": command,
             "state": "running",
+            "process": {"host": platform.node(), "id": os.getpid()},
             "started": self._started.isoformat(timespec="seconds"),
             "systems": len(systems),
             "atoms": sum(len(system.atoms) for system in systems),
@@ -72,7 +75,8 @@ class RunRecord:
             "outcome": counts,
             "frames": frames,
         }
-        write_yaml(self._path, self._content | head)
+        content = {key: value for key, value in self._content.items() if key != "process"}
+        write_yaml(self._path, content | head)
 
 
 def citations(spec: RunSpec, systems: Sequence[System], model: Any) -> list[str]:

@@ -92,10 +92,17 @@ def add_chunk(result: RunResult, spec: RunSpec, systems: Sequence[System], batch
         result.rows.append(row)
 
 
+def not_started_rows(systems: Sequence[System], first: int = 0) -> list[dict[str, Any]]:
+    """Return the lines of the table for systems that wait; `first` is the index of the first one."""
+    return [
+        _identity(system, index) | {"steps": 0, "status": NOT_STARTED} for index, system in enumerate(systems, first)
+    ]
+
+
 def add_not_started(result: RunResult, systems: Sequence[System]) -> None:
     """Append systems whose chunk was never reached, as they came in."""
+    result.rows.extend(not_started_rows(systems, len(result)))
     for system in systems:
-        result.rows.append(_identity(system, len(result)) | {"steps": 0, "status": NOT_STARTED})
         result.structures.append(system.atoms)
         result.energies.append(math.nan)
         result.reasons.append(NOT_STARTED)

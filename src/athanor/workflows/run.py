@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,10 +14,12 @@ from athanor.workflows.chunks import default_max_atoms, split_into_chunks
 from athanor.workflows.output import FINAL, LOG, TRAJECTORY, check_output, create_output, write_summary
 from athanor.workflows.progress import Progress, ProgressHook, StopFlag, stop_between_steps
 from athanor.workflows.record import RunRecord
-from athanor.workflows.results import RunResult, add_chunk, add_not_started
+from athanor.workflows.results import RunResult, add_chunk, add_not_started, not_started_rows
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.structures import System
 from athanor.workflows.track import Tracker
+
+_SECONDS_BETWEEN_SUMMARIES = 5.0
 
 
 def run(
@@ -99,6 +102,7 @@ class _Run:
             folder = create_output(Path(spec.output), overwrite=overwrite)
             self.result.folder, self.result.frames = folder, folder / TRAJECTORY
             self.record = RunRecord(folder, spec, systems, model, command)
+        self._write_summary()
 
     def go(self) -> RunResult:
         """Run every chunk; write results whatever happens."""
@@ -131,7 +135,7 @@ class _Run:
         tracker = Tracker(spec.stages, engines, batch)
         self.progress.next_chunk(number)
         fused = FusedStage(list(enumerate(engines)))
-        for hook in (*build.build_neighbor_hooks(self.model), tracker, *self._writers()):
+        for hook in (*build.build_neighbor_hooks(self.model), tracker, *self._writers(tracker)):
             fused.register_hook(hook)
         fused.register_hook(ProgressHook(self.progress, flag, lambda: _describe(spec, tracker)))
         try:
@@ -139,16 +143,28 @@ class _Run:
         except KeyboardInterrupt:
             self.result.interrupted = True
         add_chunk(self.result, spec, [self.systems[index] for index in indices], batch, tracker)
+        if time.monotonic() - self._summary_written > _SECONDS_BETWEEN_SUMMARIES:
+            self._write_summary()
         return not (self.result.interrupted or flag.is_set)
 
-    def _writers(self) -> list[Any]:
+    def _writers(self, tracker: Tracker) -> list[Any]:
         """Hooks that keep frames and scalars, every so many steps."""
         if self.result.folder is None:
             return []
+        import torch
+
         from athanor.dynamics.hooks import LoggingHook, SnapshotHook
 
-        every = self.spec.every
-        return [SnapshotHook(self.sink, every), LoggingHook("csv", every, self.result.folder / LOG)]
+        every, log = self.spec.every, self.result.folder / LOG
+        stage = {"stage": lambda ctx: torch.from_numpy(tracker.stage_of_step)}
+        return [SnapshotHook(self.sink, every), LoggingHook("csv", every, log, custom_scalars=stage)]
+
+    def _write_summary(self) -> None:
+        """Write the table as it stands: a run that is killed then still tells its systems, and which are done."""
+        if self.result.folder is not None:
+            done = len(self.result)
+            write_summary(self.result.folder, self.result.rows + not_started_rows(self.systems[done:], done))
+        self._summary_written = time.monotonic()
 
     def _announce(self) -> None:
         atoms = sum(len(system.atoms) for system in self.systems)
@@ -172,7 +188,7 @@ class _Run:
         from athanor.io.structures import write_structures
 
         write_structures(self.result.folder / FINAL, self.result.structures)
-        write_summary(self.result.folder, self.result.rows)
+        self._write_summary()
         self.record.finish(state, self.result.outcomes, frames)
 
 

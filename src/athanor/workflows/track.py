@@ -11,7 +11,7 @@ import numpy as np
 from athanor.data import observables
 from athanor.hooks.stages import DynamicsStage
 from athanor.workflows.averages import BlockAverages
-from athanor.workflows.spec import MDSpec, RelaxSpec
+from athanor.workflows.stages import MDSpec, RelaxSpec
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +64,14 @@ class Tracker:
     batch
         The batch, before its first step.
 
+    Attributes
+    ----------
+    records
+        What happened to each system.
+    stage_of_step
+        Stage of each system in the step that was just done, which is not the one it goes on to; the number of stages
+        where it stood still.
+
     Notes
     -----
     Temperatures are averaged over the second half of the steps of a dynamics stage, so that the start from a relaxed
@@ -78,6 +86,7 @@ class Tracker:
         self.started = batch.ensure_field("step").clone()
         self.records = [SystemRecord() for _ in range(batch.num_graphs)]
         self.temperatures = BlockAverages(batch.num_graphs)
+        self.stage_of_step = np.zeros(batch.num_graphs, dtype=np.int64)
         self._status = np.zeros(batch.num_graphs, dtype=np.int64)
         self._steps_here = np.zeros(batch.num_graphs, dtype=np.int64)
         self._half = np.array([stage.steps // 2 if isinstance(stage, MDSpec) else -1 for stage in stages])
@@ -97,7 +106,7 @@ class Tracker:
             elif where < len(self._stages):
                 self.records[index].stages.append(self._leave(batch, where, int(index)))
             self._steps_here[index] = 0
-        self._status = status
+        self.stage_of_step, self._status = self._status, status
 
     @property
     def active(self) -> int:

@@ -9,7 +9,9 @@ import torch
 from pydantic import ValidationError
 
 from athanor.errors import InputError
-from athanor.workflows.spec import MDSpec, ModelSpec, RelaxSpec, RunSpec, describe_problems
+from athanor.workflows.problems import describe_problems
+from athanor.workflows.spec import ModelSpec, RunSpec
+from athanor.workflows.stages import MDSpec, RelaxSpec
 from athanor.workflows.structures import System
 
 if TYPE_CHECKING:

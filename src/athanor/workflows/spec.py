@@ -1,37 +1,37 @@
-"""What a run is, as one validated description: structures, model, stages, and where results go.
+"""What a calculation is, as one validated description: structures, model, stages, and where results go.
 
 Jobs (YAML), the command line and Python all make a `RunSpec`; unknown keys and wrong units are refused with their
-place. Nothing here loads torch.
+place. The text under a key is what `athanor init` writes above it. Nothing here loads torch.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, field_validator, model_validator
+from pydantic import Field, PlainSerializer, ValidationError, field_validator, model_validator
 
 from athanor.errors import InputError
-from athanor.workflows.quantities import TIME, Force, Pressure, Rate, Temperature, Time, parse_quantity
+from athanor.workflows.problems import Origin, describe_problems
+from athanor.workflows.stages import Count, Description, Stage, read_stage
+from athanor.workflows.supercell import Supercell
+from athanor.workflows.yaml_file import read_yaml
 
 PathText = Annotated[Path, PlainSerializer(str, return_type=str)]
-Steps = Annotated[int, Field(ge=1)]
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class ModelSpec(_Spec):
+class ModelSpec(Description):
     """A potential by name, and the arguments of its wrapper.
 
     In a job: ``model: chgnet``, or ``model: {name: lennard-jones, epsilon: 0.0104, sigma: 3.4, cutoff: 8.5}``.
     """
 
     name: str
+    """Name as `athanor models` lists it."""
     options: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the wrapper."""
 
     @model_validator(mode="before")
     @classmethod
@@ -47,28 +47,19 @@ class ModelSpec(_Spec):
         return self.name if not self.options else {"name": self.name, **self.options}
 
 
-class SourceSpec(_Spec):
-    """Where structures come from: one of a file or a named collection.
-
-    Parameters
-    ----------
-    file
-        Anything ASE reads; relative to the job file.
-    index
-        Frames of the file: an integer or a slice such as ``"::10"``.
-    collection
-        ``ase:NAME`` takes a collection of ASE, for example ``ase:dcdft``.
-    names
-        Members of the collection; all if absent.
-    compare_cell
-        The cell in the source is a value from the literature: report the relaxed one against it.
-    """
+class SourceSpec(Description):
+    """Where structures come from: one of a file or a named collection."""
 
     file: PathText | None = None
+    """Anything ASE reads; relative to the job."""
     index: str | int = ":"
+    """Frames of the file: an integer or a slice such as "::10"."""
     collection: str | None = None
+    """A collection of ASE instead of a file, for example ase:dcdft."""
     names: tuple[str, ...] | None = None
+    """Members of the collection; all if null."""
     compare_cell: bool = False
+    """The cell in the source is a value from the literature: report the relaxed one against it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -84,137 +75,54 @@ class SourceSpec(_Spec):
         return self
 
 
-class _StageSpec(_Spec):
-    steps: Steps
-    quick_steps: Steps | None = None
-
-
-class RelaxSpec(_StageSpec):
-    """Relax atoms, and the cell of periodic systems, with FIRE.
-
-    Parameters
-    ----------
-    fmax
-        Largest force norm of a relaxed structure, eV/Å.
-    smax
-        Largest component of stress plus pressure of a relaxed structure; a bare number is GPa.
-    pressure
-        Target pressure, compression positive; a bare number is GPa.
-    steps
-        At most so many steps for each system; `quick_steps` in a quick run.
-    fixed_cell
-        Move atoms only.
-    """
-
-    kind: Literal["relax"] = "relax"
-    fmax: Force = 0.05
-    smax: Pressure = 0.05
-    pressure: Pressure = 0.0
-    steps: Steps = 500
-    fixed_cell: bool = False
-
-    @field_validator("fmax", "smax")
-    @classmethod
-    def _positive(cls, value: float) -> float:
-        if value <= 0.0:
-            raise InputError("a threshold must be positive.")
-        return value
-
-
-class MDSpec(_StageSpec):
-    """Molecular dynamics at constant volume.
-
-    Parameters
-    ----------
-    ensemble
-        ``"nvt"`` (Langevin, BAOAB) or ``"nve"`` (velocity Verlet).
-    temperature
-        K; of the thermostat, and of the velocities that systems start with.
-    time, steps
-        Length; one of the two. A bare time is fs.
-    timestep
-        A bare number is fs.
-    friction
-        A bare number is 1/fs.
-    """
-
-    kind: Literal["md"] = "md"
-    ensemble: Literal["nvt", "nve"] = "nvt"
-    temperature: Temperature = 300.0
-    timestep: Time = 1.0
-    friction: Rate = 0.01
-
-    @model_validator(mode="before")
-    @classmethod
-    def _time_to_steps(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or "time" not in value:
-            return value
-        rest = {key: item for key, item in value.items() if key != "time"}
-        if "steps" in rest:
-            raise InputError("give `time` or `steps`, not both.")
-        length, step = parse_quantity(value["time"], TIME), parse_quantity(rest.get("timestep", 1.0), TIME)
-        if length <= 0.0 or step <= 0.0:
-            raise InputError("`time` and `timestep` must be positive.")
-        return rest | {"steps": max(1, round(length / step))}
-
-    @model_validator(mode="after")
-    def _sensible(self) -> MDSpec:
-        if self.timestep <= 0.0:
-            raise InputError("`timestep` must be positive.")
-        if self.temperature < 0.0 or self.friction < 0.0:
-            raise InputError("`temperature` and `friction` must not be negative.")
-        return self
-
-
-Stage = Annotated[RelaxSpec | MDSpec, Field(discriminator="kind")]
-
-
-class RunSpec(_Spec):
-    """A whole run.
-
-    Parameters
-    ----------
-    structures
-        Sources, in order. Empty when structures come from Python.
-    model
-        Potential; see `ModelSpec`.
-    stages
-        What every system goes through, in order, all in the same batch.
-    min_atoms
-        Repeat periodic cells until they hold at least so many atoms.
-    every
-        Steps between frames and between rows of the log.
-    seed
-        Seed of velocities and noise.
-    dtype
-        ``"float64"`` or ``"float32"``, of positions, forces and energies.
-    threads
-        CPU threads; all cores if absent.
-    max_atoms
-        Largest number of atoms in one batch; from the memory at hand if absent.
-    allow_failures
-        Systems that are set aside do not make the run a failure.
-    output
-        Folder for the results.
-    """
+class CalculationSpec(Description):
+    """What an evaluation and a run share: systems, the model, and where and how it is computed."""
 
     title: str = ""
+    """A name for the run, for you."""
     structures: tuple[SourceSpec, ...] = ()
+    """Files or collections, in order; empty when structures come from Python."""
+    supercell: Supercell = (1, 1, 1)
+    """Repeats of every cell along a, b and c, for example 2x2x1."""
+    min_atoms: Count = 1
+    """Repeat periodic cells further until they hold at least so many atoms."""
     model: ModelSpec | None = None
-    stages: tuple[Stage, ...]
-    min_atoms: Annotated[int, Field(ge=1)] = 1
-    every: Annotated[int, Field(ge=1)] = 10
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    """Potential, see `athanor models`; with arguments: {name: ..., cutoff: ...}. For crystals chgnet if null."""
+    device: str = "cpu"
+    """Where it is computed: cpu, cuda, cuda:1, mps, or auto for the first GPU there is."""
     dtype: Literal["float32", "float64"] = "float64"
-    threads: Annotated[int, Field(ge=1)] | None = None
-    max_atoms: Annotated[int, Field(ge=1)] | None = None
-    allow_failures: bool = False
+    """Precision of positions, forces and energies: float64 or float32."""
+    threads: Count | None = None
+    """CPU threads; all cores if null."""
+    max_atoms: Count | None = None
+    """Largest number of atoms in one batch; from the free memory if null."""
     output: PathText | None = None
+    """Where results go."""
 
     @field_validator("structures", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | dict) else value
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _known_device(cls, value: Any) -> Any:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(value)):
+            raise InputError(f"{str(value)!r} is not a device; write cpu, cuda, cuda:1, mps, or auto.")
+        return str(value)
+
+
+class RunSpec(CalculationSpec):
+    """A whole run."""
+
+    stages: tuple[Stage, ...]
+    """What every system goes through, in order, all in the same batch."""
+    every: Count = 10
+    """Steps between frames and between rows of the log."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    """Seed of velocities and noise."""
+    allow_failures: bool = False
+    """Systems that are set aside do not make the run a failure."""
 
     @field_validator("stages", mode="before")
     @classmethod
@@ -224,7 +132,7 @@ class RunSpec(_Spec):
             return value
         if not value:
             raise InputError("at least one stage is needed, for example `- relax: {steps: 200}`.")
-        return [_named_stage(place, item) for place, item in enumerate(value)]
+        return [read_stage(place, item) for place, item in enumerate(value)]
 
     def quick(self) -> RunSpec:
         """Return this run with the `quick_steps` of every stage that has them."""
@@ -251,19 +159,7 @@ class RunSpec(_Spec):
         return plain
 
 
-def _named_stage(place: int, item: Any) -> Any:
-    if isinstance(item, str):
-        return {"kind": item}
-    if isinstance(item, dict) and "kind" not in item:
-        if len(item) != 1:
-            raise InputError(f"stage {place} has the keys {', '.join(map(str, item))}; name one of `relax` and `md`.")
-        kind, settings = next(iter(item.items()))
-        if kind not in ("relax", "md"):
-            raise InputError(f"stage {place} is {kind!r}; use `relax` or `md`.")
-        if settings is not None and not isinstance(settings, dict):
-            raise InputError(f"stage {place} (`{kind}`) must hold settings such as `steps: 100`; got {settings!r}.")
-        return {"kind": kind, **(settings or {})}
-    return item
+_Kind = TypeVar("_Kind", bound=CalculationSpec)
 
 
 def load_job(path: str | os.PathLike[str]) -> RunSpec:
@@ -272,26 +168,14 @@ def load_job(path: str | os.PathLike[str]) -> RunSpec:
     Raises
     ------
     InputError
-        If the file is missing or not YAML, or a key or value is wrong; the text has the file, the key path, what was
+        If the file is missing or not YAML, or a key or value is wrong; the text has file, line and key path, what was
         found and what is expected.
     """
-    import yaml
-
     file = Path(path)
-    if not file.is_file():
-        raise InputError(f"`{file}` does not exist or is not a file. Pass the path of a YAML job.")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"`{file}` is not text (UTF-8): {error.reason} at byte {error.start}.") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
-        problem = getattr(error, "problem", None) or str(error)
-        raise InputError(f"`{file}`{where}: not valid YAML: {problem}.") from error
+    content, lines = read_yaml(file)
     if not isinstance(content, dict):
         raise InputError(f"`{file}` holds {type(content).__name__}; a job is a mapping with `structures` and `stages`.")
-    spec = make_spec(content, where=str(file))
+    spec = make_spec(content, Origin(str(file), lines))
     if not spec.structures:
         raise InputError(f"`{file}`: `structures` is missing. List files or collections, for example `- file: a.cif`.")
     sources = tuple(
@@ -303,45 +187,27 @@ def load_job(path: str | os.PathLike[str]) -> RunSpec:
     return spec.model_copy(update={"structures": sources})
 
 
-def make_spec(values: dict[str, Any], *, where: str = "") -> RunSpec:
-    """Validate plain values.
+def make_spec(values: dict[str, Any], origin: Origin | None = None) -> RunSpec:
+    """Validate plain values as a run.
+
+    Parameters
+    ----------
+    values
+        As a job holds them.
+    origin
+        Where they came from, for messages.
 
     Raises
     ------
     InputError
-        If a key or value is wrong; each problem on its own line with its key path, and the nearest key that exists.
+        If a key or value is wrong; each problem on its own line with its place, and the nearest key that exists.
     """
+    return validated(RunSpec, values, origin)
+
+
+def validated(kind: type[_Kind], values: dict[str, Any], origin: Origin | None = None) -> _Kind:
+    """Validate plain values as a description of another kind; see `make_spec`."""
     try:
-        return RunSpec.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        prefix = f"`{where}`: " if where else ""
-        raise InputError(prefix + describe_problems(error)) from error
-
-
-def describe_problems(error: ValidationError) -> str:
-    """Return one line per problem: which key, what was expected, what came."""
-    return ("\n" + " " * 2).join(_describe(problem) for problem in error.errors(include_url=False))
-
-
-def _describe(problem: Any) -> str:
-    place = problem["loc"]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-    kind, found = problem["type"], problem.get("input")
-    if kind == "extra_forbidden":
-        known = _known_keys(problem["loc"])
-        near = difflib.get_close_matches(str(place[-1]), known, n=1)
-        hint = f"Did you mean `{near[0]}`?" if near else f"Known keys: {', '.join(known)}."
-        return f"`{path}` is not a key here. {hint}"
-    if kind == "missing":
-        return f"`{path}` is missing."
-    message = problem["msg"].removeprefix("Value error, ")
-    if kind == "value_error":
-        return f"`{path}`: {message}" if path else message
-    return f"`{path}`: {message[0].lower()}{message[1:]}; got {found!r}."
-
-
-def _known_keys(location: tuple[Any, ...]) -> list[str]:
-    owners: dict[str, type[BaseModel]] = {"relax": RelaxSpec, "md": MDSpec, "structures": SourceSpec}
-    owner = next((owners[part] for part in reversed(location[:-1]) if part in owners), RunSpec)
-    keys = [name for name in owner.model_fields if name != "kind"]
-    return keys + (["time"] if owner is MDSpec else [])
+        raise InputError(describe_problems(error, kind, origin)) from error

@@ -9,7 +9,9 @@ import yaml
 
 from athanor import units
 from athanor.errors import InputError
-from athanor.workflows.spec import MDSpec, RelaxSpec, load_job, make_spec
+from athanor.workflows.problems import Origin
+from athanor.workflows.spec import load_job, make_spec
+from athanor.workflows.stages import MDSpec, RelaxSpec
 
 RELAX = {"stages": [{"relax": {}}]}
 
@@ -81,7 +83,7 @@ def test_the_resolved_job_is_a_job() -> None:
 )
 def test_mistakes(values: dict, words: list[str]) -> None:
     with pytest.raises(InputError) as caught:
-        make_spec(values, where="job.yaml")
+        make_spec(values, Origin("job.yaml"))
     assert str(caught.value).startswith("`job.yaml`: ")
     for word in words:
         assert caught.match(word)
@@ -109,6 +111,11 @@ def test_files_are_relative_to_the_job(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("structures: [a\nstages: 3", "line 2, column"),
+        ("every: 3\nstages: [relax]\nevery: 4", "line 3: `every` is there twice, first in line 1. Remove one"),
+        ("stages:\n  - md:\n      steps: 3\n      steps: 4", "line 4: `steps` is there twice, first in line 3"),
+        ("title: 2024-13-01", "not valid YAML: month must be"),
+        ("title: " + "[" * 5000, "nested too deeply"),
+        ("a: \x00", "is not text"),
         ("\tstructures: a", "line 1, column 1"),
         ("- a\n- b", "holds list"),
         ("", "holds NoneType"),
@@ -121,6 +128,34 @@ def test_files_that_are_no_job(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
         load_job(path)
     assert str(path) in str(caught.value)
+
+
+def test_problems_carry_the_line_of_their_key(tmp_path: Path) -> None:
+    text = """structures: a.cif
+everry: 3
+stages:
+  - relax:
+      fmx: 1
+  - md: {steps: 3, temperature: 1 GPa}
+  - kind: md
+    steps: many
+"""
+    path = job(tmp_path, text)
+    with pytest.raises(InputError) as caught:
+        load_job(path)
+    assert str(caught.value).splitlines() == [
+        f"`{path}`, line 5: `stages[0].relax.fmx` is not a key here. Did you mean `fmax`?",
+        f"  `{path}`, line 6: `stages[1].md.temperature`: '1 GPa' has the unit 'GPa', which is not one of temperature: "
+        "use K.",
+        f"  `{path}`, line 8: `stages[2].md.steps`: input should be a valid integer, unable to parse string as an "
+        "integer; got 'many'.",
+        f"  `{path}`, line 2: `everry` is not a key here. Did you mean `every`?",
+    ]
+
+
+def test_aliases_that_hold_themselves_are_no_trap(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="line 2"):
+        load_job(job(tmp_path, "structures: a.cif\nstages: &again [*again]\n"))
 
 
 def test_a_missing_job(tmp_path: Path) -> None:

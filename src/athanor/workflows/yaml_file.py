@@ -1,0 +1,101 @@
+"""YAML files with the line of every key, so that a message can say where a mistake stands.
+
+Safe loader only: tags that build objects are refused. A key that is there twice is refused too; plain YAML would drop
+the first without a word.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from athanor.errors import InputError
+
+KeyPath = tuple[str | int, ...]
+Lines = dict[KeyPath, int]
+
+
+def read_yaml(file: Path) -> tuple[Any, Lines]:
+    """Read one YAML document.
+
+    Parameters
+    ----------
+    file
+        Path, UTF-8 text.
+
+    Returns
+    -------
+    content
+        What the document holds.
+    lines
+        Line, counted from 1, of every key and list item, by its path from the top.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, not text or not YAML, or has a key twice; the text has file, line and column.
+    """
+    import yaml
+
+    if not file.is_file():
+        raise InputError(f"`{file}` does not exist or is not a file. Pass the path of a YAML job.")
+    try:
+        loader = yaml.SafeLoader(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"`{file}` is not text (UTF-8): {error.reason} at byte {error.start}.") from error
+    except OSError as error:
+        raise InputError(f"`{file}` can not be read: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"`{file}` is not text: {str(error).splitlines()[0]}.") from error
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None, {}
+        lines = _Walk(file).lines_of(node)
+        return loader.construct_document(node), lines
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
+        raise InputError(f"`{file}`{where}: not valid YAML: {error.problem or error}.") from error
+    except InputError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # a date such as 2024-13-01 fails in the standard library
+        raise InputError(f"`{file}`: not valid YAML: {error}.") from error
+    except RecursionError as error:
+        raise InputError(f"`{file}` is nested too deeply for a job.") from error
+    finally:
+        loader.dispose()
+
+
+class _Walk:
+    """Collects the lines of keys; each node once, so that aliases can not make it endless."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._lines: Lines = {}
+        self._seen: set[int] = set()
+
+    def lines_of(self, node: Any) -> Lines:
+        self._visit(node, ())
+        return self._lines
+
+    def _visit(self, node: Any, path: KeyPath) -> None:
+        if id(node) in self._seen:
+            return
+        self._seen.add(id(node))
+        if node.id == "sequence":
+            for index, item in enumerate(node.value):
+                self._lines[(*path, index)] = item.start_mark.line + 1
+                self._visit(item, (*path, index))
+        elif node.id == "mapping":
+            first: dict[str, int] = {}
+            for key, value in node.value:
+                name, line = str(key.value), key.start_mark.line + 1
+                if key.id == "scalar" and name in first:
+                    raise InputError(
+                        f"`{self._file}`, line {line}: `{name}` is there twice, first in line {first[name]}. "
+                        f"Remove one of them."
+                    )
+                first[name] = line
+                self._lines[(*path, name)] = line
+                self._visit(value, (*path, name))

@@ -11,6 +11,10 @@ class AthanorError(Exception):
     """Base of all exceptions raised by athanor."""
 
 
+class AthanorWarning(UserWarning):
+    """Something will run, but is probably not meant."""
+
+
 class InputError(AthanorError, ValueError):
     """A value handed in by the caller is not usable."""
 

@@ -6,12 +6,14 @@ Every structure carries the file it came from, its index there, and a name; inpu
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from athanor._optional import OptionalDependency
-from athanor.errors import InputError
+from athanor.errors import InputError, StorageError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -86,13 +88,11 @@ def _read_file(path: str, index: str | int | slice) -> list[Structure]:
     if file.stat().st_size == 0:
         raise InputError(f"`{shown}` is empty (0 bytes).")
     ase_io = OptionalDependency.ASE.load("io", needed_by="Reading structure files")
+    frames: list[Any] = []
     try:
-        frames = ase_io.read(path, index=":", do_not_split_by_at_sign=True)
-    except Exception as error:
-        reason = str(error) or type(error).__name__
-        raise InputError(
-            f"`{shown}` can not be read by ASE: {reason}. Check its ending and content, or convert it to extended XYZ."
-        ) from error
+        frames.extend(ase_io.iread(path, index=":", do_not_split_by_at_sign=True))
+    except Exception as error:  # ASE's readers raise whatever comes: AssertionError, KeyError, IndexError, ...
+        raise InputError(_describe_reading(shown, file, len(frames), error)) from error
     if not frames:
         raise InputError(f"`{shown}` has no frame.")
     numbered = list(enumerate(frames))
@@ -112,6 +112,30 @@ def _read_file(path: str, index: str | int | slice) -> list[Structure]:
             name = file.stem if len(frames) == 1 else f"{file.stem}:{number}"
         structures.append(Structure(atoms, path, number, name))
     return structures
+
+
+def _describe_reading(shown: str, file: Path, frames: int, error: Exception) -> str:
+    """Say why ASE stopped after some frames of a file, in words of the file and not of the reader."""
+    if type(error).__name__ == "UnknownFileTypeError":
+        return (
+            f"`{shown}` has an ending and a content that ASE does not know. "
+            f"Convert it to extended XYZ, or give it the ending of its format (.cif, .xyz, .vasp, .json ...)."
+        )
+    if isinstance(error, PermissionError):
+        return f"`{shown}` can not be opened: {error.strerror}. Give yourself the right to read it."
+    start = file.read_bytes()[:100_000]
+    if b"\0" in start or isinstance(error, UnicodeDecodeError):
+        return f"`{shown}` is not text, or damaged: it can not be read as {file.suffix or 'a structure file'}."
+    subject = f"Frame {frames} of `{shown}`" if frames else f"`{shown}`"
+    symbol = error.args[0] if isinstance(error, KeyError) and error.args else None
+    if isinstance(symbol, str) and re.fullmatch("[A-Z][A-Za-z]{0,2}", symbol):
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        line = next((number for number, line in enumerate(lines, start=1) if symbol in line.split()), None)
+        where = f" in line {line}" if line else ""
+        return f"{subject} has the element `{symbol}`{where}, which does not exist. Correct the symbol."
+    reason = str(error).removeprefix("ase.io.extxyz: ").rstrip(".")
+    because = f": {reason}" if reason else f" as {file.suffix or 'a structure file'}: its content does not fit"
+    return f"{subject} can not be read{because}. Check its ending and content, or convert it to extended XYZ."
 
 
 def _parse_index(index: str | int | slice) -> int | slice:
@@ -160,21 +184,28 @@ def write_structures(
     ------
     InputError
         If there is nothing to write, or an item is of another type.
+    StorageError
+        If the disk refuses; what was there before stands.
     """
     ase_io = OptionalDependency.ASE.load("io", needed_by="Writing structure files")
     images = _to_atoms_list(structures)
     if not images:
         raise InputError("`structures` is empty; there is nothing to write.")
     target = Path(path)
-    if append:
-        ase_io.write(target, images, format="extxyz", append=True)
-        return
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
+        if append:
+            ase_io.write(target, images, format="extxyz", append=True)
+            return
         ase_io.write(temporary, images, format="extxyz")
         temporary.replace(target)
+    except OSError as error:
+        raise StorageError(
+            f"`{target}` can not be written: {error.strerror}. Make room or choose another place."
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _to_atoms_list(structures: Any) -> list[Any]:

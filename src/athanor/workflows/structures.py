@@ -19,6 +19,8 @@ from athanor.workflows.spec import SourceSpec
 if TYPE_CHECKING:
     from ase import Atoms
 
+_LAST_ELEMENT = 118
+
 
 @dataclass(slots=True)
 class System:
@@ -104,24 +106,46 @@ def check_systems(systems: Sequence[System]) -> None:
     InputError
         The text names the system and the file.
     """
-    import numpy as np
-
     if not systems:
         raise InputError("There is no structure to run. Pass at least one file, atoms object or Batch.")
     for number, system in enumerate(systems):
-        atoms = system.atoms
-        where = f"system {number} ({system.name}" + (
-            f", frame {system.index} of `{system.file}`)" if system.file else ")"
-        )
-        if len(atoms) == 0:
-            raise InputError(f"{where} has no atoms.")
-        if not np.isfinite(atoms.positions).all():
-            raise InputError(f"{where} has positions that are not finite; the first is atom {_first_bad(atoms)}.")
-        if atoms.pbc.any() and not (np.isfinite(atoms.cell.array).all() and abs(atoms.cell.volume) > 1e-6):
+        _check_system(system.atoms, describe_system(number, system))
+
+
+def describe_system(number: int, system: System) -> str:
+    """Return ``system 3 (Cu, frame 0 of `copper.cif`)``."""
+    origin = f", frame {system.index} of `{system.file}`" if system.file else ""
+    return f"system {number} ({system.name}{origin})"
+
+
+def _check_system(atoms: Atoms, where: str) -> None:
+    import numpy as np
+
+    if len(atoms) == 0:
+        raise InputError(f"{where} has no atoms. Leave it out.")
+    unknown = np.flatnonzero((atoms.numbers < 1) | (atoms.numbers > _LAST_ELEMENT))
+    if unknown.size:
+        number = int(atoms.numbers[unknown[0]])
+        name = "`X`" if number == 0 else f"of atomic number {number}"
+        raise InputError(f"atom {unknown[0]} of {where} is {name}, which is no element. Give each atom its element.")
+    for name, values in (("positions", atoms.positions), ("momenta", atoms.arrays.get("momenta"))):
+        bad = np.array([]) if values is None else np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if bad.size:
+            found = ", ".join(f"{value:g}" for value in values[bad[0]])
             raise InputError(
-                f"{where} is periodic, but its cell has no volume: {atoms.cell.array.tolist()}. "
-                f"Give it a cell, or set `pbc` to False."
+                f"atom {bad[0]} ({atoms.symbols[bad[0]]}) of {where} has {name} ({found}); they must be finite. "
+                f"Repair it, or leave this frame out with `index`."
             )
+    cell = atoms.cell.array
+    if atoms.pbc.any() and not (np.isfinite(cell).all() and abs(atoms.cell.volume) > 1e-6):
+        raise InputError(
+            f"{where} is periodic along {_axes(atoms.pbc)}, but its cell has no volume: {cell.tolist()}. "
+            f"Give it a cell, or set `pbc` to False."
+        )
+
+
+def _axes(pbc: Any) -> str:
+    return ", ".join(axis for axis, periodic in zip("abc", pbc, strict=True) if periodic)
 
 
 def repeat_cell(system: System, min_atoms: int) -> System:
@@ -155,7 +179,9 @@ def _from_collection(source: SourceSpec) -> list[System]:
     collections = OptionalDependency.ASE.load("collections", needed_by="Reading a collection")
     collection = getattr(collections, name, None)
     if collection is None or not hasattr(collection, "names"):
-        known = [entry for entry in dir(collections) if hasattr(getattr(collections, entry), "names")]
+        known = [
+            entry for entry in dir(collections) if hasattr(getattr(collections, entry), "names") and entry.islower()
+        ]
         raise InputError(f"ASE has no collection {name!r}; it has {', '.join(known)}.")
     chosen = source.names or tuple(collection.names)
     unknown = [entry for entry in chosen if entry not in collection.names]
@@ -201,9 +227,3 @@ def _as_atoms(item: Any) -> Any:
     raise InputError(
         f"`structures` holds a {type(item).__name__}; pass ASE atoms, paths of files, AtomicData, or a Batch."
     )
-
-
-def _first_bad(atoms: Any) -> int:
-    import numpy as np
-
-    return int(np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))[0])

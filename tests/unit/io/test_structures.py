@@ -46,8 +46,13 @@ def test_at_sign_as_in_ase(files):
     [
         ("no.xyz", None, ":", r"no\.xyz` does not exist"),
         ("empty.xyz", "", ":", r"empty\.xyz` is empty \(0 bytes\)"),
-        ("bad.xyz", "2\ncomment\nH 0 0 zero\nH 0 0 1\n", ":", r"bad\.xyz` can not be read by ASE"),
-        ("bad.unknown", "what is this\n", ":", r"bad\.unknown` can not be read by ASE"),
+        (
+            "bad.xyz",
+            "2\ncomment\nH 0 0 zero\nH 0 0 1\n",
+            ":",
+            r"bad\.xyz` can not be read: could not convert string to float",
+        ),
+        ("bad.unknown", "what is this\n", ":", r"bad\.unknown` has an ending and a content that ASE does not know"),
         ("one.xyz", "1\nc\nH 0 0 0\n", "7", r"`index=7` is out of range: `.*one\.xyz` has 1 frames"),
         ("one.xyz", "1\nc\nH 0 0 0\n", "7:", r"`index=7:` leaves no frame"),
         ("one.xyz", "1\nc\nH 0 0 0\n", "last", r"`index='last'` is not an index"),

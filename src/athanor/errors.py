@@ -27,6 +27,14 @@ class DtypeError(InputError, TypeError):
     """A tensor has the wrong dtype."""
 
 
+class ArgumentError(InputError, TypeError):
+    """An argument is unknown, missing, or not of the type that is taken."""
+
+
+class OutOfRangeError(InputError, IndexError):
+    """An index is not that of a system or row."""
+
+
 class ContractError(AthanorError, TypeError):
     """An object lacks what its role asks for: a hook, a model, an engine or what they are given."""
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from athanor._config import Config
 from athanor.errors import InputError
 
 
-class TrajectoryConfig(BaseModel):
+class TrajectoryConfig(Config):
     """How a new store is laid out.
 
     Parameters
@@ -24,7 +25,7 @@ class TrajectoryConfig(BaseModel):
         Zstandard level; 0 is its default level.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     chunk_bytes: int = Field(default=1 << 20, ge=1024)
     buffer_bytes: int = Field(default=8 << 20, ge=0)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
 
+from athanor._config import Config
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
 __all__ = ["ModelConfig", "NeighborConfig", "NeighborListFormat"]
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(Config):
     """Capabilities of a model and what it computes on each call.
 
     Every wrapper sets one as ``self.model_config`` in its constructor. Names of outputs and inputs are free strings;
@@ -41,11 +42,9 @@ class ModelConfig(BaseModel):
 
     Raises
     ------
-    pydantic.ValidationError
+    InputError
         A `ValueError`: for an unknown keyword, or on assignment to a fixed field.
     """
-
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
     outputs: frozenset[str] = Field(default=frozenset({"energy"}), frozen=True)
     autograd_outputs: frozenset[str] = Field(default=frozenset(), frozen=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from athanor._config import Config
 
 
 class NeighborListFormat(StrEnum):
@@ -16,7 +18,7 @@ class NeighborListFormat(StrEnum):
     """One padded row per atom."""
 
 
-class NeighborConfig(BaseModel):
+class NeighborConfig(Config):
     """The neighbour list that a model needs.
 
     Parameters
@@ -33,11 +35,9 @@ class NeighborConfig(BaseModel):
 
     Raises
     ------
-    pydantic.ValidationError
+    InputError
         A `ValueError`: for an unknown keyword, ``cutoff <= 0`` or ``skin < 0``; also on assignment.
     """
-
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
     cutoff: float = Field(gt=0.0, allow_inf_nan=False)
     format: NeighborListFormat = NeighborListFormat.COO

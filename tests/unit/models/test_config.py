@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import ValidationError
 
+from athanor.errors import InputError
 from athanor.models.base import ModelCard, ModelConfig, NeighborConfig
 
 CAPABILITIES = ("outputs", "autograd_outputs", "autograd_inputs", "required_inputs", "optional_inputs")
@@ -53,7 +53,7 @@ def test_capabilities_are_fixed(name: str) -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(InputError):
         ModelConfig(output={"energy"})
     with pytest.raises(ValueError, match="no_such_field"):
         ModelConfig().no_such_field = 1

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import ValidationError
 
+from athanor.errors import InputError
 from athanor.neighbors import NeighborConfig, NeighborListFormat
 
 
@@ -29,7 +29,7 @@ def test_defaults_and_plain_strings() -> None:
     ],
 )
 def test_wrong_values_are_refused(wrong: dict) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(InputError):
         NeighborConfig(**wrong)
 
 

@@ -1,0 +1,74 @@
+"""Checks of single values that callers hand in, in one wording: what came, what was expected, what to do."""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from athanor.errors import DtypeError, InputError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return `` Did you mean `x`?`` for the nearest of the `known` names, or nothing if none is near."""
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" Did you mean `{near[0]}`?" if near else ""
+
+
+def check_whole(value: Any, name: str, at_least: int = 0) -> int:
+    """Return `value` as an int.
+
+    Raises
+    ------
+    InputError
+        If it is no whole number, or smaller than `at_least`; True and False are none.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or number < at_least:
+        raise InputError(f"`{name}` is {value!r}; give a whole number of at least {at_least}.")
+    return number
+
+
+def usable_device(device: torch.device | str | int) -> torch.device:
+    """Return `device` as a torch device that is there.
+
+    Raises
+    ------
+    InputError
+        If it is no device, or not on this machine.
+    """
+    import torch
+
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        hint = f" `{device}` looks like a dtype: pass `dtype=`." if hasattr(torch, str(device)) else ""
+        raise InputError(f'`device` is {device!r}; use "cpu", "cuda" or "cuda:0".{hint}') from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"`device={str(device)!r}` is not there: torch sees {torch.cuda.device_count()} CUDA devices. "
+            f'Use "cpu", or install a build of torch for your GPU.'
+        )
+    return found
+
+
+def check_state_dtype(dtype: Any) -> torch.dtype:
+    """Return `dtype` if positions, cells and forces may be kept in it.
+
+    Raises
+    ------
+    DtypeError
+        If it is neither torch.float64 nor torch.float32.
+    """
+    import torch
+
+    if dtype not in (torch.float32, torch.float64):
+        raise DtypeError(f"`dtype` is {dtype!r}; pass torch.float64 or torch.float32.")
+    return dtype

@@ -16,6 +16,9 @@ class ModelCard:
     ----------
     name
         Name for people.
+    kind
+        What it is made for: ``"materials"`` (periodic solids; other systems are warned about), ``"molecules"``,
+        ``"any"``.
     elements
         Atomic numbers the model can evaluate; systems with others are refused.
     trained_elements
@@ -34,6 +37,7 @@ class ModelCard:
     """
 
     name: str = ""
+    kind: Literal["materials", "molecules", "any", "unknown"] = "unknown"
     elements: frozenset[int] | None = None
     trained_elements: frozenset[int] | None = None
     minimum_distance: float | None = None

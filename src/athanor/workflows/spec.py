@@ -19,6 +19,8 @@ from athanor.workflows.stages import Count, Description, Stage, read_stage
 from athanor.workflows.supercell import Supercell
 from athanor.workflows.yaml_file import read_yaml
 
+Topic = Literal["non-periodic", "elements", "small-cell", "time-step", "friction", "disk"]
+"""What a run may warn of before its first step, see `athanor.workflows.advice`."""
 PathText = Annotated[Path, PlainSerializer(str, return_type=str)]
 
 
@@ -96,10 +98,12 @@ class CalculationSpec(Description):
     """CPU threads; all cores if null."""
     max_atoms: Count | None = None
     """Largest number of atoms in one batch; from the free memory if null."""
+    silence: tuple[Topic, ...] = ()
+    """Warnings to leave out: non-periodic, elements, small-cell, time-step, friction, disk."""
     output: PathText | None = None
     """Where results go."""
 
-    @field_validator("structures", mode="before")
+    @field_validator("structures", "silence", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | dict) else value
@@ -107,7 +111,7 @@ class CalculationSpec(Description):
     @field_validator("device", mode="before")
     @classmethod
     def _known_device(cls, value: Any) -> Any:
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(value)):
+        if not re.fullmatch(r"auto|cpu|(cuda|mps)(:\d+)?", str(value)):
             raise InputError(f"{str(value)!r} is not a device; write cpu, cuda, cuda:1, mps, or auto.")
         return str(value)
 
@@ -153,7 +157,7 @@ class RunSpec(CalculationSpec):
         plain["stages"] = [{stage.pop("kind"): stage} for stage in plain["stages"]]
         if self.model is not None:
             plain["model"] = self.model.to_job()
-        for key in ("title", "structures"):
+        for key in ("title", "structures", "silence"):
             if not plain.get(key):
                 plain.pop(key, None)
         return plain

@@ -99,6 +99,7 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
         elements = frozenset(range(1, self.model.num_elements + 1))
         self.model_card = ModelCard(
             name=name,
+            kind="materials",
             elements=elements,
             trained_elements=elements - _UNTRAINED,
             minimum_distance=_MINIMUM_DISTANCE,

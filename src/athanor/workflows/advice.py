@@ -1,0 +1,184 @@
+"""What will run but is probably not meant: found before the first step, said once, counted over systems.
+
+A run, and ``athanor run --check``, print what `advise` returns. ``silence: [small-cell]`` in a job, or
+``--silence small-cell``, leaves out a topic.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from athanor.workflows.quantities import RATE, TIME, format_quantity
+from athanor.workflows.spec import CalculationSpec, RunSpec
+from athanor.workflows.stages import MDSpec
+from athanor.workflows.structures import System, describe_system
+
+MOST_FLUCTUATION = 0.3
+"""Relative fluctuation of the temperature, sqrt(2/3N), above which a cell is called small: 7 atoms and fewer."""
+HYDROGEN_TIME_STEP = 1.0
+"""Longest sensible time step for hydrogen, fs: about a tenth of the 9 fs of an O-H stretch (3,700 1/cm), the usual rule
+(A. R. Leach, Molecular Modelling, 2nd ed., 2001, chapter 7). Periods of heavier atoms scale as sqrt(mass)."""
+_HYDROGEN_MASS = 1.008
+_FLOATS_PER_ATOM = 9
+"""Positions, velocities, forces; what else a frame holds of an atom is the same in every frame and compresses away."""
+_BYTES_PER_SYSTEM = 250
+"""Of one frame, whatever its size, with its row of the log; measured 210 to 240."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One warning.
+
+    Parameters
+    ----------
+    topic
+        What silences it, one of `athanor.workflows.spec.Topic`.
+    text
+        What is odd, and what to do: two sentences or three.
+    """
+
+    topic: str
+    text: str
+
+
+def advise(spec: CalculationSpec, systems: Sequence[System], model: Any) -> list[Advice]:
+    """Return the warnings for a calculation, those that `spec.silence` does not name.
+
+    Parameters
+    ----------
+    spec
+        What will run. Without stages (an evaluation) only systems and model are looked at.
+    systems
+        What it will run with, cells repeated already.
+    model
+        A wrapped model; its card says what it is made for.
+    """
+    found = [*_about_model(systems, model)]
+    if isinstance(spec, RunSpec):
+        for stage in spec.stages:
+            if isinstance(stage, MDSpec):
+                found += _about_dynamics(stage, systems)
+        found += _about_disk(spec, systems)
+    first_of_topic = {advice.topic: advice for advice in reversed(found)}  # two MD stages: the first one speaks
+    return [advice for advice in first_of_topic.values() if advice.topic not in spec.silence][::-1]
+
+
+def estimate_disk(spec: RunSpec, systems: Sequence[System]) -> int:
+    """Return the bytes that frames and log may take at most: every system goes to its last step."""
+    atom = _FLOATS_PER_ATOM * (8 if spec.dtype == "float64" else 4)
+    frame = sum(atom * len(system.atoms) + _BYTES_PER_SYSTEM for system in systems)
+    return frame * math.ceil(spec.total_steps / spec.every)
+
+
+def free_disk(path: str | os.PathLike[str]) -> int:
+    """Return the bytes that are free where `path` is, or will be."""
+    folder = Path(path).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _about_model(systems: Sequence[System], model: Any) -> Iterator[Advice]:
+    card = model.model_card
+    name = card.name or type(model).__name__
+    open_ones = [index for index, system in enumerate(systems) if not system.is_periodic]
+    if card.kind == "materials" and open_ones:
+        yield Advice(
+            "non-periodic",
+            f"{name} is made for crystals, and not for what is not periodic: {_which(open_ones, systems)}. "
+            f"Its numbers there mean little. Choose another model (see `athanor models`), or give a cell.",
+        )
+    if card.trained_elements is None:
+        return
+    known = card.elements if card.elements is not None else frozenset(range(119))  # others are set aside anyway
+    foreign = {index: set(system.atoms.numbers.tolist()) & known - card.trained_elements
+               for index, system in enumerate(systems)}  # fmt: skip
+    affected = [index for index, numbers in foreign.items() if numbers]
+    if affected:
+        from athanor.data.elements import SYMBOLS
+
+        symbols = [SYMBOLS[number] for number in sorted(set.union(*foreign.values()))]
+        yield Advice(
+            "elements",
+            f"{name} was not fitted to {', '.join(symbols)}, found in {_which(affected, systems)}. "
+            f"Check the results against another source.",
+        )
+
+
+def _about_dynamics(stage: MDSpec, systems: Sequence[System]) -> Iterator[Advice]:
+    small = [index for index, system in enumerate(systems) if system.is_periodic and _swing(system) > MOST_FLUCTUATION]
+    if small:
+        worst = max(small, key=lambda index: _swing(systems[index]))
+        size = len(systems[worst].atoms)
+        yield Advice(
+            "small-cell",
+            f"the temperature of a moment means little in a cell as small as that of {_which(small, systems)}: "
+            f"with N = {size} atoms it swings by sqrt(2/3N) = {100 * _swing(systems[worst]):.0f} %. "
+            f"Repeat the cell, for example with `--supercell 2x2x2`, or trust averages over time only.",
+        )
+    limits = [HYDROGEN_TIME_STEP * math.sqrt(_lightest(system) / _HYDROGEN_MASS) for system in systems]
+    hasty = [index for index, limit in enumerate(limits) if stage.timestep > 1.001 * limit]
+    if hasty:
+        worst = min(hasty, key=lambda index: limits[index])
+        yield Advice(
+            "time-step",
+            f"a time step of {format_quantity(stage.timestep, TIME)} is long for the lightest atoms of "
+            f"{_which(hasty, systems)}: a tenth of the fastest vibration of {_lightest(systems[worst]):.3g} amu is "
+            f"about {limits[worst]:.2g} fs. Shorten it with `--timestep`.",
+        )
+    if stage.ensemble == "nvt" and stage.friction * stage.timestep >= 1.0:
+        yield Advice(
+            "friction",
+            f"friction {format_quantity(stage.friction, RATE)} damps all motion within {1.0 / stage.friction:.2g} fs, "
+            f"not longer than one step ({format_quantity(stage.timestep, TIME)}). Usual are 0.001 to 0.05 1/fs.",
+        )
+
+
+def _about_disk(spec: RunSpec, systems: Sequence[System]) -> Iterator[Advice]:
+    if spec.output is None:
+        return
+    needed, free = estimate_disk(spec, systems), free_disk(spec.output)
+    if needed > free:
+        every = spec.every * math.ceil(needed / max(free, 1))
+        yield Advice(
+            "disk",
+            f"the frames may take {format_bytes(needed)}, and `{spec.output}` has {format_bytes(free)} free. "
+            f"Raise `--every` (now {spec.every}) to {every}, or choose another disk.",
+        )
+
+
+def format_bytes(count: float) -> str:
+    """Return a size for people: ``3.1 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.0f} TB"
+
+
+def _which(indices: Sequence[int], systems: Sequence[System]) -> str:
+    """Return ``3 of 84 systems, the first is system 5 (Cu)``, or the one it is."""
+    first = describe_system(indices[0], systems[indices[0]])
+    return first if len(indices) == 1 else f"{len(indices)} of {len(systems)} systems, the first is {first}"
+
+
+def _swing(system: System) -> float:
+    """Relative fluctuation of the kinetic temperature of N atoms in equilibrium."""
+    return math.sqrt(2.0 / (3.0 * len(system.atoms)))
+
+
+def _lightest(system: System) -> float:
+    """Smallest mass among the atoms that move, amu."""
+    masses = system.atoms.get_masses()
+    for constraint in system.atoms.constraints:
+        if type(constraint).__name__ == "FixAtoms":
+            masses = np.delete(masses, constraint.index)
+    return float(masses.min()) if masses.size else math.inf

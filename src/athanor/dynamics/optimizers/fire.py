@@ -68,11 +68,10 @@ class FIRE(BaseDynamics):
 
     Examples
     --------
-    >>> from athanor.dynamics import FIRE, ConvergenceHook
+    >>> from athanor.dynamics import FIRE
     >>> from athanor.models.lj import LennardJonesModelWrapper
-    >>> FIRE(LennardJonesModelWrapper(0.0104, 3.4, 8.5), dt=0.1, convergence_hook=ConvergenceHook.from_fmax(0.01))
-    FIRE(model=LennardJonesModelWrapper, n_steps=None, step_count=0, \
-convergence_hook=ConvergenceHook(forces:norm <= 0.01))
+    >>> FIRE(LennardJonesModelWrapper(0.0104, 3.4, 8.5), dt=0.1, n_steps=200)
+    FIRE(model=LennardJonesModelWrapper, n_steps=200, step_count=0)
     """
 
     __needs_keys__ = frozenset({"forces"})

@@ -17,7 +17,6 @@ from athanor.workflows.advice import advise, estimate_disk, format_bytes
 from athanor.workflows.spec import make_spec
 from athanor.workflows.structures import from_python
 
-
 MODEL = get("lennard-jones", epsilon=0.0104, sigma=3.4, cutoff=8.5)
 MODEL.model_card = ModelCard(
     "Crystal model", kind="materials", elements=frozenset({1, 8, 18, 84}), trained_elements=frozenset({1, 8, 18})

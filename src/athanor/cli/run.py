@@ -33,7 +33,7 @@ def run_job(
     spec = make_spec(plain | ({"model": chosen} if chosen is not None else {}))
     if quick:
         spec = spec.quick()
-    return _run(spec, lambda: load_sources(spec.structures, spec.min_atoms), overwrite, quiet)
+    return _run(spec, lambda: load_sources(spec.structures), overwrite, quiet)
 
 
 def run_files(

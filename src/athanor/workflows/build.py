@@ -10,13 +10,15 @@ from pydantic import ValidationError
 
 from athanor.errors import InputError
 from athanor.workflows.problems import describe_problems
-from athanor.workflows.spec import ModelSpec, RunSpec
+from athanor.workflows.spec import CalculationSpec, ModelSpec, RunSpec
 from athanor.workflows.stages import MDSpec, RelaxSpec
 from athanor.workflows.structures import System
 
 if TYPE_CHECKING:
     from athanor.data.atomic_data import AtomicData
     from athanor.data.batch import Batch
+    from athanor.dynamics import FusedStage
+    from athanor.workflows.track import Tracker
 
 SKIN = 0.5
 """Å added to the cutoff of the neighbour list, unless the model asks for a skin of its own."""
@@ -26,7 +28,7 @@ DEFAULT_MODEL = "chgnet"
 """Model of periodic systems when none is named."""
 
 
-def choose_model(spec: RunSpec, systems: Sequence[System]) -> ModelSpec:
+def choose_model(spec: CalculationSpec, systems: Sequence[System]) -> ModelSpec:
     """Return the model of the run: the one that is named, or the default for periodic systems.
 
     Raises
@@ -86,13 +88,6 @@ def to_data(systems: Sequence[System], dtype: str) -> list[AtomicData]:
     return data
 
 
-def build_batch(data: Sequence[AtomicData], indices: Sequence[int]) -> Batch:
-    """Collect the systems `indices` in one batch."""
-    from athanor.data.batch import Batch
-
-    return Batch.from_data_list([data[index] for index in indices])
-
-
 def _bare(atoms: Any) -> Any:
     """Atoms without labels of their file, which differ from system to system.
 
@@ -109,9 +104,21 @@ def _bare(atoms: Any) -> Any:
     return plain
 
 
-def build_engines(spec: RunSpec, model: Any, batch: Batch) -> list[Any]:
-    """Return one engine per stage, in order, each with its budget of steps."""
-    return [_build_engine(stage, spec, model, batch) for stage in spec.stages]
+def build_stages(spec: RunSpec, model: Any, batch: Batch) -> tuple[FusedStage, Tracker]:
+    """Return the stages of a run, ready for `batch`, and what follows each system through them.
+
+    Neighbour lists and the tracker are registered; systems that start with dynamics have velocities, set in place.
+    """
+    from athanor.dynamics import FusedStage
+    from athanor.workflows.track import Tracker
+
+    start_velocities(spec, batch)
+    engines = [_build_engine(stage, spec, model, batch) for stage in spec.stages]
+    tracker = Tracker(spec.stages, engines, batch)
+    fused = FusedStage(list(enumerate(engines)))
+    for hook in (*build_neighbor_hooks(model), tracker):
+        fused.register_hook(hook)
+    return fused, tracker
 
 
 def _build_engine(stage: RelaxSpec | MDSpec, spec: RunSpec, model: Any, batch: Batch) -> Any:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 _BYTES_PER_ATOM = {"chgnet": 2_500_000, "lennard-jones": 25_000, "demo": 25_000}
 """Memory that one step needs for each atom, with neighbours as dense as in a crystal; measured, rounded up."""
@@ -40,15 +44,23 @@ def split_into_chunks(sizes: Sequence[int], max_atoms: int) -> list[list[int]]:
     return chunks
 
 
-def default_max_atoms(model_name: str) -> int:
+def bytes_per_atom(model_name: str) -> int:
+    """Return the memory that a step of this model needs for each atom."""
+    return _BYTES_PER_ATOM.get(model_name, _UNKNOWN_MODEL)
+
+
+def default_max_atoms(model_name: str, device: torch.device | None = None) -> int:
     """Return how many atoms a batch of this model may have on this machine."""
-    per_atom = _BYTES_PER_ATOM.get(model_name, _UNKNOWN_MODEL)
-    fits = int(_SHARE * free_memory() / per_atom)
+    fits = int(_SHARE * free_memory(device) / bytes_per_atom(model_name))
     return max(64, min(fits, _LARGEST.get(model_name, fits)))
 
 
-def free_memory() -> int:
-    """Return the bytes that can be had without swapping; 4 GB where the system does not say."""
+def free_memory(device: torch.device | None = None) -> int:
+    """Return the bytes that can be had without swapping, on the host or a GPU; 4 GB where the system does not say."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
     limits = [_meminfo(), _cgroup_room()]
     known = [value for value in limits if value is not None]
     return min(known) if known else 4_000_000_000

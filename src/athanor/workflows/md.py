@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from athanor.errors import InputError
-from athanor.workflows.relax import run_from_python
 from athanor.workflows.results import RunResult
+from athanor.workflows.run import run_from_python
 
 
 def md(
     structures: Any,
-    model: Any = "chgnet",
+    model: Any = None,
     *,
     ensemble: str = "nvt",
     temperature: float | str = 300.0,
@@ -20,12 +21,17 @@ def md(
     steps: int | None = None,
     timestep: float | str = 1.0,
     friction: float | str = 0.01,
-    out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
+    supercell: str | int | Sequence[int] = 1,
+    min_atoms: int = 1,
+    device: str | None = None,
+    dtype: str = "float64",
+    threads: int | None = None,
     max_atoms: int | None = None,
     every: int = 10,
     seed: int = 42,
-    dtype: str = "float64",
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    title: str = "",
     progress: bool = False,
 ) -> RunResult:
     """Run molecular dynamics at constant volume.
@@ -35,7 +41,7 @@ def md(
 
     Parameters
     ----------
-    structures, model, out, overwrite, max_atoms, dtype, progress
+    structures, model, supercell, min_atoms, device, dtype, threads, max_atoms, out, overwrite, title, progress
         As in `athanor.relax`.
     ensemble
         ``"nvt"`` (Langevin dynamics, BAOAB) or ``"nve"`` (velocity Verlet).
@@ -77,5 +83,16 @@ def md(
         raise InputError("give `time` or `steps`, not both.")
     length = {"steps": steps} if steps is not None else {"time": 1000.0 if time is None else time}
     values = {"ensemble": ensemble, "temperature": temperature, "timestep": timestep, "friction": friction, **length}
-    settings = {"out": out, "max_atoms": max_atoms, "every": every, "seed": seed, "dtype": dtype}
-    return run_from_python({"md": values}, structures, model, settings, overwrite, progress, "athanor.md")
+    settings = {
+        "supercell": supercell,
+        "min_atoms": min_atoms,
+        "device": device,
+        "dtype": dtype,
+        "threads": threads,
+        "max_atoms": max_atoms,
+        "every": every,
+        "seed": seed,
+        "output": out,
+        "title": title,
+    }
+    return run_from_python({"md": values}, structures, model, settings, overwrite=overwrite, progress=progress)

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from athanor.workflows.quantities import PRESSURE, format_quantity
 from athanor.workflows.results import RunResult
-from athanor.workflows.run import run
-from athanor.workflows.spec import RunSpec, make_spec
-from athanor.workflows.structures import from_python
+from athanor.workflows.run import run_from_python
 
 
 def relax(
     structures: Any,
-    model: Any = "chgnet",
+    model: Any = None,
     *,
     fmax: float | str = 0.05,
     smax: float | str = 0.05,
     max_steps: int = 500,
     pressure: float | str = 0.0,
     fixed_cell: bool = False,
-    out: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
+    supercell: str | int | Sequence[int] = 1,
+    min_atoms: int = 1,
+    device: str | None = None,
+    dtype: str = "float64",
+    threads: int | None = None,
     max_atoms: int | None = None,
     every: int = 10,
     seed: int = 42,
-    dtype: str = "float64",
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    title: str = "",
     progress: bool = False,
 ) -> RunResult:
     """Relax structures with FIRE until forces and stress are small; periodic systems relax their cell as well.
@@ -37,7 +41,8 @@ def relax(
         ASE atoms, a path of anything ASE reads, `AtomicData`, a list of these, or a `Batch`. They are not changed.
     model
         Name of a model (see `athanor.models.available`), a mapping of its name and arguments such as
-        ``{"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}``, or a wrapped model.
+        ``{"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}``, or a wrapped model. CHGNet by
+        default, for crystals.
     fmax
         Largest force of a relaxed structure, eV/Å.
     smax
@@ -49,18 +54,29 @@ def relax(
         (``10 * athanor.units.GPa``); text carries its unit (``"10 GPa"``).
     fixed_cell
         Move atoms only.
-    out
-        Results folder; nothing is kept on disk without it.
-    overwrite
-        Replace the results of an earlier run in `out`.
+    supercell
+        Repeats of every cell along its periodic axes: ``"2x2x1"``, ``(2, 2, 1)``, or ``2`` for all three.
+    min_atoms
+        Repeat periodic cells further until they hold at least so many atoms.
+    device
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, or ``"auto"`` for the first GPU there is. By default where the
+        model is: the CPU for a model by name.
+    dtype
+        ``"float64"`` or ``"float32"``.
+    threads
+        CPU threads; all cores by default.
     max_atoms
         Largest number of atoms in one batch; from the memory at hand by default.
     every
         Steps between frames in `out`.
     seed
         Kept with the results; a relaxation draws no random numbers.
-    dtype
-        ``"float64"`` or ``"float32"``.
+    out
+        Results folder; nothing is kept on disk without it.
+    overwrite
+        Replace the results of an earlier run in `out`.
+    title
+        A name for the run, kept in `out`.
     progress
         Show how far it is, on stderr.
 
@@ -93,35 +109,16 @@ def relax(
         "steps": max_steps,
         "fixed_cell": fixed_cell,
     }
-    settings = {"out": out, "max_atoms": max_atoms, "every": every, "seed": seed, "dtype": dtype}
-    return run_from_python({"relax": values}, structures, model, settings, overwrite, progress, "athanor.relax")
-
-
-def run_from_python(
-    stage: dict[str, Any],
-    structures: Any,
-    model: Any,
-    settings: dict[str, Any],
-    overwrite: bool,
-    progress: bool,
-    origin: str,
-) -> RunResult:
-    """Make a description of one stage out of arguments, and run it."""
-    plain = {"output" if key == "out" else key: value for key, value in settings.items() if value is not None}
-    named = isinstance(model, str | dict)
-    spec: RunSpec = make_spec(plain | {"stages": [stage]} | ({"model": model} if named else {}))
-    systems = from_python(structures)
-    if isinstance(model, str) and model == "chgnet":
-        # the default is for crystals: without a name of your own it is refused for molecules
-        spec = spec.model_copy(update={"model": None})
-    result = run(
-        spec,
-        systems,
-        model=None if named else model,
-        overwrite=overwrite,
-        progress=progress,
-        command=f"{origin}(...)",
-    )
-    if result.interrupted:
-        raise KeyboardInterrupt
-    return result
+    settings = {
+        "supercell": supercell,
+        "min_atoms": min_atoms,
+        "device": device,
+        "dtype": dtype,
+        "threads": threads,
+        "max_atoms": max_atoms,
+        "every": every,
+        "seed": seed,
+        "output": out,
+        "title": title,
+    }
+    return run_from_python({"relax": values}, structures, model, settings, overwrite=overwrite, progress=progress)

@@ -8,15 +8,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from athanor.errors import InputError
 from athanor.workflows import build
-from athanor.workflows.chunks import default_max_atoms, split_into_chunks
 from athanor.workflows.output import FINAL, LOG, TRAJECTORY, check_output, create_output, write_summary
+from athanor.workflows.plan import Plan, device_of, make_plan
+from athanor.workflows.problems import Origin, as_argument
 from athanor.workflows.progress import Progress, ProgressHook, StopFlag, stop_between_steps
 from athanor.workflows.record import RunRecord
 from athanor.workflows.results import RunResult, add_chunk, add_not_started, not_started_rows
-from athanor.workflows.spec import RunSpec
-from athanor.workflows.structures import System
+from athanor.workflows.spec import RunSpec, make_spec
+from athanor.workflows.stages import describe_stages
+from athanor.workflows.structures import System, from_python
 from athanor.workflows.track import Tracker
 
 _SECONDS_BETWEEN_SUMMARIES = 5.0
@@ -59,54 +60,76 @@ def run(
     StorageError
         If results can not be written.
     """
-    if not systems:
-        raise InputError("There is no structure to run.")
     if spec.output is not None:
         check_output(spec.output, overwrite=overwrite)
-    if spec.threads is not None:
-        from athanor._runtime import set_num_threads
+    return _Run(make_plan(spec, systems, model=model), overwrite, progress, command).go()
 
-        set_num_threads(spec.threads)
-    if model is None:
-        chosen = build.choose_model(spec, systems)
-        spec = spec.model_copy(update={"model": chosen})
-        model = build.build_model(chosen)
-    name = spec.model.name if spec.model is not None else ""
-    if spec.max_atoms is None:
-        spec = spec.model_copy(update={"max_atoms": default_max_atoms(name)})
-    chunks = split_into_chunks([len(system.atoms) for system in systems], spec.max_atoms or 1)
-    return _Run(spec, systems, model, chunks, overwrite, progress, command).go()
+
+def run_from_python(
+    stage: dict[str, Any],
+    structures: Any,
+    model: Any,
+    settings: dict[str, Any],
+    *,
+    overwrite: bool,
+    progress: bool,
+) -> RunResult:
+    """Make a description of one stage out of the arguments of a Python call, and run it.
+
+    Parameters
+    ----------
+    stage
+        As a job names it: ``{"relax": {...}}``.
+    structures, model
+        As `athanor.relax` takes them.
+    settings
+        Keys of `RunSpec`; None leaves the default.
+    overwrite, progress
+        As `run`.
+
+    Raises
+    ------
+    InputError
+        As `run`.
+    KeyboardInterrupt
+        If it was interrupted; what was done stands in the results folder.
+    """
+    named = model is None or isinstance(model, str | dict)
+    if not named and settings["device"] is None:
+        settings["device"] = device_of(model)
+    given = {"stages": [stage], "model": model if named else None} | settings
+    spec = make_spec({key: value for key, value in given.items() if value is not None}, Origin(spell=as_argument))
+    result = run(
+        spec,
+        from_python(structures),
+        model=None if named else model,
+        overwrite=overwrite,
+        progress=progress,
+        command=f"athanor.{next(iter(stage))}(...)",
+    )
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return result
 
 
 class _Run:
     """One run in progress: owns the results, the sink and the record."""
 
-    def __init__(
-        self,
-        spec: RunSpec,
-        systems: Sequence[System],
-        model: Any,
-        chunks: list[list[int]],
-        overwrite: bool,
-        progress: bool,
-        command: str,
-    ) -> None:
-        self.spec, self.systems, self.model, self.chunks = spec, systems, model, chunks
-        self.progress = Progress(shown=progress, chunks=len(chunks), steps=spec.total_steps)
+    def __init__(self, plan: Plan[RunSpec], overwrite: bool, progress: bool, command: str) -> None:
+        self.plan, self.spec, self.systems = plan, plan.spec, plan.systems
+        self.progress = Progress(shown=progress, chunks=len(plan.chunks), steps=self.spec.total_steps)
         self.result = RunResult()
         self.sink: Any = None
-        # converted before anything is written, so that a bad structure leaves no folder behind
-        self._data = build.to_data(systems, spec.dtype)
         self.record: RunRecord | None = None
-        if spec.output is not None:
-            folder = create_output(Path(spec.output), overwrite=overwrite)
+        if self.spec.output is not None:
+            folder = create_output(Path(self.spec.output), overwrite=overwrite)
             self.result.folder, self.result.frames = folder, folder / TRAJECTORY
-            self.record = RunRecord(folder, spec, systems, model, command)
+            self.record = RunRecord(folder, self.spec, self.systems, plan.model, command)
         self._write_summary()
 
     def go(self) -> RunResult:
         """Run every chunk; write results whatever happens."""
-        self._announce()
+        self.progress.say(f"{self.plan.in_words()}; {describe_stages(self.spec.stages)}")
         state = "failed"
         try:
             with ExitStack() as stack:
@@ -116,7 +139,7 @@ class _Run:
                     from athanor.sinks import ZarrData
 
                     self.sink = ZarrData(self.result.frames)
-                for number, indices in enumerate(self.chunks):
+                for number, indices in enumerate(self.plan.chunks):
                     if not self._run_chunk(number, indices, flag):
                         break
             state = "interrupted" if self.result.interrupted else "finished"
@@ -126,17 +149,12 @@ class _Run:
 
     def _run_chunk(self, number: int, indices: list[int], flag: StopFlag) -> bool:
         """Run one chunk; return whether to go on."""
-        from athanor.dynamics import FusedStage
-
         spec = self.spec
-        batch = build.build_batch(self._data, indices)
-        build.start_velocities(spec, batch)
-        engines = build.build_engines(spec, self.model, batch)
-        tracker = Tracker(spec.stages, engines, batch)
-        self.progress.next_chunk(number)
-        fused = FusedStage(list(enumerate(engines)))
-        for hook in (*build.build_neighbor_hooks(self.model), tracker, *self._writers(tracker)):
+        batch = self.plan.batch(indices)
+        fused, tracker = build.build_stages(spec, self.plan.model, batch)
+        for hook in self._writers(tracker):
             fused.register_hook(hook)
+        self.progress.next_chunk(number)
         fused.register_hook(ProgressHook(self.progress, flag, lambda: _describe(spec, tracker)))
         try:
             fused.run(batch)
@@ -166,16 +184,6 @@ class _Run:
             write_summary(self.result.folder, self.result.rows + not_started_rows(self.systems[done:], done))
         self._summary_written = time.monotonic()
 
-    def _announce(self) -> None:
-        atoms = sum(len(system.atoms) for system in self.systems)
-        parts = [_count(len(self.systems), "system"), _count(atoms, "atom")]
-        if len(self.chunks) > 1:
-            parts.append(f"{len(self.chunks)} batches of at most {self.spec.max_atoms} atoms")
-        else:
-            parts.append("one batch")
-        name = self.model.model_card.name or type(self.model).__name__
-        self.progress.say(f"{', '.join(parts)}; {name}; {_plan(self.spec)}")
-
     def _write(self, state: str) -> None:
         """Complete the lists for systems that were not reached, and write the folder."""
         add_not_started(self.result, self.systems[len(self.result) :])
@@ -190,21 +198,6 @@ class _Run:
         write_structures(self.result.folder / FINAL, self.result.structures)
         self._write_summary()
         self.record.finish(state, self.result.outcomes, frames)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _plan(spec: RunSpec) -> str:
-    words = []
-    for stage in spec.stages:
-        if stage.kind == "relax":
-            words.append(f"relaxation, at most {stage.steps} steps")
-        else:
-            at = f" at {stage.temperature:g} K" if stage.ensemble == "nvt" else ""
-            words.append(f"{stage.ensemble.upper()}{at}, {stage.steps} steps")
-    return ", then ".join(words)
 
 
 def _describe(spec: RunSpec, tracker: Tracker) -> str:

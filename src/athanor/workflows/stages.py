@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -91,6 +92,18 @@ class MDSpec(Description):
 
 
 Stage = Annotated[RelaxSpec | MDSpec, Field(discriminator="kind")]
+
+
+def describe_stages(stages: Sequence[RelaxSpec | MDSpec]) -> str:
+    """Return ``relaxation, at most 200 steps, then NVT at 300 K, 600 steps``."""
+    words = []
+    for stage in stages:
+        if isinstance(stage, RelaxSpec):
+            words.append(f"relaxation, at most {stage.steps} steps")
+        else:
+            at = f" at {stage.temperature:g} K" if stage.ensemble == "nvt" else ""
+            words.append(f"{stage.ensemble.upper()}{at}, {stage.steps} steps")
+    return ", then ".join(words)
 
 
 def read_stage(place: int, item: Any) -> Any:

@@ -1,6 +1,6 @@
 """Where the systems of a run come from: files, named collections, or objects handed in from Python.
 
-Input order is kept. Every system remembers its file, its index there and its name, and how often its cell was repeated.
+Input order is kept. Every system remembers its file, its index there and its name; `supercell` repeats their cells.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class System:
     Parameters
     ----------
     atoms
-        ASE atoms, repeated already.
+        ASE atoms.
     name, file, index
         What to call it, the file or collection it came from, its number there.
     repeats
@@ -54,7 +54,7 @@ class System:
         return bool(self.atoms.pbc.any())
 
 
-def load_sources(sources: Sequence[SourceSpec], min_atoms: int = 1) -> list[System]:
+def load_sources(sources: Sequence[SourceSpec]) -> list[System]:
     """Read every source of a job, in order.
 
     Raises
@@ -68,7 +68,7 @@ def load_sources(sources: Sequence[SourceSpec], min_atoms: int = 1) -> list[Syst
         for system in loaded:
             if source.compare_cell:
                 _note_reference(system)
-            systems.append(repeat_cell(system, min_atoms))
+            systems.append(system)
     check_systems(systems)
     return systems
 
@@ -146,24 +146,6 @@ def _check_system(atoms: Atoms, where: str) -> None:
 
 def _axes(pbc: Any) -> str:
     return ", ".join(axis for axis, periodic in zip("abc", pbc, strict=True) if periodic)
-
-
-def repeat_cell(system: System, min_atoms: int) -> System:
-    """Repeat a periodic cell, always along its shortest side, until it holds `min_atoms`; changes `system`."""
-    import numpy as np
-
-    counts = np.ones(3, dtype=int)
-    periodic = np.flatnonzero(system.atoms.pbc)
-    lengths = system.atoms.cell.lengths()
-    while periodic.size and len(system.atoms) * counts.prod() < min_atoms:
-        axis = periodic[np.argmin((lengths * counts)[periodic])]
-        counts[axis] += 1
-    if counts.prod() > 1:
-        info = dict(system.atoms.info)
-        system.atoms = system.atoms.repeat(tuple(int(count) for count in counts))
-        system.atoms.info = info
-        system.repeats *= int(counts.prod())
-    return system
 
 
 def _from_file(source: SourceSpec) -> list[System]:

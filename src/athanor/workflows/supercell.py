@@ -88,10 +88,11 @@ def _counts(system: System, number: int, supercell: Sequence[int], min_atoms: in
     wrong = [axis for axis in range(3) if counts[axis] > 1 and axis not in periodic]
     if wrong:
         possible = format_supercell([count if axis in periodic else 1 for axis, count in enumerate(counts)])
-        where = f", frame {system.index} of `{system.file}`" if system.file else ""
+        from athanor.workflows.structures import describe_system
+
         advice = f"Use {possible}, or make it periodic there" if periodic else "Leave `supercell` out for molecules"
         raise InputError(
-            f"`supercell` {format_supercell(counts)} repeats system {number} ({system.name}{where}) along "
+            f"`supercell` {format_supercell(counts)} repeats {describe_system(number, system)} along "
             f"{' and '.join(_AXES[axis] for axis in wrong)}, where it is not periodic. {advice}."
         )
     lengths = atoms.cell.lengths()

@@ -18,8 +18,8 @@ from athanor.data import AtomicData, Batch
 from athanor.dynamics import NVE
 from athanor.errors import InputError
 from athanor.testing.dynamics_contract import argon_model, with_neighbor_hooks
-from athanor.workflows import build
 from athanor.workflows.output import read_run
+from athanor.workflows.plan import Plan
 
 ARGON = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}
 
@@ -112,13 +112,13 @@ def test_the_check_notices_ids_given_after_chunking(monkeypatch: pytest.MonkeyPa
     """Broken twin: systems are numbered within their chunk."""
     whole = trajectories(max_atoms=1000)
 
-    def numbered_late(data: list, indices: list[int]) -> object:
-        batch = right(data, indices)
+    def numbered_late(plan: Plan, indices: list[int]) -> object:
+        batch = right(plan, indices)
         batch.system_id[:, 0] = batch.system_id[:, 0] - int(batch.system_id[0])
         return batch
 
-    right = build.build_batch
-    monkeypatch.setattr(build, "build_batch", numbered_late)
+    right = Plan.batch
+    monkeypatch.setattr(Plan, "batch", numbered_late)
     assert not equal(whole, trajectories(max_atoms=8))
 
 

@@ -31,27 +31,6 @@ def test_files_frames_and_collections_keep_their_order(tmp_path: Path) -> None:
     assert systems[4].name == "one"
 
 
-def test_cells_are_repeated_and_the_reference_is_that_of_the_source() -> None:
-    (system,) = load_sources([SourceSpec(collection="ase:dcdft", names=("Po",), compare_cell=True)], min_atoms=8)
-    assert len(system.atoms) == 8
-    assert system.repeats == 8
-    assert system.reference_volume == pytest.approx(system.atoms.cell.volume / 8)
-
-
-def test_only_periodic_directions_are_repeated() -> None:
-    slab = bulk("Cu", cubic=True)
-    slab.pbc = (True, True, False)
-    (system,) = load_from(slab, min_atoms=16)
-    assert system.atoms.cell.lengths()[2] == pytest.approx(slab.cell.lengths()[2])
-    assert len(system.atoms) == 16
-
-
-def load_from(atoms: Atoms, min_atoms: int) -> list:
-    from athanor.workflows.structures import repeat_cell
-
-    return [repeat_cell(system, min_atoms) for system in from_python(atoms)]
-
-
 def test_everything_that_python_may_hand_in(tmp_path: Path) -> None:
     write(tmp_path / "a.extxyz", [bulk("Cu"), bulk("Al")])
     data = AtomicData.from_atoms(bulk("Ni"))

@@ -1,0 +1,153 @@
+"""What is settled before the first step: systems, model, device, and which systems share a batch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import torch
+
+from athanor.errors import InputError
+from athanor.workflows import build
+from athanor.workflows.chunks import default_max_atoms, split_into_chunks
+from athanor.workflows.spec import CalculationSpec
+from athanor.workflows.structures import System
+from athanor.workflows.supercell import repeat_cells
+
+if TYPE_CHECKING:
+    from athanor.data.atomic_data import AtomicData
+    from athanor.data.batch import Batch
+
+Spec = TypeVar("Spec", bound=CalculationSpec)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(Generic[Spec]):
+    """A calculation whose every input has been checked.
+
+    Parameters
+    ----------
+    spec
+        The description, resolved: the model is named, `max_atoms` is set.
+    systems
+        What is computed, repeated already, in input order.
+    model
+        Wrapped model, on `device`.
+    device
+        Where batches go.
+    chunks
+        Indices into `systems` of each batch.
+    data
+        The systems, converted.
+    """
+
+    spec: Spec
+    systems: list[System]
+    model: Any
+    device: torch.device
+    chunks: list[list[int]]
+    data: list[AtomicData]
+
+    @property
+    def num_atoms(self) -> int:
+        """Atoms of all systems together."""
+        return sum(len(system.atoms) for system in self.systems)
+
+    def in_words(self) -> str:
+        """Return ``3 systems, 12 atoms, one batch; Lennard-Jones``, with the device if it is not the CPU."""
+        parts = [count(len(self.systems), "system"), count(self.num_atoms, "atom"), "one batch"]
+        if len(self.chunks) > 1:
+            parts[-1] = f"{len(self.chunks)} batches of at most {self.spec.max_atoms} atoms"
+        name = self.model.model_card.name or type(self.model).__name__
+        where = "" if self.device.type == "cpu" else f" on {self.device}"
+        return f"{', '.join(parts)}; {name}{where}"
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Collect the systems `indices` in one batch on the device."""
+        from athanor.data.batch import Batch
+
+        return Batch.from_data_list([self.data[index] for index in indices]).to(self.device)
+
+
+def make_plan(spec: Spec, systems: Sequence[System], *, model: Any = None) -> Plan[Spec]:
+    """Settle everything about a calculation, without computing anything.
+
+    Parameters
+    ----------
+    spec
+        What to do.
+    systems
+        What to do it with, in order.
+    model
+        A wrapped model object instead of `spec.model`. It is moved to the device.
+
+    Raises
+    ------
+    InputError
+        If the model, the device or a system is not usable.
+    OptionalDependencyError
+        If a package of the model is missing.
+    """
+    if not systems:
+        raise InputError("There is no structure to run.")
+    if spec.threads is not None:
+        from athanor._runtime import set_num_threads
+
+        set_num_threads(spec.threads)
+    device = find_device(spec.device, spec.dtype)
+    repeated = repeat_cells(systems, spec.supercell, spec.min_atoms)
+    if model is None:
+        chosen = build.choose_model(spec, repeated)
+        spec = spec.model_copy(update={"model": chosen})
+        model = build.build_model(chosen)
+    if isinstance(model, torch.nn.Module):
+        model.to(device)
+    if spec.max_atoms is None:
+        name = spec.model.name if spec.model is not None else ""
+        spec = spec.model_copy(update={"max_atoms": default_max_atoms(name, device)})
+    chunks = split_into_chunks([len(system.atoms) for system in repeated], spec.max_atoms or 1)
+    return Plan(spec, repeated, model, device, chunks, build.to_data(repeated, spec.dtype))
+
+
+def count(number: int, noun: str) -> str:
+    """Return ``1 atom`` or ``1,200 atoms``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def find_device(name: str, dtype: str) -> torch.device:
+    """Return the device called `name`: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto`` for the first GPU there is.
+
+    Raises
+    ------
+    InputError
+        If it is not there, with what there is; or if it can not compute in `dtype`.
+    """
+    there = _devices()
+    if name == "auto":
+        best = ["cuda:0", "mps", "cpu"] if dtype == "float32" else ["cuda:0", "cpu"]
+        return torch.device(next(device for device in best if device in there))
+    wanted = {"cuda": "cuda:0", "mps:0": "mps"}.get(name, name)
+    if wanted not in there:
+        raise InputError(f"`device` is {name!r}, which is not there. Use one of: {', '.join(there)}.")
+    if wanted == "mps" and dtype != "float32":
+        raise InputError("`device` mps computes in float32 only. Set `dtype` to float32, or use another device.")
+    return torch.device(wanted)
+
+
+def device_of(model: Any) -> str | None:
+    """Return where the tensors of a model object are; None if it has none."""
+    if not isinstance(model, torch.nn.Module):
+        return None
+    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return None if tensor is None else str(tensor.device)
+
+
+def _devices() -> list[str]:
+    found = ["cpu"]
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    if torch.cuda.is_available():
+        found += [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return found

@@ -18,6 +18,7 @@ TABLE: dict[str, dict[str, str]] = {
         "Batch": "athanor.data.batch",
         "relax": "athanor.workflows.relax",
         "md": "athanor.workflows.md",
+        "evaluate": "athanor.workflows.evaluate",
         "set_num_threads": "athanor._runtime",
     },
     "athanor.dynamics": {

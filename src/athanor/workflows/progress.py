@@ -62,12 +62,14 @@ class Progress:
         Batches the run consists of.
     steps
         Steps of one batch at most.
+    noun
+        What a step is called.
     stream
         Where to write; stderr unless given.
     """
 
-    def __init__(self, *, shown: bool, chunks: int, steps: int, stream: Any = None) -> None:
-        self._shown, self._chunks, self._steps = shown, chunks, steps
+    def __init__(self, *, shown: bool, chunks: int, steps: int, noun: str = "steps", stream: Any = None) -> None:
+        self._shown, self._chunks, self._steps, self._noun = shown, chunks, steps, noun
         self._stream = stream if stream is not None else sys.stderr
         self._chunk = 0
         self._started = self._last_line = time.monotonic()
@@ -115,14 +117,14 @@ class Progress:
         elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
             rate, left = self._rate_and_left(now, done, total)
-            self.say(f"step {done} of at most {total}, {self._batch()}{description}, {rate}, at most {left} left")
+            self.say(f"{done} of at most {total} {self._noun}, {self._batch()}{description}, {rate}, at most {left} left")
 
     def _batch(self) -> str:
         return f"batch {self._chunk + 1} of {self._chunks}, " if self._chunks > 1 else ""
 
     def _rate_and_left(self, now: float, done: int, total: int) -> tuple[str, str]:
         rate = done / max(now - self._started, 1e-9)
-        return f"{rate:.3g} steps/s", format_seconds((total - done) / rate) if rate > 0 else "?"
+        return f"{rate:.3g} {self._noun}/s", format_seconds((total - done) / rate) if rate > 0 else "?"
 
 
 class ProgressHook:

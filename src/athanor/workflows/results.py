@@ -95,7 +95,7 @@ def add_chunk(result: RunResult, spec: RunSpec, systems: Sequence[System], batch
 def not_started_rows(systems: Sequence[System], first: int = 0) -> list[dict[str, Any]]:
     """Return the lines of the table for systems that wait; `first` is the index of the first one."""
     return [
-        _identity(system, index) | {"steps": 0, "status": NOT_STARTED} for index, system in enumerate(systems, first)
+        identify(system, index) | {"steps": 0, "status": NOT_STARTED} for index, system in enumerate(systems, first)
     ]
 
 
@@ -123,7 +123,8 @@ def _reason(record: SystemRecord, failure_code: int, finished: bool) -> str:
     return "converged" if verdicts[-1] else "step limit"
 
 
-def _identity(system: System, index: int) -> dict[str, Any]:
+def identify(system: System, index: int) -> dict[str, Any]:
+    """Return the columns of the table that say which system it is."""
     return {
         "index": index,
         "system": system.name,
@@ -146,7 +147,7 @@ def _row(
     volume: float,
 ) -> dict[str, Any]:
     """One line of the table. After a relaxation, energy, forces and cell are those at its end."""
-    row = _identity(system, index) | {"steps": steps, "status": reason}
+    row = identify(system, index) | {"steps": steps, "status": reason}
     relaxed = [stage for stage in record.stages if stage.kind == "relax"]
     if relaxed:
         at = relaxed[-1]

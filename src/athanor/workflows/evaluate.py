@@ -1,0 +1,203 @@
+"""`evaluate`: energies, forces and stress of any number of structures as they are, in batches."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from athanor.errors import InputError
+from athanor.workflows.build import build_neighbor_hooks
+from athanor.workflows.plan import Plan, device_of, make_plan
+from athanor.workflows.problems import Origin, as_argument
+from athanor.workflows.progress import Progress, stop_between_steps
+from athanor.workflows.results import RunResult, add_not_started, identify
+from athanor.workflows.spec import CalculationSpec, validated
+from athanor.workflows.structures import System, from_python
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+
+_ENDINGS = (".extxyz", ".xyz")
+
+
+def evaluate(
+    structures: Any,
+    model: Any = None,
+    *,
+    supercell: str | int | Sequence[int] = 1,
+    min_atoms: int = 1,
+    device: str | None = None,
+    dtype: str = "float64",
+    threads: int | None = None,
+    max_atoms: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> RunResult:
+    """Compute energy, forces and, in a cell, stress of every structure; nothing moves.
+
+    Parameters
+    ----------
+    structures, model, supercell, min_atoms, device, dtype, threads, max_atoms, progress
+        As in `athanor.relax`.
+    out
+        File for the structures with their results, extended XYZ; nothing is written without it.
+    overwrite
+        Replace `out`.
+
+    Returns
+    -------
+    RunResult
+        In input order: copies of the structures, whose calculators hold the results; `energies`; `rows` with energy
+        (eV), energy per atom, fmax (eV/Å), pressure (GPa) and volume (Å³). The reason is ``"done"``, or says why a
+        structure was set aside; those never stop the others.
+
+    Raises
+    ------
+    InputError
+        If an argument or a structure is not usable; nothing was computed then.
+    StorageError
+        If `out` can not be written.
+    KeyboardInterrupt
+        If it was interrupted; what was done stands in `out`.
+
+    Examples
+    --------
+    >>> import athanor
+    >>> from ase.build import bulk
+    >>> argon = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}
+    >>> result = athanor.evaluate([bulk("Ar", "fcc", a=a) for a in (5.2, 5.3)], model=argon)
+    >>> [f"{row['energy_per_atom']:.4f}" for row in result.rows]
+    ['-0.0826', '-0.0822']
+    """
+    named = model is None or isinstance(model, str | dict)
+    if not named and device is None:
+        device = device_of(model)
+    given = {
+        "model": model if named else None,
+        "supercell": supercell,
+        "min_atoms": min_atoms,
+        "device": device,
+        "dtype": dtype,
+        "threads": threads,
+        "max_atoms": max_atoms,
+        "output": out,
+    }
+    given = {key: value for key, value in given.items() if value is not None}
+    spec = validated(CalculationSpec, given, Origin(spell=as_argument))
+    result = evaluate_systems(
+        spec, from_python(structures), model=None if named else model, overwrite=overwrite, progress=progress
+    )
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return result
+
+
+def evaluate_systems(
+    spec: CalculationSpec,
+    systems: Sequence[System],
+    *,
+    model: Any = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> RunResult:
+    """Evaluate `systems` as `spec` says; `spec.output` is a file, or None to write nothing.
+
+    Ctrl-C (in the main thread) stops between two batches; ``result.interrupted`` is then set.
+
+    Raises
+    ------
+    InputError, StorageError
+        As `evaluate`.
+    """
+    if spec.output is not None:
+        check_file(spec.output, overwrite=overwrite)
+    plan = make_plan(spec, systems, model=model)
+    result = RunResult()
+    with (
+        stop_between_steps() as flag,
+        Progress(shown=progress, chunks=1, steps=len(plan.systems), noun="structures") as shown,
+    ):
+        shown.say(plan.in_words())
+        for indices in plan.chunks:
+            try:
+                batch = plan.batch(indices)
+                _evaluate_batch(plan.model, batch)
+            except KeyboardInterrupt:  # the second Ctrl-C, in the middle of a batch
+                result.interrupted = True
+                break
+            _add(result, plan, indices, batch)
+            shown.update(len(result), f"{len(result)} evaluated")
+            if flag.is_set and len(result) < len(plan.systems):
+                result.interrupted = True
+                break
+    add_not_started(result, plan.systems[len(result) :])
+    if spec.output is not None:
+        from athanor.io.structures import write_structures
+
+        write_structures(spec.output, result.structures)
+    return result
+
+
+def check_file(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
+    """Return `path` if structures may be written there; changes nothing.
+
+    Raises
+    ------
+    InputError
+        If it exists and `overwrite` is off, is a folder, lies in a folder that does not exist, or has another ending.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise InputError(f"`{file}` is a folder; give a file for the results, for example `{file}/evaluated.extxyz`.")
+    if file.suffix not in _ENDINGS:
+        raise InputError(f"`{file}` is written as extended XYZ; end its name with .extxyz or .xyz.")
+    if not file.parent.is_dir():
+        raise InputError(f"`{file.parent}` is no folder; make it first, or choose another place for `{file.name}`.")
+    if file.exists() and not overwrite:
+        raise InputError(f"`{file}` exists. Choose another name, or add --overwrite to replace it.")
+    return file
+
+
+def _evaluate_batch(model: Any, batch: Batch) -> None:
+    """One forward pass with the checks of a run, in place: a system that fails gets its `failure_code`."""
+    from athanor.dynamics.engine import BaseDynamics
+
+    wanted = {"energy", "forces"} | ({"stress"} if bool(batch.has_cell.any()) else set())
+    engine = BaseDynamics(model, n_steps=0)
+    engine.__needs_keys__ = frozenset(wanted & model.model_config.outputs)
+    for hook in build_neighbor_hooks(model):
+        engine.register_hook(hook)
+    engine.run(batch)
+
+
+def _add(result: RunResult, plan: Plan[Any], indices: Sequence[int], batch: Batch) -> None:
+    """Append what came out for one batch."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    from athanor.data import observables
+    from athanor.dynamics.quarantine import describe_failure
+    from athanor.units import GPa
+
+    fmax = observables.fmax(batch).tolist() if "forces" in batch else None
+    pressure = (observables.pressure(batch, kinetic=False) / GPa).tolist() if "stress" in batch else None
+    for place, (index, computed) in enumerate(zip(indices, batch.to_atoms(), strict=True)):
+        system, code = plan.systems[index], int(batch.failure_code[place])
+        reason = f"failed: {describe_failure(code)}" if code else "done"
+        atoms, energy = system.atoms.copy(), math.nan if code else float(batch.energy[place])
+        row: dict[str, Any] = identify(system, index) | {"status": reason}
+        if not code:
+            atoms.calc = SinglePointCalculator(atoms, **computed.calc.results)
+            row |= {"energy": energy, "energy_per_atom": energy / len(atoms)}
+            row |= {"fmax": fmax[place]} if fmax is not None else {}
+        if bool(batch.has_cell[place]):
+            row["volume"] = float(batch.volume[place])
+            row |= {"pressure_GPa": pressure[place]} if pressure is not None and not code else {}
+        result.structures.append(atoms)
+        result.energies.append(energy)
+        result.reasons.append(reason)
+        result.steps.append(0)
+        result.rows.append(row)

@@ -5,21 +5,22 @@ Joining itself is in `_collate`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
+from athanor._values import check_state_dtype, usable_device
 from athanor.data import _collate, _pairs_public
 from athanor.data._checks import check_structures
 from athanor.data._collate import Parts
 from athanor.data._levels import LevelStorage, level_of
 from athanor.data._storage import BatchStorage
-from athanor.data._structure import custom_spec, kind_of
+from athanor.data._structure import REQUIRED, custom_spec, first_size, kind_of
 from athanor.data.atomic_data import AtomicData
 from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, FieldSpec, Level
-from athanor.errors import InputError, MissingFieldError
+from athanor.errors import ArgumentError, InputError, MissingFieldError
 
 AnyBatch = TypeVar("AnyBatch", bound=BatchStorage)
 
@@ -34,20 +35,46 @@ def from_items(
     exclude: set[str],
 ) -> AnyBatch:
     """Join structures; see `Batch.from_data_list`."""
-    if not len(items):
+    items = _listed(items)
+    if dtype is not None:
+        check_state_dtype(dtype)
+    if not items:
         raise InputError(
             "Cannot create batch from empty data list. Pass at least one AtomicData, or use `Batch.empty`."
         )
     for number, item in enumerate(items):
         if not isinstance(item, AtomicData):
-            raise InputError(f"Sample {number} is a {type(item).__name__}; a Batch is made of AtomicData.")
-    custom = _collate.merge_specs([item._custom for item in items])
+            hint = " Use `AtomicData.from_atoms(...)`." if hasattr(item, "get_positions") else ""
+            raise ArgumentError(f"Sample {number} is a {type(item).__name__}; a Batch is made of AtomicData.{hint}")
+    custom = _collate.merge_specs([item._custom for item in items], _sample)
     dicts: list[Mapping[str, torch.Tensor]] = [item._fields for item in items]
+    for name, level in levels.items():
+        level_of(name, level)
     if levels:
         extras = _labels(items, levels)
         dicts = [{**fields, **extra} for fields, extra in zip(dicts, extras, strict=True)]
         custom.update(_specs_of(dicts, levels, custom))
     return _assemble(cls, dicts, custom, device, dtype, validate, exclude, type(items[0]))
+
+
+def _sample(number: int) -> str:
+    return f"sample {number}"
+
+
+def names_in(keys: Iterable[str] | None) -> set[str]:
+    """Return the names that a caller lists, or the one that is given as plain text."""
+    return {keys} if isinstance(keys, str) else set(keys or ())
+
+
+def _listed(items: Any) -> list[Any]:
+    """Return the structures as a list."""
+    if isinstance(items, AtomicData | BatchStorage):
+        advice = "Pass a list: `[data]`." if isinstance(items, AtomicData) else "It is a batch already."
+        raise ArgumentError(f"`data_list` is a {type(items).__name__}, not a list of structures. {advice}")
+    try:
+        return list(items)
+    except TypeError as error:
+        raise ArgumentError(f"`data_list` is a {type(items).__name__}; pass a list of AtomicData.") from error
 
 
 def _labels(items: Sequence[AtomicData], levels: Mapping[str, str]) -> list[dict[str, torch.Tensor]]:
@@ -62,8 +89,12 @@ def from_dicts(
     exclude: set[str],
 ) -> AnyBatch:
     """Join plain dictionaries; see `Batch.from_raw_dicts`."""
-    if not len(items):
+    items = _listed(items)
+    if not items:
         raise InputError("Cannot create batch from empty data list. Pass at least one dictionary.")
+    for number, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise ArgumentError(f"Sample {number} is a {type(item).__name__}; pass dictionaries of tensors.")
     skip = {"batch_idx", "batch_ptr", "device", "dtype", "info"}
     dicts = [{n: v for n, v in item.items() if n not in skip and v is not None} for item in items]
     unknown = {n: "system" for item in dicts for n in item if n not in FIELDS and n not in PAIR_VIEWS}
@@ -77,7 +108,7 @@ def _check_rows(item: Mapping[str, torch.Tensor], custom: Mapping[str, FieldSpec
     """Raise unless every tensor of a plain dictionary has the rows of its level."""
     if "positions" not in item:
         raise MissingFieldError(f"`positions` is missing from sample {number}; every system needs it.")
-    rows: dict[Level, int] = {"node": item["positions"].shape[0], "edge": _edge_rows(item, custom), "system": 1}
+    rows: dict[Level, int] = {"node": first_size(item["positions"]), "edge": _edge_rows(item, custom), "system": 1}
     for name, tensor in item.items():
         spec = FIELDS.get(name) or custom.get(name) or PAIR_VIEWS[name]
         spec.check(tensor, rows[spec.level], owner=f"sample {number}")
@@ -104,12 +135,13 @@ def _assemble(
     exclude: set[str],
     item_class: type[AtomicData],
 ) -> AnyBatch:
-    def name_of(number: int) -> str:
-        return f"sample {number}"
-
+    if device is not None:
+        device = usable_device(device)
     if exclude:
+        if not exclude.isdisjoint(REQUIRED):
+            raise InputError(f"`exclude_keys` names {sorted(exclude & {*REQUIRED})}; every system needs it.")
         dicts = [{name: tensor for name, tensor in item.items() if name not in exclude} for item in dicts]
-    state = _collate.common_state_dtype(dicts, dtype, name_of)
+    state = _collate.common_state_dtype(dicts, dtype, _sample)
     has_edges = any(_has_edges(item, custom) for item in dicts)
     rows: dict[Level, list[int]] = {
         "node": [item["positions"].shape[0] for item in dicts],
@@ -117,8 +149,8 @@ def _assemble(
         "system": [1] * len(dicts),
     }
     parts = Parts(dicts, rows)
-    _collate.check_cells_have_pbc(parts, name_of)
-    fields, schema = _collate.join(parts, custom, name_of)
+    _collate.check_cells_have_pbc(parts, _sample)
+    fields, schema = _collate.join(parts, custom, _sample)
     storages = {level: LevelStorage(np.array(rows[level], dtype=np.int64), fields[level]) for level in LEVELS}
     for storage in storages.values():
         for name, tensor in storage.tensors.items():
@@ -202,10 +234,13 @@ def default_fields(device: torch.device) -> dict[Level, dict[str, torch.Tensor]]
     return {"node": node, "edge": {}, "system": {"energy": torch.zeros((0, 1), device=device)}}
 
 
-def emptied(cls: type[AnyBatch], template: Any, device: torch.device) -> AnyBatch:
+def emptied(cls: type[AnyBatch], template: Any, device: torch.device | str | None) -> AnyBatch:
     """Return a batch without systems that has the fields of `template`."""
+    if not isinstance(template, AtomicData | BatchStorage):
+        raise ArgumentError(f"The template is a {type(template).__name__}; pass a Batch or AtomicData.")
     if isinstance(template, AtomicData):
         template = from_items(cls, [template], None, None, False, {}, set())
+    device = template.device if device is None else usable_device(device)
     none = np.zeros(0, dtype=np.int64)
     levels = {
         level: LevelStorage(none, {n: t[:0].to(device) for n, t in template._level(level).tensors.items()})
@@ -216,6 +251,11 @@ def emptied(cls: type[AnyBatch], template: Any, device: torch.device) -> AnyBatc
 
 def from_dump(cls: type[AnyBatch], dump: Mapping[str, Any]) -> AnyBatch:
     """Make a batch of what `Batch.model_dump` returned."""
+    missing = [
+        name for name in ("device", "keys", "num_graphs", "num_nodes_list", "num_edges_list") if name not in dump
+    ]
+    if missing:
+        raise MissingFieldError(f"The dictionary has no {', '.join(missing)}. Pass what `Batch.model_dump` returned.")
     counts = {
         "node": np.array(dump["num_nodes_list"], dtype=np.int64),
         "edge": np.array(dump["num_edges_list"] or [0] * dump["num_graphs"], dtype=np.int64),

@@ -5,6 +5,7 @@ One pass per field; per-system work happens only to write the message.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -42,12 +43,17 @@ def check_structures(fields: Mapping[str, torch.Tensor], starts: np.ndarray) -> 
     InputError
         Naming the system, at most three atoms, and the values.
     """
+    if fields["positions"].is_meta:  # has shapes but no values
+        return
     empty = np.flatnonzero(np.diff(starts) == 0)
     if len(empty):
         raise InputError(f"{_title(fields, int(empty[0]))} has no atoms. Remove it, or give it at least one atom.")
-    _check_finite(fields, starts)
+    check_finite(fields, starts)
     _check_numbers(fields, starts)
+    _check_masses(fields, starts)
     _check_cells(fields)
+    _check_whole(fields, "charge", -math.inf, "the total charge in e; partial charges go into `charges`")
+    _check_whole(fields, "spin", 1.0, "the multiplicity 2S+1, at least 1 (a singlet)")
     _check_ids(fields)
 
 
@@ -56,17 +62,18 @@ def _title(fields: Mapping[str, torch.Tensor], index: int) -> str:
     return name[0].upper() + name[1:] if name.startswith("system ") else name
 
 
-def _check_finite(fields: Mapping[str, torch.Tensor], starts: np.ndarray) -> None:
-    positions = fields["positions"].detach()
-    # the sum of finite numbers is finite but for overflow, and one reduction is cheaper than a mask
-    if not bool(positions.sum().isfinite()) and not bool(positions.isfinite().all()):
-        rows = (~positions.isfinite()).any(dim=1).nonzero().flatten().tolist()
-        system = int(np.searchsorted(starts, rows[0], side="right")) - 1
-        inside = [row - int(starts[system]) for row in rows if row < starts[system + 1]]
-        shown = ", ".join(f"atom {a} {positions[a + int(starts[system])].tolist()}" for a in inside[:3])
+def check_finite(fields: Mapping[str, torch.Tensor], starts: np.ndarray) -> None:
+    """Raise InputError unless positions, velocities and cells are finite; the text names system and atoms."""
+    for name in ("positions", "velocities"):
+        value = fields.get(name)
+        # the sum of finite numbers is finite but for overflow, and one reduction is cheaper than a mask
+        if value is None or bool(value.detach().sum().isfinite()) or bool(value.isfinite().all()):
+            continue
+        system, atoms = _rows_of_first(~value.isfinite().all(dim=1), starts)
+        shown = ", ".join(f"atom {a} {value[a + int(starts[system])].tolist()}" for a in atoms[:3])
         raise InputError(
-            f"`positions` of {system_name(fields, system)} are not finite: {shown}"
-            f"{' and others' if len(inside) > 3 else ''}. Correct or remove this system."
+            f"`{name}` of {system_name(fields, system)} are not finite: {shown}"
+            f"{' and others' if len(atoms) > 3 else ''}. Correct or remove this system."
         )
     cell = fields.get("cell")
     if cell is not None and not bool(cell.detach().isfinite().all()):
@@ -74,18 +81,49 @@ def _check_finite(fields: Mapping[str, torch.Tensor], starts: np.ndarray) -> Non
         raise InputError(f"`cell` of {system_name(fields, system)} is not finite: {cell[system].tolist()}. Correct it.")
 
 
+def _rows_of_first(bad: torch.Tensor, starts: np.ndarray) -> tuple[int, list[int]]:
+    """Return the first system that has a bad row, and its bad atoms."""
+    rows = bad.nonzero().flatten().tolist()
+    system = int(np.searchsorted(starts, rows[0], side="right")) - 1
+    return system, [row - int(starts[system]) for row in rows if row < starts[system + 1]]
+
+
 def _check_numbers(fields: Mapping[str, torch.Tensor], starts: np.ndarray) -> None:
     numbers = fields["atomic_numbers"]
     low, high = torch.aminmax(numbers)
     if int(low) >= 0 and int(high) <= MAX_ATOMIC_NUMBER:
         return
-    rows = ((numbers < 0) | (numbers > MAX_ATOMIC_NUMBER)).nonzero().flatten().tolist()
-    system = int(np.searchsorted(starts, rows[0], side="right")) - 1
-    atom = rows[0] - int(starts[system])
+    system, atoms = _rows_of_first((numbers < 0) | (numbers > MAX_ATOMIC_NUMBER), starts)
     raise InputError(
-        f"`atomic_numbers` of {system_name(fields, system)} holds {int(numbers[rows[0]])} at atom {atom}; "
-        f"allowed are 0 to {MAX_ATOMIC_NUMBER}."
+        f"`atomic_numbers` of {system_name(fields, system)} holds {int(numbers[atoms[0] + int(starts[system])])} at "
+        f"atom {atoms[0]}; allowed are 0 to {MAX_ATOMIC_NUMBER}. No element has this number; correct it."
     )
+
+
+def _check_masses(fields: Mapping[str, torch.Tensor], starts: np.ndarray) -> None:
+    masses = fields.get("atomic_masses")
+    if masses is None:
+        return
+    low, high = torch.aminmax(masses.detach())
+    if float(low) > 0.0 and float(high) < math.inf:
+        return
+    system, atoms = _rows_of_first(~((masses > 0) & masses.isfinite()), starts)
+    raise InputError(
+        f"`atomic_masses` of {system_name(fields, system)} is {float(masses[atoms[0] + int(starts[system])]):g} amu at "
+        f"atom {atoms[0]}; a mass is positive and finite. Leave `atomic_masses` out to get those of the elements."
+    )
+
+
+def _check_whole(fields: Mapping[str, torch.Tensor], name: str, least: float, meaning: str) -> None:
+    value = fields.get(name)
+    if value is None:
+        return
+    bad = ~(value.isfinite() & (value == value.round()) & (value >= least)).reshape(-1)
+    if bool(bad.any()):
+        system = int(bad.nonzero()[0])
+        raise InputError(
+            f"`{name}` of {system_name(fields, system)} is {float(value[system]):g}; it is a whole number, {meaning}."
+        )
 
 
 def _check_cells(fields: Mapping[str, torch.Tensor]) -> None:
@@ -124,7 +162,7 @@ def _check_ids(fields: Mapping[str, torch.Tensor]) -> None:
         system = int(bad.reshape(-1).nonzero()[0])
         raise InputError(
             f"`system_id` {int(ids.reshape(-1)[system])} at index {system} is not usable; ids are 0 to 2^32 - 1, "
-            f"and -1 means not set."
+            f"and -1 means not set. Leave it out to have systems numbered by the run."
         )
 
 

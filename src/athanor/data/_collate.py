@@ -40,7 +40,7 @@ def present_spec(name: str) -> FieldSpec:
     return FieldSpec(name + PRESENT, "system", (), "boolean", "", f"whether `{name}` is known", True)
 
 
-def merge_specs(schemas: Sequence[Mapping[str, FieldSpec]]) -> dict[str, FieldSpec]:
+def merge_specs(schemas: Sequence[Mapping[str, FieldSpec]], name_of: Callable[[int], str]) -> dict[str, FieldSpec]:
     """Join custom schemas; two rows of one name must agree."""
     merged: dict[str, FieldSpec] = {}
     seen: set[int] = set()
@@ -52,8 +52,8 @@ def merge_specs(schemas: Sequence[Mapping[str, FieldSpec]]) -> dict[str, FieldSp
             known = merged.setdefault(name, spec)
             if known is not spec and (known.level, known.shape, known.kind) != (spec.level, spec.shape, spec.kind):
                 raise InputError(
-                    f"`{name}` of sample {number} is a {spec.level}-level {spec.kind} field with trailing shape "
-                    f"{spec.shape}; in an earlier sample it is {known.level}-level {known.kind} with {known.shape}. "
+                    f"`{name}` of {name_of(number)} is a {spec.level}-level {spec.kind} field with trailing shape "
+                    f"{spec.shape}; before it is {known.level}-level {known.kind} with {known.shape}. "
                     f"Rename one of them."
                 )
     return merged
@@ -136,8 +136,8 @@ def _filler(spec: FieldSpec, like: torch.Tensor, rows: int, name: Callable[[], s
     if like.is_floating_point() and spec.name != "positions":
         return like.new_full(shape, float("nan"))
     raise MissingFieldError(
-        f"`{spec.name}` is missing from {name()}, while other samples have it; it has no default and is not a float. "
-        f"Set it everywhere, or pass `exclude_keys=['{spec.name}']`."
+        f"`{spec.name}` is missing from {name()}, while others have it; it has no default and is not a float. "
+        f"Set it everywhere, or leave it out with `exclude_keys=['{spec.name}']`."
     )
 
 
@@ -187,9 +187,10 @@ def common_state_dtype(
         if state is None:
             state = found
         elif found != state and dtype is None:
+            wide = max(found, state, key=lambda d: torch.finfo(d).bits)
             raise DtypeError(
                 f"`positions` of {name_of(number)} has dtype {found}; {name_of(0)} has {state}. "
-                f"Pass `dtype={max(found, state, key=lambda d: torch.finfo(d).bits)}` to convert all of them."
+                f"Convert with `.to(dtype={wide})`, or pass `dtype={wide}` to `from_data_list`."
             )
     return state
 

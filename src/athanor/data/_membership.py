@@ -20,7 +20,7 @@ from athanor.data.atomic_data import AtomicData
 from athanor.data.elements import standard_masses
 from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, FieldSpec, Level
 from athanor.data.pair_list import PairList
-from athanor.errors import InputError, ShapeError
+from athanor.errors import ArgumentError, InputError, ShapeError
 
 AnyBatch = TypeVar("AnyBatch", bound=BatchStorage)
 
@@ -38,6 +38,10 @@ def _parts_of(batches: Sequence[BatchStorage]) -> Parts:
 
 def append(batch: BatchStorage, other: BatchStorage) -> None:
     """Add the systems of `other` to `batch` in place; see `Batch.append`."""
+    if not isinstance(other, BatchStorage):
+        raise ArgumentError(
+            f"A {type(other).__name__} was appended; append a Batch, or use `append_data([...])` for AtomicData."
+        )
     mine, theirs = batch.get("positions"), other.get("positions")
     if other is batch or (mine is not None and theirs is not None and mine is theirs):
         raise InputError("The appended Batch shares storage with this one. Append `other.clone()` instead.")
@@ -47,7 +51,7 @@ def append(batch: BatchStorage, other: BatchStorage) -> None:
     if filled:
         _collate.common_state_dtype(filled, None, names.__getitem__)
     _collate.check_cells_have_pbc(parts, names.__getitem__)
-    custom = _collate.merge_specs([batch._custom, other._custom])
+    custom = _collate.merge_specs([batch._custom, other._custom], names.__getitem__)
     fields, schema = _collate.join(parts, custom, names.__getitem__)
     if filled:
         _collate.cast_state(fields, filled[0]["positions"].dtype, warn=False)
@@ -178,6 +182,8 @@ def add_key(batch: BatchStorage, key: str, values: Sequence[torch.Tensor], level
     level = level_of(key, level)
     if key in batch and not overwrite:
         raise InputError(f"Key '{key}' already exists in the Batch. Pass `overwrite=True` to replace it.")
+    if not all(isinstance(value, torch.Tensor) for value in values):
+        raise ArgumentError(f"`values` of `{key}` must be one tensor per system, for example `torch.tensor([1.0])`.")
     if len(values) != len(batch):
         raise InputError(f"`values` has {len(values)} tensors; the Batch has {len(batch)} systems. Pass one each.")
     if level == "edge" and batch._pairs is None and not batch._edge.tensors:
@@ -202,8 +208,14 @@ def _join_values(function: Any, key: str, values: list[torch.Tensor]) -> torch.T
     try:
         return function(values)
     except RuntimeError as error:
-        shapes = sorted({tuple(value.shape) for value in values})
-        raise ShapeError(f"`{key}` has tensors of shapes {shapes[:3]}; trailing sizes must be equal.") from error
+        shapes, devices = ({str(getattr(value, what)) for value in values} for what in ("shape", "device"))
+        if len(devices) > 1:
+            raise InputError(
+                f"`{key}` has tensors on {', '.join(sorted(devices))}. Move them to one device."
+            ) from error
+        raise ShapeError(
+            f"`{key}` has tensors of shapes {', '.join(sorted(shapes)[:3])}; trailing sizes must be equal."
+        ) from error
 
 
 def _check_rows_per_system(key: str, values: Sequence[torch.Tensor], counts: np.ndarray) -> None:

@@ -8,6 +8,28 @@ from typing import Any, Self
 
 import torch
 
+from athanor._values import did_you_mean
+from athanor.data.fields import FIELDS, PAIR_VIEWS
+from athanor.errors import UnknownFieldError
+
+
+class AbsentAttributeError(UnknownFieldError):
+    """A structure or batch does not have what was asked for.
+
+    The text is made when it is read: code often asks for a field that may be absent, and must not wait for a text.
+    """
+
+    def __init__(self, owner: DataMixin, name: str) -> None:
+        super().__init__(owner, name)
+
+    def __str__(self) -> str:
+        owner, name = self.args
+        kind = type(owner).__name__
+        if name in FIELDS:
+            present = ", ".join(sorted(owner._items()))
+            return f"This {kind} has no `{name}` yet; fields present: {present}. Assign it, or run a model."
+        return f"{kind} has no attribute `{name}`.{did_you_mean(name, (*FIELDS, *PAIR_VIEWS, *dir(owner)))}"
+
 
 class DataMixin:
     """Helpers over named tensors; a subclass says what they are in `_items` and takes them back in `_replace_all`."""

@@ -15,7 +15,7 @@ import torch
 
 from athanor.data.fields import PAIR_VIEWS
 from athanor.data.pair_list import PairList
-from athanor.errors import DtypeError, InputError, ShapeError
+from athanor.errors import ArgumentError, DtypeError, InputError, ShapeError
 from athanor.kernels.neighbor_list.packing import MAX_IMAGE, pack_images
 
 
@@ -216,6 +216,11 @@ def check_pair_list(batch: PairOwner, pairs: PairList | None) -> None:
     """Raise unless `pairs` has the atoms and systems of `batch`."""
     if pairs is None:
         return
+    if not isinstance(pairs, PairList):
+        raise ArgumentError(
+            f"`pair_list` is a {type(pairs).__name__}. Assign tensors to `batch.neighbor_list`, or call "
+            f"`compute_neighbors`."
+        )
     atoms, systems = pairs.row_ptr.shape[0] - 1, pairs.valid.shape[0]
     if (atoms, systems) != (batch.num_nodes, len(batch)):
         raise ShapeError(

@@ -9,11 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from athanor.errors import InputError
-
-
-class IndexInputError(InputError, IndexError):
-    """An index of systems is not usable."""
+from athanor.errors import OutOfRangeError
 
 
 def as_int(index: Any) -> int | None:
@@ -26,7 +22,7 @@ def as_int(index: Any) -> int | None:
         return None
 
 
-def one_system(index: int, systems: int) -> int:
+def one_system(index: Any, systems: int) -> int:
     """Return `index` counted from 0.
 
     Raises
@@ -34,9 +30,20 @@ def one_system(index: int, systems: int) -> int:
     IndexError
         If it is outside ``[-systems, systems)``.
     """
+    number = as_int(index)
+    if number is None:
+        raise OutOfRangeError(f"`{index!r}` is not an index of a system; use a whole number.")
+    index = number
     if not -systems <= index < systems:
-        raise IndexInputError(f"Index {index} is out of range for a Batch of {systems} systems.")
+        raise OutOfRangeError(_out_of_range(index, systems))
     return index + systems if index < 0 else index
+
+
+def _out_of_range(index: int, systems: int) -> str:
+    return (
+        f"Index {index} is out of range for a Batch of {systems} systems. Indices count from 0; "
+        f"`(batch.system_id.flatten() == id).nonzero()` finds a system by its id."
+    )
 
 
 def system_indices(index: Any, systems: int) -> np.ndarray:
@@ -58,11 +65,14 @@ def system_indices(index: Any, systems: int) -> np.ndarray:
     if number is not None:
         return np.array([one_system(number, systems)], dtype=np.int64)
     if isinstance(index, slice):
-        picked = np.arange(systems, dtype=np.int64)[index].copy()  # torch takes no negative strides
+        try:
+            picked = np.arange(systems, dtype=np.int64)[index].copy()  # torch takes no negative strides
+        except TypeError as error:
+            raise OutOfRangeError(f"The slice {index} does not hold whole numbers. Use `batch[0:2]`.") from error
     else:
         picked = _from_array(index, systems)
     if len(picked) == 0:
-        raise IndexInputError("Index is empty: no system is selected. Check the mask or the slice.")
+        raise OutOfRangeError("Index is empty: no system is selected. Check the mask or the slice.")
     return picked
 
 
@@ -70,22 +80,27 @@ def _from_array(index: Any, systems: int) -> np.ndarray:
     if isinstance(index, torch.Tensor):
         array = index.detach().cpu().numpy()
     elif isinstance(index, np.ndarray) or (isinstance(index, Sequence) and not isinstance(index, str | bytes)):
-        array = np.asarray(index if isinstance(index, np.ndarray) or len(index) else np.zeros(0, dtype=np.int64))
+        try:
+            array = np.asarray(index if isinstance(index, np.ndarray) or len(index) else np.zeros(0, dtype=np.int64))
+        except ValueError as error:
+            raise OutOfRangeError(
+                "An index of systems is a flat list; this one holds lists of several sizes."
+            ) from error
     else:
-        raise IndexInputError(
+        raise OutOfRangeError(
             f"Unsupported index type: {type(index).__name__}. Use an integer, a slice, a list, or a tensor or array."
         )
     array = array.reshape(1) if array.ndim == 0 else array
     if array.ndim != 1:
-        raise IndexInputError(f"An index of systems has one dimension; this one has shape {array.shape}.")
+        raise OutOfRangeError(f"An index of systems has one dimension; this one has shape {array.shape}.")
     if array.dtype == np.bool_:
         if len(array) != systems:
-            raise IndexInputError(f"The mask has {len(array)} entries; the Batch has {systems} systems.")
+            raise OutOfRangeError(f"The mask has {len(array)} entries; the Batch has {systems} systems.")
         return np.flatnonzero(array)
     if array.dtype.kind not in "iu":
-        raise IndexInputError(f"Tensor index must be integer or bool; this one has dtype {array.dtype}.")
+        raise OutOfRangeError(f"Tensor index must be integer or bool; this one has dtype {array.dtype}.")
     array = array.astype(np.int64)
     wrong = (array < -systems) | (array >= systems)
     if wrong.any():
-        raise IndexInputError(f"Index {int(array[wrong][0])} is out of range for a Batch of {systems} systems.")
+        raise OutOfRangeError(_out_of_range(int(array[wrong][0]), systems))
     return np.where(array < 0, array + systems, array)

@@ -16,9 +16,11 @@ import numpy as np
 import torch
 
 from athanor import _runtime
+from athanor._values import did_you_mean
 from athanor.data import _pairs_public, _structure
 from athanor.data._collate import PRESENT
 from athanor.data._levels import LevelStorage
+from athanor.data._mixin import AbsentAttributeError
 from athanor.data._pairs_public import check_pair_list, warn_dropped_edges
 from athanor.data._sizes import BatchSizes
 from athanor.data._stamp import Stamp
@@ -96,7 +98,8 @@ class BatchStorage(BatchSizes):
         spec = FIELDS.get(name) or self._custom.get(name) or PAIR_VIEWS.get(name)
         if spec is None:
             raise UnknownFieldError(
-                f"`{name}` is not a field of a Batch. Use `batch.add_key('{name}', values, level=...)` to add one, or "
+                f"`{name}` is not a field of a Batch.{did_you_mean(name, (*FIELDS, *self._custom, *PAIR_VIEWS))} "
+                f"Use `batch.add_key('{name}', values, level=...)` to add one, or "
                 f"`batch.register_field(...)` to declare it."
             )
         return spec
@@ -116,7 +119,7 @@ class BatchStorage(BatchSizes):
                 value = self.get(name)
             if value is not None:
                 return value
-        raise AttributeError(f"{type(self).__name__} has no attribute `{name}`.")
+        raise AbsentAttributeError(self, name)
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return the field or view called `name`, or `default` if it is absent."""
@@ -149,7 +152,7 @@ class BatchStorage(BatchSizes):
         spec = FIELDS.get(name)
         if spec is None:
             if hasattr(type(self), name):
-                raise AttributeError(f"`{name}` follows from the structures of the Batch and can not be set.")
+                raise UnknownFieldError(f"`{name}` follows from the structures of the Batch and can not be set.")
             spec = self.field_spec(name)
         if value is None:
             if name in self:
@@ -165,7 +168,7 @@ class BatchStorage(BatchSizes):
         storage = self._level(spec.level)
         spec.check(value, storage.rows, owner=f"a Batch of {len(self)} systems")
         if spec.kind == "state":
-            _structure.check_state_dtype(spec, value, self.dtype)
+            _structure.check_same_dtype(spec, value, self.dtype)
         if name == "pbc" and self._pairs is not None and not torch.equal(value, self._system.tensors.get(name, value)):
             self.pair_list = None
         storage.tensors[name] = value
@@ -192,10 +195,12 @@ class BatchStorage(BatchSizes):
 
     def __delattr__(self, name: str) -> None:
         if name not in self:
-            raise AttributeError(f"{type(self).__name__} has no attribute `{name}`.")
+            raise AbsentAttributeError(self, name)
         if name in PAIR_VIEWS:
             self.pair_list = None
             return
+        if name == "positions":
+            raise InputError("`positions` can not be removed: every system needs it. Assign a tensor instead.")
         del self._level(self.field_spec(name).level).tensors[name]
         self._system.tensors.pop(name + PRESENT, None)
         self._version += 1

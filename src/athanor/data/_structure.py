@@ -12,18 +12,25 @@ import numpy as np
 import torch
 
 from athanor._typing import AtomCategory
+from athanor._values import check_state_dtype, usable_device
 from athanor.data._checks import check_one_device, check_structures
 from athanor.data.elements import standard_masses
 from athanor.data.fields import FIELDS, PAIR_VIEWS, STATE_FIELDS, FieldSpec, Kind, Level
-from athanor.errors import DtypeError, InputError, ShapeError
+from athanor.errors import DtypeError, InputError, MissingFieldError, ShapeError
 
 _ORDER = (*FIELDS, *PAIR_VIEWS)
+REQUIRED = ("atomic_numbers", "positions")
+"""What every structure has."""
 KEEPS_DTYPE = frozenset({"time"})
 """Floating fields that `to(dtype=...)` leaves alone: a float32 would lose femtoseconds of a long run."""
 
 
 def build(given: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Check the fields of a new structure, cast its state, fill in defaults, and return them in table order."""
+    for name in REQUIRED:
+        if name not in given:
+            raise MissingFieldError(f"`{name}` is None; a structure needs a tensor, {_describe(FIELDS[name])}.")
+    _refuse_symbols(given["atomic_numbers"])
     if "atom_categories" in given:
         given["atom_categories"] = categories(given["atom_categories"])
     fields = {name: given[name] for name in _ORDER if name in given}
@@ -31,6 +38,7 @@ def build(given: dict[str, Any]) -> dict[str, torch.Tensor]:
     check_one_device(fields, fields["positions"].device, "AtomicData")
     cast_state(fields, stacklevel=4)
     check_structures(fields, np.array([0, fields["positions"].shape[0]]))
+    _warn_of_a_cell_without_pbc(fields)
     positions = fields["positions"]
     if "atomic_masses" not in fields:
         fields["atomic_masses"] = standard_masses(fields["atomic_numbers"], positions.dtype)
@@ -41,6 +49,16 @@ def build(given: dict[str, Any]) -> dict[str, torch.Tensor]:
     return fields
 
 
+def _warn_of_a_cell_without_pbc(fields: Mapping[str, torch.Tensor]) -> None:
+    if "cell" in fields and "pbc" not in fields and not fields["cell"].is_meta and bool(fields["cell"].any()):
+        warnings.warn(
+            "`cell` is given without `pbc`: the structure is taken as not periodic. Pass "
+            "`pbc=torch.tensor([[True, True, True]])`, or False to say so.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
 def check_all(fields: dict[str, torch.Tensor], custom: Mapping[str, FieldSpec]) -> None:
     """Check every field and the structure as a whole."""
     _check_each(fields, custom)
@@ -49,13 +67,30 @@ def check_all(fields: dict[str, torch.Tensor], custom: Mapping[str, FieldSpec]) 
 
 
 def _check_each(fields: dict[str, torch.Tensor], custom: Mapping[str, FieldSpec]) -> None:
-    FIELDS["atomic_numbers"].check(fields["atomic_numbers"], _first_size(fields["atomic_numbers"]), owner="AtomicData")
+    numbers = fields["atomic_numbers"]
+    rows = first_size(numbers) if getattr(numbers, "ndim", 0) else 1
+    FIELDS["atomic_numbers"].check(numbers, rows, owner="AtomicData")
     for name, value in fields.items():
         spec = FIELDS.get(name) or PAIR_VIEWS.get(name) or custom[name]
         _check_one(fields, spec, value)
 
 
-def _first_size(value: Any) -> int:
+def _describe(spec: FieldSpec) -> str:
+    rows = {"node": "one row per atom", "edge": "one row per pair", "system": "one row"}[spec.level]
+    return f"{rows}{f' of shape {spec.shape}' if spec.shape else ''}{f', in {spec.unit}' if spec.unit else ''}"
+
+
+def _refuse_symbols(numbers: Any) -> None:
+    """Raise if elements are given by their symbols."""
+    first = numbers if isinstance(numbers, str) else next(iter(numbers), None) if isinstance(numbers, list) else None
+    if isinstance(first, str):
+        raise DtypeError(
+            f"`atomic_numbers` holds text ({first!r}); pass a tensor of atomic numbers, such as `torch.tensor([18])` "
+            f"for argon. `AtomicData.from_atoms(ase.Atoms(...))` takes symbols."
+        )
+
+
+def first_size(value: Any) -> int:
     return value.shape[0] if isinstance(value, torch.Tensor) and value.ndim else 0
 
 
@@ -71,7 +106,7 @@ def _check_one(fields: Mapping[str, torch.Tensor], spec: FieldSpec, value: Any) 
         spec.check(value, atoms, owner=f"AtomicData of {atoms} atoms")
     elif spec.level == "edge":
         pairs = fields.get("neighbor_list")
-        rows = _first_size(value if pairs is None or spec.name == "neighbor_list" else pairs)
+        rows = first_size(value if pairs is None or spec.name == "neighbor_list" else pairs)
         if isinstance(value, torch.Tensor) and value.ndim and value.shape[0] != rows:
             raise ShapeError(
                 f"Inconsistent number of edges in {spec.name}: `{spec.name}` has {value.shape[0]} rows, "
@@ -92,15 +127,15 @@ def check_rows(data: Any, level: Level, rows: int, what: str) -> None:
 def check_assignment(fields: dict[str, torch.Tensor], spec: FieldSpec, value: Any) -> None:
     """Raise unless `value` may replace the field of `spec`; costs O(1)."""
     if spec.name == "neighbor_list":
-        others = [n for n, t in fields.items() if n != spec.name and _is_edge(n) and t.shape[0] != _first_size(value)]
+        others = [n for n, t in fields.items() if n != spec.name and _is_edge(n) and t.shape[0] != first_size(value)]
         if others:
             raise ShapeError(
-                f"`neighbor_list` has {_first_size(value)} rows; `{others[0]}` has {fields[others[0]].shape[0]}. "
+                f"`neighbor_list` has {first_size(value)} rows; `{others[0]}` has {fields[others[0]].shape[0]}. "
                 f"Set `{others[0]}` to None first."
             )
     _check_one(fields, spec, value)
     positions = fields["positions"]
-    check_state_dtype(spec, value, positions.dtype)
+    check_same_dtype(spec, value, positions.dtype)
     if value.device != positions.device:
         check_one_device({spec.name: value}, positions.device, "AtomicData")
 
@@ -110,7 +145,7 @@ def _is_edge(name: str) -> bool:
     return spec is not None and spec.level == "edge"
 
 
-def check_state_dtype(spec: FieldSpec, value: torch.Tensor, state: torch.dtype | None) -> None:
+def check_same_dtype(spec: FieldSpec, value: torch.Tensor, state: torch.dtype | None) -> None:
     """Raise if `value` would bring a second dtype into the state."""
     if spec.kind == "state" and state is not None and value.dtype != state:
         raise DtypeError(
@@ -157,7 +192,7 @@ def custom_spec(cls: type, key: str, value: Any, level: Level, known: FieldSpec 
         if known.level != level:
             raise InputError(f"`{key}` is a {known.level}-level field of the table; it can not be a {level}-level one.")
         return known
-    if not key.isidentifier() or key.startswith("_") or hasattr(cls, key):
+    if not isinstance(key, str) or not key.isidentifier() or key.startswith("_") or hasattr(cls, key):
         raise InputError(f"`{key}` can not name a field: it must be a new identifier without a leading underscore.")
     if not isinstance(value, torch.Tensor):
         raise DtypeError(f"`{key}` is a {type(value).__name__}; pass a torch.Tensor.")
@@ -170,8 +205,10 @@ def mover(
     device: torch.device | str | None, dtype: torch.dtype | None, non_blocking: bool
 ) -> Callable[[str, torch.Tensor], torch.Tensor]:
     """Return ``move(name, tensor)`` for `to`: the device for all, the dtype for floats."""
-    if dtype is not None and not dtype.is_floating_point:
-        raise DtypeError(f"`dtype` is {dtype}; a structure converts to a floating dtype only.")
+    if dtype is not None:
+        check_state_dtype(dtype)
+    if device is not None:
+        device = usable_device(device)
 
     def move(name: str, tensor: torch.Tensor) -> torch.Tensor:
         wanted = dtype if tensor.is_floating_point() and name not in KEEPS_DTYPE else None
@@ -229,8 +266,14 @@ def to_json(
 
 def from_json(text: str) -> tuple[dict[str, torch.Tensor], dict[str, FieldSpec], dict[str, Any]]:
     """Read what `to_json` wrote."""
-    entry = json.loads(text)
-    fields = {name: _tensor_from_json(value) for name, value in entry["fields"].items()}
+    try:
+        entry = json.loads(text)
+        fields = {name: _tensor_from_json(value) for name, value in entry["fields"].items()}
+        fields = {name: fields[name] for name in (*REQUIRED, *fields)}
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"The text is not a structure ({type(error).__name__}: {error}). Pass what `model_dump_json` returned."
+        ) from error
     custom = {
         name: FieldSpec(name, level, tuple(fields[name].shape[1:]), kind_of(fields[name].dtype))
         for name, level in entry["custom"].items()

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from athanor._optional import OptionalDependency
+from athanor._values import did_you_mean, usable_device
 from athanor.data import _structure
-from athanor.data._mixin import DataMixin
+from athanor.data._mixin import AbsentAttributeError, DataMixin
 from athanor.data.elements import (
     AtomicNumberTable,
     atomic_numbers_to_indices,
@@ -25,7 +26,7 @@ from athanor.data.elements import (
     voigt_to_matrix,
 )
 from athanor.data.fields import FIELDS, PAIR_VIEWS, FieldSpec, Level
-from athanor.errors import MissingFieldError
+from athanor.errors import InputError, MissingFieldError, UnknownFieldError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -133,10 +134,12 @@ class AtomicData(DataMixin):
         try:
             return self._extras[name]
         except KeyError:
-            raise AttributeError(f"{type(self).__name__} has no attribute `{name}`.") from None
+            raise AbsentAttributeError(self, name) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in AtomicData.__slots__ or hasattr(type(self), name):
+            if isinstance(getattr(type(self), name, None), property):
+                raise UnknownFieldError(f"`{name}` follows from the fields of the structure and can not be set.")
             object.__setattr__(self, name, value)
             return
         spec = self.field_spec(name)
@@ -145,6 +148,7 @@ class AtomicData(DataMixin):
                 _warn_unregistered([name], stacklevel=3)
             self._extras[name] = value
         elif value is None:
+            _check_removable(name)
             self._fields.pop(name, None)
         else:
             if name == "atom_categories":
@@ -153,11 +157,12 @@ class AtomicData(DataMixin):
             self._fields[name] = value
 
     def __delattr__(self, name: str) -> None:
+        _check_removable(name)
         for store in (self._fields, self._extras):
             if name in store:
                 del store[name]
                 return
-        raise AttributeError(f"{type(self).__name__} has no attribute `{name}`.")
+        raise AbsentAttributeError(self, name)
 
     def __getitem__(self, key: str) -> Any:
         try:
@@ -346,7 +351,7 @@ class AtomicData(DataMixin):
 
     def cuda(self, device: int | str | None = None, non_blocking: bool = False, *keys: str) -> Self:
         """Move tensors to a CUDA device; in place."""
-        target = "cuda" if device is None else device
+        target = usable_device("cuda" if device is None else device)
         return self.apply(lambda tensor: tensor.to(target, non_blocking=non_blocking), *keys)
 
     def clone(self) -> Self:
@@ -427,15 +432,21 @@ class AtomicData(DataMixin):
         return to_atoms(self)
 
 
+def _check_removable(name: str) -> None:
+    if name in _structure.REQUIRED:
+        raise InputError(f"`{name}` can not be removed: every structure needs it. Assign a tensor instead.")
+
+
 def _check_label(cls: type, name: str) -> None:
     if hasattr(cls, name):
-        raise AttributeError(f"`{name}` is a name of {cls.__name__} itself; choose another label.")
+        raise UnknownFieldError(f"`{name}` is a name of {cls.__name__} itself; choose another label.")
 
 
 def _warn_unregistered(names: list[str], stacklevel: int) -> None:
     listed = ", ".join(f"`{name}`" for name in names)
     warnings.warn(
-        f"{listed} is not a known field: it stays on this object and is not batched. Register it with "
+        f"{listed} is not a known field: it stays on this object and is not batched."
+        f"{did_you_mean(names[0], FIELDS)} Register it with "
         f"`add_node_property`, `add_edge_property` or `add_system_property`, or put it into `info`.",
         UserWarning,
         stacklevel=stacklevel + 1,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
+from athanor._values import did_you_mean
 from athanor.data import _build, _membership, _structure
 from athanor.data._levels import LevelStorage
 from athanor.data._mixin import DataMixin
@@ -20,7 +21,7 @@ from athanor.data._storage import BatchStorage
 from athanor.data.atomic_data import AtomicData
 from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, FieldSpec, Level
 from athanor.data.pair_list import PairList
-from athanor.errors import InputError, MissingFieldError
+from athanor.errors import ArgumentError, InputError, MissingFieldError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -111,7 +112,9 @@ class Batch(BatchStorage):
         ``<field>_present``; integers and bools without default are refused. ``info`` is not batched.
         """
         levels = {**(attr_map or {}), **(field_levels or {})}
-        return _build.from_items(cls, data_list, device, dtype, not skip_validation, levels, set(exclude_keys or ()))
+        return _build.from_items(
+            cls, data_list, device, dtype, not skip_validation, levels, _build.names_in(exclude_keys)
+        )
 
     @classmethod
     def from_raw_dicts(
@@ -124,7 +127,7 @@ class Batch(BatchStorage):
     ) -> Self:
         """Join plain dictionaries of tensors without checks of values; unknown names become system fields."""
         levels = {**(attr_map or {}), **(field_levels or {})}
-        return _build.from_dicts(cls, data_list, device, levels, set(exclude_keys or ()))
+        return _build.from_dicts(cls, data_list, device, levels, _build.names_in(exclude_keys))
 
     @classmethod
     def empty(
@@ -145,12 +148,12 @@ class Batch(BatchStorage):
             raise InputError(f"Sizes must not be negative: {num_systems=}, {num_nodes=}, {num_edges=}.")
         if template is None:
             return cls(device=device, storage=_build.default_fields(torch.device(device)))
-        return _build.emptied(cls, template, torch.device(device))
+        return _build.emptied(cls, template, device)
 
     @classmethod
     def empty_like(cls, batch: Batch, *, device: torch.device | str | None = None) -> Self:
         """Return a batch without systems that has the fields of `batch`."""
-        return _build.emptied(cls, batch, torch.device(device or batch.device))
+        return _build.emptied(cls, batch, device)
 
     @classmethod
     def from_dict(cls, dictionary: Mapping[str, Any]) -> Self:
@@ -163,7 +166,8 @@ class Batch(BatchStorage):
             value = self.get(key)
             if value is None:
                 present = ", ".join(sorted(self._items()))
-                raise MissingFieldError(f"`{key}` is not in the Batch; fields present: {present}.")
+                hint = did_you_mean(key, (*FIELDS, *PAIR_VIEWS)) if key not in FIELDS else ""
+                raise MissingFieldError(f"`{key}` is not in the Batch; fields present: {present}.{hint}")
             return value
         number = as_int(key)
         return self.index_select(key) if number is None else self.get_data(number)
@@ -171,6 +175,11 @@ class Batch(BatchStorage):
     # --------------------------------------------------------------------------------------------- adding fields
     def register_field(self, spec: FieldSpec) -> None:
         """Declare a custom field of this batch, so that it can be assigned."""
+        if not isinstance(spec, FieldSpec):
+            raise ArgumentError(
+                f"`spec` is a {type(spec).__name__}; pass `FieldSpec(name, level, shape)` of `athanor.data.fields`, or "
+                f"use `add_key`."
+            )
         if spec.name in FIELDS or spec.name in PAIR_VIEWS or not spec.name.isidentifier() or hasattr(Batch, spec.name):
             raise InputError(f"`{spec.name}` is taken; choose another name for the custom field.")
         known = self._custom.get(spec.name)
@@ -213,7 +222,7 @@ class Batch(BatchStorage):
 
     def append_data(self, data_list: Sequence[AtomicData], exclude_keys: Iterable[str] | None = None) -> None:
         """Add structures behind the systems of this batch; in place."""
-        if not data_list:
+        if isinstance(data_list, Sequence) and not data_list:
             raise InputError("No data provided: `data_list` is empty. Pass at least one structure.")
         self.append(type(self).from_data_list(data_list, device=self._device, exclude_keys=exclude_keys))
 
@@ -235,7 +244,7 @@ class Batch(BatchStorage):
         IndexError
             If `idx` is outside ``[-B, B)``.
         """
-        return _membership.item(self, one_system(int(idx), len(self)))
+        return _membership.item(self, one_system(idx, len(self)))
 
     def to_data_list(self) -> list[AtomicData]:
         """Return all structures; their tensors are views of the batch."""

@@ -74,10 +74,29 @@ def standard_masses(atomic_numbers: torch.Tensor, dtype: torch.dtype) -> torch.T
     InputError
         If an atom has Z = 0, which has no mass.
     """
+    if atomic_numbers.is_meta:
+        return torch.empty(atomic_numbers.shape, dtype=dtype, device="meta")
     if atomic_numbers.numel() and bool((atomic_numbers == 0).any()):
         where = torch.nonzero(atomic_numbers == 0).flatten()[:3].tolist()
-        raise InputError(f"`atomic_numbers` is 0 at atoms {where}; Z = 0 has no standard mass. Pass `atomic_masses`.")
+        raise InputError(
+            f"`atomic_numbers` is 0 at atoms {where}; Z = 0 has no standard mass. "
+            f"Pass `atomic_masses` for placeholder atoms, or correct the numbers."
+        )
     return mass_table(dtype, atomic_numbers.device)[atomic_numbers.long()]
+
+
+def number_of_symbol(symbol: str) -> int:
+    """Return the atomic number of an element.
+
+    Raises
+    ------
+    InputError
+        If there is no such element; the text names the nearest.
+    """
+    if symbol not in SYMBOLS[1:]:
+        near = f" Did you mean `{symbol.capitalize()}`?" if symbol.capitalize() in SYMBOLS[1:] else ""
+        raise InputError(f"`{symbol}` is not the symbol of an element.{near} Symbols are written as `Ar`.")
+    return SYMBOLS.index(symbol)
 
 
 class AtomicNumberTable:

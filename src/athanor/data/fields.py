@@ -16,6 +16,8 @@ from athanor.errors import DtypeError, ShapeError
 
 Level = Literal["node", "edge", "system"]
 LEVELS: tuple[Level, ...] = ("node", "edge", "system")
+ROW_OF: dict[Level, str] = {"node": "atom", "edge": "pair", "system": "system"}
+"""What one row of a level belongs to."""
 
 Kind = Literal["state", "float", "integer", "boolean", "any"]
 """What dtypes a field takes. ``state`` fields share one floating dtype in a batch; ``float`` fields keep their own."""
@@ -58,10 +60,9 @@ class FieldSpec:
             return True
         if self.kind == "boolean":
             return dtype == torch.bool
-        is_float = dtype.is_floating_point
         if self.kind == "integer":
-            return not is_float and not dtype.is_complex and dtype != torch.bool
-        return is_float
+            return not dtype.is_floating_point and not dtype.is_complex and dtype != torch.bool
+        return dtype in (torch.float64, torch.float32) if self.kind == "state" else dtype.is_floating_point
 
     def check(self, value: torch.Tensor, rows: int, *, owner: str) -> None:
         """Raise unless `value` fits this field with `rows` leading rows; costs O(1).
@@ -74,21 +75,41 @@ class FieldSpec:
             If the number of rows or the trailing shape is wrong.
         """
         if not isinstance(value, torch.Tensor):
-            raise DtypeError(f"`{self.name}` is a {type(value).__name__}; pass a torch.Tensor.")
+            raise DtypeError(
+                f"`{self.name}` is a {type(value).__name__}; pass a torch.Tensor. "
+                f"`torch.as_tensor(..., dtype={_DTYPE_OF[self.kind]})` makes one."
+            )
         if not self.accepts_dtype(value.dtype):
-            wanted = "floating" if self.kind in ("state", "float") else self.kind
+            wanted = {"state": "torch.float64 or torch.float32", "float": "floating"}.get(self.kind, self.kind)
             raise DtypeError(
                 f"`{self.name}` has dtype {value.dtype}; its dtype must be {wanted}. "
-                f"Convert it first, for example with `.to(...)`."
+                f"Convert it: `{self.name}.to({_DTYPE_OF[self.kind]})`."
             )
         good = value.ndim == 1 + len(self.shape) and value.shape[0] == rows
         good = good and all(w is None or w == g for w, g in zip(self.shape, value.shape[1:], strict=True))
         if not good:
             tail = "".join(f", {'*' if size is None else size}" for size in self.shape) or ","
+            shape = tuple(value.shape)
             raise ShapeError(
-                f"`{self.name}` has shape {tuple(value.shape)}; {owner} needs ({rows}{tail}). "
-                f"It is a {self.level}-level field."
+                f"`{self.name}` has shape {shape}; {owner} needs ({rows}{tail}). {self._advice(shape, rows)}"
             )
+
+    def _advice(self, shape: tuple[int, ...], rows: int) -> str:
+        """What to do about a wrong shape."""
+        if shape and shape == self.shape:
+            sizes = ", ".join(map(str, (rows, *self.shape)))
+            what = "`{0}.unsqueeze(0)`" if rows == 1 else f"`{{0}}.expand({sizes})` if all share it"
+            return f"Pass {what.format(self.name)}."
+        return f"It is a {self.level}-level field: pass one row per {ROW_OF[self.level]}."
+
+
+_DTYPE_OF: dict[Kind, str] = {
+    "state": "torch.float64",
+    "float": "torch.float64",
+    "integer": "torch.int64",
+    "boolean": "torch.bool",
+    "any": "torch.float64",
+}
 
 
 def _table(*rows: FieldSpec) -> dict[str, FieldSpec]:

@@ -92,10 +92,14 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
         for batch, one in zip(batches, fields, strict=True)
     ]
     parts = _collate.Parts(fields, rows)
-    levels, schema = _collate.join(parts, _collate.merge_specs(specs), lambda number: f"frame {number}")
+    levels, schema = _collate.join(parts, _collate.merge_specs(specs, _frame), _frame)
     tensors = {**levels["node"], **levels["system"]}
     counts = np.concatenate([np.array(batch.num_nodes_list, dtype=np.int64) for batch in batches])
     return _assemble(tensors, {name: FIELDS.get(name) or schema[name] for name in tensors}, counts, batches[0].device)
+
+
+def _frame(number: int) -> str:
+    return f"frame {number}"
 
 
 def _assemble(

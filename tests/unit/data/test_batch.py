@@ -83,7 +83,7 @@ def test_unknown_name_is_refused_and_names_add_key(batch: Batch) -> None:
     [
         ("positions", torch.zeros(6, 7), r"`positions` has shape \(6, 7\); a Batch of 3 systems needs \(6, 3\)"),
         ("positions", torch.zeros(6, 3).double(), "the state has torch.float32.*dtype=torch.float64"),
-        ("cell", torch.eye(3), r"needs \(3, 3, 3\).*system-level"),
+        ("cell", torch.eye(3), r"needs \(3, 3, 3\).*expand"),
         ("pbc", torch.ones(3, 3), "boolean"),
         ("energy", torch.zeros(3), r"needs \(3, 1\)"),
         ("energy", 5.0, "`energy` is a float; pass a torch.Tensor"),
@@ -175,7 +175,8 @@ def test_mixture_without_default_is_refused() -> None:
     with pytest.raises(MissingFieldError, match=r"`site` is missing from sample 1.*exclude_keys"):
         Batch.from_data_list([item, molecule()])
     assert "site" not in Batch.from_data_list([item, molecule()], exclude_keys=["site"])
-    half = molecule(cell=torch.eye(3)[None])
+    half = molecule()
+    half.cell = torch.eye(3)[None]
     with pytest.raises(MissingFieldError, match="sample 1 has a `cell` but no `pbc`"):
         Batch.from_data_list([crystal(), half])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,24 +10,47 @@ import numpy as np
 import torch
 
 from athanor.data.elements import AtomicNumberTable, atomic_numbers_to_indices, to_one_hot, voigt_to_matrix
-from athanor.errors import InputError
+from athanor.errors import InputError, ShapeError
 
 _CHARGE_TOLERANCE = 1e-2
 
 
-def system_matrix(value: Any, dtype: torch.dtype) -> torch.Tensor:
+def numbers_of(name: str, value: Any) -> np.ndarray:
+    """Return `value` as a new float64 array.
+
+    Raises
+    ------
+    InputError
+        If it holds something else than numbers; the text says `name`.
+    """
+    try:
+        return np.array(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"`{name}` is {reprlib.repr(value)}; it must hold numbers. Correct or remove it.") from error
+
+
+def system_matrix(name: str, value: Any, dtype: torch.dtype) -> torch.Tensor:
     """Return a stress or virial in any common layout as [1, 3, 3]."""
-    return voigt_to_matrix(torch.as_tensor(np.asarray(value, dtype=np.float64))).to(dtype).unsqueeze(0)
+    numbers = torch.from_numpy(numbers_of(name, value))
+    if numbers.shape not in ((3, 3), (6,), (9,)):
+        raise ShapeError(
+            f"`{name}` has shape {tuple(numbers.shape)}; it needs (3, 3), (9,), or (6,) in the order xx, yy, zz, yz, "
+            f"xz, xy. Correct or remove it."
+        )
+    return voigt_to_matrix(numbers).to(dtype).unsqueeze(0)
 
 
-def system_row(value: Any, dtype: torch.dtype, size: int) -> torch.Tensor:
+def system_row(name: str, value: Any, dtype: torch.dtype, size: int) -> torch.Tensor:
     """Return a number or vector as [1, size]."""
-    return torch.as_tensor(np.asarray(value, dtype=np.float64)).to(dtype).reshape(1, size)
+    numbers = torch.from_numpy(numbers_of(name, value))
+    if numbers.numel() != size:
+        raise ShapeError(f"`{name}` has {numbers.numel()} numbers; it needs {size}. Correct or remove it.")
+    return numbers.to(dtype).reshape(1, size)
 
 
-def per_atom(value: Any, dtype: torch.dtype) -> torch.Tensor:
+def per_atom(name: str, value: Any, dtype: torch.dtype) -> torch.Tensor:
     """Return per-atom values as a new tensor."""
-    return torch.from_numpy(np.array(value, dtype=np.float64)).to(dtype)
+    return torch.from_numpy(numbers_of(name, value)).to(dtype)
 
 
 def whole_sum(values: np.ndarray, what: str) -> float | None:

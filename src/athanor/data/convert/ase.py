@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from athanor._optional import OptionalDependency
+from athanor._values import check_state_dtype, usable_device
 from athanor.data.convert._common import (
     leftover_tensors,
     one_hot_attributes,
@@ -24,7 +25,7 @@ from athanor.data.convert._common import (
 )
 from athanor.data.elements import AtomicNumberTable
 from athanor.data.fields import FIELDS, IDENTITY
-from athanor.errors import InputError
+from athanor.errors import ArgumentError, InputError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -79,11 +80,18 @@ def from_atoms(
     InputError
         For a constraint other than FixAtoms, a periodic cell without volume, or a charge or spin that is not whole.
     """
+    if not (hasattr(atoms, "info") and hasattr(atoms, "arrays")):
+        raise ArgumentError(
+            f"`atoms` is a {type(atoms).__name__}; pass one ase.Atoms. `ase.io.read(path)` reads one from a file; for "
+            f"a list, call this for each."
+        )
+    check_state_dtype(dtype)
+    device = usable_device(device)
     info, arrays = atoms.info, atoms.arrays
     results = _stored_results(atoms)
     fields: dict[str, Any] = {
         "atomic_numbers": torch.from_numpy(arrays["numbers"].astype(np.int32)),
-        "positions": per_atom(arrays["positions"], dtype),
+        "positions": per_atom("positions", arrays["positions"], dtype),
     }
     fields.update(_motion(atoms, dtype))
     fields.update(_cell(atoms, dtype))
@@ -92,13 +100,14 @@ def from_atoms(
         if value is not None:
             matrix = name in ("stress", "virial")
             size = 1 if name == "energy" else 3
-            fields[name] = system_matrix(value, dtype) if matrix else system_row(value, dtype, size)
+            where = f"info['{key}']" if key in info else name
+            fields[name] = system_matrix(where, value, dtype) if matrix else system_row(where, value, dtype, size)
     for name, keys in (("forces", (forces_key,)), ("charges", (charges_key, "initial_charges")), ("magmoms", ())):
         value = next((arrays[key] for key in keys if key in arrays), results.get(name))
         if value is None and name == "magmoms":
             value = arrays.get("initial_magmoms")
         if value is not None and np.ndim(value):
-            fields[name] = per_atom(value, dtype)
+            fields[name] = per_atom(name, value, dtype)
     fields.update(_charge_and_spin(atoms, fields, dtype))
     fields.update(_identity(info, system_id))
     if z_table is not None:
@@ -124,9 +133,9 @@ def _stored_results(atoms: Atoms) -> dict[str, Any]:
 def _motion(atoms: Atoms, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     fields = {}
     if "masses" in atoms.arrays:
-        fields["atomic_masses"] = per_atom(atoms.get_masses(), dtype)
+        fields["atomic_masses"] = per_atom("masses", atoms.get_masses(), dtype)
     if "momenta" in atoms.arrays:
-        fields["velocities"] = per_atom(atoms.get_velocities(), dtype)
+        fields["velocities"] = per_atom("momenta", atoms.get_velocities(), dtype)
     if "tags" in atoms.arrays:
         fields["tags"] = torch.from_numpy(atoms.arrays["tags"].astype(np.int64))
     fixed = np.zeros(len(atoms), dtype=bool)
@@ -155,6 +164,9 @@ def _cell(atoms: Atoms, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     return {"cell": torch.from_numpy(cell).to(dtype).unsqueeze(0), "pbc": torch.from_numpy(pbc).unsqueeze(0)}
 
 
+_MEANINGS = {"charge": "the total charge in e", "spin": "the multiplicity 2S+1"}
+
+
 def _whole(info: dict[str, Any], name: str) -> float | None:
     value = info.get(name)
     if value is None:
@@ -162,7 +174,9 @@ def _whole(info: dict[str, Any], name: str) -> float | None:
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(-1)[0]
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise InputError(f"`info['{name}']` is {value!r}; it must be an integer.")
+        raise InputError(
+            f"`info['{name}']` is {value!r}; it must be an integer: {_MEANINGS[name]}. Correct or remove it."
+        )
     return float(value)
 
 
@@ -190,7 +204,7 @@ def _identity(info: dict[str, Any], system_id: int | None) -> dict[str, torch.Te
         dtype = torch.float64 if FIELDS[name].kind == "float" else torch.int64
         try:
             fields[name] = torch.tensor([[np.asarray(value).reshape(-1)[0].item()]]).to(dtype)
-        except (IndexError, TypeError, ValueError, RuntimeError) as error:
+        except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"`{name}` is {value!r}; it must be a number.") from error
         if dtype == torch.int64 and float(fields[name]) != float(np.asarray(value).reshape(-1)[0]):
             raise InputError(f"`{name}` is {value!r}; it must be an integer.")

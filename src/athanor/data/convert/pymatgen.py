@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from athanor._values import check_state_dtype, usable_device
 from athanor.data.convert._common import (
     leftover_tensors,
     one_hot_attributes,
@@ -20,7 +21,7 @@ from athanor.data.convert._common import (
     whole_sum,
 )
 from athanor.data.elements import AtomicNumberTable
-from athanor.errors import InputError
+from athanor.errors import ArgumentError, InputError
 
 Data = TypeVar("Data")
 
@@ -58,6 +59,13 @@ def from_structure(
     InputError
         If sites are partly occupied, or the charge is not within 0.01 of a whole number.
     """
+    if not hasattr(structure, "site_properties"):
+        raise ArgumentError(
+            f"`structure` is a {type(structure).__name__}; pass a pymatgen Structure or Molecule. "
+            f"`AtomicData.from_atoms` takes ASE atoms."
+        )
+    check_state_dtype(dtype)
+    device = usable_device(device)
     if not getattr(structure, "is_ordered", True):
         raise InputError(
             "The structure has partly occupied sites. Build an ordered one first, for example with pymatgen's "
@@ -68,7 +76,7 @@ def from_structure(
     sites = structure.site_properties
     fields: dict[str, torch.Tensor] = {
         "atomic_numbers": torch.from_numpy(numbers),
-        "positions": per_atom(structure.cart_coords, dtype),
+        "positions": per_atom("cart_coords", structure.cart_coords, dtype),
     }
     fields.update(_cell(structure, dtype))
     for name, key in (("energy", energy_key), ("stress", stress_key), ("virial", virials_key), ("dipole", dipole_key)):
@@ -76,10 +84,11 @@ def from_structure(
             matrix = name in ("stress", "virial")
             size = 1 if name == "energy" else 3
             value = properties[key]
-            fields[name] = system_matrix(value, dtype) if matrix else system_row(value, dtype, size)
+            where = f"properties['{key}']"
+            fields[name] = system_matrix(where, value, dtype) if matrix else system_row(where, value, dtype, size)
     for name, key in (("forces", forces_key), ("charges", charges_key), ("velocities", "velocities")):
         if key in sites and all(value is not None for value in sites[key]):
-            fields[name] = per_atom(sites[key], dtype)
+            fields[name] = per_atom(f"site_properties['{key}']", sites[key], dtype)
     charge = _charge(structure, fields)
     if charge is not None:
         fields["charge"] = torch.tensor([[charge]], dtype=dtype)

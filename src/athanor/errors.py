@@ -12,7 +12,24 @@ class AthanorError(Exception):
 
 
 class AthanorWarning(UserWarning):
-    """Something will run, but is probably not meant."""
+    """Something will run, but is probably not meant.
+
+    Parameters
+    ----------
+    text
+        What is odd, and what to do.
+    topic
+        What it is about, for those who want to silence it.
+    """
+
+    def __init__(self, text: str, topic: str = "") -> None:
+        super().__init__(text)
+        self.text, self.topic = text, topic
+
+    def __str__(self) -> str:
+        if not self.topic:
+            return self.text
+        return f"{self.text} Silence it with `warnings.filterwarnings('ignore', '.*{self.topic}')`."
 
 
 class InputError(AthanorError, ValueError):

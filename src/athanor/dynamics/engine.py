@@ -260,6 +260,13 @@ class BaseDynamics(HookRegistryMixin):
             shown.append(f"convergence_hook={self.convergence_hook!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
+    def undo_unfinished_step(self, batch: Batch) -> None:
+        """Put `batch` back to the end of its last whole step, after an exception that cut a step short; in place.
+
+        Positions, velocities, cell and results; with ``on_error="raise"`` nothing is remembered, and nothing happens.
+        """
+        self._driver.quarantine.roll_back(batch)
+
     # -- used by the driver --------------------------------------------------------------------------------------
 
     def _stages(self) -> list[StageSpec]:

@@ -108,6 +108,11 @@ class Quarantine:
             else:
                 kept.copy_(value)
 
+    def roll_back(self, batch: Batch) -> None:
+        """Put every system back to the state that was remembered last, in place."""
+        for name, value in _fitting(batch, self._good):
+            batch[name].copy_(value)
+
     def check_elements(self, batch: Batch, active: ActiveSet, model: Any) -> None:
         """Set aside, before the first forward, systems with elements outside the model card.
 

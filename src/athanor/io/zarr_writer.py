@@ -257,8 +257,9 @@ class TrajectoryWriter:
             self._torn = True
             if not isinstance(error, Exception):
                 raise
+            reason = getattr(error, "strerror", None) or error
             raise StorageError(
-                f"Writing to {self._raw.where} failed: {error}. The {self.acknowledged} committed frames are safe, "
+                f"Writing to {self._raw.where} failed: {reason}. The {self.acknowledged} committed frames are safe, "
                 f"{self.written - self.acknowledged} more wait in memory. Make room or free the store, then `flush()`."
             ) from error
         self._last_commit = time.monotonic()

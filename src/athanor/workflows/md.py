@@ -75,7 +75,7 @@ def md(
     >>> import athanor
     >>> from ase.build import bulk
     >>> argon = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}
-    >>> crystal = bulk("Ar", "fcc", a=5.26, cubic=True)
+    >>> crystal = bulk("Ar", "fcc", a=5.26, cubic=True) * (2, 1, 1)
     >>> athanor.md(crystal, model=argon, temperature=30, steps=20, timestep=2.0).reasons
     ['done']
     """

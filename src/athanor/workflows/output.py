@@ -11,7 +11,8 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ SUMMARY_CSV = "summary.csv"
 SUMMARY_JSON = "summary.json"
 RUN = "run.yaml"
 LOG = "log.csv"
-CONTENT = frozenset({TRAJECTORY, FINAL, SUMMARY_CSV, SUMMARY_JSON, RUN, LOG})
+PLOT = "plot.png"
+CONTENT = frozenset({TRAJECTORY, FINAL, SUMMARY_CSV, SUMMARY_JSON, RUN, LOG, PLOT})
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -33,25 +35,58 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     ------
     InputError
         If it exists and `overwrite` is off, or it is not a results folder of athanor.
+    StorageError
+        If it can not be read.
     """
     folder = Path(path)
     if not folder.exists():
         return folder
     if not folder.is_dir():
         raise InputError(f"`{folder}` is a file; choose a folder for the results.")
-    names = {entry.name for entry in folder.iterdir()}
+    try:
+        names = {entry.name for entry in folder.iterdir() if not _is_partial(entry.name)}
+    except OSError as error:
+        raise StorageError(f"`{folder}` can not be read: {error.strerror}. Choose another folder.") from error
     if not names:
         return folder
     if not overwrite:
         raise InputError(f"`{folder}` exists. Choose another folder, or add --overwrite to replace these results.")
-    foreign = sorted(names - CONTENT)
-    if foreign or RUN not in names:
-        shown = ", ".join(foreign[:3]) if foreign else "no run.yaml"
+    why = _why_foreign(folder, names)
+    if why:
         raise InputError(
-            f"`{folder}` does not look like a results folder of athanor ({shown}); it was left as it is. "
+            f"`{folder}` does not look like a results folder of athanor ({why}); it was left as it is. "
             f"Choose another folder."
         )
     return folder
+
+
+def _why_foreign(folder: Path, names: set[str]) -> str:
+    foreign = sorted(names - CONTENT)
+    if foreign:
+        return ", ".join(foreign[:3])
+    if RUN not in names:
+        return f"no {RUN}"
+    try:
+        lines = (folder / RUN).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    return "" if any(line.startswith("athanor:") for line in lines) else f"its {RUN} is of another program"
+
+
+def check_inputs_outside(folder: Path, files: Iterable[str]) -> None:
+    """Refuse to empty `folder` while structures come from inside it; changes nothing.
+
+    Raises
+    ------
+    InputError
+        If one of `files` is in `folder`; the text names it.
+    """
+    for file in set(files):
+        if Path(file).is_file() and Path(file).resolve().is_relative_to(folder.resolve()):
+            raise InputError(
+                f"`{file}` is read by this run and lies in `{folder}`, which --overwrite would empty; it was left as "
+                f"it is. Choose another folder for the results."
+            )
 
 
 def create_output(folder: Path, *, overwrite: bool) -> Path:
@@ -67,11 +102,10 @@ def create_output(folder: Path, *, overwrite: bool) -> Path:
     check_output(folder, overwrite=overwrite)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in sorted(CONTENT):
-            entry = folder / name
+        for entry in [entry for entry in folder.iterdir() if entry.name in CONTENT or _is_partial(entry.name)]:
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
-            elif entry.exists() or entry.is_symlink():
+            else:
                 entry.unlink()
     except OSError as error:
         raise StorageError(f"`{folder}` can not be written: {error.strerror}. Choose another folder.") from error
@@ -91,9 +125,15 @@ def replace_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        raise StorageError(f"`{path}` can not be written: {error.strerror}.") from error
+        raise StorageError(f"`{path}` can not be written: {error.strerror}. Make room and try again.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _is_partial(name: str) -> bool:
+    """Whether it is what a killed run left of one of its files."""
+    return name.endswith(".partial") and name.startswith(tuple(f".{known}." for known in CONTENT))
 
 
 def write_yaml(path: Path, values: Mapping[str, Any]) -> None:

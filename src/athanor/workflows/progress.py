@@ -21,16 +21,26 @@ class StopRequested(KeyboardInterrupt):
 
 
 class StopFlag:
-    """Set by Ctrl-C, read between steps."""
+    """Set by Ctrl-C, read between steps.
+
+    Attributes
+    ----------
+    is_set
+        Whether to stop after the present step.
+    is_writing
+        Whether results are being written, which Ctrl-C must not cut short.
+    """
 
     def __init__(self) -> None:
         self.is_set = False
+        self.is_writing = False
 
 
 @contextmanager
 def stop_between_steps() -> Iterator[StopFlag]:
     """Turn the first Ctrl-C, or SIGTERM, into a stop after the present step; the second one interrupts at once.
 
+    While results are written, neither does.
     Outside the main thread nothing is installed, and Ctrl-C behaves as ever.
     """
     flag = StopFlag()
@@ -39,7 +49,7 @@ def stop_between_steps() -> Iterator[StopFlag]:
         return
 
     def on_interrupt(number: int, frame: Any) -> None:
-        if flag.is_set:
+        if flag.is_set and not flag.is_writing:
             raise KeyboardInterrupt
         flag.is_set = True
 
@@ -117,7 +127,9 @@ class Progress:
         elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
             rate, left = self._rate_and_left(now, done, total)
-            self.say(f"{done} of at most {total} {self._noun}, {self._batch()}{description}, {rate}, at most {left} left")
+            self.say(
+                f"{done} of at most {total} {self._noun}, {self._batch()}{description}, {rate}, at most {left} left"
+            )
 
     def _batch(self) -> str:
         return f"batch {self._chunk + 1} of {self._chunks}, " if self._chunks > 1 else ""

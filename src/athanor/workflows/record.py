@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from athanor import __version__
+from athanor.workflows.advice import Advice
 from athanor.workflows.output import RUN, write_yaml
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import MDSpec, RelaxSpec
@@ -44,9 +45,19 @@ class RunRecord:
         The model object, for its card.
     command
         What the user typed, or the Python call.
+    advice
+        Warnings that were given before the first step.
     """
 
-    def __init__(self, folder: Path, spec: RunSpec, systems: Sequence[System], model: Any, command: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        spec: RunSpec,
+        systems: Sequence[System],
+        model: Any,
+        command: str,
+        advice: Sequence[Advice] = (),
+    ) -> None:
         self._path = folder / RUN
         self._started = datetime.now(UTC)
         self._content: dict[str, Any] = {
@@ -57,6 +68,7 @@ class RunRecord:
             "started": self._started.isoformat(timespec="seconds"),
             "systems": len(systems),
             "atoms": sum(len(system.atoms) for system in systems),
+            **({"warnings": [found.text for found in advice]} if advice else {}),
             "job": spec.to_job(),
             "model": _describe_model(spec, model),
             "versions": _versions(),

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from athanor.errors import AthanorWarning, StorageError
 from athanor.workflows import build
-from athanor.workflows.output import FINAL, LOG, TRAJECTORY, check_output, create_output, write_summary
+from athanor.workflows.advice import Advice, advise
+from athanor.workflows.output import (
+    FINAL,
+    LOG,
+    TRAJECTORY,
+    check_inputs_outside,
+    check_output,
+    create_output,
+    write_summary,
+)
 from athanor.workflows.plan import Plan, device_of, make_plan
 from athanor.workflows.problems import Origin, as_argument
-from athanor.workflows.progress import Progress, ProgressHook, StopFlag, stop_between_steps
+from athanor.workflows.progress import Progress, ProgressHook, StopFlag, StopRequested, stop_between_steps
 from athanor.workflows.record import RunRecord
 from athanor.workflows.results import RunResult, add_chunk, add_not_started, not_started_rows
 from athanor.workflows.spec import RunSpec, make_spec
@@ -59,10 +69,20 @@ def run(
         If the description, a structure or the place for results is not usable.
     StorageError
         If results can not be written.
+
+    Warns
+    -----
+    AthanorWarning
+        For what will run but is probably not meant, see `athanor.workflows.advice`.
     """
     if spec.output is not None:
         check_output(spec.output, overwrite=overwrite)
-    return _Run(make_plan(spec, systems, model=model), overwrite, progress, command).go()
+        check_inputs_outside(Path(spec.output), [system.file for system in systems])
+    plan = make_plan(spec, systems, model=model)
+    advice = advise(plan.spec, plan.systems, plan.model)
+    for found in advice:
+        warnings.warn(AthanorWarning(found.text, found.topic), stacklevel=4)
+    return _Run(plan, advice, overwrite, progress, command).go()
 
 
 def run_from_python(
@@ -115,37 +135,55 @@ def run_from_python(
 class _Run:
     """One run in progress: owns the results, the sink and the record."""
 
-    def __init__(self, plan: Plan[RunSpec], overwrite: bool, progress: bool, command: str) -> None:
+    def __init__(
+        self, plan: Plan[RunSpec], advice: list[Advice], overwrite: bool, progress: bool, command: str
+    ) -> None:
         self.plan, self.spec, self.systems = plan, plan.spec, plan.systems
         self.progress = Progress(shown=progress, chunks=len(plan.chunks), steps=self.spec.total_steps)
         self.result = RunResult()
         self.sink: Any = None
         self.record: RunRecord | None = None
+        self._trouble: StorageError | None = None
         if self.spec.output is not None:
             folder = create_output(Path(self.spec.output), overwrite=overwrite)
             self.result.folder, self.result.frames = folder, folder / TRAJECTORY
-            self.record = RunRecord(folder, self.spec, self.systems, plan.model, command)
+            self.record = RunRecord(folder, self.spec, self.systems, plan.model, command, advice)
         self._write_summary()
 
     def go(self) -> RunResult:
         """Run every chunk; write results whatever happens."""
         self.progress.say(f"{self.plan.in_words()}; {describe_stages(self.spec.stages)}")
         state = "failed"
-        try:
-            with ExitStack() as stack:
-                flag = stack.enter_context(stop_between_steps())
-                stack.enter_context(self.progress)
-                if self.result.frames is not None:
-                    from athanor.sinks import ZarrData
-
-                    self.sink = ZarrData(self.result.frames)
-                for number, indices in enumerate(self.plan.chunks):
-                    if not self._run_chunk(number, indices, flag):
-                        break
-            state = "interrupted" if self.result.interrupted else "finished"
-        finally:
-            self._write(state)
+        with stop_between_steps() as flag:
+            try:
+                with self.progress:
+                    self._run_chunks(flag)
+                state = "interrupted" if self.result.interrupted else "finished"
+            except KeyboardInterrupt:  # while a batch was made ready
+                self.result.interrupted, state = True, "interrupted"
+            finally:
+                flag.is_writing = True
+                self._write(state)
+        if self._trouble is not None:
+            raise StorageError(f"{self._trouble} The run stopped; what is done is in `{self.result.folder}`.")
         return self.result
+
+    def _run_chunks(self, flag: StopFlag) -> None:
+        if self.result.frames is not None:
+            from athanor.sinks import ZarrData
+
+            self.sink = self._attempt(ZarrData, self.result.frames)
+        for number, indices in enumerate(self.plan.chunks):
+            if self._trouble is not None or not self._run_chunk(number, indices, flag):
+                break
+
+    def _attempt(self, write: Callable[..., Any], *arguments: Any) -> Any:
+        """Call `write`; a disk that refuses ends the run, and what else can be written still is."""
+        try:
+            return write(*arguments)
+        except StorageError as error:
+            self._trouble = self._trouble or error
+            return None
 
     def _run_chunk(self, number: int, indices: list[int], flag: StopFlag) -> bool:
         """Run one chunk; return whether to go on."""
@@ -157,12 +195,16 @@ class _Run:
         self.progress.next_chunk(number)
         fused.register_hook(ProgressHook(self.progress, flag, lambda: _describe(spec, tracker)))
         try:
-            fused.run(batch)
+            self._attempt(fused.run, batch)
+        except StopRequested:
+            self.result.interrupted = True
         except KeyboardInterrupt:
             self.result.interrupted = True
+            if not bool((batch.step - tracker.started > fused.step_count).any()):  # cut short before it was counted
+                fused.undo_unfinished_step(batch)
         add_chunk(self.result, spec, [self.systems[index] for index in indices], batch, tracker)
         if time.monotonic() - self._summary_written > _SECONDS_BETWEEN_SUMMARIES:
-            self._write_summary()
+            self._attempt(self._write_summary)
         return not (self.result.interrupted or flag.is_set)
 
     def _writers(self, tracker: Tracker) -> list[Any]:
@@ -189,15 +231,15 @@ class _Run:
         add_not_started(self.result, self.systems[len(self.result) :])
         frames = 0
         if self.sink is not None:
-            self.sink.close()
-            frames = len(self.sink)
+            self._attempt(self.sink.close)
+            frames = self.sink.acknowledged
         if self.result.folder is None or self.record is None:
             return
         from athanor.io.structures import write_structures
 
-        write_structures(self.result.folder / FINAL, self.result.structures)
-        self._write_summary()
-        self.record.finish(state, self.result.outcomes, frames)
+        self._attempt(write_structures, self.result.folder / FINAL, self.result.structures)
+        self._attempt(self._write_summary)
+        self._attempt(self.record.finish, state if self._trouble is None else "failed", self.result.outcomes, frames)
 
 
 def _describe(spec: RunSpec, tracker: Tracker) -> str:

@@ -21,6 +21,7 @@ from athanor.testing.dynamics_contract import argon_model, with_neighbor_hooks
 from athanor.workflows.output import read_run
 from athanor.workflows.plan import Plan
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*small-cell:athanor.errors.AthanorWarning")  # four atoms do here
 ARGON = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}
 
 

@@ -77,6 +77,7 @@ def test_an_axis_that_is_not_periodic_is_not_repeated(atoms: Atoms, counts: tupl
         repeat_cells(from_python(atoms), counts)
 
 
+@pytest.mark.filterwarnings("ignore:.*small-cell:athanor.errors.AthanorWarning")
 def test_from_python() -> None:
     result = athanor.md(bulk("Ar", "fcc", a=5.26), ARGON, steps=1, supercell="2x1x1", min_atoms=3, timestep=2.0)
     assert len(result.structures[0]) == 4

@@ -1,6 +1,7 @@
 # make demo   relax and heat 84 real crystals in one batch, show the table          (about 2 minutes after set-up)
 # make test   run the tests                                                          (under 4 minutes after set-up)
 # make lint   ruff, layers, types
+# make docs   build the pages into docs/_build, warnings are errors                       (half a minute)
 # make clean  remove the environment, results and caches
 #
 # The first target that needs it sets up `.venv` once; it is set up again when pyproject.toml or constraints.txt change.
@@ -19,9 +20,9 @@ find_python = for p in "$(PYTHON)" python3 python3.14 python3.13 python3.12 pyth
 	[ -n "$$p" ] && command -v "$$p" >/dev/null 2>&1 && \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done
 
-.PHONY: help demo test lint setup clean
+.PHONY: help demo test lint docs setup clean
 help:
-	@sed -n '1,10s/^# \{0,1\}//p' Makefile
+	@sed -n '1,11s/^# \{0,1\}//p' Makefile
 
 setup: $(READY)
 
@@ -30,7 +31,7 @@ $(READY): pyproject.toml constraints.txt
 	if [ -z "$$python" ]; then echo "No Python 3.11 or newer with venv was found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; fi; \
 	echo "==> Set-up, once: $$("$$python" --version) in $(VENV), athanor with chgnet and the test tools (a few minutes; torch is large)"; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[chgnet,pymatgen,dev]' \
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[chgnet,pymatgen,plot,docs,dev]' \
 		| grep --line-buffered -v '^Requirement already satisfied'; exit $${PIPESTATUS[0]}
 	@touch $(READY)
 	@echo "==> Set-up done."
@@ -46,11 +47,16 @@ test: $(READY)
 
 lint: $(READY)
 	@echo "==> Lint: ruff, layers, types"
-	@$(BIN)/ruff check src tests benchmarks
-	@$(BIN)/ruff format --check src tests benchmarks
+	@$(BIN)/ruff check src tests benchmarks docs
+	@$(BIN)/ruff format --check src tests benchmarks docs
 	@$(BIN)/lint-imports
 	@$(BIN)/mypy
 
+docs: $(READY)
+	@echo "==> Pages, into docs/_build"
+	@$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
+	@echo "==> Open docs/_build/index.html"
+
 clean:
-	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(OUT) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

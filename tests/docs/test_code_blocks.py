@@ -1,56 +1,69 @@
-"""Every code block of the pages runs: Python as it stands, `athanor` lines through the command line."""
+"""Every code block of README and docs runs, and what a page shows as output is what really comes out."""
 
 from __future__ import annotations
 
-import re
-import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+sys.path.append(str(ROOT / "docs"))
+
+import blocks as pages  # noqa: E402
+
+PAGES = {str(page.relative_to(ROOT)): page for page in pages.PAGES if pages.blocks(page.read_text(encoding="utf-8"))}
 
 
-def blocks(kind: str) -> list[tuple[str, str]]:
-    found = []
-    for page in PAGES:
-        for number, (language, code) in enumerate(BLOCK.findall(page.read_text(encoding="utf-8"))):
-            if language == kind:
-                found.append((f"{page.relative_to(ROOT)}:{number}", code))
-    return found
+def test_there_are_pages() -> None:
+    assert {"README.md", "docs/tour.md", "docs/faq.md", "docs/howto/wrapper.md"} <= set(PAGES)
+    shown = sum(page.read_text(encoding="utf-8").count("```\n\n```text\n") for page in PAGES.values())
+    assert shown >= 15
 
 
-PYTHON, SHELL = blocks("python"), blocks("bash")
+@pytest.mark.parametrize("name", PAGES)
+def test_page(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in pages.TERMINAL.items():
+        monkeypatch.setenv(key, value)
+    for block, printed in pages.run_page(PAGES[name], tmp_path):
+        if block.output is not None:
+            wrong = pages.difference(block.output, printed)
+            assert not wrong, f"{name}:{block.line}: {wrong}\nIf it should be so: python docs/blocks.py {name}"
 
 
-def test_there_are_blocks() -> None:
-    assert len(PYTHON) >= 4
-    assert len(SHELL) >= 1
+@pytest.mark.parametrize(
+    ("shown", "printed", "same"),
+    [
+        ("2 systems, 0.31 s", "2 systems, 12.9 s", True),
+        ("3 systems, 0.31 s", "2 systems, 0.31 s", False),
+        ("-3.3629 eV", "-3.3628 eV", True),
+        ("-3.3629 eV", "-3.3619 eV", False),
+        ("-3.3629 eV", "3.3629 eV", False),
+        ("a = 5.26  converged", "a = 5.26 converged", True),
+        ("a = 5.26 converged", "a = 5.26 step limit", False),
+        ("1.5e-03", "1.6e-03", True),
+        ("1.5e-03", "1.5e-02", False),
+    ],
+)
+def test_outputs_are_compared(shown: str, printed: str, same: bool) -> None:
+    assert (pages.difference(shown, printed) == "") is same
 
 
-@pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.mark.usefixtures("work")
-@pytest.mark.parametrize("code", [code for _, code in PYTHON], ids=[name for name, _ in PYTHON])
-def test_python_block(code: str) -> None:
-    exec(compile(code, "block", "exec"), {"__name__": "block"})
-
-
-@pytest.mark.usefixtures("work")
-@pytest.mark.parametrize("code", [code for _, code in SHELL], ids=[name for name, _ in SHELL])
-def test_shell_block(code: str) -> None:
-    from athanor.cli.main import call
-
-    lines = [line for line in code.replace("\\\n", " ").splitlines() if line.strip() and not line.startswith("#")]
-    assert lines
-    for line in lines:
-        words = shlex.split(line)
-        assert words[0] == "athanor", f"only athanor lines belong into a bash block: {line}"
-        assert call(words[1:]) == 0, line
+def test_a_page_is_taken_apart(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```{code-block} python\n:caption: part/mine.py\n\nANSWER = 42\n```\n\nText.\n\n"
+        "```python\nfrom part.mine import ANSWER\nprint(ANSWER)\n```\n\n```text\n41\n```\n\n"
+        "```bash\nathanor show nothing  # exit code 65\nls part\n```\n\n```text\n```\n",
+        encoding="utf-8",
+    )
+    folder = tmp_path / "work"
+    folder.mkdir()
+    ran = [(block.kind, block.output, printed) for block, printed in pages.run_page(page, folder)]
+    assert [kind for kind, _, _ in ran] == ["file", "python", "bash"]
+    assert ran[1] == ("python", "41\n", "42\n")
+    assert "nothing" in ran[2][2]
+    assert "mine.py" in ran[2][2]
+    (tmp_path / "again").mkdir()
+    assert pages.rewrite(page, tmp_path / "again")
+    assert "```text\n42\n```" in page.read_text(encoding="utf-8")

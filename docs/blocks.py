@@ -1,0 +1,181 @@
+"""Run the code blocks of the pages, and write down what they print.
+
+    python docs/blocks.py            write the output blocks of every page anew
+    python docs/blocks.py docs/faq.md
+
+A page is one session in an empty folder, from its first block to its last:
+
+* a block of ``python`` is executed;
+* a block of ``bash`` holds ``athanor`` commands, which are called in this process, and ``ls``, ``cat`` or ``head``;
+  a comment ``# exit code 65`` behind a command says how it ends, otherwise it must end with 0;
+* a ``{code-block}`` with a caption is written to the file of that name;
+* a block of ``text`` directly below is what the block above it prints, and the tests compare it.
+
+Seconds, dates, versions and the like differ from run to run: `NORMALISE` lists what is not compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts)]
+
+NORMALISE = {
+    r"\d+ min \d+(\.\d+)? s|\d+(\.\d+)? (s|ms|µs)\b": "SECONDS",
+    r"\d+(\.\d+)? (bytes|[kMG]i?B)\b": "SIZE",
+    r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2})?(\.\d+)?(Z|[+-]\d{2}:?\d{2})?": "DATE",
+    r"(athanor|torch|ase|numpy|chgnet) \d+\.[\w.+]+": r"\1 VERSION",
+    r"[-─━═]{3,}": "RULE",
+    r"\s+": " ",
+}
+"""What differs between two runs or two machines -> what it is compared as."""
+
+TERMINAL = {"COLUMNS": "100", "NO_COLOR": "1"}
+"""Environment in which the output of the pages is made."""
+
+NUMBER = re.compile(r"(?<![\w.])[+-]?\d+\.\d+(?:e[+-]?\d+)?")
+
+_BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.M | re.S)
+_FILE = re.compile(r"^```\{code-block\} \w+\n:caption: (?P<name>\S+)\n\n(?P<code>.*?)^```\n", re.M | re.S)
+
+
+@dataclass
+class Block:
+    """One block of a page: its code, where it stands, and the output printed below it, if there is one."""
+
+    kind: str
+    code: str
+    line: int
+    output: str | None = None
+    span: tuple[int, int] = (0, 0)
+    name: str = ""
+
+
+def blocks(text: str) -> list[Block]:
+    """Return what a page runs or writes, in order."""
+    found = []
+    for match in _BLOCK.finditer(text):
+        if match["language"] in ("python", "bash"):
+            line = text.count("\n", 0, match.start()) + 1
+            found.append(Block(match["language"], match["code"], line, match["output"], match.span("output")))
+    for match in _FILE.finditer(text):
+        line = text.count("\n", 0, match.start()) + 1
+        found.append(Block("file", match["code"], line, name=match["name"]))
+    return sorted(found, key=lambda block: block.line)
+
+
+def run_page(page: Path, folder: Path) -> Iterator[tuple[Block, str]]:
+    """Run the blocks of `page` in `folder`, and give each with what it printed."""
+    namespace: dict[str, object] = {"__name__": page.stem}
+    (folder / "examples").symlink_to(ROOT / "examples")
+    before = Path.cwd()
+    sys.path.insert(0, str(folder))
+    os.chdir(folder)
+    try:
+        for block in blocks(page.read_text(encoding="utf-8")):
+            printed = io.StringIO()
+            try:
+                with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+                    _run_block(block, page, namespace)
+            except Exception as error:
+                raise AssertionError(f"{page.name}:{block.line}: {error!r}\n{printed.getvalue()}") from error
+            yield block, printed.getvalue()
+    finally:
+        os.chdir(before)
+        sys.path.remove(str(folder))
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", None)).startswith(str(folder)):
+                del sys.modules[name]
+
+
+def _run_block(block: Block, page: Path, namespace: dict[str, object]) -> None:
+    if block.kind == "file":
+        Path(block.name).parent.mkdir(parents=True, exist_ok=True)
+        Path(block.name).write_text(block.code, encoding="utf-8")
+    elif block.kind == "python":
+        exec(compile("\n" * block.line + block.code, str(page), "exec"), namespace)
+    else:
+        _run_commands(block.code)
+
+
+def _run_commands(code: str) -> None:
+    from athanor.cli.main import call
+
+    lines = [line for line in code.replace("\\\n", " ").splitlines() if line.strip() and not line.startswith("#")]
+    assert lines, "an empty block of bash"
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        wanted = int((re.findall(r"# exit code (\d+)", line) or [0])[0])
+        if words[0] == "athanor":
+            ended = call(words[1:])
+        else:
+            assert words[0] in ("ls", "cat", "head"), f"`{words[0]}` does not belong into a block of bash: {line}"
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            print(done.stdout + done.stderr, end="")
+            ended = done.returncode
+        assert ended == wanted, f"`{line.strip()}` ended with {ended}"
+
+
+def difference(shown: str, printed: str) -> str:
+    """Return how the output on the page differs from the real one, or nothing.
+
+    Words must agree once `NORMALISE` is applied, numbers to two units of the last digit shown.
+    """
+    one, other = _normal(shown), _normal(printed)
+    if NUMBER.sub("NUMBER", one) != NUMBER.sub("NUMBER", other):
+        return f"the page shows\n{shown}\nand the real output is\n{printed}"
+    for first, second in zip(NUMBER.findall(one), NUMBER.findall(other), strict=True):
+        digits, _, exponent = first.lower().partition("e")
+        unit = 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
+        if abs(float(first) - float(second)) > 2.0001 * unit:
+            return f"the page shows {first} and the real output is {second} in\n{printed}"
+    return ""
+
+
+def _normal(text: str) -> str:
+    for pattern, replacement in NORMALISE.items():
+        text = re.sub(pattern, replacement, text)
+    return text.strip()
+
+
+def _tidy(printed: str) -> str:
+    return "\n".join(line.rstrip() for line in printed.strip("\n").splitlines()) + "\n"
+
+
+def rewrite(page: Path, folder: Path) -> bool:
+    """Write the real output into the output blocks of `page`; return whether anything changed."""
+    text = page.read_text(encoding="utf-8")
+    new, end = "", 0
+    for block, printed in run_page(page, folder):
+        if block.output is not None:
+            new += text[end : block.span[0]] + (_tidy(printed) if difference(block.output, printed) else block.output)
+            end = block.span[1]
+    new += text[end:]
+    page.write_text(new, encoding="utf-8")
+    return new != text
+
+
+def main() -> None:
+    """Rewrite the pages named on the command line, or all that show output."""
+    import tempfile
+
+    os.environ.update(TERMINAL)
+    named = [Path(name).resolve() for name in sys.argv[1:]]
+    for page in named or [page for page in PAGES if any(b.output is not None for b in blocks(page.read_text("utf-8")))]:
+        with tempfile.TemporaryDirectory() as folder:
+            changed = rewrite(page, Path(folder).resolve())
+        print(f"{page.relative_to(ROOT)}: {'written anew' if changed else 'as it was'}")
+
+
+if __name__ == "__main__":
+    main()

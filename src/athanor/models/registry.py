@@ -6,6 +6,7 @@ returns a wrapper. Nothing is imported until a model is asked for.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from dataclasses import dataclass
 from importlib import metadata
@@ -120,6 +121,27 @@ def available() -> list[ModelEntry]:
     return [*BUILT_IN.values(), *(others[name] for name in sorted(others) if name not in BUILT_IN)]
 
 
+def find(name: str) -> ModelEntry:
+    """Return the row of a model; upper case and underscores are as good.
+
+    Raises
+    ------
+    InputError
+        If there is no such model; the text has the nearest name and all others.
+    """
+    wanted = name.strip().lower().replace("_", "-")
+    entry = BUILT_IN.get(ALIASES.get(wanted, wanted))
+    if entry is None:
+        others = _entry_points()
+        entry = others.get(name) or {key.lower().replace("_", "-"): row for key, row in others.items()}.get(wanted)
+    if entry is None:
+        names = [row.name for row in available()]
+        near = difflib.get_close_matches(wanted, [*names, *ALIASES], n=1)
+        hint = f"Did you mean `{near[0]}`? There are" if near else "There are"
+        raise InputError(f"There is no model `{name}`. {hint} {', '.join(names)}.")
+    return entry
+
+
 def get(name: str, /, **kwargs: Any) -> BaseModelMixin:
     """Build a model by name.
 
@@ -144,13 +166,7 @@ def get(name: str, /, **kwargs: Any) -> BaseModelMixin:
     """
     from athanor.models.mixin import BaseModelMixin
 
-    wanted = name.strip().lower().replace("_", "-")
-    entry = BUILT_IN.get(ALIASES.get(wanted, wanted))
-    if entry is None:
-        others = _entry_points()
-        entry = others.get(name) or {key.lower().replace("_", "-"): row for key, row in others.items()}.get(wanted)
-    if entry is None:
-        raise InputError(f"There is no model `{name}`; there are {', '.join(row.name for row in available())}.")
+    entry = find(name)
     model = entry.load()(**kwargs)
     if not isinstance(model, BaseModelMixin):
         raise ContractError(

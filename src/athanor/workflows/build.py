@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
 
-from athanor.errors import InputError
+from athanor.errors import AthanorError, InputError
 from athanor.workflows.problems import describe_problems
 from athanor.workflows.spec import CalculationSpec, ModelSpec, RunSpec
 from athanor.workflows.stages import MDSpec, RelaxSpec
-from athanor.workflows.structures import System
+from athanor.workflows.structures import System, describe_system
 
 if TYPE_CHECKING:
     from athanor.data.atomic_data import AtomicData
@@ -59,13 +61,71 @@ def build_model(spec: ModelSpec) -> Any:
     """
     from athanor.models import registry
 
+    _check_options(spec, registry.find(spec.name).load())
     try:
-        return registry.get(spec.name, **spec.options)
+        return registry.get(spec.name, **_with_dtype(spec.options))
+    except InputError as error:
+        raise InputError(f"model {spec.name!r}: {error}") from error
+    except AthanorError:
+        raise
     except ValidationError as error:  # of the configurations that a model makes of its arguments
         raise InputError(f"model {spec.name!r}: {describe_problems(error)}") from error
-    except TypeError as error:
-        text = f"model {spec.name!r}: {error}. Set its arguments in the job, or with --model-option name=value."
-        raise InputError(text) from error
+    except (TypeError, RuntimeError) as error:  # torch's, for a device or a dtype that is none
+        first_line = str(error).splitlines()[0]
+        raise InputError(f"model {spec.name!r} does not take {spec.options}: {first_line}") from error
+
+
+def _check_options(spec: ModelSpec, builder: Any) -> None:
+    """Refuse options that a model does not have, and the lack of those it needs, by name."""
+    if isinstance(builder, type):  # the metaclass of wrappers has a call that takes anything
+        parameters = list(inspect.signature(builder.__init__).parameters.values())[1:]
+    else:
+        parameters = list(inspect.signature(builder).parameters.values())
+    known = [item.name for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
+    takes_any = any(item.kind is item.VAR_KEYWORD for item in parameters)
+    unknown = [name for name in spec.options if name not in known]
+    if unknown and not takes_any:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"Did you mean `{near[0]}`?" if near else f"It has {', '.join(known) or 'none'}."
+        raise InputError(f"model {spec.name!r} has no option `{unknown[0]}`. {hint}")
+    needed = [item.name for item in parameters if item.name in known and item.default is item.empty]
+    missing = [name for name in needed if name not in spec.options]
+    if missing:
+        raise InputError(
+            f"model {spec.name!r} needs {', '.join(f'`{name}`' for name in missing)}. Write "
+            f"`--model-option {missing[0]}=VALUE`, or `model: {{name: {spec.name}, {missing[0]}: VALUE}}` in a job."
+        )
+
+
+def _with_dtype(options: dict[str, Any]) -> dict[str, Any]:
+    """Read a dtype by its name, the only way to write one in a job."""
+    if not isinstance(options.get("dtype"), str):
+        return options
+    dtypes = {"float32": torch.float32, "float64": torch.float64}
+    if options["dtype"] not in dtypes:
+        raise InputError(f"`dtype` is {options['dtype']!r}; use {' or '.join(dtypes)}.")
+    return options | {"dtype": dtypes[options["dtype"]]}
+
+
+def check_stages(spec: RunSpec, systems: Sequence[System], model: Any) -> None:
+    """Refuse stages that ask a model for what it does not compute.
+
+    Raises
+    ------
+    InputError
+        If a cell would relax without stress; the text says what to do without.
+    """
+    moves_cell = any(isinstance(stage, RelaxSpec) and not stage.fixed_cell for stage in spec.stages)
+    if not moves_cell or "stress" in model.model_config.outputs:
+        return
+    periodic = next((index for index, system in enumerate(systems) if system.is_periodic), None)
+    if periodic is not None:
+        name = model.model_card.name or type(model).__name__
+        raise InputError(
+            f"{name} computes no stress, which the relaxation of the cell of "
+            f"{describe_system(periodic, systems[periodic])} needs. Keep cells with `--fixed-cell` "
+            f"(`fixed_cell: true` in a job), or choose another model."
+        )
 
 
 def to_data(systems: Sequence[System], dtype: str) -> list[AtomicData]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -12,7 +12,7 @@ import torch
 from athanor.errors import InputError
 from athanor.workflows import build
 from athanor.workflows.chunks import default_max_atoms, split_into_chunks
-from athanor.workflows.spec import CalculationSpec
+from athanor.workflows.spec import CalculationSpec, RunSpec
 from athanor.workflows.structures import System
 from athanor.workflows.supercell import repeat_cells
 
@@ -53,7 +53,11 @@ class Plan(Generic[Spec]):
     @property
     def num_atoms(self) -> int:
         """Atoms of all systems together."""
-        return sum(len(system.atoms) for system in self.systems)
+        return self.count_atoms(range(len(self.systems)))
+
+    def count_atoms(self, indices: Iterable[int]) -> int:
+        """Return the atoms of the systems `indices` together."""
+        return sum(len(self.systems[index].atoms) for index in indices)
 
     def in_words(self) -> str:
         """Return ``3 systems, 12 atoms, one batch; Lennard-Jones``, with the device if it is not the CPU."""
@@ -102,6 +106,8 @@ def make_plan(spec: Spec, systems: Sequence[System], *, model: Any = None) -> Pl
         chosen = build.choose_model(spec, repeated)
         spec = spec.model_copy(update={"model": chosen})
         model = build.build_model(chosen)
+    if isinstance(spec, RunSpec):
+        build.check_stages(spec, repeated, model)
     if isinstance(model, torch.nn.Module):
         model.to(device)
     if spec.max_atoms is None:

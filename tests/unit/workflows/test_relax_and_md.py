@@ -44,8 +44,8 @@ def blown_up() -> Atoms:
     ("option", "words"),
     [
         ({"sigma": "abc"}, "`sigma` is 'abc'"),
-        ({"half_list": "maybe"}, "'lennard-jones': `half_list`: .*; got 'maybe'"),
-        ({"depth": 3}, "'depth'"),
+        ({"half_list": "maybe"}, "'lennard-jones': `half_list` of NeighborConfig is 'maybe'"),
+        ({"depth": 3}, "has no option `depth`"),
     ],
 )
 def test_wrong_arguments_of_a_model_are_mistakes_of_the_input(option: dict, words: str) -> None:

@@ -5,12 +5,62 @@ Defaults stand in `athanor.workflows.spec`; an option that is left out is None a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-SYSTEMS, MODEL, STAGE, COMPUTING, OUTPUT = "Structures", "Model", "What is done", "Computing", "Output"
+from athanor.cli.output import Screen
+
+SYSTEMS, MODEL, COMPUTING, OUTPUT = "Structures", "Model", "Computing", "Output"
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the shared options of one call say.
+
+    Parameters
+    ----------
+    settings
+        Keys of a job; None where an option was left out.
+    model_options
+        ``KEY=VALUE`` arguments of the model.
+    overwrite
+        Replace earlier results.
+    screen
+        What is printed.
+    """
+
+    settings: dict[str, Any]
+    model_options: list[str]
+    overwrite: bool
+    screen: Screen
+
+
+def collect(context: typer.Context) -> Shared:
+    """Return the shared options of the command that is being run."""
+    given = context.params
+    settings = {key: given.get(_OPTION_OF.get(key, key)) for key in _KEYS}
+    screen = Screen(given["quiet"], given["as_json"])
+    return Shared(settings, given["model_option"] or [], given["overwrite"], screen)
+
+
+_KEYS = (
+    "supercell",
+    "min_atoms",
+    "model",
+    "device",
+    "dtype",
+    "threads",
+    "max_atoms",
+    "seed",
+    "every",
+    "silence",
+    "output",
+)
+_OPTION_OF = {"output": "out"}
 
 
 def complete_models(incomplete: str) -> list[tuple[str, str]]:
@@ -20,11 +70,12 @@ def complete_models(incomplete: str) -> list[tuple[str, str]]:
     return [(entry.name, entry.summary) for entry in available() if entry.name.startswith(incomplete)]
 
 
-def _chosen_from(*values: str) -> object:
+def one_of(*values: str) -> Callable[[str], list[str]]:
+    """Return what completes the beginning of one of `values`."""
     return lambda incomplete: [value for value in values if value.startswith(incomplete)]
 
 
-Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Structure files: anything ASE reads, any number.")]
+Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Structure files: anything ASE reads, any number.")]
 Supercell = Annotated[
     str | None,
     typer.Option(metavar="NxNxN", rich_help_panel=SYSTEMS, help="Repeats of every cell: 2x2x1, or 2 for all axes."),
@@ -52,7 +103,7 @@ Device = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        autocompletion=_chosen_from("cpu", "cuda", "mps", "auto"),
+        autocompletion=one_of("cpu", "cuda", "mps", "auto"),
         rich_help_panel=COMPUTING,
         help="cpu, cuda, cuda:1, mps, or auto: a GPU if there is one.  [default: cpu]",
     ),
@@ -61,7 +112,7 @@ Dtype = Annotated[
     str | None,
     typer.Option(
         metavar="TYPE",
-        autocompletion=_chosen_from("float64", "float32"),
+        autocompletion=one_of("float64", "float32"),
         rich_help_panel=COMPUTING,
         help="Precision: float64 or float32.  [default: float64]",
     ),
@@ -77,19 +128,27 @@ Seed = Annotated[
     int | None,
     typer.Option(metavar="N", rich_help_panel=COMPUTING, help="Of velocities and noise.  [default: 42]"),
 ]
+Silence = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TOPIC", rich_help_panel=OUTPUT, help="Leave out warnings of a topic; repeatable."),
+]
 Check = Annotated[
     bool,
-    typer.Option("--check", rich_help_panel=OUTPUT, help="Check everything, estimate time, memory and disk; run nothing."),
+    typer.Option(
+        "--check", metavar="", rich_help_panel=OUTPUT, help="Check all, estimate time, memory, disk; run nothing."
+    ),
 ]
-Out = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", rich_help_panel=OUTPUT, help="Folder for the results.")]
+Out = Annotated[
+    Path, typer.Option("-o", "--out", metavar="DIR", rich_help_panel=OUTPUT, help="Folder for the results.")
+]
 Every = Annotated[
     int | None,
     typer.Option(metavar="N", rich_help_panel=OUTPUT, help="Steps between frames and rows of the log.  [default: 10]"),
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", rich_help_panel=OUTPUT, help="Replace the results of an earlier run.")
+    bool, typer.Option("--overwrite", metavar="", rich_help_panel=OUTPUT, help="Replace the results of an earlier run.")
 ]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", rich_help_panel=OUTPUT, help="Print errors only.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", metavar="", rich_help_panel=OUTPUT, help="Print errors only.")]
 Json = Annotated[
-    bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON document instead of tables.")
+    bool, typer.Option("--json", metavar="", rich_help_panel=OUTPUT, help="Print one JSON document instead of tables.")
 ]

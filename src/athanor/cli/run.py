@@ -1,96 +1,130 @@
-"""Behind ``athanor run``, ``relax`` and ``md``: arguments to a description, a run, a table, an exit code."""
+"""Behind ``athanor run``, ``relax``, ``md`` and ``evaluate``: options to a description, a calculation, an exit code."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from athanor.cli.exit_codes import ExitCode
+from athanor.cli.options import Shared
+from athanor.cli.output import document_of, exit_code, print_json
 from athanor.errors import InputError
 
+if TYPE_CHECKING:
+    from athanor.workflows.spec import RunSpec
 
-def run_job(
-    job: Path,
-    quick: bool,
-    out: Path | None,
-    model: str | None,
-    model_options: list[str],
-    changes: dict[str, Any],
-    overwrite: bool,
-    quiet: bool,
-) -> int:
+Settings = dict[str, Any]
+"""Keys of a job, from options; None where an option was left out."""
+
+
+def run_job(job: Path, shared: Shared, *, quick: bool, check: bool) -> int:
     """Run a YAML job; options of the command line win over the job."""
-    from athanor.workflows.spec import load_job, make_spec
-    from athanor.workflows.structures import load_sources
+    from athanor.workflows.spec import load_job
 
     spec = load_job(job)
-    plain = spec.to_job() | {key: value for key, value in changes.items() if value is not None}
-    plain["output"] = str(out or spec.output or f"{job.stem}-output")
-    chosen = _model(model, model_options, plain.get("model"))
-    spec = make_spec(plain | ({"model": chosen} if chosen is not None else {}))
-    if quick:
-        spec = spec.quick()
-    return _run(spec, lambda: load_sources(spec.structures), overwrite, quiet)
+    plain = _with_options(spec.to_job(), shared)
+    plain.setdefault("output", f"{job.stem}-output")
+    spec = _make_spec(plain)
+    return _run(spec.quick() if quick else spec, check, shared)
 
 
-def run_files(
-    files: list[str],
-    stage: dict[str, Any],
-    model: str | None,
-    model_options: list[str],
-    out: Path,
-    settings: dict[str, Any],
-    overwrite: bool,
-    quiet: bool,
-) -> int:
+def run_files(files: Sequence[str], stage: dict[str, Settings], shared: Shared, *, check: bool) -> int:
     """Run one stage on structure files."""
-    from athanor.workflows.spec import make_spec
+    stages = [{kind: _given(options) for kind, options in stage.items()}]
+    plain = {"stages": stages, "structures": [{"file": file} for file in files]}
+    return _run(_make_spec(_with_options(plain, shared)), check, shared)
+
+
+def evaluate_files(files: Sequence[str], shared: Shared) -> int:
+    """Evaluate structure files; print a table, and write a file if one is named."""
+    from athanor.cli.table import print_evaluation
+    from athanor.cli.warn import warnings_as_lines
+    from athanor.workflows.evaluate import check_file, evaluate_systems
+    from athanor.workflows.problems import Origin, as_option
+    from athanor.workflows.spec import CalculationSpec, validated
     from athanor.workflows.structures import load_sources
 
-    plain = {key: value for key, value in settings.items() if value is not None}
-    plain |= {"stages": [stage], "structures": [{"file": file} for file in files], "output": str(out)}
-    chosen = _model(model, model_options, None)
-    spec = make_spec(plain | ({"model": chosen} if chosen is not None else {}))
-    return _run(spec, lambda: load_sources(spec.structures), overwrite, quiet)
+    plain, screen = _with_options({"structures": [{"file": file} for file in files]}, shared), shared.screen
+    spec = validated(CalculationSpec, plain, Origin(spell=as_option))
+    if spec.output is not None:
+        check_file(spec.output, overwrite=shared.overwrite)
+    systems, started = load_sources(spec.structures), time.monotonic()
+    with warnings_as_lines(quiet=screen.quiet):
+        result = evaluate_systems(spec, systems, overwrite=shared.overwrite, progress=not screen.quiet)
+    seconds, code = time.monotonic() - started, exit_code(result)
+    if screen.as_json:
+        print_json({"file": spec.output and str(spec.output)} | document_of(result, seconds, code))
+    elif screen.shows_tables:
+        print_evaluation(result.rows, spec.output, seconds)
+    return int(code)
 
 
-def _run(spec: Any, load: Any, overwrite: bool, quiet: bool) -> int:
+def _run(spec: RunSpec, check: bool, shared: Shared) -> int:
+    from athanor.cli.warn import warnings_as_lines
     from athanor.workflows.output import check_output
+    from athanor.workflows.structures import load_sources
 
-    check_output(spec.output, overwrite=overwrite)
-    systems = load()
+    screen = shared.screen
+    if spec.output is not None:
+        check_output(spec.output, overwrite=shared.overwrite)
+    systems = load_sources(spec.structures)
+    if check:
+        from athanor.cli.check import check_run
+
+        return check_run(spec, systems, screen)
     from athanor.cli.table import print_result
     from athanor.workflows.run import run
 
-    started = time.monotonic()
-    command = shlex.join(["athanor", *sys.argv[1:]])
-    result = run(spec, systems, overwrite=overwrite, progress=not quiet, command=command)
-    if not quiet:
-        print_result(result.rows, result.folder, time.monotonic() - started, allow_failures=spec.allow_failures)
+    started, command = time.monotonic(), shlex.join(["athanor", *sys.argv[1:]])
+    with warnings_as_lines(quiet=screen.quiet):
+        result = run(spec, systems, overwrite=shared.overwrite, progress=not screen.quiet, command=command)
+    seconds, code = time.monotonic() - started, exit_code(result, allow_failures=spec.allow_failures)
+    if screen.as_json:
+        print_json({"folder": result.folder and str(result.folder)} | document_of(result, seconds, code))
+    elif screen.shows_tables:
+        print_result(result.rows, result.folder, seconds, allow_failures=spec.allow_failures)
     if result.interrupted:
         print(f"athanor: interrupted; what was done is in {result.folder}", file=sys.stderr)
-        return int(ExitCode.INTERRUPTED)
-    if result.failed and not spec.allow_failures:
-        return int(ExitCode.SOME_FAILED)
-    return int(ExitCode.DONE)
+    return int(code)
 
 
-def _model(name: str | None, options: list[str], from_job: Any) -> Any:
-    """Return the model as a job would name it; None leaves the choice to the default."""
-    if name is None and not options:
-        return None
+def _make_spec(plain: Settings) -> RunSpec:
+    from athanor.workflows.problems import Origin, as_option
+    from athanor.workflows.spec import make_spec
+
+    return make_spec(plain, Origin(spell=as_option))
+
+
+def _given(options: Settings) -> Settings:
+    """Return the options that were not left out, paths as text."""
+    kept = {key: value for key, value in options.items() if value is not None and value != []}
+    return {key: str(value) if isinstance(value, Path) else value for key, value in kept.items()}
+
+
+def _with_options(plain: Settings, shared: Shared) -> Settings:
+    """Return a job with what the command line says about it."""
+    merged = plain | _given(shared.settings)
+    if shared.model_options:
+        merged["model"] = _with_arguments(merged.get("model"), shared.model_options)
+    return merged
+
+
+def _with_arguments(model: Any, options: Sequence[str]) -> Settings:
+    """Return a model as a job would name it, with ``KEY=VALUE`` arguments."""
     import yaml
 
-    base = from_job if name is None else name
-    if base is None:
+    if model is None:
         raise InputError("--model-option needs --model: say which model it is for.")
-    described = {"name": base} if isinstance(base, str) else dict(base)
+    described = {"name": model} if isinstance(model, str) else dict(model)
     for option in options:
         key, separator, text = option.partition("=")
         if not separator or not key:
             raise InputError(f"--model-option {option!r} is not KEY=VALUE, for example `--model-option cutoff=8.5`.")
-        described[key.strip().replace("-", "_")] = yaml.safe_load(text)
+        try:
+            described[key.strip().replace("-", "_")] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"--model-option {option!r} has no value that can be read as YAML.") from error
     return described

@@ -1,4 +1,4 @@
-"""Behind ``athanor show`` and ``athanor models``."""
+"""Behind ``athanor show``."""
 
 from __future__ import annotations
 
@@ -76,29 +76,3 @@ def _print_how_to_read(console: Any, out: Path) -> None:
     for name, how in lines:
         if (out / name.partition(",")[0]).exists():
             console.print(f"  {name:<22}{how}", highlight=False, soft_wrap=True)
-
-
-def show_models() -> int:
-    """Print the list of models."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from athanor.models.registry import available
-
-    console = make_console()
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for title in ("model", "kind", "elements", "licence", "installed", "what it is"):
-        table.add_column(title, no_wrap=title in ("model", "kind"))
-    missing = []
-    for entry in available():
-        elements = "" if entry.num_elements is None else str(entry.num_elements)
-        table.add_row(
-            entry.name, entry.kind, elements, entry.licence, "yes" if entry.installed else "no", entry.summary
-        )
-        if not entry.installed:
-            missing.append(f"  {entry.name}: {entry.install}")
-    console.print(table)
-    if missing:
-        console.print("To install:\n" + "\n".join(missing), highlight=False, markup=False)
-    console.print("Your own: an entry point in the group `athanor.models` (see docs/conventions.md).", highlight=False)
-    return int(ExitCode.DONE)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,32 +30,58 @@ def print_result(rows: Sequence[Row], folder: Path | None, seconds: float | None
         console.print(f"Results: {folder}  (athanor show {folder} tells more)", highlight=False, soft_wrap=True)
 
 
+def print_evaluation(rows: Sequence[Row], file: Path | None, seconds: float) -> None:
+    """Print the table of an evaluation, counts, and where the results are."""
+    from athanor.workflows.progress import format_seconds
+
+    console = make_console()
+    print_table(console, rows, columns=_EVALUATED, all_rows=file is None)
+    console.print(f"[bold]{count_outcomes(rows)}[/bold] in {format_seconds(seconds)}", highlight=False)
+    print_failures(console, rows)
+    if file is not None:
+        console.print(f"Results: {file}", highlight=False, soft_wrap=True)
+
+
 def make_console() -> Any:
     """Console on stdout; wide enough for the table where there is no terminal."""
     from rich.console import Console
 
     console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, _WIDTH))
+    return console if sys.stdout.isatty() else Console(width=max(console.width, _WIDTH))
 
 
-def print_table(console: Any, rows: Sequence[Row], *, all_rows: bool = False) -> None:
+def print_table(
+    console: Any, rows: Sequence[Row], *, columns: Sequence[_Column] | None = None, all_rows: bool = False
+) -> None:
     """Print one line per system; the middle of a very long list is left out."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     shown, left_out = (rows, 0) if all_rows or len(rows) <= MOST_ROWS else _shorten(rows)
-    columns = [column for column in _COLUMNS if any(row.get(column[1]) is not None for row in rows)]
+    present = [column for column in columns or _COLUMNS if any(_cell(row, *column[1::2]) for row in rows)]
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for title, _, justify, _ in columns:
+    for title, _, justify, _ in present:
         table.add_column(title, justify=justify, no_wrap=title != "status", overflow="fold")  # type: ignore[arg-type]
     for row in shown:
         style = "red" if row["status"].startswith("failed") else None
-        table.add_row(*(_cell(row, key, show) for _, key, _, show in columns), style=style)
+        table.add_row(*(_cell(row, key, show) for _, key, _, show in present), style=style)
     console.print(table)
     if left_out:
         console.print(f"{left_out} more rows are in summary.csv.", highlight=False)
-    for note in _notes(rows):
+    for note in _notes(rows) if columns is None else ():
         console.print(note, style="dim", highlight=False)
+
+
+def print_pairs(console: Any, pairs: Mapping[str, str]) -> None:
+    """Print names and what they are, one a line; nothing for what is empty."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for name, value in pairs.items():
+        if value:
+            table.add_row(Text(name, style="bold"), Text(value))
+    console.print(table)
 
 
 def print_failures(console: Any, rows: Sequence[Row]) -> None:
@@ -63,9 +90,8 @@ def print_failures(console: Any, rows: Sequence[Row]) -> None:
     for row in failed[:_MOST_FAILURES]:
         where = f"frame {row['index_in_file']} of {row['file']}" if row.get("file") else f"number {row['index']}"
         text = row["status"].removeprefix("failed: ")
-        console.print(
-            f"  {row['system']} ({where}) failed after step {row['steps']}: {text}", highlight=False, markup=False
-        )
+        after = f" after step {row['steps']}" if "steps" in row else ""
+        console.print(f"  {row['system']} ({where}) failed{after}: {text}", highlight=False, markup=False)
     if len(failed) > _MOST_FAILURES:
         console.print(f"  and {len(failed) - _MOST_FAILURES} more, see summary.csv", highlight=False)
 
@@ -103,6 +129,17 @@ _COLUMNS: list[_Column] = [
     ("error %", "error_percent", "right", lambda value, row: f"{value:+.2f}"),
     ("T / K", "temperature", "right", _temperature),
     ("status", "status", "left", lambda value, row: str(value).partition(":")[0]),
+]
+
+
+_EVALUATED: list[_Column] = [
+    *_COLUMNS[:2],
+    ("energy eV", "energy", "right", lambda value, row: f"{value:.4f}"),
+    ("eV/atom", "energy_per_atom", "right", lambda value, row: f"{value:.4f}"),
+    ("fmax eV/Å", "fmax", "right", lambda value, row: f"{value:.3f}"),
+    ("pressure GPa", "pressure_GPa", "right", lambda value, row: f"{value:.3f}"),
+    ("volume Å³", "volume", "right", lambda value, row: f"{value:.2f}"),
+    ("status", "status", "left", lambda value, row: "" if value == "done" else str(value).partition(":")[0]),
 ]
 
 

@@ -1,0 +1,184 @@
+"""How long a run takes and how much memory and disk it needs, from a few timed steps; nothing is written."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from athanor.workflows import build
+from athanor.workflows.advice import Advice, advise, estimate_disk, free_disk
+from athanor.workflows.chunks import free_memory
+from athanor.workflows.plan import Plan
+from athanor.workflows.spec import RunSpec
+from athanor.workflows.stages import MDSpec, RelaxSpec
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+
+_SMALL_SAMPLE = 500
+"""Atoms that are timed first; the largest batch is timed too if that promises to be quick."""
+_PATIENCE = 20.0
+"""Seconds that the timed steps may take together."""
+_ENOUGH = 0.5
+"""Seconds of steps of one stage that are timed, at least one step and at most `_MOST_STEPS`."""
+_MOST_STEPS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run will need, at most: every system goes to the last step of every stage.
+
+    Parameters
+    ----------
+    steps
+        Steps of one system.
+    seconds_per_step
+        Of the largest batch, for each stage.
+    seconds
+        Of the whole run, without reading structures and building the model.
+    memory, free_memory
+        Bytes at the peak on the device, and what is free there beside what is taken already.
+    disk, free_disk
+        Bytes of frames and log before compression, and what is free; None where nothing is kept.
+    sample_systems, sample_atoms, sample_steps
+        What was timed. If it is less than the largest batch, times and memory were scaled by the number of atoms.
+    failures
+        Index and reason of each system of the sample that would be set aside within the timed steps.
+    warnings
+        What will run but is probably not meant.
+    """
+
+    steps: int
+    seconds_per_step: list[float]
+    seconds: float
+    memory: int
+    free_memory: int
+    disk: int | None
+    free_disk: int | None
+    sample_systems: int
+    sample_atoms: int
+    sample_steps: int
+    failures: list[tuple[int, str]]
+    warnings: list[Advice]
+
+
+def estimate(plan: Plan[RunSpec]) -> Estimate:
+    """Time a few steps of every stage on the largest batch, or on a part of it where that would take long.
+
+    Parameters
+    ----------
+    plan
+        The run. It is not changed, and nothing is written.
+    """
+    spec, largest = plan.spec, max(plan.chunks, key=plan.count_atoms)
+    small = _first_systems(plan, largest, _SMALL_SAMPLE)
+    timing = _time(plan, small)
+    times = plan.count_atoms(largest) / timing.atoms
+    if len(small) < len(largest) and timing.took * times < _PATIENCE:
+        timing, times = _time(plan, largest), 1.0
+    per_step = [seconds * times for seconds in timing.seconds_per_step]
+    chunks = plan.num_atoms / plan.count_atoms(largest)
+    return Estimate(
+        steps=spec.total_steps,
+        seconds_per_step=per_step,
+        seconds=chunks * sum(stage.steps * seconds for stage, seconds in zip(spec.stages, per_step, strict=True)),
+        memory=round(timing.memory_before + (timing.memory_peak - timing.memory_before) * times),
+        free_memory=free_memory(plan.device),
+        disk=None if spec.output is None else estimate_disk(spec, plan.systems),
+        free_disk=None if spec.output is None else free_disk(spec.output),
+        sample_systems=timing.systems,
+        sample_atoms=timing.atoms,
+        sample_steps=timing.steps,
+        failures=timing.failures,
+        warnings=advise(spec, plan.systems, plan.model),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Timing:
+    systems: int
+    atoms: int
+    steps: int
+    seconds_per_step: list[float]
+    took: float
+    memory_before: int
+    memory_peak: int
+    failures: list[tuple[int, str]]
+
+
+def _time(plan: Plan[RunSpec], indices: list[int]) -> _Timing:
+    """Run a few steps of every stage in memory."""
+    from athanor.dynamics.quarantine import describe_failure
+
+    started, before = time.monotonic(), _memory(plan.device)
+    endless = plan.spec.model_copy(update={"stages": tuple(_without_end(stage) for stage in plan.spec.stages)})
+    batch = plan.batch(indices)
+    fused, _ = build.build_stages(endless, plan.model, batch)
+    seconds, steps = [], 0
+    for number in range(len(endless.stages)):
+        batch.ensure_field("status")
+        batch.status[batch.status < len(endless.stages)] = number
+        _seconds_of(fused, batch, 1)  # compiles, enters the stage, searches neighbours
+        one = _seconds_of(fused, batch, 1)
+        count = max(1, min(_MOST_STEPS, round(_ENOUGH / one)))
+        seconds.append(_seconds_of(fused, batch, count) / count)
+        steps += count
+    codes = batch.failure_code.flatten().tolist()
+    failures = [(index, describe_failure(code)) for index, code in zip(indices, codes, strict=True) if code]
+    took = time.monotonic() - started
+    peak = _peak_memory(plan.device)
+    return _Timing(len(indices), batch.num_nodes, steps, seconds, took, before, max(before, peak), failures)
+
+
+def _seconds_of(fused: Any, batch: Batch, steps: int) -> float:
+    started = time.perf_counter()
+    fused.run(batch, steps)
+    if batch.device.type == "cuda":
+        torch.cuda.synchronize(batch.device)
+    return max(time.perf_counter() - started, 1e-9)
+
+
+def _without_end(stage: RelaxSpec | MDSpec) -> RelaxSpec | MDSpec:
+    """Return a stage that no system leaves, so that every timed step is a whole one."""
+    never = {"steps": 2**31} | ({"fmax": 1e-300, "smax": 1e-300} if isinstance(stage, RelaxSpec) else {})
+    return stage.model_copy(update=never)
+
+
+def _first_systems(plan: Plan[RunSpec], indices: list[int], most_atoms: int) -> list[int]:
+    """Return the first systems of a batch, at least one, with no more than `most_atoms` atoms."""
+    chosen: list[int] = []
+    for index in indices:
+        if chosen and plan.count_atoms([*chosen, index]) > most_atoms:
+            break
+        chosen.append(index)
+    return chosen
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes in use on the device now; on the host by this process."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return _status_line("VmRSS") or _peak_memory(device)
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Most bytes that were in use so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return _status_line("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _status_line(name: str) -> int | None:
+    """Bytes that Linux tells of this process."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as lines:
+            found = next((line for line in lines if line.startswith(f"{name}:")), None)
+    except OSError:
+        return None
+    return None if found is None else int(found.split()[1]) * 1024

@@ -13,6 +13,7 @@ import torch
 
 from athanor.errors import InputError
 
+_MOST_THREADS = 64
 _state = {"ready": False}
 
 
@@ -44,12 +45,18 @@ def set_num_threads(num_threads: int | None = None) -> None:
     Raises
     ------
     InputError
-        If `num_threads` is below 1 or not an integer.
+        If `num_threads` is below 1, not an integer, or far more than there are cores: the OpenMP library dies of it.
     """
     if num_threads is None:
         num_threads = _available_cores()
     if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
         raise InputError(f"`num_threads` is {num_threads!r}; it must be an integer of at least 1.")
+    most = max(_MOST_THREADS, 4 * _available_cores())
+    if num_threads > most:
+        raise InputError(
+            f"{num_threads:,} threads are more than this machine takes, at most {most}; it has "
+            f"{_available_cores()} cores. Leave the number out to use every core."
+        )
     numba = sys.modules.get("numba")
     if numba is not None:
         numba.set_num_threads(min(num_threads, numba.config.NUMBA_NUM_THREADS))

@@ -43,6 +43,8 @@ FORCE = Kind("force", "eV/Å", "0.05", {"eV/Å": 1.0, "meV/Å": 1e-3})
 TIME = Kind("time", "fs", "1.0", {"fs": 1.0, "ps": units.ps, "ns": units.ns})
 RATE = Kind("rate", "1/fs", "0.01", {"1/fs": 1.0, "1/ps": 1.0 / units.ps, "1/ns": 1.0 / units.ns})
 
+_LARGEST = 1e15
+"""Of every kind, in its default unit: far beyond any use, and far from what overflows."""
 _PATTERN = re.compile(r"^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*$")
 
 
@@ -77,6 +79,8 @@ def parse_quantity(value: Any, kind: Kind) -> float:
         )
     if not math.isfinite(number):
         raise InputError(f"{value!r} is not finite; a {kind.name} must be a finite number, for example `{example}`.")
+    if abs(number) * kind.units[unit] > _LARGEST * kind.units[kind.default]:
+        raise InputError(f"{value!r} is beyond any {kind.name}; the largest is {_LARGEST:g} {kind.default}.")
     return number * kind.units[unit]
 
 

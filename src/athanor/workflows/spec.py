@@ -21,6 +21,8 @@ from athanor.workflows.yaml_file import read_yaml
 
 Topic = Literal["non-periodic", "elements", "small-cell", "time-step", "friction", "disk"]
 """What a run may warn of before its first step, see `athanor.workflows.advice`."""
+DEFAULT_MODEL = "chgnet"
+"""Model of periodic systems when none is named."""
 PathText = Annotated[Path, PlainSerializer(str, return_type=str)]
 
 
@@ -83,7 +85,7 @@ class CalculationSpec(Description):
     title: str = ""
     """A name for the run, for you."""
     structures: tuple[SourceSpec, ...] = ()
-    """Files or collections, in order; empty when structures come from Python."""
+    """Where structures come from: files or collections, in order."""
     supercell: Supercell = (1, 1, 1)
     """Repeats of every cell along a, b and c, for example 2x2x1."""
     min_atoms: Count = 1
@@ -101,7 +103,7 @@ class CalculationSpec(Description):
     silence: tuple[Topic, ...] = ()
     """Warnings to leave out: non-periodic, elements, small-cell, time-step, friction, disk."""
     output: PathText | None = None
-    """Where results go."""
+    """Folder for the results (a file of an evaluation); if null the name of the job and -output."""
 
     @field_validator("structures", "silence", mode="before")
     @classmethod
@@ -178,7 +180,11 @@ def load_job(path: str | os.PathLike[str]) -> RunSpec:
     file = Path(path)
     content, lines = read_yaml(file)
     if not isinstance(content, dict):
-        raise InputError(f"`{file}` holds {type(content).__name__}; a job is a mapping with `structures` and `stages`.")
+        found = "is empty" if content is None else "holds a list" if isinstance(content, list) else "holds only text"
+        raise InputError(
+            f"`{file}` {found}; a job is a mapping with the keys `structures` and `stages`. "
+            f"`athanor init relax` writes one to start from."
+        )
     spec = make_spec(content, Origin(str(file), lines))
     if not spec.structures:
         raise InputError(f"`{file}`: `structures` is missing. List files or collections, for example `- file: a.cif`.")

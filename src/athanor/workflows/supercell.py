@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from athanor.workflows.structures import System
 
 _AXES = "abc"
+_MOST_ATOMS = 10_000_000
+"""Of one system; beyond it, neighbours and frames take hundreds of gigabytes."""
 
 
 def parse_supercell(value: Any) -> tuple[int, int, int]:
@@ -83,13 +85,13 @@ def repeat_cells(systems: Sequence[System], supercell: Sequence[int], min_atoms:
 
 
 def _counts(system: System, number: int, supercell: Sequence[int], min_atoms: int) -> list[int]:
+    from athanor.workflows.structures import describe_system
+
     atoms, counts = system.atoms, [int(count) for count in supercell]
     periodic = [axis for axis in range(3) if atoms.pbc[axis]]
     wrong = [axis for axis in range(3) if counts[axis] > 1 and axis not in periodic]
     if wrong:
         possible = format_supercell([count if axis in periodic else 1 for axis, count in enumerate(counts)])
-        from athanor.workflows.structures import describe_system
-
         advice = f"Use {possible}, or make it periodic there" if periodic else "Leave `supercell` out for molecules"
         raise InputError(
             f"`supercell` {format_supercell(counts)} repeats {describe_system(number, system)} along "
@@ -97,6 +99,11 @@ def _counts(system: System, number: int, supercell: Sequence[int], min_atoms: in
         )
     lengths = atoms.cell.lengths()
     total = len(atoms) * counts[0] * counts[1] * counts[2]
+    if max(total, min_atoms if periodic else 0) > _MOST_ATOMS:
+        raise InputError(
+            f"`supercell` and `min_atoms` make {max(total, min_atoms):,} atoms of {describe_system(number, system)}; "
+            f"at most {_MOST_ATOMS:,} fit in one system. Use fewer."
+        )
     while periodic and 0 < total < min_atoms:
         axis = min(periodic, key=lambda axis: lengths[axis] * counts[axis])
         total = total // counts[axis] * (counts[axis] + 1)

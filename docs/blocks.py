@@ -9,7 +9,8 @@ A page is one session in an empty folder, from its first block to its last:
 * a block of ``bash`` holds ``athanor`` commands, which are called in this process, and ``ls``, ``cat`` or ``head``;
   a comment ``# exit code 65`` behind a command says how it ends, otherwise it must end with 0;
 * a ``{code-block}`` with a caption is written to the file of that name;
-* a block of ``text`` directly below is what the block above it prints, and the tests compare it.
+* a block of ``text`` directly below is what the block above it prints, and the tests compare it;
+* a picture of the page that the session makes, such as a plot, is copied beside the page.
 
 Seconds, dates, versions and the like differ from run to run: `NORMALISE` lists what is not compared.
 """
@@ -17,10 +18,12 @@ Seconds, dates, versions and the like differ from run to run: `NORMALISE` lists 
 from __future__ import annotations
 
 import contextlib
+import glob
 import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,7 +43,7 @@ NORMALISE = {
 }
 """What differs between two runs or two machines -> what it is compared as."""
 
-TERMINAL = {"COLUMNS": "100", "NO_COLOR": "1"}
+TERMINAL = {"COLUMNS": "100", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
 """Environment in which the output of the pages is made."""
 
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d+\.\d+(?:e[+-]?\d+)?")
@@ -77,12 +80,13 @@ def blocks(text: str) -> list[Block]:
 def run_page(page: Path, folder: Path) -> Iterator[tuple[Block, str]]:
     """Run the blocks of `page` in `folder`, and give each with what it printed."""
     namespace: dict[str, object] = {"__name__": page.stem}
-    (folder / "examples").symlink_to(ROOT / "examples")
-    before = Path.cwd()
+    text, before, arguments = page.read_text(encoding="utf-8"), Path.cwd(), sys.argv
+    if " examples/" in text:
+        (folder / "examples").symlink_to(ROOT / "examples")
     sys.path.insert(0, str(folder))
     os.chdir(folder)
     try:
-        for block in blocks(page.read_text(encoding="utf-8")):
+        for block in blocks(text):
             printed = io.StringIO()
             try:
                 with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
@@ -92,6 +96,7 @@ def run_page(page: Path, folder: Path) -> Iterator[tuple[Block, str]]:
             yield block, printed.getvalue()
     finally:
         os.chdir(before)
+        sys.argv = arguments
         sys.path.remove(str(folder))
         for name, module in list(sys.modules.items()):
             if str(getattr(module, "__file__", None)).startswith(str(folder)):
@@ -114,9 +119,10 @@ def _run_commands(code: str) -> None:
     lines = [line for line in code.replace("\\\n", " ").splitlines() if line.strip() and not line.startswith("#")]
     assert lines, "an empty block of bash"
     for line in lines:
-        words = shlex.split(line, comments=True)
+        words = [name for word in shlex.split(line, comments=True) for name in sorted(glob.glob(word)) or [word]]
         wanted = int((re.findall(r"# exit code (\d+)", line) or [0])[0])
         if words[0] == "athanor":
+            sys.argv = words  # a run writes down the command that made it
             ended = call(words[1:])
         else:
             assert words[0] in ("ls", "cat", "head"), f"`{words[0]}` does not belong into a block of bash: {line}"
@@ -161,6 +167,9 @@ def rewrite(page: Path, folder: Path) -> bool:
             new += text[end : block.span[0]] + (_tidy(printed) if difference(block.output, printed) else block.output)
             end = block.span[1]
     new += text[end:]
+    for name in re.findall(r"!\[[^\]]*\]\((.+\.png)\)", text):
+        if (folder / name).exists():
+            shutil.copy(folder / name, page.parent / name)
     page.write_text(new, encoding="utf-8")
     return new != text
 

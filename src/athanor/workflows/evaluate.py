@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from athanor.errors import InputError
+from athanor.errors import AthanorWarning, InputError
+from athanor.io.structures import write_structures
+from athanor.workflows.advice import advise
 from athanor.workflows.build import build_neighbor_hooks
 from athanor.workflows.plan import Plan, device_of, make_plan
 from athanor.workflows.problems import Origin, as_argument
@@ -33,6 +36,7 @@ def evaluate(
     dtype: str = "float64",
     threads: int | None = None,
     max_atoms: int | None = None,
+    silence: Sequence[str] = (),
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     progress: bool = False,
@@ -41,7 +45,7 @@ def evaluate(
 
     Parameters
     ----------
-    structures, model, supercell, min_atoms, device, dtype, threads, max_atoms, progress
+    structures, model, supercell, min_atoms, device, dtype, threads, max_atoms, silence, progress
         As in `athanor.relax`.
     out
         File for the structures with their results, extended XYZ; nothing is written without it.
@@ -64,6 +68,11 @@ def evaluate(
     KeyboardInterrupt
         If it was interrupted; what was done stands in `out`.
 
+    Warns
+    -----
+    AthanorWarning
+        For what can be computed but is probably not meant.
+
     Examples
     --------
     >>> import athanor
@@ -71,7 +80,7 @@ def evaluate(
     >>> argon = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}
     >>> result = athanor.evaluate([bulk("Ar", "fcc", a=a) for a in (5.2, 5.3)], model=argon)
     >>> [f"{row['energy_per_atom']:.4f}" for row in result.rows]
-    ['-0.0826', '-0.0822']
+    ['-0.0837', '-0.0841']
     """
     named = model is None or isinstance(model, str | dict)
     if not named and device is None:
@@ -84,6 +93,7 @@ def evaluate(
         "dtype": dtype,
         "threads": threads,
         "max_atoms": max_atoms,
+        "silence": silence,
         "output": out,
     }
     given = {key: value for key, value in given.items() if value is not None}
@@ -116,6 +126,8 @@ def evaluate_systems(
     if spec.output is not None:
         check_file(spec.output, overwrite=overwrite)
     plan = make_plan(spec, systems, model=model)
+    for advice in advise(plan.spec, plan.systems, plan.model):
+        warnings.warn(AthanorWarning(advice.text, advice.topic), stacklevel=3)
     result = RunResult()
     with (
         stop_between_steps() as flag,
@@ -134,11 +146,10 @@ def evaluate_systems(
             if flag.is_set and len(result) < len(plan.systems):
                 result.interrupted = True
                 break
-    add_not_started(result, plan.systems[len(result) :])
-    if spec.output is not None:
-        from athanor.io.structures import write_structures
-
-        write_structures(spec.output, result.structures)
+        flag.is_writing = True
+        add_not_started(result, plan.systems[len(result) :])
+        if spec.output is not None:
+            write_structures(spec.output, result.structures)
     return result
 
 

@@ -11,6 +11,7 @@ import typer
 
 from athanor.cli import commands, options
 from athanor.cli.exit_codes import ExitCode
+from athanor.cli.init import Kind
 from athanor.cli.output import print_json
 
 app = typer.Typer(
@@ -58,6 +59,24 @@ def show(
 
 
 @app.command(rich_help_panel="Get started")
+def init(
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="relax, md, or relax-then-md.")],
+    *,
+    structures: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="Structure file to put into the job; repeatable.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("-o", "--out", metavar="FILE", help="Job to write; - prints it.  [default: KIND.yaml]")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", metavar="", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Write a job to start from, with a comment on every key."""
+    from athanor.cli.init import write_job
+
+    raise typer.Exit(write_job(kind.value, out, structures or [], overwrite=overwrite))
+
+
+@app.command(rich_help_panel="Get started")
 def models(as_json: options.Json = False) -> None:
     """List the potentials that can be used, and how to install the others."""
     from athanor.cli.models import show_models
@@ -79,16 +98,22 @@ def call(arguments: list[str]) -> int:
 
     as_json = "--json" in arguments
     try:
-        return int(app(arguments, prog_name="athanor", standalone_mode=False) or ExitCode.DONE)
+        code = int(app(arguments, prog_name="athanor", standalone_mode=False) or ExitCode.DONE)
+        sys.stdout.flush()  # here, where a closed pipe or a full disk can still be told
+        return code
     except (InputError, OptionalDependencyError) as error:
         return _complain(str(error), ExitCode.BAD_INPUT, as_json)
     except StorageError as error:
         return _complain(str(error), ExitCode.STORAGE, as_json)
     except KeyboardInterrupt:
         return _complain("interrupted.", ExitCode.INTERRUPTED, as_json)
+    except SystemExit:  # what rich and click make of a closed pipe; the command itself never exits
+        return int(ExitCode.DONE)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.DONE)
+    except OSError as error:
+        return _complain(f"{error.filename or 'the output'}: {error.strerror or error}.", ExitCode.STORAGE, as_json)
     except Exception as error:
         if _is_usage_error(error):
             return _complain(_usage_text(error), ExitCode.BAD_INPUT, as_json)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from athanor.errors import AthanorError, InputError
 from athanor.workflows.problems import describe_problems
-from athanor.workflows.spec import CalculationSpec, ModelSpec, RunSpec
+from athanor.workflows.spec import DEFAULT_MODEL, CalculationSpec, ModelSpec, RunSpec
 from athanor.workflows.stages import MDSpec, RelaxSpec
 from athanor.workflows.structures import System, describe_system
 
@@ -26,8 +26,6 @@ SKIN = 0.5
 """Å added to the cutoff of the neighbour list, unless the model asks for a skin of its own."""
 FIRE_SETTINGS: dict[str, Any] = {"dt": 0.2, "dt_max": 1.0, "mass_scale": "mean"}
 """Time steps in internal units, chosen by measurement: `docs/adr/0001-fire-time-step.md`."""
-DEFAULT_MODEL = "chgnet"
-"""Model of periodic systems when none is named."""
 
 
 def choose_model(spec: CalculationSpec, systems: Sequence[System]) -> ModelSpec:

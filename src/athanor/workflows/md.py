@@ -32,6 +32,7 @@ def md(
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     title: str = "",
+    silence: Sequence[str] = (),
     progress: bool = False,
 ) -> RunResult:
     """Run molecular dynamics at constant volume.
@@ -41,7 +42,7 @@ def md(
 
     Parameters
     ----------
-    structures, model, supercell, min_atoms, device, dtype, threads, max_atoms, out, overwrite, title, progress
+    structures, model, supercell, min_atoms, device, dtype, threads, max_atoms, out, overwrite, title, silence, progress
         As in `athanor.relax`.
     ensemble
         ``"nvt"`` (Langevin dynamics, BAOAB) or ``"nve"`` (velocity Verlet).
@@ -94,5 +95,6 @@ def md(
         "seed": seed,
         "output": out,
         "title": title,
+        "silence": silence,
     }
     return run_from_python({"md": values}, structures, model, settings, overwrite=overwrite, progress=progress)

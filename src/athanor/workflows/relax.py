@@ -31,6 +31,7 @@ def relax(
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     title: str = "",
+    silence: Sequence[str] = (),
     progress: bool = False,
 ) -> RunResult:
     """Relax structures with FIRE until forces and stress are small; periodic systems relax their cell as well.
@@ -77,6 +78,8 @@ def relax(
         Replace the results of an earlier run in `out`.
     title
         A name for the run, kept in `out`.
+    silence
+        Topics of warnings to leave out: the text of a warning names its topic.
     progress
         Show how far it is, on stderr.
 
@@ -120,5 +123,6 @@ def relax(
         "seed": seed,
         "output": out,
         "title": title,
+        "silence": silence,
     }
     return run_from_python({"relax": values}, structures, model, settings, overwrite=overwrite, progress=progress)

@@ -1,0 +1,83 @@
+"""A job to start from: every key with its default, and a line above it that says what it is and in which unit.
+
+Keys, defaults and lines are those of the descriptions in `spec` and `stages`, so a template can not fall behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from athanor.workflows.spec import DEFAULT_MODEL, ModelSpec, RunSpec, SourceSpec
+from athanor.workflows.stages import MDSpec, RelaxSpec
+
+STAGES = {"relax": ("relax",), "md": ("md",), "relax-then-md": ("relax", "md")}
+"""Kinds of template, and the stages of each."""
+_EXAMPLE = "structures.extxyz"
+
+
+def make_template(kind: str, structures: Sequence[str] = (), *, job: str = "job.yaml") -> str:
+    """Return a job as commented YAML.
+
+    Parameters
+    ----------
+    kind
+        One of `STAGES`.
+    structures
+        Files, as seen from the job.
+    job
+        Name of the job, for the comments.
+    """
+    stages = [RelaxSpec() if name == "relax" else MDSpec(steps=1000) for name in STAGES[kind]]
+    spec = RunSpec(
+        title=kind,
+        structures=[SourceSpec(file=file) for file in structures or (_EXAMPLE,)],
+        model=ModelSpec(name=DEFAULT_MODEL),
+        stages=stages,
+        output=f"{job.removesuffix('.yaml')}-output",
+    )
+    head = [
+        "# A job for athanor: what to run, on what, with which model. Every key is here with its default.",
+        f"# Check it with `athanor run {job} --check`, run it with `athanor run {job}`.",
+        "",
+    ]
+    return "\n".join([*head, *_entries(spec)]) + "\n"
+
+
+def _entries(description: BaseModel) -> Iterator[str]:
+    """Yield the lines of a description: for each key a comment, then the key with its value."""
+    plain = description.model_dump(mode="json")
+    for name, field in type(description).model_fields.items():
+        if name == "kind":
+            continue
+        yield f"# {field.description}"
+        value = getattr(description, name)
+        if name == "stages":
+            yield "stages:"
+            for stage in value:
+                yield f"  - {stage.kind}:"
+                yield from (f"      {line}" for line in _entries(stage))
+        elif name == "structures":
+            yield "structures:"
+            yield from _sources(value)
+        elif isinstance(value, ModelSpec):
+            yield _entry(name, value.to_job())
+        else:
+            yield _entry(name, plain[name])
+
+
+def _sources(sources: Sequence[SourceSpec]) -> Iterator[str]:
+    """Yield the first source with all its keys, and of the others the file."""
+    comment, first, *rest = _entries(sources[0])
+    yield f"  {comment}"
+    yield f"  - {first}"
+    yield from (f"    {line}" for line in rest)
+    yield from (f"  - {_entry('file', str(source.file))}" for source in sources[1:])
+
+
+def _entry(name: str, value: Any) -> str:
+    import yaml
+
+    return str(yaml.safe_dump({name: value}, allow_unicode=True, default_flow_style=False, width=10_000).strip())

@@ -1,0 +1,186 @@
+"""Options that commands share: one meaning, true defaults, JSON on request, and completion in the shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from ase.build import bulk
+from ase.io import read, write
+
+from athanor.cli.main import app, call
+from athanor.workflows.spec import RunSpec
+from athanor.workflows.stages import MDSpec, RelaxSpec
+
+LJ = ["--model", "lennard-jones"]
+for _option in ("epsilon=0.0104", "sigma=3.4", "cutoff=8.5"):
+    LJ += ["--model-option", _option]
+COMMON = {"--model", "--model-option", "--device", "--dtype", "--threads", "--max-atoms", "--supercell", "--min-atoms",
+          "--overwrite", "--silence", "--quiet", "--json", "--out"}  # fmt: skip
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "argon.extxyz", [bulk("Ar", "fcc", a=a, cubic=True).repeat(2) for a in (5.2, 5.3)])
+    return tmp_path
+
+
+def options_of(command: str) -> dict[str, Any]:
+    return {name: option for option in COMMANDS[command].params for name in option.opts if name.startswith("--")}
+
+
+@pytest.mark.parametrize("command", ["run", "relax", "md", "evaluate"])
+def test_shared_options_are_everywhere_and_say_the_same(command: str) -> None:
+    mine, others = options_of(command), options_of("md")
+    assert set(mine) >= COMMON
+    if command != "evaluate":
+        assert set(mine) >= {"--seed", "--every", "--check"}
+    for name in COMMON - {"--out", "--overwrite"}:
+        assert mine[name].help == others[name].help
+    assert all(option.rich_help_panel for name, option in mine.items() if name != "--help")
+
+
+def test_defaults_in_the_help_are_those_of_the_descriptions() -> None:
+    plain = RunSpec(stages=(RelaxSpec(), MDSpec(steps=1000))).to_job()
+    plain |= plain["stages"][0]["relax"] | {"max_steps": plain["stages"][0]["relax"]["steps"]}
+    plain |= {key: value for key, value in plain["stages"][1]["md"].items() if key != "steps"}
+    told = {}
+    for command in ("relax", "md"):
+        for name, option in options_of(command).items():
+            found = re.search(r"\[default: (.+)\]", option.help or "")
+            if found:
+                told[name.removeprefix("--").replace("-", "_")] = found[1]
+    in_words = {"threads": "all cores", "max_atoms": "what fits", "time": "1 ps"}
+    assert {key: value for key, value in told.items() if key in in_words} == in_words
+    for key in told.keys() - in_words.keys() - {"steps"}:
+        assert told[key] == str(plain[key]), key
+
+
+def test_json_is_one_document_and_progress_is_not_in_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["relax", "argon.extxyz", "-o", "out", "--max-steps", "2", "--smax", "1e-6", "--json", *LJ]) == 0
+    screen = capsys.readouterr()
+    document = json.loads(screen.out)
+    assert document["rows"] == json.loads((folder / "out/summary.json").read_text())
+    assert document["outcome"] == {"step limit": 2}
+    assert (document["folder"], document["exit_code"]) == ("out", 0)
+    assert document["seconds"] > 0
+    assert "2 systems, 64 atoms" in screen.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["relax", "no.cif", "-o", "out", "--json"],
+        ["relax", "argon.extxyz", "-o", "out", "--json", "--wrong"],
+        ["run", "no.yaml", "--json"],
+        ["evaluate", "argon.extxyz", "--json", "--model", "no-such"],
+        ["show", "nothing", "--json"],
+    ],
+)
+def test_errors_are_json_too(folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    assert call(arguments) == 65
+    screen = capsys.readouterr()
+    document = json.loads(screen.out)
+    assert set(document) == {"error", "exit_code"}
+    assert document["exit_code"] == 65
+    assert screen.err == f"athanor: {document['error']}\n"
+
+
+def test_models_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["models", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {"chgnet", "lennard-jones", "demo"} <= {model["name"] for model in document["models"]}
+
+
+def test_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["evaluate", "argon.extxyz", "-o", "out.extxyz", *LJ]) == 0
+    screen = capsys.readouterr()
+    assert "2 systems: 2 done" in screen.out
+    assert "pressure GPa" in screen.out
+    assert "Results: out.extxyz" in screen.out
+    assert [atoms.info["name"] if "name" in atoms.info else len(atoms) for atoms in read("out.extxyz", ":")] == [32, 32]
+    assert call(["evaluate", "argon.extxyz", "-o", "out.extxyz", *LJ]) == 65
+    assert "--overwrite" in capsys.readouterr().err
+    assert call(["evaluate", "argon.extxyz", "--json", "--supercell", "2x1x1", *LJ]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [row["atoms"] for row in document["rows"]] == [64, 64]
+    assert document["file"] is None
+
+
+def test_a_system_that_fails_in_an_evaluation_is_69(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    atoms = bulk("Ar", "fcc", a=5.3, cubic=True)
+    atoms.positions[1] = atoms.positions[0]
+    write("bad.extxyz", atoms)
+    assert call(["evaluate", "bad.extxyz", "argon.extxyz", "-o", "out.extxyz", *LJ]) == 69
+    assert "bad (frame 0 of bad.extxyz) failed: " in capsys.readouterr().out
+    bad, good, _ = read("out.extxyz", ":")
+    assert bad.calc is None
+    assert good.get_potential_energy() < 0
+
+
+def test_check_estimates_and_leaves_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["md", "argon.extxyz", "-o", "out", "--steps", "20", "--timestep", "2fs", "-T", "30K", *LJ]
+    assert call([*command, "--check"]) == 0
+    told = capsys.readouterr().out
+    for words in ("2 systems, 64 atoms, one batch", "NVT at 30 K, 20 steps", "of the largest batch", "are free"):
+        assert words in told
+    assert call([*command, "--check", "--json", "--max-atoms", "32"]) == 0
+    found = json.loads(capsys.readouterr().out)["check"]
+    assert (found["systems"], found["atoms"], found["batches"], found["steps"]) == (2, 64, 2, 20)
+    assert (found["sample_systems"], found["sample_atoms"]) == (1, 32)
+    assert 0 < found["seconds"] < 60
+    assert not (folder / "out").exists()
+    (folder / "out").mkdir()
+    (folder / "out/notes").write_text("")
+    assert call([*command, "--check"]) == 65
+
+
+def test_check_names_what_would_be_set_aside(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    atoms = bulk("Ar", "fcc", a=5.3, cubic=True).repeat(2)
+    atoms.positions[1] = atoms.positions[0]
+    write("bad.extxyz", atoms)
+    assert call(["relax", "argon.extxyz", "bad.extxyz", "-o", "out", "--check", *LJ]) == 0
+    assert re.search(r"bad \(system 2\) would be set aside: ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("athanor md --model len", "lennard-jones"), ("athanor md --ensemble n", "nve"), ("athanor ev", "evaluate")],
+)
+def test_the_shell_completes(line: str, expected: str) -> None:
+    words = {"_ATHANOR_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+    command = [sys.executable, "-c", "from athanor.cli.main import main; main([])"]
+    shown = subprocess.run(command, env=os.environ | words, capture_output=True, text=True, timeout=60, check=False)
+    assert expected in shown.stdout.split(), shown.stderr
+
+
+COLORS = re.compile(r"\x1b\[[0-9;]*3[0-9]")
+
+
+@pytest.mark.parametrize(
+    ("asked", "colored"), [({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False)]
+)
+def test_no_color_is_honoured(
+    asked: dict, colored: bool, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"TERM": "xterm-256color", **asked}.items():
+        monkeypatch.setenv(name, value)
+    command = [sys.executable, "-m", "athanor.cli.main", "--help"]  # typer reads the variables when it is imported
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert bool(COLORS.search(shown)) == colored
+    atoms = bulk("Ar", "fcc", a=5.3, cubic=True)
+    atoms.positions[1] = atoms.positions[0]
+    write("bad.extxyz", atoms)
+    assert call(["evaluate", "bad.extxyz", *LJ]) == 69
+    assert bool(COLORS.search(capsys.readouterr().out)) == colored

@@ -19,6 +19,8 @@ TABLE: dict[str, dict[str, str]] = {
         "relax": "athanor.workflows.relax",
         "md": "athanor.workflows.md",
         "evaluate": "athanor.workflows.evaluate",
+        "open": "athanor.workflows.saved_run",
+        "plot": "athanor.workflows.plot",
         "set_num_threads": "athanor._runtime",
     },
     "athanor.dynamics": {

@@ -26,6 +26,8 @@ class OptionalDependency(Enum):
     ASE = _Package("ase", "ase")
     PYMATGEN = _Package("pymatgen", "athanor-md[pymatgen]")
     CHGNET = _Package("chgnet", "athanor-md[chgnet]")
+    MATPLOTLIB = _Package("matplotlib", "athanor-md[plot]")
+    PANDAS = _Package("pandas", "pandas")
     TENSORBOARD = _Package("tensorboard", "athanor-md[tensorboard]")
 
     @property

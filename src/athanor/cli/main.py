@@ -50,12 +50,30 @@ for _command in (commands.run, commands.relax, commands.md, commands.evaluate):
 @app.command(rich_help_panel="Look at results")
 def show(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run.")],
+    system: Annotated[str | None, typer.Option(metavar="NAME", help="Only this system, by name or number.")] = None,
     all_rows: Annotated[bool, typer.Option("--all", help="Every row of the table, however many.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Say what was run, how far it got, what failed and why, and how to read the results."""
     from athanor.cli.show import show_run
 
-    raise typer.Exit(show_run(out, all_rows=all_rows))
+    raise typer.Exit(show_run(out, system=system, all_rows=all_rows, as_json=as_json))
+
+
+@app.command(rich_help_panel="Look at results")
+def plot(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run.")],
+    picture: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Picture to write. Default: OUT/plot.png.")
+    ] = None,
+    system: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this system, by name or number; repeatable.")
+    ] = None,
+) -> None:
+    """Draw energy, temperature, volume and largest force of a run against step."""
+    from athanor.cli.show import plot_run
+
+    raise typer.Exit(plot_run(out, picture, system or []))
 
 
 @app.command(rich_help_panel="Get started")

@@ -1,78 +1,123 @@
-"""Behind ``athanor show``."""
+"""Behind ``athanor show`` and ``athanor plot``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from athanor.cli.exit_codes import ExitCode
-from athanor.cli.table import count_outcomes, make_console, print_failures, print_table
+from athanor.cli.table import count_outcomes, make_console, print_failures, print_pairs, print_table
+
+if TYPE_CHECKING:
+    from athanor.workflows.saved_run import SavedRun
 
 
-def show_run(out: Path, *, all_rows: bool = False) -> int:
-    """Print what was run, by which model, how far, what failed, and how to read it."""
-    from athanor.workflows.output import read_run
+def show_run(out: Path, *, system: str | None = None, all_rows: bool = False, as_json: bool = False) -> int:
+    """Print what was run, by which model, how far, what failed and what to do, and how to read it."""
+    from athanor.workflows.saved_run import SavedRun
 
-    run, rows = read_run(out)
+    run = SavedRun(out)
+    if as_json:
+        rows = run.summary if system is None else [run.summary[run.number_of(system)]]
+        print(json.dumps(_facts(run) | {"summary": rows}, indent=1, ensure_ascii=False))
+        return int(ExitCode.DONE)
     console = make_console()
-    _print_facts(console, run)
-    if not rows:
-        console.print("No summary was written: the run did not come to an end.", highlight=False)
-    else:
-        print_table(console, rows, all_rows=all_rows)
-        console.print(f"[bold]{count_outcomes(rows)}[/bold]", highlight=False)
-        print_failures(console, rows)
-    _print_how_to_read(console, out)
+    if system is not None:
+        row = run.summary[run.number_of(system)]
+        print_pairs(console, {key: _short(value) for key, value in row.items() if value is not None})
+        print_failures(console, [row])
+        _print_how_to_read(console, run, row)
+        return int(ExitCode.DONE)
+    print_pairs(console, _headline(run))
+    print_table(console, run.summary, all_rows=all_rows)
+    console.print(f"[bold]{count_outcomes(run.summary)}[/bold]", highlight=False)
+    print_failures(console, run.summary)
+    _print_how_to_read(console, run, run.summary[0])
     return int(ExitCode.DONE)
 
 
-def _print_facts(console: Any, run: dict[str, Any]) -> None:
-    from rich.table import Table
+def plot_run(out: Path, picture: Path | None, systems: list[str]) -> int:
+    """Draw a run into a file, ``plot.png`` in its folder unless told otherwise."""
+    from athanor.workflows.output import PLOT
+    from athanor.workflows.plot import plot
 
-    model = run.get("model", {})
-    digest = model.get("weights_digest")
-    facts = {
-        "run": run["job"].get("title") or run.get("command", ""),
-        "command": run.get("command", ""),
+    path = picture or out / PLOT
+    plot(out, systems or None, path)
+    print(f"Plot: {path}")
+    return int(ExitCode.DONE)
+
+
+def _facts(run: SavedRun) -> dict[str, Any]:
+    """Everything but the table, as plain values."""
+    facts = {key: value for key, value in run.record.items() if key not in ("state", "process", "outcome")}
+    facts |= {"folder": str(run.folder), "state": run.state}
+    if not run.has_ended:
+        facts |= {"frames": run.num_frames, "last_step": run.last_step}
+    return facts
+
+
+def _headline(run: SavedRun) -> dict[str, str]:
+    record, model = run.record, run.model
+    digest = model.get("weights_digest", "")
+    command = record.get("command", "")
+    title = run.settings.get("title") or command
+    return {
+        "run": title,
+        "command": command if command != title else "",
         "state": _state(run),
-        "systems": f"{run.get('systems')} with {run.get('atoms')} atoms",
+        "systems": f"{len(run):,} with {record['atoms']:,} atoms",
         "model": model.get("card") or model.get("name", ""),
-        "weights": digest.rpartition(":")[2][:16] if digest else "",
-        "stages": "; ".join(_stage(stage) for stage in run["job"].get("stages", [])),
-        "frames": str(run.get("frames", "")),
-        "athanor": f"{run.get('athanor')}, torch {run.get('versions', {}).get('torch', '?')}",
+        "weights": digest.rpartition(":")[2][:16],
+        "stages": ", then ".join(_stage(kind, settings) for kind, settings in run.stages),
+        "frames": f"{record['frames']:,}"
+        if run.has_ended
+        else f"{run.num_frames:,} so far, up to step {run.last_step:,}",
+        "athanor": f"{record['athanor']}, torch {run.versions.get('torch', '?')}",
     }
-    table = Table.grid(padding=(0, 2))
-    for key, value in facts.items():
-        if value and not (key == "command" and value == facts["run"]):
-            table.add_row(f"[bold]{key}[/bold]", value)
-    console.print(table)
 
 
-def _state(run: dict[str, Any]) -> str:
-    took = f", {run['seconds']:g} s" if "seconds" in run else ""
-    note = " (or it was killed)" if run.get("state") == "running" else ""
-    return f"{run.get('state')}{note}, started {run.get('started')}{took}"
+def _state(run: SavedRun) -> str:
+    from athanor.workflows.progress import format_seconds
+
+    record = run.record
+    started = f"started {record['started']}"
+    if run.has_ended:
+        return f"{run.state}, {started}, took {format_seconds(record['seconds'])}"
+    note = " (its process is gone)" if run.state == "killed" else " (on another machine, or killed there)"
+    ago = f"last written {format_seconds(time.time() - run.last_written)} ago"
+    return f"{run.state}{note if run.state == 'killed' or run.is_elsewhere else ''}, {started}, {ago}"
 
 
-def _stage(stage: dict[str, Any]) -> str:
-    (kind, settings), *_ = stage.items()
+def _stage(kind: str, settings: dict[str, Any]) -> str:
     if kind == "relax":
         cell = "atoms" if settings.get("fixed_cell") else "atoms and cell"
         return f"relax {cell} to {settings['fmax']}, {settings['smax']}, at most {settings['steps']} steps"
-    name, at, step = settings["ensemble"].upper(), settings["temperature"], settings["timestep"]
-    return f"{name} at {at}, {settings['steps']} steps of {step}"
+    at = f" at {settings['temperature']}" if settings["ensemble"] == "nvt" else ""
+    return f"{settings['ensemble'].upper()}{at}, {settings['steps']} steps of {settings['timestep']}"
 
 
-def _print_how_to_read(console: Any, out: Path) -> None:
-    lines: Sequence[tuple[str, str]] = (
-        ("final.extxyz", f'ase.io.read("{out}/final.extxyz", ":")'),
-        ("trajectory.zarr", f'athanor.dynamics.ZarrData("{out}/trajectory.zarr", mode="r").read()'),
-        ("summary.csv, log.csv", "one row per system; one row per system and logged step"),
-        ("run.yaml", "settings, versions, what to cite"),
-    )
-    console.print()
-    for name, how in lines:
-        if (out / name.partition(",")[0]).exists():
-            console.print(f"  {name:<22}{how}", highlight=False, soft_wrap=True)
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _print_how_to_read(console: Any, run: SavedRun, row: dict[str, Any]) -> None:
+    name = row["system"] if run.names.count(row["system"]) == 1 else row["index"]
+    lines = [
+        ("run.summary", "the table; run.to_pandas() as a DataFrame"),
+        ("run.structures", "ASE atoms as the run left them") if run.has_ended else
+        (f"run.atoms(step={run.last_step})", "the last frame of each system, as ASE atoms"),
+        (f"run.frames({name!r})", "one system; .atoms(...) as ASE atoms"),
+        ("run.frames(step=1)", "all systems at one step; or time=..., in fs"),
+        (f"run.series({name!r}).energy", "array against .step and .time; .temperature, .fmax ..."),
+        ("athanor.plot(run)", f"or: athanor plot {run.folder}"),
+    ]  # fmt: skip
+    width = max(len(call) for call, _ in lines)
+    console.print(f'\nTo read it in Python: import athanor; run = athanor.open("{run.folder}")', highlight=False,
+                  markup=False, soft_wrap=True)  # fmt: skip
+    for call, what in lines:
+        console.print(f"  {call:<{width}}  {what}", highlight=False, markup=False, soft_wrap=True)
+    files = [name for name in ("final.extxyz", "summary.csv", "log.csv", "plot.png") if (run.folder / name).exists()]
+    console.print(f"Files: {', '.join(files)}; run.yaml has settings, versions, and what to cite.", highlight=False,
+                  soft_wrap=True)  # fmt: skip

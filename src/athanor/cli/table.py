@@ -94,6 +94,18 @@ def print_failures(console: Any, rows: Sequence[Row]) -> None:
         console.print(f"  {row['system']} ({where}) failed{after}: {text}", highlight=False, markup=False)
     if len(failed) > _MOST_FAILURES:
         console.print(f"  and {len(failed) - _MOST_FAILURES} more, see summary.csv", highlight=False)
+    for advice in dict.fromkeys(_advice(row) for row in failed):
+        console.print(advice, highlight=False, markup=False)
+
+
+def _advice(row: Row) -> str:
+    if "element" in row["status"]:
+        return "An element that the model does not know: choose another model, see `athanor models`."
+    if row.get("steps", 0) == 0:
+        return "Failed at the start: look there for atoms on top of each other, a wrong cell or wrong elements."
+    if row["status"].endswith("(MD)"):
+        return "Failed in MD: try a shorter time step or a lower temperature, or relax first."
+    return "Failed on the way: start from a better structure, or relax it with a fixed cell first."
 
 
 def count_outcomes(rows: Sequence[Row]) -> str:

@@ -1,4 +1,4 @@
-"""The results folder OUT: what is in it, when it may be written, and how it is read back.
+"""The results folder OUT: what is in it, and when it may be written; `saved_run` reads it back.
 
 ``trajectory.zarr``, ``final.extxyz``, ``summary.csv``, ``summary.json``, ``run.yaml``, ``log.csv``. Files are replaced
 whole, by rename, so a reader never sees half a file.
@@ -154,29 +154,3 @@ def write_summary(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer.writerows([{key: "" if value is None else value for key, value in row.items()} for row in rows])
     replace_text(folder / SUMMARY_CSV, text.getvalue())
     replace_text(folder / SUMMARY_JSON, json.dumps(list(rows), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_run(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the content of ``run.yaml`` and the rows of the summary.
-
-    Raises
-    ------
-    InputError
-        If `path` is not a results folder.
-    StorageError
-        If a file in it can not be read.
-    """
-    import yaml
-
-    folder = Path(path)
-    if not (folder / RUN).is_file():
-        raise InputError(f"`{folder}` is not a results folder of athanor: it has no `{RUN}`.")
-    try:
-        run = yaml.safe_load((folder / RUN).read_text(encoding="utf-8"))
-        summary = folder / SUMMARY_JSON
-        rows = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else []
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise StorageError(f"`{folder}` can not be read: {error}.") from error
-    if not isinstance(run, dict) or "athanor" not in run:
-        raise StorageError(f"`{folder / RUN}` was not written by athanor.")
-    return run, rows

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from athanor.errors import InputError, StorageError
-from athanor.workflows.output import check_output, create_output, read_run, write_summary
+from athanor.errors import InputError
+from athanor.workflows.output import check_output, create_output, write_summary
 
 
 def test_a_new_or_empty_folder_is_fine(tmp_path: Path) -> None:
@@ -47,23 +48,11 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
         check_output(tmp_path / "out", overwrite=True)
 
 
-def test_reading_what_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not a results folder"):
-        read_run(tmp_path)
-    (tmp_path / "run.yaml").write_text("a: [")
-    with pytest.raises(StorageError, match="can not be read"):
-        read_run(tmp_path)
-    (tmp_path / "run.yaml").write_text("other: program\n")
-    with pytest.raises(StorageError, match="not written by athanor"):
-        read_run(tmp_path)
-
-
-def test_summary_is_read_back(tmp_path: Path) -> None:
+def test_the_summary_as_json_and_csv(tmp_path: Path) -> None:
     rows = [
         {"index": 0, "energy": -1.5, "status": "converged"},
         {"index": 1, "status": "failed: Ünglück", "fmax": None},
     ]
     write_summary(tmp_path, rows)
-    (tmp_path / "run.yaml").write_text("athanor: 1\n")
-    assert read_run(tmp_path)[1] == rows
+    assert json.loads((tmp_path / "summary.json").read_text(encoding="utf-8")) == rows
     assert (tmp_path / "summary.csv").read_text().splitlines()[0] == "index,energy,status,fmax"

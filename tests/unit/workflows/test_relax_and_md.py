@@ -18,7 +18,6 @@ from athanor.data import AtomicData, Batch
 from athanor.dynamics import NVE
 from athanor.errors import InputError
 from athanor.testing.dynamics_contract import argon_model, with_neighbor_hooks
-from athanor.workflows.output import read_run
 from athanor.workflows.plan import Plan
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*small-cell:athanor.errors.AthanorWarning")  # four atoms do here
@@ -155,7 +154,7 @@ def test_the_folder_has_everything_in_input_order(tmp_path: Path) -> None:
     write(tmp_path / "in.extxyz", crystals())
     out = tmp_path / "out"
     result = athanor.md(tmp_path / "in.extxyz", model=ARGON, temperature=40, steps=10, max_atoms=8, out=out, every=5)
-    run, rows = read_run(out)
+    run, rows = athanor.open(out).record, athanor.open(out).summary
     assert run["state"] == "finished"
     assert run["outcome"] == {"done": 4}
     assert run["frames"] == 8

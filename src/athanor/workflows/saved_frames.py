@@ -1,0 +1,103 @@
+"""Which frames of a trajectory belong to one system, or to one moment."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from athanor.errors import InputError, StorageError
+from athanor.io.zarr_reader import TrajectoryReader
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+
+_UNITS = {"step": "", "time": " fs"}
+
+
+class SavedFrames:
+    """The frames of a run, as of the moment it is made.
+
+    Parameters
+    ----------
+    path
+        The trajectory store.
+
+    Raises
+    ------
+    StorageError
+        If it is missing, damaged, or not a store of athanor.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise StorageError(f"`{path}` is missing: no frame was written yet, or it was removed.")
+        self._path = path
+        self._reader = TrajectoryReader(path)
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    @property
+    def last_step(self) -> int:
+        """Largest step of any frame; 0 if there is none."""
+        return int(self._step.max(initial=0))
+
+    def of(self, system: int) -> Batch:
+        """All frames of one system in the order of time; those of a system that stood still are left out."""
+        rows = np.flatnonzero(self._system == system)
+        return self._read(rows[np.diff(self._step[rows], prepend=-1) != 0], system)
+
+    def at(self, name: str, value: float, system: int | None = None) -> Batch:
+        """The newest frame up to a ``"step"`` or ``"time"``, of one system or of each, in input order."""
+        stamps = self._step if name == "step" else self._time
+        rows = np.arange(len(self)) if system is None else np.flatnonzero(self._system == system)
+        if not rows.size:
+            return self._read(rows, system)
+        margin = 1e-9 * max(1.0, abs(value))
+        first, last = stamps[rows].min(), stamps[rows].max()
+        if not first - margin <= value <= last + margin:
+            unit = _UNITS[name]
+            raise InputError(
+                f"`{name}={value:g}` has no frame; those of `{self._path}` go from {first:g} to {last:g}{unit}. "
+                f"The end of a run is in `run.structures`."
+            )
+        rows = rows[stamps[rows] <= value + margin][::-1]
+        _, newest = np.unique(self._system[rows], return_index=True)
+        return self._read(rows[newest], system)
+
+    def so_far(self) -> dict[int, tuple[int, int]]:
+        """Steps that each system with frames had taken at its last one, and its `failure_code` there."""
+        systems, first = np.unique(self._system, return_index=True)
+        last = len(self) - 1 - np.unique(self._system[::-1], return_index=True)[1]
+        # the first frame is taken in the first step, unless the system failed before it
+        steps = self._step[last] - self._step[first] + (self._step[first] > 0)
+        codes = self._failure_code[last]
+        return {int(system): (int(steps[place]), int(codes[place])) for place, system in enumerate(systems)}
+
+    def _read(self, rows: np.ndarray, system: int | None) -> Batch:
+        if not rows.size:
+            which = "" if system is None else f" of system {system}"
+            raise StorageError(f"`{self._path}` has no frame{which}: the run did not get so far.")
+        return self._reader.read_rows(rows)
+
+    def _stamps(self, name: str) -> np.ndarray:
+        return self._reader.system_values(name).reshape(-1).numpy() if len(self) else np.empty(0)
+
+    @cached_property
+    def _system(self) -> np.ndarray:
+        return self._stamps("system_id")
+
+    @cached_property
+    def _failure_code(self) -> np.ndarray:
+        return self._stamps("failure_code")
+
+    @cached_property
+    def _step(self) -> np.ndarray:
+        return self._stamps("step")
+
+    @cached_property
+    def _time(self) -> np.ndarray:
+        return self._stamps("time")

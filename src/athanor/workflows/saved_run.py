@@ -1,0 +1,316 @@
+"""Read a results folder back: settings, the table, frames of one system or one moment, and what was logged.
+
+Nothing is read before it is asked for, nothing is kept open, and nothing is written, so a folder can be looked at while
+its run still goes on.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from athanor._optional import OptionalDependency
+from athanor.errors import InputError, StorageError
+from athanor.workflows.output import FINAL, LOG, RUN, SUMMARY_JSON, TRAJECTORY
+from athanor.workflows.saved_log import SavedLog, Series
+from athanor.workflows.saved_record import find_name, is_elsewhere, read_record, read_summary, state_of
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from athanor.data.batch import Batch
+    from athanor.workflows.saved_frames import SavedFrames
+
+_NOT_STARTED = "not started"
+
+
+class SavedRun:
+    """A results folder, read when asked.
+
+    Wherever a system is asked for, its number in the input (from 0) or its name will do.
+
+    Parameters
+    ----------
+    path
+        The results folder.
+
+    Attributes
+    ----------
+    folder
+        Where it is.
+    record
+        Content of ``run.yaml``.
+
+    Raises
+    ------
+    InputError
+        If `path` is not a results folder.
+    StorageError
+        If ``run.yaml`` can not be read. Other files are read, and their errors raised, when they are asked for.
+
+    Examples
+    --------
+    >>> import athanor
+    >>> from ase.build import bulk
+    >>> argon = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}
+    >>> crystal = bulk("Ar", "fcc", a=5.26, cubic=True) * (2, 2, 2)
+    >>> _ = athanor.md(crystal, model=argon, temperature=30, steps=20, timestep=2.0, every=5, out="argon")
+    >>> run = athanor.open("argon")
+    >>> run.state, run.names, run.series(0).time.tolist()
+    ('finished', ['Ar32'], [2.0, 12.0, 22.0, 32.0])
+    >>> run.frames("Ar32").positions.shape
+    torch.Size([128, 3])
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.folder = Path(path)
+        self.record = read_record(self.folder)
+
+    def __len__(self) -> int:
+        return int(self.record["systems"])
+
+    def __repr__(self) -> str:
+        return f"SavedRun({str(self.folder)!r}: {len(self)} systems, {self.state})"
+
+    # -------------------------------------------------------------------------------------------------- what was run
+    @property
+    def state(self) -> str:
+        """``"finished"``, ``"interrupted"``, ``"failed"``, ``"running"``, or ``"killed"`` (its process is gone).
+
+        Whether a run on another machine still goes on can not be seen from here: it counts as running.
+        """
+        return state_of(self.record)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run came to an end and wrote its results, be it the planned end or not."""
+        return self.record["state"] != "running"
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether a run that has not ended was started on another machine."""
+        return is_elsewhere(self.record)
+
+    @property
+    def last_written(self) -> float:
+        """When frames, log or table were last written, in seconds as `time.time` counts them."""
+        places = [self.folder / name for name in (RUN, LOG, SUMMARY_JSON, TRAJECTORY)]
+        return max(place.stat().st_mtime for place in places if place.exists())
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The resolved job: a mapping that, written as YAML, repeats the run."""
+        return dict(self.record["job"])
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """Name, weights, licence and the like of the potential."""
+        return dict(self.record["model"])
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of athanor and of the packages it ran with."""
+        return {"athanor": str(self.record["athanor"]), **self.record["versions"]}
+
+    @property
+    def citations(self) -> list[str]:
+        """What to cite."""
+        return list(self.record["citations"])
+
+    @property
+    def stages(self) -> list[tuple[str, dict[str, Any]]]:
+        """Kind (``"relax"`` or ``"md"``) and settings of each stage."""
+        return [next(iter(stage.items())) for stage in self.record["job"]["stages"]]
+
+    # ------------------------------------------------------------------------------------------------- what came out
+    @cached_property
+    def summary(self) -> list[dict[str, Any]]:
+        """One row for each system, in input order; see `to_pandas` for a DataFrame.
+
+        In a run that has not come to its end, systems that were reached have the status ``"running"`` or ``"killed"``
+        and the steps of their last frame.
+        """
+        rows = read_summary(self.folder, len(self))
+        if not self.has_ended and (self.folder / TRAJECTORY).exists():
+            from athanor.dynamics.quarantine import describe_failure
+
+            for number, (steps, code) in self._frames.so_far().items():
+                if rows[number]["status"] == _NOT_STARTED:
+                    status = f"failed: {describe_failure(code)}" if code else self.state
+                    rows[number] |= {"status": status, "steps": steps}
+        return rows
+
+    @property
+    def names(self) -> list[str]:
+        """Name of each system, in input order."""
+        return [row["system"] for row in self.summary]
+
+    @property
+    def failed(self) -> list[int]:
+        """Numbers of the systems that were set aside."""
+        return [row["index"] for row in self.summary if row["status"].startswith("failed")]
+
+    def to_pandas(self) -> Any:
+        """Return the summary as a pandas DataFrame, one row for each system.
+
+        Raises
+        ------
+        OptionalDependencyError
+            If pandas is not installed; the text names the command that installs it.
+        """
+        return OptionalDependency.PANDAS.load(needed_by="to_pandas").DataFrame(self.summary).set_index("index")
+
+    @cached_property
+    def structures(self) -> list[Atoms]:
+        """ASE atoms as the run left them, in input order, with energy, forces and stress.
+
+        Raises
+        ------
+        StorageError
+            If the run has not come to its end; the last frames are there.
+        """
+        from athanor.io.structures import read_structures
+
+        path = self.folder / FINAL
+        if not path.exists():
+            raise StorageError(
+                f"`{path}` is missing; it is written when a run ends, and this one is {self.state}. "
+                f"Take the last frames: `run.frames(step=run.last_step)`."
+            )
+        try:
+            structures = [item.atoms for item in read_structures(path)]
+        except InputError as error:
+            raise StorageError(str(error)) from error
+        if len(structures) != len(self):
+            raise StorageError(f"`{path}` holds {len(structures)} structures; the run has {len(self)} systems.")
+        return structures
+
+    # -------------------------------------------------------------------------------------------------------- frames
+    @property
+    def num_frames(self) -> int:
+        """Frames on disk, all systems together."""
+        return len(self._frames) if (self.folder / TRAJECTORY).exists() else 0
+
+    @property
+    def last_step(self) -> int:
+        """Largest step of any frame; 0 if there is none."""
+        return self._frames.last_step if self.num_frames else 0
+
+    def frames(self, system: int | str | None = None, *, step: int | None = None, time: float | None = None) -> Batch:
+        """Return all frames of one system, or all systems as they were at one moment, or one system then.
+
+        Parameters
+        ----------
+        system
+            Number or name.
+        step, time
+            Lifetime step of the system, or its time in fs; at most one of the two. Each system is given by its newest
+            frame up to then, and stands still once it is done: `step` and `time` of the batch tell which it is.
+            Systems that had no frame yet are left out.
+
+        Returns
+        -------
+        Batch
+            On the CPU. Of one system in the order of time; of one moment in input order, see `system_id`.
+
+        Raises
+        ------
+        InputError
+            If there is no such system, or nothing was kept that early or that late.
+        StorageError
+            If there are no frames, or they are damaged.
+        """
+        if step is not None and time is not None:
+            raise InputError("give `step` or `time`, not both.")
+        number = None if system is None else self.number_of(system)
+        if step is not None:
+            return self._frames.at("step", step, number)
+        if time is not None:
+            return self._frames.at("time", time, number)
+        if number is None:
+            raise InputError("say which frames: `system=...`, `step=...` or `time=...` (fs).")
+        return self._frames.of(number)
+
+    def atoms(
+        self, system: int | str | None = None, *, step: int | None = None, time: float | None = None
+    ) -> list[Atoms]:
+        """Return the same as `frames`, as ASE atoms, with the name of the system in ``info``."""
+        images = self.frames(system, step=step, time=time).to_atoms()
+        for image in images:
+            image.info["name"] = self.names[image.info["system_id"]]
+        return images
+
+    @cached_property
+    def _frames(self) -> SavedFrames:
+        from athanor.workflows.saved_frames import SavedFrames
+
+        return SavedFrames(self.folder / TRAJECTORY)
+
+    # ----------------------------------------------------------------------------------------------------- scalars
+    @overload
+    def series(self, system: int | str) -> Series: ...
+    @overload
+    def series(self, system: list[Any]) -> list[Series]: ...
+    def series(self, system: int | str | list[Any]) -> Series | list[Series]:
+        """Return energy, temperature, volume, fmax and pressure of a system against step and time, as arrays.
+
+        Parameters
+        ----------
+        system
+            Number or name; or a list of them, which is quicker than one call for each.
+
+        Returns
+        -------
+        Series or list of Series
+            Without rows for a system that was not reached.
+
+        Raises
+        ------
+        InputError
+            If there is no such system.
+        StorageError
+            If ``log.csv`` is missing or damaged.
+        """
+        if isinstance(system, int | str):
+            return self._log.of([self.number_of(system)])[0]
+        return self._log.of([self.number_of(one) for one in system])
+
+    @cached_property
+    def _log(self) -> SavedLog:
+        return SavedLog(self.folder / LOG, [kind == "md" for kind, _ in self.stages])
+
+    def number_of(self, system: int | str) -> int:
+        """Return the number of a system, given by number or name.
+
+        Raises
+        ------
+        InputError
+            If there is none, or several have the name; the text says which there are.
+        """
+        if isinstance(system, str):
+            return find_name(self.names, system, f"`{self.folder}`")
+        number = int(system)
+        if not 0 <= number < len(self):
+            raise InputError(f"`system={number}` is not in `{self.folder}`; its systems are 0 to {len(self) - 1}.")
+        return number
+
+
+def open(path: str | os.PathLike[str]) -> SavedRun:
+    """Open a results folder to read it; see `SavedRun`.
+
+    Parameters
+    ----------
+    path
+        The folder that a run was told to write. The run may be finished, interrupted, killed or still going on; what
+        is on disk when something is first asked for is what is seen.
+
+    Raises
+    ------
+    InputError
+        If it is not a results folder.
+    StorageError
+        If its ``run.yaml`` can not be read.
+    """
+    return SavedRun(path)

@@ -29,7 +29,7 @@ class AthanorWarning(UserWarning):
     def __str__(self) -> str:
         if not self.topic:
             return self.text
-        return f"{self.text} Silence it with `warnings.filterwarnings('ignore', '.*{self.topic}')`."
+        return f"{self.text} Silence it with `silence=['{self.topic}']`."
 
 
 class InputError(AthanorError, ValueError):

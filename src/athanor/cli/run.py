@@ -116,15 +116,18 @@ def _with_arguments(model: Any, options: Sequence[str]) -> Settings:
     """Return a model as a job would name it, with ``KEY=VALUE`` arguments."""
     import yaml
 
+    from athanor.workflows.spec import ModelSpec
+
     if model is None:
         raise InputError("--model-option needs --model: say which model it is for.")
-    described = {"name": model} if isinstance(model, str) else dict(model)
+    described = ModelSpec.model_validate(model)
+    arguments = dict(described.options)
     for option in options:
         key, separator, text = option.partition("=")
         if not separator or not key:
             raise InputError(f"--model-option {option!r} is not KEY=VALUE, for example `--model-option cutoff=8.5`.")
         try:
-            described[key.strip().replace("-", "_")] = yaml.safe_load(text)
+            arguments[key.strip().replace("-", "_")] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise InputError(f"--model-option {option!r} has no value that can be read as YAML.") from error
-    return described
+    return {"name": described.name, "options": arguments}

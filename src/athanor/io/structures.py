@@ -79,7 +79,7 @@ def _read_file(path: str, index: str | int | slice) -> list[Structure]:
     shown = path
     if not Path(path).exists() and "@" in Path(path).name:
         path, _, text = path.rpartition("@")
-        chosen = _parse_index(text)
+        index, chosen = text, _parse_index(text)
     file = Path(path)
     if not file.exists():
         raise InputError(f"`{shown}` does not exist. Check the path (the current folder is `{Path.cwd()}`).")
@@ -133,8 +133,11 @@ def _describe_reading(shown: str, file: Path, frames: int, error: Exception) -> 
         line = next((number for number, line in enumerate(lines, start=1) if symbol in line.split()), None)
         where = f" in line {line}" if line else ""
         return f"{subject} has the element `{symbol}`{where}, which does not exist. Correct the symbol."
+    tells = isinstance(error, ValueError | OSError)  # others are slips of the reader, such as "list index out of range"
     reason = str(error).removeprefix("ase.io.extxyz: ").rstrip(".")
-    because = f": {reason}" if reason else f" as {file.suffix or 'a structure file'}: its content does not fit"
+    because = (
+        f": {reason}" if reason and tells else f" as {file.suffix or 'a structure file'}: its content does not fit"
+    )
     return f"{subject} can not be read{because}. Check its ending and content, or convert it to extended XYZ."
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
 
-from athanor.errors import AthanorError, InputError
+from athanor.errors import AthanorError, AthanorWarning, InputError
 from athanor.workflows.problems import describe_problems
 from athanor.workflows.spec import DEFAULT_MODEL, CalculationSpec, ModelSpec, RunSpec
 from athanor.workflows.stages import MDSpec, RelaxSpec
@@ -142,7 +143,7 @@ def to_data(systems: Sequence[System], dtype: str) -> list[AtomicData]:
         try:
             data.append(AtomicData.from_atoms(_bare(system.atoms), dtype=wanted, system_id=index))
         except (ValueError, TypeError, NotImplementedError) as error:
-            raise InputError(f"system {index} ({system.name}): {error}") from error
+            raise InputError(f"{describe_system(index, system)}: {error}") from error
     return data
 
 
@@ -185,14 +186,16 @@ def _build_engine(stage: RelaxSpec | MDSpec, spec: RunSpec, model: Any, batch: B
     if isinstance(stage, MDSpec):
         if stage.ensemble == "nve":
             return dynamics.NVE(model, dt=stage.timestep, n_steps=stage.steps)
-        return dynamics.NVTLangevin(
-            model,
-            dt=stage.timestep,
-            temperature=stage.temperature,
-            friction=stage.friction,
-            random_seed=spec.seed,
-            n_steps=stage.steps,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*friction", AthanorWarning)  # `advise` says it once for all batches
+            return dynamics.NVTLangevin(
+                model,
+                dt=stage.timestep,
+                temperature=stage.temperature,
+                friction=stage.friction,
+                random_seed=spec.seed,
+                n_steps=stage.steps,
+            )
     if stage.fixed_cell or not bool(batch.has_cell.any()):
         return dynamics.FIRE(
             model,

@@ -48,6 +48,8 @@ class ModelSpec(Description):
 
     def to_job(self) -> Any:
         """Return the short form that a job would hold."""
+        if "name" in self.options:  # CHGNet's argument is called so
+            return {"name": self.name, "options": self.options}
         return self.name if not self.options else {"name": self.name, **self.options}
 
 

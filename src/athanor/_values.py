@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import operator
 from collections.abc import Iterable
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from athanor.errors import DtypeError, InputError
@@ -19,20 +20,26 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     return f" Did you mean `{near[0]}`?" if near else ""
 
 
-def check_whole(value: Any, name: str, at_least: int = 0) -> int:
+def is_real(value: Any) -> bool:
+    """Whether `value` is one real number, of Python or numpy; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_whole(value: Any, name: str, at_least: int | None = 0) -> int:
     """Return `value` as an int.
 
     Raises
     ------
     InputError
-        If it is no whole number, or smaller than `at_least`; True and False are none.
+        If it is no whole number (True and False are none), or smaller than `at_least`, if that is given.
     """
     try:
         number = operator.index(value)
     except TypeError:
         number = None
-    if number is None or isinstance(value, bool) or number < at_least:
-        raise InputError(f"`{name}` is {value!r}; give a whole number of at least {at_least}.")
+    if number is None or isinstance(value, bool) or (at_least is not None and number < at_least):
+        bound = "" if at_least is None else f" of at least {at_least}"
+        raise InputError(f"`{name}` is {value!r}; give a whole number{bound}.")
     return number
 
 
@@ -51,10 +58,11 @@ def usable_device(device: torch.device | str | int) -> torch.device:
     except (RuntimeError, TypeError) as error:
         hint = f" `{device}` looks like a dtype: pass `dtype=`." if hasattr(torch, str(device)) else ""
         raise InputError(f'`device` is {device!r}; use "cpu", "cuda" or "cuda:0".{hint}') from error
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+    there = torch.cuda.device_count() if found.type == "cuda" else 1
+    if found.type == "cuda" and (found.index or 0) >= there:
+        what = f"torch sees {there} CUDA devices" if there else "torch sees no CUDA device"
         raise InputError(
-            f"`device={str(device)!r}` is not there: torch sees {torch.cuda.device_count()} CUDA devices. "
-            f'Use "cpu", or install a build of torch for your GPU.'
+            f'`device={str(device)!r}` is not there: {what}. Use "cpu", or install a build of torch for your GPU.'
         )
     return found
 

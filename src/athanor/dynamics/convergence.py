@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from athanor.errors import InputError, MissingFieldError
+from athanor._values import check_whole, is_real
+from athanor.dynamics.state import check_positive
+from athanor.errors import ArgumentError, InputError, MissingFieldError
 from athanor.hooks.stages import DynamicsStage
 from athanor.kernels import segment_max
 from athanor.units import GPa
@@ -49,7 +52,7 @@ class ConvergenceCriterion:
     Raises
     ------
     InputError
-        If `reduce_op` is unknown.
+        If `reduce_op` is unknown, or `threshold` is not a number.
     """
 
     key: str
@@ -61,6 +64,8 @@ class ConvergenceCriterion:
     def __post_init__(self) -> None:
         if self.reduce_op is not None and self.reduce_op not in _REDUCTIONS:
             raise InputError(f"`reduce_op` is {self.reduce_op!r}; use one of {', '.join(_REDUCTIONS)} or None.")
+        if not is_real(self.threshold) or math.isnan(self.threshold):
+            raise InputError(f"`threshold` of `{self.key}` is {self.threshold!r}; give a number in its unit.")
 
     def measure(self, batch: Batch, pressure: float | Tensor = 0.0) -> Tensor:
         """Return the reduced value [B] that is compared with the threshold.
@@ -82,7 +87,12 @@ class ConvergenceCriterion:
             value = _stress_against_pressure(value, batch, pressure)
         if self.reduce_op is not None:
             dims = (self.reduce_dims,) if isinstance(self.reduce_dims, int) else tuple(self.reduce_dims)
-            value = _REDUCTIONS[self.reduce_op](value, dims)
+            try:
+                value = _REDUCTIONS[self.reduce_op](value, dims)
+            except IndexError as error:
+                raise InputError(
+                    f"`reduce_dims` is {self.reduce_dims}; `{self.key}` has {value.ndim} dimensions. -1 is the last."
+                ) from error
         value = value.flatten(1).amax(1) if value.ndim > 1 else value
         if batch.field_spec(self.key).level != "node":
             return value
@@ -137,10 +147,12 @@ class ConvergenceHook:
         if criteria is None:
             criteria = _fmax_criterion(0.05)
         listed = list(criteria) if isinstance(criteria, list | tuple) else [criteria]
+        if not listed:
+            raise InputError("`criteria` is empty; give at least one, or None for a largest force of 0.05 eV/Å.")
         self.criteria = [_as_criterion(entry) for entry in listed]
         self.source_status = source_status
         self.target_status = target_status
-        self.frequency = frequency
+        self.frequency = check_whole(frequency, "frequency", 1)
 
     @classmethod
     def from_fmax(
@@ -170,6 +182,7 @@ class ConvergenceHook:
 
         The stress compared is the largest component of the stress plus the engine's target pressure.
         """
+        check_positive(smax, "smax", "eV/Å³ (1 GPa is `athanor.units.GPa`)", zero_allowed=True)
         stress = ConvergenceCriterion("stress", smax, reduce_dims=(-2, -1), reduce_op="absmax")
         return cls([_fmax_criterion(fmax), stress])
 
@@ -211,6 +224,7 @@ class ConvergenceHook:
 
 
 def _fmax_criterion(threshold: float) -> ConvergenceCriterion:
+    check_positive(threshold, "fmax", "eV/Å", zero_allowed=True)
     return ConvergenceCriterion("forces", threshold, reduce_dims=-1, reduce_op="norm")
 
 
@@ -220,9 +234,11 @@ def _as_criterion(entry: Any) -> ConvergenceCriterion:
     if isinstance(entry, dict):
         allowed = {field.name for field in fields(ConvergenceCriterion)}
         unknown = sorted(set(entry) - allowed)
-        if unknown:
-            raise InputError(f"a criterion has no {', '.join(unknown)}; it takes {', '.join(sorted(allowed))}.")
+        if unknown or "key" not in entry:
+            problem = f"has no {', '.join(unknown)}" if unknown else "needs a `key`, the field to look at"
+            raise ArgumentError(f"a criterion {problem}; it takes {', '.join(sorted(allowed))}.")
         return ConvergenceCriterion(**entry)
-    raise TypeError(
-        f"criteria hold a {type(entry).__name__}; pass a ConvergenceCriterion, a dict of its arguments, or a list."
+    raise ArgumentError(
+        f"criteria hold a {type(entry).__name__}; pass a ConvergenceCriterion, a dict of its arguments, or a list. "
+        f"For a largest force, use `ConvergenceHook.from_fmax(0.05)`."
     )

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from athanor.dynamics.integrators.nve import NVE
+from athanor.dynamics.state import check_positive
 from athanor.units import internal_time_to_fs
 
 
@@ -39,4 +40,5 @@ class DemoDynamics(NVE):
         convergence_hook: Any = None,
         **kwargs: Any,
     ) -> None:
+        check_positive(dt, "dt", "internal time")
         super().__init__(model, internal_time_to_fs(dt), n_steps, hooks, convergence_hook, **kwargs)

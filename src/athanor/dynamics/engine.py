@@ -10,14 +10,24 @@ import torch
 from torch import Tensor
 
 from athanor import _doors, _runtime
+from athanor._values import check_whole
 from athanor.data.observables import count_degrees_of_freedom
+from athanor.dynamics.arguments import (
+    as_convergence_hook,
+    can_not_add,
+    check_batch,
+    check_distinct,
+    check_keywords,
+    check_model,
+    warn_if_nothing_moves,
+)
 from athanor.dynamics.convergence import ConvergenceHook
 from athanor.dynamics.driver import Driver, check_can_produce
 from athanor.dynamics.evaluate import evaluate
 from athanor.dynamics.inactive import ActiveSet, restored_where_inactive, selects_active
 from athanor.dynamics.state import IntegratorState
 from athanor.dynamics.status import StageSpec
-from athanor.errors import InputError, MissingFieldError
+from athanor.errors import InputError, MissingFieldError, NotAvailableError
 from athanor.hooks.context import DynamicsContext
 from athanor.hooks.registry import HookRegistryMixin
 from athanor.hooks.stages import DynamicsStage
@@ -25,8 +35,6 @@ from athanor.models.mixin import BaseModelMixin
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
-
-_NOT_YET = ("prior_rank", "next_rank", "sinks", "active_batch", "sampler", "buffer_config", "comm_mode")
 
 
 class BaseDynamics(HookRegistryMixin):
@@ -52,8 +60,8 @@ class BaseDynamics(HookRegistryMixin):
 
     Raises
     ------
-    TypeError
-        If `model` is not wrapped, or an argument is unknown.
+    ContractError, ArgumentError
+        A `TypeError`, if `model` is not wrapped, or an argument is unknown.
     InputError
         If a value makes no sense.
 
@@ -87,22 +95,14 @@ class BaseDynamics(HookRegistryMixin):
         **kwargs: Any,
     ) -> None:
         _runtime.ready()
-        if not isinstance(model, BaseModelMixin):
-            raise TypeError(
-                f"`model` is a {type(model).__name__}; pass a model that is wrapped with BaseModelMixin "
-                f"(see athanor.models, or wrap your own)."
-            )
-        _refuse_unknown(type(self).__name__, kwargs)
+        check_model(model)
+        check_keywords(type(self), kwargs)
         if on_error not in ("quarantine", "raise"):
             raise InputError(f'`on_error` is {on_error!r}; use "quarantine" or "raise".')
-        if n_steps is not None and (not isinstance(n_steps, int) or n_steps < 0):
-            raise InputError(f"`n_steps` is {n_steps!r}; give a whole number of steps, zero or more.")
         self.model = model
-        if isinstance(convergence_hook, dict):
-            convergence_hook = ConvergenceHook(**convergence_hook)
-        self.convergence_hook = convergence_hook
-        self.n_steps = n_steps
-        self.exit_status = exit_status
+        self.convergence_hook = as_convergence_hook(convergence_hook)
+        self.n_steps = None if n_steps is None else check_whole(n_steps, "n_steps")
+        self.exit_status = check_whole(exit_status, "exit_status", None)
         self.on_error = on_error
         self.keep_velocities = keep_velocities
         self.device_type = device_type or "cpu"
@@ -160,7 +160,7 @@ class BaseDynamics(HookRegistryMixin):
         InputError
             If neither gives `n_steps`, or the model can not compute what this engine needs.
         """
-        total = self.n_steps if n_steps is None else n_steps
+        total = self.n_steps if n_steps is None else check_whole(n_steps, "n_steps")
         if total is None:
             raise InputError(f"{type(self).__name__}.run needs `n_steps`; pass it here or to the constructor.")
         with self._around_run(batch):
@@ -174,6 +174,7 @@ class BaseDynamics(HookRegistryMixin):
     def step(self, batch: Batch) -> tuple[Batch, Tensor | None]:
         """Advance one step; return the batch and the indices of systems that are finished, or None."""
         if not self._running:
+            check_batch(batch, self)
             self._driver.begin(batch)
         return batch, self._driver.step(batch)
 
@@ -185,6 +186,7 @@ class BaseDynamics(HookRegistryMixin):
         ModelOutputError
             If an output that this engine needs is missing.
         """
+        check_batch(batch, self)
         everyone = ActiveSet(torch.ones(batch.num_graphs, dtype=torch.bool, device=batch.device), batch)
         self._last_outputs = evaluate(self.model, batch, frozenset(self.__needs_keys__), everyone)
         return self._last_outputs
@@ -219,8 +221,19 @@ class BaseDynamics(HookRegistryMixin):
     def __add__(self, other: Any) -> Any:
         """Fuse two engines: systems finish this one, then go on in `other`, in the same batch."""
         if not isinstance(other, BaseDynamics):
-            return NotImplemented
+            raise can_not_add(self, other)
         return _doors.resolve("athanor.dynamics", "FusedStage")([(0, self), (1, other)])
+
+    def __radd__(self, other: Any) -> Any:
+        """Refuse what is no engine."""
+        raise can_not_add(self, other)
+
+    def __or__(self, other: Any) -> Any:
+        """Refuse: pipelines over several processes are not part of this version."""
+        raise NotAvailableError(
+            f"{type(self).__name__} | {type(other).__name__}: pipelines over several processes are not part of this "
+            f"version. `first + second` runs both in one batch."
+        )
 
     def __enter__(self) -> BaseDynamics:
         """Return self; on a CPU there is nothing to prepare."""
@@ -275,6 +288,7 @@ class BaseDynamics(HookRegistryMixin):
     @contextmanager
     def _around_run(self, batch: Batch) -> Iterator[None]:
         """Open hooks, ask for outputs and prime results for a whole run; close and restore in any case."""
+        check_batch(batch, self)
         driver, config = self._driver, self.model.model_config
         needs = driver.needs
         check_can_produce(self.model, needs, type(self).__name__)
@@ -286,6 +300,8 @@ class BaseDynamics(HookRegistryMixin):
             try:
                 driver.forget_converged()
                 driver.begin(batch)
+                if not driver.active.any:
+                    warn_if_nothing_moves(batch, self)
                 yield
             except BaseException as error:
                 self.close_hooks(type(error), error, error.__traceback__)
@@ -300,6 +316,7 @@ class BaseDynamics(HookRegistryMixin):
 
     def _align_state(self, batch: Batch, old_ids: Tensor | None, ids: Tensor) -> None:
         """Make state for `batch`; systems that were here before (by id) keep their rows."""
+        check_distinct(ids)
         old = self._state
         self._init_state(batch)
         if old_ids is not None and isinstance(old, IntegratorState) and isinstance(self._state, IntegratorState):
@@ -320,11 +337,3 @@ class BaseDynamics(HookRegistryMixin):
         return DynamicsContext(
             batch=batch, model=self.model, workflow=self, step_count=self.step_count, converged_mask=mask
         )
-
-
-def _refuse_unknown(who: str, kwargs: dict[str, Any]) -> None:
-    """Refuse keywords that belong to parts of the design that are not built, and unknown ones, by name."""
-    for name in kwargs:
-        if name in _NOT_YET:
-            raise InputError(f"{who} does not take `{name}` in this version; leave it out to run in one process.")
-        raise TypeError(f"{who}() got an unexpected keyword argument {name!r}")

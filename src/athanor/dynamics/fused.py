@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
+from athanor._values import check_whole
+from athanor.data._checks import system_name
+from athanor.dynamics.arguments import can_not_add
 from athanor.dynamics.engine import BaseDynamics
 from athanor.dynamics.status import StageSpec
-from athanor.errors import InputError
+from athanor.errors import ArgumentError, InputError
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -65,7 +69,7 @@ class FusedStage(BaseDynamics):
     ) -> None:
         if compile_step or compile_kwargs or init_fn is not None:
             raise InputError("FusedStage does not take `compile_step`, `compile_kwargs` or `init_fn` in this version.")
-        self.sub_stages = [(int(code), engine) for code, engine in sub_stages]
+        self.sub_stages = [_as_stage(entry) for entry in sub_stages]
         _check_stages(self.sub_stages)
         self.entry_status = entry_status
         codes = [code for code, _ in self.sub_stages]
@@ -97,14 +101,27 @@ class FusedStage(BaseDynamics):
         """
         if batch is None:
             raise InputError("FusedStage.run needs a batch; samplers that feed systems in are not in this version.")
-        cap = self.n_steps if n_steps is None else n_steps
+        cap = self.n_steps if n_steps is None else check_whole(n_steps, "n_steps")
         done = 0
         with self._around_run(batch):
+            self._check_statuses(batch)
             while self._driver.active.any and (cap is None or done < cap):
                 self._driver.step(batch)
                 self._driver._refresh_active(batch)
                 done += 1
         return batch
+
+    def _check_statuses(self, batch: Batch) -> None:
+        """Raise InputError if a system has a status between the codes, which no stage would ever move."""
+        status = batch.status.reshape(-1)
+        codes = [code for code, _ in self.sub_stages]
+        lost = (status < self.exit_status) & ~torch.isin(status, status.new_tensor(codes))
+        if bool(lost.any()):
+            index = int(lost.nonzero()[0])
+            raise InputError(
+                f"`status` of {system_name(batch.to_dict(), index)} is {int(status[index])}; the stages have the codes "
+                f"{codes}. Give it one of these, or {self.exit_status} if it is finished."
+            )
 
     def __call__(self, batch: Batch) -> tuple[Batch, Tensor | None]:
         """Advance one step."""
@@ -113,7 +130,7 @@ class FusedStage(BaseDynamics):
     def __add__(self, other: Any) -> FusedStage:
         """Return a new fused stage with `other` appended; hooks, step cap and error policy of this one are kept."""
         if not isinstance(other, BaseDynamics):
-            return NotImplemented
+            raise can_not_add(self, other)
         more = other.sub_stages if isinstance(other, FusedStage) else [(0, other)]
         code = self.sub_stages[-1][0]
         appended = [(code + 1 + place, engine) for place, (_, engine) in enumerate(more)]
@@ -145,6 +162,16 @@ class FusedStage(BaseDynamics):
         return f"FusedStage({parts}, exit_status={self.exit_status}, step_count={self.step_count})"
 
 
+def _as_stage(entry: Any) -> tuple[int, BaseDynamics]:
+    """Return ``(code, engine)`` if `entry` is that."""
+    if not (isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[1], BaseDynamics)):
+        raise ArgumentError(
+            f"`sub_stages` holds a {type(entry).__name__}; it takes (status code, engine) pairs: "
+            f"`[(0, relax), (1, heat)]`, or write `relax + heat`."
+        )
+    return check_whole(entry[0], "status code", None), entry[1]
+
+
 def _check_stages(stages: list[tuple[int, BaseDynamics]]) -> None:
     """Refuse stage lists that can not run."""
     if not stages:
@@ -152,6 +179,8 @@ def _check_stages(stages: list[tuple[int, BaseDynamics]]) -> None:
     codes = [code for code, _ in stages]
     if sorted(set(codes)) != codes:
         raise InputError(f"status codes are {codes}; give each stage a larger code than the one before.")
+    if len({id(engine) for _, engine in stages}) < len(stages):
+        raise InputError("one engine stands in two stages, which would share its state. Build one for each stage.")
     devices = {code: engine.device_type for code, engine in stages}
     if len(set(devices.values())) > 1:
         raise InputError(f"stages run on different devices: {devices}. Use one `device_type` for all.")

@@ -6,13 +6,16 @@ aligns rows. Anything that a restart needs is in these tensors.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from math import inf
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from athanor.errors import InputError, ShapeError
+from athanor._values import is_real
+from athanor.errors import ArgumentError, InputError, ShapeError
 
 
 class IntegratorState:
@@ -129,10 +132,37 @@ def is_scalar(value: float | Tensor) -> bool:
     return not isinstance(value, Tensor) or value.ndim == 0
 
 
-def check_positive(value: float | Tensor, name: str, unit: str, *, zero_allowed: bool = False) -> None:
-    """Raise InputError unless every entry of `value` is finite and positive (or zero, if allowed)."""
-    tensor = torch.as_tensor(value, dtype=torch.float64)
-    good = torch.isfinite(tensor) & ((tensor >= 0) if zero_allowed else (tensor > 0))
-    if not bool(good.all()):
-        wanted = "zero or positive" if zero_allowed else "positive"
-        raise InputError(f"`{name}` is {value}; it must be finite and {wanted}, in {unit}.")
+def check_finite(value: Any, name: str, unit: str = "") -> Tensor:
+    """Return `value` as float64 tensor if it is a number, or a tensor of numbers, and finite.
+
+    Raises
+    ------
+    InputError
+        If it is not; `ArgumentError` if it is something else, such as text or a list.
+    """
+    in_unit = f", in {unit}" if unit else ""
+    if isinstance(value, Tensor) and not value.is_complex() and value.dtype != torch.bool:
+        tensor = value.detach().double()
+    elif is_real(value):
+        tensor = torch.tensor(float(value), dtype=torch.float64)
+    else:
+        number = f"a number in {unit}" if unit else "a number"
+        raise ArgumentError(f"`{name}` is {_short(value)}; pass {number}, or a tensor with one for each system.")
+    if not bool(torch.isfinite(tensor).all()):
+        raise InputError(f"`{name}` is {_short(value)}; it must be finite{in_unit}.")
+    return tensor
+
+
+def check_positive(value: Any, name: str, unit: str = "", *, zero_allowed: bool = False, most: float = inf) -> None:
+    """Raise InputError unless every entry of `value` is finite, positive (or zero, if allowed) and at most `most`."""
+    in_unit = f", in {unit}" if unit else ""
+    wanted = "zero or positive" if zero_allowed else "positive"
+    tensor = check_finite(value, name, unit)
+    if not bool(((tensor >= 0) if zero_allowed else (tensor > 0)).all()):
+        raise InputError(f"`{name}` is {_short(value)}; it must be finite and {wanted}{in_unit}.")
+    if bool((tensor > most).any()):
+        raise InputError(f"`{name}` is {_short(value)}; it must be at most {most:g}{in_unit}.")
+
+
+def _short(value: Any) -> str:
+    return reprlib.repr(value.tolist() if isinstance(value, Tensor) else value)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from athanor._values import check_whole, is_real
 from athanor.errors import InputError
 from athanor.hooks.context import HookContext
 from athanor.hooks.stages import DynamicsStage
@@ -54,12 +56,15 @@ class NeighborListHook:
         stage: Enum | None = None,
         method: str | None = None,
     ) -> None:
-        if skin < 0.0:
-            raise InputError(f"`skin` is {skin} Å; it must not be negative.")
-        if max_neighbors is not None and max_neighbors < 0:
-            raise InputError(f"`max_neighbors` is {max_neighbors}; it must not be negative.")
+        from athanor.neighbors.config import check_neighbor_config  # here, so that engines load without pydantic
+
+        check_neighbor_config(config)
+        if not is_real(skin) or not 0.0 <= skin < math.inf:
+            raise InputError(f"`skin` is {skin!r} Å; it must not be negative, and finite. 0.5 to 2 is usual.")
+        if max_neighbors is not None:
+            check_whole(max_neighbors, "max_neighbors")
         self.config = config
-        self.skin = float(skin) if skin > 0.0 else config.skin
+        self.skin = float(skin) or config.skin
         self.max_neighbors = max_neighbors
         self.stage: Enum | None = self.default_stage if stage is None else stage
         self.method = method

@@ -10,7 +10,7 @@ from enum import Enum
 
 import torch
 
-from athanor.errors import InputError
+from athanor._values import check_whole
 from athanor.hooks.context import HookContext
 from athanor.hooks.stages import DynamicsStage
 
@@ -36,9 +36,7 @@ class WrapPeriodicHook:
     default_stage = DynamicsStage.AFTER_POST_UPDATE
 
     def __init__(self, frequency: int = 1, stage: Enum | None = None) -> None:
-        if not isinstance(frequency, int) or frequency < 1:
-            raise InputError(f"`frequency` is {frequency!r}; it must be an int of at least 1.")
-        self.frequency = frequency
+        self.frequency = check_whole(frequency, "frequency", 1)
         self.stage: Enum | None = self.default_stage if stage is None else stage
         self._frames: _Frames | None = None
 

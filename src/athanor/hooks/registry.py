@@ -6,6 +6,7 @@ loop reads records only. Hooks of one stage run in the order in which they were 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ class HookRegistryMixin:
 
     def _init_hooks(self, hooks: Iterable[Any] | None = None) -> None:
         """Register `hooks`; for the constructor of an engine."""
+        if hooks is not None and not isinstance(hooks, Iterable):
+            raise ContractError(f"`hooks` is a {type(hooks).__name__}; pass a list of hooks: `hooks=[hook]`.")
         for hook in hooks or ():
             self.register_hook(hook)
 
@@ -91,9 +94,15 @@ class HookRegistryMixin:
     def _bind(self, hook: Any, stage: Enum | None) -> _BoundHook:
         """Check `hook` and probe its optional members, once."""
         name = type(hook).__name__
+        if isinstance(hook, type):
+            raise ContractError(f"{hook.__name__} is a class; register an object: `{hook.__name__}(...)`.")
         if not callable(hook):
-            raise ContractError(f"{name} is not callable; a hook needs `__call__(ctx, stage)`.")
-        frequency = getattr(hook, "frequency", None)
+            hint = " Register each hook of the list by itself." if isinstance(hook, Sequence) else ""
+            raise ContractError(f"{name} is not callable; a hook needs `__call__(ctx, stage)`.{hint}")
+        _check_signature(name, hook)
+        if not hasattr(hook, "frequency"):
+            raise ContractError(f"{name} has no `frequency`. Set it to the number of steps between calls, such as 1.")
+        frequency = hook.frequency
         if not isinstance(frequency, int) or isinstance(frequency, bool) or frequency < 1:
             raise InputError(f"`frequency` of {name} is {frequency!r}; it must be an int of at least 1.")
         members = {key: getattr(hook, key, None) for key in ("_runs_on_stage", "on_register", "__enter__", "__exit__")}
@@ -130,7 +139,10 @@ class HookRegistryMixin:
         if accepted is not None and not isinstance(stage, accepted):
             kinds = accepted if isinstance(accepted, tuple) else (accepted,)
             wanted = " | ".join(kind.__name__ for kind in kinds)
-            raise ContractError(f"Stage {stage!r} of {name} is not a {wanted}, which {type(self).__name__} passes.")
+            raise ContractError(
+                f"Stage {stage!r} of {name} is not a {wanted}, which {type(self).__name__} passes."
+                f"{_nearest_stage(stage, kinds)}"
+            )
 
     def has_hooks(self, stage: Enum) -> bool:
         """Whether any hook may run at `stage`; costs one look-up."""
@@ -192,6 +204,24 @@ class HookRegistryMixin:
         stack, self._opened = self._opened, None
         if stack is not None:
             stack.__exit__(exc_type, exc, traceback)
+
+
+def _check_signature(name: str, hook: Any) -> None:
+    """Raise ContractError if `hook` can not be called as ``hook(ctx, stage)``."""
+    try:
+        inspect.signature(hook).bind(None, None)
+    except ValueError:  # has no signature that can be read
+        return
+    except TypeError as error:
+        text = f"{name} can not be called as `hook(ctx, stage)`: {error}. Give it these arguments."
+        raise ContractError(text) from error
+
+
+def _nearest_stage(stage: object, kinds: tuple[type[Enum], ...]) -> str:
+    """Return a sentence that names the stage which a text or number stands for, or an example."""
+    members = [member for kind in kinds for member in kind]
+    near = [m for m in members if stage == m.value or str(stage).upper().rpartition(".")[2] == m.name] or members[-1:]
+    return f" Use `{type(near[0]).__name__}.{near[0].name}`."
 
 
 def _without_arguments(close: Callable[[], Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from athanor.errors import InputError, MissingFieldError, StorageError
+from athanor.errors import InputError, MissingFieldError, OutOfRangeError, StorageError
 from athanor.io._zarr_store import PARTIAL, RawStore
 from athanor.io.zarr_schema import (
     FORMAT_KEY,
@@ -202,7 +202,7 @@ class TrajectoryReader:
             raise InputError(f"`indices` have dtype {array.dtype} and shape {array.shape}; pass a list of integers.")
         bad = array[(array >= len(self)) | (array < -len(self))]
         if bad.size:
-            raise IndexError(f"Row {bad[0]} is out of range; {self._raw.where} has {len(self)} rows.")
+            raise OutOfRangeError(f"Row {bad[0]} is out of range; {self._raw.where} has {len(self)} rows.")
         return np.where(array < 0, array + len(self), array).astype(np.int64)
 
     def _level_ends(self, level: Any) -> np.ndarray:

@@ -117,7 +117,8 @@ class TrajectoryWriter:
                 f"{raw.where} holds a trajectory already. Choose another place, or open it to append."
             )
         if not exists:
-            if any(not key.endswith(("zarr.json", PARTIAL)) for key in raw.keys("")):
+            ours = {f"{group}/zarr.json".lstrip("/") for group in GROUPS}
+            if any(key not in ours and not key.endswith(PARTIAL) for key in raw.keys("")):
                 raise StorageError(f"{raw.where} is not empty and not a trajectory store; nothing was changed. "
                                    f"Choose another place.")  # fmt: skip
             self._create_groups()

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
+from athanor._values import check_whole
 from athanor.data.batch import Batch
-from athanor.data.elements import SYMBOLS
+from athanor.data.elements import MAX_ATOMIC_NUMBER, number_of_symbol
 from athanor.errors import InputError, ModelOutputError, NotAvailableError
 from athanor.kernels.pair_potential import lennard_jones
 from athanor.models.card import ModelCard
@@ -96,6 +97,10 @@ class LennardJonesModelWrapper(nn.Module, BaseModelMixin):
             raise InputError(f"`cutoff` is {cutoff} Å; it must be finite and positive.")
         if not (0.0 <= switch_width < math.inf):
             raise InputError(f"`switch_width` is {switch_width} Å; it must be finite and not negative.")
+        if switch_width > cutoff:
+            raise InputError(
+                f"`switch_width` is {switch_width} Å, more than `cutoff` = {cutoff} Å. 0.5 to 1 is a good width."
+            )
         self.epsilon, self.sigma = epsilon, sigma
         self.cutoff, self.switch_width = cutoff, switch_width
         self.half_list, self.shift, self.mixing = half_list, shift, mixing
@@ -235,15 +240,14 @@ def _elements(epsilon: Parameter, sigma: Parameter) -> list[int]:
     return sorted(tables[0])
 
 
-def _number(key: int | str) -> int:
+def _number(key: Any) -> int:
     """Return the atomic number of an element given by symbol or number."""
     if isinstance(key, str):
-        if key not in SYMBOLS:
-            raise InputError(f"`{key}` is not the symbol of an element.")
-        return SYMBOLS.index(key)
-    if not 0 <= key < len(SYMBOLS):
-        raise InputError(f"{key} is not the atomic number of an element.")
-    return int(key)
+        return number_of_symbol(key)
+    number = check_whole(key, "atomic number", 1)
+    if number > MAX_ATOMIC_NUMBER:
+        raise InputError(f"{number} is not the atomic number of an element; they are 1 to {MAX_ATOMIC_NUMBER}.")
+    return number
 
 
 def _as_number(name: str, value: object) -> float:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from athanor.errors import ContractError, MissingFieldError, NotAvailableError
+from athanor.data._mixin import DataMixin
+from athanor.data.fields import FIELDS, ROW_OF
+from athanor.errors import ContractError, MissingFieldError, NotAvailableError, UnknownFieldError
 from athanor.hooks.neighbor_list import NeighborListHook
 from athanor.models.card import ModelCard
 
@@ -155,8 +157,12 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
                 f"`model.make_neighbor_hooks()`, or call `compute_neighbors(batch, config=model.model_config."
                 f"neighbor_config)` first."
             )
+        spec = FIELDS.get(key)
+        what = "" if spec is None else f", one row per {ROW_OF[spec.level]}{f', in {spec.unit}' if spec.unit else ''}"
+        present = ", ".join(sorted(field for field, _ in data())) if isinstance(data, DataMixin) else "none"
         return MissingFieldError(
-            f"`{key}` is missing from the {type(data).__name__}; {name} needs it. Set `data.{key}`."
+            f"`{key}` is missing from the {type(data).__name__}; {name} needs it. Set `data.{key}`{what}. "
+            f"Fields present: {present}."
         )
 
     def adapt_output(self, model_output: Any, data: AtomicData | Batch) -> ModelOutputs:
@@ -193,7 +199,7 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
         """
         fields = type(self.model_config).model_fields
         if key not in fields:
-            raise AttributeError(f"ModelConfig has no field `{key}`; it has {', '.join(fields)}.")
+            raise UnknownFieldError(f"ModelConfig has no field `{key}`; it has {', '.join(fields)}.")
         setattr(self.model_config, key, value)
 
     def make_neighbor_hooks(
@@ -245,10 +251,20 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
     def __add__(self, other: Any) -> Any:
         """Sums of models are not part of this version."""
         if not isinstance(other, BaseModelMixin):
-            return NotImplemented
+            raise self._can_not_add(other)
         raise NotAvailableError(
             f"{type(self).__name__} + {type(other).__name__}: sums of models are not part of this version. "
             f"Call both and add the results with `athanor.models._utils.sum_outputs`."
+        )
+
+    def __radd__(self, other: Any) -> Any:
+        """Refuse what is no model."""
+        raise self._can_not_add(other)
+
+    def _can_not_add(self, other: Any) -> ContractError:
+        return ContractError(
+            f"{type(self).__name__} + {type(other).__name__}: only models are added to models. To change energies by a "
+            f"constant, change `batch.energy` after the run."
         )
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from athanor._optional import OptionalDependency
-from athanor.errors import ContractError, InputError
+from athanor._values import did_you_mean
+from athanor.errors import ArgumentError, ContractError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,6 +131,8 @@ def find(name: str) -> ModelEntry:
     InputError
         If there is no such model; the text has the nearest name and all others.
     """
+    if not isinstance(name, str):
+        raise ArgumentError(f'`name` is a {type(name).__name__}; pass the name of a model, such as "lennard-jones".')
     wanted = name.strip().lower().replace("_", "-")
     entry = BUILT_IN.get(ALIASES.get(wanted, wanted))
     if entry is None:
@@ -140,6 +144,28 @@ def find(name: str) -> ModelEntry:
         hint = f"Did you mean `{near[0]}`? There are" if near else "There are"
         raise InputError(f"There is no model `{name}`. {hint} {', '.join(names)}.")
     return entry
+
+
+def _check_arguments(name: str, builder: Callable[..., Any], given: dict[str, Any]) -> None:
+    """Raise ArgumentError if `builder` can not be called with the keywords `given`."""
+    try:
+        signature = inspect.signature(builder)
+        if isinstance(builder, type):  # the metaclass of wrappers has a call that takes anything
+            own = inspect.signature(builder.__init__)  # type: ignore[misc]
+            signature = own.replace(parameters=list(own.parameters.values())[1:])
+    except ValueError:  # has no signature that can be read
+        return
+    try:
+        signature.bind(**given)
+    except TypeError as error:
+        rows = [row for row in signature.parameters.values() if row.kind not in (row.VAR_KEYWORD, row.VAR_POSITIONAL)]
+        taken = [row.name for row in rows]
+        needed = ", ".join(row.name for row in rows if row.default is row.empty)
+        unknown = next((key for key in given if key not in taken), "")
+        raise ArgumentError(
+            f"model `{name}`: {error}.{did_you_mean(unknown, taken)} It takes {', '.join(taken)}"
+            f"{f'; {needed} must be given' if needed else ''}."
+        ) from error
 
 
 def get(name: str, /, **kwargs: Any) -> BaseModelMixin:
@@ -155,7 +181,8 @@ def get(name: str, /, **kwargs: Any) -> BaseModelMixin:
     Raises
     ------
     InputError
-        If there is no such model; the text lists the names.
+        If there is no such model; the text lists the names. `ArgumentError`, a `TypeError`, if an argument is missing
+        or unknown.
     OptionalDependencyError
         If its package is not installed; the text names the command that installs it.
 
@@ -167,7 +194,9 @@ def get(name: str, /, **kwargs: Any) -> BaseModelMixin:
     from athanor.models.mixin import BaseModelMixin
 
     entry = find(name)
-    model = entry.load()(**kwargs)
+    builder = entry.load()
+    _check_arguments(entry.name, builder, kwargs)
+    model = builder(**kwargs)
     if not isinstance(model, BaseModelMixin):
         raise ContractError(
             f"{entry.home} returned a {type(model).__name__} for model `{entry.name}`; it must return a BaseModelMixin."

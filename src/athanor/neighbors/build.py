@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
 
-from athanor.errors import InputError
-from athanor.neighbors.config import NeighborConfig, NeighborListFormat
+from athanor._values import check_whole
+from athanor.data._checks import check_finite
+from athanor.data.batch import Batch
+from athanor.errors import ArgumentError, InputError
+from athanor.neighbors.config import NeighborConfig, NeighborListFormat, check_neighbor_config
 from athanor.neighbors.skin import build_pair_list
-
-if TYPE_CHECKING:
-    from athanor.data.batch import Batch
 
 
 def compute_neighbors(
@@ -41,10 +41,19 @@ def compute_neighbors(
     Raises
     ------
     InputError
-        A `ValueError`, if there is neither `cutoff` nor `config`, or the cutoff is not positive.
+        A `ValueError`, if there is neither `cutoff` nor `config`, the cutoff is not positive, or positions or cells are
+        not finite: an atom at NaN would have no neighbours, which looks like an answer.
     """
+    if not isinstance(batch, Batch):
+        raise ArgumentError(
+            f"`batch` is a {type(batch).__name__}; pass a Batch, such as `Batch.from_data_list([data])`."
+        )
     if config is None:
         if cutoff is None:
             raise InputError("A cutoff is needed: `compute_neighbors(batch, 5.0)`, or pass `config=`.")
-        config = NeighborConfig(cutoff=cutoff, format=NeighborListFormat(format), half_list=half_list)
+        config = NeighborConfig(cutoff=cutoff, format=format, half_list=half_list)  # type: ignore[arg-type]
+    check_neighbor_config(config)
+    if max_neighbors is not None:
+        check_whole(max_neighbors, "max_neighbors")
+    check_finite(batch.to_dict(), np.concatenate(([0], np.cumsum(batch.num_nodes_list))))
     build_pair_list(batch, config.cutoff, config.cutoff, config.half_list, max_neighbors)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 from pydantic import Field
 
 from athanor._config import Config
+from athanor.errors import ArgumentError
 
 
 class NeighborListFormat(StrEnum):
@@ -43,3 +45,12 @@ class NeighborConfig(Config):
     format: NeighborListFormat = NeighborListFormat.COO
     half_list: bool = False
     skin: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+
+
+def check_neighbor_config(config: Any) -> None:
+    """Raise ArgumentError unless `config` is a `NeighborConfig`."""
+    if not isinstance(config, NeighborConfig):
+        raise ArgumentError(
+            f"`config` is a {type(config).__name__}; pass `NeighborConfig(cutoff=5.0)`, or "
+            f"`model.model_config.neighbor_config`."
+        )

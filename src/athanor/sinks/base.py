@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 
 from athanor.data.batch import Batch
-from athanor.errors import CapacityError, InputError, ShapeError, StorageError
+from athanor.errors import ArgumentError, CapacityError, InputError, ShapeError, StorageError
 
 
 class DataSink(ABC):
@@ -106,6 +106,10 @@ class DataSink(ABC):
 
         The tensors may be those of `batch`: copy them.
         """
+        if not isinstance(batch, Batch):
+            raise ArgumentError(
+                f"`batch` is a {type(batch).__name__}; a sink stores a Batch, such as `Batch.from_data_list([data])`."
+            )
         chosen = batch.num_graphs
         if mask is not None:
             if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from athanor._values import check_whole, usable_device
 from athanor.data.batch import Batch
-from athanor.errors import CapacityError, InputError
+from athanor.errors import CapacityError
 from athanor.sinks._batch_list import BatchListSink
 
 
@@ -42,13 +43,11 @@ class GPUBuffer(BatchListSink):
     ) -> None:
         super().__init__(capacity)
         for name, value in (("max_atoms", max_atoms), ("max_edges", max_edges)):
-            if value is not None and (not isinstance(value, int) or value < 0):
-                raise InputError(f"`{name}={value!r}` must be a whole number, or None for no bound.")
+            if value is not None:
+                check_whole(value, name)
         self.max_atoms = max_atoms
         self.max_edges = max_edges
-        self._device = None if device is None else torch.device(device)
-        if self._device is not None and self._device.type == "cuda" and not torch.cuda.is_available():
-            raise InputError(f"`device={device!r}` is not there: torch sees no CUDA device. Leave `device` out.")
+        self._device = None if device is None else usable_device(device)
 
     @property
     def device(self) -> torch.device | None:

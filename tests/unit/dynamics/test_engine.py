@@ -201,7 +201,9 @@ def test_per_system_time_steps():
     with_neighbor_hooks(NVE(argon_model(), dt=3.0)).run(alone, 4)
     assert torch.equal(batch.get_data(1).positions, alone.positions)
     with pytest.raises(InputError, match="leading size 2"):
-        with_neighbor_hooks(NVE(argon_model(), dt=dt)).run(Batch.from_data_list([argon_crystal(2, 1)] * 3), 1)
+        with_neighbor_hooks(NVE(argon_model(), dt=dt)).run(
+            Batch.from_data_list([argon_crystal(2, number) for number in range(3)]), 1
+        )
 
 
 def test_per_system_values_may_be_a_column_as_system_fields_are():

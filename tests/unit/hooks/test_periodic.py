@@ -156,7 +156,7 @@ def test_defaults_and_bad_arguments() -> None:
     hook = WrapPeriodicHook(frequency=7)
     assert (hook.frequency, hook.stage) == (7, DynamicsStage.AFTER_POST_UPDATE)
     assert WrapPeriodicHook(stage=DynamicsStage.AFTER_STEP).stage is DynamicsStage.AFTER_STEP
-    with pytest.raises(ValueError, match="int of at least 1"):
+    with pytest.raises(ValueError, match="whole number of at least 1"):
         WrapPeriodicHook(frequency=0)
     molecule = Batch.from_data_list([structure(torch.ones(1, 3), [18])])
     wrap(molecule)

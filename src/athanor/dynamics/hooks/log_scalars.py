@@ -20,8 +20,9 @@ import numpy as np
 import torch
 
 from athanor._optional import OptionalDependency
+from athanor._values import check_whole
 from athanor.data import observables
-from athanor.errors import InputError, ShapeError, StorageError
+from athanor.errors import ContractError, InputError, ShapeError, StorageError
 from athanor.hooks.stages import DynamicsStage
 
 if TYPE_CHECKING:
@@ -78,7 +79,13 @@ class LoggingHook:
         stage: Enum = DynamicsStage.AFTER_STEP,
     ) -> None:
         self.backend = backend
-        self.frequency = frequency
+        for name, function in (custom_scalars or {}).items():
+            if not callable(function):
+                raise ContractError(
+                    f"`custom_scalars['{name}']` is a {type(function).__name__}; pass a function of the context, for "
+                    f"example `lambda ctx: ctx.batch.energy`."
+                )
+        self.frequency = check_whole(frequency, "frequency", 1)
         self.stage: Enum | None = stage
         self.custom_scalars = dict(custom_scalars or {})
         self._writer = _make_writer(backend, log_path, writer_fn)
@@ -163,7 +170,7 @@ def _make_writer(backend: str, log_path: Any, writer_fn: Any) -> Any:
     if backend not in BACKENDS:
         raise InputError(f"`backend={backend!r}` is unknown. Use one of {', '.join(map(repr, BACKENDS))}.")
     if backend == "custom":
-        if writer_fn is None:
+        if not callable(writer_fn):
             raise InputError("`backend='custom'` needs `writer_fn`. Pass a function that takes (step, rows).")
         return _FunctionWriter(writer_fn)
     if log_path is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from athanor._values import check_whole
 from athanor.errors import NonFiniteError
 from athanor.hooks.stages import DynamicsStage
 
@@ -47,9 +48,9 @@ class NaNDetectorHook:
         extra_keys: Iterable[str] | None = None,
         stage: Enum = DynamicsStage.AFTER_COMPUTE,
     ) -> None:
-        self.frequency = frequency
+        self.frequency = check_whole(frequency, "frequency", 1)
         self.stage: Enum | None = stage
-        self.extra_keys = tuple(extra_keys or ())
+        self.extra_keys = (extra_keys,) if isinstance(extra_keys, str) else tuple(extra_keys or ())
 
     def __call__(self, ctx: DynamicsContext, stage: Enum) -> None:
         """Check ``ctx.batch``. Waits for the device."""

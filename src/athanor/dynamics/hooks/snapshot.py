@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from athanor._values import check_whole
+from athanor.errors import ContractError
 from athanor.hooks.stages import DynamicsStage
 
 if TYPE_CHECKING:
@@ -21,8 +23,13 @@ class _SinkHook:
     """What both snapshot hooks share: a sink that is flushed at the end of each run."""
 
     def __init__(self, sink: DataSink, frequency: int, stage: Enum) -> None:
+        if not callable(getattr(sink, "write", None)):
+            raise ContractError(
+                f"`sink` is a {type(sink).__name__}; pass a sink, for example `ZarrData('frames.zarr')` or "
+                f"`HostMemory(capacity=1000)` of `athanor.sinks`."
+            )
         self.sink = sink
-        self.frequency = frequency
+        self.frequency = check_whole(frequency, "frequency", 1)
         self.stage: Enum | None = stage
 
     def close(self) -> None:

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from athanor._values import check_whole
 from athanor.dynamics.engine import BaseDynamics
 from athanor.dynamics.state import IntegratorState, check_positive, is_scalar, per_system
 from athanor.dynamics.updates import AtomSteps, drift_, kick_
 from athanor.dynamics.velocities import initialize_velocities
+from athanor.errors import AthanorWarning
 from athanor.kernels import philox_normal
 from athanor.kernels.philox import Purpose
 from athanor.units import BOLTZMANN, fs_to_internal_time, internal_time_to_fs, per_fs_to_internal_rate
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
+
+
+def _warn_of_strong_friction(friction: float | Tensor, dt: float | Tensor) -> None:
+    """Warn if friction stops all motion within one step: a rate of 1/ps given in 1/fs, most often."""
+    rate, step = float(torch.as_tensor(friction).max()), float(torch.as_tensor(dt).max())
+    if rate * step >= 1.0:
+        text = (
+            f"`friction={rate:g}` is given in 1/fs and damps motion within {1.0 / rate:.2g} fs, no longer than one "
+            f"step (`dt={step:g}` fs). Typical values are 0.001 to 0.05."
+        )
+        warnings.warn(AthanorWarning(text, "friction"), stacklevel=3)
 
 
 class NVTLangevin(BaseDynamics):
@@ -84,6 +98,8 @@ class NVTLangevin(BaseDynamics):
         check_positive(dt, "dt", "fs")
         check_positive(temperature, "temperature", "K", zero_allowed=True)
         check_positive(friction, "friction", "1/fs", zero_allowed=True)
+        _warn_of_strong_friction(friction, dt)
+        check_whole(random_seed, "random_seed")
         super().__init__(model, hooks, convergence_hook, n_steps, **kwargs)
         self.dt, self.temperature, self.friction, self.random_seed = dt, temperature, friction, random_seed
         self._steps = AtomSteps()

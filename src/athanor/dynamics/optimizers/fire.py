@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from athanor.dynamics.engine import BaseDynamics
 from athanor.dynamics.inactive import ActiveSet
 from athanor.dynamics.optimizers.variable_cell import cell_force, periodic_projector, strain_
-from athanor.dynamics.state import IntegratorState, check_positive, per_system
+from athanor.dynamics.state import IntegratorState, check_finite, check_positive, per_system
 from athanor.dynamics.updates import sum_columns
 from athanor.errors import InputError
 from athanor.kernels import segment_sum
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from athanor.data.batch import Batch
 
 
+_LARGEST = {"f_dec": 1.0, "alpha_start": 1.0, "f_alpha": 1.0}
 _UNITS = {"dt": "internal time", "dt_max": "internal time", "dt_min": "internal time", "maxstep": "Å"}
 
 
@@ -101,6 +103,7 @@ class FIRE(BaseDynamics):
     ) -> None:
         if mass_scale not in ("real", "mean"):
             raise InputError(f'`mass_scale` is {mass_scale!r}; use "real" or "mean".')
+        check_positive(dt, "dt", "internal time")
         parameters = {
             "dt": dt,
             "dt_max": 10.0 * dt if dt_max is None else dt_max,
@@ -113,7 +116,8 @@ class FIRE(BaseDynamics):
             "f_alpha": f_alpha,
         }
         for name, value in parameters.items():
-            check_positive(value, name, _UNITS.get(name, "no unit"), zero_allowed=name in ("dt_min", "n_min"))
+            unit, most = _UNITS.get(name, ""), _LARGEST.get(name, inf)
+            check_positive(value, name, unit, zero_allowed=name in ("dt_min", "n_min"), most=most)
         super().__init__(model, hooks, convergence_hook, n_steps, **kwargs)
         self.parameters = parameters
         self.mass_scale = mass_scale
@@ -205,8 +209,7 @@ class FIREVariableCell(FIRE):
         pressure: float | Tensor = 0.0,
         **kwargs: Any,
     ) -> None:
-        if not bool(torch.isfinite(torch.as_tensor(pressure)).all()):
-            raise InputError(f"`pressure` is {pressure}; it must be finite, in eV/Å³ (1 GPa is `athanor.units.GPa`).")
+        check_finite(pressure, "pressure", "eV/Å³ (1 GPa is `athanor.units.GPa`)")
         super().__init__(
             model, dt, dt_max, dt_min, maxstep, n_min, f_dec, f_inc, alpha_start, f_alpha, False, n_steps, hooks,
             convergence_hook, **kwargs,
@@ -215,6 +218,11 @@ class FIREVariableCell(FIRE):
 
     def make_state(self, batch: Batch) -> IntegratorState:
         """State of `FIRE`, and ``cell_velocity`` [B, 3, 3], ``pressure`` [B], ``projector`` [B, 3, 3]."""
+        if "cell" not in batch:
+            raise InputError(
+                f"{type(self).__name__} needs a `cell`; none of the {len(batch)} systems has one. Use FIRE, which "
+                f"moves atoms only."
+            )
         rows = super().make_state(batch).tensors()
         like, count = batch.positions, batch.num_graphs
         rows["pressure"] = per_system(self.pressure, "pressure", like, count)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from athanor._values import check_state_dtype, usable_device
 from athanor.data.batch import Batch
 from athanor.errors import ContractError, InputError
 from athanor.kernels import segment_sum
@@ -142,7 +143,9 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
             If chgnet is not installed.
         """
         checkpoint = load_checkpoint(name, trust=trust)
-        network = CHGNetNetwork(checkpoint.state, checkpoint.arguments).to(device=device, dtype=dtype)
+        network = CHGNetNetwork(checkpoint.state, checkpoint.arguments).to(
+            usable_device(device), check_state_dtype(dtype)
+        )
         return cls(network, name=f"CHGNet {checkpoint.name}", weights_digest=checkpoint.digest)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,0 +1,103 @@
+"""What engines are handed: checks at construction and at the start of a run, never in a step."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import Any
+
+from torch import Tensor
+
+from athanor._values import did_you_mean
+from athanor.data.batch import Batch
+from athanor.dynamics.convergence import ConvergenceHook
+from athanor.errors import ArgumentError, AthanorWarning, ContractError, InputError
+from athanor.models.mixin import BaseModelMixin
+
+_NOT_YET = ("prior_rank", "next_rank", "sinks", "active_batch", "sampler", "buffer_config", "comm_mode")
+
+
+def check_model(model: Any) -> None:
+    """Raise ContractError unless `model` is a wrapped model."""
+    if isinstance(model, BaseModelMixin):
+        return
+    if isinstance(model, str):
+        hint = f"Build it first: `athanor.models.get({model!r}, ...)`."
+    elif isinstance(model, type) and issubclass(model, BaseModelMixin):
+        hint = f"{model.__name__} is a class: pass an object, `{model.__name__}(...)`."
+    else:
+        hint = "See `athanor.models.available()`, or wrap your own."
+    kind = type(model).__name__
+    raise ContractError(f"`model` is a {kind}; pass a model that is wrapped with BaseModelMixin. {hint}")
+
+
+def check_keywords(engine: type, keywords: dict[str, Any]) -> None:
+    """Refuse keywords that belong to parts of the design that are not built, and unknown ones, by name."""
+    for name in keywords:
+        if name in _NOT_YET:
+            raise InputError(
+                f"{engine.__name__} does not take `{name}` in this version; leave it out to run in one process."
+            )
+        own = [vars(cls)["__init__"] for cls in engine.__mro__[:-1] if "__init__" in vars(cls)]
+        names = (key for function in own for key in list(inspect.signature(function).parameters)[1:])
+        known = dict.fromkeys(key for key in names if key != "kwargs")
+        hint = did_you_mean(name, known) or f" It takes {', '.join(known)}."
+        raise ArgumentError(f"{engine.__name__} got an unexpected keyword argument `{name}`.{hint}")
+
+
+def as_convergence_hook(given: Any) -> ConvergenceHook | None:
+    """Return the `ConvergenceHook` that a caller means: one, a dict of its arguments, or None."""
+    if given is None or isinstance(given, ConvergenceHook):
+        return given
+    if isinstance(given, dict):
+        known = list(inspect.signature(ConvergenceHook).parameters)
+        unknown = [name for name in given if name not in known]
+        if not unknown:
+            return ConvergenceHook(**given)
+        problem = f"has the key `{unknown[0]}`; ConvergenceHook takes {', '.join(known)}"
+    else:
+        problem = f"is a {type(given).__name__}"
+    raise ArgumentError(f"`convergence_hook` {problem}. For a largest force, pass `ConvergenceHook.from_fmax(0.05)`.")
+
+
+def check_batch(batch: Any, engine: Any) -> None:
+    """Raise ContractError unless `batch` is a Batch."""
+    if not isinstance(batch, Batch):
+        raise ContractError(
+            f"{type(engine).__name__} runs a Batch; this is a {type(batch).__name__}. Make one with "
+            f"`Batch.from_data_list([data])`, each `data` from `AtomicData.from_atoms(atoms)`."
+        )
+
+
+def check_distinct(ids: Tensor) -> None:
+    """Raise InputError if two systems of a run share an id, which keys their noise and their state."""
+    values, counts = ids.unique(return_counts=True)
+    if len(values) == len(ids):
+        return
+    twice = int(values[counts > 1][0])
+    places = (ids == twice).nonzero().flatten().tolist()
+    raise InputError(
+        f"`system_id` {twice} stands at the indices {', '.join(map(str, places[:3]))} of the batch; the ids of a run "
+        f"differ. `batch.system_id = None` has them numbered anew."
+    )
+
+
+def warn_if_nothing_moves(batch: Batch, engine: Any) -> None:
+    """Warn if every system of `batch` is past the exit status of `engine`, so that a run does nothing."""
+    done = (batch.status.reshape(-1) >= engine.exit_status) & (batch.failure_code.reshape(-1) == 0)
+    if bool(done.any()):
+        text = (
+            f"{type(engine).__name__}.run moves nothing: {int(done.sum())} of {len(batch)} systems have a `status` of "
+            f"at least `exit_status` = {engine.exit_status}, as an earlier run leaves them. `batch.status = None` lets "
+            f"them move again."
+        )
+        warnings.warn(AthanorWarning(text, "run moves nothing"), stacklevel=5)
+
+
+def can_not_add(engine: Any, other: Any) -> ContractError:
+    """Return the error of ``engine + other`` where `other` is no engine."""
+    hint = " Pass the model to the constructor." if isinstance(other, BaseModelMixin) else ""
+    return ContractError(
+        f"{type(engine).__name__} + {type(other).__name__}: only engines are added to engines, as in "
+        f"`relax + heat`.{hint}"
+    )

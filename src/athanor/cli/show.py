@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor.cli.exit_codes import ExitCode
+from athanor.cli.output import print_json
 from athanor.cli.table import count_outcomes, make_console, print_failures, print_pairs, print_table
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def show_run(out: Path, *, system: str | None = None, all_rows: bool = False, as
     run = SavedRun(out)
     if as_json:
         rows = run.summary if system is None else [run.summary[run.number_of(system)]]
-        print(json.dumps(_facts(run) | {"summary": rows}, indent=1, ensure_ascii=False))
+        print_json(_facts(run) | {"rows": rows})
         return int(ExitCode.DONE)
     console = make_console()
     if system is not None:
@@ -51,7 +51,7 @@ def plot_run(out: Path, picture: Path | None, systems: list[str]) -> int:
 
 def _facts(run: SavedRun) -> dict[str, Any]:
     """Everything but the table, as plain values."""
-    facts = {key: value for key, value in run.record.items() if key not in ("state", "process", "outcome")}
+    facts = {key: value for key, value in run.record.items() if key != "process"}
     facts |= {"folder": str(run.folder), "state": run.state}
     if not run.has_ended:
         facts |= {"frames": run.num_frames, "last_step": run.last_step}

@@ -1,0 +1,139 @@
+"""``athanor show`` and ``athanor plot`` as a user sees them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from ase.build import bulk
+
+import athanor
+from athanor.cli.main import call
+
+ARGON = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two crystals that were heated, and one whose atoms lie on top of each other."""
+    monkeypatch.chdir(tmp_path)
+    crystals = []
+    for name in ("cold", "warm", "on top"):
+        atoms = bulk("Ar", "fcc", a=5.3, cubic=True) * (2, 2, 2)
+        atoms.info["name"] = name
+        crystals.append(atoms)
+    crystals[2].positions[1] = crystals[2].positions[0]
+    athanor.md(crystals, ARGON, temperature=30, steps=10, every=3, out="out")
+    return tmp_path / "out"
+
+
+def make_unfinished(folder: Path, process: dict[str, object]) -> None:
+    """Leave the folder as a run does that is under way."""
+    record = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))
+    record |= {"state": "running", "process": process}
+    for key in ("ended", "seconds", "outcome", "frames"):
+        del record[key]
+    (folder / "run.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
+    rows = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    for row in rows:
+        row |= {"status": "not started", "steps": 0}
+    (folder / "summary.json").write_text(json.dumps(rows), encoding="utf-8")
+    (folder / "final.extxyz").unlink()
+
+
+def gone() -> int:
+    """The number of a process that has ended."""
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    return done.pid
+
+
+@pytest.mark.usefixtures("folder")
+def test_show_says_what_failed_what_to_do_and_how_to_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["show", "out"]) == 0
+    shown = capsys.readouterr().out
+    for words in (
+        "finished, started",
+        "Lennard-Jones",
+        "NVT at 30 K, 10 steps of 1 fs",
+        "3 systems: 2 done, 1 failed",
+        "on top (number 2) failed",
+        "Failed at the start: look there for atoms on top of each other",
+        'run = athanor.open("out")',
+        "run.frames('cold')",
+    ):
+        assert words in shown
+    lines = [line.split("  ")[1] for line in shown.splitlines() if line.startswith(("  run.", "  athanor.plot"))]
+    assert len(lines) >= 5
+    for line in lines:
+        assert eval(line, {"athanor": athanor, "run": athanor.open("out")}) is not None
+
+
+@pytest.mark.usefixtures("folder")
+def test_show_of_one_system(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("warm", "1"):
+        assert call(["show", "out", "--system", name]) == 0
+        shown = capsys.readouterr().out
+        assert "Ar32" in shown
+        assert "cold" not in shown
+        assert "run.frames('warm')" in shown
+    assert call(["show", "out", "--system", "wram"]) == 65
+    assert "Did you mean 'warm'?" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("folder")
+def test_show_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["show", "out", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["state"], told["systems"], told["frames"], told["folder"]) == ("finished", 3, 12, "out")
+    assert told["outcome"] == {"done": 2, "failed": 1}
+    assert [row["system"] for row in told["rows"]] == ["cold", "warm", "on top"]
+    assert call(["show", "out", "--json", "--system", "warm"]) == 0
+    assert [row["index"] for row in json.loads(capsys.readouterr().out)["rows"]] == [1]
+
+
+def test_show_of_a_run_that_was_killed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_unfinished(folder, {"host": os.uname().nodename, "id": gone()})
+    assert call(["show", "out"]) == 0
+    shown = capsys.readouterr().out
+    for words in (
+        "killed (its process is gone)",
+        "last written",
+        "12 so far, up to step 10",
+        "3 systems: 2 killed, 1 failed",
+        "on top (number 2) failed",
+        "run.atoms(step=10)",
+    ):
+        assert words in shown
+    assert "final.extxyz" not in shown
+    assert call(["show", "out", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["state"], told["last_step"], told["frames"]) == ("killed", 10, 12)
+
+
+def test_show_of_a_run_on_another_machine(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_unfinished(folder, {"host": "elsewhere", "id": gone()})
+    assert call(["show", "out"]) == 0
+    assert "running (on another machine, or killed there)" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("folder")
+def test_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["plot", "out"]) == 0
+    assert capsys.readouterr().out == "Plot: out/plot.png\n"
+    assert (tmp_path / "out/plot.png").read_bytes().startswith(b"\x89PNG")
+    assert call(["plot", "out", "-o", "warm.svg", "--system", "warm", "--system", "0"]) == 0
+    text = (tmp_path / "warm.svg").read_text(encoding="utf-8")
+    assert "<!-- warm -->" in text
+    assert "on top" not in text
+    assert call(["plot", "out", "-o", "warm.doc"]) == 65
+    assert call(["plot", "nothing"]) == 65
+    # a plot is part of the results, and goes with them
+    argon = bulk("Ar", "fcc", a=5.3)
+    athanor.relax(argon, ARGON, max_steps=1, out="out", overwrite=True)
+    assert not (tmp_path / "out/plot.png").exists()

@@ -20,6 +20,7 @@ def as_key(location: Location) -> str:
 
 def as_argument(location: Location) -> str:
     """Return the argument of a Python call that a key comes from; empty if it is none."""
+    location = tuple(part for part in location if isinstance(part, str))  # an item of a list is named by its list
     name = str(location[-1]) if location else ""
     return "" if name in ("relax", "md", "stages") else _ARGUMENTS.get(location[-2:], _ARGUMENTS.get((name,), name))
 

@@ -15,7 +15,7 @@ from pydantic import Field, PlainSerializer, ValidationError, field_validator, m
 
 from athanor.errors import InputError
 from athanor.workflows.problems import Origin, describe_problems
-from athanor.workflows.stages import Count, Description, Stage, read_stage
+from athanor.workflows.stages import Count, Description, Stage, Whole, read_stage
 from athanor.workflows.supercell import Supercell
 from athanor.workflows.yaml_file import read_yaml
 
@@ -127,7 +127,7 @@ class RunSpec(CalculationSpec):
     """What every system goes through, in order, all in the same batch."""
     every: Count = 10
     """Steps between frames and between rows of the log."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    seed: Annotated[Whole, Field(ge=0)] = 42
     """Seed of velocities and noise."""
     allow_failures: bool = False
     """Systems that are set aside do not make the run a failure."""

@@ -7,12 +7,20 @@ import reprlib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from athanor.errors import InputError
 from athanor.workflows.quantities import TIME, Force, Pressure, Rate, Temperature, Time, parse_quantity
 
-Count = Annotated[int, Field(ge=1, lt=2**63)]
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):  # YAML reads `yes` and `on` as one
+        raise InputError(f"it must be an integer; got {value}.")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_bool), Field(lt=2**63)]
+Count = Annotated[Whole, Field(ge=1)]
 
 
 class Description(BaseModel):

@@ -5,10 +5,10 @@ from athanor.dynamics import hooks, integrators, optimizers
 from athanor.dynamics.convergence import ConvergenceHook
 from athanor.dynamics.demo import DemoDynamics
 from athanor.dynamics.engine import BaseDynamics
+from athanor.dynamics.failures import FailureCode, describe_failure, explain_failure
 from athanor.dynamics.fused import FusedStage
 from athanor.dynamics.integrators import NVE, NVTLangevin
 from athanor.dynamics.optimizers import FIRE, FIREVariableCell
-from athanor.dynamics.quarantine import FailureCode, describe_failure
 from athanor.dynamics.velocities import initialize_velocities
 from athanor.hooks.protocol import Hook
 from athanor.hooks.stages import DynamicsStage
@@ -26,6 +26,7 @@ __all__ = [
     "Hook",
     "NVTLangevin",
     "describe_failure",
+    "explain_failure",
     "hooks",
     "initialize_velocities",
     "integrators",

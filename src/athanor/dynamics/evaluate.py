@@ -49,6 +49,11 @@ def evaluate(model: Any, batch: Batch, needs: frozenset[str], active: ActiveSet)
     subject = batch if active.all else batch.index_select(active.systems)
     try:
         raw = model(subject)
+        if not isinstance(raw, dict):
+            raise ModelOutputError(
+                f"{type(model).__name__} returned a {type(raw).__name__}; return a dictionary such as "
+                f'`{{"energy": energy, "forces": forces}}` from `forward`.'
+            )
         outputs = OrderedDict((key, value.detach()) for key, value in raw.items() if isinstance(value, Tensor))
     finally:
         _clear_gradient_flags(model, subject)
@@ -81,12 +86,13 @@ def _store(batch: Batch, key: str, value: Tensor, active: ActiveSet, model: Any)
     else:
         mask = active.systems[batch.batch_idx] if spec.level == "node" else active.systems
         wanted = torch.Size((int(mask.sum()), *target.shape[1:]))
-    if value.numel() != wanted.numel():
-        raise ModelOutputError(
-            f"`{key}` from {type(model).__name__} has shape {tuple(value.shape)}; got {value.numel()} numbers and "
-            f"expected {tuple(wanted)}. Return one row per {'atom' if spec.level == 'node' else 'system'}."
-        )
     if value.shape != wanted:
+        # sizes of 1 may be missing or more, but a transposed tensor has its numbers in wrong places
+        if [size for size in value.shape if size != 1] != [size for size in wanted if size != 1]:
+            raise ModelOutputError(
+                f"`{key}` from {type(model).__name__} has shape {tuple(value.shape)}; expected {tuple(wanted)}. "
+                f"Return one row per {'atom' if spec.level == 'node' else 'system'}."
+            )
         value = value.reshape(wanted)
     if active.all:
         target.copy_(value)

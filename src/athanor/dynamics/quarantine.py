@@ -8,12 +8,12 @@ that the model does not know. The other systems go on with equal bits.
 from __future__ import annotations
 
 import math
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from athanor.dynamics.failures import FailureCode, explain_failure
 from athanor.errors import NonFiniteError, SimulationError
 from athanor.kernels import minimum_distance
 
@@ -21,32 +21,6 @@ if TYPE_CHECKING:
     from athanor.data.batch import Batch
     from athanor.dynamics.inactive import ActiveSet
 
-
-class FailureCode(IntEnum):
-    """Why a system was set aside; stored in the field `failure_code`."""
-
-    NONE = 0
-    POSITIONS_NOT_FINITE = 1
-    VELOCITIES_NOT_FINITE = 2
-    CELL_NOT_FINITE = 3
-    ENERGY_NOT_FINITE = 4
-    FORCES_NOT_FINITE = 5
-    STRESS_NOT_FINITE = 6
-    ATOMS_TOO_CLOSE = 7
-    ELEMENT_NOT_KNOWN = 8
-
-
-_TEXTS = {
-    FailureCode.NONE: "healthy",
-    FailureCode.POSITIONS_NOT_FINITE: "positions became NaN or infinite, or ran away",
-    FailureCode.VELOCITIES_NOT_FINITE: "velocities became NaN or infinite",
-    FailureCode.CELL_NOT_FINITE: "the cell became NaN or infinite, or collapsed",
-    FailureCode.ENERGY_NOT_FINITE: "the energy became NaN or infinite",
-    FailureCode.FORCES_NOT_FINITE: "forces became NaN or infinite",
-    FailureCode.STRESS_NOT_FINITE: "the stress became NaN or infinite",
-    FailureCode.ATOMS_TOO_CLOSE: "two atoms came closer than the model allows",
-    FailureCode.ELEMENT_NOT_KNOWN: "it holds an element that the model does not know",
-}
 
 _CHECKED = {
     "positions": FailureCode.POSITIONS_NOT_FINITE,
@@ -60,16 +34,13 @@ _CHECKED = {
 _MOVED = ("positions", "velocities", "cell")
 """What an engine or a hook moves; the rest follows from it and is checked in every step."""
 
+_ON_TOP = 0.1
+"""Å. Atoms closer than this are on top of each other, whatever the model: a proton in H2 is 0.74 Å from the other."""
 _FAR_AWAY = 1e8
 """Å. Beyond it a double can not place an atom to better than 1e-8 Å: the system has exploded."""
 _MOST_NEIGHBORS = 2e4
 _MOST_IMAGES = 100
 """A cell so dense, or so flat, for the cutoff that it has collapsed; searching its pairs would take all memory."""
-
-
-def describe_failure(code: int) -> str:
-    """Return one line of text for a `failure_code`."""
-    return _TEXTS[FailureCode(int(code))]
 
 
 class Quarantine:
@@ -130,7 +101,7 @@ class Quarantine:
             codes[batch.batch_idx[unknown]] = int(FailureCode.ELEMENT_NOT_KNOWN)
             codes = torch.where(active.systems, codes, torch.zeros_like(codes))
             if self.raise_errors and bool(codes.any()):
-                self._raise(batch, codes)
+                self._raise(batch, codes, model)
             self._set_aside(batch, codes, restore=False)
 
     def check_cells(self, batch: Batch, active: ActiveSet, radius: float) -> None:
@@ -215,7 +186,11 @@ class Quarantine:
                 if batch.field_spec(name).level == "node":
                     bad = torch.zeros_like(codes).index_add_(0, batch.batch_idx, bad.long()) > 0
                 codes[bad] = int(code)
-        if closest is not None:
+        if floor is None:
+            closest = _closest_pairs(batch)
+            if closest is not None:  # atoms on top of each other are the cause of what was found
+                codes[(closest < _ON_TOP) & (codes > 0)] = int(FailureCode.ATOMS_TOO_CLOSE)
+        elif closest is not None:
             codes[(closest < floor) & (codes == 0)] = int(FailureCode.ATOMS_TOO_CLOSE)
         codes = torch.where(active.systems, codes, torch.zeros_like(codes))
         return codes if bool((codes > 0).any()) else None
@@ -244,15 +219,14 @@ class Quarantine:
         return sound
 
     @staticmethod
-    def _raise(batch: Batch, codes: Tensor) -> None:
+    def _raise(batch: Batch, codes: Tensor, model: Any = None) -> None:
         rows = codes.nonzero().flatten().tolist()
-        closest = _closest_pairs(batch)
         parts = []
         for row in rows[:3]:
-            text = f"system_id {int(batch.system_id[row])} (index {row}): {describe_failure(int(codes[row]))}"
-            if closest is not None:
-                text += f", closest pair {float(closest[row]):.2f} Å"
-            parts.append(text + f", after step {int(batch.step[row])}")
+            reason = explain_failure(batch, row, model, int(codes[row]))
+            parts.append(
+                f"system_id {int(batch.system_id[row])} (index {row}): {reason}, after step {int(batch.step[row])}"
+            )
         more = f", and {len(rows) - 3} more" if len(rows) > 3 else ""
         kind = SimulationError if int(codes[rows[0]]) >= FailureCode.ATOMS_TOO_CLOSE else NonFiniteError
         raise kind(

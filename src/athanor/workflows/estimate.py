@@ -113,7 +113,7 @@ class _Timing:
 
 def _time(plan: Plan[RunSpec], indices: list[int]) -> _Timing:
     """Run a few steps of every stage in memory."""
-    from athanor.dynamics.quarantine import describe_failure
+    from athanor.dynamics.failures import describe_failure
 
     started, before = time.monotonic(), _memory(plan.device)
     endless = plan.spec.model_copy(update={"stages": tuple(_without_end(stage) for stage in plan.spec.stages)})

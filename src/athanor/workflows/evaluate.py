@@ -190,14 +190,14 @@ def _add(result: RunResult, plan: Plan[Any], indices: Sequence[int], batch: Batc
     from ase.calculators.singlepoint import SinglePointCalculator
 
     from athanor.data import observables
-    from athanor.dynamics.quarantine import describe_failure
+    from athanor.dynamics.failures import explain_failure
     from athanor.units import GPa
 
     fmax = observables.fmax(batch).tolist() if "forces" in batch else None
     pressure = (observables.pressure(batch, kinetic=False) / GPa).tolist() if "stress" in batch else None
     for place, (index, computed) in enumerate(zip(indices, batch.to_atoms(), strict=True)):
         system, code = plan.systems[index], int(batch.failure_code[place])
-        reason = f"failed: {describe_failure(code)}" if code else "done"
+        reason = f"failed: {explain_failure(batch, place, plan.model)}" if code else "done"
         atoms, energy = system.atoms.copy(), math.nan if code else float(batch.energy[place])
         row: dict[str, Any] = identify(system, index) | {"status": reason}
         if not code:

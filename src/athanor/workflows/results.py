@@ -74,14 +74,16 @@ class RunResult:
         return f"RunResult({len(self)} systems: {told}; folder={str(self.folder) if self.folder else None!r})"
 
 
-def add_chunk(result: RunResult, spec: RunSpec, systems: Sequence[System], batch: Batch, tracker: Tracker) -> None:
-    """Append what became of one chunk."""
+def add_chunk(
+    result: RunResult, spec: RunSpec, systems: Sequence[System], batch: Batch, tracker: Tracker, model: Any = None
+) -> None:
+    """Append what became of one chunk; `model` helps to say why a system failed."""
     atoms_list = batch.to_atoms()
     last = len(spec.stages)
     for place, (system, record) in enumerate(zip(systems, tracker.records, strict=True)):
         atoms = atoms_list[place]
         energy = float(batch.energy[place]) if "energy" in batch else math.nan
-        reason = _reason(record, int(batch.failure_code[place]), int(batch.status[place]) >= last)
+        reason = _reason(record, batch, place, int(batch.status[place]) >= last, model)
         steps = int(batch.step[place] - tracker.started[place])
         row = _row(system, len(result), record, tracker, place, steps, energy, reason, float(abs(atoms.cell.volume)))
         _label(atoms, system, reason, steps)
@@ -109,12 +111,12 @@ def add_not_started(result: RunResult, systems: Sequence[System]) -> None:
         result.steps.append(0)
 
 
-def _reason(record: SystemRecord, failure_code: int, finished: bool) -> str:
-    if failure_code:
-        from athanor.dynamics.quarantine import describe_failure
+def _reason(record: SystemRecord, batch: Batch, place: int, finished: bool, model: Any) -> str:
+    if int(batch.failure_code[place]):
+        from athanor.dynamics.failures import explain_failure
 
         where = f" ({'relaxation' if record.failed_in == 'relax' else 'MD'})" if record.failed_in else ""
-        return f"failed: {describe_failure(failure_code)}{where}"
+        return f"failed: {explain_failure(batch, place, model)}{where}"
     if not finished:
         return "interrupted"
     verdicts = [stage.converged for stage in record.stages if stage.converged is not None]

@@ -202,7 +202,7 @@ class _Run:
             self.result.interrupted = True
             if not bool((batch.step - tracker.started > fused.step_count).any()):  # cut short before it was counted
                 fused.undo_unfinished_step(batch)
-        add_chunk(self.result, spec, [self.systems[index] for index in indices], batch, tracker)
+        add_chunk(self.result, spec, [self.systems[index] for index in indices], batch, tracker, self.plan.model)
         if time.monotonic() - self._summary_written > _SECONDS_BETWEEN_SUMMARIES:
             self._attempt(self._write_summary)
         return not (self.result.interrupted or flag.is_set)

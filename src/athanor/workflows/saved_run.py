@@ -134,7 +134,7 @@ class SavedRun:
         """
         rows = read_summary(self.folder, len(self))
         if not self.has_ended and (self.folder / TRAJECTORY).exists():
-            from athanor.dynamics.quarantine import describe_failure
+            from athanor.dynamics.failures import describe_failure
 
             for number, (steps, code) in self._frames.so_far().items():
                 if rows[number]["status"] == _NOT_STARTED:

@@ -10,6 +10,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
+from athanor.data._structure import REQUIRED
 from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, FieldSpec
 
 LEADING = {"node": "N", "edge": "E", "system": "B"}
@@ -30,9 +31,11 @@ def shape(row: FieldSpec) -> str:
 
 def if_absent(row: FieldSpec) -> str:
     """Return what a batch holds for systems that lack the field when others have it."""
+    if row.name in REQUIRED:
+        return "required"
     if row.default is not None:
         return f"{row.default}" if row.kind == "boolean" else f"{row.default:g}"
-    return "NaN, marked" if row.kind in ("state", "float") else "refused"
+    return "NaN" if row.kind in ("state", "float") else "refused"
 
 
 class FieldTable(SphinxDirective):

@@ -41,6 +41,8 @@ def test_page(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("-3.3629 eV", "3.3629 eV", False),
         ("a = 5.26  converged", "a = 5.26 converged", True),
         ("a = 5.26 converged", "a = 5.26 step limit", False),
+        ("253 ± 19 K", "254 ± 18 K", True),
+        ("253 ± 19 K", "263 ± 19 K", False),
         ("1.5e-03", "1.6e-03", True),
         ("1.5e-03", "1.5e-02", False),
     ],

@@ -8,14 +8,29 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from athanor.cli import commands, options
 from athanor.cli.exit_codes import ExitCode
 from athanor.cli.init import Kind
 from athanor.cli.output import print_json
 
+
+class _Interrupted(Exception):
+    """Ctrl-C, in a form that typer hands on: of a KeyboardInterrupt it makes an exit without a word."""
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
+
+
 app = typer.Typer(
     name="athanor",
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -123,7 +138,7 @@ def call(arguments: list[str]) -> int:
         return _complain(str(error), ExitCode.BAD_INPUT, as_json)
     except StorageError as error:
         return _complain(str(error), ExitCode.STORAGE, as_json)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, _Interrupted):
         return _complain("interrupted.", ExitCode.INTERRUPTED, as_json)
     except SystemExit:  # what rich and click make of a closed pipe; the command itself never exits
         return int(ExitCode.DONE)

@@ -21,6 +21,8 @@ from athanor.workflows.spec import CalculationSpec, validated
 from athanor.workflows.structures import System, from_python
 
 if TYPE_CHECKING:
+    import torch
+
     from athanor.data.batch import Batch
 
 _ENDINGS = (".extxyz", ".xyz")
@@ -33,7 +35,7 @@ def evaluate(
     supercell: str | int | Sequence[int] = 1,
     min_atoms: int = 1,
     device: str | None = None,
-    dtype: str = "float64",
+    dtype: str | torch.dtype = "float64",
     threads: int | None = None,
     max_atoms: int | None = None,
     silence: Sequence[str] = (),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from athanor.errors import InputError
 from athanor.workflows.results import RunResult
 from athanor.workflows.run import run_from_python
+
+if TYPE_CHECKING:
+    import torch
 
 
 def md(
@@ -24,7 +27,7 @@ def md(
     supercell: str | int | Sequence[int] = 1,
     min_atoms: int = 1,
     device: str | None = None,
-    dtype: str = "float64",
+    dtype: str | torch.dtype = "float64",
     threads: int | None = None,
     max_atoms: int | None = None,
     every: int = 10,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from athanor.workflows.quantities import PRESSURE, format_quantity
 from athanor.workflows.results import RunResult
 from athanor.workflows.run import run_from_python
+
+if TYPE_CHECKING:
+    import torch
 
 
 def relax(
@@ -23,7 +26,7 @@ def relax(
     supercell: str | int | Sequence[int] = 1,
     min_atoms: int = 1,
     device: str | None = None,
-    dtype: str = "float64",
+    dtype: str | torch.dtype = "float64",
     threads: int | None = None,
     max_atoms: int | None = None,
     every: int = 10,
@@ -39,7 +42,8 @@ def relax(
     Parameters
     ----------
     structures
-        ASE atoms, a path of anything ASE reads, `AtomicData`, a list of these, or a `Batch`. They are not changed.
+        ASE atoms, a path of anything ASE reads, `AtomicData`, a list of these, a `Batch`, or what a run returned. They
+        are not changed.
     model
         Name of a model (see `athanor.models.available`), a mapping of its name and arguments such as
         ``{"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}``, or a wrapped model. CHGNet by
@@ -63,7 +67,7 @@ def relax(
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, or ``"auto"`` for the first GPU there is. By default where the
         model is: the CPU for a model by name.
     dtype
-        ``"float64"`` or ``"float32"``.
+        ``"float64"`` or ``"float32"``, or torch's name of it.
     threads
         CPU threads; all cores by default.
     max_atoms

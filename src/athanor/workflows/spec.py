@@ -112,6 +112,11 @@ class CalculationSpec(Description):
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | dict) else value
 
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _dtype_by_name(cls, value: Any) -> Any:
+        return str(value).removeprefix("torch.")
+
     @field_validator("device", mode="before")
     @classmethod
     def _known_device(cls, value: Any) -> Any:

@@ -79,7 +79,7 @@ def from_python(structures: Any) -> list[System]:
     Parameters
     ----------
     structures
-        ASE atoms, a path, `AtomicData`, or a sequence of these in any mixture; or a `Batch`.
+        ASE atoms, a path, `AtomicData`, or a sequence of these in any mixture; or a `Batch`, or what a run returned.
 
     Raises
     ------
@@ -189,6 +189,9 @@ def _note_reference(system: System) -> None:
 
 
 def _as_items(structures: Any) -> Iterable[Any]:
+    of_a_run = getattr(structures, "structures", None)
+    if isinstance(of_a_run, list):
+        return of_a_run
     if isinstance(structures, str | os.PathLike) or hasattr(structures, "get_chemical_formula"):
         return [structures]
     if hasattr(structures, "num_graphs") and hasattr(structures, "to_atoms"):
@@ -207,5 +210,6 @@ def _as_atoms(item: Any) -> Any:
 
         return to_atoms(item)
     raise InputError(
-        f"`structures` holds a {type(item).__name__}; pass ASE atoms, paths of files, AtomicData, or a Batch."
+        f"`structures` holds a {type(item).__name__}; pass ASE atoms, paths of files, AtomicData, a Batch, or "
+        f"what a run returned."
     )

@@ -209,6 +209,14 @@ def test_a_wrapped_model_is_as_good_as_a_name() -> None:
     assert athanor.relax(crystals(1), model=model).energies == athanor.relax(crystals(1), model=ARGON).energies
 
 
+def test_the_dtype_of_torch_and_the_result_of_a_run_are_taken() -> None:
+    by_name = athanor.relax(crystals(2), model=ARGON, max_steps=3, dtype="float32")
+    by_torch = athanor.relax(crystals(2), model=ARGON, max_steps=3, dtype=torch.float32)
+    assert by_torch.energies == by_name.energies
+    again = athanor.relax(by_name, model=ARGON, max_steps=3)
+    assert again.energies == athanor.relax(by_name.structures, model=ARGON, max_steps=3).energies
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

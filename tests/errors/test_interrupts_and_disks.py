@@ -1,0 +1,224 @@
+"""Ctrl-C, full disks, closed pipes and missing packages: what the user reads, and what is on disk afterwards."""
+
+from __future__ import annotations
+
+import importlib.abc
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk
+from ase.io import read, write
+
+import athanor
+from athanor.cli.main import call
+from athanor.data import AtomicData, Batch
+from athanor.dynamics import NVE
+from athanor.hooks.stages import DynamicsStage
+from athanor.testing.dynamics_contract import argon_model, with_neighbor_hooks
+
+ARGON = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}
+LJ = ["--model", "lennard-jones"]
+for _key in ("epsilon", "sigma", "cutoff"):
+    LJ += ["--model-option", f"{_key}={ARGON[_key]}"]
+CRYSTALS = 3
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write("argon.extxyz", [bulk("Ar", "fcc", a=5.2 + 0.1 * i, cubic=True) * (2, 1, 1) for i in range(CRYSTALS)])
+    return tmp_path
+
+
+@contextmanager
+def ctrl_c_when(*moments: Callable[[], bool]) -> Iterator[None]:
+    """Press Ctrl-C at each of `moments`, in order; a second press at once is a moment that is always there."""
+    assert threading.current_thread() is threading.main_thread(), "signals reach the main thread only"
+    gone = threading.Event()
+
+    def press() -> None:
+        for moment in moments:
+            while not moment():
+                if gone.wait(0.001):
+                    return
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.002)
+
+    watcher = threading.Thread(target=press)
+    watcher.start()
+    try:
+        yield
+    finally:
+        gone.set()
+        watcher.join()
+
+
+def exists(pattern: str) -> Callable[[], bool]:
+    return lambda: any(Path().glob(pattern))
+
+
+def rows() -> list[dict[str, Any]]:
+    return json.loads(Path("out/summary.json").read_text())
+
+
+def test_ctrl_c_while_loading(capsys: pytest.CaptureFixture[str]) -> None:
+    write("large.xyz", bulk("Ar", "fcc", a=5.3, cubic=True) * (30, 30, 30))
+    started = time.monotonic()
+    with ctrl_c_when(lambda: time.monotonic() - started > 0.15):
+        assert call(["md", *["large.xyz"] * 10, "-o", "out", "--steps", "5", *LJ]) == 130
+    assert capsys.readouterr().err == "athanor: interrupted.\n"
+    assert not Path("out").exists()
+
+
+def test_ctrl_c_in_a_step(capsys: pytest.CaptureFixture[str]) -> None:
+    with ctrl_c_when(exists("out/log.csv")):
+        assert call(["md", "argon.extxyz", "-o", "out", "--steps", "1000000", "-T", "30", *LJ]) == 130
+    screen = capsys.readouterr()
+    assert "interrupted; what was done is in out" in screen.err
+    assert f"{CRYSTALS} systems: {CRYSTALS} interrupted" in screen.out
+    assert len({row["steps"] for row in rows()}) == 1
+    assert "state: interrupted" in Path("out/run.yaml").read_text()
+    assert len(read("out/final.extxyz", ":")) == CRYSTALS
+    assert call(["show", "out"]) == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of a file that was just opened
+def test_ctrl_c_twice_leaves_whole_states(capsys: pytest.CaptureFixture[str]) -> None:
+    write("large.extxyz", bulk("Ar", "fcc", a=5.3, cubic=True) * (8, 8, 8))  # steps that last
+    with ctrl_c_when(exists("out/log.csv"), lambda: True):
+        assert call(["md", "large.extxyz", "-o", "out", "--steps", "1000000", "-T", "30", *LJ]) == 130
+    assert "1 system: 1 interrupted" in capsys.readouterr().out
+    atoms = read("out/final.extxyz")
+    again = athanor.evaluate(atoms, ARGON).structures[0]  # energy and forces are those of these positions, of 8 digits
+    assert again.get_potential_energy() == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
+    assert np.allclose(again.get_forces(), atoms.get_forces(), atol=1e-7)
+
+
+class CutShort:
+    """Hook that interrupts the third step between its halves, when positions have moved and forces have not."""
+
+    frequency = 1
+    stage = DynamicsStage.BEFORE_COMPUTE
+
+    def __call__(self, ctx: Any, stage: Any) -> None:
+        if ctx.step_count == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_step_that_was_cut_short_is_undone() -> None:
+    crystal = bulk("Ar", "fcc", a=5.3, cubic=True)
+    crystal.rattle(0.1, seed=1)
+    whole, cut = (Batch.from_data_list([AtomicData.from_atoms(crystal, dtype=torch.float64)]) for _ in range(2))
+    engine = with_neighbor_hooks(NVE(argon_model(), dt=5.0, n_steps=2))
+    engine.run(whole)
+    engine = with_neighbor_hooks(NVE(argon_model(), dt=5.0, n_steps=5))
+    engine.register_hook(CutShort())
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(cut)
+    assert not torch.equal(cut.positions, whole.positions)
+    engine.undo_unfinished_step(cut)
+    for name in ("positions", "velocities", "energy", "forces", "step"):
+        assert torch.equal(cut[name], whole[name]), name
+
+
+def test_ctrl_c_while_writing(capsys: pytest.CaptureFixture[str]) -> None:
+    many = [bulk("Ar", "fcc", a=5.3, cubic=True) * (2, 2, 2)] * 200
+    write("many.extxyz", many)
+    being_written = exists("out/.final.extxyz.*.partial")
+    with ctrl_c_when(exists("out/log.csv"), being_written, being_written, being_written):
+        assert call(["md", "many.extxyz", "-o", "out", "--steps", "1000000", "-T", "30", *LJ]) == 130
+    screen = capsys.readouterr()
+    assert "200 systems: 200 interrupted" in screen.out
+    assert len(read("out/final.extxyz", ":")) == 200
+    assert {row["status"] for row in rows()} == {"interrupted"}
+    assert "state: interrupted" in Path("out/run.yaml").read_text()
+    assert not list(Path("out").glob(".*.partial"))
+
+
+@pytest.mark.parametrize("limit", [500, 5_000, 60_000])
+def test_full_disk(capsys: pytest.CaptureFixture[str], limit: int) -> None:
+    """No file may grow beyond `limit`: the disk refuses as a full one does, sooner or later in the run."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        code = call(["md", "argon.extxyz", "-o", "out", "--steps", "2000", "--every", "1", "-T", "30", *LJ])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    told = capsys.readouterr().err
+    assert code == 74, told
+    assert "`out/" in told
+    assert "File too large" in told
+    assert "Traceback" not in told
+    if limit > 500:
+        assert "frames are safe" in told
+        assert "what is done is in `out`" in told
+        assert "state: failed" in Path("out/run.yaml").read_text()
+        assert {row["status"] for row in rows()} == {"interrupted"}
+        assert call(["show", "out"]) == 0
+    assert call(["md", "argon.extxyz", "-o", "out", "--overwrite", "--steps", "2", "-T", "30", *LJ]) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that nobody can write to, root included")
+def test_a_place_that_can_not_be_written(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["relax", "argon.extxyz", "-o", "/proc/athanor/out", *LJ]) == 74
+    assert "`/proc/athanor/out` can not be written" in capsys.readouterr().err
+
+
+def test_a_screen_that_can_not_be_written() -> None:
+    """A closed pipe is no mistake; a full disk behind the screen is one."""
+    athanor.md("argon.extxyz", ARGON, steps=2, temperature=30, out="out")
+    show = [sys.executable, "-m", "athanor.cli.main", "show", "out"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    closed = subprocess.run(show, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(writer)
+    assert (closed.returncode, closed.stderr) == (0, "")
+    with open("/dev/full", "w") as full:
+        refused = subprocess.run(show, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert refused.returncode == 74
+    assert "No space left on device" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+class Hidden(importlib.abc.MetaPathFinder):
+    """Makes a package look as if it were not installed."""
+
+    def __init__(self, package: str) -> None:
+        self.package = package
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+        if fullname.partition(".")[0] == self.package:
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+
+
+@pytest.mark.parametrize(
+    ("package", "model", "words"),
+    [
+        ("chgnet", [], "chgnet needs the package chgnet.*athanor-md.chgnet"),
+        ("ase", LJ, "needs the package ase.*pip install"),
+    ],
+)
+def test_missing_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], package: str, model: list[str], words: str
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Hidden(package), *sys.meta_path])
+    assert call(["relax", "argon.extxyz", "-o", "out", *model]) == 65
+    told = capsys.readouterr().err
+    assert re.search(words, told), told
+    assert not Path("out").exists()

@@ -252,7 +252,7 @@ class Batch(BatchStorage):
 
     def to_atoms(self) -> list[Atoms]:
         """Return all structures as ASE atoms; see `athanor.data.convert.ase.to_atoms`."""
-        return [data.to_atoms() for data in self.to_data_list()]
+        return [data.to_atoms() for data in self.without_pairs().to_data_list()]  # ASE has no place for pairs
 
     # ---------------------------------------------------------------------------------------------------- copies
     def _like(self, node: LevelStorage, system: LevelStorage, device: torch.device | None = None) -> Self:

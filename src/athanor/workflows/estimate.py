@@ -27,6 +27,12 @@ _PATIENCE = 20.0
 _ENOUGH = 0.5
 """Seconds of steps of one stage that are timed, at least one step and at most `_MOST_STEPS`."""
 _MOST_STEPS = 50
+_BYTES_PER_SECOND = 5e7
+"""How fast frames are compressed and written; measured, rounded down."""
+_SECONDS_PER_ATOM = 1.5e-5
+"""To write an atom of the final structures; measured, rounded up."""
+_SECONDS_TO_OPEN = 1.5
+"""To load zarr and make a store; measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +46,7 @@ class Estimate:
     seconds_per_step
         Of the largest batch, for each stage.
     seconds
-        Of the whole run, without reading structures and building the model.
+        Of the whole run with its results, without reading structures and building the model.
     memory, free_memory
         Bytes at the peak on the device, and what is free there beside what is taken already.
     disk, free_disk
@@ -82,14 +88,17 @@ def estimate(plan: Plan[RunSpec]) -> Estimate:
     if len(small) < len(largest) and timing.took * times < _PATIENCE:
         timing, times = _time(plan, largest), 1.0
     per_step = [seconds * times for seconds in timing.seconds_per_step]
-    chunks = plan.num_atoms / plan.count_atoms(largest)
+    stepping = sum(stage.steps * seconds for stage, seconds in zip(spec.stages, per_step, strict=True))
+    batches = plan.num_atoms / plan.count_atoms(largest)
+    disk = None if spec.output is None else estimate_disk(spec, plan.systems)
+    writing = 0.0 if disk is None else _SECONDS_TO_OPEN + disk / _BYTES_PER_SECOND + plan.num_atoms * _SECONDS_PER_ATOM
     return Estimate(
         steps=spec.total_steps,
         seconds_per_step=per_step,
-        seconds=chunks * sum(stage.steps * seconds for stage, seconds in zip(spec.stages, per_step, strict=True)),
+        seconds=batches * (timing.first_step * times + stepping) + writing,
         memory=round(timing.memory_before + (timing.memory_peak - timing.memory_before) * times),
         free_memory=free_memory(plan.device),
-        disk=None if spec.output is None else estimate_disk(spec, plan.systems),
+        disk=disk,
         free_disk=None if spec.output is None else free_disk(spec.output),
         sample_systems=timing.systems,
         sample_atoms=timing.atoms,
@@ -104,6 +113,7 @@ class _Timing:
     systems: int
     atoms: int
     steps: int
+    first_step: float
     seconds_per_step: list[float]
     took: float
     memory_before: int
@@ -119,11 +129,12 @@ def _time(plan: Plan[RunSpec], indices: list[int]) -> _Timing:
     endless = plan.spec.model_copy(update={"stages": tuple(_without_end(stage) for stage in plan.spec.stages)})
     batch = plan.batch(indices)
     fused, _ = build.build_stages(endless, plan.model, batch)
-    seconds, steps = [], 0
+    first, seconds, steps = 0.0, [], 0
     for number in range(len(endless.stages)):
         batch.ensure_field("status")
         batch.status[batch.status < len(endless.stages)] = number
-        _seconds_of(fused, batch, 1)  # compiles, enters the stage, searches neighbours
+        entering = _seconds_of(fused, batch, 1)  # compiles, searches neighbours, draws velocities
+        first = first or entering
         one = _seconds_of(fused, batch, 1)
         count = max(1, min(_MOST_STEPS, round(_ENOUGH / one)))
         seconds.append(_seconds_of(fused, batch, count) / count)
@@ -132,7 +143,7 @@ def _time(plan: Plan[RunSpec], indices: list[int]) -> _Timing:
     failures = [(index, describe_failure(code)) for index, code in zip(indices, codes, strict=True) if code]
     took = time.monotonic() - started
     peak = _peak_memory(plan.device)
-    return _Timing(len(indices), batch.num_nodes, steps, seconds, took, before, max(before, peak), failures)
+    return _Timing(len(indices), batch.num_nodes, steps, first, seconds, took, before, max(before, peak), failures)
 
 
 def _seconds_of(fused: Any, batch: Batch, steps: int) -> float:

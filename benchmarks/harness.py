@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import gc
+import json
 import os
 import platform
 import subprocess
@@ -28,9 +29,9 @@ class Row(TypedDict):
     """One line of a table: figures of each contestant, ours first, one for each round; smaller is better."""
 
     case: str
+    threads: int
     unit: str
     figures: dict[str, list[float]]
-    note: str
 
 
 def wall(call: Callable[[], Any], repeat: int = 1) -> float:
@@ -52,7 +53,7 @@ def _seconds(clock: Callable[[], float], call: Callable[[], Any], repeat: int) -
 
 
 def interleave(
-    case: str, unit: str, contestants: dict[str, Callable[[], float]], rounds: int | dict[str, int], note: str = ""
+    case: str, unit: str, contestants: dict[str, Callable[[], float]], rounds: int | dict[str, int], *, threads: int = 1
 ) -> Row:
     """Ask every contestant for one figure a round, in turn, so that a busy moment of the machine meets all of them.
 
@@ -61,15 +62,15 @@ def interleave(
     contestants
         Calls that return a figure in `unit`; ours comes first.
     rounds
-        How many, for all or for each; who takes long may have fewer.
+        How many, for all or for each; who takes long may have fewer, or none.
     """
     wanted = {name: rounds if isinstance(rounds, int) else rounds[name] for name in contestants}
-    figures: dict[str, list[float]] = {name: [] for name in contestants}
+    figures: dict[str, list[float]] = {name: [] for name in contestants if wanted[name]}
     for number in range(max(wanted.values())):
         for name, measure in contestants.items():
             if number < wanted[name]:
                 figures[name].append(float(f"{measure():.4g}"))
-    row = Row(case=case, unit=unit, figures=figures, note=note)
+    row = Row(case=case, threads=threads, unit=unit, figures=figures)
     print("  " + describe(row), flush=True)
     return row
 
@@ -89,12 +90,28 @@ def describe(row: Row) -> str:
         if number:
             text += " ({1:.2f}x, {0:.2f} to {2:.2f})".format(*ratios(row, name))
         parts.append(text)
-    return f"{row['case']}: " + ", ".join(parts)
+    threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
+    return f"{row['case']}, {threads}: " + ", ".join(parts)
+
+
+def run_json(command: list[str]) -> dict[str, Any]:
+    """Run a program and return the JSON of its last line.
+
+    Raises
+    ------
+    RuntimeError
+        With the last line of its error output, if the program fails.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "benchmarks")
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
+        raise RuntimeError(lines[-1])
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def environment() -> dict[str, Any]:
     """Return date, commit, machine and versions, without anything that names the machine."""
-    status = _git("status", "--porcelain", "--", "src", "benchmarks")
+    status = _git("status", "--porcelain", "--", "src", "benchmarks/*.py")
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "commit": _git("rev-parse", "--short", "HEAD") + (" with changes" if status else ""),

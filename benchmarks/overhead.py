@@ -74,7 +74,7 @@ def cost_of_a_step(engine: Any, batch: Batch, steps: int) -> float:
 
 def measure(smoke: bool = False) -> list[Row]:
     """Return one row for each engine, in µs of CPU time a step."""
-    systems, atoms, steps, rounds = (2, 4, 3, 2) if smoke else (64, 32, 300, 9)
+    systems, atoms, steps, rounds = (2, 4, 3, 2) if smoke else (64, 32, 200, 7)
     athanor.set_num_threads(1)
     rows = []
     for name, build in ENGINES.items():

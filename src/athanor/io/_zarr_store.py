@@ -14,13 +14,27 @@ from typing import Any
 
 import numpy as np
 
-from athanor.errors import InputError, StorageError
+from athanor.errors import InputError, OptionalDependencyError, StorageError
 
 PARTIAL = ".partial"
 """Ending of files that are not complete yet, zarr's and ours."""
 
 StoreLike = Any
 """A path (``str`` or ``Path``), a ``dict`` kept in memory, a zarr ``Store`` or ``StorePath``."""
+
+
+def _remote(url: str) -> Any:
+    """Open a store by a URL, which fsspec and what it needs for the protocol must understand."""
+    import zarr.storage
+
+    try:
+        return zarr.storage.FsspecStore.from_url(url)
+    except ImportError as error:
+        raise OptionalDependencyError(
+            f"`{url}` needs a package that is not installed: {error}. Install it with pip, or use a local path."
+        ) from error
+    except ValueError as error:
+        raise InputError(f"`{url}` is not an address of a store: {error}. Use a local path.") from error
 
 
 class RawStore:
@@ -51,8 +65,10 @@ class RawStore:
             self._prefix = f"{store.path}/" if store.path else ""
             store = store.store
         if isinstance(store, str) and "://" in store:
-            self.where, self.store = f"`{store}`", zarr.storage.FsspecStore.from_url(store)
+            self.where, self.store = f"`{store}`", _remote(store)
         elif isinstance(store, str | Path):
+            if not str(store).strip():
+                raise InputError("`store` is empty; pass the path of a folder, for example `frames.zarr`.")
             path = Path(store).expanduser()
             if path.exists() and not path.is_dir():
                 raise StorageError(f"`{path}` is a file; a trajectory store is a folder.")
@@ -72,11 +88,20 @@ class RawStore:
 
         return sync(awaitable)
 
+    def _path(self, key: str) -> Path:
+        """Return the file of a key of a local store; a record that was tampered with must not lead out of it."""
+        assert self._folder is not None
+        if key.startswith("/") or ".." in key.split("/"):
+            raise StorageError(
+                f"{self.where} names `{key}`, which leads out of the store. It is damaged; do not use it."
+            )
+        return self._folder / (self._prefix + key)
+
     def get(self, key: str) -> bytes | None:
         """Bytes under a key, or None."""
         if self._folder is not None:
             try:
-                return (self._folder / (self._prefix + key)).read_bytes()
+                return self._path(key).read_bytes()
             except FileNotFoundError:
                 return None
         from zarr.core.buffer import default_buffer_prototype
@@ -87,7 +112,7 @@ class RawStore:
     def set(self, key: str, value: bytes) -> None:
         """Put bytes under a key; a local file is replaced whole, by rename."""
         if self._folder is not None:
-            path = self._folder / (self._prefix + key)
+            path = self._path(key)
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
             try:
@@ -105,7 +130,7 @@ class RawStore:
     def delete(self, key: str) -> None:
         """Remove a key; no error if it is absent."""
         if self._folder is not None:
-            (self._folder / (self._prefix + key)).unlink(missing_ok=True)
+            self._path(key).unlink(missing_ok=True)
         else:
             self._sync(self.store.delete(self._prefix + key))
 

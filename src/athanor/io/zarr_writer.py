@@ -85,7 +85,12 @@ class TrajectoryWriter:
         self._fields: tuple[StoredField, ...] = ()
         self._head = Head()
         self._record: bytes | None = None
-        self._open(mode)
+        try:
+            self._open(mode)
+        except OSError as error:
+            raise StorageError(
+                f"{self._raw.where} can not be opened to write: {error.strerror or error}. Choose another place."
+            ) from error
         self._fields = self._head.fields
         self._last_commit = time.monotonic()
 

@@ -102,7 +102,7 @@ class RawStore:
         if self._folder is not None:
             try:
                 return self._path(key).read_bytes()
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return None
         from zarr.core.buffer import default_buffer_prototype
 

@@ -87,6 +87,8 @@ class TrajectoryWriter:
         self._record: bytes | None = None
         try:
             self._open(mode)
+        except StorageError:
+            raise
         except OSError as error:
             raise StorageError(
                 f"{self._raw.where} can not be opened to write: {error.strerror or error}. Choose another place."

@@ -74,6 +74,7 @@ def _headline(run: SavedRun) -> dict[str, str]:
         "frames": f"{record['frames']:,}"
         if run.has_ended
         else f"{run.num_frames:,} so far, up to step {run.last_step:,}",
+        "warned": "\n".join(record.get("warnings", ())),
         "athanor": f"{record['athanor']}, torch {run.versions.get('torch', '?')}",
     }
 
@@ -110,7 +111,7 @@ def _print_how_to_read(console: Any, run: SavedRun, row: dict[str, Any]) -> None
         (f"run.atoms(step={run.last_step})", "the last frame of each system, as ASE atoms"),
         (f"run.frames({name!r})", "one system; .atoms(...) as ASE atoms"),
         ("run.frames(step=1)", "all systems at one step; or time=..., in fs"),
-        (f"run.series({name!r}).energy", "array against .step and .time; .temperature, .fmax ..."),
+        (f"run.series({name!r}).energy", "array; also .step, .time, .temperature, ..."),
         ("athanor.plot(run)", f"or: athanor plot {run.folder}"),
     ]  # fmt: skip
     width = max(len(call) for call, _ in lines)
@@ -119,5 +120,4 @@ def _print_how_to_read(console: Any, run: SavedRun, row: dict[str, Any]) -> None
     for call, what in lines:
         console.print(f"  {call:<{width}}  {what}", highlight=False, markup=False, soft_wrap=True)
     files = [name for name in ("final.extxyz", "summary.csv", "log.csv", "plot.png") if (run.folder / name).exists()]
-    console.print(f"Files: {', '.join(files)}; run.yaml has settings, versions, and what to cite.", highlight=False,
-                  soft_wrap=True)  # fmt: skip
+    console.print(f"Files: {', '.join(files)}; settings and citations: run.yaml.", highlight=False, soft_wrap=True)

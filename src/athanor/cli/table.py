@@ -53,19 +53,23 @@ def make_console() -> Any:
 def print_table(
     console: Any, rows: Sequence[Row], *, columns: Sequence[_Column] | None = None, all_rows: bool = False
 ) -> None:
-    """Print one line per system; the middle of a very long list is left out."""
+    """Print one line per system; columns that do not fit, and the middle of a very long list, are left out."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     shown, left_out = (rows, 0) if all_rows or len(rows) <= MOST_ROWS else _shorten(rows)
     present = [column for column in columns or _COLUMNS if any(_cell(row, *column[1::2]) for row in rows)]
+    present, too_wide = _fit(present, shown, console.width)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for title, _, justify, _ in present:
-        table.add_column(title, justify=justify, no_wrap=title != "status", overflow="fold")  # type: ignore[arg-type]
+        words = title in ("system", "status")  # numbers are never cut or wrapped
+        table.add_column(title, justify=justify, no_wrap=not words, overflow="fold")  # type: ignore[arg-type]
     for row in shown:
         style = "red" if row["status"].startswith("failed") else None
         table.add_row(*(_cell(row, key, show) for _, key, _, show in present), style=style)
     console.print(table)
+    if too_wide:
+        console.print(f"Left out, as the window is narrow: {', '.join(too_wide)}.", style="dim", highlight=False)
     if left_out:
         console.print(f"{left_out} more rows are in summary.csv.", highlight=False)
     for note in _notes(rows) if columns is None else ():
@@ -153,6 +157,28 @@ _EVALUATED: list[_Column] = [
     ("volume Å³", "volume", "right", lambda value, row: f"{value:.2f}"),
     ("status", "status", "left", lambda value, row: "" if value == "done" else str(value).partition(":")[0]),
 ]
+
+
+_LEFT_OUT_FIRST = ("volume", "reference_lattice_constant", "smax_GPa", "atoms", "energy", "fmax", "lattice_constant",
+                   "error_percent", "pressure_GPa", "steps", "temperature")  # fmt: skip
+_WIDEST_NAME = 24
+
+
+def _fit(columns: list[_Column], rows: Sequence[Row], width: int) -> tuple[list[_Column], list[str]]:
+    """Return the columns that fit in `width` without cutting a number, and the titles of the others."""
+
+    def needed(column: _Column) -> int:
+        title, key, _, show = column
+        widest = max(len(text) for text in (title, *(_cell(row, key, show) for row in rows)))
+        return 3 + (min(widest, _WIDEST_NAME) if key == "system" else widest)
+
+    kept, left_out = list(columns), []
+    for key in _LEFT_OUT_FIRST:
+        if sum(map(needed, kept)) <= width:
+            break
+        left_out += [column[0] for column in kept if column[1] == key]
+        kept = [column for column in kept if column[1] != key]
+    return kept, left_out
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:

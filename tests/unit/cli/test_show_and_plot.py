@@ -74,6 +74,30 @@ def test_show_says_what_failed_what_to_do_and_how_to_read(capsys: pytest.Capture
         assert eval(line, {"athanor": athanor, "run": athanor.open("out")}) is not None
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_a_narrow_window_leaves_columns_out_and_cuts_no_number(width: int) -> None:
+    import io
+
+    from rich.console import Console
+
+    from athanor.cli.table import print_table
+
+    row = {"index": 0, "system": "lithium iron phosphate", "atoms": 28, "steps": 123, "energy_per_atom": -6.789012}
+    row |= {"fmax": 0.0412, "smax_GPa": 0.0387, "lattice_constant": 6.62141, "status": "converged"}
+    row |= {"reference_lattice_constant": 6.59131, "error_percent": 0.45672}
+    screen = io.StringIO()
+    print_table(Console(file=screen, width=width), [row])
+    table, _, notes = screen.getvalue().partition("Left out, as the window is narrow: ")
+    assert "-6.7890" in table
+    assert "converged" in table
+    assert max(map(len, table.splitlines())) <= width
+    for number in ("28", "123", "0.041", "0.039", "6.621", "6.591", "+0.46"):
+        assert number in table.split() or notes
+    assert bool(notes) == (width < 120)
+    cells = {cell for line in table.splitlines() if line[:1] == " " for cell in line.split() if cell[-1].isdigit()}
+    assert cells <= {"28", "123", "-6.7890", "0.041", "0.039", "6.621", "6.591", "+0.46"}
+
+
 @pytest.mark.usefixtures("folder")
 def test_show_of_one_system(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("warm", "1"):

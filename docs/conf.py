@@ -10,6 +10,8 @@ from typing import Any
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS / "_ext"))
 
+from sphinx.util import inspect  # noqa: E402
+
 from athanor import __version__  # noqa: E402
 
 project = "athanor"
@@ -26,7 +28,9 @@ myst_heading_anchors = 3
 # The docstrings have NumPy sections, types in the signature only, and the constructor's parameters on the class.
 napoleon_google_docstring = False
 napoleon_use_ivar = True
-autodoc_typehints = "none"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 120
 autodoc_member_order = "bysource"
 
 html_theme = "furo"
@@ -55,7 +59,27 @@ def _list_references(app: Any, what: str, name: str, obj: Any, options: Any, lin
         lines[place] = re.sub(r"\[(\d+)\]_", r"[\1]", re.sub(r"^(\s*)\.\. (\[\d+\])", r"\1* \2", line))
 
 
+def _keep_colons(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Put "Empty: nothing is learned" together again: napoleon takes what stands before a colon for a type."""
+    types = [place for place, line in enumerate(lines) if line.startswith(":type: ")]
+    if what in ("attribute", "property") and types:
+        kind = lines.pop(types[0]).removeprefix(":type: ")
+        lines[0] = f"{kind}: {lines[0]}"
+
+
+def _take_signature_of_init(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str, None] | None:
+    """Show the constructor of a model: its metaclass has a `__call__`, which autodoc would show instead."""
+    if what != "class" or type(obj).__name__ != "_ModelMeta":
+        return None
+    constructor = inspect.signature(obj.__init__, bound_method=True)
+    return inspect.stringify_signature(constructor, show_return_annotation=False, unqualified_typehints=True), None
+
+
 def setup(app: Any) -> None:
-    """Connect the two functions above."""
+    """Connect the functions above."""
     app.connect("source-read", _take_from_the_root)
     app.connect("autodoc-process-docstring", _list_references)
+    app.connect("autodoc-process-docstring", _keep_colons)
+    app.connect("autodoc-process-signature", _take_signature_of_init)

@@ -18,7 +18,6 @@ from athanor.workflows.stages import MDSpec, RelaxSpec
 from athanor.workflows.structures import System, describe_system
 
 if TYPE_CHECKING:
-    from athanor.data.atomic_data import AtomicData
     from athanor.data.batch import Batch
     from athanor.dynamics import FusedStage
     from athanor.workflows.track import Tracker
@@ -76,10 +75,9 @@ def build_model(spec: ModelSpec) -> Any:
 
 def _check_options(spec: ModelSpec, builder: Any) -> None:
     """Refuse options that a model does not have, and the lack of those it needs, by name."""
-    if isinstance(builder, type):  # the metaclass of wrappers has a call that takes anything
-        parameters = list(inspect.signature(builder.__init__).parameters.values())[1:]
-    else:
-        parameters = list(inspect.signature(builder).parameters.values())
+    is_class = isinstance(builder, type)
+    made_by = builder.__init__ if is_class else builder  # the metaclass of wrappers has a call that takes anything
+    parameters = list(inspect.signature(made_by).parameters.values())[is_class:]
     known = [item.name for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
     takes_any = any(item.kind is item.VAR_KEYWORD for item in parameters)
     unknown = [name for name in spec.options if name not in known]
@@ -127,7 +125,7 @@ def check_stages(spec: RunSpec, systems: Sequence[System], model: Any) -> None:
         )
 
 
-def to_data(systems: Sequence[System], dtype: str) -> list[AtomicData]:
+def build_batch(systems: Sequence[System], dtype: str) -> Batch:
     """Convert every system; `system_id` is its index in the input, whatever batch it will be in.
 
     Raises
@@ -136,6 +134,7 @@ def to_data(systems: Sequence[System], dtype: str) -> list[AtomicData]:
         If one can not be converted; the text names it.
     """
     from athanor.data.atomic_data import AtomicData
+    from athanor.data.batch import Batch
 
     wanted = getattr(torch, dtype)
     data = []
@@ -144,7 +143,7 @@ def to_data(systems: Sequence[System], dtype: str) -> list[AtomicData]:
             data.append(AtomicData.from_atoms(_bare(system.atoms), dtype=wanted, system_id=index))
         except (ValueError, TypeError, NotImplementedError) as error:
             raise InputError(f"{describe_system(index, system)}: {error}") from error
-    return data
+    return Batch.from_data_list(data)
 
 
 def _bare(atoms: Any) -> Any:
@@ -196,7 +195,7 @@ def _build_engine(stage: RelaxSpec | MDSpec, spec: RunSpec, model: Any, batch: B
                 random_seed=spec.seed,
                 n_steps=stage.steps,
             )
-    if stage.fixed_cell or not bool(batch.has_cell.any()):
+    if stage.fixed_cell or "cell" not in batch:
         return dynamics.FIRE(
             model,
             **FIRE_SETTINGS,

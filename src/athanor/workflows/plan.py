@@ -17,7 +17,6 @@ from athanor.workflows.structures import System
 from athanor.workflows.supercell import repeat_cells
 
 if TYPE_CHECKING:
-    from athanor.data.atomic_data import AtomicData
     from athanor.data.batch import Batch
 
 Spec = TypeVar("Spec", bound=CalculationSpec)
@@ -39,8 +38,8 @@ class Plan(Generic[Spec]):
         Where batches go.
     chunks
         Indices into `systems` of each batch.
-    data
-        The systems, converted.
+    state
+        The systems, converted, in one batch on the CPU: its chunks then all have the same fields, as frames need them.
     """
 
     spec: Spec
@@ -48,7 +47,7 @@ class Plan(Generic[Spec]):
     model: Any
     device: torch.device
     chunks: list[list[int]]
-    data: list[AtomicData]
+    state: Batch
 
     @property
     def num_atoms(self) -> int:
@@ -70,9 +69,7 @@ class Plan(Generic[Spec]):
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Collect the systems `indices` in one batch on the device."""
-        from athanor.data.batch import Batch
-
-        return Batch.from_data_list([self.data[index] for index in indices]).to(self.device)
+        return self.state.index_select(torch.tensor(indices)).to(self.device)
 
 
 def make_plan(spec: Spec, systems: Sequence[System], *, model: Any = None) -> Plan[Spec]:
@@ -114,7 +111,7 @@ def make_plan(spec: Spec, systems: Sequence[System], *, model: Any = None) -> Pl
         name = spec.model.name if spec.model is not None else ""
         spec = spec.model_copy(update={"max_atoms": default_max_atoms(name, device)})
     chunks = split_into_chunks([len(system.atoms) for system in repeated], spec.max_atoms or 1)
-    return Plan(spec, repeated, model, device, chunks, build.to_data(repeated, spec.dtype))
+    return Plan(spec, repeated, model, device, chunks, build.build_batch(repeated, spec.dtype))
 
 
 def count(number: int, noun: str) -> str:

@@ -214,12 +214,15 @@ def _aims(name: str, saved: SavedRun) -> list[float]:
 
 
 def _draw_stages(panels: Sequence[Any], lines: list[_Line]) -> None:
-    """Shade the steps in which systems go on from relaxation to dynamics or back, and name what lies beside."""
+    """Shade the steps in which systems go on from relaxation to dynamics or back, and name what lies beside.
+
+    Where systems do that more than once, circles alone tell.
+    """
     import numpy as np
 
     changes = [(line.step[1:][np.diff(line.is_md)], line) for line in lines]
     steps = np.concatenate([change for change, _ in changes])
-    if not steps.size:
+    if not steps.size or any(change.size > 1 for change, _ in changes):
         return
     for axes in panels:
         axes.axvspan(steps.min(), steps.max(), color="#0072B2", alpha=0.08, linewidth=0)
@@ -242,7 +245,7 @@ def _tell(figure: Any, saved: SavedRun, lines: list[_Line], asked: int) -> None:
             Line2D([], [], color=_COLOURS[place], marker="x" if line.failed else "", label=line.label)
             for place, line in enumerate(lines)
         ]
-        if any(line.is_md[0] != line.is_md[-1] for line in lines if len(line.step)):
+        if any(len(set(line.is_md.tolist())) > 1 for line in lines):
             entries.append(
                 Line2D([], [], color=_AIM, marker="o", markerfacecolor="white", linewidth=0, label="next stage")
             )

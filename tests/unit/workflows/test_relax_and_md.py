@@ -261,3 +261,19 @@ def test_noise_would_repeat_if_the_step_were_forgotten() -> None:
     again = [athanor.md([atoms], model=ARGON, temperature=40.0, timestep=2.0, steps=6).structures[0].positions
              for atoms in (first.structures[0], forgetful)]  # fmt: skip
     assert np.abs(again[0] - again[1]).max() > 1e-4
+
+
+def test_a_cluster_and_a_crystal_in_chunks_of_their_own(tmp_path: Path) -> None:
+    """Frames and log hold the same fields for every chunk, whatever is in it."""
+    cluster = Atoms("Ar8", [[4.0 * (i % 2), 4.0 * (i // 2 % 2), 4.0 * (i // 4)] for i in range(8)])
+    crystal = bulk("Ar", "fcc", a=5.4, cubic=True) * (2, 2, 2)
+    crystal.set_constraint(FixAtoms([0]))
+    options = {"model": ARGON, "fmax": 0.001, "smax": 0.02, "every": 5}
+    together = athanor.relax([cluster, crystal], out=tmp_path / "one", **options)
+    apart = athanor.relax([cluster, crystal], out=tmp_path / "two", max_atoms=32, **options)
+    assert together.reasons == apart.reasons == ["converged", "converged"]
+    assert equal([a.positions for a in together.structures], [a.positions for a in apart.structures])
+    run = athanor.open(tmp_path / "two")
+    assert np.isnan(run.series(0).volume).all()
+    assert np.isfinite(run.series(1).volume).all()
+    assert len(run.structures[1].constraints) == 1

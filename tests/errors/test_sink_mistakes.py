@@ -1,0 +1,91 @@
+"""Every usual mistake with sinks, one row each; what belongs to others is left as it is."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from athanor.errors import (
+    ArgumentError,
+    CapacityError,
+    InputError,
+    OutOfRangeError,
+    ShapeError,
+    StorageError,
+)
+from athanor.sinks import GPUBuffer, HostMemory, ZarrData
+
+from .mistakes import Mistake, argon, batch, check, table
+
+
+def full(sink: Any) -> Any:
+    sink.write(batch())
+    sink.write(batch())
+
+
+def reader() -> ZarrData:
+    store: dict = {}
+    sink = ZarrData(store)
+    sink.write(batch())
+    sink.close()
+    return ZarrData(store, mode="r")
+
+
+SINKS = [
+    ("capacity 0", lambda: HostMemory(0), InputError, "`capacity=0` must be an integer of at least 1"),
+    ("capacity in words", lambda: ZarrData({}, "all"), InputError, "`capacity='all'` must be an integer"),
+    ("full", lambda: full(HostMemory(3)), CapacityError, "2 of 3 places are taken and 2 .* Nothing was stored; `drain"),
+    ("full store", lambda: full(ZarrData({}, 3)), CapacityError, "Store is full: 2 of 3 .*larger `capacity`"),
+    ("too many atoms", lambda: GPUBuffer(3, max_atoms=1).write(batch()), CapacityError, "has 3, more than `max_atoms="),
+    ("empty", lambda: HostMemory(3).drain(), StorageError, r"HostMemory is empty; write to it before"),
+    ("structure", lambda: HostMemory(3).write(argon()), ArgumentError, "`batch` is a AtomicData; a sink stores a Batc"),
+    ("mask", lambda: HostMemory(3).write(batch(), torch.ones(3, dtype=bool)), ShapeError, r"shape \(3,\); .*Nothing w"),
+    ("device", lambda: GPUBuffer(3, device="gpu"), InputError, "`device` is 'gpu'"),
+    ("mode", lambda: ZarrData({}, mode="rw"), InputError, "`mode='rw'` is unknown. Use one of 'a'"),
+    ("durability", lambda: ZarrData({}, durability="often"), InputError, "has the word 'often'. Use `frame`"),
+    ("config", lambda: ZarrData({}, config={"chunk": 1}), InputError, "no `chunk`. Did you mean|no `chunk`. It has ch"),
+    ("number", lambda: ZarrData(3), InputError, "`store` is a int; pass a path"),
+    ("empty path", lambda: ZarrData(""), InputError, "`store` is empty; pass the path of a folder"),
+    ("below a file", lambda: ZarrData(Path(__file__) / "x"), StorageError, "can not be opened to write: Not a directo"),
+    ("no protocol", lambda: ZarrData("nowhere://x"), InputError, "is not an address of a store"),
+    ("read-only", lambda: reader().write(batch()), StorageError, "opened to read; open it with `mode='a'` to write"),
+    ("nobody", lambda: reader().frames(99), InputError, "`system_id=99` is not in .*; it holds"),
+    ("row", lambda: reader().read_rows([2]), OutOfRangeError, "Row 2 is out of range; .* has 2 rows"),
+    ("missing", lambda: ZarrData("no-such-store", mode="r"), StorageError, "holds no trajectory .*Check the path"),
+]
+
+
+@table(SINKS)
+def test_mistakes_with_sinks(mistake: Mistake) -> None:
+    check(mistake)
+
+
+def test_stores_of_other_programs_are_left_as_they_are(tmp_path: Path) -> None:
+    import zarr
+
+    group = zarr.open_group(str(tmp_path / "other"), mode="w")
+    group.create_array("x", shape=(3,), dtype="f4")
+    before = sorted(tmp_path.rglob("*"))
+    for mode in ("a", "w", "x", "r"):
+        with pytest.raises(StorageError, match=r"not a trajectory store; nothing was changed|holds no trajectory"):
+            ZarrData(tmp_path / "other", mode=mode)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_record_that_leads_out_of_the_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("not a frame")
+    sink = ZarrData(tmp_path / "frames")
+    sink.write(batch())
+    sink.flush()
+    head = tmp_path / "frames" / "head.json"
+    record = json.loads(json.loads(head.read_text())["record"])
+    record["tail"][0]["key"] = "../secret"
+    text = json.dumps(record)
+    head.write_text(json.dumps({"record": text, "crc32": zlib.crc32(text.encode())}))
+    with pytest.raises(StorageError, match=r"names `../secret`, which leads out of the store"):
+        ZarrData(tmp_path / "frames", mode="r").read()

@@ -128,8 +128,9 @@ def _check_system(atoms: Atoms, where: str) -> None:
         number = int(atoms.numbers[unknown[0]])
         name = "`X`" if number == 0 else f"of atomic number {number}"
         raise InputError(f"atom {unknown[0]} of {where} is {name}, which is no element. Give each atom its element.")
-    for name, values in (("positions", atoms.positions), ("momenta", atoms.arrays.get("momenta"))):
-        bad = np.array([]) if values is None else np.flatnonzero(~np.isfinite(values).all(axis=1))
+    for name in ("positions", "momenta"):
+        values = atoms.arrays.get(name, np.zeros((1, 3)))
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if bad.size:
             found = ", ".join(f"{value:g}" for value in values[bad[0]])
             raise InputError(

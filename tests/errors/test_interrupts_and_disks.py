@@ -164,7 +164,8 @@ def test_full_disk(capsys: pytest.CaptureFixture[str], limit: int) -> None:
     assert "File too large" in told
     assert "Traceback" not in told
     if limit > 500:
-        assert "frames are safe" in told
+        # frames or log: which of the two files is full first is a matter of the machine's speed
+        assert "frames are safe" in told or "rows wait in memory" in told
         assert "what is done is in `out`" in told
         assert "state: failed" in Path("out/run.yaml").read_text()
         assert {row["status"] for row in rows()} == {"interrupted"}

@@ -56,7 +56,7 @@ def _print(plan: Plan[RunSpec], found: Estimate) -> None:
             f"{count(found.sample_steps, 'timed step')} of {found.sample_systems} of its {len(largest)} systems "
             f"({count(found.sample_atoms, 'atom')}), scaled by atoms"
         )
-    pace = ", ".join(f"{seconds:.2g} s" for seconds in found.seconds_per_step)
+    pace = ", then ".join(f"{1000 * seconds:.3g} ms" for seconds in found.seconds_per_step)
     console = make_console()
     pairs = {
         "systems": plan.in_words(),
@@ -74,4 +74,4 @@ def _print(plan: Plan[RunSpec], found: Estimate) -> None:
         console.print(
             f"{plan.systems[index].name} (system {index}) would be set aside: {reason}.", highlight=False, markup=False
         )
-    console.print("Everything is in order; nothing was run or written.", highlight=False)
+    console.print("The job is valid; nothing was run or written.", highlight=False)

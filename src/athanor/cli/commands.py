@@ -70,11 +70,12 @@ def relax(
     max_steps: Annotated[
         int | None,
         typer.Option(
-            "--max-steps", "--steps", metavar="N", rich_help_panel="Relaxation", help="At most.  [default: 500]"
+            "--max-steps", "--steps", metavar="N", rich_help_panel="Relaxation", help="At most, each.  [default: 500]"
         ),
     ] = None,
     pressure: Annotated[
-        str | None, typer.Option(metavar="PRESSURE", rich_help_panel="Relaxation", help="Target.  [default: 0 GPa]")
+        str | None,
+        typer.Option(metavar="PRESSURE", rich_help_panel="Relaxation", help="Target pressure.  [default: 0 GPa]"),
     ] = None,
     fixed_cell: Annotated[
         bool, typer.Option("--fixed-cell", metavar="", rich_help_panel="Relaxation", help="Move atoms only.")

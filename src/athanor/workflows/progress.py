@@ -81,7 +81,8 @@ class Progress:
     def __init__(self, *, shown: bool, chunks: int, steps: int, noun: str = "steps", stream: Any = None) -> None:
         self._shown, self._chunks, self._steps, self._noun = shown, chunks, steps, noun
         self._stream = stream if stream is not None else sys.stderr
-        self._chunk = 0
+        self._chunk = self._step = self._taken_before = 0
+        self._description = ""
         self._started = self._last_line = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
@@ -89,13 +90,14 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self._shown and self._stream.isatty():
-            self._bar = _make_bar(self._stream)
+            self._bar = _make_bar(self._stream, self._noun)
             self._bar.start()
             self._task = self._bar.add_task("starting", total=self._chunks * self._steps, pace="")
         return self
 
     def __exit__(self, *exc: Any) -> None:
         if self._bar is not None:
+            self._draw(f"in {format_seconds(time.monotonic() - self._started)}")
             self._bar.stop()
 
     def say(self, text: str) -> None:
@@ -109,34 +111,40 @@ class Progress:
 
     def next_chunk(self, number: int) -> None:
         """Note that batch `number` (from 0) starts."""
-        self._chunk = number
+        self._taken_before += self._step
+        self._chunk, self._step = number, 0
 
     def update(self, step: int, description: str) -> None:
         """Note that `step` steps of the present batch are done."""
+        self._step, self._description = step, description
         if not self._shown:
             return
         now = time.monotonic()
-        done, total = self._chunk * self._steps + step, self._chunks * self._steps
         if self._bar is not None:
-            if now - self._last_refresh < _SECONDS_BETWEEN_REFRESHES and step < self._steps:
-                return
-            self._last_refresh = now
-            rate, left = self._rate_and_left(now, done, total)
-            pace = f"{rate}, at most {left} left"
-            self._bar.update(self._task, completed=done, description=self._batch() + description, pace=pace)
+            if now - self._last_refresh >= _SECONDS_BETWEEN_REFRESHES:
+                self._last_refresh = now
+                self._draw(self._pace(now))
         elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            rate, left = self._rate_and_left(now, done, total)
-            self.say(
-                f"{done} of at most {total} {self._noun}, {self._batch()}{description}, {rate}, at most {left} left"
-            )
+            total = self._chunks * self._steps
+            self.say(f"{self._done} of at most {total} {self._noun}, {self._batch()}{description}, {self._pace(now)}")
+
+    def _draw(self, pace: str) -> None:
+        description = self._batch() + self._description
+        self._bar.update(self._task, completed=self._done, description=description, pace=pace)
+
+    @property
+    def _done(self) -> int:
+        """Steps that are behind, also those that a batch did not need."""
+        return self._chunk * self._steps + self._step
 
     def _batch(self) -> str:
         return f"batch {self._chunk + 1} of {self._chunks}, " if self._chunks > 1 else ""
 
-    def _rate_and_left(self, now: float, done: int, total: int) -> tuple[str, str]:
-        rate = done / max(now - self._started, 1e-9)
-        return f"{rate:.3g} {self._noun}/s", format_seconds((total - done) / rate) if rate > 0 else "?"
+    def _pace(self, now: float) -> str:
+        rate = (self._taken_before + self._step) / max(now - self._started, 1e-9)
+        left = format_seconds((self._chunks * self._steps - self._done) / rate) if rate > 0 else "?"
+        return f"{rate:.3g} {self._noun}/s, at most {left} left"
 
 
 class ProgressHook:
@@ -173,7 +181,7 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _make_bar(stream: Any) -> Any:
+def _make_bar(stream: Any, noun: str) -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
@@ -182,7 +190,7 @@ def _make_bar(stream: Any) -> Any:
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("steps  {task.fields[pace]}"),
+        TextColumn(f"{noun}  {{task.fields[pace]}}"),
         console=Console(file=stream),
         refresh_per_second=4,
     )

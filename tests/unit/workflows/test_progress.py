@@ -1,0 +1,76 @@
+"""What is told while a run goes on."""
+
+from __future__ import annotations
+
+import io
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from athanor.workflows import progress as module
+from athanor.workflows.progress import Progress, format_seconds
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [0.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def test_a_line_a_minute_where_there_is_no_terminal(clock: list[float]) -> None:
+    stream = io.StringIO()
+    with Progress(shown=True, chunks=2, steps=100, stream=stream) as progress:
+        for step in range(1, 31):
+            clock[0] += 10.0
+            progress.update(step, "4 in MD")
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 5
+    assert lines[0] == "6 of at most 200 steps, batch 1 of 2, 4 in MD, 0.1 steps/s, at most 32 min 20 s left"
+
+
+def test_steps_that_a_batch_did_not_need_make_no_run_look_fast(clock: list[float]) -> None:
+    stream = io.StringIO()
+    with Progress(shown=True, chunks=2, steps=1000, stream=stream) as progress:
+        clock[0] = 10.0
+        progress.update(20, "all done")
+        progress.next_chunk(1)
+        clock[0] = 70.0
+        progress.update(120, "relaxing")
+    assert "1120 of at most 2000 steps" in stream.getvalue()
+    assert "2 steps/s, at most 7 min 20 s left" in stream.getvalue()
+
+
+def test_the_bar_ends_with_what_was_last_told(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with Progress(shown=True, chunks=1, steps=500, noun="structures", stream=stream) as progress:
+        progress.say("one line above")
+        clock[0] = 0.01
+        progress.update(24, "5 done")
+    last = [line for line in re.split(r"[\r\n]", stream.getvalue()) if "5 done" in line][-1]
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", last)
+    assert re.search(r"5 done .* 24/500 structures  in 0 s", plain)
+    assert "one line above" in stream.getvalue()
+
+
+def test_silence(clock: list[float]) -> None:
+    stream = Terminal()
+    with Progress(shown=False, chunks=1, steps=10, stream=stream) as progress:
+        progress.say("nothing")
+        progress.update(1, "nothing")
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (190, "3 min 10 s"), (7500, "2 h 05 min")]
+)
+def test_times_for_people(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text

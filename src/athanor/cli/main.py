@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,12 +22,22 @@ class _Interrupted(Exception):
     """Ctrl-C, in a form that typer hands on: of a KeyboardInterrupt it makes an exit without a word."""
 
 
+@contextmanager
+def _interrupts_told() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise _Interrupted from None
+
+
 class _Commands(TyperGroup):
+    def make_context(self, *arguments: Any, **more: Any) -> Any:
+        with _interrupts_told():
+            return super().make_context(*arguments, **more)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _interrupts_told():
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise _Interrupted from None
 
 
 app = typer.Typer(
@@ -52,7 +64,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _common(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", metavar="", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Options before the command."""

@@ -172,17 +172,20 @@ class Quarantine:
     def _codes(self, batch: Batch, active: ActiveSet, model: Any) -> Tensor | None:
         floor = model.model_card.minimum_distance
         closest = _closest_pairs(batch) if floor is not None else None
-        values = [value for name in _CHECKED if (value := batch.get(name)) is not None]
+        computed = model.model_config.active_outputs  # a label that came with a structure is no result of this run
+        names = [name for name in _CHECKED if name in _MOVED or name in computed]
+        values = {name: value for name in names if (value := batch.get(name)) is not None}
         too_close = closest is not None and bool(((closest < floor) & active.systems).any())
         # a sum is not finite if a term is not; for positions the largest counts, since atoms that fly apart cancel
-        near = float(torch.linalg.vector_norm(values[0], ord=math.inf)) < _FAR_AWAY
-        if not too_close and near and all(math.isfinite(value.sum()) for value in values[1:]):
+        near = float(torch.linalg.vector_norm(values["positions"], ord=math.inf)) < _FAR_AWAY
+        finite = near and all(math.isfinite(value.sum()) for name, value in values.items() if name != "positions")
+        if finite and not too_close:
             return None
         codes = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
         for name, code in reversed(_CHECKED.items()):
-            if name in batch:
+            if name in values:
                 limit = _FAR_AWAY if name == "positions" else math.inf
-                bad = ~(batch[name].abs() < limit).flatten(1).all(dim=1)
+                bad = ~(values[name].abs() < limit).flatten(1).all(dim=1)
                 if batch.field_spec(name).level == "node":
                     bad = torch.zeros_like(codes).index_add_(0, batch.batch_idx, bad.long()) > 0
                 codes[bad] = int(code)

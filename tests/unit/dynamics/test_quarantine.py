@@ -71,6 +71,15 @@ def test_unknown_element_raises_on_request():
         engine.run(Batch.from_data_list([argon_cluster(5, 1), stranger]), 3)
 
 
+def test_a_label_that_only_one_structure_brings_is_no_failure_of_the_other():
+    labelled, plain = argon_crystal(2, 3), argon_crystal(2, 4)
+    labelled.stress = torch.zeros(1, 3, 3, dtype=torch.float64)  # of another program; NaN for the other one in a batch
+    batch = with_neighbor_hooks(NVE(argon_model(), dt=2.0)).run(Batch.from_data_list([labelled, plain]), 3)
+    alone = with_neighbor_hooks(NVE(argon_model(), dt=2.0)).run(Batch.from_data_list([plain]), 3)
+    assert batch.failure_code.flatten().tolist() == [0, 0]
+    assert torch.equal(batch.get_data(1).positions, alone.positions)
+
+
 @pytest.mark.parametrize("raising", ["on_error", "hook"])
 def test_raising_names_system_and_step(raising):
     engine = NVE(argon_model(), dt=2.0, on_error="raise" if raising == "on_error" else "quarantine")

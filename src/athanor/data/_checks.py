@@ -89,7 +89,9 @@ def _rows_of_first(bad: torch.Tensor, starts: np.ndarray) -> tuple[int, list[int
 
 
 def _check_numbers(fields: Mapping[str, torch.Tensor], starts: np.ndarray) -> None:
-    numbers = fields["atomic_numbers"]
+    numbers = fields.get("atomic_numbers")  # absent in batches of plain dictionaries
+    if numbers is None:
+        return
     low, high = torch.aminmax(numbers)
     if int(low) >= 0 and int(high) <= MAX_ATOMIC_NUMBER:
         return

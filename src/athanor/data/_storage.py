@@ -199,8 +199,8 @@ class BatchStorage(BatchSizes):
         if name in PAIR_VIEWS:
             self.pair_list = None
             return
-        if name == "positions":
-            raise InputError("`positions` can not be removed: every system needs it. Assign a tensor instead.")
+        if name in _structure.REQUIRED:
+            raise InputError(f"`{name}` can not be removed: every system needs it. Assign a tensor instead.")
         del self._level(self.field_spec(name).level).tensors[name]
         self._system.tensors.pop(name + PRESENT, None)
         self._version += 1

@@ -181,15 +181,14 @@ def test_a_place_that_can_not_be_written(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_a_screen_that_can_not_be_written() -> None:
     """A closed pipe is no mistake; a full disk behind the screen is one."""
-    athanor.md("argon.extxyz", ARGON, steps=2, temperature=30, out="out")
-    show = [sys.executable, "-m", "athanor.cli.main", "show", "out"]
+    models = [sys.executable, "-m", "athanor.cli.main", "models"]
     reader, writer = os.pipe()
     os.close(reader)
-    closed = subprocess.run(show, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    closed = subprocess.run(models, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     os.close(writer)
     assert (closed.returncode, closed.stderr) == (0, "")
     with open("/dev/full", "w") as full:
-        refused = subprocess.run(show, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+        refused = subprocess.run(models, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert refused.returncode == 74
     assert "No space left on device" in refused.stderr
     assert "Traceback" not in refused.stderr

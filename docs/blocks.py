@@ -34,13 +34,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts)]
 
 NORMALISE = {
+    r"\s+": " ",
     r"\d+ min \d+(\.\d+)? s|\d+(\.\d+)? (s|ms|µs)\b": "SECONDS",
     r"\d+(\.\d+)? (bytes|[kMG]i?B)\b": "SIZE",
     r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2})?(\.\d+)?(Z|[+-]\d{2}:?\d{2})?": "DATE",
     r"(athanor|torch|ase|numpy|chgnet) \d+\.[\w.+]+": r"\1 VERSION",
     r"\d+ timed steps?": "TIMED",
     r"[-─━═]{3,}": "RULE",
-    r"\s+": " ",
 }
 """What differs between two runs or two machines -> what it is compared as."""
 
@@ -49,7 +49,6 @@ TERMINAL = {"COLUMNS": "100", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
 
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d+\.\d+(?:e[+-]?\d+)?|\b\d+(?= ±| K\b)|(?<=± )\d+")
 """What is compared as a number: with a decimal point, or a temperature. Counts must be equal."""
-
 
 _BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.M | re.S)
 _FILE = re.compile(r"^```\{code-block\} \w+\n:caption: (?P<name>\S+)\n\n(?P<code>.*?)^```\n", re.M | re.S)

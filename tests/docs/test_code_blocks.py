@@ -41,6 +41,7 @@ def test_page(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("-3.3629 eV", "3.3629 eV", False),
         ("a = 5.26  converged", "a = 5.26 converged", True),
         ("a = 5.26 converged", "a = 5.26 step limit", False),
+        ("athanor  0.1.0.dev0, torch 2.13.0+cpu", "athanor  0.2.0, torch 2.14.1", True),
         ("253 ± 19 K", "254 ± 18 K", True),
         ("253 ± 19 K", "263 ± 19 K", False),
         ("1.5e-03", "1.6e-03", True),

@@ -64,10 +64,39 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _common(
     version: Annotated[
-        bool, typer.Option("--version", metavar="", callback=_show_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Options before the command."""
+
+
+@app.command(rich_help_panel="Get started")
+def init(
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="relax, md, or relax-then-md.")],
+    *,
+    structures: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="Structure file to put into the job; repeatable.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("-o", "--out", metavar="FILE", help="Job to write; - prints it.  [default: KIND.yaml]")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", metavar="", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Write a job to start from, with a comment on every key."""
+    from athanor.cli.init import write_job
+
+    raise typer.Exit(write_job(kind.value, out, structures or [], overwrite=overwrite))
+
+
+@app.command(rich_help_panel="Get started")
+def models(as_json: options.Json = False) -> None:
+    """List the potentials that can be used, and how to install the others."""
+    from athanor.cli.models import show_models
+
+    raise typer.Exit(show_models(as_json=as_json))
 
 
 for _command in (commands.run, commands.relax, commands.md, commands.evaluate):
@@ -101,32 +130,6 @@ def plot(
     from athanor.cli.show import plot_run
 
     raise typer.Exit(plot_run(out, picture, system or []))
-
-
-@app.command(rich_help_panel="Get started")
-def init(
-    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="relax, md, or relax-then-md.")],
-    *,
-    structures: Annotated[
-        list[str] | None, typer.Option(metavar="FILE", help="Structure file to put into the job; repeatable.")
-    ] = None,
-    out: Annotated[
-        str | None, typer.Option("-o", "--out", metavar="FILE", help="Job to write; - prints it.  [default: KIND.yaml]")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", metavar="", help="Replace the file if it exists.")] = False,
-) -> None:
-    """Write a job to start from, with a comment on every key."""
-    from athanor.cli.init import write_job
-
-    raise typer.Exit(write_job(kind.value, out, structures or [], overwrite=overwrite))
-
-
-@app.command(rich_help_panel="Get started")
-def models(as_json: options.Json = False) -> None:
-    """List the potentials that can be used, and how to install the others."""
-    from athanor.cli.models import show_models
-
-    raise typer.Exit(show_models(as_json=as_json))
 
 
 def main(arguments: list[str] | None = None) -> None:

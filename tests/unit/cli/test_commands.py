@@ -198,7 +198,7 @@ def test_an_internal_error_is_70_without_a_traceback(
     assert "internal error: ZeroDivisionError: oops" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM])  # Ctrl-C: tests/errors
 def test_interrupt_writes_what_is_done(folder: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "athanor.cli.main", "md", "argon.extxyz", "-o", "out", "--steps", "1000000"]
     process = subprocess.Popen([*command, "--every", "5", *LJ], cwd=folder, stderr=subprocess.PIPE, text=True)

@@ -80,9 +80,12 @@ def ase(state: Any, threads: int) -> list[Run]:
 
 
 def _ase_energy(crystal: Any, cutoff: float, at_cutoff: float) -> float:
-    from ase.neighborlist import neighbor_list
-
-    return crystal.get_potential_energy() + at_cutoff * len(neighbor_list("i", crystal, cutoff)) / 2
+    energy, halves = crystal.get_potential_energy(), 0
+    for atom, place in enumerate(crystal.positions):
+        neighbors, offsets = crystal.calc.nl.get_neighbors(atom)
+        apart = crystal.positions[neighbors] + offsets @ crystal.cell.array - place
+        halves += np.count_nonzero((apart**2).sum(axis=1) <= cutoff**2)
+    return energy + at_cutoff * halves / 2
 
 
 def lammps(state: Any, threads: int) -> list[Run]:

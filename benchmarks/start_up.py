@@ -27,7 +27,7 @@ def cpu_of(command: list[str]) -> float:
 
 def measure(smoke: bool = False) -> list[Row]:
     """Return a row for the help and one for the import, in seconds."""
-    cases, rounds = [("`athanor --help`", HELP), ("`import athanor`", IMPORT)], 7
+    cases, rounds = [("`athanor --help`", HELP), ("`import athanor`", IMPORT)], 5
     if smoke:
         cases, rounds = cases[:1], 1
     return [

@@ -130,6 +130,8 @@ def test_a_step_that_was_cut_short_is_undone() -> None:
     with pytest.raises(KeyboardInterrupt):
         engine.run(cut)
     assert not torch.equal(cut.positions, whole.positions)
+    NVE(argon_model(), dt=5.0, n_steps=1).undo_unfinished_step(cut)  # of an engine that never had it: nothing
+    assert not torch.equal(cut.positions, whole.positions)
     engine.undo_unfinished_step(cut)
     for name in ("positions", "velocities", "energy", "forces", "step"):
         assert torch.equal(cut[name], whole[name]), name

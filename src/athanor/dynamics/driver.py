@@ -100,6 +100,11 @@ class Driver:
             self._compute(batch, stepping=False)
         self.quarantine.remember(batch)
 
+    def undo_unfinished_step(self, batch: Batch) -> None:
+        """Put `batch` back to the end of its last whole step, if it was taken up at all."""
+        if self._batch is not None and self._batch() is batch:
+            self.quarantine.roll_back(batch)
+
     def forget_converged(self) -> None:
         """Let systems that converged in an earlier run of a plain engine move again."""
         self.converged = None

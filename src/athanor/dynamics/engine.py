@@ -278,7 +278,7 @@ class BaseDynamics(HookRegistryMixin):
 
         Positions, velocities, cell and results; with ``on_error="raise"`` nothing is remembered, and nothing happens.
         """
-        self._driver.quarantine.roll_back(batch)
+        self._driver.undo_unfinished_step(batch)
 
     # -- used by the driver --------------------------------------------------------------------------------------
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from athanor.workflows.spec import DEFAULT_MODEL, ModelSpec, RunSpec, SourceSpec
-from athanor.workflows.stages import MDSpec, RelaxSpec
+from athanor.workflows.spec import DEFAULT_MODEL, ModelSpec, SourceSpec, make_spec
 
 STAGES = {"relax": ("relax",), "md": ("md",), "relax-then-md": ("relax", "md")}
 """Kinds of template, and the stages of each."""
 _EXAMPLE = "structures.extxyz"
+_MD_STEPS = 1000
+"""The one key of a stage without a default: 1 ps at the default time step."""
 
 
 def make_template(kind: str, structures: Sequence[str] = (), *, job: str = "job.yaml") -> str:
@@ -30,13 +31,14 @@ def make_template(kind: str, structures: Sequence[str] = (), *, job: str = "job.
     job
         Name of the job, for the comments.
     """
-    stages = [RelaxSpec() if name == "relax" else MDSpec(steps=1000) for name in STAGES[kind]]
-    spec = RunSpec(
-        title=kind,
-        structures=[SourceSpec(file=file) for file in structures or (_EXAMPLE,)],
-        model=ModelSpec(name=DEFAULT_MODEL),
-        stages=stages,
-        output=f"{job.removesuffix('.yaml')}-output",
+    spec = make_spec(
+        {
+            "title": kind,
+            "structures": [{"file": file} for file in structures or (_EXAMPLE,)],
+            "model": DEFAULT_MODEL,
+            "stages": [{name: {"steps": _MD_STEPS} if name == "md" else {}} for name in STAGES[kind]],
+            "output": f"{job.removesuffix('.yaml')}-output",
+        }
     )
     head = [
         "# A job for athanor: what to run, on what, with which model. Every key is here with its default.",

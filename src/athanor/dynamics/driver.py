@@ -41,6 +41,7 @@ class Driver:
         self.stages = list(stages)
         members = [stage.engine for stage in stages]
         self.engines = members if members == [owner] else [owner, *members]
+        self._moves_cell = any("cell" in engine.__provides_keys__ for engine in members)
         self._batch: weakref.ref[Batch] | None = None
         self._restored = False
         self._ids: Tensor | None = None
@@ -216,10 +217,6 @@ class Driver:
             with restored_where_inactive(batch, active, engine._mutable_fields):
                 getattr(engine, half)(batch)
 
-    @property
-    def _moves_cell(self) -> bool:
-        return any("cell" in stage.engine.__provides_keys__ for stage in self.stages)
-
     def _check_cells(self, batch: Batch) -> None:
         """Set collapsed cells aside before a hook searches their pairs."""
         config = self.owner.model.model_config.neighbor_config
@@ -233,8 +230,9 @@ class Driver:
         outputs = evaluate(self.owner.model, batch, self._needs, self.active)
         for engine in self.engines:
             engine._last_outputs = outputs
-        with batch.keeping_results_fresh():
-            self._fire(At.AFTER_COMPUTE, batch)
+        if any(engine.has_hooks(At.AFTER_COMPUTE) for engine in self.engines):
+            with batch.keeping_results_fresh():
+                self._fire(At.AFTER_COMPUTE, batch)
         if self.quarantine.check(batch, self.active, self.owner.model, stepping=stepping) is not None:
             self._refresh_active(batch)
 
@@ -300,8 +298,7 @@ class Driver:
             elif not before and stage is self.stages[-1]:
                 order = [stage.engine, self.owner]
         for engine in order:
-            if engine.has_hooks(at):
-                engine._call_hooks(at, batch)
+            engine._call_hooks(at, batch)
 
 
 def check_can_produce(model: Any, needs: frozenset[str], who: str) -> None:

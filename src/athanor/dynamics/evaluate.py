@@ -54,7 +54,7 @@ def evaluate(model: Any, batch: Batch, needs: frozenset[str], active: ActiveSet)
                 f"{type(model).__name__} returned a {type(raw).__name__}; return a dictionary such as "
                 f'`{{"energy": energy, "forces": forces}}` from `forward`.'
             )
-        outputs = OrderedDict((key, value.detach()) for key, value in raw.items() if isinstance(value, Tensor))
+        outputs = OrderedDict((key, _detached(value)) for key, value in raw.items() if isinstance(value, Tensor))
     finally:
         _clear_gradient_flags(model, subject)
     missing = sorted(needs - outputs.keys())
@@ -71,16 +71,21 @@ def evaluate(model: Any, batch: Batch, needs: frozenset[str], active: ActiveSet)
     return outputs
 
 
+def _detached(value: Tensor) -> Tensor:
+    return value.detach() if value.requires_grad else value
+
+
 def _store(batch: Batch, key: str, value: Tensor, active: ActiveSet, model: Any) -> None:
     """Copy one output into the field `key` of the active systems."""
     spec = FIELDS[key]
-    if key not in batch:
+    target = batch.get(key)
+    if target is None:
         tail = tuple(value.shape[1 + i] if size is None else size for i, size in enumerate(spec.shape))
         rows = batch.num_nodes if spec.level == "node" else batch.num_graphs
         dtype = batch.positions.dtype if spec.kind == "state" else value.dtype
         fill = float("nan") if dtype.is_floating_point and not active.all else 0
-        batch.set_field(key, torch.full((rows, *tail), fill, dtype=dtype, device=batch.device))
-    target = batch[key]
+        target = torch.full((rows, *tail), fill, dtype=dtype, device=batch.device)
+        batch.set_field(key, target)
     if active.all:
         wanted = target.shape
     else:
@@ -103,7 +108,7 @@ def _store(batch: Batch, key: str, value: Tensor, active: ActiveSet, model: Any)
 def _clear_gradient_flags(model: Any, batch: Batch) -> None:
     """Make the inputs that the model differentiates ordinary tensors again, so that they can move in place."""
     config = model.model_config
-    for name in set(config.autograd_inputs) | set(config.gradient_keys) | {"positions"}:
+    for name in ("positions", *config.autograd_inputs, *config.gradient_keys):
         value = batch.get(name)
         if isinstance(value, Tensor) and value.requires_grad:
             if value.is_leaf:

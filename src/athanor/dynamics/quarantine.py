@@ -15,7 +15,7 @@ from torch import Tensor
 
 from athanor.dynamics.failures import FailureCode, explain_failure
 from athanor.errors import NonFiniteError, SimulationError
-from athanor.kernels import minimum_distance
+from athanor.kernels import all_below, minimum_distance
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -43,6 +43,9 @@ _MOST_IMAGES = 100
 """A cell so dense, or so flat, for the cutoff that it has collapsed; searching its pairs would take all memory."""
 
 
+_NOTHING: Any = (None, None)
+
+
 class Quarantine:
     """Keeps the last good state of a batch and sets failed systems aside.
 
@@ -57,32 +60,35 @@ class Quarantine:
     def __init__(self, exit_status: int, raise_errors: bool) -> None:
         self.exit_status = exit_status
         self.raise_errors = raise_errors
-        self._good: dict[str, Tensor] = {}
-        self._earlier: dict[str, Tensor] = {}
+        self._good: dict[str, tuple[Tensor, Tensor]] = {}  # the tensor of the batch, and the copy of what it held
+        self._sound: dict[str, tuple[Tensor, int]] = {}  # the tensor last found sound, and torch's version of it
 
     def remember(self, batch: Batch) -> None:
-        """Take the present state as the last good one (copies); the one before is kept as well.
+        """Take the present state as the last good one (copies).
 
-        The end of a step is not checked: what a hook or the second half of an update breaks there is found in the
-        next step, and then only the earlier state is good.
+        A system whose positions, velocities or cell were broken since the check, by a hook or by the second half of an
+        update, keeps the state before: it is found in the next step and goes back to that.
         """
         if self.raise_errors:
             return
-        self._good, self._earlier = self._earlier, self._good
+        broken = [_broken(batch, name) for name in _MOVED if not self._is_sound(batch, name)]
+        sound = ~torch.stack(broken).any(dim=0) if broken else None
         for name in _CHECKED:
             value = batch.get(name)
             if value is None:
                 continue
-            kept = self._good.get(name)
-            if kept is None or kept.shape != value.shape or kept.dtype != value.dtype:
-                self._good[name] = value.detach().clone()
-            else:
+            source, kept = self._good.get(name, _NOTHING)
+            if source is not value and (kept is None or kept.shape != value.shape or sound is None):
+                self._good[name] = (value, value.detach().clone())
+            elif sound is None:
                 kept.copy_(value)
+            else:
+                kept.copy_(torch.where(_rows(batch, name, sound), value, kept))
 
     def roll_back(self, batch: Batch) -> None:
         """Put every system back to the state that was remembered last, in place."""
-        for name, value in _fitting(batch, self._good):
-            batch[name].copy_(value)
+        for name, kept in self._fitting(batch):
+            batch[name].copy_(kept)
 
     def check_elements(self, batch: Batch, active: ActiveSet, model: Any) -> None:
         """Set aside, before the first forward, systems with elements outside the model card.
@@ -174,21 +180,13 @@ class Quarantine:
         closest = _closest_pairs(batch) if floor is not None else None
         computed = model.model_config.active_outputs  # a label that came with a structure is no result of this run
         names = [name for name in _CHECKED if name in _MOVED or name in computed]
-        values = {name: value for name in names if (value := batch.get(name)) is not None}
         too_close = closest is not None and bool(((closest < floor) & active.systems).any())
-        # a sum is not finite if a term is not; for positions the largest counts, since atoms that fly apart cancel
-        near = float(torch.linalg.vector_norm(values["positions"], ord=math.inf)) < _FAR_AWAY
-        finite = near and all(math.isfinite(value.sum()) for name, value in values.items() if name != "positions")
-        if finite and not too_close:
+        if not too_close and all(self._is_sound(batch, name) for name in names):
             return None
         codes = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
-        for name, code in reversed(_CHECKED.items()):
-            if name in values:
-                limit = _FAR_AWAY if name == "positions" else math.inf
-                bad = ~(values[name].abs() < limit).flatten(1).all(dim=1)
-                if batch.field_spec(name).level == "node":
-                    bad = torch.zeros_like(codes).index_add_(0, batch.batch_idx, bad.long()) > 0
-                codes[bad] = int(code)
+        for name in reversed(names):
+            if name in batch:
+                codes[_broken(batch, name)] = int(_CHECKED[name])
         if floor is None:
             closest = _closest_pairs(batch)
             if closest is not None:  # atoms on top of each other are the cause of what was found
@@ -198,28 +196,32 @@ class Quarantine:
         codes = torch.where(active.systems, codes, torch.zeros_like(codes))
         return codes if bool((codes > 0).any()) else None
 
+    def _is_sound(self, batch: Batch, name: str) -> bool:
+        """Whether every number of a field is finite and within its limit; looks only at a field that has changed."""
+        value = batch.get(name)
+        if value is None:
+            return True
+        seen, version = self._sound.get(name, _NOTHING)
+        if seen is value and version == value._version:
+            return True
+        sound = all_below(value, _limit(name))
+        self._sound[name] = (value, value._version) if sound else _NOTHING
+        return sound
+
     def _set_aside(self, batch: Batch, codes: Tensor, *, restore: bool, stepping: bool = False) -> None:
         failed = codes > 0
         if restore:
-            sound = self._finite(batch, self._good)
-            for state, systems in ((self._good, failed & sound), (self._earlier, failed & ~sound)):
-                for name, value in _fitting(batch, state):
-                    rows = systems[batch.batch_idx] if batch.field_spec(name).level == "node" else systems
-                    present = batch[name]
-                    present.copy_(torch.where(rows.reshape(-1, *([1] * (present.ndim - 1))), value, present))
+            for name, kept in self._fitting(batch):
+                present = batch[name]
+                present.copy_(torch.where(_rows(batch, name, failed), kept, present))
         batch.failure_code[failed, 0] = codes[failed].to(batch.failure_code.dtype)
         batch.failure_step[failed] = batch.step[failed].to(batch.failure_step.dtype) + int(stepping)
         batch.status[failed] = self.exit_status
 
-    @staticmethod
-    def _finite(batch: Batch, state: dict[str, Tensor]) -> Tensor:
-        """Systems whose remembered positions, velocities and cell are finite, bool [B]."""
-        sound = torch.ones(batch.num_graphs, dtype=torch.bool, device=batch.device)
-        for name, value in _fitting(batch, state):
-            if name in _MOVED:
-                bad = ~torch.isfinite(value).flatten(1).all(dim=1)
-                sound[batch.batch_idx[bad] if batch.field_spec(name).level == "node" else bad] = False
-        return sound
+    def _fitting(self, batch: Batch) -> list[tuple[str, Tensor]]:
+        """Remembered fields that `batch` has in the same shape."""
+        kept = ((name, copy) for name, (_, copy) in self._good.items())
+        return [(name, copy) for name, copy in kept if name in batch and copy.shape == batch[name].shape]
 
     @staticmethod
     def _raise(batch: Batch, codes: Tensor, model: Any = None) -> None:
@@ -239,9 +241,23 @@ class Quarantine:
         )
 
 
-def _fitting(batch: Batch, state: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
-    """Remembered fields that `batch` has in the same shape."""
-    return [(name, value) for name, value in state.items() if name in batch and value.shape == batch[name].shape]
+def _limit(name: str) -> float:
+    return _FAR_AWAY if name == "positions" else math.inf
+
+
+def _broken(batch: Batch, name: str) -> Tensor:
+    """Systems with a number in a field that is not finite or beyond its limit, bool [B]."""
+    bad = ~(batch[name].abs() < _limit(name)).flatten(1).all(dim=1)
+    if batch.field_spec(name).level == "system":
+        return bad
+    counts = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
+    return counts.index_add_(0, batch.batch_idx, bad.long()) > 0
+
+
+def _rows(batch: Batch, name: str, systems: Tensor) -> Tensor:
+    """Rows of a field that belong to the systems of a mask [B], shaped to select in the field."""
+    rows = systems[batch.batch_idx] if batch.field_spec(name).level == "node" else systems
+    return rows.reshape(-1, *([1] * (batch[name].ndim - 1)))
 
 
 def _closest_pairs(batch: Batch) -> Tensor | None:

@@ -53,7 +53,7 @@ def drift_(positions: Tensor, velocities: Tensor, dt: Tensor, movable: Tensor | 
 
 
 class AtomSteps:
-    """Time steps of a batch expanded to atoms: ``dt`` and ``dt_over_mass``, both [N, 3], kept until something changes.
+    """Time steps of a batch expanded to atoms, kept until something changes: dt and dt/m, whole and half, all [N, 3].
 
     Massless atoms are immobile (1/m is taken as 0).
     """
@@ -62,6 +62,7 @@ class AtomSteps:
         self._masses: Tensor | None = None
         self._seen: tuple[int, ...] = ()
         self.dt: Tensor
+        self.half_dt: Tensor
         self.dt_over_mass: Tensor
         self.half_dt_over_mass: Tensor
 
@@ -73,6 +74,7 @@ class AtomSteps:
             per_atom = dt[batch.batch_idx]
             inverse = torch.where(masses > 0, 1.0 / masses, torch.zeros_like(masses))
             self.dt = per_atom[:, None].expand(-1, 3).contiguous()
+            self.half_dt = 0.5 * self.dt
             self.dt_over_mass = (per_atom * inverse)[:, None].expand(-1, 3).contiguous()
             self.half_dt_over_mass = 0.5 * self.dt_over_mass
             self._masses, self._seen = masses, seen

@@ -8,6 +8,8 @@ from enum import Enum
 class DynamicsStage(Enum):
     """Places in one step of an engine, in the order in which they are passed."""
 
+    __hash__ = object.__hash__  # an Enum's own is Python code, and the step looks stages up a dozen times
+
     BEFORE_STEP = 0
     BEFORE_PRE_UPDATE = 1
     AFTER_PRE_UPDATE = 2

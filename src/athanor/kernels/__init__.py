@@ -1,17 +1,20 @@
 """Numerical operations on plain tensors, one folder each, every device behind one call.
 
+``all_below``                         whether all numbers of a tensor are finite
 ``segment_sum``, ``segment_max``      per-system sums and maxima
 ``philox_uniform``, ``philox_normal`` random numbers that are a function of (seed, system, step, atom, purpose)
 ``build_neighbor_list``               sorted packed neighbor lists (``pack_images``, ``minimum_distance``)
 ``needs_rebuild``                     has a stored list become incomplete, per system
 ``lennard_jones``                     energy, forces and virial of a pair potential
 
-Each is registered with torch as ``torch.ops.athanor.<name>``. On a CPU numba runs it, elsewhere the torch reference.
+Each that returns tensors is registered with torch as ``torch.ops.athanor.<name>``. On a CPU numba runs it, elsewhere
+the torch reference.
 Importing this package does not import numba.
 """
 
 from __future__ import annotations
 
+from athanor.kernels.finite import all_below
 from athanor.kernels.neighbor_displacement import needs_rebuild
 from athanor.kernels.neighbor_list import build_neighbor_list, minimum_distance, pack_images, unpack_images
 from athanor.kernels.pair_potential import lennard_jones
@@ -20,6 +23,7 @@ from athanor.kernels.segment import segment_max, segment_sum
 
 __all__ = [
     "Purpose",
+    "all_below",
     "build_neighbor_list",
     "lennard_jones",
     "minimum_distance",

@@ -7,6 +7,7 @@ Where torch's dispatcher would do nothing but choose the CPU implementation, tha
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,18 @@ from torch.autograd import forward_ad
 _NUMBERS = frozenset({bool, int, float, torch.dtype})
 
 _library = torch.library.Library("athanor", "FRAGMENT")
+
+
+class LazyModule:
+    """A module that is imported when one of its names is first read; later reads cost a plain attribute."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        value = getattr(importlib.import_module(self._name), attribute)
+        setattr(self, attribute, value)
+        return value
 
 
 def register_op(

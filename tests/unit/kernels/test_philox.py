@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -33,9 +36,39 @@ def test_known_answers(counter: tuple[int, ...], key: tuple[int, int], expected:
 
     words = tuple(torch.tensor([word]) for word in counter)
     assert tuple(int(x) for x in _reference.philox_block(words, key)) == expected
-    assert tuple(int(x) for x in _cpu.philox_block(*(np.uint64(x) for x in (*counter, *key)))) == expected
+    pairs = np.empty((2, 1), np.uint64)
+    _cpu.philox_blocks(
+        np.array(counter, np.uint64)[:, None], 0, np.uint64(key[0] | key[1] << 32).view(np.int64), 1, pairs
+    )
+    assert tuple(word for pair in pairs[:, 0] for word in (int(pair) >> 32, int(pair) & ONES)) == expected
     mutant = _reference.philox_block(words, (key[1], (key[0] + 1) & ONES))
     assert tuple(int(x) for x in mutant) != expected
+
+
+def _units_in_the_last_place(value: float, exact: mpmath.mpf) -> float:
+    return abs(float((mpmath.mpf(value) - exact) / math.ulp(value)))
+
+
+def test_normals_are_right_to_three_units_in_the_last_place() -> None:
+    """Also where a cosine or sine is near zero, where 2 pi u rounded before the reduction would lose all digits."""
+    uniforms = kernels.philox_uniform(*_one_system(500), 7, 1, 2).tolist()
+    normals = kernels.philox_normal(*_one_system(500), 7, 1, 2).tolist()
+    with mpmath.workprec(120):
+        worst = rounded_first = 0.0
+        for (u, v), (x, y) in zip(uniforms, normals, strict=True):
+            radius = mpmath.sqrt(-2 * mpmath.log(u))
+            cosine, sine = radius * mpmath.cospi(2 * mpmath.mpf(v)), radius * mpmath.sinpi(2 * mpmath.mpf(v))
+            worst = max(worst, _units_in_the_last_place(x, cosine), _units_in_the_last_place(y, sine))
+            mutant = math.sqrt(-2.0 * math.log(u)) * math.sin(2.0 * math.pi * v)
+            rounded_first = max(rounded_first, _units_in_the_last_place(mutant, sine))
+    assert worst < 3.0
+    assert rounded_first > 3.0
+
+
+@pytest.mark.parametrize("u", [2.0**-53, 3 * 2.0**-53, 0.25, 0.5, math.sqrt(0.5), 1.0 - 2.0**-53])
+def test_extreme_uniforms_give_finite_normals(u: float) -> None:
+    radius = _reference.radii(torch.tensor([u], dtype=torch.float64)).item()
+    assert radius == pytest.approx(math.sqrt(-2.0 * math.log(u)), rel=1e-15)
 
 
 def test_counter_layout_of_the_second_block() -> None:

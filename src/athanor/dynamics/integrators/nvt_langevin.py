@@ -124,9 +124,9 @@ class NVTLangevin(BaseDynamics):
         """B, A, O, A."""
         steps, movable = self._steps.refresh(batch, self._state.dt), self.movable
         kick_(batch.velocities, batch.forces, steps.half_dt_over_mass, movable)
-        drift_(batch.positions, batch.velocities, 0.5 * steps.dt, movable)
+        drift_(batch.positions, batch.velocities, steps.half_dt, movable)
         self._ornstein_uhlenbeck_(batch, movable)
-        drift_(batch.positions, batch.velocities, 0.5 * steps.dt, movable)
+        drift_(batch.positions, batch.velocities, steps.half_dt, movable)
 
     def post_update(self, batch: Batch) -> None:
         """B with the new forces."""
@@ -138,15 +138,19 @@ class NVTLangevin(BaseDynamics):
         self._refresh_noise(batch)
         noise = philox_normal(
             batch.batch_ptr,
-            batch.system_id.reshape(-1),
-            batch.step.reshape(-1),
+            batch.system_id.view(-1),
+            batch.step.view(-1),
             self.random_seed,
             int(Purpose.LANGEVIN),
             3,
             batch.velocities.dtype,
         )
-        moved = torch.addcmul(self._decay * batch.velocities, noise, self._width)
-        batch.velocities.copy_(moved if movable is None else torch.where(movable, moved, batch.velocities))
+        velocities = batch.velocities
+        if movable is None:
+            velocities.mul_(self._decay).addcmul_(noise, self._width)
+        else:
+            moved = torch.addcmul(self._decay * velocities, noise, self._width)
+            velocities.copy_(torch.where(movable, moved, velocities))
 
     def _refresh_noise(self, batch: Batch) -> None:
         """Recompute decay and noise width of each atom, [N, 3], if time steps, masses or parameters changed."""

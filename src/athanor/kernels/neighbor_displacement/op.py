@@ -7,9 +7,11 @@ import torch
 
 from athanor import _runtime
 from athanor.errors import ShapeError
-from athanor.kernels._library import as_array, as_doubles, as_tensor, register_op
+from athanor.kernels._library import LazyModule, as_array, as_doubles, as_tensor, register_op
 from athanor.kernels._threads import balanced_bounds, num_parts, run_parts
 from athanor.kernels.neighbor_displacement import _reference
+
+_cpu = LazyModule("athanor.kernels.neighbor_displacement._cpu")
 
 
 def needs_rebuild(
@@ -73,8 +75,6 @@ def _cpu_call(
     radius: float,
     skin: float,
 ) -> torch.Tensor:
-    from athanor.kernels.neighbor_displacement import _cpu
-
     systems = cell.shape[0]
     strained = not torch.equal(cell, reference_cell)
     ptr, lattice = as_array(segment_ptr), as_doubles(cell)

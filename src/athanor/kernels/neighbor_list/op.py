@@ -9,10 +9,13 @@ import torch
 
 from athanor import _runtime
 from athanor.errors import DtypeError, InputError, ShapeError
-from athanor.kernels._library import as_array, as_doubles, as_tensor, register_op
+from athanor.kernels._library import LazyModule, as_array, as_doubles, as_tensor, register_op
 from athanor.kernels._threads import balanced_bounds, num_parts, run_parts
 from athanor.kernels.neighbor_list import _reference
 from athanor.kernels.neighbor_list.packing import MAX_IMAGE
+
+_cpu = LazyModule("athanor.kernels.neighbor_list._cpu")
+_cpu_bins = LazyModule("athanor.kernels.neighbor_list._cpu_bins")
 
 List = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -168,8 +171,6 @@ def _build_cpu(
     images: torch.Tensor,
     wrap_offsets: torch.Tensor,
 ) -> List:
-    from athanor.kernels.neighbor_list import _cpu, _cpu_bins
-
     n, systems = positions.shape[0], cell.shape[0]
     ptr, periodic = as_array(segment_ptr), as_array(pbc)
     offsets = np.empty((n, 3), np.int32)
@@ -221,8 +222,6 @@ def _minimum_distance_cpu(
     images: torch.Tensor,
     wrap_offsets: torch.Tensor,
 ) -> torch.Tensor:
-    from athanor.kernels.neighbor_list import _cpu
-
     smallest = np.empty(cell.shape[0])
     ptr = as_array(segment_ptr)
     lists = (as_array(row_ptr), as_array(neighbors), as_array(images), as_array(wrap_offsets))

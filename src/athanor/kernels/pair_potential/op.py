@@ -9,10 +9,12 @@ import torch
 
 from athanor import _runtime
 from athanor.errors import InputError, ShapeError, SimulationError
-from athanor.kernels._library import as_array, as_doubles, as_tensor, register_gradient, register_op
+from athanor.kernels._library import LazyModule, as_array, as_doubles, as_tensor, register_gradient, register_op
 from athanor.kernels._threads import balanced_bounds, num_parts, run_parts
 from athanor.kernels.pair_potential import _reference
 from athanor.kernels.segment._reference import segment_index, segment_sum
+
+_cpu = LazyModule("athanor.kernels.pair_potential._cpu")
 
 Results = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -129,8 +131,6 @@ def _cpu_call(
     shift: bool,
     half: bool,
 ) -> Results:
-    from athanor.kernels.pair_potential import _cpu
-
     n, systems = positions.shape[0], cell.shape[0]
     ptr, lattice, starts = as_array(segment_ptr), as_doubles(cell), as_array(row_ptr)
     energy, forces, virial = np.empty(systems), np.empty((n, 3)), np.empty((systems, 3, 3))

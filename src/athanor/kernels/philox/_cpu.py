@@ -1,12 +1,14 @@
-"""Philox4x32-10 with numba."""
+"""Philox4x32-10 with numba: a few hundred atoms at a time, so that every loop runs in vector registers."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 
 from athanor.kernels._numba_options import jit
+from athanor.kernels.philox._cpu_normal import radii, turns
+
+CHUNK = 256
+"""Atoms that go through the loops together; their scratch rows stay in the first cache."""
 
 _U32 = np.uint64(0xFFFFFFFF)
 _S32 = np.uint64(32)
@@ -16,11 +18,8 @@ _W0 = np.uint64(0x9E3779B9)
 _W1 = np.uint64(0xBB67AE85)
 _BLOCK_BITS = np.uint64(28)
 _S24 = np.uint64(24)
-_S12 = np.uint64(12)
-_S41 = np.uint64(41)
 _STEP_HALF = 2.0**-52
 _STEP_HALF_SINGLE = 2.0**-23
-_TWO_PI = 2.0 * math.pi
 
 
 @jit
@@ -33,20 +32,51 @@ def in_range(segment_ptr: np.ndarray, system_id: np.ndarray, step: np.ndarray, m
 
 
 @jit
-def philox_block(
-    c0: np.uint64, c1: np.uint64, c2: np.uint64, c3: np.uint64, k0: np.uint64, k1: np.uint64
-) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
-    """Ten rounds on four 32-bit words, each held in 64 bits."""
-    for _ in range(10):
-        p0 = _M0 * c0
-        p1 = _M1 * c2
-        c0 = (p1 >> _S32) ^ c1 ^ k0
-        c1 = p1 & _U32
-        c2 = (p0 >> _S32) ^ c3 ^ k1
-        c3 = p0 & _U32
-        k0 = (k0 + _W0) & _U32
-        k1 = (k1 + _W1) & _U32
-    return c0, c1, c2, c3
+def count_up(
+    segment_ptr: np.ndarray, system_id: np.ndarray, step: np.ndarray, purpose: int, start: int, stop: int, b: int,
+    counters: np.ndarray,
+) -> int:  # fmt: skip
+    """Write the counter words of atoms ``start .. stop - 1``, the first of system `b` or later; return the last's."""
+    last_word = np.uint64(purpose) << _S24
+    for i in range(start, stop):
+        while i >= segment_ptr[b + 1]:
+            b += 1
+        wide_step = np.uint64(step[b])
+        counters[0, i - start] = np.uint64(i - segment_ptr[b])
+        counters[1, i - start] = np.uint64(system_id[b])
+        counters[2, i - start] = wide_step & _U32
+        counters[3, i - start] = last_word | (wide_step >> _S32)
+    return b
+
+
+@jit
+def philox_blocks(counters: np.ndarray, block: int, seed: int, count: int, pairs: np.ndarray) -> None:
+    """Ten rounds on four 32-bit words, each held in 64 bits; two 64-bit integers for each of `count` counters."""
+    key = np.uint64(seed)
+    number = np.uint64(block) << _BLOCK_BITS
+    for m in range(count):
+        c0, c1, c2, c3 = counters[0, m] | number, counters[1, m], counters[2, m], counters[3, m]
+        k0, k1 = key & _U32, key >> _S32
+        for _ in range(10):
+            p0 = _M0 * (c0 & _U32)
+            p1 = _M1 * (c2 & _U32)
+            c0 = (p1 >> _S32) ^ c1 ^ k0
+            c1 = p1 & _U32
+            c2 = (p0 >> _S32) ^ c3 ^ k1
+            c3 = p0 & _U32
+            k0 = (k0 + _W0) & _U32
+            k1 = (k1 + _W1) & _U32
+        pairs[0, m] = (c0 << _S32) | c1
+        pairs[1, m] = (c2 << _S32) | c3
+
+
+@jit
+def uniforms(bits: np.ndarray, single: bool, count: int, out: np.ndarray) -> None:
+    """Map the upper 52 (`single`: 23) bits m to (m + 1/2) / 2^52 (2^23)."""
+    drop, half = (np.int64(41), _STEP_HALF_SINGLE) if single else (np.int64(12), _STEP_HALF)
+    keep = np.int64(2**23 - 1) if single else np.int64(2**52 - 1)
+    for m in range(count):
+        out[m] = (np.float64((np.int64(bits[m]) >> drop) & keep) + 0.5) * half
 
 
 @jit
@@ -63,36 +93,25 @@ def fill(
 ) -> None:
     """Fill rows ``start .. stop - 1``: `kind` 0 for doubles in (0, 1), 1 for singles in (0, 1), 2 for normals."""
     columns = out.shape[1]
-    key = np.uint64(seed)
-    k0 = key & _U32
-    k1 = key >> _S32
+    counters, pairs = np.empty((4, CHUNK), np.uint64), np.empty((2, CHUNK), np.uint64)
+    u, v = np.empty(CHUNK), np.empty(CHUNK)
+    radius, mantissa, cosine, sine = np.empty(CHUNK), np.empty(CHUNK), np.empty(CHUNK), np.empty(CHUNK)
     b = 0
-    for i in range(start, stop):
-        while i >= segment_ptr[b + 1]:
-            b += 1
-        c0 = np.uint64(i - segment_ptr[b])
-        c1 = np.uint64(system_id[b])
-        wide_step = np.uint64(step[b])
-        c2 = wide_step & _U32
-        c3 = (np.uint64(purpose) << _S24) | (wide_step >> _S32)
+    for first in range(start, stop, CHUNK):
+        count = min(CHUNK, stop - first)
+        b = count_up(segment_ptr, system_id, step, purpose, first, first + count, b, counters)
         for k in range(0, columns, 2):
-            block = np.uint64(k // 2) << _BLOCK_BITS
-            x0, x1, x2, x3 = philox_block(c0 | block, c1, c2, c3, k0, k1)
-            a = (x0 << _S32) | x1
-            c = (x2 << _S32) | x3
-            if kind == 1:
-                out[i, k] = (np.float64(a >> _S41) + 0.5) * _STEP_HALF_SINGLE
-                if k + 1 < columns:
-                    out[i, k + 1] = (np.float64(c >> _S41) + 0.5) * _STEP_HALF_SINGLE
-                continue
-            u = (np.float64(a >> _S12) + 0.5) * _STEP_HALF
-            v = (np.float64(c >> _S12) + 0.5) * _STEP_HALF
+            philox_blocks(counters, k // 2, seed, count, pairs)
+            uniforms(pairs[0], kind == 1, count, u)
+            uniforms(pairs[1], kind == 1, count, v)
             if kind == 2:
-                radius = math.sqrt(-2.0 * math.log(u))
-                angle = _TWO_PI * v
-                u = np.float64(radius * math.cos(angle))
-                if k + 1 < columns:
-                    v = np.float64(radius * math.sin(angle))
-            out[i, k] = u
+                radii(u, count, mantissa, radius)
+                turns(v, count, cosine, sine)
+                for m in range(count):
+                    u[m] = radius[m] * cosine[m]
+                    v[m] = radius[m] * sine[m]
+            for m in range(count):
+                out[first + m, k] = u[m]
             if k + 1 < columns:
-                out[i, k + 1] = v
+                for m in range(count):
+                    out[first + m, k + 1] = v[m]

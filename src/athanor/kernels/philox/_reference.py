@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
+from athanor.kernels.philox import _polynomials as p
 from athanor.kernels.segment._reference import segment_index
 
 _U32 = 0xFFFFFFFF
@@ -55,6 +54,39 @@ def uniform(
     return ((mantissa.double() + 0.5) * 2.0**-bits).to(dtype)
 
 
+def radii(u: torch.Tensor) -> torch.Tensor:
+    r"""Return the square root of -2 ln u for doubles inside (0, 1).
+
+    With :math:`u = 2^k (1 + f)`, the logarithm is :math:`k \ln 2` and a series of :math:`2 \tanh^{-1} s` in
+    :math:`s = f/(2 + f)`; right to one unit in the last place.
+    """
+    bits = u.view(torch.int64)
+    exponent = (bits - p.ROOT_HALF_BITS) >> 52
+    f, k = (bits - (exponent << 52)).view(torch.float64) - 1.0, exponent.double()
+    s = f / (2.0 + f)
+    z = s * s
+    w = z * z
+    series = w * (p.L2 + w * (p.L4 + w * p.L6)) + z * (p.L1 + w * (p.L3 + w * (p.L5 + w * p.L7)))
+    half = 0.5 * f * f
+    log = k * p.LN2_HIGH - ((half - (s * (half + series) + k * p.LN2_LOW)) - f)
+    return torch.sqrt(-2.0 * log)
+
+
+def turns(v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return cosine and sine of 2 pi v for doubles in [0, 1), by minimax polynomials on an eighth of a turn.
+
+    Turns are reduced before they are multiplied by pi/2, so nothing is lost near the zeros.
+    """
+    quarter = torch.floor(4.0 * v + 0.5)
+    x = (4.0 * v - quarter) * p.HALF_PI
+    z = x * x
+    s = x + z * x * (p.S1 + z * (p.S2 + z * (p.S3 + z * (p.S4 + z * (p.S5 + z * p.S6)))))
+    c = 1.0 - (0.5 * z - z * z * (p.C1 + z * (p.C2 + z * (p.C3 + z * (p.C4 + z * (p.C5 + z * p.C6))))))
+    swap, left, below = (quarter % 2) == 1, (quarter == 1) | (quarter == 2), (quarter == 2) | (quarter == 3)
+    cosine, sine = torch.where(swap, s, c), torch.where(swap, c, s)
+    return torch.where(left, -cosine, cosine), torch.where(below, -sine, sine)
+
+
 def normal(
     segment_ptr: torch.Tensor,
     system_id: torch.Tensor,
@@ -67,6 +99,5 @@ def normal(
     """Box and Muller's transform of the two uniforms of each block; both results are used."""
     blocks = (columns + 1) // 2
     pairs = uniform(segment_ptr, system_id, step, seed, purpose, 2 * blocks, torch.float64).unflatten(1, (blocks, 2))
-    radius, angle = torch.sqrt(-2.0 * torch.log(pairs[..., 0])), (2.0 * math.pi) * pairs[..., 1]
-    normals = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)
+    normals = radii(pairs[..., 0].contiguous())[..., None] * torch.stack(turns(pairs[..., 1]), dim=-1)
     return normals.flatten(1)[:, :columns].to(dtype).contiguous()

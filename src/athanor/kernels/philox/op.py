@@ -10,9 +10,11 @@ import torch
 
 from athanor import _runtime
 from athanor.errors import DtypeError, InputError, ShapeError
-from athanor.kernels._library import as_array, as_tensor, register_op
+from athanor.kernels._library import LazyModule, as_array, as_tensor, register_op
 from athanor.kernels._threads import even_bounds, num_parts, run_parts
 from athanor.kernels.philox import _reference
+
+_cpu = LazyModule("athanor.kernels.philox._cpu")
 
 MAX_COLUMNS = 32
 _MAX_ATOMS = 2**28
@@ -103,7 +105,8 @@ def philox_normal(
     Returns
     -------
     torch.Tensor
-        [N, columns]; devices agree to 2 units in the last place, as their logarithms and cosines do.
+        [N, columns]; right to 3 units in the last place. Devices agree to 2, as their square roots do not all round
+        correctly; everything before the root has equal bits.
 
     References
     ----------
@@ -170,8 +173,6 @@ def _draw_cpu(
     columns: int,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    from athanor.kernels.philox import _cpu
-
     ptr, ids, steps = as_array(segment_ptr), as_array(system_id), as_array(step)
     if not _cpu.in_range(ptr, ids, steps, _MAX_ATOMS):
         _check_ranges(segment_ptr, system_id, step)

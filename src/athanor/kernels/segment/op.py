@@ -13,9 +13,11 @@ import torch
 
 from athanor import _runtime
 from athanor.errors import DtypeError, ShapeError
-from athanor.kernels._library import as_array, as_doubles, as_tensor, register_gradient, register_op
+from athanor.kernels._library import LazyModule, as_array, as_doubles, as_tensor, register_gradient, register_op
 from athanor.kernels._threads import even_bounds, num_parts, run_parts
 from athanor.kernels.segment import _reference
+
+_cpu = LazyModule("athanor.kernels.segment._cpu")
 
 _FLOATS = (torch.float32, torch.float64)
 
@@ -94,8 +96,6 @@ def _check(values: torch.Tensor, segment_ptr: torch.Tensor) -> None:
 def _sum_cpu(values: torch.Tensor, segment_ptr: torch.Tensor) -> torch.Tensor:
     if values.dtype not in _FLOATS:
         return _reference.segment_sum(values, segment_ptr)
-    from athanor.kernels.segment import _cpu
-
     rows, ptr = as_doubles(values), as_array(segment_ptr)
     systems, columns, tail = len(ptr) - 1, prod(rows.shape[1:]), rows.shape[1:]
     sums = torch.empty((systems, *tail), dtype=torch.float64)
@@ -106,8 +106,6 @@ def _sum_cpu(values: torch.Tensor, segment_ptr: torch.Tensor) -> torch.Tensor:
 
 
 def _max_cpu(values: torch.Tensor, segment_ptr: torch.Tensor) -> torch.Tensor:
-    from athanor.kernels.segment import _cpu
-
     ptr = as_array(segment_ptr)
     largest = np.empty(len(ptr) - 1)
     _cpu.max_rows(as_doubles(values), ptr, largest, 0, len(largest))

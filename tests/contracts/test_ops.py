@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from athanor import kernels
 from athanor.errors import SimulationError
+from athanor.kernels.fire import _reference as fire_reference
 from athanor.kernels.neighbor_displacement import _reference as displacement_reference
 from athanor.kernels.neighbor_list import _reference as list_reference
 from athanor.kernels.pair_potential import _reference as pair_reference
@@ -20,7 +21,7 @@ from athanor.testing import op_contract as contract
 
 RADIUS, CUTOFF = 3.0, 2.6
 NAMES = ["segment_sum", "segment_max", "philox_uniform", "philox_normal", "build_neighbor_list", "minimum_distance"]
-NAMES += ["needs_rebuild", "lennard_jones"]
+NAMES += ["needs_rebuild", "lennard_jones", "fire_sums", "fire_moves"]
 SIZES = (5, 0, 1, 60, 12)
 
 
@@ -72,6 +73,13 @@ def _arguments(name: str, batch: dict[str, torch.Tensor], half: bool = False) ->
         return positions[:, 0].contiguous(), pointer
     if name.startswith("philox"):
         return pointer, batch["system_id"], batch["step"], 42, 2, 3, positions.dtype
+    if name.startswith("fire"):
+        velocities = batch["moved"] - positions
+        if name == "fire_sums":
+            return velocities, positions, pointer
+        alternating = batch["step"] % 2 == 0
+        numbers = [alternating.to(positions.dtype) + shift for shift in (0.1, 0.5, 0.3, 0.05)]
+        return velocities, positions, 1.0 / (1.0 + batch["types"].to(positions.dtype)), pointer, alternating, *numbers
     if name == "needs_rebuild":
         return batch["moved"], positions, cell * 1.001, cell, pointer, RADIUS, 0.05
     all_systems = torch.ones(len(cell), dtype=torch.bool)
@@ -89,6 +97,8 @@ def _arguments(name: str, batch: dict[str, torch.Tensor], half: bool = False) ->
 REFERENCES: dict[str, Any] = {
     "segment_sum": segment_reference.segment_sum,
     "segment_max": segment_reference.segment_max,
+    "fire_sums": fire_reference.fire_sums,
+    "fire_moves": fire_reference.fire_moves,
     "philox_uniform": philox_reference.uniform,
     "philox_normal": philox_reference.normal,
     "build_neighbor_list": list_reference.build_neighbor_list,
@@ -127,7 +137,7 @@ def _per_system(name: str, half: bool, broken: bool = False) -> Any:
                 result.append((rows - rows[0], neighbors[pairs], images[pairs], offsets[first:last]))
             else:
                 atoms = batch["segment_ptr"][-1]
-                by_atom = name.startswith("philox")
+                by_atom = name.startswith("philox") or name == "fire_moves"
                 result.append(
                     tuple(
                         o[first:last] if by_atom or (len(o) == atoms and o.ndim == 2 and k == 1) else o[b : b + 1]

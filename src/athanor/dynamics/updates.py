@@ -81,11 +81,12 @@ class AtomSteps:
         return self
 
 
-def sum_columns(values: Tensor) -> Tensor:
-    """Sum a [B, K] tensor over its K columns in column order; unlike ``sum`` this does not depend on B."""
-    total = values[:, 0].clone()
-    for column in range(1, values.shape[1]):
-        total += values[:, column]
+def sum_last(values: Tensor) -> Tensor:
+    """Sum a tensor over its last dimension in order; unlike ``sum`` this does not depend on the other dimensions."""
+    first, *others = values.unbind(-1)
+    total = first.clone()
+    for value in others:
+        total += value
     return total
 
 

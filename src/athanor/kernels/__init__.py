@@ -1,6 +1,7 @@
 """Numerical operations on plain tensors, one folder each, every device behind one call.
 
 ``all_below``                         whether all numbers of a tensor are finite
+``fire_sums``, ``fire_moves``         the passes over all atoms of a FIRE step
 ``segment_sum``, ``segment_max``      per-system sums and maxima
 ``philox_uniform``, ``philox_normal`` random numbers that are a function of (seed, system, step, atom, purpose)
 ``build_neighbor_list``               sorted packed neighbor lists (``pack_images``, ``minimum_distance``)
@@ -15,6 +16,7 @@ Importing this package does not import numba.
 from __future__ import annotations
 
 from athanor.kernels.finite import all_below
+from athanor.kernels.fire import fire_moves, fire_sums
 from athanor.kernels.neighbor_displacement import needs_rebuild
 from athanor.kernels.neighbor_list import build_neighbor_list, minimum_distance, pack_images, unpack_images
 from athanor.kernels.pair_potential import lennard_jones
@@ -25,6 +27,8 @@ __all__ = [
     "Purpose",
     "all_below",
     "build_neighbor_list",
+    "fire_moves",
+    "fire_sums",
     "lennard_jones",
     "minimum_distance",
     "needs_rebuild",

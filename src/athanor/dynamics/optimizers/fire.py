@@ -12,9 +12,9 @@ from athanor.dynamics.engine import BaseDynamics
 from athanor.dynamics.inactive import ActiveSet
 from athanor.dynamics.optimizers.variable_cell import cell_force, periodic_projector, strain_
 from athanor.dynamics.state import IntegratorState, check_finite, check_positive, per_system
-from athanor.dynamics.updates import sum_columns
+from athanor.dynamics.updates import sum_last
 from athanor.errors import InputError
-from athanor.kernels import segment_sum
+from athanor.kernels import fire_moves, fire_sums, segment_sum
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -121,6 +121,7 @@ class FIRE(BaseDynamics):
         super().__init__(model, hooks, convergence_hook, n_steps, **kwargs)
         self.parameters = parameters
         self.mass_scale = mass_scale
+        self._masses = _Masses(mass_scale)
 
     def make_state(self, batch: Batch) -> IntegratorState:
         """State, all [B]: the parameters, ``alpha``, and ``n_steps_positive``, the downhill steps in a row."""
@@ -134,19 +135,23 @@ class FIRE(BaseDynamics):
         """The whole update, with the forces at hand."""
         active = self.active or _everyone(batch)
         forces = _movable_forces(batch, active)
-        power, speed, force = _column_sums(batch, forces)
-        decision = _decide(self._state, power, speed, force)
+        decision = _decide(self._state, fire_sums(batch.velocities, forces, batch.batch_ptr))
         _adapt_(self._state, decision, active)
-        velocities, moves = _atom_moves(batch, forces, decision, self._state, self._inverse_mass(batch))
-        _move_(batch, velocities, moves, active)
+        _move_(batch, *self._atom_moves(batch, forces, decision), active)
 
-    def _inverse_mass(self, batch: Batch) -> Tensor:
-        """1/m of each atom as FIRE sees it, [N, 1]."""
-        masses = batch.atomic_masses
-        if self.mass_scale == "mean":
-            mean = segment_sum(masses[:, None], batch.batch_ptr)[:, 0] / batch.num_nodes_per_graph
-            masses = masses / mean[batch.batch_idx]
-        return torch.where(masses > 0, 1.0 / masses, torch.zeros_like(masses))[:, None]
+    def _atom_moves(self, batch: Batch, forces: Tensor, decision: _Decision) -> tuple[Tensor, Tensor]:
+        """New velocities and displacements of all atoms, [N, 3], the latter no longer than `maxstep`."""
+        return fire_moves(
+            batch.velocities,
+            forces,
+            self._masses.refresh(batch).inverse,
+            batch.batch_ptr,
+            decision.downhill,
+            decision.keep,
+            decision.steer,
+            self._state.dt,
+            self._state.maxstep,
+        )
 
 
 class FIREVariableCell(FIRE):
@@ -235,12 +240,10 @@ class FIREVariableCell(FIRE):
         state, active = self._state, self.active or _everyone(batch)
         forces = _movable_forces(batch, active)
         pull = cell_force(batch, state.pressure, state.projector)
-        speed_u = state.cell_velocity
-        atoms = _column_sums(batch, forces)
-        cell = [sum_columns((a * b).flatten(1)) for a, b in ((pull, speed_u), (speed_u, speed_u), (pull, pull))]
-        decision = _decide(state, *(one + other for one, other in zip(atoms, cell, strict=True)))
+        sums = fire_sums(batch.velocities, forces, batch.batch_ptr) + _cell_sums(state.cell_velocity, pull)
+        decision = _decide(state, sums)
         _adapt_(state, decision, active)
-        velocities, moves = _atom_moves(batch, forces, decision, state, self._inverse_mass(batch))
+        velocities, moves = self._atom_moves(batch, forces, decision)
         moving, increment = self._cell_move(batch, pull, decision)
         active.select_(state.cell_velocity, moving)
         _move_(batch, velocities, moves, active)
@@ -249,9 +252,7 @@ class FIREVariableCell(FIRE):
     def _cell_move(self, batch: Batch, pull: Tensor, decision: _Decision) -> tuple[Tensor, Tensor]:
         """New cell velocity and the increment of u, bounded by `maxstep`, both [B, 3, 3]."""
         state = self._state
-        mass = pull.new_ones(batch.num_graphs)
-        if self.mass_scale == "real":
-            mass = segment_sum(batch.atomic_masses[:, None], batch.batch_ptr)[:, 0] / batch.num_nodes_per_graph
+        mass = self._masses.refresh(batch).of_cell
         velocity = decision.keep[:, None, None] * state.cell_velocity + decision.steer[:, None, None] * pull
         velocity = torch.where(decision.downhill[:, None, None], velocity, torch.zeros_like(velocity))
         velocity = velocity + (state.dt / mass)[:, None, None] * pull
@@ -259,6 +260,29 @@ class FIREVariableCell(FIRE):
         longest = torch.linalg.vector_norm(increment, dim=2).amax(1)
         bound = torch.where(longest > state.maxstep, state.maxstep / longest, torch.ones_like(longest))
         return velocity, increment * bound[:, None, None]
+
+
+class _Masses:
+    """Masses as FIRE sees them, kept until those of the batch change."""
+
+    def __init__(self, scale: str) -> None:
+        self._scale = scale
+        self._seen: tuple[Any, int] = (None, -1)
+        self.inverse: Tensor  # [N]; 0 for an atom without mass
+        self.of_cell: Tensor  # [B]
+
+    def refresh(self, batch: Batch) -> _Masses:
+        """Recompute if need be; return self."""
+        masses = batch.atomic_masses
+        if self._seen[0] is masses and self._seen[1] == masses._version:
+            return self
+        self._seen = (masses, masses._version)
+        self.of_cell = segment_sum(masses[:, None], batch.batch_ptr)[:, 0] / batch.num_nodes_per_graph
+        if self._scale == "mean":
+            masses = masses / self.of_cell[batch.batch_idx]
+            self.of_cell = torch.ones_like(self.of_cell)
+        self.inverse = torch.where(masses > 0, 1.0 / masses, torch.zeros_like(masses))
+        return self
 
 
 class _Decision(NamedTuple):
@@ -282,17 +306,15 @@ def _movable_forces(batch: Batch, active: ActiveSet) -> Tensor:
     return batch.forces if movable is None else torch.where(movable, batch.forces, torch.zeros_like(batch.forces))
 
 
-def _column_sums(batch: Batch, forces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums over the atoms of each system of F·v, v·v and F·F, each [B]."""
-    velocities = batch.velocities
-    terms = torch.cat([forces * velocities, velocities * velocities, forces * forces], dim=1)
-    sums = segment_sum(terms, batch.batch_ptr)
-    power, speed, force = (sum_columns(sums[:, k : k + 3]) for k in (0, 3, 6))
-    return power, speed, force
+def _cell_sums(velocity: Tensor, force: Tensor) -> Tensor:
+    """F·v, v·v and F·F of the cell of each system, [B, 3]."""
+    products = torch.stack((force * velocity, velocity * velocity, force * force), dim=1)
+    return sum_last(products.flatten(2))
 
 
-def _decide(state: IntegratorState, power: Tensor, speed: Tensor, force: Tensor) -> _Decision:
+def _decide(state: IntegratorState, sums: Tensor) -> _Decision:
     """Compare force and velocity of each system; a system at rest keeps its time step and alpha."""
+    power, speed, force = sums.unbind(1)
     rest = speed == 0
     downhill = power > 0
     count = torch.where(downhill, state.n_steps_positive + 1, torch.zeros_like(state.n_steps_positive))
@@ -311,22 +333,6 @@ def _adapt_(state: IntegratorState, decision: _Decision, active: ActiveSet) -> N
     active.select_(state.dt, decision.dt)
     active.select_(state.alpha, decision.alpha)
     active.select_(state.n_steps_positive, decision.n_steps_positive)
-
-
-def _atom_moves(
-    batch: Batch, forces: Tensor, decision: _Decision, state: IntegratorState, inverse_mass: Tensor
-) -> tuple[Tensor, Tensor]:
-    """New velocities and displacements of all atoms, [N, 3], the latter no longer than `maxstep`."""
-    index = batch.batch_idx
-    rows = torch.stack([decision.keep, decision.steer, state.dt, state.maxstep], dim=1)[index]
-    keep, steer, dt, maxstep = rows[:, 0:1], rows[:, 1:2], rows[:, 2:3], rows[:, 3]
-    mixed = keep * batch.velocities + steer * forces
-    mixed = torch.where(decision.downhill[index][:, None], mixed, torch.zeros_like(mixed))
-    velocities = mixed + dt * inverse_mass * forces
-    moves = dt * velocities
-    length = torch.linalg.vector_norm(moves, dim=1)
-    bound = torch.where(length > maxstep, maxstep / length, torch.ones_like(length))
-    return velocities, moves * bound[:, None]
 
 
 def _move_(batch: Batch, velocities: Tensor, moves: Tensor, active: ActiveSet) -> None:

@@ -317,14 +317,14 @@ def _decide(state: IntegratorState, sums: Tensor) -> _Decision:
     power, speed, force = sums.unbind(1)
     rest = speed == 0
     downhill = power > 0
-    count = torch.where(downhill, state.n_steps_positive + 1, torch.zeros_like(state.n_steps_positive))
+    count = torch.where(downhill, state.n_steps_positive + 1, 0)
     grow = downhill & (count >= state.n_min)
     dt = torch.where(grow, torch.minimum(state.dt * state.f_inc, state.dt_max), state.dt)
     alpha = torch.where(grow, state.alpha * state.f_alpha, state.alpha)
-    stop = ~downhill & ~rest
+    stop = ~(downhill | rest)
     dt = torch.where(stop, torch.maximum(state.dt * state.f_dec, state.dt_min), dt)
     alpha = torch.where(stop, state.alpha_start, alpha)
-    ratio = torch.where(force > 0, torch.sqrt(speed / torch.where(force > 0, force, torch.ones_like(force))), 0 * force)
+    ratio = torch.sqrt(speed / torch.where(force > 0, force, 1.0))  # without force there is nothing to steer along
     return _Decision(downhill, 1.0 - alpha, alpha * ratio, dt, alpha, count)
 
 

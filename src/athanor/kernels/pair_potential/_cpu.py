@@ -31,7 +31,7 @@ def wrapped_positions(
 
 
 @jit
-def collect(
+def vectors(
     i: int,
     first: int,
     x: np.ndarray,
@@ -39,68 +39,80 @@ def collect(
     row_ptr: np.ndarray,
     neighbors: np.ndarray,
     images: np.ndarray,
-    limit: float,
-    d: np.ndarray,
-    who: np.ndarray,
+    dx: np.ndarray,
+    dy: np.ndarray,
+    dz: np.ndarray,
 ) -> int:
-    """Collect the vectors, squares and indices of the neighbors of atom i inside the squared cutoff, in row order."""
-    found = 0
+    """Write the vectors from atom i to its neighbors, in row order; return how many there are."""
+    start = row_ptr[i]
+    count = row_ptr[i + 1] - start
     xi, yi, zi = x[i, 0], x[i, 1], x[i, 2]
-    for k in range(row_ptr[i], row_ptr[i + 1]):
-        j = first + neighbors[k]
-        dx, dy, dz = x[j, 0] - xi, x[j, 1] - yi, x[j, 2] - zi
-        code = images[k]
+    for m in range(count):
+        j = first + neighbors[start + m]
+        vx, vy, vz = x[j, 0] - xi, x[j, 1] - yi, x[j, 2] - zi
+        code = images[start + m]
         if code != 0:
             s0, s1, s2 = shift(code)
-            dx += s0 * cell[0, 0] + s1 * cell[1, 0] + s2 * cell[2, 0]
-            dy += s0 * cell[0, 1] + s1 * cell[1, 1] + s2 * cell[2, 1]
-            dz += s0 * cell[0, 2] + s1 * cell[1, 2] + s2 * cell[2, 2]
-        square = dx * dx + dy * dy + dz * dz
-        d[0, found] = dx
-        d[1, found] = dy
-        d[2, found] = dz
-        d[3, found] = square
-        who[found] = j
-        found += not square >= limit
-    return found
+            vx += s0 * cell[0, 0] + s1 * cell[1, 0] + s2 * cell[2, 0]
+            vy += s0 * cell[0, 1] + s1 * cell[1, 1] + s2 * cell[2, 1]
+            vz += s0 * cell[0, 2] + s1 * cell[1, 2] + s2 * cell[2, 2]
+        dx[m] = vx
+        dy[m] = vy
+        dz[m] = vz
+    return count
 
 
 @jit
 def evaluate(
     count: int,
-    d: np.ndarray,
+    dx: np.ndarray,
+    dy: np.ndarray,
+    dz: np.ndarray,
     kinds: np.ndarray,
     table: np.ndarray,
     cutoff: float,
     switch_start: float,
+    square: np.ndarray,
+    energies: np.ndarray,
+    slopes: np.ndarray,
 ) -> None:
-    """Turn squares into energies (row 4) and slopes (dE/dr)/r (row 5); `table` has 4 eps, sigma^2 and the shift."""
+    """Write pair energies and slopes (dE/dr)/r, zero from the cutoff on; `table` has 4 eps, sigma^2 and the shift.
+
+    Pairs of the skin are computed and thrown away: loops without a branch run in vector registers.
+    """
+    for m in range(count):
+        square[m] = dx[m] * dx[m] + dy[m] * dy[m] + dz[m] * dz[m]
     if table.shape[1] == 1:
         well, size, lift = table[0, 0], table[1, 0], table[2, 0]
         for m in range(count):
-            inverse = 1.0 / d[3, m]
+            inverse = 1.0 / square[m]
             ratio = size * inverse
             sixth = ratio * ratio * ratio
-            d[4, m] = well * sixth * (sixth - 1.0) - lift
-            d[5, m] = -6.0 * well * sixth * (2.0 * sixth - 1.0) * inverse
+            energies[m] = well * sixth * (sixth - 1.0) - lift
+            slopes[m] = -6.0 * well * sixth * (2.0 * sixth - 1.0) * inverse
     else:
         for m in range(count):
             kind = kinds[m]
             well, size, lift = table[0, kind], table[1, kind], table[2, kind]
-            inverse = 1.0 / d[3, m]
+            inverse = 1.0 / square[m]
             ratio = size * inverse
             sixth = ratio * ratio * ratio
-            d[4, m] = well * sixth * (sixth - 1.0) - lift
-            d[5, m] = -6.0 * well * sixth * (2.0 * sixth - 1.0) * inverse
+            energies[m] = well * sixth * (sixth - 1.0) - lift
+            slopes[m] = -6.0 * well * sixth * (2.0 * sixth - 1.0) * inverse
     if switch_start < cutoff:
         width = cutoff - switch_start
         for m in range(count):
-            r = math.sqrt(d[3, m])
+            r = math.sqrt(square[m])
             t = max(r - switch_start, 0.0) / width
             taper = 1.0 + t * t * t * (-10.0 + t * (15.0 - 6.0 * t))
             decline = -30.0 * (t * t) * ((1.0 - t) * (1.0 - t)) / width
-            d[5, m] = d[5, m] * taper + d[4, m] * decline / r
-            d[4, m] = d[4, m] * taper
+            slopes[m] = slopes[m] * taper + energies[m] * decline / r
+            energies[m] = energies[m] * taper
+    limit = cutoff * cutoff
+    for m in range(count):
+        outside = square[m] >= limit
+        energies[m] = 0.0 if outside else energies[m]
+        slopes[m] = 0.0 if outside else slopes[m]
 
 
 @jit
@@ -153,36 +165,39 @@ def rows(
             forces[i, 0] = 0.0
             forces[i, 1] = 0.0
             forces[i, 2] = 0.0
-    d = np.empty((6, longest + 1))
-    who = np.empty(longest + 1, np.int64)
-    kinds = np.empty(longest + 1, np.int64)
+    dx, dy, dz = np.empty(longest), np.empty(longest), np.empty(longest)
+    square, energies, slopes = np.empty(longest), np.empty(longest), np.empty(longest)
+    kinds = np.empty(longest, np.int64)
     b = 0
     for i in range(start, stop):
         while i >= segment_ptr[b + 1]:
             b += 1
-        count = collect(i, segment_ptr[b], x, cell[b], row_ptr, neighbors, images, cutoff * cutoff, d, who)
+        first = segment_ptr[b]
+        count = vectors(i, first, x, cell[b], row_ptr, neighbors, images, dx, dy, dz)
         if num_types > 1:
             for m in range(count):
-                kinds[m] = types[i] * num_types + types[who[m]]
-        evaluate(count, d, kinds, table, cutoff, switch_start)
+                kinds[m] = types[i] * num_types + types[first + neighbors[row_ptr[i] + m]]
+        evaluate(count, dx, dy, dz, kinds, table, cutoff, switch_start, square, energies, slopes)
         fx = fy = fz = energy = xx = xy = xz = yy = yz = zz = 0.0
         for m in range(count):
-            slope = d[5, m]
-            gx, gy, gz = slope * d[0, m], slope * d[1, m], slope * d[2, m]
+            slope = slopes[m]
+            gx, gy, gz = slope * dx[m], slope * dy[m], slope * dz[m]
             fx += gx
             fy += gy
             fz += gz
-            energy += d[4, m]
-            xx += gx * d[0, m]
-            xy += gx * d[1, m]
-            xz += gx * d[2, m]
-            yy += gy * d[1, m]
-            yz += gy * d[2, m]
-            zz += gz * d[2, m]
-            if half:
-                forces[who[m], 0] -= gx
-                forces[who[m], 1] -= gy
-                forces[who[m], 2] -= gz
+            energy += energies[m]
+            xx += gx * dx[m]
+            xy += gx * dy[m]
+            xz += gx * dz[m]
+            yy += gy * dy[m]
+            yz += gy * dz[m]
+            zz += gz * dz[m]
+        if half:
+            for m in range(count):
+                j = first + neighbors[row_ptr[i] + m]
+                forces[j, 0] -= slopes[m] * dx[m]
+                forces[j, 1] -= slopes[m] * dy[m]
+                forces[j, 2] -= slopes[m] * dz[m]
         if half:
             forces[i, 0] += fx
             forces[i, 1] += fy

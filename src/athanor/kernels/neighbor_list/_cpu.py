@@ -110,18 +110,34 @@ def near(
     sy: float,
     sz: float,
     limit: float,
+    squares: np.ndarray,
     hits: np.ndarray,
 ) -> int:
     """Collect the places from `first` to `last` whose atom is within the squared radius; no branch to guess wrong."""
-    found = 0
+    count = last - first
+    xk, yk, zk = xs[0, first:last], xs[1, first:last], xs[2, first:last]
     x0, x1, x2 = x[0], x[1], x[2]
-    for k in range(first, last):
-        dx = (x0 - xs[0, k]) + sx
-        dy = (x1 - xs[1, k]) + sy
-        dz = (x2 - xs[2, k]) + sz
-        hits[found] = k
-        found += dx * dx + dy * dy + dz * dz < limit
+    for k in range(count):
+        dx = (x0 - xk[k]) + sx
+        dy = (x1 - yk[k]) + sy
+        dz = (x2 - zk[k]) + sz
+        squares[k] = dx * dx + dy * dy + dz * dz
+    found = 0
+    for k in range(count):
+        hits[found] = first + k
+        found += squares[k] < limit
     return found
+
+
+@jit
+def to_rows(j: int, last: int, own_image: bool, image: bool, ids: np.ndarray, hits: np.ndarray, count: int) -> int:
+    """Turn places into the atoms whose rows atom j enters: those up to `last`, and j itself for an own image."""
+    kept = 0
+    for m in range(count):
+        i = ids[hits[m]]
+        hits[kept] = i
+        kept += i <= last and (i != j or (image and own_image))
+    return kept
 
 
 @jit
@@ -144,6 +160,41 @@ def place_remembered(
             images[place] = remembered[note, 1]
             mine[i] = place + 1
             note += 1
+
+
+@jit
+def is_rectangular(h: np.ndarray) -> bool:
+    """Whether the rows of a matrix are at right angles."""
+    right = True
+    for a in range(3):
+        c = (a + 1) % 3
+        product = h[a, 0] * h[c, 0] + h[a, 1] * h[c, 1] + h[a, 2] * h[c, 2]
+        size = (h[a, 0] ** 2 + h[a, 1] ** 2 + h[a, 2] ** 2) * (h[c, 0] ** 2 + h[c, 1] ** 2 + h[c, 2] ** 2)
+        right = right and product * product <= 1e-24 * size
+    return right
+
+
+@jit
+def fill_turns(grid: np.ndarray, reach: np.ndarray, base: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    """Tabulate the image of each bin that the search may visit: ``-(u // grid)`` at ``u + base``, for three axes.
+
+    Three divisions for every line of bins would cost more than the distances.
+    """
+    width = 0
+    for a in range(3):
+        base[a] = np.int64(reach[a]) + 3
+        width = max(width, grid[a] + 2 * base[a])
+    if turns.shape[1] < width:
+        turns = np.empty((3, width), np.int64)
+    for a in range(3):
+        image, left = (base[a] + grid[a] - 1) // grid[a], (-base[a]) % grid[a]
+        for k in range(grid[a] + 2 * base[a]):
+            turns[a, k] = image
+            left += 1
+            if left == grid[a]:
+                left = 0
+                image -= 1
+    return turns
 
 
 @jit
@@ -177,7 +228,9 @@ def search(
     """Count the pairs of tasks ``start .. stop - 1`` row by row, or (`filling`) write them."""
     low = np.empty(3, np.int64)
     high = np.empty(3, np.int64)
-    hits = np.empty(1, np.int32)
+    base = np.empty(3, np.int64)
+    turns = np.empty((3, 32), np.int64)
+    hits, squares = np.empty(1, np.int32), np.empty(1)
     for task in range(start, stop):
         b = tasks[task, 0]
         first, last = segment_ptr[b], segment_ptr[b + 1]
@@ -197,7 +250,7 @@ def search(
                     mine[i] = length
             continue
         if hits.shape[0] < last - first + 1:
-            hits = np.empty(last - first + 1, np.int32)
+            hits, squares = np.empty(last - first + 1, np.int32), np.empty(last - first + 1)
         if filling and found_by[tasks[task, 1] + first] >= 0:
             place_remembered(tasks[task], first, mine, remembered, found_by, neighbors, images)
             continue
@@ -207,7 +260,9 @@ def search(
         note, end = tasks[task, 4], tasks[task, 5]
         fits = True
         n0, n1, n2 = np.int64(grid[b, 0]), np.int64(grid[b, 1]), np.int64(grid[b, 2])
+        turns = fill_turns(grid[b], reach[b], base, turns)
         h = full[b]
+        square = 1.0 if is_rectangular(h) else 0.0  # only then distances to two slabs add up in squares
         my_bins = bins[2 * first + 2 * b :]
         for j in range(tasks[task, 1], tasks[task, 2]):
             before = note
@@ -218,15 +273,23 @@ def search(
                 if not pbc[b, a]:
                     low[a] = max(low[a], 0)
                     high[a] = min(high[a], grid[b, a] - 1)
+            g0, g1, g2 = g[first + j, 0], g[first + j, 1], g[first + j, 2]
             for u0 in range(high[0], low[0] - 1, -1):
-                s0 = -(u0 // n0)
+                s0 = turns[0, u0 + base[0]]
+                d0 = square * max(u0 - g0, g0 - u0 - 1.0, 0.0) / reach[b, 0]
                 for u1 in range(high[1], low[1] - 1, -1):
-                    s1 = -(u1 // n1)
+                    d1 = square * max(u1 - g1, g1 - u1 - 1.0, 0.0) / reach[b, 1]
+                    chord = 1.0 - d0 * d0 - d1 * d1
+                    if chord < -_MARGIN:
+                        continue
+                    span = math.sqrt(max(chord, 0.0)) * reach[b, 2] + _MARGIN
+                    end_of_line = max(low[2], np.int64(math.floor(g2 - span)))
+                    top = min(high[2], np.int64(math.floor(g2 + span)))
+                    s1 = turns[1, u1 + base[1]]
                     line = ((u0 + s0 * n0) * n1 + (u1 + s1 * n1)) * n2
-                    top = high[2]
-                    while top >= low[2]:
-                        s2 = -(top // n2)
-                        bottom = max(low[2], -s2 * n2)
+                    while top >= end_of_line:
+                        s2 = turns[2, top + base[2]]
+                        bottom = max(end_of_line, -s2 * n2)
                         left = my_bins[line + bottom + s2 * n2]
                         right = my_bins[line + top + s2 * n2 + 1]
                         top = bottom - 1
@@ -235,28 +298,29 @@ def search(
                         sx = s0 * h[0, 0] + s1 * h[1, 0] + s2 * h[2, 0]
                         sy = s0 * h[0, 1] + s1 * h[1, 1] + s2 * h[2, 1]
                         sz = s0 * h[0, 2] + s1 * h[1, 2] + s2 * h[2, 2]
-                        found = near(xs, first + left, first + right, xj, sx, sy, sz, limit, hits)
-                        code = np.int32((s0 & 1023) | (s1 & 1023) << 10 | (s2 & 1023) << 20)
+                        found = near(xs, first + left, first + right, xj, sx, sy, sz, limit, squares, hits)
                         forward = s0 > 0 or (s0 == 0 and (s1 > 0 or (s1 == 0 and s2 > 0)))
-                        for m in range(found):
-                            i = ids[hits[m]]
-                            if i == j and (code == 0 or (half and not forward)):
-                                continue
-                            if half and i > j:
-                                continue
-                            if filling:
-                                place = mine[i]
+                        last_atom = j if half else last - first
+                        found = to_rows(
+                            j, last_atom, forward or not half, forward or s0 | s1 | s2 != 0, ids, hits, found
+                        )
+                        code = np.int32((s0 & 1023) | (s1 & 1023) << 10 | (s2 & 1023) << 20)
+                        if filling:
+                            for m in range(found):
+                                place = mine[hits[m]]
                                 neighbors[place] = j
                                 images[place] = code
-                                mine[i] = place + 1
+                                mine[hits[m]] = place + 1
+                        else:
+                            for m in range(found):
+                                mine[hits[m]] += 1
+                            if note + found <= end:
+                                for m in range(found):
+                                    remembered[note + m, 0] = hits[m]
+                                    remembered[note + m, 1] = code
+                                note += found
                             else:
-                                mine[i] += 1
-                                if note < end:
-                                    remembered[note, 0] = i
-                                    remembered[note, 1] = code
-                                    note += 1
-                                else:
-                                    fits = False
+                                fits = False
             if not filling:
                 found_by[first + j] = note - before
         if not filling and not fits:

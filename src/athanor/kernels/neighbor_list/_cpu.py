@@ -130,13 +130,13 @@ def near(
 
 
 @jit
-def to_rows(j: int, last: int, own_image: bool, image: bool, ids: np.ndarray, hits: np.ndarray, count: int) -> int:
+def to_rows(j: int, last: int, own_image: bool, ids: np.ndarray, hits: np.ndarray, count: int) -> int:
     """Turn places into the atoms whose rows atom j enters: those up to `last`, and j itself for an own image."""
     kept = 0
     for m in range(count):
         i = ids[hits[m]]
         hits[kept] = i
-        kept += i <= last and (i != j or (image and own_image))
+        kept += i <= last and (i != j or own_image)
     return kept
 
 
@@ -301,9 +301,8 @@ def search(
                         found = near(xs, first + left, first + right, xj, sx, sy, sz, limit, squares, hits)
                         forward = s0 > 0 or (s0 == 0 and (s1 > 0 or (s1 == 0 and s2 > 0)))
                         last_atom = j if half else last - first
-                        found = to_rows(
-                            j, last_atom, forward or not half, forward or s0 | s1 | s2 != 0, ids, hits, found
-                        )
+                        own_image = (s0 | s1 | s2) != 0 and (forward or not half)
+                        found = to_rows(j, last_atom, own_image, ids, hits, found)
                         code = np.int32((s0 & 1023) | (s1 & 1023) << 10 | (s2 & 1023) << 20)
                         if filling:
                             for m in range(found):

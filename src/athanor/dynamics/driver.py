@@ -17,7 +17,8 @@ from torch import Tensor
 from athanor.dynamics.evaluate import evaluate
 from athanor.dynamics.inactive import ActiveSet, restored_where_inactive
 from athanor.dynamics.quarantine import Quarantine
-from athanor.dynamics.status import StageSpec, count_step_, ensure_bookkeeping
+from athanor.dynamics.status import StageSpec, ensure_bookkeeping
+from athanor.dynamics.watched import StepCounter
 from athanor.errors import InputError
 from athanor.hooks.stages import DynamicsStage as At
 
@@ -42,6 +43,7 @@ class Driver:
         members = [stage.engine for stage in stages]
         self.engines = members if members == [owner] else [owner, *members]
         self._moves_cell = any("cell" in engine.__provides_keys__ for engine in members)
+        self._counter = StepCounter()
         self._batch: weakref.ref[Batch] | None = None
         self._restored = False
         self._ids: Tensor | None = None
@@ -74,7 +76,8 @@ class Driver:
             self._half(stage, batch, "post_update")
             self._fire(At.AFTER_POST_UPDATE, batch, stage)
         for stage in self.stages:
-            count_step_(batch, stage.active, stage.engine.time_step)
+            moved = None if stage.active.all else stage.active.systems
+            self._counter.count_(batch, moved, stage.engine.time_step)
         finished = self._migrate(batch)
         self._fire(At.AFTER_STEP, batch, owner_last=True)
         for engine in self.engines:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from athanor.dynamics.failures import FailureCode, explain_failure
+from athanor.dynamics.watched import WatchedField
 from athanor.errors import NonFiniteError, SimulationError
-from athanor.kernels import all_below, minimum_distance
+from athanor.kernels import minimum_distance
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -43,9 +44,6 @@ _MOST_IMAGES = 100
 """A cell so dense, or so flat, for the cutoff that it has collapsed; searching its pairs would take all memory."""
 
 
-_NOTHING: Any = (None, None)
-
-
 class Quarantine:
     """Keeps the last good state of a batch and sets failed systems aside.
 
@@ -60,8 +58,7 @@ class Quarantine:
     def __init__(self, exit_status: int, raise_errors: bool) -> None:
         self.exit_status = exit_status
         self.raise_errors = raise_errors
-        self._good: dict[str, tuple[Tensor, Tensor]] = {}  # the tensor of the batch, and the copy of what it held
-        self._sound: dict[str, tuple[Tensor, int]] = {}  # the tensor last found sound, and torch's version of it
+        self._fields: dict[str, WatchedField] = {}
 
     def remember(self, batch: Batch) -> None:
         """Take the present state as the last good one (copies).
@@ -71,23 +68,28 @@ class Quarantine:
         """
         if self.raise_errors:
             return
-        broken = [_broken(batch, name) for name in _MOVED if not self._is_sound(batch, name)]
+        fields = self._watch(batch)
+        broken = [_broken(batch, name) for name in _MOVED if name in fields and not fields[name].is_sound()]
         sound = ~torch.stack(broken).any(dim=0) if broken else None
+        for name, field in fields.items():
+            field.keep(None if sound is None else _rows(batch, name, sound))
+
+    def _watch(self, batch: Batch) -> dict[str, WatchedField]:
+        """Return the checked fields that `batch` has, as they are now; what was kept of them stays."""
         for name in _CHECKED:
-            value = batch.get(name)
-            if value is None:
+            tensor, field = batch.get(name), self._fields.get(name)
+            if field is not None and tensor is not None and field.view.is_of(tensor):
                 continue
-            source, kept = self._good.get(name, _NOTHING)
-            if source is not value and (kept is None or kept.shape != value.shape or sound is None):
-                self._good[name] = (value, value.detach().clone())
-            elif sound is None:
-                kept.copy_(value)
-            else:
-                kept.copy_(torch.where(_rows(batch, name, sound), value, kept))
+            self._fields.pop(name, None)
+            if tensor is not None:
+                new = self._fields[name] = WatchedField(tensor, _FAR_AWAY if name == "positions" else math.inf)
+                if field is not None and field.kept is not None and field.kept.tensor.shape == tensor.shape:
+                    new.kept = field.kept
+        return self._fields
 
     def roll_back(self, batch: Batch) -> None:
         """Put every system back to the state that was remembered last, in place."""
-        for name, kept in self._fitting(batch):
+        for name, kept in self._kept(batch):
             batch[name].copy_(kept)
 
     def check_elements(self, batch: Batch, active: ActiveSet, model: Any) -> None:
@@ -179,14 +181,13 @@ class Quarantine:
         floor = model.model_card.minimum_distance
         closest = _closest_pairs(batch) if floor is not None else None
         computed = model.model_config.active_outputs  # a label that came with a structure is no result of this run
-        names = [name for name in _CHECKED if name in _MOVED or name in computed]
+        fields = [item for item in self._watch(batch).items() if item[0] in _MOVED or item[0] in computed]
         too_close = closest is not None and bool(((closest < floor) & active.systems).any())
-        if not too_close and all(self._is_sound(batch, name) for name in names):
+        if not too_close and all(field.is_sound() for _, field in fields):
             return None
         codes = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
-        for name in reversed(names):
-            if name in batch:
-                codes[_broken(batch, name)] = int(_CHECKED[name])
+        for name, _ in sorted(fields, key=lambda item: _CHECKED[item[0]], reverse=True):
+            codes[_broken(batch, name)] = int(_CHECKED[name])
         if floor is None:
             closest = _closest_pairs(batch)
             if closest is not None:  # atoms on top of each other are the cause of what was found
@@ -196,32 +197,19 @@ class Quarantine:
         codes = torch.where(active.systems, codes, torch.zeros_like(codes))
         return codes if bool((codes > 0).any()) else None
 
-    def _is_sound(self, batch: Batch, name: str) -> bool:
-        """Whether every number of a field is finite and within its limit; looks only at a field that has changed."""
-        value = batch.get(name)
-        if value is None:
-            return True
-        seen, version = self._sound.get(name, _NOTHING)
-        if seen is value and version == value._version:
-            return True
-        sound = all_below(value, _limit(name))
-        self._sound[name] = (value, value._version) if sound else _NOTHING
-        return sound
-
     def _set_aside(self, batch: Batch, codes: Tensor, *, restore: bool, stepping: bool = False) -> None:
         failed = codes > 0
         if restore:
-            for name, kept in self._fitting(batch):
+            for name, kept in self._kept(batch):
                 present = batch[name]
                 present.copy_(torch.where(_rows(batch, name, failed), kept, present))
         batch.failure_code[failed, 0] = codes[failed].to(batch.failure_code.dtype)
         batch.failure_step[failed] = batch.step[failed].to(batch.failure_step.dtype) + int(stepping)
         batch.status[failed] = self.exit_status
 
-    def _fitting(self, batch: Batch) -> list[tuple[str, Tensor]]:
-        """Remembered fields that `batch` has in the same shape."""
-        kept = ((name, copy) for name, (_, copy) in self._good.items())
-        return [(name, copy) for name, copy in kept if name in batch and copy.shape == batch[name].shape]
+    def _kept(self, batch: Batch) -> list[tuple[str, Tensor]]:
+        """What was remembered of the fields that `batch` has."""
+        return [(name, field.kept.tensor) for name, field in self._watch(batch).items() if field.kept is not None]
 
     @staticmethod
     def _raise(batch: Batch, codes: Tensor, model: Any = None) -> None:
@@ -241,13 +229,9 @@ class Quarantine:
         )
 
 
-def _limit(name: str) -> float:
-    return _FAR_AWAY if name == "positions" else math.inf
-
-
 def _broken(batch: Batch, name: str) -> Tensor:
     """Systems with a number in a field that is not finite or beyond its limit, bool [B]."""
-    bad = ~(batch[name].abs() < _limit(name)).flatten(1).all(dim=1)
+    bad = ~(batch[name].abs() < (_FAR_AWAY if name == "positions" else math.inf)).flatten(1).all(dim=1)
     if batch.field_spec(name).level == "system":
         return bad
     counts = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)

@@ -61,28 +61,3 @@ def ensure_bookkeeping(batch: Batch) -> None:
     if bool(missing.any()):
         start = int(ids.max()) + 1 if bool((~missing).any()) else 0
         ids[missing] = torch.arange(start, start + int(missing.sum()), dtype=ids.dtype, device=ids.device)[:, None]
-
-
-def count_step_(batch: Batch, active: ActiveSet, time_step: float | Tensor | None) -> None:
-    """Advance step, stage_step and time of the active systems, in place.
-
-    Parameters
-    ----------
-    batch
-        Holds the counters [B, 1].
-    active
-        Systems that moved.
-    time_step
-        fs, a number or [B]; None for optimizers, which do not advance time.
-    """
-    moved = 1 if active.all else active.systems[:, None]
-    batch.step.add_(moved)
-    batch.stage_step.add_(moved)
-    if time_step is None:
-        return
-    time = batch.time
-    passed = time_step if isinstance(time_step, float) else time_step[:, None].to(time.dtype)
-    if active.all:
-        time.add_(passed)
-    else:
-        active.select_(time, time + passed)

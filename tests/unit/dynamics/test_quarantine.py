@@ -138,8 +138,8 @@ class Credulous(Quarantine):
 
     def remember(self, batch):
         super().remember(batch)
-        for source, kept in self._good.values():
-            kept.copy_(source)
+        for field in self._watch(batch).values():
+            field.keep()
 
 
 def test_last_good_state_test_can_fail(monkeypatch):

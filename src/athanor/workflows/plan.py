@@ -12,9 +12,9 @@ import torch
 from athanor.errors import InputError
 from athanor.workflows import build
 from athanor.workflows.chunks import default_max_atoms, split_into_chunks
+from athanor.workflows.repeat import repeat_cells
 from athanor.workflows.spec import CalculationSpec, RunSpec
 from athanor.workflows.structures import System
-from athanor.workflows.supercell import repeat_cells
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch

@@ -61,7 +61,7 @@ def _print(plan: Plan[RunSpec], found: Estimate) -> None:
     pairs = {
         "systems": plan.in_words(),
         "stages": describe_stages(plan.spec.stages),
-        "time": f"at most {format_seconds(found.seconds)}: {pace} a step, from {sample}",
+        "time": f"about {format_seconds(found.seconds)} to the last step: {pace} a step, from {sample}",
         "memory": f"about {format_bytes(found.memory)}; {format_bytes(found.free_memory)} more are free",
         "results": str(plan.spec.output),
     }

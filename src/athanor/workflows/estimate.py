@@ -37,7 +37,7 @@ _SECONDS_TO_OPEN = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run will need, at most: every system goes to the last step of every stage.
+    """About what a run will need if every system goes to the last step of every stage.
 
     Parameters
     ----------

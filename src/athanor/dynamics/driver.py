@@ -46,6 +46,7 @@ class Driver:
         self._counter = StepCounter()
         self._batch: weakref.ref[Batch] | None = None
         self._restored = False
+        self._hooks_ran = False
         self._ids: Tensor | None = None
         self._known_status = torch.zeros(0, dtype=torch.long)
         self.converged: Tensor | None = None
@@ -82,8 +83,8 @@ class Driver:
         self._fire(At.AFTER_STEP, batch, owner_last=True)
         for engine in self.engines:
             if engine._last_converged is not None and engine._last_converged.numel():
-                engine._call_hooks(At.ON_CONVERGE, batch)
-        self.quarantine.remember(batch)
+                self._hooks_ran |= engine._call_hooks(At.ON_CONVERGE, batch)
+        self.quarantine.remember(batch, doubted=self.owner.model if self._hooks_ran else None)
         for engine in self.engines:
             engine.step_count += 1
         return finished
@@ -238,6 +239,7 @@ class Driver:
                 self._fire(At.AFTER_COMPUTE, batch)
         if self.quarantine.check(batch, self.active, self.owner.model, stepping=stepping) is not None:
             self._refresh_active(batch)
+        self._hooks_ran = False  # from here to the end of the step nothing is checked but what `remember` looks at
 
     def _migrate(self, batch: Batch) -> Tensor | None:
         """Apply criteria and budgets, then move systems to their next status; at most one stage a step."""
@@ -301,7 +303,7 @@ class Driver:
             elif not before and stage is self.stages[-1]:
                 order = [stage.engine, self.owner]
         for engine in order:
-            engine._call_hooks(at, batch)
+            self._hooks_ran |= engine._call_hooks(at, batch)
 
 
 def check_can_produce(model: Any, needs: frozenset[str], who: str) -> None:

@@ -60,16 +60,19 @@ class Quarantine:
         self.raise_errors = raise_errors
         self._fields: dict[str, WatchedField] = {}
 
-    def remember(self, batch: Batch) -> None:
+    def remember(self, batch: Batch, *, doubted: Any = None) -> None:
         """Take the present state as the last good one (copies).
 
-        A system whose positions, velocities or cell were broken since the check, by a hook or by the second half of an
-        update, keeps the state before: it is found in the next step and goes back to that.
+        A system that was broken since the check, by a hook or by the second half of an update, keeps the state before:
+        it is found in the next step and goes back to that. Results are those of the model `doubted`, if hooks ran
+        since, which may have written to anything in any way.
         """
         if self.raise_errors:
             return
         fields = self._watch(batch)
-        broken = [_broken(batch, name) for name in _MOVED if name in fields and not fields[name].is_sound()]
+        hooks_ran = doubted is not None
+        names = {*_MOVED, *((doubted.model_config.active_outputs or ()) if hooks_ran else ())} & fields.keys()
+        broken = [_broken(batch, name) for name in names if not fields[name].is_sound(written=hooks_ran)]
         sound = ~torch.stack(broken).any(dim=0) if broken else None
         for name, field in fields.items():
             field.keep(None if sound is None else _rows(batch, name, sound))

@@ -63,11 +63,15 @@ class WatchedField:
         self.kept: FlatView | None = None
         self._sound = -1  # torch's version of the tensor when it was last found sound
 
-    def is_sound(self) -> bool:
-        """Whether every number is finite and within the limit; looks only if the tensor has changed since."""
+    def is_sound(self, *, written: bool = False) -> bool:
+        """Whether every number is finite and within the limit.
+
+        Looks only if torch says that the tensor has changed since, or (`written`) others may have written to its
+        memory behind torch's back, through ``numpy()`` or ``data``.
+        """
         tensor = self.view.tensor
         version = -1 if tensor.is_inference() else tensor._version
-        if version >= 0 and version == self._sound:
+        if not written and version >= 0 and version == self._sound:
             return True
         sound = all_below(tensor if self.view.array is None else self.view.array, self.limit)
         self._sound = version if sound else -1

@@ -157,11 +157,11 @@ class HookRegistryMixin:
         """Return what hooks are given; engines override it."""
         return HookContext(batch=batch, model=getattr(self, "model", None), workflow=self)
 
-    def _call_hooks(self, stage: Enum, batch: Any) -> None:
-        """Call the hooks that are due at `stage`; builds a context only if there is one."""
+    def _call_hooks(self, stage: Enum, batch: Any) -> bool:
+        """Call the hooks that are due at `stage`, if any; builds a context only then. Return whether one was called."""
         rows = self._hooks_at.get(stage, self._multi_stage_hooks)
         if not rows:
-            return
+            return False
         step_count = self.step_count
         ctx = None
         for bound in rows:
@@ -170,6 +170,7 @@ class HookRegistryMixin:
             if ctx is None:
                 ctx = self._make_context(stage, batch)
             bound.call(ctx, stage)
+        return ctx is not None
 
     def open_hooks(self, *others: HookRegistryMixin) -> None:
         """Enter each distinct hook of this registry and of `others` once, in order of registration.

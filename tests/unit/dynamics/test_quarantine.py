@@ -133,11 +133,28 @@ def test_damage_at_the_end_of_a_step_is_undone_as_well():
     assert torch.isfinite(batch.positions).all()
 
 
+@pytest.mark.parametrize("name", ["positions", "velocities", "forces"])
+@pytest.mark.parametrize("write", [lambda t: t.numpy(), lambda t: t.data, lambda t: t], ids=["numpy", "data", "torch"])
+def test_what_a_hook_breaks_behind_the_back_of_torch_is_not_remembered(name, write):
+    class Break:
+        frequency, stage = 1, DynamicsStage.AFTER_STEP
+
+        def __call__(self, ctx, stage):
+            if ctx.step_count == 4:
+                write(ctx.batch[name])[-1] = float("nan")
+
+    before = with_neighbor_hooks(NVE(argon_model(), dt=2.0)).run(two_systems(), 4)
+    batch = with_neighbor_hooks(NVE(argon_model(), dt=2.0, hooks=[Break()])).run(two_systems(), 9)
+    for key in ("positions", "velocities", "forces", "energy"):
+        assert torch.equal(batch.get_data(1)[key], before.get_data(1)[key]), key
+    assert batch.status.flatten().tolist() == [0, 1]
+
+
 class Credulous(Quarantine):
     """Broken twin: remembers whatever it sees."""
 
-    def remember(self, batch):
-        super().remember(batch)
+    def remember(self, batch, **doubts):
+        super().remember(batch, **doubts)
         for field in self._watch(batch).values():
             field.keep()
 

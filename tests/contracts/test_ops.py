@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from athanor import kernels
 from athanor.errors import SimulationError
+from athanor.kernels.cell import _reference as cell_reference
 from athanor.kernels.fire import _reference as fire_reference
 from athanor.kernels.neighbor_displacement import _reference as displacement_reference
 from athanor.kernels.neighbor_list import _reference as list_reference
@@ -21,7 +22,7 @@ from athanor.testing import op_contract as contract
 
 RADIUS, CUTOFF = 3.0, 2.6
 NAMES = ["segment_sum", "segment_max", "philox_uniform", "philox_normal", "build_neighbor_list", "minimum_distance"]
-NAMES += ["needs_rebuild", "lennard_jones", "fire_sums", "fire_moves"]
+NAMES += ["needs_rebuild", "lennard_jones", "fire_sums", "fire_moves", "cell_shape", "strained"]
 SIZES = (5, 0, 1, 60, 12)
 
 
@@ -73,6 +74,10 @@ def _arguments(name: str, batch: dict[str, torch.Tensor], half: bool = False) ->
         return positions[:, 0].contiguous(), pointer
     if name.startswith("philox"):
         return pointer, batch["system_id"], batch["step"], 42, 2, 3, positions.dtype
+    if name == "cell_shape":
+        return (cell,)
+    if name == "strained":
+        return positions, cell, 0.02 * (cell + cell.mT), pointer
     if name.startswith("fire"):
         velocities = batch["moved"] - positions
         if name == "fire_sums":
@@ -97,6 +102,8 @@ def _arguments(name: str, batch: dict[str, torch.Tensor], half: bool = False) ->
 REFERENCES: dict[str, Any] = {
     "segment_sum": segment_reference.segment_sum,
     "segment_max": segment_reference.segment_max,
+    "cell_shape": cell_reference.cell_shape,
+    "strained": cell_reference.strained,
     "fire_sums": fire_reference.fire_sums,
     "fire_moves": fire_reference.fire_moves,
     "philox_uniform": philox_reference.uniform,
@@ -137,13 +144,7 @@ def _per_system(name: str, half: bool, broken: bool = False) -> Any:
                 result.append((rows - rows[0], neighbors[pairs], images[pairs], offsets[first:last]))
             else:
                 atoms = batch["segment_ptr"][-1]
-                by_atom = name.startswith("philox") or name == "fire_moves"
-                result.append(
-                    tuple(
-                        o[first:last] if by_atom or (len(o) == atoms and o.ndim == 2 and k == 1) else o[b : b + 1]
-                        for k, o in enumerate(outputs)
-                    )
-                )
+                result.append(tuple(o[first:last] if len(o) == atoms else o[b : b + 1] for o in outputs))
         return result
 
     return compute

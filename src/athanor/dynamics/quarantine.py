@@ -16,7 +16,7 @@ from torch import Tensor
 from athanor.dynamics.failures import FailureCode, explain_failure
 from athanor.dynamics.watched import WatchedField
 from athanor.errors import NonFiniteError, SimulationError
-from athanor.kernels import minimum_distance
+from athanor.kernels import cell_shape, minimum_distance
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -135,13 +135,10 @@ class Quarantine:
         cell = batch.get("cell")
         if cell is None:
             return
-        volume = batch.volume
-        faces = torch.linalg.cross(cell[:, [1, 2, 0]], cell[:, [2, 0, 1]])
-        heights = volume[:, None] / torch.linalg.vector_norm(faces, dim=2)
-        neighbors = batch.num_nodes_per_graph / volume * (4.0 / 3.0 * math.pi * radius**3)
-        fine = (neighbors < _MOST_NEIGHBORS) & (heights.amin(dim=1) > radius / _MOST_IMAGES)
-        bad = ~fine & batch.has_cell & batch.pbc.all(dim=1) & active.systems
-        bad |= ~torch.isfinite(cell).flatten(1).all(dim=1) & active.systems
+        volume, height = cell_shape(cell.detach())
+        crowded = volume * (_MOST_NEIGHBORS / (4.0 / 3.0 * math.pi * radius**3)) <= batch.num_nodes_per_graph
+        collapsed = (crowded | (height <= radius / _MOST_IMAGES)) & (volume > 0) & batch.pbc.all(dim=1)
+        bad = (collapsed | ~torch.isfinite(volume)) & active.systems
         if bool(bad.any()):
             codes = bad.long() * int(FailureCode.CELL_NOT_FINITE)
             if self.raise_errors:

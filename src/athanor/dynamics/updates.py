@@ -88,11 +88,3 @@ def sum_last(values: Tensor) -> Tensor:
     for value in others:
         total += value
     return total
-
-
-def rows_times_matrix(rows: Tensor, matrices: Tensor, index: Tensor) -> Tensor:
-    """Return ``rows[n] @ matrices[index[n]]`` for [N, 3] rows and [B, 3, 3] matrices, term by term in fixed order."""
-    chosen = matrices[index]
-    result = rows[:, 0:1] * chosen[:, 0]
-    result = torch.addcmul(result, rows[:, 1:2].expand(-1, 3), chosen[:, 1])
-    return torch.addcmul(result, rows[:, 2:3].expand(-1, 3), chosen[:, 2])

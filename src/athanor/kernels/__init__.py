@@ -1,6 +1,7 @@
 """Numerical operations on plain tensors, one folder each, every device behind one call.
 
 ``all_below``                         whether all numbers of a tensor are finite
+``cell_shape``, ``strained``          volumes and heights; cells and atoms under a strain
 ``fire_sums``, ``fire_moves``         the passes over all atoms of a FIRE step
 ``segment_sum``, ``segment_max``      per-system sums and maxima
 ``philox_uniform``, ``philox_normal`` random numbers that are a function of (seed, system, step, atom, purpose)
@@ -15,6 +16,7 @@ Importing this package does not import numba.
 
 from __future__ import annotations
 
+from athanor.kernels.cell import cell_shape, strained
 from athanor.kernels.finite import all_below
 from athanor.kernels.fire import fire_moves, fire_sums
 from athanor.kernels.neighbor_displacement import needs_rebuild
@@ -27,6 +29,7 @@ __all__ = [
     "Purpose",
     "all_below",
     "build_neighbor_list",
+    "cell_shape",
     "fire_moves",
     "fire_sums",
     "lennard_jones",
@@ -37,5 +40,6 @@ __all__ = [
     "philox_uniform",
     "segment_max",
     "segment_sum",
+    "strained",
     "unpack_images",
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from athanor.dynamics.updates import rows_times_matrix
+from athanor.kernels import cell_shape, strained
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -34,12 +34,11 @@ def cell_force(batch: Batch, pressure: Tensor, projector: Tensor) -> Tensor:
     Tensor
         [B, 3, 3], eV/Å in the unit of u (Å is nominal: u has no unit, and counts like a length).
     """
-    eye = torch.eye(3, dtype=pressure.dtype, device=pressure.device)
-    stress = batch.stress + pressure[:, None, None] * eye
-    stress = 0.5 * (stress + stress.transpose(1, 2))
-    per_atom = batch.volume / batch.num_nodes_per_graph.to(pressure.dtype)
+    stress = 0.5 * (batch.stress + batch.stress.transpose(1, 2))
+    stress.diagonal(dim1=1, dim2=2).add_(pressure[:, None])
+    volume, _ = cell_shape(batch.cell)
     pull = torch.bmm(projector, torch.bmm(stress, projector))
-    return -per_atom[:, None, None] * pull
+    return pull.mul_((-volume / batch.num_nodes_per_graph)[:, None, None])
 
 
 def periodic_projector(batch: Batch) -> Tensor:
@@ -69,25 +68,10 @@ def strain_(batch: Batch, log_strain: Tensor, active: ActiveSet) -> None:
     active
         Which systems.
     """
-    matrices = symmetric_exponential(log_strain)
-    moved = rows_times_matrix(batch.positions, matrices, batch.batch_idx)
-    cell = torch.bmm(batch.cell, matrices)
+    moved, cell = strained(batch.positions, batch.cell, log_strain, batch.batch_ptr)
     if active.all:
         batch.positions.copy_(moved)
         batch.cell.copy_(cell)
     else:
         batch.positions.copy_(torch.where(active.systems[batch.batch_idx][:, None], moved, batch.positions))
         batch.cell.copy_(torch.where(active.systems[:, None, None], cell, batch.cell))
-
-
-def symmetric_exponential(matrices: Tensor) -> Tensor:
-    """Return the matrix exponential of small symmetric matrices [B, 3, 3] by its series.
-
-    ``torch.linalg.matrix_exp`` gives a matrix other bits in another batch; this does not. Twelve terms are exact to
-    double precision for norms below 0.3.
-    """
-    eye = torch.eye(3, dtype=matrices.dtype, device=matrices.device).expand_as(matrices)
-    result = eye
-    for order in range(12, 0, -1):
-        result = eye + torch.bmm(matrices, result) / order
-    return result

@@ -14,7 +14,7 @@ import torch
 from athanor.errors import InputError
 
 _MOST_THREADS = 64
-_state = {"ready": False}
+_state = {"ready": False, "announces": True}
 
 
 def ready() -> None:
@@ -30,6 +30,17 @@ def ready() -> None:
         for function in (torch.exp, torch.log, torch.sqrt, torch.sin):
             function(values)
     _state["ready"] = True
+
+
+def announce(text: str) -> None:
+    """Print on stderr why something takes long, once; not if `set_announcing` turned that off."""
+    if _state["announces"]:
+        print(f"athanor: {text}", file=sys.stderr)
+
+
+def set_announcing(announces: bool) -> None:
+    """Say whether `announce` prints, for callers that were asked to be quiet."""
+    _state["announces"] = announces
 
 
 def set_num_threads(num_threads: int | None = None) -> None:

@@ -11,8 +11,11 @@ from typing import Any
 
 @contextmanager
 def warnings_as_lines(*, quiet: bool) -> Iterator[None]:
-    """Print warnings as ``warning: text``; ours also where a filter would make them errors."""
+    """Print warnings as ``warning: text``; ours also where a filter would make them errors. Quiet: print none."""
+    from athanor import _runtime
     from athanor.errors import AthanorWarning
+
+    _runtime.set_announcing(not quiet)
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         if quiet:

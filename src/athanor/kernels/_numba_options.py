@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 
 import numba
 
+from athanor._runtime import announce
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _numba_config: Any = numba.config
@@ -51,14 +53,13 @@ def cache_folder() -> Path | None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError:
-        print(
-            f"athanor: compiling kernels for this process only, because {folder} can not be written; "
-            "set NUMBA_CACHE_DIR to a writable folder to keep them.",
-            file=sys.stderr,
+        announce(
+            f"compiling kernels for this process only, because {folder} can not be written; "
+            "set NUMBA_CACHE_DIR to a writable folder to keep them."
         )
         return None
     if not existed:
-        print(f"athanor: compiling kernels, once for this installation (kept in {folder}).", file=sys.stderr)
+        announce(f"compiling kernels, once for this installation (kept in {folder}); a quarter of a minute.")
     return folder
 
 

@@ -120,3 +120,9 @@ def test_segment_reductions() -> None:
         kernels.segment_max(wide, pointer)
     with pytest.raises(DtypeError, match="float"):
         kernels.segment_max(torch.tensor([1, 2, 3]), pointer)
+
+
+def test_a_quiet_command_does_not_announce_a_compilation(tmp_path: Path) -> None:
+    code = "from athanor import _runtime; _runtime.set_announcing(False); " + SUM
+    done = _python(code, NUMBA_CACHE_DIR=str(tmp_path))
+    assert (done.stdout.strip(), done.stderr) == ("3.0", "")

@@ -239,3 +239,21 @@ def filled(batch: BatchStorage, spec: FieldSpec) -> torch.Tensor:
         dtype = torch.bool if spec.kind == "boolean" else torch.int64
     value = 0 if spec.default is None else spec.default
     return torch.full((batch._level(spec.level).rows, *shape), value, dtype=dtype, device=batch.device)
+
+
+def separate_memory(batch: BatchStorage) -> None:
+    """Copy, in place, fields of the table that can not be written row by row, so that a run may change them.
+
+    Those are tensors of ``torch.inference_mode``, rows that are one row expanded, and one tensor under two names.
+    """
+    tensors = batch._items()
+    if any(tensor.is_inference() for tensor in tensors.values()):
+        batch.__setstate__(batch.clone().__getstate__())  # type: ignore[attr-defined]
+        return
+    seen = set()
+    for name, tensor in tensors.items():
+        if name in FIELDS and tensor.numel():
+            repeats = any(size > 1 and step == 0 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+            if repeats or tensor.data_ptr() in seen:
+                batch.set_field(name, tensor.clone(memory_format=torch.contiguous_format))
+            seen.add(tensor.data_ptr())

@@ -301,6 +301,13 @@ class Batch(BatchStorage):
             torch.device("cuda", device) if isinstance(device, int) else device or "cuda", None, non_blocking
         )
 
+    def separate_memory(self) -> None:
+        """Copy, in place, fields that can not be changed in place as they are; engines call it before a run.
+
+        Those are tensors of ``torch.inference_mode``, rows that are one row expanded, and one tensor under two names.
+        """
+        _membership.separate_memory(self)
+
     def without_pairs(self) -> Self:
         """Return a batch of the same tensors without pair list and edge fields, as frames are stored."""
         result = self._like(self._node.map(_same), self._system.map(_same))

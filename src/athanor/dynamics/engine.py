@@ -173,10 +173,12 @@ class BaseDynamics(HookRegistryMixin):
 
     def step(self, batch: Batch) -> tuple[Batch, Tensor | None]:
         """Advance one step; return the batch and the indices of systems that are finished, or None."""
-        if not self._running:
-            check_batch(batch, self)
-            self._driver.begin(batch)
-        return batch, self._driver.step(batch)
+        with torch.inference_mode(False):
+            if not self._running:
+                check_batch(batch, self)
+                batch.separate_memory()
+                self._driver.begin(batch)
+            return batch, self._driver.step(batch)
 
     def compute(self, batch: Batch) -> dict[str, Tensor]:
         """Evaluate the model on the whole batch, write the results onto it, and return the detached outputs.
@@ -187,8 +189,10 @@ class BaseDynamics(HookRegistryMixin):
             If an output that this engine needs is missing.
         """
         check_batch(batch, self)
-        everyone = ActiveSet(torch.ones(batch.num_graphs, dtype=torch.bool, device=batch.device), batch)
-        self._last_outputs = evaluate(self.model, batch, frozenset(self.__needs_keys__), everyone)
+        with torch.inference_mode(False):
+            batch.separate_memory()
+            everyone = ActiveSet(torch.ones(batch.num_graphs, dtype=torch.bool, device=batch.device), batch)
+            self._last_outputs = evaluate(self.model, batch, frozenset(self.__needs_keys__), everyone)
         return self._last_outputs
 
     def masked_update(self, batch: Batch, mask: Tensor) -> None:
@@ -296,17 +300,19 @@ class BaseDynamics(HookRegistryMixin):
         config.active_outputs = asked_before | needs
         self._running = True
         try:
-            self.open_hooks(*driver.engines[1:])
-            try:
-                driver.forget_converged()
-                driver.begin(batch)
-                if not driver.active.any:
-                    warn_if_nothing_moves(batch, self)
-                yield
-            except BaseException as error:
-                self.close_hooks(type(error), error, error.__traceback__)
-                raise
-            self.close_hooks()
+            with torch.inference_mode(False):
+                batch.separate_memory()
+                self.open_hooks(*driver.engines[1:])
+                try:
+                    driver.forget_converged()
+                    driver.begin(batch)
+                    if not driver.active.any:
+                        warn_if_nothing_moves(batch, self)
+                    yield
+                except BaseException as error:
+                    self.close_hooks(type(error), error, error.__traceback__)
+                    raise
+                self.close_hooks()
         finally:
             self._running = False
             config.active_outputs = asked_before

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import resource
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any
 
 import ase
 import numpy as np
+import peak
 import torch
 from ase.build import bulk
 from harness import Row, cpu, interleave, main, wall
@@ -121,7 +121,7 @@ def relax_with_package(
 def peak_bytes(count: int) -> int:
     """Return the peak resident size of this process after the first steps of a relaxation of `count` crystals."""
     athanor.relax(crystals(count), model="chgnet", fmax=FMAX, smax=SMAX, max_steps=3)
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak.peak_bytes()
 
 
 if __name__ == "__main__":

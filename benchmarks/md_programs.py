@@ -11,7 +11,6 @@ import argparse
 import ctypes
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peak import peak_bytes
 
 INTERNAL_TIME = 10.180505717871
 """fs in Å·√(amu/eV), the time of programs that count in eV, Å and amu."""
@@ -197,7 +197,7 @@ def main() -> None:
         "wall": wall / options.steps,
         "cpu": cpu / options.steps,
         "energies": energies,
-        "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "peak_bytes": peak_bytes(),
     }
     print(json.dumps(result))
 

@@ -248,7 +248,7 @@ def separate_memory(batch: BatchStorage) -> None:
     """
     tensors = batch._items()
     if any(tensor.is_inference() for tensor in tensors.values()):
-        batch.__setstate__(batch.clone().__getstate__())  # type: ignore[attr-defined]
+        batch.__setstate__(batch.clone().__getstate__())
         return
     seen = set()
     for name, tensor in tensors.items():

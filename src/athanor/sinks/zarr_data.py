@@ -5,7 +5,9 @@ The layout is in `athanor.io.zarr_schema`, the order of writes in `athanor.io.za
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -193,5 +195,10 @@ class ZarrData(DataSink):
 
 def _close_at_end(writer: TrajectoryWriter, process: int) -> None:
     """Commit what waits when the sink goes or the program ends; never in a forked child."""
-    if os.getpid() == process:
+    if os.getpid() != process:
+        return
+    if threading.current_thread() is not threading.main_thread() and asyncio._get_running_loop() is not None:
+        # the garbage collector came by in the thread of zarr's event loop, which can not wait for itself
+        threading.Thread(target=writer.flush_at_exit, name="athanor-flush").start()
+    else:
         writer.flush_at_exit()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 import torch
+import zarr.core.sync
 
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
@@ -144,6 +146,22 @@ def test_what_the_end_of_a_program_leaves(tmp_path, durability, end, frames):
     again = ZarrData(tmp_path / "t.zarr")
     again.write(make_batch(10))
     assert len(again.read().num_nodes_list) == 3 * frames + 3
+
+
+def test_a_sink_that_is_collected_in_the_thread_of_zarrs_loop_writes_what_waits():
+    """The garbage collector runs in whatever thread happens to allocate."""
+    memory = {}
+    sink = ZarrData(memory, durability="close")
+    sink.write(make_batch(0))
+
+    async def collect():
+        sink._finalizer()
+
+    zarr.core.sync.sync(collect())
+    for thread in threading.enumerate():
+        if thread.name == "athanor-flush":
+            thread.join()
+    assert len(TrajectoryReader(memory)) == 3
 
 
 def test_gpu_buffer_limits():

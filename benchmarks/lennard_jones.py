@@ -80,11 +80,11 @@ def measure(smoke: bool = False) -> list[Row]:
     """Return a row for each size and number of threads, in ms a step."""
     #        case             cells, systems, threads; steps and rounds of fast and of slow programs
     cases = [
-        ("4,000 atoms", 10, 1, 1, (200, 4), (5, 2)),
-        ("4,000 atoms", 10, 1, 2, (200, 4), (5, 2)),
-        ("32,000 atoms", 20, 1, 2, (60, 4), (2, 2)),
-        ("64 x 32 atoms", 2, 64, 1, (200, 4), (5, 2)),
-        ("64 x 32 atoms", 2, 64, 2, (200, 4), (5, 2)),
+        ("4,000 atoms", 10, 1, 1, (200, 3), (5, 2)),
+        ("4,000 atoms", 10, 1, 2, (200, 3), (5, 2)),
+        ("32,000 atoms", 20, 1, 2, (60, 3), (2, 1)),
+        ("64 x 32 atoms", 2, 64, 1, (200, 3), (5, 2)),
+        ("64 x 32 atoms", 2, 64, 2, (200, 3), (5, 2)),
     ]
     if smoke:
         cases = [("2 x 32 atoms", 2, 2, 1, (2, 1), (1, 1))]

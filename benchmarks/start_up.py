@@ -27,7 +27,7 @@ def cpu_of(command: list[str]) -> float:
 
 def measure(smoke: bool = False) -> list[Row]:
     """Return a row for the help and one for the import, in seconds."""
-    cases, rounds = [("`athanor --help`", HELP), ("`import athanor` and its packages", IMPORT)], 5
+    cases, rounds = [("`athanor --help`", HELP), ("`import athanor` and its packages", IMPORT)], 3
     if smoke:
         cases, rounds = cases[:1], 1
     return [

@@ -44,9 +44,7 @@ def _document(plan: Plan[RunSpec], found: Estimate) -> dict[str, Any]:
 
 
 def _print(plan: Plan[RunSpec], found: Estimate) -> None:
-    from athanor.workflows.advice import format_bytes
-    from athanor.workflows.plan import count
-    from athanor.workflows.progress import format_seconds
+    from athanor.workflows.readable import count, format_bytes, format_seconds
     from athanor.workflows.stages import describe_stages
 
     largest = max(plan.chunks, key=plan.count_atoms)

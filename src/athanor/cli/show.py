@@ -80,7 +80,7 @@ def _headline(run: SavedRun) -> dict[str, str]:
 
 
 def _state(run: SavedRun) -> str:
-    from athanor.workflows.progress import format_seconds
+    from athanor.workflows.readable import format_seconds
 
     record = run.record
     started = f"started {record['started']}"

@@ -17,7 +17,7 @@ _MOST_FAILURES = 20
 
 def print_result(rows: Sequence[Row], folder: Path | None, seconds: float | None, *, allow_failures: bool) -> None:
     """Print table, notes, counts, and where the results are."""
-    from athanor.workflows.progress import format_seconds
+    from athanor.workflows.readable import format_seconds
 
     console = make_console()
     print_table(console, rows)
@@ -32,7 +32,7 @@ def print_result(rows: Sequence[Row], folder: Path | None, seconds: float | None
 
 def print_evaluation(rows: Sequence[Row], file: Path | None, seconds: float) -> None:
     """Print the table of an evaluation, counts, and where the results are."""
-    from athanor.workflows.progress import format_seconds
+    from athanor.workflows.readable import format_seconds
 
     console = make_console()
     print_table(console, rows, columns=_EVALUATED, all_rows=file is None)
@@ -114,9 +114,11 @@ def _advice(row: Row) -> str:
 
 def count_outcomes(rows: Sequence[Row]) -> str:
     """Return ``83 systems: 80 converged, 3 failed``."""
+    from athanor.workflows.readable import count
+
     counts = Counter(row["status"].partition(":")[0] for row in rows)
     parts = ", ".join(f"{number} {_IN_WORDS.get(key, key)}" for key, number in counts.items())
-    return f"{len(rows)} system{'' if len(rows) == 1 else 's'}: {parts}"
+    return f"{count(len(rows), 'system')}: {parts}"
 
 
 _IN_WORDS = {"step limit": "at the step limit"}

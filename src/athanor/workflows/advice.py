@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from athanor.workflows.quantities import RATE, TIME, format_quantity
+from athanor.workflows.readable import format_bytes
 from athanor.workflows.spec import CalculationSpec, RunSpec
 from athanor.workflows.stages import MDSpec
 from athanor.workflows.structures import System, describe_system
@@ -153,15 +154,6 @@ def _about_disk(spec: RunSpec, systems: Sequence[System]) -> Iterator[Advice]:
             f"the frames may take {format_bytes(needed)}, and `{spec.output}` has {format_bytes(free)} free. "
             f"Raise `--every` (now {spec.every}) to {every}, or choose another disk.",
         )
-
-
-def format_bytes(count: float) -> str:
-    """Return a size for people: ``3.1 GB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.0f} TB"
 
 
 def _which(indices: Sequence[int], systems: Sequence[System]) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from athanor.workflows.memory import free_memory
 
 if TYPE_CHECKING:
     import torch
@@ -53,41 +54,3 @@ def default_max_atoms(model_name: str, device: torch.device | None = None) -> in
     """Return how many atoms a batch of this model may have on this machine."""
     fits = int(_SHARE * free_memory(device) / bytes_per_atom(model_name))
     return max(64, min(fits, _LARGEST.get(model_name, fits)))
-
-
-def free_memory(device: torch.device | None = None) -> int:
-    """Return the bytes that can be had without swapping, on the host or a GPU; 4 GB where the system does not say."""
-    if device is not None and device.type == "cuda":
-        import torch
-
-        return int(torch.cuda.mem_get_info(device)[0])
-    limits = [_meminfo(), _cgroup_room()]
-    known = [value for value in limits if value is not None]
-    return min(known) if known else 4_000_000_000
-
-
-def _meminfo() -> int | None:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (ValueError, OSError, AttributeError):
-        return None
-
-
-def _cgroup_room() -> int | None:
-    """Room left in the memory limit of a container, if there is one."""
-    try:
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as limit:
-            text = limit.read().strip()
-        if text == "max":
-            return None
-        with open("/sys/fs/cgroup/memory.current", encoding="ascii") as used:
-            return max(0, int(text) - int(used.read()))
-    except (OSError, ValueError):
-        return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +10,7 @@ import torch
 
 from athanor.workflows import build
 from athanor.workflows.advice import Advice, advise, estimate_disk, free_disk
-from athanor.workflows.chunks import free_memory
+from athanor.workflows.memory import free_memory, peak_memory, used_memory
 from athanor.workflows.plan import Plan
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import MDSpec, RelaxSpec
@@ -125,7 +123,7 @@ def _time(plan: Plan[RunSpec], indices: list[int]) -> _Timing:
     """Run a few steps of every stage in memory."""
     from athanor.dynamics.failures import describe_failure
 
-    started, before = time.monotonic(), _memory(plan.device)
+    started, before = time.monotonic(), used_memory(plan.device)
     endless = plan.spec.model_copy(update={"stages": tuple(_without_end(stage) for stage in plan.spec.stages)})
     batch = plan.batch(indices)
     fused, _ = build.build_stages(endless, plan.model, batch)
@@ -141,9 +139,8 @@ def _time(plan: Plan[RunSpec], indices: list[int]) -> _Timing:
         steps += count
     codes = batch.failure_code.flatten().tolist()
     failures = [(index, describe_failure(code)) for index, code in zip(indices, codes, strict=True) if code]
-    took = time.monotonic() - started
-    peak = _peak_memory(plan.device)
-    return _Timing(len(indices), batch.num_nodes, steps, first, seconds, took, before, max(before, peak), failures)
+    took, peak = time.monotonic() - started, max(before, peak_memory(plan.device))
+    return _Timing(len(indices), batch.num_nodes, steps, first, seconds, took, before, peak, failures)
 
 
 def _seconds_of(fused: Any, batch: Batch, steps: int) -> float:
@@ -168,28 +165,3 @@ def _first_systems(plan: Plan[RunSpec], indices: list[int], most_atoms: int) -> 
             break
         chosen.append(index)
     return chosen
-
-
-def _memory(device: torch.device) -> int:
-    """Bytes in use on the device now; on the host by this process."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    return _status_line("VmRSS") or _peak_memory(device)
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Most bytes that were in use so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return _status_line("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _status_line(name: str) -> int | None:
-    """Bytes that Linux tells of this process."""
-    try:
-        with open("/proc/self/status", encoding="ascii") as lines:
-            found = next((line for line in lines if line.startswith(f"{name}:")), None)
-    except OSError:
-        return None
-    return None if found is None else int(found.split()[1]) * 1024

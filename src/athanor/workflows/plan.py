@@ -12,6 +12,7 @@ import torch
 from athanor.errors import InputError
 from athanor.workflows import build
 from athanor.workflows.chunks import default_max_atoms, split_into_chunks
+from athanor.workflows.readable import count
 from athanor.workflows.repeat import repeat_cells
 from athanor.workflows.spec import CalculationSpec, RunSpec
 from athanor.workflows.structures import System
@@ -112,11 +113,6 @@ def make_plan(spec: Spec, systems: Sequence[System], *, model: Any = None) -> Pl
         spec = spec.model_copy(update={"max_atoms": default_max_atoms(name, device)})
     chunks = split_into_chunks([len(system.atoms) for system in repeated], spec.max_atoms or 1)
     return Plan(spec, repeated, model, device, chunks, build.build_batch(repeated, spec.dtype))
-
-
-def count(number: int, noun: str) -> str:
-    """Return ``1 atom`` or ``1,200 atoms``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def find_device(name: str, dtype: str) -> torch.device:

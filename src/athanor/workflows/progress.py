@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from athanor.hooks.stages import DynamicsStage
+from athanor.workflows.readable import format_seconds
 
 _SECONDS_BETWEEN_LINES = 60.0
 _SECONDS_BETWEEN_REFRESHES = 0.2
@@ -169,16 +170,6 @@ class ProgressHook:
         self._progress.update(int(ctx.step_count) + 1, self._describe())
         if self._flag.is_set:
             raise StopRequested
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a time for people: ``42 s``, ``3 min 10 s``, ``2 h 5 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _make_bar(stream: Any, noun: str) -> Any:

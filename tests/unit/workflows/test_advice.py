@@ -13,7 +13,8 @@ from ase.constraints import FixAtoms
 from athanor.errors import InputError
 from athanor.models.card import ModelCard
 from athanor.models.registry import get
-from athanor.workflows.advice import advise, estimate_disk, format_bytes
+from athanor.workflows.advice import advise, estimate_disk
+from athanor.workflows.readable import format_bytes
 from athanor.workflows.spec import make_spec
 from athanor.workflows.structures import from_python
 

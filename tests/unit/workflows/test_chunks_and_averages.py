@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from athanor.workflows.averages import BlockAverages
-from athanor.workflows.chunks import default_max_atoms, free_memory, split_into_chunks
+from athanor.workflows.chunks import default_max_atoms, split_into_chunks
+from athanor.workflows.memory import free_memory
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 60))

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from athanor.workflows import progress as module
-from athanor.workflows.progress import Progress, format_seconds
+from athanor.workflows.progress import Progress
+from athanor.workflows.readable import format_seconds
 
 
 class Terminal(io.StringIO):

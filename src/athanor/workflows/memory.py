@@ -1,0 +1,75 @@
+"""How much memory is free, in use, and was in use at most; on the host or a GPU."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def free_memory(device: torch.device | None = None) -> int:
+    """Return the bytes that can be had without swapping, on the host or a GPU; 4 GB where the system does not say."""
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    known = [room for room in (_available(), _cgroup_room()) if room is not None]
+    return min(known) if known else 4_000_000_000
+
+
+def used_memory(device: torch.device) -> int:
+    """Return the bytes in use on the device now; on the host by this process."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.memory_allocated(device)
+    return _told_by_linux("/proc/self/status", "VmRSS") or peak_memory(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes that were in use so far, as `used_memory` counts them."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    told = _told_by_linux("/proc/self/status", "VmHWM")
+    return told or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _told_by_linux(file: str, name: str) -> int | None:
+    """Bytes in the line ``name: 123 kB`` of a file of /proc; None where there is none."""
+    with suppress(OSError), open(file, encoding="ascii", errors="replace") as lines:
+        for line in lines:
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def _available() -> int | None:
+    told = _told_by_linux("/proc/meminfo", "MemAvailable")
+    if told is not None:
+        return told
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _cgroup_room() -> int | None:
+    """Room left in the memory limit of a container, if there is one."""
+    try:
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as limit:
+            text = limit.read().strip()
+        if text == "max":
+            return None
+        with open("/sys/fs/cgroup/memory.current", encoding="ascii") as used:
+            return max(0, int(text) - int(used.read()))
+    except (OSError, ValueError):
+        return None

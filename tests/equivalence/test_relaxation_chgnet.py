@@ -16,19 +16,24 @@ from athanor.models import registry
 
 pytestmark = pytest.mark.chgnet
 
-REFERENCE = json.loads(Path(__file__).parent.with_name("data").joinpath("chgnet_dcdft_ase_fire_tight.json").read_text())
 
+def read_volumes(name: str) -> dict[str, float]:
+    """Volume per atom, Å^3, by element."""
+    text = Path(__file__).parent.with_name("data").joinpath(name).read_text()
+    return {element: entry["volume_per_atom"] for element, entry in json.loads(text)["elements"].items()}
+
+
+# The package in float64 is the reference, and in float32 a second one; why two, and what sulfur does: docs/adr/0003.
+EXACT = read_volumes("chgnet_dcdft_ase_fire_tight_float64.json")
+ROUNDED = read_volumes("chgnet_dcdft_ase_fire_tight.json")
+SADDLES = {"S"}
 # The potential has no dispersion: these creep away along paths that depend on the optimizer, also among ASE's own.
 SOFT = {"H", "N", "O", "F", "Cl", "I", "P", "As", "Se", "Sb", "Xe", "Cs", "K", "Hg", "Po"}
-# An exception that the stated set does not have: the collection's sulfur is a saddle. Ours keeps the symmetry and stops
-# there, 16.8 Å^3. ASE leaves it in four of five runs (FIRE dt=0.1, the reference: 32.7; dt=0.05: 32.2; BFGS: 32.3;
-# disturbed start: 34.2) and stops there in one (FIRE dt=0.2).
-SADDLES = {"S"}
-SAMPLE = ["Li", "Be", "Na", "Mg", "Al", "Si", "Ca", "Ti", "Fe", "Cu", "Ge", "Mo", "Pd", "Ag", "Ba", "W", "Pt", "Pb"]
+SAMPLE = ["Li", "Be", "Na", "Mg", "Al", "Si", "Ca", "Ti", "Fe", "Cu", "Ge", "Mo", "Pd", "Ag", "Ba", "W", "Pt", "Pb", "S"]
 
 
-def length_errors(names, engine_class=FIREVariableCell) -> dict[str, float]:
-    """Relative difference of the length scale (cube root of the volume) to the reference, by element."""
+def relaxed_volumes(names, engine_class=FIREVariableCell) -> dict[str, float]:
+    """Volume per atom after our tight relaxation, Å^3, by element."""
     model = registry.get("chgnet")
     structures = [dcdft[name] for name in names]
     for atoms in structures:
@@ -41,11 +46,13 @@ def length_errors(names, engine_class=FIREVariableCell) -> dict[str, float]:
         engine.register_hook(hook)
     engine.run(batch, 1500)
     assert int(batch.step.max()) < 1500
-    volumes = batch.volume / batch.num_nodes_per_graph
-    return {
-        name: (float(volume) / REFERENCE["elements"][name]["volume_per_atom"]) ** (1 / 3) - 1
-        for name, volume in zip(names, volumes, strict=True)
-    }
+    return dict(zip(names, (batch.volume / batch.num_nodes_per_graph).tolist(), strict=True))
+
+
+def outliers(volumes: dict[str, float], reference: dict[str, float]) -> dict[str, float]:
+    """Elements whose length scale (cube root of the volume) is off by more than 0.2 %, and by how much."""
+    errors = {name: (volume / reference[name]) ** (1 / 3) - 1 for name, volume in volumes.items()}
+    return {name: error for name, error in errors.items() if abs(error) > 0.002}
 
 
 class PressedCell(FIREVariableCell):
@@ -56,17 +63,20 @@ class PressedCell(FIREVariableCell):
 
 
 def test_common_crystals_agree_to_a_fifth_of_a_percent():
-    errors = length_errors(SAMPLE)
-    assert {name: error for name, error in errors.items() if abs(error) > 0.002} == {}
+    assert outliers(relaxed_volumes(SAMPLE), EXACT) == {}
 
 
 def test_agreement_fails_under_a_wrong_pressure():
-    assert max(abs(error) for error in length_errors(["Al", "Si"], PressedCell).values()) > 0.002
+    assert set(outliers(relaxed_volumes(["Al", "Si"], PressedCell), EXACT)) == {"Al", "Si"}
+
+
+def test_rounding_alone_moves_the_package_off_the_saddle_and_nothing_else():
+    assert set(outliers(ROUNDED, EXACT)) == SADDLES
 
 
 @pytest.mark.validation
 @pytest.mark.timeout(900)
 def test_all_elements_agree_to_a_fifth_of_a_percent():
-    errors = length_errors(list(dcdft.names))
-    outside = {name: error for name, error in errors.items() if abs(error) > 0.002}
-    assert set(outside) <= SOFT | SADDLES, outside
+    volumes = relaxed_volumes(list(dcdft.names))
+    assert set(outliers(volumes, EXACT)) <= SOFT
+    assert set(outliers(volumes, ROUNDED)) <= SOFT | SADDLES

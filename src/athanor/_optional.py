@@ -1,6 +1,7 @@
 """One guard for packages that athanor can use but does not need.
 
-An optional package is imported where it is used, through `require`, and its absence names the command that brings it.
+An optional package is imported where it is used, through `OptionalDependency.load`, and its absence names the command
+that brings it.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def ready() -> None:
 
 
 def announce(text: str) -> None:
-    """Print on stderr why something takes long, once; not if `set_announcing` turned that off."""
+    """Print on stderr why something takes long, unless `set_announcing` turned that off."""
     if _state["announces"]:
         print(f"athanor: {text}", file=sys.stderr)
 

@@ -1,8 +1,8 @@
 """Type aliases that name shapes in public signatures, and the few small types that every room shares.
 
 The aliases are jaxtyping's; each is made on first use, so importing this module costs nothing. Shape letters:
-``V`` atoms of the batch, ``B`` systems, ``E`` pairs, ``K`` neighbour capacity, ``H`` feature width, ``M`` ensemble
-members (the letters of the reference, kept here because the names are public).
+``V`` atoms of the batch, ``B`` systems, ``E`` pairs, ``K`` neighbour capacity, ``H`` feature width, ``A`` attributes,
+``C`` centroids, ``M`` ensemble members (the letters of the reference, kept here because the names are public).
 """
 
 from __future__ import annotations

@@ -271,7 +271,10 @@ class AtomicData(DataMixin):
 
     # ---------------------------------------------------------------------------------------------- custom fields
     def add_node_property(self, key: str, value: torch.Tensor, node_dim: int = 0) -> None:
-        """Store `value`, one row per atom, and register `key` as a node-level field of this object."""
+        """Store `value`, one row per atom, and register `key` as a node-level field of this object.
+
+        `node_dim` is accepted for compatibility: atoms are the rows.
+        """
         self._register(key, value, "node")
 
     def add_edge_property(self, key: str, value: torch.Tensor) -> None:

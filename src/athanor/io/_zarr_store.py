@@ -165,7 +165,7 @@ class RawStore:
     def create_array(
         self, path: str, *, dtype: np.dtype, shape: tuple[int, ...], chunks: tuple[int, ...], fill: Any, level: int
     ) -> Any:
-        """Make an array with no rows; an older one of this name is replaced. Chunks end with a CRC32C."""
+        """Make an array filled with `fill`; an older one of this name is replaced. Chunks end with a CRC32C."""
         import zarr
         from zarr.codecs import Crc32cCodec, ZstdCodec
 

@@ -1,7 +1,7 @@
 """The results folder OUT: what is in it, and when it may be written; `saved_run` reads it back.
 
-``trajectory.zarr``, ``final.extxyz``, ``summary.csv``, ``summary.json``, ``run.yaml``, ``log.csv``. Files are replaced
-whole, by rename, so a reader never sees half a file.
+``trajectory.zarr``, ``final.extxyz``, ``summary.csv``, ``summary.json``, ``run.yaml``, ``log.csv``, and ``plot.png`` if
+``athanor plot`` drew it. Summaries and ``run.yaml`` are replaced whole, by rename: a reader never sees half of one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     Raises
     ------
     InputError
-        If it exists and `overwrite` is off, or it is not a results folder of athanor.
+        If it is a file; if it holds something and `overwrite` is off; or if that is not a results folder of athanor.
     StorageError
         If it can not be read.
     """

@@ -63,7 +63,11 @@ class LoggingHook:
     Raises
     ------
     InputError
-        If `backend` is unknown, or `log_path` or `writer_fn` is missing for it.
+        If `backend` is unknown, `log_path` or `writer_fn` is missing for it, or `frequency` is not at least 1.
+    ContractError
+        If a custom scalar can not be called.
+    ShapeError
+        From a call: if a custom scalar gives neither one value per system nor one for all.
     StorageError
         From a call: if the file can not be written, or its columns are others. Rows wait in memory for at most about
         five seconds and are written at `close`, which every run calls at its end.

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from athanor._optional import OptionalDependency
-from athanor.errors import InputError, StorageError
+from athanor.errors import AthanorWarning, InputError, StorageError
+from athanor.io.extended_xyz import storable
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -174,6 +176,8 @@ def write_structures(
 ) -> None:
     """Write structures as extended XYZ, with energy, forces, stress and ``info`` where they have them.
 
+    Results replace labels of the same name in ``info`` and ``arrays``.
+
     Parameters
     ----------
     path
@@ -188,10 +192,14 @@ def write_structures(
     InputError
         If there is nothing to write, or an item is of another type.
     StorageError
-        If the disk refuses; what was there before stands.
+        If the disk refuses; unless `append`, what was there before stands.
     """
     ase_io = OptionalDependency.ASE.load("io", needed_by="Writing structure files")
-    images = _to_atoms_list(structures)
+    images, left_out = [], set()
+    for atoms in _to_atoms_list(structures):
+        image, names = storable(atoms)
+        images.append(image)
+        left_out.update(names)
     if not images:
         raise InputError("`structures` is empty; there is nothing to write.")
     target = Path(path)
@@ -199,9 +207,9 @@ def write_structures(
     try:
         if append:
             ase_io.write(target, images, format="extxyz", append=True)
-            return
-        ase_io.write(temporary, images, format="extxyz")
-        temporary.replace(target)
+        else:
+            ase_io.write(temporary, images, format="extxyz")
+            temporary.replace(target)
     except OSError as error:
         raise StorageError(
             f"`{target}` can not be written: {error.strerror}. Make room or choose another place."
@@ -209,6 +217,12 @@ def write_structures(
     finally:
         with suppress(OSError):
             temporary.unlink()
+    if left_out:
+        text = (
+            f"`{target}` was written without {', '.join(f'`{name}`' for name in sorted(left_out))}, of `info` or "
+            f"`arrays`: extended XYZ has no place for them. Rename them, or keep them elsewhere."
+        )
+        warnings.warn(AthanorWarning(text), stacklevel=2)
 
 
 def _to_atoms_list(structures: Any) -> list[Any]:

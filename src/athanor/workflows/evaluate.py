@@ -16,7 +16,7 @@ from athanor.workflows.build import build_neighbor_hooks
 from athanor.workflows.plan import Plan, device_of, make_plan
 from athanor.workflows.problems import Origin, as_argument
 from athanor.workflows.progress import Progress, stop_between_steps
-from athanor.workflows.results import RunResult, add_not_started, identify
+from athanor.workflows.results import RunResult, add_not_started, identify, without_results
 from athanor.workflows.spec import CalculationSpec, validated
 from athanor.workflows.structures import System, from_python
 
@@ -200,7 +200,8 @@ def _add(result: RunResult, plan: Plan[Any], indices: Sequence[int], batch: Batc
     for place, (index, computed) in enumerate(zip(indices, batch.to_atoms(), strict=True)):
         system, code = plan.systems[index], int(batch.failure_code[place])
         reason = f"failed: {explain_failure(batch, place, plan.model)}" if code else "done"
-        atoms, energy = system.atoms.copy(), math.nan if code else float(batch.energy[place])
+        atoms = without_results(system.atoms) if code else system.atoms.copy()
+        energy = math.nan if code else float(batch.energy[place])
         row: dict[str, Any] = identify(system, index) | {"status": reason}
         if not code:
             atoms.calc = SinglePointCalculator(atoms, **computed.calc.results)

@@ -105,10 +105,19 @@ def add_not_started(result: RunResult, systems: Sequence[System]) -> None:
     """Append systems whose chunk was never reached, as they came in."""
     result.rows.extend(not_started_rows(systems, len(result)))
     for system in systems:
-        result.structures.append(system.atoms)
+        result.structures.append(without_results(system.atoms))
         result.energies.append(math.nan)
         result.reasons.append(NOT_STARTED)
         result.steps.append(0)
+
+
+def without_results(atoms: Atoms) -> Atoms:
+    """Return a copy of a structure that was not computed: what it came with must not pass for a result of the run."""
+    copy = atoms.copy()  # has no calculator
+    for name in ("energy", "free_energy", "stress"):
+        copy.info.pop(name, None)
+    copy.arrays.pop("forces", None)
+    return copy
 
 
 def _reason(record: SystemRecord, batch: Batch, place: int, finished: bool, model: Any) -> str:

@@ -9,7 +9,7 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 
-from athanor.errors import InputError
+from athanor.errors import AthanorWarning, InputError
 from athanor.io import read_structures, write_structures
 
 
@@ -116,3 +116,44 @@ def test_a_batch_is_written_with_its_results(tmp_path):
     assert [len(item.atoms) for item in back] == batch.num_nodes_list
     assert [item.atoms.get_potential_energy() for item in back] == pytest.approx(batch.energy.flatten().tolist())
     np.testing.assert_allclose(back[0].atoms.get_forces(), batch.forces[:2].numpy(), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["two\nlines", "001", "T", "1e5", "", "back\\slash", "ends with \\", 'a "b" = c', "a\tb", "_JSON [1", "\u2028"],
+)
+def test_text_comes_back_as_it_was(tmp_path, text):
+    atoms = bulk("Ar", "fcc", a=5.3)
+    atoms.pbc = (True, True, False)
+    atoms.info = {"comment": text, "behind": 3}
+    write_structures(tmp_path / "x.extxyz", [atoms, atoms])
+    for back in read(tmp_path / "x.extxyz", ":"):
+        assert back.info == {"comment": text, "behind": 3}
+        assert back.pbc.tolist() == [True, True, False]
+
+
+def test_labels_called_like_results_give_way_to_them(tmp_path):
+    atoms = bulk("Ar", "fcc", a=5.3)
+    atoms.info.update(energy=5.0, stress=np.ones(6), none=None, empty=np.zeros(0))
+    atoms.arrays["forces"] = np.full((1, 3), 7.0)
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.5, forces=np.zeros((1, 3)), stress=np.arange(6.0))
+    write_structures(tmp_path / "x.extxyz", [atoms])
+    back = read(tmp_path / "x.extxyz")
+    assert back.get_potential_energy() == -1.5
+    assert back.get_stress().tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert not back.get_forces().any()
+    assert back.info["none"] is None
+    assert back.info["empty"].size == 0
+    assert atoms.info["energy"] == 5.0
+
+
+def test_what_the_format_has_no_place_for_is_left_out_and_named(tmp_path):
+    atoms = bulk("Ar", "fcc", a=5.3)
+    atoms.info.update({"Lattice": "here", "a=b": 1, "": 2, "virial": np.ones(5), 3: "whole"})
+    atoms.arrays.update(cube=np.zeros((1, 3, 3)), words=np.array(["two words"]), things=np.array([object()]))
+    atoms.arrays["label"] = np.array(["word"])
+    with pytest.warns(AthanorWarning, match="without ``, `Lattice`, `a=b`, `cube`, `things`, `virial`, `words`, of"):
+        write_structures(tmp_path / "x.extxyz", [atoms])
+    back = read(tmp_path / "x.extxyz")
+    assert back.info == {"3": "whole"}
+    assert back.arrays["label"].tolist() == ["word"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from ase.io import read
 
@@ -15,6 +16,8 @@ import athanor
 from athanor.errors import InputError
 from athanor.testing.dynamics_contract import argon_model
 from athanor.units import GPa
+from athanor.workflows.results import add_not_started
+from athanor.workflows.structures import System
 
 ARGON = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}
 
@@ -123,3 +126,22 @@ def test_arguments_are_called_as_the_caller_wrote_them() -> None:
         athanor.evaluate(crystals(), ARGON, device="gpu")
     with pytest.raises(InputError, match=r"`device` is 'cuda:77', which is not there. Use one of: cpu"):
         athanor.evaluate(crystals(), ARGON, device="cuda:77")
+
+
+def test_what_was_not_computed_has_no_energy(tmp_path: Path) -> None:
+    good, overlapping = crystals()[:2]
+    overlapping.positions[1] = overlapping.positions[0]
+    for atoms in (good, overlapping):
+        atoms.info["energy"] = 77.0
+        atoms.arrays["forces"] = np.ones((4, 3))
+    result = athanor.evaluate([good, overlapping], ARGON, out=tmp_path / "out.extxyz")
+    computed, failed = read(tmp_path / "out.extxyz", ":")
+    assert computed.get_potential_energy() == pytest.approx(result.energies[0], abs=1e-8)
+    assert failed.calc is None
+    assert "energy" not in failed.info
+
+    good.calc = SinglePointCalculator(good, energy=77.0)
+    add_not_started(result, [System(good, "late")])
+    assert result.structures[-1].calc is None
+    assert "energy" not in result.structures[-1].info
+    assert good.info["energy"] == 77.0

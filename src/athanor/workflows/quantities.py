@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer
 
 from athanor import units
+from athanor._values import is_real
 from athanor.errors import InputError
 
 
@@ -64,7 +65,7 @@ def parse_quantity(value: Any, kind: Kind) -> float:
         If it is no number, not finite, or its unit is not one of the kind.
     """
     example = f"{kind.example} {kind.default}"
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if not (is_real(value) or isinstance(value, str)):
         raise InputError(f"{value!r} is not a {kind.name}; write a number and a unit, for example `{example}`.")
     if isinstance(value, str):
         match = _PATTERN.match(value)

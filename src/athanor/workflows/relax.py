@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from athanor._values import is_real
 from athanor.workflows.quantities import PRESSURE, format_quantity
 from athanor.workflows.results import RunResult
 from athanor.workflows.run import run_from_python
@@ -112,7 +113,7 @@ def relax(
     values = {
         "fmax": fmax,
         "smax": smax,
-        "pressure": pressure if isinstance(pressure, str) else format_quantity(float(pressure), PRESSURE),
+        "pressure": format_quantity(float(pressure), PRESSURE) if is_real(pressure) else pressure,
         "steps": max_steps,
         "fixed_cell": fixed_cell,
     }

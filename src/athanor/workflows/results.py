@@ -86,6 +86,8 @@ def add_chunk(
         reason = _reason(record, batch, place, int(batch.status[place]) >= last, model)
         steps = int(batch.step[place] - tracker.started[place])
         row = _row(system, len(result), record, tracker, place, steps, energy, reason, float(abs(atoms.cell.volume)))
+        if not math.isfinite(energy):  # of a system that failed before its first step
+            atoms, energy = without_results(atoms), math.nan
         _label(atoms, system, reason, steps)
         result.structures.append(atoms)
         result.energies.append(energy)

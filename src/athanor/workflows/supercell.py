@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer
 
+from athanor._values import is_real
 from athanor.errors import InputError
 
 
@@ -17,7 +18,7 @@ def parse_supercell(value: Any) -> tuple[int, int, int]:
     Parameters
     ----------
     value
-        ``"2x2x1"``, ``"2,2,1"``, three integers, or one integer (also as text) for all axes.
+        ``"2x2x1"``, ``"2,2,1"``, ``"2 2 1"``, three integers, or one integer (also as text) for all axes.
 
     Raises
     ------
@@ -29,9 +30,9 @@ def parse_supercell(value: Any) -> tuple[int, int, int]:
     >>> parse_supercell("2x2x1"), parse_supercell(3)
     ((2, 2, 1), (3, 3, 3))
     """
-    parts = re.split(r"[x,]", value.replace(" ", "").lower()) if isinstance(value, str) else value
+    parts = re.split(r"\s*[x×,]\s*|\s+", value.strip().lower()) if isinstance(value, str) else value
     try:
-        parts = [parts] if isinstance(parts, int) else list(parts)
+        parts = [parts] if is_real(parts) else list(parts)
         counts = [int(part) for part in parts if not isinstance(part, bool) and int(part) == float(part)]
     except (TypeError, ValueError, OverflowError):
         parts, counts = [], []

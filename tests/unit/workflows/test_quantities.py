@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,8 @@ from athanor.workflows.quantities import FORCE, PRESSURE, RATE, TEMPERATURE, TIM
         ("300 K", TEMPERATURE, 300.0),
         ("300K", TEMPERATURE, 300.0),
         (300, TEMPERATURE, 300.0),
+        (np.int64(300), TEMPERATURE, 300.0),
+        (np.float32(0.5), TIME, 0.5),
         ("1", PRESSURE, units.GPa),
         (1.5, PRESSURE, 1.5 * units.GPa),
         ("-2 GPa", PRESSURE, -2.0 * units.GPa),

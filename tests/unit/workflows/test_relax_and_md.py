@@ -147,6 +147,8 @@ def test_a_failing_system_is_set_aside_and_the_rest_is_untouched() -> None:
     result = athanor.md(mixed, model=ARGON, temperature=40, steps=10, timestep=2.0)
     assert result.failed == [3]
     assert result.reasons[3].startswith("failed: ")
+    assert np.isnan(result.energies[3])
+    assert result.structures[3].calc is None
     assert equal([a.positions for a in good.structures], [a.positions for a in result.structures[:3]])
 
 
@@ -229,6 +231,12 @@ def test_the_dtype_of_torch_and_the_result_of_a_run_are_taken() -> None:
 def test_wrong_arguments(arguments: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):
         athanor.md(crystals(1), model=ARGON, **arguments)
+
+
+@pytest.mark.parametrize("pressure", [None, [1.0, 2.0], 1 + 0j, True])
+def test_what_is_no_pressure(pressure: object) -> None:
+    with pytest.raises(InputError, match="`pressure`: .* is not a pressure"):
+        athanor.relax(crystals(1), model=ARGON, pressure=pressure)
 
 
 def test_a_result_goes_on_in_engines_of_the_users(tmp_path: Path) -> None:

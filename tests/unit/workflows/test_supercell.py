@@ -25,13 +25,15 @@ def slab() -> Atoms:
     return atoms
 
 
-@pytest.mark.parametrize("value", ["2x2x1", "2,2,1", " 2 x 2 x 1 ", "2X2X1", (2, 2, 1), [2, 2, 1], np.array([2, 2, 1])])
+@pytest.mark.parametrize(
+    "value", ["2x2x1", "2,2,1", " 2 x 2 x 1 ", "2X2X1", "2 2 1", "2×2×1", (2, 2, 1), [2, 2, 1], np.array([2, 2, 1])]
+)
 def test_spellings(value: Any) -> None:
     assert parse_supercell(value) == (2, 2, 1)
     assert parse_supercell(format_supercell((2, 2, 1))) == (2, 2, 1)
 
 
-@pytest.mark.parametrize("value", [3, "3", [3]])
+@pytest.mark.parametrize("value", [3, "3", [3], np.int64(3)])
 def test_one_number_is_for_all_axes(value: Any) -> None:
     assert parse_supercell(value) == (3, 3, 3)
 

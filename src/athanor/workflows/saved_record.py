@@ -75,7 +75,7 @@ def state_of(record: Mapping[str, Any]) -> str:
 
 def is_elsewhere(record: Mapping[str, Any]) -> bool:
     """Whether a run that has not ended was started on another machine."""
-    return bool(record.get("process", {}).get("host") != platform.node())
+    return record["state"] == "running" and bool(record.get("process", {}).get("host") != platform.node())
 
 
 def find_name(names: Sequence[str], name: str, where: str) -> int:

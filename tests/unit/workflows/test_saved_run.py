@@ -70,6 +70,7 @@ def test_what_was_run(run: SavedRun) -> None:
     assert run.versions["athanor"] == athanor.__version__
     assert any("FIRE" in key or "Bitzek" in key for key in run.citations)
     assert "4 systems, finished" in repr(run)
+    assert (run.has_ended, run.is_elsewhere) == (True, False)
 
 
 def test_the_table(run: SavedRun) -> None:

@@ -15,14 +15,13 @@ _WIDTH = 112
 _MOST_FAILURES = 20
 
 
-def print_result(rows: Sequence[Row], folder: Path | None, seconds: float | None, *, allow_failures: bool) -> None:
+def print_result(rows: Sequence[Row], folder: Path | None, seconds: float, *, allow_failures: bool) -> None:
     """Print table, notes, counts, and where the results are."""
     from athanor.workflows.readable import format_seconds
 
     console = make_console()
     print_table(console, rows)
-    took = f" in {format_seconds(seconds)}" if seconds is not None else ""
-    console.print(f"[bold]{count_outcomes(rows)}[/bold]{took}", highlight=False)
+    console.print(f"[bold]{count_outcomes(rows)}[/bold] in {format_seconds(seconds)}", highlight=False)
     print_failures(console, rows)
     if allow_failures and any(row["status"].startswith("failed") for row in rows):
         console.print("The job allows failures: the exit code is 0.", highlight=False)

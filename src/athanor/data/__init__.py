@@ -4,10 +4,7 @@ The field table is in `fields`, the stored pair list in `pair_list`, conversion 
 kinetic energy, temperature and the like in `observables`.
 """
 
-from athanor._doors import door
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
 
 __all__ = ["AtomicData", "Batch"]
-
-__getattr__, __dir__ = door(__name__)

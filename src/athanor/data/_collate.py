@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -116,7 +117,7 @@ def _join_unlike(
         marker = parts.tensors[number].get(spec.name + PRESENT)
         marked |= marker is not None
         if value is None:
-            values.append(_filler(spec, first, rows[number], lambda n=number: name_of(n)))  # type: ignore[misc]
+            values.append(_filler(spec, first, rows[number], partial(name_of, number)))
             marked |= rows[number] > 0 and spec.default is None
         else:
             values.append(value)

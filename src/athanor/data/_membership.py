@@ -242,10 +242,7 @@ def filled(batch: BatchStorage, spec: FieldSpec) -> torch.Tensor:
 
 
 def separate_memory(batch: BatchStorage) -> None:
-    """Copy, in place, fields of the table that can not be written row by row, so that a run may change them.
-
-    Those are tensors of ``torch.inference_mode``, rows that are one row expanded, and one tensor under two names.
-    """
+    """Copy, in place, fields of the table that can not be written row by row; see `Batch.separate_memory`."""
     tensors = batch._items()
     if any(tensor.is_inference() for tensor in tensors.values()):
         batch.__setstate__(batch.clone().__getstate__())

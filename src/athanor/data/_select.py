@@ -33,10 +33,9 @@ def one_system(index: Any, systems: int) -> int:
     number = as_int(index)
     if number is None:
         raise OutOfRangeError(f"`{index!r}` is not an index of a system; use a whole number.")
-    index = number
-    if not -systems <= index < systems:
-        raise OutOfRangeError(_out_of_range(index, systems))
-    return index + systems if index < 0 else index
+    if not -systems <= number < systems:
+        raise OutOfRangeError(_out_of_range(number, systems))
+    return number + systems if number < 0 else number
 
 
 def _out_of_range(index: int, systems: int) -> str:

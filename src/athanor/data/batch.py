@@ -302,7 +302,7 @@ class Batch(BatchStorage):
         )
 
     def separate_memory(self) -> None:
-        """Copy, in place, fields that can not be changed in place as they are; engines call it before a run.
+        """Copy, in place, fields of the table that can not be changed in place as they are; engines do so before a run.
 
         Those are tensors of ``torch.inference_mode``, rows that are one row expanded, and one tensor under two names.
         """

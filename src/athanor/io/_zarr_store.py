@@ -146,16 +146,6 @@ class RawStore:
 
         return sorted(key.removeprefix(self._prefix) for key in self._sync(collect()))
 
-    def is_empty(self) -> bool:
-        """Whether there is nothing at all."""
-
-        async def any_key() -> bool:
-            async for _ in self.store.list_prefix(self._prefix):
-                return True
-            return False
-
-        return not self._sync(any_key())
-
     def create_group(self, path: str) -> None:
         """Make a group, so that plain Zarr readers see the hierarchy."""
         import zarr

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from athanor.data._levels import gather_rows
 from athanor.errors import InputError, MissingFieldError, OutOfRangeError, StorageError
 from athanor.io._zarr_store import PARTIAL, RawStore
 from athanor.io.zarr_schema import (
@@ -229,9 +230,7 @@ class TrajectoryReader:
         if level == "system":
             return chosen
         ends, counts = self._level_ends(level)[chosen], self._counts(level, chosen)
-        starts = np.repeat(ends - counts, counts)
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return starts + within
+        return gather_rows(ends - counts, counts)
 
     def _presence(self, item: StoredField, chosen: np.ndarray) -> tuple[np.ndarray, bool]:
         """Which chosen systems have a field, and whether the store marks it for any."""

@@ -136,7 +136,7 @@ class TrajectoryWriter:
             self._reload()
 
     def _create_groups(self) -> None:
-        present = set(self._raw.keys()) if not self._raw.is_empty() else set()
+        present = set(self._raw.keys())
         for group in GROUPS:
             if f"{group}/zarr.json".lstrip("/") not in present:
                 self._raw.create_group(group)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from athanor._values import check_whole, usable_device
@@ -23,7 +22,7 @@ class GPUBuffer(BatchListSink):
     max_atoms
         Largest number of atoms in one system; None for no bound.
     max_edges
-        Largest number of pairs in one system; None for no bound.
+        Accepted for compatibility: what is kept holds no pairs.
     device
         Where copies are kept; None takes the device of the first batch.
 
@@ -55,17 +54,13 @@ class GPUBuffer(BatchListSink):
         return self._device
 
     def _target_device(self, batch: Batch) -> torch.device:
-        _check_limit("Atom", "max_atoms", batch.num_nodes_list, self.max_atoms)
-        _check_limit("Edge", "max_edges", batch.num_edges_list, self.max_edges)
+        counts = batch.num_nodes_list
+        most = max(counts)
+        if self.max_atoms is not None and most > self.max_atoms:
+            raise CapacityError(
+                f"Atom capacity exceeded: the system at index {counts.index(most)} of the batch has {most}, more than "
+                f"`max_atoms={self.max_atoms}`. Nothing was stored; raise `max_atoms` or leave it out."
+            )
         if self._device is None:
             self._device = batch.device
         return self._device
-
-
-def _check_limit(what: str, name: str, counts: list[int], limit: int | None) -> None:
-    if limit is None or not counts or max(counts) <= limit:
-        return
-    raise CapacityError(
-        f"{what} capacity exceeded: the system at index {int(np.argmax(counts))} of the batch has {max(counts)}, more "
-        f"than `{name}={limit}`. Nothing was stored; raise `{name}` or leave it out."
-    )

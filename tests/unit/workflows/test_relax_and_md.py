@@ -235,7 +235,7 @@ def test_wrong_arguments(arguments: dict, words: str) -> None:
 
 @pytest.mark.parametrize("pressure", [None, [1.0, 2.0], 1 + 0j, True])
 def test_what_is_no_pressure(pressure: object) -> None:
-    with pytest.raises(InputError, match="`pressure`: .* is not a pressure"):
+    with pytest.raises(InputError, match=r"`pressure`: .* is not a pressure"):
         athanor.relax(crystals(1), model=ARGON, pressure=pressure)
 
 

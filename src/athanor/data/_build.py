@@ -192,7 +192,7 @@ def _pack_items(batch: BatchStorage, dicts: Sequence[Mapping[str, torch.Tensor]]
             found = _item_pairs(batch, number, item)
             pairs.append(found[0] + int(batch._node.starts[number]))
             shifts.append(found[1])
-    edges, batch._edge = batch._edge, LevelStorage(np.zeros(len(batch), dtype=np.int64))
+    edges, batch._edge = batch._edge, LevelStorage.empty(len(batch))
     packed = _pairs_public.pack(batch, torch.cat(pairs), torch.cat(shifts), keep_order=True)
     packed.valid = torch.tensor(has_list, device=batch.device)
     batch._pairs = packed
@@ -205,14 +205,7 @@ def _item_pairs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     pairs = item.get("neighbor_list")
     if pairs is None:
-        dense = item["neighbor_matrix"].long()
-        used = (dense >= 0) & (dense < dense.shape[0])
-        if "num_neighbors" in item:
-            used &= torch.arange(dense.shape[1], device=dense.device) < item["num_neighbors"].long().unsqueeze(1)
-        i, slot = torch.nonzero(used, as_tuple=True)
-        images = item.get("neighbor_matrix_shifts")
-        shifts = torch.zeros((len(i), 3), device=i.device) if images is None else images[i, slot]
-        return torch.stack((i, dense[i, slot]), dim=1), shifts
+        return _pairs_public.pairs_of_matrix(item)
     pairs = pairs.long()
     atoms = int(batch._node.counts[number])
     if pairs.numel() and (int(pairs.min()) < 0 or int(pairs.max()) >= atoms):

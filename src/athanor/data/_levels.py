@@ -56,6 +56,11 @@ class LevelStorage:
         self._ptr: torch.Tensor | None = None
         self._idx: torch.Tensor | None = None
 
+    @classmethod
+    def empty(cls, systems: int) -> LevelStorage:
+        """Storage of so many systems without rows or tensors."""
+        return cls(np.zeros(systems, dtype=np.int64))
+
     def ptr(self, device: torch.device) -> torch.Tensor:
         """First row of each system and the total, int32 [B+1]; cached."""
         if self._ptr is None:

@@ -116,7 +116,7 @@ def select(batch: AnyBatch, systems: np.ndarray) -> AnyBatch:
     levels = {
         "node": node.select(systems, rows),
         "system": batch._system.select(systems, picked),
-        "edge": LevelStorage(np.zeros(len(systems), dtype=np.int64)),
+        "edge": LevelStorage.empty(len(systems)),
     }
     if edges.tensors:
         levels["edge"] = edges.select(systems, torch.from_numpy(edges.row_numbers(systems)).to(device))

@@ -8,7 +8,7 @@ the other, in either order.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -102,20 +102,30 @@ def _pack_coo(batch: PairOwner, known: dict[str, torch.Tensor]) -> PairList:
 
 
 def _pack_matrix(batch: PairOwner, known: dict[str, torch.Tensor]) -> PairList:
-    dense = known["neighbor_matrix"].long()
+    return pack(batch, *pairs_of_matrix(known), keep_order=False)
+
+
+def pairs_of_matrix(views: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return pairs int64 [E, 2] and shifts [E, 3] of the views in `MATRIX_NAMES`, of which the first must be there.
+
+    Raises
+    ------
+    ShapeError
+        If the shifts do not fit the matrix.
+    """
+    dense = views["neighbor_matrix"].long()
     atoms, width = dense.shape
     used = (dense >= 0) & (dense < atoms)
-    if "num_neighbors" in known:
-        used &= torch.arange(width, device=dense.device) < known["num_neighbors"].long().unsqueeze(1)
-    shifts = known.get("neighbor_matrix_shifts")
+    if "num_neighbors" in views:
+        used &= torch.arange(width, device=dense.device) < views["num_neighbors"].long().unsqueeze(1)
+    shifts = views.get("neighbor_matrix_shifts")
     if shifts is not None and shifts.shape[:2] != dense.shape:
         raise ShapeError(
             f"`neighbor_matrix_shifts` has shape {tuple(shifts.shape)}; `neighbor_matrix` needs ({atoms}, {width}, 3)."
         )
     i, slot = torch.nonzero(used, as_tuple=True)
-    pairs = torch.stack((i, dense[i, slot]), dim=1)
     picked = torch.zeros((len(i), 3), dtype=torch.int32, device=i.device) if shifts is None else shifts[i, slot]
-    return pack(batch, pairs, picked, keep_order=False)
+    return torch.stack((i, dense[i, slot]), dim=1), picked
 
 
 def _check_pair_count(name: str, value: torch.Tensor, pairs: torch.Tensor) -> None:

@@ -234,22 +234,23 @@ class BatchStorage(BatchSizes):
     # --------------------------------------------------------------------------------------------- pairs and edges
     @property
     def pair_list(self) -> PairList | None:
-        """The stored pair list; None without one. Setting it drops edge fields, which belonged to the old pairs."""
+        """The stored pair list; None without one.
+
+        Setting it drops edge fields, unless they came without a list and have a row for each of its pairs.
+        """
         return self._pairs
 
     @pair_list.setter
     def pair_list(self, pairs: PairList | None) -> None:
         check_pair_list(self, pairs)
-        if self._edge.tensors and (pairs is None or self._pairs is not None or pairs.num_pairs != self._edge.rows):
-            warn_dropped_edges(self._edge.tensors)
-            self._edge = LevelStorage(np.zeros(len(self), dtype=np.int64))
-        self._pairs = pairs
-        self._edge_rows_of = None
-        self._assigned.clear()
-        if not self._edge.tensors:
-            self._edge = LevelStorage(np.zeros(len(self), dtype=np.int64))
-        elif pairs is not None:
+        if self._edge.tensors and self._pairs is None and pairs is not None and pairs.num_pairs == self._edge.rows:
             self._edge_rows_of = pairs.row_ptr
+        else:
+            if self._edge.tensors:
+                warn_dropped_edges(self._edge.tensors)
+            self._edge, self._edge_rows_of = LevelStorage.empty(len(self)), None
+        self._pairs = pairs
+        self._assigned.clear()
 
     def _edges(self) -> LevelStorage:
         """Storage of edge fields, its counts brought up to the pair list as it is now."""

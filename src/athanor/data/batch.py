@@ -256,7 +256,7 @@ class Batch(BatchStorage):
 
     # ---------------------------------------------------------------------------------------------------- copies
     def _like(self, node: LevelStorage, system: LevelStorage, device: torch.device | None = None) -> Self:
-        levels = {"node": node, "edge": LevelStorage(np.zeros(len(self), dtype=np.int64)), "system": system}
+        levels = {"node": node, "edge": LevelStorage.empty(len(self)), "system": system}
         return type(self)._of(levels, dict(self._custom), device or self._device, item_class=self._item_class)
 
     def _mapped(self, move: Callable[[str, torch.Tensor], torch.Tensor], pairs: PairList | None) -> Self:

@@ -146,14 +146,22 @@ def find(name: str) -> ModelEntry:
     return entry
 
 
+def signature_of(builder: Callable[..., Any]) -> inspect.Signature | None:
+    """Return what `builder`, which makes a wrapper, takes; None if that can not be read."""
+    try:
+        if not isinstance(builder, type):
+            return inspect.signature(builder)
+        # not of the class: the metaclass of wrappers has a call that takes anything
+        own = inspect.signature(builder.__init__)  # type: ignore[misc]
+    except ValueError:
+        return None
+    return own.replace(parameters=list(own.parameters.values())[1:])
+
+
 def _check_arguments(name: str, builder: Callable[..., Any], given: dict[str, Any]) -> None:
     """Raise ArgumentError if `builder` can not be called with the keywords `given`."""
-    try:
-        signature = inspect.signature(builder)
-        if isinstance(builder, type):  # the metaclass of wrappers has a call that takes anything
-            own = inspect.signature(builder.__init__)  # type: ignore[misc]
-            signature = own.replace(parameters=list(own.parameters.values())[1:])
-    except ValueError:  # has no signature that can be read
+    signature = signature_of(builder)
+    if signature is None:
         return
     try:
         signature.bind(**given)

@@ -59,7 +59,9 @@ def build_model(spec: ModelSpec) -> Any:
     """
     from athanor.models import registry
 
-    _check_options(spec, registry.find(spec.name).load())
+    signature = registry.signature_of(registry.find(spec.name).load())
+    if signature is not None:
+        _check_options(spec, list(signature.parameters.values()))
     try:
         return registry.get(spec.name, **_with_dtype(spec.options))
     except InputError as error:
@@ -73,11 +75,8 @@ def build_model(spec: ModelSpec) -> Any:
         raise InputError(f"model {spec.name!r} does not take {spec.options}: {first_line}") from error
 
 
-def _check_options(spec: ModelSpec, builder: Any) -> None:
+def _check_options(spec: ModelSpec, parameters: Sequence[inspect.Parameter]) -> None:
     """Refuse options that a model does not have, and the lack of those it needs, by name."""
-    is_class = isinstance(builder, type)
-    made_by = builder.__init__ if is_class else builder  # the metaclass of wrappers has a call that takes anything
-    parameters = list(inspect.signature(made_by).parameters.values())[is_class:]
     known = [item.name for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
     takes_any = any(item.kind is item.VAR_KEYWORD for item in parameters)
     unknown = [name for name in spec.options if name not in known]

@@ -13,11 +13,10 @@ from athanor.errors import AthanorWarning, InputError
 from athanor.io.structures import write_structures
 from athanor.workflows.advice import advise
 from athanor.workflows.build import build_neighbor_hooks
-from athanor.workflows.plan import Plan, device_of, make_plan
-from athanor.workflows.problems import Origin, as_argument
+from athanor.workflows.plan import Plan, make_plan, spec_of_call
 from athanor.workflows.progress import Progress, stop_between_steps
 from athanor.workflows.results import RunResult, add_not_started, identify, without_results
-from athanor.workflows.spec import CalculationSpec, validated
+from athanor.workflows.spec import CalculationSpec
 from athanor.workflows.structures import System, from_python
 
 if TYPE_CHECKING:
@@ -84,11 +83,7 @@ def evaluate(
     >>> [f"{row['energy_per_atom']:.4f}" for row in result.rows]
     ['-0.0837', '-0.0841']
     """
-    named = model is None or isinstance(model, str | dict)
-    if not named and device is None:
-        device = device_of(model)
-    given = {
-        "model": model if named else None,
+    settings = {
         "supercell": supercell,
         "min_atoms": min_atoms,
         "device": device,
@@ -98,11 +93,8 @@ def evaluate(
         "silence": silence,
         "output": out,
     }
-    given = {key: value for key, value in given.items() if value is not None}
-    spec = validated(CalculationSpec, given, Origin(spell=as_argument))
-    result = evaluate_systems(
-        spec, from_python(structures), model=None if named else model, overwrite=overwrite, progress=progress
-    )
+    spec, model = spec_of_call(CalculationSpec, model, settings)
+    result = evaluate_systems(spec, from_python(structures), model=model, overwrite=overwrite, progress=progress)
     if result.interrupted:
         raise KeyboardInterrupt
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -12,9 +12,10 @@ import torch
 from athanor.errors import InputError
 from athanor.workflows import build
 from athanor.workflows.chunks import default_max_atoms, split_into_chunks
+from athanor.workflows.problems import Origin, as_argument
 from athanor.workflows.readable import count
 from athanor.workflows.repeat import repeat_cells
-from athanor.workflows.spec import CalculationSpec, RunSpec
+from athanor.workflows.spec import CalculationSpec, RunSpec, validated
 from athanor.workflows.structures import System
 
 if TYPE_CHECKING:
@@ -135,7 +136,39 @@ def find_device(name: str, dtype: str) -> torch.device:
     return torch.device(wanted)
 
 
-def device_of(model: Any) -> str | None:
+def spec_of_call(kind: type[Spec], model: Any, settings: Mapping[str, Any]) -> tuple[Spec, Any]:
+    """Make a description out of the arguments of a Python call.
+
+    Parameters
+    ----------
+    kind
+        Class of the description.
+    model
+        As `athanor.relax` takes it.
+    settings
+        Keys of `kind`; None leaves the default, for `device` that of the model.
+
+    Returns
+    -------
+    tuple
+        The description, and `model` if it is an object rather than a name.
+
+    Raises
+    ------
+    InputError
+        If a value is wrong; the text names the argument.
+    """
+    is_named = model is None or isinstance(model, str | dict)
+    given = dict(settings)
+    if is_named:
+        given["model"] = model
+    elif given["device"] is None:
+        given["device"] = _device_of(model)
+    given = {key: value for key, value in given.items() if value is not None}
+    return validated(kind, given, Origin(spell=as_argument)), None if is_named else model
+
+
+def _device_of(model: Any) -> str | None:
     """Return where the tensors of a model object are; None if it has none."""
     if not isinstance(model, torch.nn.Module):
         return None

@@ -20,12 +20,11 @@ from athanor.workflows.output import (
     create_output,
     write_summary,
 )
-from athanor.workflows.plan import Plan, device_of, make_plan
-from athanor.workflows.problems import Origin, as_argument
+from athanor.workflows.plan import Plan, make_plan, spec_of_call
 from athanor.workflows.progress import Progress, ProgressHook, StopFlag, StopRequested, stop_between_steps
 from athanor.workflows.record import RunRecord
 from athanor.workflows.results import RunResult, add_chunk, add_not_started, not_started_rows
-from athanor.workflows.spec import RunSpec, make_spec
+from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import describe_stages
 from athanor.workflows.structures import System, from_python
 from athanor.workflows.track import Tracker
@@ -114,15 +113,11 @@ def run_from_python(
     KeyboardInterrupt
         If it was interrupted; what was done stands in the results folder.
     """
-    named = model is None or isinstance(model, str | dict)
-    if not named and settings["device"] is None:
-        settings["device"] = device_of(model)
-    given = {"stages": [stage], "model": model if named else None} | settings
-    spec = make_spec({key: value for key, value in given.items() if value is not None}, Origin(spell=as_argument))
+    spec, model = spec_of_call(RunSpec, model, {"stages": [stage]} | settings)
     result = run(
         spec,
         from_python(structures),
-        model=None if named else model,
+        model=model,
         overwrite=overwrite,
         progress=progress,
         command=f"athanor.{next(iter(stage))}(...)",

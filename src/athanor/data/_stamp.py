@@ -1,4 +1,4 @@
-"""When results of a model belong to the positions and cell of a batch as they stand.
+"""When results of a model belong to the structures of a batch as they stand.
 
 Two things are compared: the batch's own counter, which every assignment and every in-place routine of ours bumps, and
 torch's version of the tensors, which an in-place change by the user (``batch.positions[0] += 1``) bumps.
@@ -21,6 +21,13 @@ class Stamped(Protocol):
     def get(self, name: str) -> Any: ...
 
 
+_INPUTS = ("positions", "cell", "pbc", "atomic_numbers")
+
+
+def _input_versions(batch: Stamped) -> tuple[int, ...]:
+    return tuple(_tensor_version(batch.get(name)) for name in _INPUTS)
+
+
 def _tensor_version(tensor: torch.Tensor | None) -> int:
     if tensor is None or tensor.is_inference():
         return -1
@@ -31,22 +38,15 @@ class Stamp(NamedTuple):
     """Counters at the time of evaluation, the model (by weak reference) and what it computed."""
 
     version: int
-    positions: int
-    cell: int
+    inputs: tuple[int, ...]
     model: Callable[[], Any]
     keys: frozenset[str]
 
     @classmethod
     def of(cls, batch: Stamped, model: Callable[[], Any], keys: frozenset[str]) -> Self:
         """Return the stamp of `batch` as it is now."""
-        return cls(
-            batch.version, _tensor_version(batch.get("positions")), _tensor_version(batch.get("cell")), model, keys
-        )
+        return cls(batch.version, _input_versions(batch), model, keys)
 
     def holds(self, batch: Stamped) -> bool:
         """Whether nothing was changed since."""
-        return (
-            self.version == batch.version
-            and self.positions == _tensor_version(batch.get("positions"))
-            and self.cell == _tensor_version(batch.get("cell"))
-        )
+        return self.version == batch.version and self.inputs == _input_versions(batch)

@@ -194,12 +194,13 @@ class Driver:
         self._known_status.copy_(status)
 
     def _refresh_active(self, batch: Batch) -> None:
-        """Recompute the active sets if a status, a failure code or the set of converged systems changed."""
-        status, failure = batch.status, batch.failure_code
-        versions = (status._version, failure._version, self._converged_changes)
-        if self._seen and self._seen[0] is status and self._seen[1] is failure and self._seen[2] == versions:
+        """Recompute the active sets if a status, a failure code, `fixed` or the set of converged systems changed."""
+        status, failure, fixed = batch.status, batch.failure_code, batch.get("fixed")
+        versions = (status._version, failure._version, fixed is not None and fixed._version, self._converged_changes)
+        seen = self._seen
+        if seen and seen[0] is status and seen[1] is failure and seen[2] is fixed and seen[3] == versions:
             return
-        self._seen = (status, failure, versions)
+        self._seen = (status, failure, fixed, versions)
         total = torch.zeros(batch.num_graphs, dtype=torch.bool, device=batch.device)
         for stage in self.stages:
             mask = stage.mask(batch, self.owner.exit_status)
@@ -303,7 +304,17 @@ class Driver:
             elif not before and stage is self.stages[-1]:
                 order = [stage.engine, self.owner]
         for engine in order:
-            self._hooks_ran |= engine._call_hooks(at, batch)
+            if engine._call_hooks(at, batch):
+                self._hooks_ran = True
+                self._check_membership(batch, at)
+
+    def _check_membership(self, batch: Batch, at: At) -> None:
+        before = len(self._known_status)
+        if len(batch) != before:
+            raise InputError(
+                f"A hook at {at.name} changed the batch from {before} to {len(batch)} systems in the middle of a run. "
+                f"Let systems join or leave between two runs; those that stay go on where they are."
+            )
 
 
 def check_can_produce(model: Any, needs: frozenset[str], who: str) -> None:

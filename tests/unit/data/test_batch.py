@@ -385,6 +385,8 @@ def test_results_are_fresh_until_something_moves(batch: Batch) -> None:
         "assignment": lambda b: setattr(b, "positions", b.positions.clone()),
         "user edit": lambda b: b.positions[0].add_(1),
         "cell edit": lambda b: b.cell.mul_(1.01),
+        "pbc edit": lambda b: b.pbc.logical_not_(),
+        "element edit": lambda b: b.atomic_numbers[0].add_(1),
         "kernel": lambda b: b.touch(),
         "append": lambda b: b.append_data([crystal(1)]),
         "delete": lambda b: b.__delattr__("atom_categories"),

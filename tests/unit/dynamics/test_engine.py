@@ -232,6 +232,36 @@ def test_degrees_of_freedom_are_those_of_the_engine_that_runs():
     assert float(batch.dof) == 3 * (atoms - 5)
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_atoms_that_become_fixed_between_two_steps_stand_still(in_place):
+    engine = with_neighbor_hooks(NVE(argon_model(), dt=2.0))
+    batch = Batch.from_data_list([argon_crystal(2, 5)])
+    batch.fixed = torch.zeros(batch.num_nodes, dtype=torch.bool)
+    engine.step(batch)
+    before = batch.positions.clone()
+    if in_place:
+        batch.fixed[:5] = True
+    else:
+        batch.fixed = torch.arange(batch.num_nodes) < 5
+    engine.step(batch)
+    moved = (batch.positions != before).any(dim=1)
+    assert not bool(moved[:5].any())
+    assert bool(moved[5:].all())
+
+
+@pytest.mark.parametrize("place", ["BEFORE_STEP", "AFTER_COMPUTE", "AFTER_STEP"])
+def test_a_hook_that_changes_the_number_of_systems_is_told(place):
+    class Feeds:
+        frequency, stage = 1, DynamicsStage[place]
+
+        def __call__(self, ctx, stage):
+            ctx.batch.append(Batch.from_data_list([argon_cluster(4, 3)]))
+
+    engine = with_neighbor_hooks(NVE(argon_model(), dt=2.0, hooks=[Feeds()]))
+    with pytest.raises(InputError, match=rf"A hook at {place} changed the batch from 1 to 2 systems"):
+        engine.run(Batch.from_data_list([argon_cluster(5, 1)]), 2)
+
+
 def test_state_follows_systems_that_join():
     engine = with_neighbor_hooks(FIRE(argon_model(), dt=0.2))
     batch = Batch.from_data_list([argon_cluster(9, 4)])

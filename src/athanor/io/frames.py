@@ -18,7 +18,8 @@ from athanor.data.fields import FIELDS, FieldSpec, Level
 from athanor.errors import StorageError
 
 if TYPE_CHECKING:
-    from athanor.io.zarr_schema import Rows, StoredField
+    from athanor.io.zarr_rows import Rows
+    from athanor.io.zarr_schema import StoredField
 
 STAMPS = ("system_id", "step", "time")
 """System fields that every stored frame carries, filled with their defaults if the batch has none."""
@@ -126,7 +127,8 @@ def _assemble(
 
 def batch_to_rows(batch: Batch) -> tuple[Rows, list[StoredField]]:
     """Copy a batch to rows on the host, with identity fields in any case."""
-    from athanor.io.zarr_schema import Rows, StoredField, to_numpy
+    from athanor.io.zarr_rows import Rows
+    from athanor.io.zarr_schema import StoredField, to_numpy
 
     systems = batch.num_graphs
     fields = fields_of(batch)

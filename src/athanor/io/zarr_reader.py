@@ -14,18 +14,16 @@ import torch
 from athanor.data._levels import gather_rows
 from athanor.errors import InputError, MissingFieldError, OutOfRangeError, StorageError
 from athanor.io._zarr_store import PARTIAL, RawStore
+from athanor.io.zarr_rows import Rows, decode_block, merge_rows
 from athanor.io.zarr_schema import (
     FORMAT_KEY,
     HEAD_KEY,
     Head,
-    Rows,
     StoredField,
     StoreNotFoundError,
     check_format,
-    decode_block,
     end_path,
     field_path,
-    merge_rows,
     presence_path,
     to_tensor,
 )

@@ -1,4 +1,4 @@
-"""What a trajectory store looks like: the only module that knows names, chunks, fill values and the commit record.
+"""What a trajectory store looks like: names, chunks, fill values and the commit record; `zarr_rows` has the blocks.
 
 A store holds system-level rows, and node-level (edge-level) rows concatenated over systems with one end pointer per
 system. Layout of format ``athanor-trajectory`` version 0, all inside one Zarr 3 group:
@@ -22,9 +22,8 @@ from __future__ import annotations
 import functools
 import json
 import re
-import struct
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -43,8 +42,6 @@ JOINS_LATER = frozenset({"dof"} | {name for name, spec in FIELDS.items() if spec
 """Fields that may first appear after the first write; earlier frames get the default of the field table."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\Z")
-_BLOCK_MAGIC = b"ATHB"
-_MAX_HEADER_BYTES = 16 * 1024 * 1024
 _DTYPES = frozenset({
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
     torch.uint8, torch.bool, torch.complex64, torch.complex128,
@@ -89,23 +86,20 @@ class StoredField:
         """Dtype of the array; bfloat16 is kept as the bits of an int16."""
         return np.dtype("int16" if self.dtype == "bfloat16" else self.dtype)
 
-    @property
-    def missing_value(self) -> float | int | bool:
-        """What a system that lacks the field gets: the default of the field table, else NaN, -1 or False."""
-        if self.default is not None:
-            return self.default
-        return fill_value(self.numpy_dtype)
-
     def spec(self) -> FieldSpec:
         """Row of the field table for this field."""
         shape = self.shape if self.declared_shape is None else self.declared_shape
         return FieldSpec(self.name, self.level, shape, self.kind, self.unit, self.meaning, self.default)  # type: ignore[arg-type]
 
     def missing_rows(self, rows: int) -> np.ndarray:
-        """`rows` rows for systems that lack the field."""
+        """`rows` rows for systems that lack the field: the default of the field table, else `fill_value`."""
+        shape = (rows, *self.shape)
         if self.dtype == "bfloat16":
-            return to_numpy(torch.full((rows, *self.shape), float(self.default or "nan"), dtype=torch.bfloat16))
-        return np.full((rows, *self.shape), self.missing_value, dtype=self.numpy_dtype)
+            value = float("nan") if self.default is None else float(self.default)
+            return to_numpy(torch.full(shape, value, dtype=torch.bfloat16))
+        return np.full(
+            shape, fill_value(self.numpy_dtype) if self.default is None else self.default, dtype=self.numpy_dtype
+        )
 
 
 @functools.lru_cache(maxsize=1024)
@@ -200,39 +194,6 @@ class Head:
         return head
 
 
-@dataclass(slots=True)
-class Rows:
-    """Rows of some systems on the host: one numpy array per field, counts per system, presence where it is not all."""
-
-    node_counts: np.ndarray
-    edge_counts: np.ndarray
-    columns: dict[str, np.ndarray] = field(default_factory=dict)
-    presence: dict[str, np.ndarray] = field(default_factory=dict)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Rows of each level."""
-        return {"system": len(self.node_counts), "node": int(self.node_counts.sum()),
-                "edge": int(self.edge_counts.sum())}  # fmt: skip
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all columns."""
-        return sum(column.nbytes for column in self.columns.values())
-
-    def column(self, item: StoredField) -> np.ndarray:
-        """Values of a field; the missing value where these rows lack it."""
-        value = self.columns.get(item.name)
-        return item.missing_rows(self.counts[item.level]) if value is None else value
-
-    def has(self, item: StoredField) -> np.ndarray:
-        """Which of these systems have a field."""
-        if item.name in self.presence:
-            return self.presence[item.name]
-        present = item.name in self.columns or (item.default is not None)
-        return np.full(len(self.node_counts), present)
-
-
 def _plain(item: StoredField | TailBlock) -> dict[str, Any]:
     return {name: getattr(item, name) for name in item.__slots__}
 
@@ -241,21 +202,6 @@ def _stored_field(item: dict[str, Any]) -> StoredField:
     declared = item["declared_shape"]
     shapes = {"shape": tuple(item["shape"]), "declared_shape": None if declared is None else tuple(declared)}
     return StoredField(**{**item, **shapes})
-
-
-def merge_rows(parts: list[Rows], fields: tuple[StoredField, ...]) -> Rows:
-    """Put rows behind one another; what a part lacks is filled and marked."""
-    if len(parts) == 1:
-        return parts[0]
-    merged = Rows(np.concatenate([part.node_counts for part in parts]),
-                  np.concatenate([part.edge_counts for part in parts]))  # fmt: skip
-    for item in fields:
-        if any(item.name in part.columns for part in parts):
-            merged.columns[item.name] = np.concatenate([part.column(item) for part in parts])
-            present = np.concatenate([part.has(item) for part in parts])
-            if not present.all() or any(item.name in part.presence for part in parts):
-                merged.presence[item.name] = present
-    return merged
 
 
 def check_name(name: str) -> str:
@@ -319,46 +265,6 @@ def to_tensor(array: np.ndarray, item: StoredField) -> torch.Tensor:
     """Inverse of `to_numpy`."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     return tensor.view(torch.bfloat16) if item.dtype == "bfloat16" else tensor
-
-
-def encode_block(rows: Rows) -> bytes:
-    """Bytes of a block: magic, length of the JSON header, header, then the arrays one behind another."""
-    arrays = {"node_counts": rows.node_counts, "edge_counts": rows.edge_counts}
-    arrays |= {f"data/{name}": value for name, value in rows.columns.items()}
-    arrays |= {f"presence/{name}": value for name, value in rows.presence.items()}
-    listing = [[key, value.dtype.str, list(value.shape)] for key, value in arrays.items()]
-    header = json.dumps(listing).encode()
-    parts = [_BLOCK_MAGIC, struct.pack("<Q", len(header)), header]
-    parts += [np.ascontiguousarray(value).tobytes() for value in arrays.values()]
-    return b"".join(parts)
-
-
-def decode_block(raw: bytes, block: TailBlock, where: str) -> Rows:
-    """Read a block.
-
-    Raises
-    ------
-    StorageError
-        If its length or checksum differs from the commit record.
-    """
-    if len(raw) != block.nbytes or zlib.crc32(raw) != block.crc32 or raw[:4] != _BLOCK_MAGIC:
-        raise StorageError(f"Block `{block.key}` of {where} is damaged: {len(raw)} of {block.nbytes} bytes, "
-                           f"or another checksum than the commit record says.")  # fmt: skip
-    (length,) = struct.unpack_from("<Q", raw, 4)
-    if length > min(len(raw), _MAX_HEADER_BYTES):
-        raise StorageError(f"Block `{block.key}` of {where} has an impossible header.")
-    offset = 12 + length
-    arrays: dict[str, np.ndarray] = {}
-    for key, dtype, shape in json.loads(raw[12:offset]):
-        count = int(np.prod(shape, dtype=np.int64))
-        array = np.frombuffer(raw, dtype=np.dtype(dtype), count=count, offset=offset).reshape(shape).copy()
-        arrays[key] = array
-        offset += array.nbytes
-    rows = Rows(arrays.pop("node_counts"), arrays.pop("edge_counts"))
-    for key, array in arrays.items():
-        group, _, name = key.partition("/")
-        (rows.columns if group == "data" else rows.presence)[name] = array
-    return rows
 
 
 def check_format(raw: bytes, where: str) -> None:

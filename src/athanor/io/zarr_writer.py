@@ -19,6 +19,7 @@ from athanor.errors import StorageError
 from athanor.io._zarr_store import PARTIAL, RawStore
 from athanor.io.zarr_config import Durability, TrajectoryConfig
 from athanor.io.zarr_reader import load_head, load_tail
+from athanor.io.zarr_rows import Rows, encode_block, merge_rows
 from athanor.io.zarr_schema import (
     FORMAT_KEY,
     GROUPS,
@@ -26,17 +27,14 @@ from athanor.io.zarr_schema import (
     JOINS_LATER,
     TAIL_PREFIX,
     Head,
-    Rows,
     StoredField,
     StoreExistsError,
     TailBlock,
     chunk_shape,
-    encode_block,
     end_path,
     field_path,
     fill_value,
     format_bytes,
-    merge_rows,
     presence_path,
     tail_key,
 )

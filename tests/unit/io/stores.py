@@ -8,7 +8,8 @@ import zarr.storage
 
 from athanor.data.fields import FIELDS, FieldSpec
 from athanor.io.zarr_config import Durability, TrajectoryConfig
-from athanor.io.zarr_schema import Rows, StoredField, to_numpy
+from athanor.io.zarr_rows import Rows
+from athanor.io.zarr_schema import StoredField, to_numpy
 from athanor.io.zarr_writer import TrajectoryWriter
 
 NAMES = ("atomic_numbers", "positions", "cell", "pbc", "energy", "system_id", "step")

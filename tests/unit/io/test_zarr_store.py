@@ -10,16 +10,17 @@ import pytest
 import torch
 import zarr
 
+from athanor.data.fields import FIELDS
 from athanor.errors import InputError, MissingFieldError, StorageError
 from athanor.io.zarr_config import Durability, parse_config
 from athanor.io.zarr_reader import TrajectoryReader
+from athanor.io.zarr_rows import decode_block
 from athanor.io.zarr_schema import (
     FORMAT_KEY,
     Head,
     StoredField,
     check_name,
     chunk_shape,
-    decode_block,
     to_numpy,
     to_tensor,
 )
@@ -314,7 +315,7 @@ def test_chunks_are_sized_by_bytes():
 )  # fmt: skip
 def test_every_dtype_survives(dtype):
     from athanor.data.fields import FieldSpec
-    from athanor.io.zarr_schema import Rows
+    from athanor.io.zarr_rows import Rows
 
     values = torch.arange(6).reshape(2, 3).to(dtype)
     item = StoredField.of(FieldSpec("mine", "system", (3,), "any"), values)
@@ -327,6 +328,14 @@ def test_every_dtype_survives(dtype):
         back = to_tensor(reader.rows([1, 0]).columns["mine"], reader.fields[0])
         assert back.dtype == dtype
         assert torch.equal(back.flip(0), values)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_who_lacks_a_field_gets_its_default(dtype):
+    charge = StoredField.of(FIELDS["charge"], torch.ones(1, 1, dtype=dtype))
+    assert to_tensor(charge.missing_rows(2), charge).tolist() == [[0.0], [0.0]]
+    dipole = StoredField.of(FIELDS["dipole"], torch.ones(1, 3, dtype=dtype))
+    assert to_tensor(dipole.missing_rows(1), dipole).isnan().all()
 
 
 def test_what_can_not_be_stored_is_refused():

@@ -104,6 +104,8 @@ def _short(value: Any) -> str:
 
 
 def _print_how_to_read(console: Any, run: SavedRun, row: dict[str, Any]) -> None:
+    from athanor.workflows.output import FINAL, LOG, PLOT, RUN, SUMMARY_CSV
+
     name = row["system"] if run.names.count(row["system"]) == 1 else row["index"]
     lines = [
         ("run.summary", "the table; run.to_pandas() as a DataFrame"),
@@ -119,5 +121,5 @@ def _print_how_to_read(console: Any, run: SavedRun, row: dict[str, Any]) -> None
                   markup=False, soft_wrap=True)  # fmt: skip
     for call, what in lines:
         console.print(f"  {call:<{width}}  {what}", highlight=False, markup=False, soft_wrap=True)
-    files = [name for name in ("final.extxyz", "summary.csv", "log.csv", "plot.png") if (run.folder / name).exists()]
-    console.print(f"Files: {', '.join(files)}; settings and citations: run.yaml.", highlight=False, soft_wrap=True)
+    files = [name for name in (FINAL, SUMMARY_CSV, LOG, PLOT) if (run.folder / name).exists()]
+    console.print(f"Files: {', '.join(files)}; settings and citations: {RUN}.", highlight=False, soft_wrap=True)

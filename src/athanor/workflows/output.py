@@ -25,6 +25,8 @@ SUMMARY_JSON = "summary.json"
 RUN = "run.yaml"
 LOG = "log.csv"
 PLOT = "plot.png"
+NOT_STARTED = "not started"
+"""Status in the table of a system whose turn has not come."""
 CONTENT = frozenset({TRAJECTORY, FINAL, SUMMARY_CSV, SUMMARY_JSON, RUN, LOG, PLOT})
 
 
@@ -122,7 +124,7 @@ def replace_text(path: Path, text: str) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="replace")  # file names need not be text
         temporary.replace(path)
     except OSError as error:
         raise StorageError(f"`{path}` can not be written: {error.strerror}. Make room and try again.") from error
@@ -140,7 +142,17 @@ def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
     """Write plain values as YAML."""
     import yaml
 
-    replace_text(path, yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=110))
+    text = yaml.safe_dump(_as_text(dict(values)), sort_keys=False, allow_unicode=True, width=110)
+    replace_text(path, text)
+
+
+def _as_text(value: Any) -> Any:
+    """Return plain values whose every word can be written: a byte of a file name that is no text becomes ``?``."""
+    if isinstance(value, dict):
+        return {key: _as_text(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_as_text(entry) for entry in value]
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def write_summary(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:

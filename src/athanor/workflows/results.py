@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor.units import GPa
+from athanor.workflows.output import NOT_STARTED
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.structures import System
 from athanor.workflows.track import SystemRecord, Tracker
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from athanor.data.batch import Batch
-
-NOT_STARTED = "not started"
 
 
 @dataclass(slots=True)

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 _LARGE = 50_000_000
 """Bytes beyond which a log is searched for a few systems instead of being parsed whole."""
 _FEW = 100
+"""Systems up to which that is quicker."""
 _BLOCK = 32_000_000
+"""Bytes that are parsed at a time."""
 _NEEDED = ("step", "time_fs", "system_id")
 
 
@@ -118,10 +120,9 @@ class SavedLog:
         try:
             with self._path.open("rb") as file:
                 columns = self._header(file)
-                few = len(systems) <= _FEW and self._path.stat().st_size > _LARGE
-                if few and self._whole is None:
-                    return columns, self._by_system(columns, [self._lines_of(file, columns, systems)])
                 if self._whole is None:
+                    if len(systems) <= _FEW and self._path.stat().st_size > _LARGE:
+                        return columns, self._by_system(columns, [self._lines_of(file, columns, systems)])
                     self._whole = self._by_system(columns, _blocks(file))
                 return columns, self._whole
         except FileNotFoundError:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from athanor.errors import InputError, StorageError
-from athanor.workflows.output import RUN, SUMMARY_JSON
+from athanor.workflows.output import RUN, SUMMARY_CSV, SUMMARY_JSON
 
 _KEYS = ("athanor", "state", "systems", "job", "model", "versions", "citations")
 
@@ -59,9 +59,9 @@ def read_summary(folder: Path, systems: int) -> list[dict[str, Any]]:
     except FileNotFoundError:
         raise StorageError(f"`{path}` is missing. Ask for systems by their number, 0 to {systems - 1}.") from None
     except (OSError, ValueError) as error:
-        raise StorageError(f"`{path}` can not be read: {error}. Try summary.csv beside it.") from error
+        raise StorageError(f"`{path}` can not be read: {error}. Try {SUMMARY_CSV} beside it.") from error
     if not isinstance(rows, list) or len(rows) != systems:
-        raise StorageError(f"`{path}` is not the table of the {systems} systems of this run. Try summary.csv.")
+        raise StorageError(f"`{path}` is not the table of the {systems} systems of this run. Try {SUMMARY_CSV}.")
     return rows
 
 

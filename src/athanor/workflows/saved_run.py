@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from athanor._optional import OptionalDependency
 from athanor.errors import InputError, StorageError
-from athanor.workflows.output import FINAL, LOG, RUN, SUMMARY_JSON, TRAJECTORY
+from athanor.workflows.output import FINAL, LOG, NOT_STARTED, RUN, SUMMARY_JSON, TRAJECTORY
 from athanor.workflows.saved_log import SavedLog, Series
 from athanor.workflows.saved_record import find_name, is_elsewhere, read_record, read_summary, state_of
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from athanor.data.batch import Batch
     from athanor.workflows.saved_frames import SavedFrames
-
-_NOT_STARTED = "not started"
 
 
 class SavedRun:
@@ -137,7 +135,7 @@ class SavedRun:
             from athanor.dynamics.failures import describe_failure
 
             for number, (steps, code) in self._frames.so_far().items():
-                if rows[number]["status"] == _NOT_STARTED:
+                if rows[number]["status"] == NOT_STARTED:
                     status = f"failed: {describe_failure(code)}" if code else self.state
                     rows[number] |= {"status": status, "steps": steps}
         return rows

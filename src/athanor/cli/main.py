@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -137,6 +138,9 @@ def main(arguments: list[str] | None = None) -> None:
     # Threads of torch wait without spinning: on shared cores a spinning wait costs milliseconds. Read by the OpenMP
     # library when torch loads, so it is set here, before any command imports it.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without Å gets a question mark, not the end of the run
     sys.exit(call(sys.argv[1:] if arguments is None else arguments))
 
 

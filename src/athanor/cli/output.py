@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,8 @@ class Screen:
 
 def print_json(document: Mapping[str, Any]) -> None:
     """Print `document`, the only thing on stdout of a command with ``--json``."""
-    print(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
+    as_it_is = (sys.stdout.encoding or "").lower() in ("utf-8", "utf8")
+    print(json.dumps(document, indent=1, ensure_ascii=not as_it_is, allow_nan=False))
 
 
 def exit_code(result: RunResult, *, allow_failures: bool = False) -> ExitCode:

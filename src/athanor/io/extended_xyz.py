@@ -68,8 +68,9 @@ def _comes_back(key: str, value: str | int) -> bool:
     if len(line.splitlines()) != 1:
         return False
     try:
+        line.encode()  # a file name need not be text
         found = extxyz.key_val_str_to_dict(line)
-    except (ValueError, IndexError):  # of its parser
+    except (ValueError, IndexError):
         return False
     return list(found) == list(entries) and type(found[key]) in (str, np.int64) and found[key] == value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +118,7 @@ def evaluate_systems(
         As `evaluate`.
     """
     if spec.output is not None:
-        check_file(spec.output, overwrite=overwrite)
+        check_file(spec.output, overwrite=overwrite, inputs={system.file for system in systems})
     plan = make_plan(spec, systems, model=model)
     for advice in advise(plan.spec, plan.systems, plan.model):
         warnings.warn(AthanorWarning(advice.text, advice.topic), stacklevel=3)
@@ -147,13 +147,14 @@ def evaluate_systems(
     return result
 
 
-def check_file(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
+def check_file(path: str | os.PathLike[str], *, overwrite: bool, inputs: Iterable[str] = ()) -> Path:
     """Return `path` if structures may be written there; changes nothing.
 
     Raises
     ------
     InputError
-        If it exists and `overwrite` is off, is a folder, lies in a folder that does not exist, or has another ending.
+        If it exists and `overwrite` is off, is a folder or one of the `inputs`, lies in a folder that does not exist,
+        or has another ending.
     """
     file = Path(path)
     if file.is_dir():
@@ -164,6 +165,11 @@ def check_file(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
         raise InputError(f"`{file.parent}` is no folder; make it first, or choose another place for `{file.name}`.")
     if file.exists() and not overwrite:
         raise InputError(f"`{file}` exists. Choose another name, or add --overwrite to replace it.")
+    if file.exists() and any(Path(name).is_file() and file.samefile(name) for name in inputs):
+        raise InputError(
+            f"`{file}` is read by this evaluation, which would replace it; it was left as it is. "
+            f"Choose another name for the results."
+        )
     return file
 
 

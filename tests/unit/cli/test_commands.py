@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from ase.build import bulk
 from ase.io import read, write
 
+import athanor
 from athanor.cli.main import call
 
 LJ = ["--model", "lennard-jones"]
@@ -182,6 +184,37 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ([], ["run"], ["relax"], ["md"], ["show"], ["models"]):
         assert call([*command, "--help"]) == 0
         assert "Usage: athanor" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such a file name")
+def test_names_that_are_no_text_and_terminals_that_know_few_letters(folder: Path) -> None:
+    source = os.fsdecode(b"argon\xff.extxyz")
+    (folder / "argon.extxyz").rename(source)
+    command = [
+        sys.executable,
+        "-m",
+        "athanor.cli.main",
+        "relax",
+        source,
+        *LJ,
+        "-o",
+        "out",
+        "--max-steps",
+        "2",
+        "--json",
+    ]
+    words = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=words, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"][0]["atoms"] == 4
+    run = athanor.open("out")
+    assert run.names == ["argon?:0", "argon?:1", "argon?:2"]
+    assert run.structures[0].info["name"] == os.fsdecode(b"argon\xff:0")
+    shown = subprocess.run(
+        [*command[:3], "show", "out"], env=words, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "fmax eV/?" in shown.stdout
 
 
 def test_an_internal_error_is_70_without_a_traceback(

@@ -10,7 +10,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
-from ase.io import read
+from ase.io import read, write
 
 import athanor
 from athanor.errors import InputError
@@ -117,6 +117,17 @@ def test_where_results_can_not_go(tmp_path: Path, name: str, words: str) -> None
     with pytest.raises(InputError, match=words):
         athanor.evaluate(crystals(), ARGON, out=tmp_path / name)
     assert (tmp_path / "there.extxyz").read_text() == "mine"
+
+
+def test_an_input_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write("in.extxyz", crystals())
+    (tmp_path / "link.extxyz").symlink_to("in.extxyz")
+    before = (tmp_path / "in.extxyz").read_bytes()
+    for out in ("in.extxyz", tmp_path / "link.extxyz"):
+        with pytest.raises(InputError, match="is read by this evaluation"):
+            athanor.evaluate("in.extxyz@-1", ARGON, out=out, overwrite=True)
+    assert (tmp_path / "in.extxyz").read_bytes() == before
 
 
 def test_arguments_are_called_as_the_caller_wrote_them() -> None:

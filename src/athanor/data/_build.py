@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from athanor._values import check_state_dtype, usable_device
-from athanor.data import _collate, _pairs_public
+from athanor.data import _collate, _pair_views
 from athanor.data._checks import check_structures
 from athanor.data._collate import Parts
 from athanor.data._levels import LevelStorage, level_of
@@ -193,7 +193,7 @@ def _pack_items(batch: BatchStorage, dicts: Sequence[Mapping[str, torch.Tensor]]
             pairs.append(found[0] + int(batch._node.starts[number]))
             shifts.append(found[1])
     edges, batch._edge = batch._edge, LevelStorage.empty(len(batch))
-    packed = _pairs_public.pack(batch, torch.cat(pairs), torch.cat(shifts), keep_order=True)
+    packed = _pair_views.pack(batch, torch.cat(pairs), torch.cat(shifts), keep_order=True)
     packed.valid = torch.tensor(has_list, device=batch.device)
     batch._pairs = packed
     if edges.tensors:
@@ -205,7 +205,7 @@ def _item_pairs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     pairs = item.get("neighbor_list")
     if pairs is None:
-        return _pairs_public.pairs_of_matrix(item)
+        return _pair_views.pairs_of_matrix(item)
     pairs = pairs.long()
     atoms = int(batch._node.counts[number])
     if pairs.numel() and (int(pairs.min()) < 0 or int(pairs.max()) >= atoms):
@@ -216,7 +216,7 @@ def _item_pairs(
     found = item.get("neighbor_list_shifts")
     if found is None and "shifts" in item:
         offset = pairs + int(batch._node.starts[number])
-        found = _pairs_public.images_from_cartesian(item["shifts"], batch, offset)
+        found = _pair_views.images_from_cartesian(item["shifts"], batch, offset)
     return pairs, torch.zeros((len(pairs), 3), device=pairs.device) if found is None else found
 
 

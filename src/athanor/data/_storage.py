@@ -17,11 +17,11 @@ import torch
 
 from athanor import _runtime
 from athanor._values import did_you_mean
-from athanor.data import _pairs_public, _structure
+from athanor.data import _pair_views, _structure
 from athanor.data._collate import PRESENT
 from athanor.data._levels import LevelStorage
 from athanor.data._mixin import AbsentAttributeError
-from athanor.data._pairs_public import check_pair_list, warn_dropped_edges
+from athanor.data._pair_views import check_pair_list, warn_dropped_edges
 from athanor.data._sizes import BatchSizes
 from athanor.data._stamp import Stamp
 from athanor.data.atomic_data import AtomicData
@@ -124,7 +124,7 @@ class BatchStorage(BatchSizes):
             value = self._system.tensors.get(name)
         if value is None:
             if name in PAIR_VIEWS:
-                value = _pairs_public.read_view(self, name)
+                value = _pair_views.read_view(self, name)
             elif self._edge.tensors:
                 value = self._edges().tensors.get(name)
         return default if value is None else value
@@ -174,7 +174,7 @@ class BatchStorage(BatchSizes):
         self._version += 1
 
     def _assign_view(self, name: str, value: torch.Tensor) -> None:
-        packed = _pairs_public.assign_view(self, self._assigned, name, value)
+        packed = _pair_views.assign_view(self, self._assigned, name, value)
         if packed is not None:
             if self._pairs is not None and name.endswith("shifts"):
                 packed.cutoff, packed.radius = self._pairs.cutoff, self._pairs.radius

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from athanor.data.fields import FIELDS
+from athanor.data.fields import FIELDS, IDENTITY
 from athanor.errors import ModelOutputError
 
 if TYPE_CHECKING:
@@ -20,8 +20,15 @@ if TYPE_CHECKING:
     from athanor.dynamics.inactive import ActiveSet
 
 
+_GIVEN = frozenset({
+    "atomic_numbers", "positions", "atomic_masses", "atom_categories", "tags", "fixed", "cell", "pbc", "charge", "spin",
+    "velocities", "momenta", "dof", *IDENTITY,
+})  # fmt: skip
+"""What a model is given. Networks that hand their input through, wrapped or in single precision, change no state."""
+
+
 def evaluate(model: Any, batch: Batch, needs: frozenset[str], active: ActiveSet) -> OrderedDict[str, Tensor]:
-    """Evaluate `model` on the active systems and store energy, forces and whatever else it returns.
+    """Evaluate `model` on the active systems and store energy, forces and what else it returns of the field table.
 
     Parameters
     ----------
@@ -65,7 +72,7 @@ def evaluate(model: Any, batch: Batch, needs: frozenset[str], active: ActiveSet)
             f"Ask for it in `model.model_config.active_outputs`, or compute it in `forward`."
         )
     for key, value in outputs.items():
-        if key in FIELDS:
+        if key in FIELDS and key not in _GIVEN:
             _store(batch, key, value, active, model)
     batch.mark_results_fresh(model, frozenset(outputs))
     return outputs

@@ -182,7 +182,7 @@ class _Run:
 
     def _run_chunk(self, number: int, indices: list[int], flag: StopFlag) -> bool:
         """Run one chunk; return whether to go on."""
-        spec = self.spec
+        spec, systems = self.spec, [self.systems[index] for index in indices]
         batch = self.plan.batch(indices)
         fused, tracker = build.build_stages(spec, self.plan.model, batch)
         for hook in self._writers(tracker):
@@ -193,11 +193,15 @@ class _Run:
             self._attempt(fused.run, batch)
         except StopRequested:
             self.result.interrupted = True
-        except KeyboardInterrupt:
-            self.result.interrupted = True
+        except BaseException as error:  # Ctrl-C, or a model that has no memory left: what was done before is kept
             if not bool((batch.step - tracker.started > fused.step_count).any()):  # cut short before it was counted
                 fused.undo_unfinished_step(batch)
-        add_chunk(self.result, spec, [self.systems[index] for index in indices], batch, tracker, self.plan.model)
+            self.result.interrupted = isinstance(error, KeyboardInterrupt)
+            if not self.result.interrupted:
+                if fused.step_count:
+                    add_chunk(self.result, spec, systems, batch, tracker, self.plan.model)
+                raise
+        add_chunk(self.result, spec, systems, batch, tracker, self.plan.model)
         if time.monotonic() - self._summary_written > _SECONDS_BETWEEN_SUMMARIES:
             self._attempt(self._write_summary)
         return not (self.result.interrupted or flag.is_set)

@@ -262,6 +262,23 @@ def test_a_hook_that_changes_the_number_of_systems_is_told(place):
         engine.run(Batch.from_data_list([argon_cluster(5, 1)]), 2)
 
 
+def test_a_model_that_hands_its_input_through_changes_no_state():
+    class Echo(DemoModelWrapper):
+        def forward(self, data, **kwargs):
+            given = {name: 0.5 * data[name] for name in ("positions", "atomic_masses")}
+            stopped = {name: torch.ones_like(data[name]) for name in ("status", "step", "failure_code")}
+            return super().forward(data, **kwargs) | given | stopped
+
+    runs = []
+    for wrapper in (DemoModelWrapper, Echo):
+        torch.manual_seed(3)
+        batch = Batch.from_data_list([argon_cluster(5, 1)])
+        NVE(wrapper(DemoModel()), dt=1.0).run(batch, 4)
+        runs.append(batch)
+    assert torch.equal(runs[0].positions, runs[1].positions)
+    assert int(runs[1].step) == 4
+
+
 def test_state_follows_systems_that_join():
     engine = with_neighbor_hooks(FIRE(argon_model(), dt=0.2))
     batch = Batch.from_data_list([argon_cluster(9, 4)])

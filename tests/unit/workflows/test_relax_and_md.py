@@ -152,6 +152,26 @@ def test_a_failing_system_is_set_aside_and_the_rest_is_untouched() -> None:
     assert equal([a.positions for a in good.structures], [a.positions for a in result.structures[:3]])
 
 
+def test_a_model_that_gives_up_leaves_what_was_done(tmp_path: Path) -> None:
+    model, calls = argon_model(), []
+
+    def give_up(*_: object) -> None:
+        calls.append(1)
+        if len(calls) > 8:
+            raise MemoryError("no room")
+
+    model.register_forward_pre_hook(give_up)
+    with pytest.raises(MemoryError):
+        athanor.md(crystals(2), model=model, temperature=30, steps=20, max_atoms=8, out=tmp_path / "out")
+    run = athanor.open(tmp_path / "out")
+    assert run.state == "failed"
+    assert [(row["status"], row["steps"]) for row in run.summary] == [("interrupted", 7)] * 2
+    whole = athanor.md(crystals(2), model=argon_model(), temperature=30, steps=7)
+    for left, wanted in zip(run.structures, whole.structures, strict=True):
+        assert np.allclose(left.positions, wanted.positions, atol=1e-7)
+        assert left.get_potential_energy() == pytest.approx(wanted.get_potential_energy(), abs=1e-7)
+
+
 def test_the_folder_has_everything_in_input_order(tmp_path: Path) -> None:
     write(tmp_path / "in.extxyz", crystals())
     out = tmp_path / "out"

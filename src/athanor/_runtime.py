@@ -11,6 +11,7 @@ import sys
 
 import torch
 
+from athanor._values import check_whole
 from athanor.errors import InputError
 
 _MOST_THREADS = 64
@@ -60,8 +61,7 @@ def set_num_threads(num_threads: int | None = None) -> None:
     """
     if num_threads is None:
         num_threads = _available_cores()
-    if isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1:
-        raise InputError(f"`num_threads` is {num_threads!r}; it must be an integer of at least 1.")
+    num_threads = check_whole(num_threads, "num_threads", 1)
     most = max(_MOST_THREADS, 4 * _available_cores())
     if num_threads > most:
         raise InputError(

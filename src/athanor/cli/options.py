@@ -42,7 +42,7 @@ class Shared:
 def collect(context: typer.Context) -> Shared:
     """Return the shared options of the command that is being run."""
     given = context.params
-    settings = {key: given.get(_OPTION_OF.get(key, key)) for key in _KEYS}
+    settings = {key: given.get(key) for key in _KEYS} | {"output": given["out"]}
     screen = Screen(given["quiet"], given["as_json"])
     return Shared(settings, given["model_option"] or [], given["overwrite"], screen)
 
@@ -58,9 +58,8 @@ _KEYS = (
     "seed",
     "every",
     "silence",
-    "output",
 )
-_OPTION_OF = {"output": "out"}
+"""Keys of a job that are options of the same name."""
 
 
 def complete_models(incomplete: str) -> list[tuple[str, str]]:

@@ -1,7 +1,8 @@
 r"""Kinetic energy, degrees of freedom, temperature, pressure and largest force of each system: one definition each.
 
 Engines, hooks and workflows all read these. Sums run over the atoms of a system in order and depend on nothing else,
-so a system has the same bits alone and in a batch. Atoms that are ``fixed`` count nowhere.
+so a system has the same bits alone and in a batch. Atoms that are ``fixed`` count nowhere. A field that is needed and
+absent is a `MissingFieldError`.
 """
 
 from __future__ import annotations

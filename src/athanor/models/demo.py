@@ -128,7 +128,7 @@ class DemoModelWrapper(nn.Module, BaseModelMixin):
 
     @property
     def embedding_shapes(self) -> dict[str, tuple[int, ...]]:
-        """``node_embeddings`` and ``graph_embedding``, both of the width of the network."""
+        """``node_embeddings`` and ``graph_embedding`` (the field is ``graph_embeddings``), of the network's width."""
         return {"node_embeddings": (self.model.hidden_dim,), "graph_embedding": (self.model.hidden_dim,)}
 
     def adapt_input(self, data: AtomicData | Batch, **kwargs: Any) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from athanor._values import check_whole
 from athanor.data._checks import check_finite
 from athanor.data.batch import Batch
@@ -55,5 +53,5 @@ def compute_neighbors(
     check_neighbor_config(config)
     if max_neighbors is not None:
         check_whole(max_neighbors, "max_neighbors")
-    check_finite(batch.to_dict(), np.concatenate(([0], np.cumsum(batch.num_nodes_list))))
+    check_finite(batch.to_dict(), batch.batch_ptr.cpu().numpy())
     build_pair_list(batch, config.cutoff, config.cutoff, config.half_list, max_neighbors)

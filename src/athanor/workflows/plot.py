@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which colour-blind people can tell apart, without the yellow, which is faint on white
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
+_PANELS = {
+    "energy": "energy above lowest\n(meV/atom)",
+    "temperature": "temperature (K)",
+    "volume": "volume change (%)",
+    "fmax": "largest force (eV/Å)",
+}
+"""Names of the panels, from top to bottom, and what stands at their axes."""
 _FAILED, _MANY, _AIM = "#D55E00", "#B0B0B0", "#606060"
 _ZERO_FORCE = 1e-5
 """eV/Å. Forces below it, as symmetry leaves them, are drawn there."""
@@ -49,14 +56,6 @@ class _Line:
         if not self.failed:
             return self.name
         return f"{self.name} (failed)" if self.step[-1] > self.step[0] else f"{self.name} (failed at the start)"
-
-
-_PANELS = {
-    "energy": "energy above lowest\n(meV/atom)",
-    "temperature": "temperature (K)",
-    "volume": "volume change (%)",
-    "fmax": "largest force (eV/Å)",
-}
 
 
 def plot(
@@ -106,7 +105,7 @@ def plot(
     saved = run if isinstance(run, SavedRun) else SavedRun(run)
     figures = OptionalDependency.MATPLOTLIB.load("figure", needed_by="athanor.plot")
     numbers = _chosen(saved, systems)
-    lines = [_line(saved, number, series) for number, series in zip(numbers, saved.series(numbers), strict=True)]
+    lines = [_line_of(saved, number, series) for number, series in zip(numbers, saved.series(numbers), strict=True)]
     lines = [line for line in lines if len(line.step)]
     if not lines:
         raise StorageError(f"`{saved.folder}` has nothing to draw: no step of these systems was logged.")
@@ -116,7 +115,7 @@ def plot(
         _draw(axes, name, lines, _aims(name, saved))
     _draw_stages(figure.axes, lines)
     figure.axes[-1].set_xlabel("step")
-    _tell(figure, saved, lines, len(saved) if systems is None else len(numbers))
+    _add_legend_and_title(figure, saved, lines, len(saved) if systems is None else len(numbers))
     if path is not None:
         _save(figure, Path(path))
     return figure
@@ -131,7 +130,7 @@ def _chosen(saved: SavedRun, systems: int | str | Sequence[int | str] | None) ->
     return [place * len(saved) // _MOST_DRAWN for place in range(_MOST_DRAWN)]
 
 
-def _line(saved: SavedRun, number: int, series: Series) -> _Line:
+def _line_of(saved: SavedRun, number: int, series: Series) -> _Line:
     import numpy as np
 
     row = saved.summary[number]
@@ -235,8 +234,8 @@ def _draw_stages(panels: Sequence[Any], lines: list[_Line]) -> None:
     panels[0].text(steps.max(), 1.02, f" {after}", transform=top, ha="left", va="bottom", color=_AIM)
 
 
-def _tell(figure: Any, saved: SavedRun, lines: list[_Line], asked: int) -> None:
-    """Legend and title."""
+def _add_legend_and_title(figure: Any, saved: SavedRun, lines: list[_Line], asked: int) -> None:
+    """Say what the lines are, and of how many systems that were asked for; above it, which run it is."""
     from matplotlib.lines import Line2D
 
     failed = sum(line.failed for line in lines)

@@ -31,8 +31,8 @@ class LoggingHook:
     """Record scalars of every system, every `frequency` steps.
 
     Columns: ``step`` (lifetime steps of the system), ``time_fs``, ``system_id``, ``graph_idx``, ``status``, ``energy``
-    (eV), ``fmax`` (eV/Å), ``temperature`` (K, with velocities), ``volume`` (Å³) and ``pressure`` (eV/Å³) with a cell,
-    then those of `custom_scalars`.
+    (eV), ``fmax`` (eV/Å), ``temperature`` (K), with a cell ``volume`` (Å³) and, with a stress, ``pressure`` (eV/Å³,
+    with its kinetic part), then those of `custom_scalars`. From ``energy`` on, what the batch lacks is left out.
 
     Parameters
     ----------

@@ -69,7 +69,7 @@ class RawStore:
         elif isinstance(store, str | Path):
             if not str(store).strip():
                 raise InputError("`store` is empty; pass the path of a folder, for example `frames.zarr`.")
-            path = Path(store).expanduser()
+            path = Path(os.path.expanduser(store))
             if path.exists() and not path.is_dir():
                 raise StorageError(f"`{path}` is a file; a trajectory store is a folder.")
             self.where, self.store = f"`{path}`", zarr.storage.LocalStore(path)

@@ -78,7 +78,7 @@ def read_structures(paths: PathLike | Iterable[PathLike], index: str | int | sli
 
 def _read_file(path: str, index: str | int | slice) -> list[Structure]:
     chosen = _parse_index(index)
-    shown = path
+    shown, path = path, os.path.expanduser(path)
     if not Path(path).exists() and "@" in Path(path).name:
         path, _, text = path.rpartition("@")
         index, chosen = text, _parse_index(text)

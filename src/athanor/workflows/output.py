@@ -41,8 +41,11 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
         If it can not be read.
     """
     folder = Path(path)
-    if not folder.exists():
-        return folder
+    try:
+        if not folder.exists():
+            return folder
+    except OSError as error:
+        raise InputError(f"`{folder}` can not be the name of a folder: {error.strerror}. Choose another.") from error
     if not folder.is_dir():
         raise InputError(f"`{folder}` is a file; choose a folder for the results.")
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
+from athanor.dynamics.arguments import check_model
 from athanor.errors import InputError
 from athanor.workflows import build
 from athanor.workflows.chunks import default_max_atoms, split_into_chunks
@@ -105,6 +106,7 @@ def make_plan(spec: Spec, systems: Sequence[System], *, model: Any = None) -> Pl
         chosen = build.choose_model(spec, repeated)
         spec = spec.model_copy(update={"model": chosen})
         model = build.build_model(chosen)
+    check_model(model)
     if isinstance(spec, RunSpec):
         build.check_stages(spec, repeated, model)
     if isinstance(model, torch.nn.Module):

@@ -63,7 +63,7 @@ class SavedRun:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.folder = Path(path)
+        self.folder = Path(os.path.expanduser(path))
         self.record = read_record(self.folder)
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, PlainSerializer, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, PlainSerializer, ValidationError, field_validator, model_validator
 
 from athanor.errors import InputError
 from athanor.workflows.problems import Origin, describe_problems
@@ -23,7 +23,15 @@ Topic = Literal["non-periodic", "elements", "small-cell", "time-step", "friction
 """What a run may warn of before its first step, see `athanor.workflows.advice`."""
 DEFAULT_MODEL = "chgnet"
 """Model of periodic systems when none is named."""
-PathText = Annotated[Path, PlainSerializer(str, return_type=str)]
+
+
+def _usable_path(path: Path) -> Path:
+    if "\0" in str(path):
+        raise InputError(f"{str(path)!r} holds a zero byte, which no name of a file does.")
+    return Path(os.path.expanduser(path))  # frames go to a store that takes `~` for the home folder: all go there
+
+
+PathText = Annotated[Path, AfterValidator(_usable_path), PlainSerializer(str, return_type=str)]
 
 
 class ModelSpec(Description):

@@ -79,7 +79,7 @@ def from_python(structures: Any) -> list[System]:
     Parameters
     ----------
     structures
-        ASE atoms, a path, `AtomicData`, or a sequence of these in any mixture; or a `Batch`, or what a run returned.
+        ASE atoms, a path, `AtomicData`, a `Batch`, or a sequence of these in any mixture; or what a run returned.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def from_python(structures: Any) -> list[System]:
         If an item is of another type, or there is none.
     """
     systems: list[System] = []
-    for item in _as_items(structures):
+    for item in _flat(structures):
         if isinstance(item, str | os.PathLike):
             systems.extend(_from_file(SourceSpec(file=Path(item))))
         else:
@@ -189,14 +189,23 @@ def _note_reference(system: System) -> None:
     system.source = str(system.atoms.info.get("source", system.source or system.file))
 
 
+def _flat(structures: Any) -> Iterable[Any]:
+    for item in _as_items(structures):
+        yield from item.to_atoms() if _is_batch(item) else [item]
+
+
+def _is_batch(item: Any) -> bool:
+    return hasattr(item, "num_graphs") and hasattr(item, "to_atoms")
+
+
 def _as_items(structures: Any) -> Iterable[Any]:
     of_a_run = getattr(structures, "structures", None)
     if isinstance(of_a_run, list):
         return of_a_run
     if isinstance(structures, str | os.PathLike) or hasattr(structures, "get_chemical_formula"):
         return [structures]
-    if hasattr(structures, "num_graphs") and hasattr(structures, "to_atoms"):
-        return list(structures.to_atoms())
+    if _is_batch(structures):
+        return [structures]
     if isinstance(structures, Iterable) and not hasattr(structures, "atomic_numbers"):
         return structures
     return [structures]

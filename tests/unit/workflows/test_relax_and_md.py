@@ -16,7 +16,7 @@ import athanor
 from athanor import units
 from athanor.data import AtomicData, Batch
 from athanor.dynamics import NVE
-from athanor.errors import InputError
+from athanor.errors import ContractError, InputError
 from athanor.testing.dynamics_contract import argon_model, with_neighbor_hooks
 from athanor.workflows.plan import Plan
 
@@ -150,6 +150,30 @@ def test_a_failing_system_is_set_aside_and_the_rest_is_untouched() -> None:
     assert np.isnan(result.energies[3])
     assert result.structures[3].calc is None
     assert equal([a.positions for a in good.structures], [a.positions for a in result.structures[:3]])
+
+
+def test_the_home_folder_has_one_name_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    here.mkdir()
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    write(home / "in.extxyz", crystals(1))
+    athanor.md("~/in.extxyz", model=ARGON, temperature=30, steps=2, out="~/out")
+    assert list(here.iterdir()) == []
+    assert {path.name for path in (home / "out").iterdir()} >= {"run.yaml", "trajectory.zarr", "final.extxyz"}
+    assert athanor.open("~/out").num_frames == 1
+
+
+def test_what_is_no_folder_no_model_and_what_is_a_batch() -> None:
+    with pytest.raises(InputError, match="zero byte"):
+        athanor.md(crystals(1), model=ARGON, out="a\0b")
+    with pytest.raises(InputError, match="can not be the name of a folder"):
+        athanor.md(crystals(1), model=ARGON, out="x" * 300)
+    with pytest.raises(ContractError, match="`model` is a object; pass a model that is wrapped"):
+        athanor.md(crystals(1), model=object())
+    batch = Batch.from_data_list([AtomicData.from_atoms(atoms) for atoms in crystals(2)])
+    assert len(athanor.md([batch, *crystals(1)], model=ARGON, temperature=30, steps=1)) == 3
 
 
 def test_a_model_that_gives_up_leaves_what_was_done(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ returns a wrapper. Nothing is imported until a model is asked for.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 from dataclasses import dataclass
@@ -140,9 +139,8 @@ def find(name: str) -> ModelEntry:
         entry = others.get(name) or {key.lower().replace("_", "-"): row for key, row in others.items()}.get(wanted)
     if entry is None:
         names = [row.name for row in available()]
-        near = difflib.get_close_matches(wanted, [*names, *ALIASES], n=1)
-        hint = f"Did you mean `{near[0]}`? There are" if near else "There are"
-        raise InputError(f"There is no model `{name}`. {hint} {', '.join(names)}.")
+        hint = did_you_mean(wanted, [*names, *ALIASES])
+        raise InputError(f"There is no model `{name}`.{hint} There are {', '.join(names)}.")
     return entry
 
 

@@ -205,9 +205,7 @@ def check_supercell(model: BaseModelMixin, system: AtomicData) -> float:
     cell, periodic = _cell_and_pbc(system)
     pbc = periodic.tolist()
     shapes = [(2, 1, 1), (1, 2, 1), (2, 2, 1)] if not pbc[2] else [(2, 1, 1), (1, 1, 3), (2, 2, 2)]
-    shapes = [
-        shape for shape in shapes if all(count == 1 or periodic for count, periodic in zip(shape, pbc, strict=True))
-    ]
+    shapes = [shape for shape in shapes if all(count == 1 or along for count, along in zip(shape, pbc, strict=True))]
     supercells = []
     for shape in shapes:
         counts = [torch.arange(count, dtype=cell.dtype) for count in shape]

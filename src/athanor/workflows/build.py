@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import warnings
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
+from athanor._values import did_you_mean
 from athanor.errors import AthanorError, AthanorWarning, InputError
 from athanor.workflows.problems import describe_problems
 from athanor.workflows.spec import DEFAULT_MODEL, CalculationSpec, ModelSpec, RunSpec
@@ -81,9 +81,8 @@ def _check_options(spec: ModelSpec, parameters: Sequence[inspect.Parameter]) -> 
     takes_any = any(item.kind is item.VAR_KEYWORD for item in parameters)
     unknown = [name for name in spec.options if name not in known]
     if unknown and not takes_any:
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f"Did you mean `{near[0]}`?" if near else f"It has {', '.join(known) or 'none'}."
-        raise InputError(f"model {spec.name!r} has no option `{unknown[0]}`. {hint}")
+        hint = did_you_mean(unknown[0], known) or f" It has {', '.join(known) or 'none'}."
+        raise InputError(f"model {spec.name!r} has no option `{unknown[0]}`.{hint}")
     needed = [item.name for item in parameters if item.name in known and item.default is item.empty]
     missing = [name for name in needed if name not in spec.options]
     if missing:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+
+from athanor._values import did_you_mean
 
 Location = tuple[str | int, ...]
 
@@ -85,8 +86,7 @@ def _describe(problem: Any, root: type[BaseModel] | None, origin: Origin) -> str
     place, name = origin.place(location), origin.spell(location)
     if kind == "extra_forbidden":
         known = _known_keys(root, location[:-1])
-        near = difflib.get_close_matches(str(location[-1]), known, n=1)
-        hint = f" Did you mean `{near[0]}`?" if near else f" Known keys: {', '.join(known)}." if known else ""
+        hint = did_you_mean(location[-1], known) or (f" Known keys: {', '.join(known)}." if known else "")
         return f"{place}`{name}` is not a key here.{hint}"
     if kind == "missing":
         return f"{place}`{name}` is missing."

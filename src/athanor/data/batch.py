@@ -125,7 +125,15 @@ class Batch(BatchStorage):
         exclude_keys: Iterable[str] | None = None,
         field_levels: Mapping[str, str] | None = None,
     ) -> Self:
-        """Join plain dictionaries of tensors without checks of values; unknown names become system fields."""
+        """Join plain dictionaries of tensors without checks of values; unknown names become system fields.
+
+        Raises
+        ------
+        InputError
+            If there is none, or a tensor does not have the rows, shape or dtype of its field.
+        MissingFieldError
+            If one has no ``positions``.
+        """
         levels = {**(attr_map or {}), **(field_levels or {})}
         return _build.from_dicts(cls, data_list, device, levels, _build.names_in(exclude_keys))
 
@@ -143,6 +151,11 @@ class Batch(BatchStorage):
         """Return a batch without systems that has the fields of `template`; sizes are accepted as hints.
 
         Storage grows when systems are appended, so no capacity is reserved.
+
+        Raises
+        ------
+        InputError
+            If a size is negative, or `template` is neither a batch nor a structure.
         """
         if min(num_systems, num_nodes, num_edges) < 0:
             raise InputError(f"Sizes must not be negative: {num_systems=}, {num_nodes=}, {num_edges=}.")
@@ -157,7 +170,13 @@ class Batch(BatchStorage):
 
     @classmethod
     def from_dict(cls, dictionary: Mapping[str, Any]) -> Self:
-        """Make a batch of what `model_dump` returned."""
+        """Make a batch of what `model_dump` returned.
+
+        Raises
+        ------
+        MissingFieldError
+            If `dictionary` is something else.
+        """
         return _build.from_dump(cls, dictionary)
 
     def __getitem__(self, key: Any) -> Any:
@@ -174,7 +193,13 @@ class Batch(BatchStorage):
 
     # --------------------------------------------------------------------------------------------- adding fields
     def register_field(self, spec: FieldSpec) -> None:
-        """Declare a custom field of this batch, so that it can be assigned."""
+        """Declare a custom field of this batch, so that it can be assigned.
+
+        Raises
+        ------
+        InputError
+            If the name is taken, or no identifier; `ArgumentError` if `spec` is no `FieldSpec`.
+        """
         if not isinstance(spec, FieldSpec):
             raise ArgumentError(
                 f"`spec` is a {type(spec).__name__}; pass `FieldSpec(name, level, shape)` of `athanor.data.fields`, or "
@@ -200,6 +225,11 @@ class Batch(BatchStorage):
             ``"node"``, ``"edge"`` or ``"system"``.
         overwrite
             Replace a field that exists.
+
+        Raises
+        ------
+        InputError
+            If the field exists and `overwrite` is off, or `values` are not one fitting tensor per system.
         """
         _membership.add_key(self, key, values, level, overwrite)
 
@@ -217,11 +247,24 @@ class Batch(BatchStorage):
 
         Fields that one of the two lacks follow the rule of `from_data_list`. A pair list goes along; systems without
         one, or searched with another radius, are marked for a new search.
+
+        Raises
+        ------
+        InputError
+            If both share storage, have two state dtypes, or a field of two shapes or kinds.
+        MissingFieldError
+            If one lacks a field that can not be filled.
         """
         _membership.append(self, other)
 
     def append_data(self, data_list: Sequence[AtomicData], exclude_keys: Iterable[str] | None = None) -> None:
-        """Add structures behind the systems of this batch; in place."""
+        """Add structures behind the systems of this batch; in place.
+
+        Raises
+        ------
+        InputError, MissingFieldError
+            If there is none, or as `from_data_list` and `append`.
+        """
         if isinstance(data_list, Sequence) and not data_list:
             raise InputError("No data provided: `data_list` is empty. Pass at least one structure.")
         self.append(type(self).from_data_list(data_list, device=self._device, exclude_keys=exclude_keys))
@@ -233,6 +276,11 @@ class Batch(BatchStorage):
         ----------
         idx
             Integer, slice, list, or tensor or array of integers or bools; negative integers count from the end.
+
+        Raises
+        ------
+        OutOfRangeError
+            An `IndexError`: if it names no system, one that is not there, or is of another type.
         """
         return self._carry_stamp(_membership.select(self, system_indices(idx, len(self))))
 

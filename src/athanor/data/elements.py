@@ -162,6 +162,11 @@ def voigt_to_matrix(t: torch.Tensor) -> torch.Tensor:
     -------
     torch.Tensor
         [3, 3], same dtype and device.
+
+    Raises
+    ------
+    ShapeError
+        If `t` has another shape.
     """
     if t.shape == (3, 3):
         return t

@@ -74,6 +74,8 @@ class ConvergenceCriterion:
         ------
         MissingFieldError
             If the batch lacks `key`; the text lists what there is.
+        InputError
+            If the field has fewer dimensions than `reduce_dims` names.
         """
         value = batch.get(self.key)
         if value is None:
@@ -127,6 +129,12 @@ class ConvergenceHook:
         As a hook: move converged systems from one status to the other. Nothing is moved unless both are given.
     frequency
         Evaluate every so many steps.
+
+    Raises
+    ------
+    InputError
+        If there is no criterion, or a threshold or `frequency` makes no sense; `ArgumentError` if a criterion is
+        something else or has an unknown argument.
 
     Examples
     --------

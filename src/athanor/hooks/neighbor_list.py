@@ -33,6 +33,11 @@ class NeighborListHook:
     method
         Accepted for compatibility; the search method is chosen by size.
 
+    Raises
+    ------
+    InputError
+        If `skin` is negative or not finite, `max_neighbors` is no count, or `config` is no `NeighborConfig`.
+
     Notes
     -----
     The list, its reference positions and its stamps live on the batch, so one hook may serve several batches.

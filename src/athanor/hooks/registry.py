@@ -176,6 +176,11 @@ class HookRegistryMixin:
         """Enter each distinct hook of this registry and of `others` once, in order of registration.
 
         If one fails to enter, those already entered are closed and the error is raised.
+
+        Raises
+        ------
+        InputError
+            If they are open already.
         """
         if self._opened is not None:
             raise InputError(f"The hooks of this {type(self).__name__} are open already; close them first.")

@@ -62,6 +62,12 @@ class LennardJonesModelWrapper(nn.Module, BaseModelMixin):
         Parameters between elements: epsilon is the geometric mean; sigma the arithmetic mean
         (``"lorentz-berthelot"``) or the geometric one (``"geometric"``).
 
+    Raises
+    ------
+    InputError
+        If a parameter is no number in its range, an element does not exist, or `epsilon` and `sigma` name different
+        ones.
+
     Notes
     -----
     Computes energy and forces unless ``model_config.active_outputs`` says otherwise; stress can be added. Needs a

@@ -64,6 +64,8 @@ def evaluate(
     ------
     InputError
         If an argument or a structure is not usable; nothing was computed then.
+    OptionalDependencyError
+        If a package of the model is not installed.
     StorageError
         If `out` can not be written.
     KeyboardInterrupt

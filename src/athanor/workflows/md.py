@@ -71,6 +71,10 @@ def md(
     ------
     InputError
         If an argument or a structure is not usable; nothing has run then.
+    OptionalDependencyError
+        If a package of the model is not installed.
+    StorageError
+        If `out` can not be written; what was done stands in it.
     KeyboardInterrupt
         If it was interrupted; what was done stands in `out`.
 

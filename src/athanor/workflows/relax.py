@@ -74,7 +74,7 @@ def relax(
     max_atoms
         Largest number of atoms in one batch; from the memory at hand by default.
     every
-        Steps between frames in `out`.
+        Steps between frames and between rows of the log in `out`.
     seed
         Kept with the results; a relaxation draws no random numbers.
     out
@@ -98,6 +98,10 @@ def relax(
     ------
     InputError
         If an argument or a structure is not usable; nothing has run then.
+    OptionalDependencyError
+        If a package of the model is not installed.
+    StorageError
+        If `out` can not be written; what was done stands in it.
     KeyboardInterrupt
         If it was interrupted; what was done stands in `out`.
 

@@ -38,7 +38,7 @@ class ConvergenceCriterion:
     ----------
     key
         Field of the batch. Atoms held by `fixed` do not count for ``forces``; the engine's target pressure is
-        added to ``stress``, so that zero means mechanical equilibrium.
+        added to ``stress``, so that zero means mechanical equilibrium; directions that are not periodic do not count.
     threshold
         Largest value that counts as converged, in the unit of the field (inclusive).
     reduce_dims
@@ -111,10 +111,16 @@ class ConvergenceCriterion:
 
 
 def _stress_against_pressure(stress: Tensor, batch: Batch, pressure: float | Tensor) -> Tensor:
-    """Stress plus the target pressure on the diagonal; zero where a system has no cell."""
+    """Stress plus the target pressure on the diagonal, along periodic directions; zero where a system has no cell."""
+    from athanor.dynamics.optimizers.variable_cell import periodic_projector  # its package imports this module
+
     eye = torch.eye(3, dtype=stress.dtype, device=stress.device)
     target = torch.as_tensor(pressure, dtype=stress.dtype, device=stress.device).reshape(-1, 1, 1)
-    return torch.where(batch.has_cell[:, None, None], stress + target * eye, torch.zeros_like(stress))
+    stress = torch.where(batch.has_cell[:, None, None], stress + target * eye, torch.zeros_like(stress))
+    if "pbc" in batch and not bool(batch.pbc.all()):
+        projector = periodic_projector(batch)
+        stress = torch.bmm(projector, torch.bmm(stress, projector))
+    return stress
 
 
 class ConvergenceHook:

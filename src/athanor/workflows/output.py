@@ -36,7 +36,8 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     Raises
     ------
     InputError
-        If it is a file; if it holds something and `overwrite` is off; or if that is not a results folder of athanor.
+        If it is a file; if it holds something and `overwrite` is off; or if that is not a results folder of athanor,
+        or one whose run goes on.
     StorageError
         If it can not be read.
     """
@@ -62,7 +63,25 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
             f"`{folder}` does not look like a results folder of athanor ({why}); it was left as it is. "
             f"Choose another folder."
         )
+    writer = _running_process(folder)
+    if writer is not None:
+        raise InputError(
+            f"`{folder}` is being written by a run that goes on, process {writer}; it was left as it is. "
+            f"Choose another folder, or stop that run first."
+        )
     return folder
+
+
+def _running_process(folder: Path) -> int | None:
+    """Return the process, other than this one, whose run on this machine still writes to `folder`."""
+    from athanor.workflows.saved_record import is_elsewhere, read_record, state_of  # which imports this module
+
+    try:
+        record = read_record(folder)
+        writer = int(record["process"]["id"]) if state_of(record) == "running" and not is_elsewhere(record) else None
+    except (InputError, StorageError, KeyError):  # a damaged record may be replaced
+        return None
+    return None if writer == os.getpid() else writer
 
 
 def _why_foreign(folder: Path, names: set[str]) -> str:

@@ -53,6 +53,14 @@ def test_stress_is_compared_with_the_target_pressure():
     assert hook.evaluate(batch, pressure=torch.tensor([0.01, 0.0])).tolist() == [0]
 
 
+def test_a_slab_under_pressure_converges_without_the_direction_that_is_not_periodic():
+    stress = torch.diag(torch.tensor([-0.01, -0.01, 0.0], dtype=torch.float64)).repeat(2, 1, 1)
+    cell = 5 * torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
+    pbc = torch.tensor([[True, True, False], [True, True, True]])
+    batch = batch_with([[[0.0, 0, 0]]] * 2, cell=cell, pbc=pbc, stress=stress)
+    assert ConvergenceHook.from_fmax_and_smax(0.05, 0.001).evaluate(batch, pressure=0.01).tolist() == [0]
+
+
 def test_all_criteria_must_hold_and_forms_are_equal():
     batch = batch_with([[[0.01, 0, 0]], [[0.01, 0, 0]]], energy=torch.tensor([[1.0], [3.0]], dtype=torch.float64))
     both = ConvergenceHook(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 from pathlib import Path
 
 import pytest
 
 from athanor.errors import InputError
-from athanor.workflows.output import check_output, create_output, write_summary
+from athanor.workflows.output import check_output, create_output, write_summary, write_yaml
 
 
 def test_a_new_or_empty_folder_is_fine(tmp_path: Path) -> None:
@@ -33,6 +35,20 @@ def test_a_folder_with_other_things_is_never_emptied(tmp_path: Path, foreign: st
         create_output(tmp_path, overwrite=True)
     assert (tmp_path / foreign).read_text() == "precious"
     assert (tmp_path / "run.yaml").exists()
+
+
+@pytest.mark.parametrize(("process", "host"), [(os.getppid(), None), (os.getpid(), None), (os.getppid(), "elsewhere")])
+def test_a_run_that_goes_on_is_never_emptied(tmp_path: Path, process: int, host: str | None) -> None:
+    record = dict.fromkeys(("athanor", "systems", "job", "model", "versions", "citations"), 0)
+    record |= {"state": "running", "process": {"host": host or platform.node(), "id": process}}
+    write_yaml(tmp_path / "run.yaml", record)
+    (tmp_path / "log.csv").write_text("precious")
+    if process == os.getpid() or host:  # what this process left behind; what may have died on another machine
+        create_output(tmp_path, overwrite=True)
+        return
+    with pytest.raises(InputError, match=f"a run that goes on, process {process}"):
+        create_output(tmp_path, overwrite=True)
+    assert (tmp_path / "log.csv").read_text() == "precious"
 
 
 def test_a_folder_without_a_run_is_never_emptied(tmp_path: Path) -> None:

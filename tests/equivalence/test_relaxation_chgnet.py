@@ -29,7 +29,8 @@ ROUNDED = read_volumes("chgnet_dcdft_ase_fire_tight.json")
 SADDLES = {"S"}
 # The potential has no dispersion: these creep away along paths that depend on the optimizer, also among ASE's own.
 SOFT = {"H", "N", "O", "F", "Cl", "I", "P", "As", "Se", "Sb", "Xe", "Cs", "K", "Hg", "Po"}
-SAMPLE = ["Li", "Be", "Na", "Mg", "Al", "Si", "Ca", "Ti", "Fe", "Cu", "Ge", "Mo", "Pd", "Ag", "Ba", "W", "Pt", "Pb", "S"]
+SAMPLE = ["Li", "Be", "Na", "Mg", "Al", "Si", "Ca", "Ti", "Fe", "Cu", "Ge", "Mo", "Pd", "Ag", "Ba", "W", "Pt", "Pb",
+          "S"]  # fmt: skip
 
 
 def relaxed_volumes(names, engine_class=FIREVariableCell) -> dict[str, float]:

@@ -117,6 +117,7 @@ def _with_arguments(model: Any, options: Sequence[str]) -> Settings:
     import yaml
 
     from athanor.workflows.spec import ModelSpec
+    from athanor.workflows.yaml_file import safe_loader
 
     if model is None:
         raise InputError("--model-option needs --model: say which model it is for.")
@@ -127,7 +128,7 @@ def _with_arguments(model: Any, options: Sequence[str]) -> Settings:
         if not separator or not key:
             raise InputError(f"--model-option {option!r} is not KEY=VALUE, for example `--model-option cutoff=8.5`.")
         try:
-            arguments[key.strip().replace("-", "_")] = yaml.safe_load(text)
+            arguments[key.strip().replace("-", "_")] = yaml.load(text, safe_loader())
         except yaml.YAMLError as error:
             raise InputError(f"--model-option {option!r} has no value that can be read as YAML.") from error
     return {"name": described.name, "options": arguments}

@@ -66,7 +66,7 @@ class SourceSpec(Description):
 
     file: PathText | None = None
     """Anything ASE reads; relative to the job."""
-    index: str | int = ":"
+    index: str | Whole = ":"
     """Frames of the file: an integer or a slice such as "::10"."""
     collection: str | None = None
     """A collection of ASE instead of a file, for example ase:dcdft."""

@@ -168,3 +168,30 @@ def test_every_job_of_the_examples_is_valid(repository: Path) -> None:
     assert jobs
     for path in jobs:
         assert load_job(path).structures
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("1:3", "1:3"), ("10:59", "10:59"), ("010", "010"), ("12", 12), ("-1", -1), ("0x10", 16)],
+)
+def test_frames_are_what_was_written(tmp_path: Path, text: str, wanted: object) -> None:
+    job = f"structures:\n  - file: a.cif\n    index: {text}\nmodel: demo\nstages: [relax]\n"
+    (tmp_path / "job.yaml").write_text(job)
+    assert load_job(tmp_path / "job.yaml").structures[0].index == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"), [("1e3", 1000), ("1.0e3", 1000), ("010", 10), ("1_000", 1000), ("1:30", None), ("yes", None)]
+)
+def test_numbers_of_a_job(tmp_path: Path, text: str, steps: int | None) -> None:
+    (tmp_path / "job.yaml").write_text(f"structures: [a.cif]\nmodel: demo\nstages:\n  - md: {{steps: {text}}}\n")
+    if steps is None:
+        with pytest.raises(InputError, match=r"line 4: `stages\[0\]\.md\.steps`"):
+            load_job(tmp_path / "job.yaml")
+    else:
+        assert load_job(tmp_path / "job.yaml").stages[0].steps == steps
+
+
+def test_true_is_no_frame() -> None:
+    with pytest.raises(InputError, match="index"):
+        make_spec({"structures": [{"file": "a.cif", "index": True}], **RELAX})

@@ -66,7 +66,7 @@ class SourceSpec(Description):
 
     file: PathText | None = None
     """Anything ASE reads; relative to the job."""
-    index: str | Whole = ":"
+    index: str | int = ":"
     """Frames of the file: an integer or a slice such as "::10"."""
     collection: str | None = None
     """A collection of ASE instead of a file, for example ase:dcdft."""
@@ -79,6 +79,13 @@ class SourceSpec(Description):
     @classmethod
     def _from_short_form(cls, value: Any) -> Any:
         return {"file": value} if isinstance(value, str | os.PathLike) else value
+
+    @field_validator("index", mode="before")
+    @classmethod
+    def _frames(cls, value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise InputError(f'{value!r} chooses no frames; write an integer, or a slice such as "::10".')
+        return value
 
     @model_validator(mode="after")
     def _one_of_two(self) -> SourceSpec:

@@ -193,5 +193,5 @@ def test_numbers_of_a_job(tmp_path: Path, text: str, steps: int | None) -> None:
 
 
 def test_true_is_no_frame() -> None:
-    with pytest.raises(InputError, match="index"):
+    with pytest.raises(InputError, match=r"`structures\[0\]\.index`: True chooses no frames"):
         make_spec({"structures": [{"file": "a.cif", "index": True}], **RELAX})

@@ -37,14 +37,19 @@ def test_a_folder_with_other_things_is_never_emptied(tmp_path: Path, foreign: st
     assert (tmp_path / "run.yaml").exists()
 
 
-@pytest.mark.parametrize(("process", "host"), [(os.getppid(), None), (os.getpid(), None), (os.getppid(), "elsewhere")])
-def test_a_run_that_goes_on_is_never_emptied(tmp_path: Path, process: int, host: str | None) -> None:
+@pytest.mark.parametrize(
+    ("mine", "host", "goes_on"), [(False, None, True), (True, None, False), (False, "elsewhere", False)]
+)
+def test_a_run_that_goes_on_is_never_emptied(tmp_path: Path, mine: bool, host: str | None, goes_on: bool) -> None:
+    """What this process left behind, or what may have died on another machine, is emptied."""
+    process = os.getpid() if mine else os.getppid()
     record = dict.fromkeys(("athanor", "systems", "job", "model", "versions", "citations"), 0)
     record |= {"state": "running", "process": {"host": host or platform.node(), "id": process}}
     write_yaml(tmp_path / "run.yaml", record)
     (tmp_path / "log.csv").write_text("precious")
-    if process == os.getpid() or host:  # what this process left behind; what may have died on another machine
+    if not goes_on:
         create_output(tmp_path, overwrite=True)
+        assert not (tmp_path / "log.csv").exists()
         return
     with pytest.raises(InputError, match=f"a run that goes on, process {process}"):
         create_output(tmp_path, overwrite=True)

@@ -105,6 +105,14 @@ class Driver:
             self._compute(batch, stepping=False)
         self.quarantine.remember(batch)
 
+    def advance(self, batch: Batch, most_steps: int | None) -> None:
+        """Step until no system is active, at most `most_steps` times."""
+        done = 0
+        while self.active.any and (most_steps is None or done < most_steps):
+            self.step(batch)
+            self._refresh_active(batch)
+            done += 1
+
     def undo_unfinished_step(self, batch: Batch) -> None:
         """Put `batch` back to the end of its last whole step, if it was taken up at all."""
         if self._batch is not None and self._batch() is batch:
@@ -126,6 +134,17 @@ class Driver:
         self._known_status = state["known_status"].clone()
         self.converged = None if state["converged"] is None else state["converged"].clone()
         self._batch, self._restored = None, True
+
+    def in_motion(self, batch: Batch) -> Tensor:
+        """Systems whose velocities are motion, bool [B]: not those that an optimizer moves, or moved last."""
+        exit_status = self.owner.exit_status
+        moving = torch.ones(batch.num_graphs, dtype=torch.bool, device=batch.device)
+        for stage in self.stages:
+            if stage.engine.time_step is None:
+                moving &= ~(stage.active.systems | stage.mask(batch, exit_status))
+        if self.stages[-1].engine.time_step is None:
+            moving &= batch.status.reshape(-1) < exit_status
+        return moving
 
     @property
     def needs(self) -> frozenset[str]:

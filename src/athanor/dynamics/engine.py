@@ -57,6 +57,8 @@ class BaseDynamics(HookRegistryMixin):
         its reason in `failure_code`. ``"raise"``: raise at once.
     keep_velocities
         When systems enter this stage from another, keep their velocities instead of drawing or zeroing them.
+    device_type
+        Accepted for compatibility, and the same for all stages of a fused run: tensors stay on the device of the batch.
 
     Raises
     ------
@@ -138,6 +140,10 @@ class BaseDynamics(HookRegistryMixin):
     conserves_momentum = False
     """Whether the total momentum is a constant of motion (three degrees of freedom less if it is zero)."""
 
+    def in_motion(self, batch: Batch) -> Tensor:
+        """Systems whose velocities are motion, bool [B]; those of a system that an optimizer moves are not."""
+        return self._driver.in_motion(batch)
+
     @property
     def movable(self) -> Tensor | None:
         """Coordinates that may change in this update, bool [N, 3]; None if all may."""
@@ -164,11 +170,7 @@ class BaseDynamics(HookRegistryMixin):
         if total is None:
             raise InputError(f"{type(self).__name__}.run needs `n_steps`; pass it here or to the constructor.")
         with self._around_run(batch):
-            for _ in range(total):
-                if not self._driver.active.any:
-                    break
-                self._driver.step(batch)
-                self._driver._refresh_active(batch)
+            self._driver.advance(batch, total)
         return batch
 
     def step(self, batch: Batch) -> tuple[Batch, Tensor | None]:

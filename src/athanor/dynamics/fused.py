@@ -102,13 +102,9 @@ class FusedStage(BaseDynamics):
         if batch is None:
             raise InputError("FusedStage.run needs a batch; samplers that feed systems in are not in this version.")
         cap = self.n_steps if n_steps is None else check_whole(n_steps, "n_steps")
-        done = 0
         with self._around_run(batch):
             self._check_statuses(batch)
-            while self._driver.active.any and (cap is None or done < cap):
-                self._driver.step(batch)
-                self._driver._refresh_active(batch)
-                done += 1
+            self._driver.advance(batch, cap)
         return batch
 
     def _check_statuses(self, batch: Batch) -> None:

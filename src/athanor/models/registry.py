@@ -83,7 +83,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             kind="machine-learned",
             home="athanor.models.chgnet:CHGNetWrapper.from_checkpoint",
             num_elements=89,
-            licence="BSD-3-Clause",
+            licence="BSD-3-Clause, modified",
             summary="CHGNet: universal potential for inorganic crystals, with magnetic moments",
             requires=OptionalDependency.CHGNET,
         ),

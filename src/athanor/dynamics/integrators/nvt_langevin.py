@@ -104,6 +104,7 @@ class NVTLangevin(BaseDynamics):
         self.dt, self.temperature, self.friction, self.random_seed = dt, temperature, friction, random_seed
         self._steps = AtomSteps()
         self._noise_steps: Tensor | None = None
+        self._noise_state: IntegratorState | None = None
         self._noise_seen: tuple[int, ...] = ()
 
     def make_state(self, batch: Batch) -> IntegratorState:
@@ -156,15 +157,15 @@ class NVTLangevin(BaseDynamics):
         """Recompute decay and noise width of each atom, [N, 3], if time steps, masses or parameters changed."""
         state = self._state
         steps = self._steps.dt_over_mass
-        seen = (state.temperature._version, state.friction._version, id(state))
-        if steps is self._noise_steps and seen == self._noise_seen:
+        seen = (state.temperature._version, state.friction._version)
+        if steps is self._noise_steps and state is self._noise_state and seen == self._noise_seen:
             return
         decay = torch.exp(-(state.friction.double() * state.dt.double()))
         width = BOLTZMANN * state.temperature.double() * (1.0 - decay * decay) / state.dt.double()
         index, dtype = batch.batch_idx, batch.velocities.dtype
         self._decay = decay[index].to(dtype)[:, None].expand(-1, 3).contiguous()
         self._width = torch.sqrt(width[index][:, None] * steps.double()).to(dtype)
-        self._noise_steps, self._noise_seen = steps, seen
+        self._noise_steps, self._noise_state, self._noise_seen = steps, state, seen
 
     def _draw_velocities(self, batch: Batch, mask: Tensor) -> None:
         drawn = initialize_velocities(

@@ -181,7 +181,7 @@ class FIREVariableCell(FIRE):
     Raises
     ------
     InputError
-        As in `FIRE`, or if the pressure is not finite.
+        As in `FIRE`, if the pressure is not finite, or, at the start of a run, if no system of the batch has a cell.
 
     References
     ----------

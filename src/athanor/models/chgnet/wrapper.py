@@ -106,7 +106,7 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
             minimum_distance=_MINIMUM_DISTANCE,
             dtype=self.dtype,
             batch_invariance="not_verified",
-            licence="BSD-3-Clause, modified (chgnet)",
+            licence="BSD-3-Clause, modified",
             citation="doi:10.1038/s42256-023-00716-3",
             url="https://github.com/CederGroupHub/chgnet",
             weights_digest=weights_digest,

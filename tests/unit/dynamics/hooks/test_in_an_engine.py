@@ -7,9 +7,11 @@ import csv
 import pytest
 import torch
 
+from athanor.data import observables
 from athanor.data.batch import Batch
 from athanor.dynamics.hooks import ConvergedSnapshotHook, LoggingHook, NaNDetectorHook, SnapshotHook
 from athanor.dynamics.integrators.nve import NVE
+from athanor.dynamics.optimizers.fire import FIREVariableCell
 from athanor.dynamics.sinks import HostMemory, ZarrData
 from athanor.errors import NonFiniteError
 from athanor.testing.dynamics_contract import argon_crystal, argon_model
@@ -61,3 +63,29 @@ def test_converged_systems_are_written_once():
     found = sink.read()
     assert sorted(found.system_id.flatten().tolist()) == [0, 1]
     assert float(found.forces.norm(dim=1).max()) < 0.01
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_only_systems_in_motion_have_a_kinetic_pressure(monkeypatch: pytest.MonkeyPatch, wrong: bool) -> None:
+    """Mutant: what an optimizer calls velocities counts as motion."""
+    if wrong:
+        monkeypatch.setattr(FIREVariableCell, "time_step", 1.0)
+    model, logged, static, in_all = argon_model(), [], [], []
+    model.model_config.active_outputs = {"energy", "forces", "stress"}
+
+    def keep(step, rows):
+        logged.append([row["pressure"] for row in rows])
+        static.append(observables.pressure(batch, kinetic=False).tolist())
+        in_all.append(observables.pressure(batch).tolist())
+
+    relax = FIREVariableCell(model, dt=0.1, n_steps=4)
+    log = LoggingHook("custom", writer_fn=keep)
+    batch = argon()
+    fused = relax + NVE(model, dt=2.0, n_steps=3, keep_velocities=True)
+    for hook in [*model.make_neighbor_hooks(), log]:
+        fused.register_hook(hook)
+    fused.run(batch)
+    still = [[a == b for a, b in zip(*rows, strict=True)] for rows in zip(logged, static, strict=True)]
+    assert (still == [[True, True]] * 4 + [[False, False]] * 3) != wrong
+    assert logged[4:] == in_all[4:]
+    assert logged[0] != in_all[0] or wrong

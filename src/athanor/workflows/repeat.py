@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
+
 from athanor.errors import InputError
 from athanor.workflows.structures import System, describe_system
 from athanor.workflows.supercell import format_supercell
@@ -67,4 +69,9 @@ def _repeat(system: System, counts: Sequence[int]) -> System:
         return system
     atoms = system.atoms.repeat(tuple(counts))
     atoms.info = dict(system.atoms.info)
+    charge, spin = atoms.info.get("charge"), atoms.info.get("spin")
+    if isinstance(charge, int | np.ndarray | np.integer):
+        atoms.info["charge"] = charge * times
+    if isinstance(spin, int | np.ndarray | np.integer):  # a multiplicity: unpaired electrons add up, as moments do
+        atoms.info["spin"] = (spin - 1) * times + 1
     return dataclasses.replace(system, atoms=atoms, repeats=system.repeats * times)

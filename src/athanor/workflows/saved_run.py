@@ -7,13 +7,16 @@ its run still goes on.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from athanor._optional import OptionalDependency
+from athanor._values import check_whole
 from athanor.errors import InputError, StorageError
 from athanor.workflows.output import FINAL, LOG, NOT_STARTED, RUN, SUMMARY_JSON, TRAJECTORY
+from athanor.workflows.quantities import TIME, parse_quantity
 from athanor.workflows.saved_log import SavedLog, Series
 from athanor.workflows.saved_record import find_name, is_elsewhere, read_record, read_summary, state_of
 
@@ -196,7 +199,9 @@ class SavedRun:
         """Largest step of any frame; 0 if there is none."""
         return self._frames.last_step if self.num_frames else 0
 
-    def frames(self, system: int | str | None = None, *, step: int | None = None, time: float | None = None) -> Batch:
+    def frames(
+        self, system: int | str | None = None, *, step: int | None = None, time: float | str | None = None
+    ) -> Batch:
         """Return all frames of one system, or all systems as they were at one moment, or one system then.
 
         Parameters
@@ -204,8 +209,9 @@ class SavedRun:
         system
             Number or name.
         step, time
-            Lifetime step of the system, or its time in fs; at most one of the two. Each system is given by its newest
-            frame up to then, and stands still once it is done: `step` and `time` of the batch tell which it is.
+            Lifetime step of the system, or its time in fs, or as text with its unit, ``"1 ps"``; at most one of the two.
+            Each system is given by its newest frame up to then, and stands still once it is done: `step` and `time` of
+            the batch tell which it is.
             Systems that had no frame yet are left out.
 
         Returns
@@ -224,15 +230,15 @@ class SavedRun:
             raise InputError("give `step` or `time`, not both.")
         number = None if system is None else self.number_of(system)
         if step is not None:
-            return self._frames.at("step", step, number)
+            return self._frames.at("step", check_whole(step, "step"), number)
         if time is not None:
-            return self._frames.at("time", time, number)
+            return self._frames.at("time", parse_quantity(time, TIME), number)
         if number is None:
             raise InputError("say which frames: `system=...`, `step=...` or `time=...` (fs).")
         return self._frames.of(number)
 
     def atoms(
-        self, system: int | str | None = None, *, step: int | None = None, time: float | None = None
+        self, system: int | str | None = None, *, step: int | None = None, time: float | str | None = None
     ) -> list[Atoms]:
         """Return the same as `frames`, as ASE atoms, with the name of the system in ``info``."""
         images = self.frames(system, step=step, time=time).to_atoms()
@@ -271,7 +277,7 @@ class SavedRun:
         StorageError
             If ``log.csv`` is missing or damaged.
         """
-        if isinstance(system, int | str):
+        if isinstance(system, str) or not isinstance(system, Iterable):
             return self._log.of([self.number_of(system)])[0]
         return self._log.of([self.number_of(one) for one in system])
 
@@ -289,7 +295,7 @@ class SavedRun:
         """
         if isinstance(system, str):
             return find_name(self.names, system, f"`{self.folder}`")
-        number = int(system)
+        number = check_whole(system, "system", None)
         if not 0 <= number < len(self):
             raise InputError(f"`system={number}` is not in `{self.folder}`; its systems are 0 to {len(self) - 1}.")
         return number

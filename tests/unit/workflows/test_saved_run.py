@@ -156,7 +156,8 @@ MISTAKES: list[tuple[Callable[[SavedRun], object], str]] = [
     (lambda run: run.frames(step=1, time=2.0), "not both"),
     (lambda run: run.frames(step=5000), "step=5000.*go from 0 to"),
     (lambda run: run.frames("small", step=0), "go from 1 to"),
-    (lambda run: run.frames(time=float("nan")), "time=nan"),
+    (lambda run: run.frames(time=float("nan")), "nan is not finite; a time"),
+    (lambda run: run.frames(step=1.5), "`step` is 1.5; give a whole number"),
 ]
 
 
@@ -164,6 +165,17 @@ MISTAKES: list[tuple[Callable[[SavedRun], object], str]] = [
 def test_questions_without_an_answer(run: SavedRun, mistake: Callable[[SavedRun], object], words: str) -> None:
     with pytest.raises(InputError, match=words):
         mistake(run)
+
+
+def test_numbers_of_numpy_and_times_with_a_unit(run: SavedRun) -> None:
+    assert (run.series(np.int64(1)).energy == run.series(1).energy).all()
+    assert (run.frames(np.int32(1), time="0.03 ps").positions == run.frames(1, time=30.0).positions).all()
+
+
+@pytest.mark.parametrize("system", [0.5, True, None, slice(0, 1)])
+def test_what_is_no_system(run: SavedRun, system: object) -> None:
+    with pytest.raises(InputError, match=r"`system` is .*; give a whole number"):
+        run.series(system)
 
 
 def test_a_name_that_several_have(tmp_path: Path) -> None:

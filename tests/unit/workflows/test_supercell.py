@@ -63,6 +63,14 @@ def test_the_reference_is_that_of_the_source() -> None:
     assert system.reference_volume == pytest.approx(system.atoms.cell.volume / 8)
 
 
+def test_charge_and_unpaired_electrons_are_those_of_all_cells() -> None:
+    atoms = bulk("Cu", cubic=True)
+    atoms.info.update(charge=-1, spin=np.int64(3), label="one cell")
+    (system,) = repeat_cells(from_python(atoms), (2, 2, 1))
+    assert system.atoms.info == {"charge": -4, "spin": 9, "label": "one cell"}
+    assert atoms.info["charge"] == -1
+
+
 def test_up_to_so_many_atoms_goes_on_from_the_supercell_along_periodic_axes() -> None:
     (system,) = repeat_cells(from_python(slab()), (2, 1, 1), min_atoms=16)
     assert np.allclose(system.atoms.cell.lengths() / slab().cell.lengths(), [2, 2, 1])

@@ -1,18 +1,20 @@
 # make demo   relax and heat 84 real crystals in one batch, show the table          (about 2 minutes after set-up)
 # make test   run the tests                                                          (under 4 minutes after set-up)
+# make test-lowest  run them with the oldest versions of everything that pyproject.toml allows
 # make lint   ruff, layers, types
 # make docs   build the pages into docs/_build, warnings are errors                       (half a minute)
 # make bench  measure speed and memory, write docs/performance.md                        (under 10 minutes)
 # make bench-peers  set up LAMMPS and torch-sim for `make bench` to measure against, in an environment of their own
 # make clean  remove the environment, results and caches
 #
-# The first target that needs it sets up `.venv` once; it is set up again when pyproject.toml or constraints.txt change.
+# The first target that needs it sets up `.venv` once; it is set up again when pyproject.toml or constraints*.txt change.
 # PYTHON=...               picks the interpreter (3.11 or newer); found by itself otherwise
 # PIP_EXTRA_INDEX_URL=...  is honoured by pip, for example to take torch from an index of CPU builds: plain torch from
 #                          PyPI brings several gigabytes of CUDA libraries on Linux
 
 SHELL := /bin/bash
 VENV  := .venv
+PINS  := constraints.txt
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 export PEERS ?= $(CURDIR)/.venv-peers
@@ -23,18 +25,18 @@ find_python = for p in "$(PYTHON)" python3 python3.14 python3.13 python3.12 pyth
 	[ -n "$$p" ] && command -v "$$p" >/dev/null 2>&1 && \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done
 
-.PHONY: help demo test lint docs bench bench-peers setup clean
+.PHONY: help demo test test-lowest lint docs bench bench-peers setup clean
 help:
-	@sed -n '1,13s/^# \{0,1\}//p' Makefile
+	@sed -n '1,14s/^# \{0,1\}//p' Makefile
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml $(PINS)
 	@python="$$($(find_python))"; \
 	if [ -z "$$python" ]; then echo "No Python 3.11 or newer with venv was found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; fi; \
 	echo "==> Set-up, once: $$("$$python" --version) in $(VENV), athanor with chgnet and the test tools (a few minutes; torch is large)"; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[chgnet,pymatgen,plot,docs,dev]' \
+	@$(BIN)/python -m pip install --disable-pip-version-check -c $(PINS) -e '.[chgnet,pymatgen,plot,docs,dev]' \
 		| grep --line-buffered -v '^Requirement already satisfied'; exit $${PIPESTATUS[0]}
 	@touch $(READY)
 	@echo "==> Set-up done."
@@ -47,6 +49,9 @@ demo: $(READY)
 test: $(READY)
 	@echo "==> Tests, $(JOBS) at a time"
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+test-lowest:
+	@$(MAKE) --no-print-directory test VENV=.venv-lowest PINS=constraints-lowest.txt
 
 lint: $(READY)
 	@echo "==> Lint: ruff, layers, types"
@@ -73,5 +78,5 @@ bench-peers: $(READY)
 	@PYTHONPATH=benchmarks $(BIN)/python -c "from lennard_jones import peers; peers()"
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(OUT) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-lowest $(PEERS) $(OUT) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

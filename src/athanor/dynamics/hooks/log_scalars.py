@@ -32,7 +32,8 @@ class LoggingHook:
 
     Columns: ``step`` (lifetime steps of the system), ``time_fs``, ``system_id``, ``graph_idx``, ``status``, ``energy``
     (eV), ``fmax`` (eV/Å), ``temperature`` (K), with a cell ``volume`` (Å³) and, with a stress, ``pressure`` (eV/Å³,
-    with its kinetic part unless an optimizer moves the system), then those of `custom_scalars`. From ``energy`` on, what the batch lacks is left out.
+    with its kinetic part unless an optimizer moves the system), then those of `custom_scalars`. From ``energy`` on,
+    what the batch lacks is left out.
 
     Parameters
     ----------

@@ -27,6 +27,10 @@ _GIVEN = frozenset({
 """What a model is given. Networks that hand their input through, wrapped or in single precision, change no state."""
 
 
+_RESULTS = ("energy", "forces", "stress", "virial", "atomic_energies", "hessian", "dipole")
+"""What no structure has of itself. One that is not computed anew belongs to other positions, or to another model."""
+
+
 def evaluate(model: Any, batch: Batch, needs: frozenset[str], active: ActiveSet) -> OrderedDict[str, Tensor]:
     """Evaluate `model` on the active systems and store energy, forces and what else it returns of the field table.
 
@@ -35,7 +39,7 @@ def evaluate(model: Any, batch: Batch, needs: frozenset[str], active: ActiveSet)
     model
         A wrapped model.
     batch
-        Changed in place: result fields of active systems; created if absent.
+        Changed in place: result fields of active systems; created if absent, and dropped if they are not computed.
     needs
         Outputs that must be there.
     active
@@ -74,6 +78,9 @@ def evaluate(model: Any, batch: Batch, needs: frozenset[str], active: ActiveSet)
     for key, value in outputs.items():
         if key in FIELDS and key not in _GIVEN:
             _store(batch, key, value, active, model)
+    for key in _RESULTS:
+        if key not in outputs and key in batch:
+            _forget(batch, key, active)
     batch.mark_results_fresh(model, frozenset(outputs))
     return outputs
 
@@ -110,6 +117,14 @@ def _store(batch: Batch, key: str, value: Tensor, active: ActiveSet, model: Any)
         target.copy_(value)
     else:
         target[mask] = value.to(target.dtype)
+
+
+def _forget(batch: Batch, key: str, active: ActiveSet) -> None:
+    """Drop an old result; systems that stand still keep theirs."""
+    if active.all:
+        batch.set_field(key, None)
+    else:
+        batch[key][active.systems[batch.batch_idx] if FIELDS[key].level == "node" else active.systems] = float("nan")
 
 
 def _clear_gradient_flags(model: Any, batch: Batch) -> None:

@@ -209,9 +209,9 @@ class SavedRun:
         system
             Number or name.
         step, time
-            Lifetime step of the system, or its time in fs, or as text with its unit, ``"1 ps"``; at most one of the two.
-            Each system is given by its newest frame up to then, and stands still once it is done: `step` and `time` of
-            the batch tell which it is.
+            Lifetime step of the system, or its time in fs (or text such as ``"1 ps"``); at most one of the two. Each
+            system is given by its newest frame up to then, and stands still once it is done: `step` and `time` of the
+            batch tell which it is.
             Systems that had no frame yet are left out.
 
         Returns

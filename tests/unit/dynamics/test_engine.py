@@ -279,6 +279,23 @@ def test_a_model_that_hands_its_input_through_changes_no_state():
     assert int(runs[1].step) == 4
 
 
+def test_a_stress_of_other_positions_does_not_stay():
+    model = argon_model()
+    batch = Batch.from_data_list([argon_crystal(2, 5), argon_crystal(2, 6)])
+    with_neighbor_hooks(FIREVariableCell(model, dt=0.1)).run(batch, 3)
+    relaxed = batch.stress.clone()
+    heat = with_neighbor_hooks(NVTLangevin(model, dt=2.0, temperature=40.0, friction=0.01))
+    heat.run(batch, 0)
+    assert torch.equal(batch.stress, relaxed)
+    batch.status = torch.tensor([[0], [1]])
+    heat.run(batch, 2)
+    assert bool(batch.stress[0].isnan().all())
+    assert torch.equal(batch.stress[1], relaxed[1])
+    batch.status = torch.zeros(2, 1, dtype=torch.long)
+    heat.run(batch, 2)
+    assert "stress" not in batch
+
+
 def test_state_follows_systems_that_join():
     engine = with_neighbor_hooks(FIRE(argon_model(), dt=0.2))
     batch = Batch.from_data_list([argon_cluster(9, 4)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -215,6 +216,15 @@ def test_names_that_are_no_text_and_terminals_that_know_few_letters(folder: Path
     )
     assert shown.returncode == 0, shown.stderr
     assert "fmax eV/?" in shown.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="uses a shell")
+def test_closed_streams_end_no_run(folder: Path) -> None:
+    words = [sys.executable, "-m", "athanor.cli.main", "relax", "argon.extxyz", *LJ, "-o", "out", "--max-steps", "2"]
+    done = subprocess.run(f"{shlex.join(words)} >&- 2>&-", shell=True, timeout=100, check=False)
+    assert done.returncode == 0
+    run = athanor.open("out")
+    assert (run.state, run.num_frames) == ("finished", 3)
 
 
 def test_an_internal_error_is_70_without_a_traceback(

@@ -65,6 +65,9 @@ class Driver:
         self._welcome(batch)
         self._refresh_active(batch)
         for stage in self.stages:
+            stage.engine._renew_parameters(batch)
+        time_steps = [stage.engine.time_step for stage in self.stages]
+        for stage in self.stages:
             self._fire(At.BEFORE_PRE_UPDATE, batch, stage)
             self._half(stage, batch, "pre_update")
             self._fire(At.AFTER_PRE_UPDATE, batch, stage)
@@ -76,9 +79,9 @@ class Driver:
             self._fire(At.BEFORE_POST_UPDATE, batch, stage)
             self._half(stage, batch, "post_update")
             self._fire(At.AFTER_POST_UPDATE, batch, stage)
-        for stage in self.stages:
+        for stage, time_step in zip(self.stages, time_steps, strict=True):
             moved = None if stage.active.all else stage.active.systems
-            self._counter.count_(batch, moved, stage.engine.time_step)
+            self._counter.count_(batch, moved, time_step)
         finished = self._migrate(batch)
         self._fire(At.AFTER_STEP, batch, owner_last=True)
         for engine in self.engines:
@@ -281,7 +284,8 @@ class Driver:
         engine, hook = stage.engine, stage.engine.convergence_hook
         if hook is None or not stage.active.any or engine.step_count % hook.frequency:
             return None
-        converged = hook.mask(batch, engine.pressure) & stage.active.systems
+        pressure = getattr(engine._state, "pressure", engine.pressure)  # its rows follow the systems
+        converged = hook.mask(batch, pressure) & stage.active.systems
         return converged.nonzero().flatten() if bool(converged.any()) else None
 
     @staticmethod
@@ -290,8 +294,8 @@ class Driver:
         leaving = torch.zeros_like(stage.active.systems)
         if stage.engine._last_converged is not None:
             leaving[stage.engine._last_converged] = True
-        if stage.budget is not None and stage.active.any:
-            leaving |= stage.active.systems & (batch.stage_step.reshape(-1) >= stage.budget)
+        if stage.engine.n_steps is not None and stage.active.any:
+            leaving |= stage.active.systems & (batch.stage_step.reshape(-1) >= stage.engine.n_steps)
         if bool(leaving.any()):
             batch.status[leaving] = stage.next_status
             batch.stage_step[leaving] = 0

@@ -25,7 +25,7 @@ from athanor.dynamics.convergence import ConvergenceHook
 from athanor.dynamics.driver import Driver, check_can_produce
 from athanor.dynamics.evaluate import evaluate
 from athanor.dynamics.inactive import ActiveSet, restored_where_inactive, selects_active
-from athanor.dynamics.state import IntegratorState
+from athanor.dynamics.state import IntegratorState, Parameter
 from athanor.dynamics.status import StageSpec
 from athanor.errors import InputError, MissingFieldError, NotAvailableError
 from athanor.hooks.context import DynamicsContext
@@ -113,6 +113,7 @@ class BaseDynamics(HookRegistryMixin):
         self.active: ActiveSet | None = None
         self.current_hook_stage: DynamicsStage | None = None
         self._state: Any = None
+        self._assigned: set[str] = set()
         self._last_converged: Tensor | None = None
         self._last_outputs: dict[str, Tensor] = {}
         self._native = selects_active(self)
@@ -201,6 +202,7 @@ class BaseDynamics(HookRegistryMixin):
         """Run both halves on the systems where `mask` [B] is true; the others keep their bits."""
         if self._state is None:
             self._init_state(batch)
+        self._renew_parameters(batch)
         self.active = ActiveSet(mask, batch)
         for half in (self.pre_update, self.post_update):
             if self._native:
@@ -262,6 +264,7 @@ class BaseDynamics(HookRegistryMixin):
         """Return what a restart needs beside the batch: counters, per-system state and identities."""
         return {
             "step_count": self.step_count,
+            "parameters": {name: getattr(self, name) for name in Parameter.names_in(type(self))},
             "state": None if self._state is None else self._state.state_dict(),
             "driver": self._driver.state_dict(),
         }
@@ -269,6 +272,9 @@ class BaseDynamics(HookRegistryMixin):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up `state` from `state_dict`; the next run must be on a batch of the same system ids."""
         self.step_count = int(state["step_count"])
+        for name, value in state.get("parameters", {}).items():
+            setattr(self, name, value)
+        self._assigned.clear()
         tensors = state["state"]
         self._state = None if tensors is None else IntegratorState.from_state_dict(tensors)
         self._driver.load_state_dict(state["driver"])
@@ -321,6 +327,14 @@ class BaseDynamics(HookRegistryMixin):
 
     def _init_state(self, batch: Batch) -> None:
         self._state = self.make_state(batch)
+
+    def _renew_parameters(self, batch: Batch) -> None:
+        """Bring the state up to parameters that were assigned since the last step."""
+        if self._assigned and isinstance(self._state, IntegratorState):
+            rows, fresh = self._state.tensors(), self.make_state(batch)
+            for name in self._assigned & rows.keys():
+                rows[name].copy_(getattr(fresh, name))
+        self._assigned.clear()
 
     def _align_state(self, batch: Batch, old_ids: Tensor | None, ids: Tensor) -> None:
         """Make state for `batch`; systems that were here before (by id) keep their rows."""

@@ -136,7 +136,7 @@ class FusedStage(BaseDynamics):
     def _stages(self) -> list[StageSpec]:
         codes = [code for code, _ in self.sub_stages] + [self.exit_status]
         return [
-            StageSpec(engine, code, following, engine.n_steps)
+            StageSpec(engine, code, following)
             for (code, engine), following in zip(self.sub_stages, codes[1:], strict=True)
         ]
 

@@ -7,7 +7,7 @@ aligns rows. Anything that a restart needs is in these tensors.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +80,45 @@ class IntegratorState:
     def from_state_dict(cls, tensors: Mapping[str, Tensor]) -> IntegratorState:
         """Return a state with copies of `tensors`."""
         return cls(**{name: value.clone() for name, value in tensors.items()})
+
+
+class Parameter:
+    """A parameter that may be assigned while an engine is in use, as in ``heat.temperature = 600.0``.
+
+    The rows of the state that bear its name are made again before the next step, for all systems.
+
+    Parameters
+    ----------
+    check
+        Called with value, name and `options`; raises if the value makes no sense.
+    **options
+        Keywords of `check`.
+    """
+
+    def __init__(self, check: Callable[..., Any], **options: Any) -> None:
+        self._check, self._options = check, options
+
+    @staticmethod
+    def names_in(engine_class: type) -> list[str]:
+        """Return the names of the parameters of a class of engines."""
+        members = {name: entry for cls in engine_class.__mro__ for name, entry in vars(cls).items()}
+        return [name for name, entry in members.items() if isinstance(entry, Parameter)]
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, engine: Any, owner: type) -> Any:
+        if engine is None:
+            return self
+        try:
+            return vars(engine)[self._name]
+        except KeyError:
+            raise AttributeError(self._name) from None
+
+    def __set__(self, engine: Any, value: Any) -> None:
+        self._check(value, self._name, **self._options)
+        vars(engine)[self._name] = value
+        vars(engine).setdefault("_assigned", set()).add(self._name)
 
 
 def per_system(value: float | Tensor, name: str, like: Tensor, num_systems: int) -> Tensor:

@@ -31,14 +31,11 @@ class StageSpec:
         Status of the systems in this stage, or None for every system below the exit status.
     next_status
         Status that a system gets when it leaves; None in a plain engine, where nothing leaves.
-    budget
-        Steps after which a system leaves, or None.
     """
 
     engine: Any
     code: int | None
     next_status: int | None
-    budget: int | None = None
     active: ActiveSet = field(init=False)
 
     def mask(self, batch: Batch, exit_status: int) -> Tensor:

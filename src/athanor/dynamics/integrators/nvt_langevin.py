@@ -10,7 +10,7 @@ from torch import Tensor
 
 from athanor._values import check_whole
 from athanor.dynamics.engine import BaseDynamics
-from athanor.dynamics.state import IntegratorState, check_positive, is_scalar, per_system
+from athanor.dynamics.state import IntegratorState, Parameter, check_positive, is_scalar, per_system
 from athanor.dynamics.updates import AtomSteps, drift_, kick_
 from athanor.dynamics.velocities import initialize_velocities
 from athanor.errors import AthanorWarning
@@ -82,6 +82,9 @@ class NVTLangevin(BaseDynamics):
     __provides_keys__ = frozenset({"positions", "velocities"})
     _selects_active = True
     entry_velocities = "thermal"
+    dt = Parameter(check_positive, unit="fs")
+    temperature = Parameter(check_positive, unit="K", zero_allowed=True)
+    friction = Parameter(check_positive, unit="1/fs", zero_allowed=True)
 
     def __init__(
         self,
@@ -95,13 +98,10 @@ class NVTLangevin(BaseDynamics):
         convergence_hook: Any = None,
         **kwargs: Any,
     ) -> None:
-        check_positive(dt, "dt", "fs")
-        check_positive(temperature, "temperature", "K", zero_allowed=True)
-        check_positive(friction, "friction", "1/fs", zero_allowed=True)
+        self.dt, self.temperature, self.friction, self.random_seed = dt, temperature, friction, random_seed
         _warn_of_strong_friction(friction, dt)
         check_whole(random_seed, "random_seed")
         super().__init__(model, hooks, convergence_hook, n_steps, **kwargs)
-        self.dt, self.temperature, self.friction, self.random_seed = dt, temperature, friction, random_seed
         self._steps = AtomSteps()
         self._noise_steps: Tensor | None = None
         self._noise_state: IntegratorState | None = None

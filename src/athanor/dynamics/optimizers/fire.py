@@ -11,7 +11,7 @@ from torch import Tensor
 from athanor.dynamics.engine import BaseDynamics
 from athanor.dynamics.inactive import ActiveSet
 from athanor.dynamics.optimizers.variable_cell import cell_force, periodic_projector, strain_
-from athanor.dynamics.state import IntegratorState, check_finite, check_positive, per_system
+from athanor.dynamics.state import IntegratorState, Parameter, check_finite, check_positive, per_system
 from athanor.dynamics.updates import sum_last
 from athanor.errors import InputError
 from athanor.kernels import fire_moves, fire_sums, segment_sum
@@ -194,6 +194,7 @@ class FIREVariableCell(FIRE):
     __needs_keys__ = frozenset({"forces", "stress"})
     __provides_keys__ = frozenset({"positions", "velocities", "cell"})
     _selects_active = True
+    pressure = Parameter(check_finite, unit="eV/Å³ (1 GPa is `athanor.units.GPa`)")
 
     def __init__(
         self,
@@ -214,7 +215,6 @@ class FIREVariableCell(FIRE):
         pressure: float | Tensor = 0.0,
         **kwargs: Any,
     ) -> None:
-        check_finite(pressure, "pressure", "eV/Å³ (1 GPa is `athanor.units.GPa`)")
         super().__init__(
             model, dt, dt_max, dt_min, maxstep, n_min, f_dec, f_inc, alpha_start, f_alpha, False, n_steps, hooks,
             convergence_hook, **kwargs,

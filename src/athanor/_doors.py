@@ -22,6 +22,13 @@ TABLE: dict[str, dict[str, str]] = {
         "open": "athanor.workflows.saved_run",
         "plot": "athanor.workflows.plot",
         "set_num_threads": "athanor._runtime",
+        "data": "athanor.data",
+        "dynamics": "athanor.dynamics",
+        "errors": "athanor.errors",
+        "hooks": "athanor.hooks",
+        "models": "athanor.models",
+        "neighbors": "athanor.neighbors",
+        "units": "athanor.units",
     },
     "athanor.dynamics": {
         "FusedStage": "athanor.dynamics.fused",
@@ -46,7 +53,7 @@ TABLE: dict[str, dict[str, str]] = {
         "get": "athanor.models.registry",
     },
 }
-"""Door module -> public name -> module that defines it."""
+"""Door module -> public name -> module that defines it, or that it is."""
 
 
 def resolve(module: str, name: str) -> Any:
@@ -60,7 +67,8 @@ def resolve(module: str, name: str) -> Any:
     home = TABLE.get(module, {}).get(name)
     if home is None:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(home), name)
+    found = importlib.import_module(home)
+    return found if home == f"{module}.{name}" else getattr(found, name)
 
 
 def door(module: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:

@@ -28,7 +28,8 @@ class RunResult:
     Attributes
     ----------
     structures
-        ASE atoms as the run left them, with energy, forces and stress where the model gave them.
+        ASE atoms as the run left them, with energy, forces and stress where the model gave them, and with what stood in
+        `info` and `arrays` of the input where the run says nothing itself.
     energies
         Potential energy of each of `structures`, eV; NaN where there is none.
     reasons
@@ -87,6 +88,7 @@ def add_chunk(
         row = _row(system, len(result), record, tracker, place, steps, energy, reason, float(abs(atoms.cell.volume)))
         if not math.isfinite(energy):  # of a system that failed before its first step
             atoms, energy = without_results(atoms), math.nan
+        _keep_notes(atoms, system.atoms)
         _label(atoms, system, reason, steps)
         result.structures.append(atoms)
         result.energies.append(energy)
@@ -110,6 +112,15 @@ def add_not_started(result: RunResult, systems: Sequence[System]) -> None:
         result.energies.append(math.nan)
         result.reasons.append(NOT_STARTED)
         result.steps.append(0)
+
+
+def _keep_notes(atoms: Atoms, given: Atoms) -> None:
+    """Write on `atoms` what its user had written on it, in `info` and `arrays`, where the run says nothing itself."""
+    notes = without_results(given)
+    for name, value in notes.info.items():
+        atoms.info.setdefault(name, value)
+    for name in notes.arrays.keys() - atoms.arrays.keys():
+        atoms.set_array(name, notes.arrays[name])
 
 
 def without_results(atoms: Atoms) -> Atoms:

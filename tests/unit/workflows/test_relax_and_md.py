@@ -329,3 +329,20 @@ def test_a_cluster_and_a_crystal_in_chunks_of_their_own(tmp_path: Path) -> None:
     assert np.isnan(run.series(0).volume).all()
     assert np.isfinite(run.series(1).volume).all()
     assert len(run.structures[1].constraints) == 1
+
+
+def test_what_was_written_on_a_structure_stays_on_it(tmp_path: Path) -> None:
+    crystal = crystals(1)[0]
+    crystal.info |= {"material_id": "mp-1", "step": 7, "energy": -1.0}
+    crystal.arrays["site"] = np.arange(len(crystal))
+    crystal.arrays["forces"] = np.ones((len(crystal), 3))
+    kept = crystal.copy()
+    result = athanor.md([crystal], model=ARGON, temperature=30, steps=2, supercell="2 1 1", out=tmp_path / "out")
+    for found in (result.structures[0], athanor.open(tmp_path / "out").structures[0]):
+        assert found.info["material_id"] == "mp-1"
+        assert found.info["step"] == 2  # that of the run
+        assert found.arrays["site"].tolist() == 2 * list(range(len(kept)))
+        assert found.get_potential_energy() == pytest.approx(result.energies[0])
+        assert "energy" not in found.info
+        assert np.abs(found.get_forces()).max() < 0.5
+    assert crystal.info == kept.info

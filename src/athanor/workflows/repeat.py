@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from numbers import Real
 
 import numpy as np
 
@@ -71,8 +70,8 @@ def _repeat(system: System, counts: Sequence[int]) -> System:
     atoms = system.atoms.repeat(tuple(counts))
     atoms.info = dict(system.atoms.info)
     charge, spin = atoms.info.get("charge"), atoms.info.get("spin")
-    if isinstance(charge, Real | np.ndarray):
+    if isinstance(charge, int | float | np.number | np.ndarray):
         atoms.info["charge"] = charge * times
-    if isinstance(spin, Real | np.ndarray):  # a multiplicity: unpaired electrons add up, as moments do
+    if isinstance(spin, int | float | np.number | np.ndarray):  # a multiplicity: unpaired electrons add up, as moments do
         atoms.info["spin"] = (spin - 1) * times + 1
     return dataclasses.replace(system, atoms=atoms, repeats=system.repeats * times)

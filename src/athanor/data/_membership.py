@@ -94,7 +94,7 @@ def _joined_pairs(batch: BatchStorage, other: BatchStorage) -> PairList | None:
         else:
             positions = one.get("positions", known.reference_positions[:0])
             cell = one.get("cell", positions.new_zeros((len(one), 3, 3)))
-            lists.append(PairList.blank(positions, cell, known.cutoff, known.radius, known.half))
+            lists.append(PairList.blank(positions, cell, one.pbc_or_false, known.cutoff, known.radius, known.half))
     return lists[0].append(lists[1])
 
 

@@ -190,7 +190,8 @@ def pack(batch: PairOwner, pairs: torch.Tensor, shifts: torch.Tensor, *, keep_or
     i, j, whole = i[order], j[order], whole[order]
     row_ptr = torch.zeros(atoms + 1, dtype=torch.int64, device=pairs.device)
     torch.cumsum(torch.bincount(i, minlength=atoms), 0, out=row_ptr[1:])
-    result = PairList.blank(batch.positions, batch.cell_or_zeros, float("nan"), float("nan"), _is_half(i, j, whole))
+    references = (batch.positions, batch.cell_or_zeros, batch.pbc_or_false)
+    result = PairList.blank(*references, float("nan"), float("nan"), _is_half(i, j, whole))
     result.row_ptr = row_ptr
     result.neighbors = (j - batch.batch_ptr.long()[owner[i]]).to(torch.int32)
     result.images = pack_images(whole)

@@ -110,6 +110,14 @@ class BatchSizes(DataMixin):
         return cell
 
     @property
+    def pbc_or_false(self) -> torch.Tensor:
+        """What is periodic in each system, bool [B, 3]; False if the batch does not say."""
+        pbc = self._system.tensors.get("pbc")
+        if pbc is None:
+            return torch.zeros((len(self), 3), dtype=torch.bool, device=self._device)
+        return pbc
+
+    @property
     def volume(self) -> torch.Tensor:
         """Volume of each cell, Å³, [B]; 0 for a system without a cell."""
         cell = self._system.tensors.get("cell")

@@ -165,7 +165,7 @@ class BatchStorage(BatchSizes):
         spec.check(value, storage.rows, owner=f"a Batch of {len(self)} systems")
         if spec.kind == "state":
             _structure.check_same_dtype(spec, value, self.dtype)
-        if name == "pbc" and self._pairs is not None and not torch.equal(value, self._system.tensors.get(name, value)):
+        if name == "pbc" and self._pairs is not None and not torch.equal(value, self.pbc_or_false):
             self.pair_list = None
         storage.tensors[name] = value
         if name + PRESENT in self._custom:
@@ -197,6 +197,8 @@ class BatchStorage(BatchSizes):
             return
         if name in _structure.REQUIRED:
             raise InputError(f"`{name}` can not be removed: every system needs it. Assign a tensor instead.")
+        if name == "pbc" and bool(self.pbc_or_false.any()):
+            self.pair_list = None
         del self._level(self.field_spec(name).level).tensors[name]
         self._system.tensors.pop(name + PRESENT, None)
         self._version += 1

@@ -20,7 +20,16 @@ import torch
 from athanor.data._levels import gather_rows
 from athanor.kernels.neighbor_list.packing import unpack_images
 
-TENSORS = ("row_ptr", "neighbors", "images", "wrap_offsets", "reference_positions", "reference_cell", "valid")
+TENSORS = (
+    "row_ptr",
+    "neighbors",
+    "images",
+    "wrap_offsets",
+    "reference_positions",
+    "reference_cell",
+    "reference_pbc",
+    "valid",
+)
 
 
 class PairIndex(NamedTuple):
@@ -48,6 +57,8 @@ class PairList:
         [N, 3], Å; positions at the last search of each system.
     reference_cell
         [B, 3, 3], Å; cell at the last search of each system.
+    reference_pbc
+        bool [B, 3]; what was periodic at the last search of each system.
     valid
         bool [B]; False where the system must be searched again whatever its motion.
     cutoff
@@ -71,6 +82,7 @@ class PairList:
     wrap_offsets: torch.Tensor
     reference_positions: torch.Tensor
     reference_cell: torch.Tensor
+    reference_pbc: torch.Tensor
     valid: torch.Tensor
     order: torch.Tensor | None
     min_width: int
@@ -84,6 +96,7 @@ class PairList:
         wrap_offsets: torch.Tensor,
         reference_positions: torch.Tensor,
         reference_cell: torch.Tensor,
+        reference_pbc: torch.Tensor,
         valid: torch.Tensor,
         cutoff: float = math.nan,
         radius: float = math.nan,
@@ -95,6 +108,7 @@ class PairList:
         self.wrap_offsets = wrap_offsets
         self.reference_positions = reference_positions
         self.reference_cell = reference_cell
+        self.reference_pbc = reference_pbc
         self.valid = valid
         self.cutoff = float(cutoff)
         self.radius = float(radius)
@@ -215,6 +229,7 @@ class PairList:
             self.wrap_offsets[rows],
             self.reference_positions[rows],
             self.reference_cell[picked],
+            self.reference_pbc[picked],
             self.valid[picked],
             self.cutoff,
             self.radius,
@@ -226,7 +241,8 @@ class PairList:
     def append(self, other: PairList) -> PairList:
         """Return this list with the systems of `other` behind; lists that were searched differently are emptied."""
         if not (self.half == other.half and _same(self.radius, other.radius) and _same(self.cutoff, other.cutoff)):
-            other = PairList.blank(other.reference_positions, other.reference_cell, self.cutoff, self.radius, self.half)
+            references = (other.reference_positions, other.reference_cell, other.reference_pbc)
+            other = PairList.blank(*references, self.cutoff, self.radius, self.half)
         joined = {name: torch.cat((getattr(self, name), getattr(other, name))) for name in TENSORS[1:]}
         row_ptr = torch.cat((self.row_ptr, other.row_ptr[1:] + self.row_ptr[-1]))
         both = PairList(row_ptr=row_ptr, **joined, cutoff=self.cutoff, radius=self.radius, half=self.half)
@@ -234,13 +250,21 @@ class PairList:
         return both
 
     @classmethod
-    def blank(cls, positions: torch.Tensor, cell: torch.Tensor, cutoff: float, radius: float, half: bool) -> PairList:
+    def blank(
+        cls,
+        positions: torch.Tensor,
+        cell: torch.Tensor,
+        pbc: torch.Tensor,
+        cutoff: float,
+        radius: float,
+        half: bool,
+    ) -> PairList:
         """Return a list without pairs in which every system is still to be searched.
 
         Parameters
         ----------
-        positions, cell
-            [N, 3] and [B, 3, 3], Å; copied as references.
+        positions, cell, pbc
+            [N, 3] and [B, 3, 3], Å, and bool [B, 3]; copied as references.
         cutoff, radius, half
             As in the class.
         """
@@ -252,6 +276,7 @@ class PairList:
             torch.zeros((atoms, 3), dtype=torch.int32, device=device),
             positions.detach().clone(),
             cell.detach().clone(),
+            pbc.clone(),
             torch.zeros(cell.shape[0], dtype=torch.bool, device=device),
             cutoff,
             radius,

@@ -47,11 +47,11 @@ def update_pair_list(batch: Batch, cutoff: float, skin: float, half: bool, max_n
     if skin <= 0.0 or old is None or old.cutoff != cutoff or old.radius != radius or old.half != half:
         build_pair_list(batch, cutoff, radius, half, max_neighbors)
         return
-    cell, _ = _cell_and_pbc(batch)
+    cell, pbc = batch.cell_or_zeros.detach(), batch.pbc_or_false
     rebuild = needs_rebuild(
         batch.positions, old.reference_positions, cell, old.reference_cell, batch.batch_ptr, radius, skin
     )
-    rebuild = rebuild | ~old.valid
+    rebuild = rebuild | ~old.valid | (pbc != old.reference_pbc).any(dim=1)
     if bool(rebuild.any()):
         build_pair_list(batch, cutoff, radius, half, max_neighbors, rebuild)
 
@@ -81,7 +81,7 @@ def build_pair_list(
         bool [B]: systems to search; the others keep their present pairs. All of them by default.
     """
     positions = batch.positions.detach()
-    cell, pbc = _cell_and_pbc(batch)
+    cell, pbc = batch.cell_or_zeros.detach(), batch.pbc_or_false
     old = batch.pair_list
     if rebuild is None or old is None:
         rebuild = torch.ones(batch.num_graphs, dtype=torch.bool, device=positions.device)
@@ -89,12 +89,13 @@ def build_pair_list(
         row_ptr = torch.zeros(batch.num_nodes + 1, dtype=torch.int64, device=positions.device)
         wrap_offsets = torch.zeros(batch.num_nodes, 3, dtype=torch.int32, device=positions.device)
         parts = (row_ptr, empty, empty, wrap_offsets)
-        reference_positions, reference_cell = positions.clone(), cell.clone()
+        reference_positions, reference_cell, reference_pbc = positions.clone(), cell.clone(), pbc.clone()
     else:
         parts = (old.row_ptr, old.neighbors, old.images, old.wrap_offsets)
         of_atoms = rebuild[batch.batch_idx].unsqueeze(1)
         reference_positions = torch.where(of_atoms, positions, old.reference_positions)
         reference_cell = torch.where(rebuild.view(-1, 1, 1), cell, old.reference_cell)
+        reference_pbc = torch.where(rebuild.view(-1, 1), pbc, old.reference_pbc)
     row_ptr, neighbors, images, wrap_offsets = build_neighbor_list(
         positions, cell, pbc, batch.batch_ptr, radius, half, rebuild, *parts
     )
@@ -105,6 +106,7 @@ def build_pair_list(
         wrap_offsets=wrap_offsets,
         reference_positions=reference_positions,
         reference_cell=reference_cell,
+        reference_pbc=reference_pbc,
         valid=torch.ones_like(rebuild),
         cutoff=cutoff,
         radius=radius,
@@ -112,11 +114,3 @@ def build_pair_list(
     )
     pair_list.min_width = max_neighbors or 0
     batch.pair_list = pair_list
-
-
-def _cell_and_pbc(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return cell [B, 3, 3] and pbc [B, 3]; zeros and False where the batch has none."""
-    pbc = batch.get("pbc")
-    if pbc is None:
-        pbc = torch.zeros(batch.num_graphs, 3, dtype=torch.bool, device=batch.positions.device)
-    return batch.cell_or_zeros.detach(), pbc

@@ -40,7 +40,7 @@ def build(batch: Batch, radius: float = 4.0) -> PairList:
         torch.zeros((atoms, 3), dtype=torch.int32),
     )
     valid = torch.ones(systems, dtype=torch.bool)
-    return PairList(*parts, batch.positions.clone(), batch.cell.clone(), valid, radius - 1, radius)
+    return PairList(*parts, batch.positions.clone(), batch.cell.clone(), batch.pbc.clone(), valid, radius - 1, radius)
 
 
 @pytest.fixture
@@ -127,6 +127,17 @@ def test_changing_pbc_drops_the_list(batch: Batch) -> None:
     batch.pbc = ~batch.pbc
     assert batch.pair_list is None
     assert "neighbor_list" not in batch
+
+
+def test_pbc_that_comes_or_goes_drops_the_list(batch: Batch) -> None:
+    del batch.pbc
+    assert batch.pair_list is None
+    batch.neighbor_list = torch.tensor([[0, 1], [1, 0]])
+    batch.pbc = torch.zeros(len(batch), 3, dtype=torch.bool)
+    assert batch.pair_list is not None
+    del batch.pbc
+    batch.pbc = torch.ones(len(batch), 3, dtype=torch.bool)
+    assert batch.pair_list is None
 
 
 def test_assigned_list_comes_back_in_the_users_order() -> None:

@@ -105,6 +105,17 @@ def test_without_skin_every_call_builds() -> None:
     assert rebuilt(batch, skin=0.0) == [True]
 
 
+def test_periodicity_that_changes_in_place_rebuilds_its_system() -> None:
+    batch = crystals(1, 2)
+    update_pair_list(batch, CUTOFF, SKIN, half=False)
+    batch.pbc[0, 1] = False
+    update_pair_list(batch, CUTOFF, SKIN, half=False)
+    other = crystals(1, 2)
+    other.pbc[0, 1] = False
+    compute_neighbors(other, CUTOFF + SKIN)
+    assert same_bits(lists_of(batch), lists_of(other))
+
+
 def test_an_invalid_system_is_rebuilt_and_a_broken_one_is_left() -> None:
     batch = crystals(1, 1)
     update_pair_list(batch, CUTOFF, SKIN, half=False)

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -197,9 +197,10 @@ def _usage_text(error: Any) -> str:
 
 
 def _complain(text: str, code: ExitCode, as_json: bool) -> int:
-    print(f"athanor: {text}", file=sys.stderr)
-    if as_json:
-        print_json({"error": text, "exit_code": int(code)})
+    with suppress(OSError):  # the terminal may be gone
+        print(f"athanor: {text}", file=sys.stderr)
+        if as_json:
+            print_json({"error": text, "exit_code": int(code)})
     return int(code)
 
 

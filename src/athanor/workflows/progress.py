@@ -15,6 +15,9 @@ from athanor.workflows.readable import format_seconds
 
 _SECONDS_BETWEEN_LINES = 60.0
 _SECONDS_BETWEEN_REFRESHES = 0.2
+_STOPS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]  # not all on Windows
 
 
 class StopRequested(KeyboardInterrupt):
@@ -39,9 +42,9 @@ class StopFlag:
 
 @contextmanager
 def stop_between_steps() -> Iterator[StopFlag]:
-    """Turn the first Ctrl-C, or SIGTERM, into a stop after the present step; the second one interrupts at once.
+    """Turn the first Ctrl-C, SIGTERM or hangup into a stop after the present step; the second one interrupts at once.
 
-    While results are written, neither does.
+    While results are written, neither does. What was ignored before (``nohup``, a job in the background) stays ignored.
     Outside the main thread nothing is installed, and Ctrl-C behaves as ever.
     """
     flag = StopFlag()
@@ -54,7 +57,8 @@ def stop_between_steps() -> Iterator[StopFlag]:
             raise KeyboardInterrupt
         flag.is_set = True
 
-    before = {number: signal.signal(number, on_interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [number for number in _STOPS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, on_interrupt) for number in heeded}
     try:
         yield flag
     finally:
@@ -64,6 +68,8 @@ def stop_between_steps() -> Iterator[StopFlag]:
 
 class Progress:
     """Shows steps done, rate, active systems and time left; silent if `shown` is False.
+
+    A stream that can no longer be written to, as that of a terminal that was closed, is left alone from then on.
 
     Parameters
     ----------
@@ -98,17 +104,26 @@ class Progress:
 
     def __exit__(self, *exc: Any) -> None:
         if self._bar is not None:
-            self._draw(f"in {format_seconds(time.monotonic() - self._started)}")
-            self._bar.stop()
+            with self._while_it_can_be_written():
+                self._draw(f"in {format_seconds(time.monotonic() - self._started)}")
+                self._bar.stop()
 
     def say(self, text: str) -> None:
         """Print one line of text above the bar."""
         if not self._shown:
             return
-        if self._bar is not None:
-            self._bar.console.print(text, highlight=False)
-        else:
-            print(text, file=self._stream, flush=True)
+        with self._while_it_can_be_written():
+            if self._bar is not None:
+                self._bar.console.print(text, highlight=False)
+            else:
+                print(text, file=self._stream, flush=True)
+
+    @contextmanager
+    def _while_it_can_be_written(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self._shown, self._bar = False, None
 
     def next_chunk(self, number: int) -> None:
         """Note that batch `number` (from 0) starts."""
@@ -124,7 +139,8 @@ class Progress:
         if self._bar is not None:
             if now - self._last_refresh >= _SECONDS_BETWEEN_REFRESHES:
                 self._last_refresh = now
-                self._draw(self._pace(now))
+                with self._while_it_can_be_written():
+                    self._draw(self._pace(now))
         elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
             total = self._chunks * self._steps

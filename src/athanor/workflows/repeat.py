@@ -72,6 +72,8 @@ def _repeat(system: System, counts: Sequence[int]) -> System:
     charge, spin = atoms.info.get("charge"), atoms.info.get("spin")
     if isinstance(charge, int | float | np.number | np.ndarray):
         atoms.info["charge"] = charge * times
-    if isinstance(spin, int | float | np.number | np.ndarray):  # a multiplicity: unpaired electrons add up, as moments do
+    if isinstance(
+        spin, int | float | np.number | np.ndarray
+    ):  # a multiplicity: unpaired electrons add up, as moments do
         atoms.info["spin"] = (spin - 1) * times + 1
     return dataclasses.replace(system, atoms=atoms, repeats=system.repeats * times)

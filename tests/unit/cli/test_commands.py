@@ -241,15 +241,36 @@ def test_an_internal_error_is_70_without_a_traceback(
     assert "internal error: ZeroDivisionError: oops" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM])  # Ctrl-C: tests/errors
-def test_interrupt_writes_what_is_done(folder: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "athanor.cli.main", "md", "argon.extxyz", "-o", "out", "--steps", "1000000"]
-    process = subprocess.Popen([*command, "--every", "5", *LJ], cwd=folder, stderr=subprocess.PIPE, text=True)
+LONG = [sys.executable, "-m", "athanor", "md", "argon.extxyz", "-o", "out", "--steps", "1000000", "--every", "5", *LJ]
+
+
+def wait_for_frames(folder: Path) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (folder / "out/trajectory.zarr").exists():
         time.sleep(0.05)
     time.sleep(0.5)
-    process.send_signal(number)
+
+
+def test_a_closed_terminal_stops_a_run_like_an_interrupt(folder: Path) -> None:
+    screen, terminal = os.openpty()
+    process = subprocess.Popen(
+        LONG, cwd=folder, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
+    )
+    os.close(terminal)
+    wait_for_frames(folder)
+    os.close(screen)  # from here on, writing to the terminal is an error
+    process.send_signal(signal.SIGHUP)
+    process.wait(60)
+    run = athanor.open(folder / "out")
+    assert run.state == "interrupted"
+    assert run.num_frames > 0
+    assert len(read(folder / "out/final.extxyz", ":")) == 3
+
+
+def test_sigterm_writes_what_is_done(folder: Path) -> None:  # Ctrl-C: tests/errors
+    process = subprocess.Popen(LONG, cwd=folder, stderr=subprocess.PIPE, text=True)
+    wait_for_frames(folder)
+    process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted; what was done is in out" in told

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -75,3 +77,25 @@ def test_silence(clock: list[float]) -> None:
 )
 def test_times_for_people(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+def test_a_hangup_stops_a_run_unless_it_was_ignored_before() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        for ignored in (False, True):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+            with module.stop_between_steps() as flag:
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert flag.is_set is not ignored
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_stream_that_breaks_is_left_alone() -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    with Progress(shown=True, chunks=1, steps=3, stream=Gone()) as shown:
+        shown.say("no longer heard")
+        shown.update(1, "running")

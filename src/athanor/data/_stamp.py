@@ -21,7 +21,7 @@ class Stamped(Protocol):
     def get(self, name: str) -> Any: ...
 
 
-_INPUTS = ("positions", "cell", "pbc", "atomic_numbers")
+_INPUTS = ("positions", "cell", "pbc", "atomic_numbers", "charge", "spin")
 
 
 def _input_versions(batch: Stamped) -> tuple[int, ...]:

@@ -89,6 +89,11 @@ class ConvergenceCriterion:
             value = _stress_against_pressure(value, batch, pressure)
         if self.reduce_op is not None:
             dims = (self.reduce_dims,) if isinstance(self.reduce_dims, int) else tuple(self.reduce_dims)
+            if not {0, -value.ndim}.isdisjoint(dims):
+                raise InputError(
+                    f"`reduce_dims` is {self.reduce_dims} and `{self.key}` has shape {tuple(value.shape)}: its first "
+                    f"dimension joins systems and can not be reduced. -1 is the last."
+                )
             try:
                 value = _REDUCTIONS[self.reduce_op](value, dims)
             except IndexError as error:
@@ -106,7 +111,14 @@ class ConvergenceCriterion:
     def evaluate(self, batch: Batch, pressure: float | Tensor = 0.0) -> Tensor:
         """Return the verdict, bool [B]."""
         if self.custom_op is not None:
-            return self.custom_op(batch[self.key]).reshape(-1).bool()
+            verdict = self.custom_op(batch[self.key])
+            if not isinstance(verdict, Tensor) or verdict.dtype != torch.bool or verdict.numel() != len(batch):
+                got = f"{verdict.dtype} {tuple(verdict.shape)}" if isinstance(verdict, Tensor) else repr(verdict)
+                raise InputError(
+                    f"`custom_op` of `{self.key}` returned {got}; return a bool tensor with one entry for each of "
+                    f"{len(batch)} systems."
+                )
+            return verdict.reshape(-1)
         return self.measure(batch, pressure) <= self.threshold
 
 

@@ -173,6 +173,8 @@ class Driver:
         if same_ids and same_batch:
             return
         if same_ids and self._restored:
+            for stage in self.stages:
+                stage.engine._align_state(batch, ids, ids)
             self._take_up(batch)
             return
         old_ids = self._ids if same_batch or self._restored else None

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from athanor.data.batch import Batch
 
 
+def _count(stages: int) -> str:
+    return f"a fused run of {stages} stages" if stages else "a plain engine"
+
+
 class BaseDynamics(HookRegistryMixin):
     """Advance a batch step by step with one integrator or optimizer.
 
@@ -270,7 +274,19 @@ class BaseDynamics(HookRegistryMixin):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up `state` from `state_dict`; the next run must be on a batch of the same system ids."""
+        """Take up `state` from `state_dict`; the next run must be on a batch of the same system ids.
+
+        Raises
+        ------
+        InputError
+            If `state` is of another number of stages; one of another engine is refused at the next run.
+        """
+        stages, saved = len(getattr(self, "sub_stages", ())), len(state.get("stages", ()))
+        if stages != saved:
+            raise InputError(
+                f"The state is that of {_count(saved)}; this {type(self).__name__} is {_count(stages)}. Build the same "
+                f"engine that was saved."
+            )
         self.step_count = int(state["step_count"])
         for name, value in state.get("parameters", {}).items():
             setattr(self, name, value)

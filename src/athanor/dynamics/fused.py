@@ -88,8 +88,9 @@ class FusedStage(BaseDynamics):
 
     @staticmethod
     def all_complete(batch: Batch, exit_status: int) -> bool:
-        """Whether every system has reached `exit_status`; waits for the device."""
-        return bool((batch.status.reshape(-1) >= exit_status).all())
+        """Whether every system has reached `exit_status`, from 0 if it has no status yet; waits for the device."""
+        status = batch.get("status", torch.zeros(len(batch), dtype=torch.long))
+        return bool((status.reshape(-1) >= exit_status).all())
 
     def run(self, batch: Batch | None = None, n_steps: int | None = None) -> Batch:
         """Run until every system is finished, at most `n_steps` steps, and return the same batch, changed in place.

@@ -57,7 +57,18 @@ class IntegratorState:
             value.copy_(torch.where(rows, getattr(fresh, name), value))
 
     def aligned(self, old_ids: Tensor, new_ids: Tensor, fresh: IntegratorState) -> IntegratorState:
-        """Return `fresh` with the rows of systems that were here before taken from this state, matched by id."""
+        """Return `fresh` with the rows of systems that were here before taken from this state, matched by id.
+
+        Raises
+        ------
+        InputError
+            If this is the state of another engine.
+        """
+        if vars(fresh).keys() != vars(self).keys():
+            raise InputError(
+                f"The state holds {', '.join(vars(self))}; this engine has {', '.join(vars(fresh))}. Load the state of "
+                f"the same engine."
+            )
         where_old = {int(number): row for row, number in enumerate(old_ids.flatten().tolist())}
         pairs = [
             (row, where_old[int(number)])
@@ -69,7 +80,7 @@ class IntegratorState:
                 torch.tensor(side, dtype=torch.long, device=new_ids.device) for side in zip(*pairs, strict=True)
             )
             for name, value in vars(fresh).items():
-                value[rows] = getattr(self, name)[source]
+                value[rows] = getattr(self, name)[source].to(value)
         return fresh
 
     def state_dict(self) -> dict[str, Tensor]:

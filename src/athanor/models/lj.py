@@ -131,6 +131,11 @@ class LennardJonesModelWrapper(nn.Module, BaseModelMixin):
             citation="doi:10.1098/rspa.1924.0082",
         )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("epsilon", "sigma", "mixing", "cutoff") and "model_config" in self.__dict__:
+            raise InputError(f"`{name}` of a {type(self).__name__} can not be changed. Make another one.")
+        super().__setattr__(name, value)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_types_of": None}  # holds a weak reference, which can not be copied
 

@@ -375,6 +375,7 @@ def test_results_are_fresh_until_something_moves(batch: Batch) -> None:
 
     def stamped() -> Batch:
         fresh = batch.clone()
+        fresh.ensure_field("charge")
         fresh.mark_results_fresh(model, ["energy", "forces"])
         return fresh
 
@@ -386,6 +387,7 @@ def test_results_are_fresh_until_something_moves(batch: Batch) -> None:
         "user edit": lambda b: b.positions[0].add_(1),
         "cell edit": lambda b: b.cell.mul_(1.01),
         "pbc edit": lambda b: b.pbc.logical_not_(),
+        "charge edit": lambda b: b.charge.add_(1),
         "element edit": lambda b: b.atomic_numbers[0].add_(1),
         "kernel": lambda b: b.touch(),
         "append": lambda b: b.append_data([crystal(1)]),

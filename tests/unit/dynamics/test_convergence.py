@@ -96,3 +96,19 @@ def test_from_forces_is_from_fmax_with_a_threshold_of_your_own() -> None:
     batch = batch_with([[[0.3, 0.0, 0.4]], [[0.0, 0.0, 0.51]]])
     assert ConvergenceHook.from_forces(0.5).mask(batch).tolist() == [True, False]
     assert ConvergenceHook.from_forces(0.5).criteria == ConvergenceHook.from_fmax(0.5).criteria
+
+
+@pytest.mark.parametrize(
+    "verdict", [lambda f: f[:, 0] < 1, lambda f: f.norm() < 1, lambda f: torch.ones(2), lambda f: True], ids=str
+)
+def test_a_verdict_is_one_bool_for_each_system(verdict):
+    batch = batch_with([[[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]], [[0.5, 0.0, 0.0]]])
+    with pytest.raises(InputError, match="one entry for each of 2 systems"):
+        ConvergenceCriterion("forces", custom_op=verdict).evaluate(batch)
+
+
+@pytest.mark.parametrize("dims", [0, -2, (0, 1)])
+def test_a_reduction_that_joins_systems_is_refused(dims):
+    batch = batch_with([[[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]], [[0.5, 0.0, 0.0]]])
+    with pytest.raises(InputError, match="joins systems"):
+        ConvergenceCriterion("forces", 1.0, reduce_dims=dims, reduce_op="norm").evaluate(batch)

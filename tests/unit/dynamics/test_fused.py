@@ -171,3 +171,7 @@ def test_a_batch_without_systems_is_finished_at_once():
 def test_adding_something_else_is_a_type_error():
     with pytest.raises(TypeError):
         NVE(argon_model(), dt=1.0) + 3
+
+
+def test_a_batch_that_never_ran_is_not_complete():
+    assert not FusedStage.all_complete(batch_of(argon_crystal(1, 0)), 1)

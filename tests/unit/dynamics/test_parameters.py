@@ -1,4 +1,4 @@
-"""Parameters that are assigned while an engine is in use."""
+"""Parameters that are assigned while an engine is in use, and states of another engine or precision."""
 
 from __future__ import annotations
 
@@ -86,3 +86,40 @@ def test_a_budget_that_is_assigned_after_fusing_counts():
     first.n_steps = 5
     batch = fused.run(Batch.from_data_list([argon_crystal(2, 0)]))
     assert int(batch.step) == 6
+
+
+def test_a_state_of_another_engine_is_refused():
+    model = argon_model()
+    batch = Batch.from_data_list([argon_crystal(1, 0)])
+    nve = with_neighbor_hooks(NVE(model, dt=2.0))
+    nve.run(batch, 1)
+    fire = with_neighbor_hooks(FIRE(model, dt=0.1))
+    fire.load_state_dict(nve.state_dict())
+    with pytest.raises(InputError, match="Load the state of the same engine"):
+        fire.run(batch, 1)
+    fused = FIRE(model, dt=0.1, n_steps=1) + NVE(model, dt=2.0)
+    with pytest.raises(InputError, match="is that of a plain engine; this FusedStage is a fused run of 2 stages"):
+        fused.load_state_dict(nve.state_dict())
+    with pytest.raises(InputError, match="is that of a fused run of 2 stages; this NVE is a plain engine"):
+        nve.load_state_dict(fused.state_dict())
+
+
+def test_a_restart_goes_on_in_the_precision_of_its_batch():
+    batch = Batch.from_data_list([argon_crystal(2, 0)])
+    engine, again = (with_neighbor_hooks(NVE(argon_model(), dt=2.0)) for _ in "ab")
+    engine.run(batch, 2)
+    again.load_state_dict(engine.state_dict())
+    single = again.run(batch.to(dtype=torch.float32), 2)
+    double = engine.run(batch, 2)
+    assert single.positions.dtype == torch.float32
+    assert torch.allclose(single.positions.double(), double.positions, atol=1e-4)
+
+
+def test_the_seed_goes_into_a_restart():
+    batch = Batch.from_data_list([argon_crystal(2, 0)])
+    engine = langevin(80.0, 2.0)
+    engine.random_seed = 7
+    engine.run(batch, 1)
+    again = langevin(80.0, 2.0)
+    again.load_state_dict(engine.state_dict())
+    assert again.random_seed == 7

@@ -198,3 +198,9 @@ def test_systems_that_joined_without_a_list_are_refused() -> None:
         model(batch)
     compute_neighbors(batch, 6.0)
     assert bool((model(batch)["energy"] < 0.0).all())
+
+
+def test_parameters_stand_once_the_model_is_made() -> None:
+    model = LennardJonesModelWrapper(epsilon=0.0104, sigma=3.4, cutoff=8.5)
+    with pytest.raises(InputError, match="`epsilon` of a LennardJonesModelWrapper can not be changed"):
+        model.epsilon = 0.02

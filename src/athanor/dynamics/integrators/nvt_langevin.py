@@ -85,6 +85,7 @@ class NVTLangevin(BaseDynamics):
     dt = Parameter(check_positive, unit="fs")
     temperature = Parameter(check_positive, unit="K", zero_allowed=True)
     friction = Parameter(check_positive, unit="1/fs", zero_allowed=True)
+    random_seed = Parameter(check_whole)
 
     def __init__(
         self,
@@ -100,7 +101,6 @@ class NVTLangevin(BaseDynamics):
     ) -> None:
         self.dt, self.temperature, self.friction, self.random_seed = dt, temperature, friction, random_seed
         _warn_of_strong_friction(friction, dt)
-        check_whole(random_seed, "random_seed")
         super().__init__(model, hooks, convergence_hook, n_steps, **kwargs)
         self._steps = AtomSteps()
         self._noise_steps: Tensor | None = None

@@ -362,6 +362,9 @@ class Batch(BatchStorage):
         result._custom = {name: spec for name, spec in self._custom.items() if spec.level != "edge"}
         return result
 
+    def __copy__(self) -> Self:
+        return self.to(self._device)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self.clone()
 

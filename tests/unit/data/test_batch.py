@@ -370,6 +370,18 @@ def test_empty_batches(batch: Batch) -> None:
         Batch.empty(num_systems=-1)
 
 
+def test_what_a_shallow_copy_is_given_does_not_reach_the_original(batch: Batch) -> None:
+    model, before = torch.nn.Linear(1, 1), batch.positions
+    batch.mark_results_fresh(model, ["forces"])
+    twin = copy.copy(batch)
+    assert twin.positions is before
+    assert twin.results_fresh(model, ["forces"])
+    twin.positions = before + 1.0
+    twin.dipole = torch.zeros(len(batch), 3)
+    assert batch.positions is before
+    assert "dipole" not in batch
+
+
 def test_results_are_fresh_until_something_moves(batch: Batch) -> None:
     model, other = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
 

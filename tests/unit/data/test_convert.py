@@ -164,6 +164,21 @@ def test_pymatgen() -> None:
         AtomicData.from_structure(mixed)
 
 
+def test_sites_of_pymatgen_that_are_held_heavy_or_no_element() -> None:
+    core = pytest.importorskip("pymatgen.core")
+    water = core.Structure(core.Lattice.cubic(5), ["O2-", "D+", "H+"], [[0, 0, 0], [0.2, 0, 0], [0, 0.2, 0]])
+    water.add_site_property("selective_dynamics", [[False] * 3, None, [True] * 3])
+    data = AtomicData.from_structure(water)
+    assert data.fixed.tolist() == [True, False, False]
+    assert data.atomic_masses.tolist() == pytest.approx([15.999, 2.0136, 1.008], abs=1e-3)
+    water.add_site_property("selective_dynamics", [[False] * 3, [True, False, True], [True] * 3])
+    with pytest.raises(InputError, match="`selective_dynamics` of atom 1 is"):
+        AtomicData.from_structure(water)
+    dummy = core.Structure(core.Lattice.cubic(5), [core.DummySpecies("X")], [[0, 0, 0]])
+    with pytest.raises(InputError, match="which is no element"):
+        AtomicData.from_structure(dummy)
+
+
 def test_importing_data_loads_nothing_foreign(repository: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import athanor.data, athanor.data.convert;"

@@ -20,7 +20,7 @@ from athanor.data.convert._common import (
     system_row,
     whole_sum,
 )
-from athanor.data.elements import AtomicNumberTable
+from athanor.data.elements import MAX_ATOMIC_NUMBER, AtomicNumberTable
 from athanor.errors import ArgumentError, InputError
 
 Data = TypeVar("Data")
@@ -50,14 +50,16 @@ def from_structure(
     energy_key, stress_key, virials_key, dipole_key
         Names in ``structure.properties``.
     forces_key, charges_key
-        Names in ``structure.site_properties``; ``"velocities"`` there is taken over too.
+        Names in ``structure.site_properties``; ``"velocities"`` there is taken over too, and atoms without a free
+        direction in ``"selective_dynamics"`` are `fixed`.
     device, dtype, z_table, system_id, data_class
         As in `athanor.data.convert.ase.from_atoms`.
 
     Raises
     ------
     InputError
-        If sites are partly occupied, or the charge is not within 0.01 of a whole number.
+        If sites are partly occupied, the charge is not within 0.01 of a whole number, or an atom is free along some
+        directions only.
     """
     if not hasattr(structure, "site_properties"):
         raise ArgumentError(
@@ -71,7 +73,11 @@ def from_structure(
             "The structure has partly occupied sites. Build an ordered one first, for example with pymatgen's "
             "OrderDisorderedStructureTransformation."
         )
-    numbers = np.asarray(structure.atomic_numbers, dtype=np.int32)
+    species = [site.specie for site in structure]
+    unknown = [str(entry) for entry in species if not 0 < entry.Z <= MAX_ATOMIC_NUMBER]
+    if unknown:
+        raise InputError(f"The structure has sites of {unknown[0]}, which is no element. Replace or remove them.")
+    numbers = np.asarray([entry.Z for entry in species], dtype=np.int32)
     properties = dict(getattr(structure, "properties", None) or {})
     sites = structure.site_properties
     fields: dict[str, torch.Tensor] = {
@@ -79,6 +85,9 @@ def from_structure(
         "positions": per_atom("cart_coords", structure.cart_coords, dtype),
     }
     fields.update(_cell(structure, dtype))
+    fields.update(_fixed(sites))
+    if any(getattr(entry, "element", entry).name in ("D", "T") for entry in species):
+        fields["atomic_masses"] = per_atom("atomic_mass", [float(entry.atomic_mass) for entry in species], dtype)
     for name, key in (("energy", energy_key), ("stress", stress_key), ("virial", virials_key), ("dipole", dipole_key)):
         if properties.get(key) is not None:
             matrix = name in ("stress", "virial")
@@ -113,6 +122,22 @@ def _cell(structure: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         return {}
     cell = torch.from_numpy(np.array(lattice.matrix, dtype=np.float64)).to(dtype)
     return {"cell": cell.unsqueeze(0), "pbc": torch.from_numpy(pbc).unsqueeze(0)}
+
+
+def _fixed(sites: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Atoms that ``selective_dynamics`` holds; None there leaves an atom free."""
+    rows = sites.get("selective_dynamics")
+    if rows is None:
+        return {}
+    free = np.array([(True,) * 3 if row is None else row for row in rows], dtype=bool)
+    partly = free.any(axis=1) & ~free.all(axis=1)
+    if partly.any():
+        atom = int(partly.argmax())
+        raise InputError(
+            f"`selective_dynamics` of atom {atom} is {free[atom].tolist()}; an atom is fixed or free as a whole. Make "
+            f"the three equal, or remove the property."
+        )
+    return {} if free.all() else {"fixed": torch.from_numpy(~free[:, 0])}
 
 
 def _charge(structure: Any, fields: dict[str, torch.Tensor]) -> float | None:

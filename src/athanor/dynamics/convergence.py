@@ -146,7 +146,7 @@ class ConvergenceHook:
     source_status, target_status
         As a hook: move converged systems from one status to the other. Nothing is moved unless both are given.
     frequency
-        Evaluate every so many steps.
+        Evaluate every so many steps of a system in its stage, the first time after the first.
 
     Raises
     ------

@@ -284,10 +284,15 @@ class Driver:
     def _judge(self, stage: StageSpec, batch: Batch) -> Tensor | None:
         """Indices of the active systems of `stage` that satisfy its criteria, or None."""
         engine, hook = stage.engine, stage.engine.convergence_hook
-        if hook is None or not stage.active.any or engine.step_count % hook.frequency:
+        if hook is None or not stage.active.any:
             return None
+        judged = stage.active.systems
+        if hook.frequency > 1:  # counted by each system, so that it does not matter when others joined
+            judged = judged & ((batch.stage_step.reshape(-1) - 1) % hook.frequency == 0)
+            if not bool(judged.any()):
+                return None
         pressure = getattr(engine._state, "pressure", engine.pressure)  # its rows follow the systems
-        converged = hook.mask(batch, pressure) & stage.active.systems
+        converged = hook.mask(batch, pressure) & judged
         return converged.nonzero().flatten() if bool(converged.any()) else None
 
     @staticmethod

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from athanor.data import AtomicData, Batch
-from athanor.dynamics import ConvergenceHook
+from athanor.dynamics import FIRE, ConvergenceHook
 from athanor.dynamics.convergence import ConvergenceCriterion
 from athanor.errors import InputError, MissingFieldError
 from athanor.hooks.context import DynamicsContext
 from athanor.hooks.stages import DynamicsStage
+from athanor.testing.dynamics_contract import argon_crystal, argon_model, with_neighbor_hooks
 
 
 def batch_with(forces_of_each, **system_fields):
@@ -112,3 +113,25 @@ def test_a_reduction_that_joins_systems_is_refused(dims):
     batch = batch_with([[[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]], [[0.5, 0.0, 0.0]]])
     with pytest.raises(InputError, match="joins systems"):
         ConvergenceCriterion("forces", 1.0, reduce_dims=dims, reduce_op="norm").evaluate(batch)
+
+
+def test_when_a_system_is_judged_does_not_depend_on_when_it_joined():
+    def relax():
+        criteria = {"key": "forces", "threshold": 0.01, "reduce_op": "norm"}
+        hook = ConvergenceHook(criteria, frequency=4)
+        return with_neighbor_hooks(FIRE(argon_model(), 1.0, mass_scale="mean", convergence_hook=hook))
+
+    def systems(*numbers):
+        batch = Batch.from_data_list([argon_crystal(2, number) for number in numbers])
+        batch.system_id = torch.tensor(numbers)[:, None]
+        batch.velocities.zero_()
+        return batch
+
+    engine, batch, alone = relax(), systems(1), systems(2)
+    engine.run(batch, 2)
+    batch.append(systems(2))
+    engine.run(batch, 100)
+    relax().run(alone, 100)
+    assert int(alone.step) % 4 == 1
+    assert int(batch.step[1]) == int(alone.step)
+    assert torch.equal(batch[1].positions, alone[0].positions)

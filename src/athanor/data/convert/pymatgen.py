@@ -73,11 +73,11 @@ def from_structure(
             "The structure has partly occupied sites. Build an ordered one first, for example with pymatgen's "
             "OrderDisorderedStructureTransformation."
         )
-    species = [site.specie for site in structure]
-    unknown = [str(entry) for entry in species if not 0 < entry.Z <= MAX_ATOMIC_NUMBER]
+    elements = [site.specie for site in structure]
+    unknown = [str(entry) for entry in elements if not 0 < entry.Z <= MAX_ATOMIC_NUMBER]
     if unknown:
         raise InputError(f"The structure has sites of {unknown[0]}, which is no element. Replace or remove them.")
-    numbers = np.asarray([entry.Z for entry in species], dtype=np.int32)
+    numbers = np.asarray([entry.Z for entry in elements], dtype=np.int32)
     properties = dict(getattr(structure, "properties", None) or {})
     sites = structure.site_properties
     fields: dict[str, torch.Tensor] = {
@@ -86,8 +86,8 @@ def from_structure(
     }
     fields.update(_cell(structure, dtype))
     fields.update(_fixed(sites))
-    if any(getattr(entry, "element", entry).name in ("D", "T") for entry in species):
-        fields["atomic_masses"] = per_atom("atomic_mass", [float(entry.atomic_mass) for entry in species], dtype)
+    if any(getattr(entry, "element", entry).name in ("D", "T") for entry in elements):
+        fields["atomic_masses"] = per_atom("atomic_mass", [float(entry.atomic_mass) for entry in elements], dtype)
     for name, key in (("energy", energy_key), ("stress", stress_key), ("virial", virials_key), ("dipole", dipole_key)):
         if properties.get(key) is not None:
             matrix = name in ("stress", "virial")

@@ -101,6 +101,8 @@ def test_charge_and_spin() -> None:
     atoms.info.update(charge=np.int64(-1), spin=2)
     data = AtomicData.from_atoms(atoms)
     assert (float(data.charge), float(data.spin)) == (-1.0, 2.0)
+    atoms.info["charge"] = -2.0  # a column of a table, most often
+    assert float(AtomicData.from_atoms(atoms).charge) == -2.0
     atoms.info["charge"] = 0.5
     with pytest.raises(ValueError, match=r"`info\['charge'\]` is 0.5; it must be an integer"):
         AtomicData.from_atoms(atoms)

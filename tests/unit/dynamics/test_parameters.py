@@ -123,3 +123,17 @@ def test_the_seed_goes_into_a_restart():
     again = langevin(80.0, 2.0)
     again.load_state_dict(engine.state_dict())
     assert again.random_seed == 7
+
+
+def test_a_step_that_is_assigned_to_fire_counts():
+    steps = []
+    for assigned in (False, True):
+        batch = Batch.from_data_list([argon_crystal(2, 0)])
+        engine = with_neighbor_hooks(FIRE(argon_model(), 0.1 if assigned else 0.3, dt_max=1.0, dt_min=0.01))
+        engine.run(batch, 0)
+        engine.dt = 0.3
+        engine.run(batch, 3)
+        steps.append(batch.positions.clone())
+    assert torch.equal(*steps)
+    with pytest.raises(InputError, match="must be at most 1"):
+        engine.f_dec = 2.0

@@ -173,7 +173,8 @@ def _whole(info: dict[str, Any], name: str) -> float | None:
         return None
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(-1)[0]
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not number or value % 1 != 0:
         raise InputError(
             f"`info['{name}']` is {value!r}; it must be an integer: {_MEANINGS[name]}. Correct or remove it."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -18,10 +17,6 @@ from athanor.kernels import fire_moves, fire_sums, segment_sum
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
-
-
-_LARGEST = {"f_dec": 1.0, "alpha_start": 1.0, "f_alpha": 1.0}
-_UNITS = {"dt": "internal time", "dt_max": "internal time", "dt_min": "internal time", "maxstep": "Å"}
 
 
 class FIRE(BaseDynamics):
@@ -80,6 +75,15 @@ class FIRE(BaseDynamics):
     __provides_keys__ = frozenset({"positions", "velocities"})
     _selects_active = True
     entry_velocities = "zero"
+    dt = Parameter(check_positive, unit="internal time")
+    dt_max = Parameter(check_positive, unit="internal time")
+    dt_min = Parameter(check_positive, unit="internal time", zero_allowed=True)
+    maxstep = Parameter(check_positive, unit="Å")
+    n_min = Parameter(check_positive, zero_allowed=True)
+    f_dec = Parameter(check_positive, most=1.0)
+    f_inc = Parameter(check_positive)
+    alpha_start = Parameter(check_positive, most=1.0)
+    f_alpha = Parameter(check_positive, most=1.0)
 
     def __init__(
         self,
@@ -103,30 +107,18 @@ class FIRE(BaseDynamics):
     ) -> None:
         if mass_scale not in ("real", "mean"):
             raise InputError(f'`mass_scale` is {mass_scale!r}; use "real" or "mean".')
-        check_positive(dt, "dt", "internal time")
-        parameters = {
-            "dt": dt,
-            "dt_max": 10.0 * dt if dt_max is None else dt_max,
-            "dt_min": 0.02 * dt if dt_min is None else dt_min,
-            "maxstep": maxstep,
-            "n_min": n_min,
-            "f_dec": f_dec,
-            "f_inc": f_inc,
-            "alpha_start": alpha_start,
-            "f_alpha": f_alpha,
-        }
-        for name, value in parameters.items():
-            unit, most = _UNITS.get(name, ""), _LARGEST.get(name, inf)
-            check_positive(value, name, unit, zero_allowed=name in ("dt_min", "n_min"), most=most)
+        self.dt, self.maxstep, self.n_min = dt, maxstep, n_min
+        self.dt_max = 10.0 * dt if dt_max is None else dt_max
+        self.dt_min = 0.02 * dt if dt_min is None else dt_min
+        self.f_dec, self.f_inc, self.alpha_start, self.f_alpha = f_dec, f_inc, alpha_start, f_alpha
         super().__init__(model, hooks, convergence_hook, n_steps, **kwargs)
-        self.parameters = parameters
         self.mass_scale = mass_scale
         self._masses = _Masses(mass_scale)
 
     def make_state(self, batch: Batch) -> IntegratorState:
         """State, all [B]: the parameters, ``alpha``, and ``n_steps_positive``, the downhill steps in a row."""
         like, count = batch.positions, batch.num_graphs
-        rows = {name: per_system(value, name, like, count) for name, value in self.parameters.items()}
+        rows = {name: per_system(getattr(self, name), name, like, count) for name in Parameter.names_in(FIRE)}
         rows["alpha"] = rows["alpha_start"].clone()
         rows["n_steps_positive"] = torch.zeros(count, dtype=torch.long, device=like.device)
         return IntegratorState(**rows)

@@ -100,7 +100,9 @@ def test_from_forces_is_from_fmax_with_a_threshold_of_your_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "verdict", [lambda f: f[:, 0] < 1, lambda f: f.norm() < 1, lambda f: torch.ones(2), lambda f: True], ids=str
+    "verdict",
+    [lambda f: f[:, 0] < 1, lambda f: f.norm() < 1, lambda f: torch.ones(2), lambda f: True],
+    ids=["one per atom", "one for all", "numbers", "no tensor"],
 )
 def test_a_verdict_is_one_bool_for_each_system(verdict):
     batch = batch_with([[[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]], [[0.5, 0.0, 0.0]]])

@@ -108,6 +108,25 @@ def test_ctrl_c_twice_leaves_whole_states(capsys: pytest.CaptureFixture[str]) ->
     assert np.allclose(again.get_forces(), atoms.get_forces(), atol=1e-7)
 
 
+@pytest.mark.parametrize("presses", [1, 3])
+def test_ctrl_c_while_a_batch_is_taken_up(
+    presses: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from athanor.workflows import run
+
+    take_up = run.add_chunk
+
+    def pressed(*arguments: Any) -> None:
+        for _ in range(presses):
+            os.kill(os.getpid(), signal.SIGINT)
+        take_up(*arguments)
+
+    monkeypatch.setattr(run, "add_chunk", pressed)
+    assert call(["md", "argon.extxyz", "-o", "out", "--steps", "3", "-T", "30", "--max-atoms", "8", *LJ]) == 130
+    assert f"{CRYSTALS} systems: 1 done, {CRYSTALS - 1} not started" in capsys.readouterr().out
+    assert "state: interrupted" in Path("out/run.yaml").read_text()
+
+
 class CutShort:
     """Hook that interrupts the third step between its halves, when positions have moved and forces have not."""
 

@@ -169,8 +169,11 @@ class _Run:
 
             self.sink = self._attempt(ZarrData, self.result.frames)
         for number, indices in enumerate(self.plan.chunks):
-            if self._trouble is not None or not self._run_chunk(number, indices, flag):
+            self.result.interrupted |= flag.is_set
+            if self._trouble is not None or self.result.interrupted:
                 break
+            self._run_chunk(number, indices, flag)
+            flag.is_writing = False
 
     def _attempt(self, write: Callable[..., Any], *arguments: Any) -> Any:
         """Call `write`; a disk that refuses ends the run, and what else can be written still is."""
@@ -180,8 +183,8 @@ class _Run:
             self._trouble = self._trouble or error
             return None
 
-    def _run_chunk(self, number: int, indices: list[int], flag: StopFlag) -> bool:
-        """Run one chunk; return whether to go on."""
+    def _run_chunk(self, number: int, indices: list[int], flag: StopFlag) -> None:
+        """Run one chunk and take up what became of it, which a second Ctrl-C must not prevent."""
         spec, systems = self.spec, [self.systems[index] for index in indices]
         batch = self.plan.batch(indices)
         fused, tracker = build.build_stages(spec, self.plan.model, batch)
@@ -190,7 +193,10 @@ class _Run:
         self.progress.next_chunk(number)
         fused.register_hook(ProgressHook(self.progress, flag, lambda: _describe(spec, tracker)))
         try:
-            self._attempt(fused.run, batch)
+            try:
+                self._attempt(fused.run, batch)
+            finally:
+                flag.is_writing = True
         except StopRequested:
             self.result.interrupted = True
         except BaseException as error:  # Ctrl-C, or a model that has no memory left: what was done before is kept
@@ -204,7 +210,6 @@ class _Run:
         add_chunk(self.result, spec, systems, batch, tracker, self.plan.model)
         if time.monotonic() - self._summary_written > _SECONDS_BETWEEN_SUMMARIES:
             self._attempt(self._write_summary)
-        return not (self.result.interrupted or flag.is_set)
 
     def _writers(self, tracker: Tracker) -> list[Any]:
         """Hooks that keep frames and scalars, every so many steps."""

@@ -135,6 +135,31 @@ def pressure(batch: Batch, kinetic: bool = True) -> torch.Tensor:
     return torch.where(volume > 0, static, 0.0)
 
 
+def periodic_projector(batch: Batch) -> torch.Tensor:
+    """Return the orthogonal projector on the span of each system's periodic lattice vectors.
+
+    Returns
+    -------
+    torch.Tensor
+        [B, 3, 3] in the state dtype; zero for a system without periodicity.
+    """
+    cell, pbc = batch.cell_or_zeros, batch.pbc_or_false
+    eye = torch.eye(3, dtype=cell.dtype, device=cell.device).expand_as(cell)
+    periodic = torch.where(pbc[:, :, None], cell, 0.0)
+    across = torch.linalg.cross(cell[:, [1, 2, 0]], cell[:, [2, 0, 1]])  # row k: normal to the other two vectors
+    line = _outer_of_unit(periodic.sum(1))  # of the one vector, where one is periodic
+    plane = eye - _outer_of_unit(torch.where(pbc[:, :, None], 0.0, across).sum(1))  # of two, by their normal
+    count = pbc.sum(1)[:, None, None]
+    return torch.where(count == 3, eye, torch.where(count == 2, plane, torch.where(count == 1, line, 0.0)))
+
+
+def _outer_of_unit(vectors: torch.Tensor) -> torch.Tensor:
+    """Projectors [B, 3, 3] on the lines along `vectors` [B, 3]; zero for a zero vector."""
+    squares = (vectors * vectors).unbind(1)
+    square = (squares[0] + squares[1] + squares[2])[:, None, None]
+    return vectors[:, :, None] * vectors[:, None, :] / torch.where(square > 0, square, 1.0)
+
+
 def fmax(batch: Batch) -> torch.Tensor:
     """Return the largest atomic force norm of each system, eV/Å, [B]; fixed atoms do not count, 0 if all are fixed."""
     forces = _need(batch, "forces", "fmax").detach()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from athanor._values import check_whole, is_real
+from athanor.data import observables
 from athanor.dynamics.state import check_positive
 from athanor.errors import ArgumentError, InputError, MissingFieldError
 from athanor.hooks.stages import DynamicsStage
@@ -124,13 +125,11 @@ class ConvergenceCriterion:
 
 def _stress_against_pressure(stress: Tensor, batch: Batch, pressure: float | Tensor) -> Tensor:
     """Stress plus the target pressure on the diagonal, along periodic directions; zero where a system has no cell."""
-    from athanor.dynamics.optimizers.variable_cell import periodic_projector  # its package imports this module
-
     eye = torch.eye(3, dtype=stress.dtype, device=stress.device)
     target = torch.as_tensor(pressure, dtype=stress.dtype, device=stress.device).reshape(-1, 1, 1)
     stress = torch.where(batch.has_cell[:, None, None], stress + target * eye, torch.zeros_like(stress))
     if "pbc" in batch and not bool(batch.pbc.all()):
-        projector = periodic_projector(batch)
+        projector = observables.periodic_projector(batch)
         stress = torch.bmm(projector, torch.bmm(stress, projector))
     return stress
 

@@ -94,3 +94,20 @@ def test_missing_field_is_named() -> None:
     batch.forces = None
     with pytest.raises(MissingFieldError, match=r"`forces` is missing from the batch; fmax needs it. Fields present: "):
         observables.fmax(batch)
+
+
+def test_the_projector_is_on_the_periodic_vectors() -> None:
+    cells = torch.randn(8, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    pbc = torch.cartesian_prod(*[torch.tensor([False, True])] * 3)
+    systems = [
+        AtomicData(
+            atomic_numbers=torch.tensor([1]), positions=torch.zeros(1, 3).double(), cell=cell[None], pbc=row[None]
+        )
+        for cell, row in zip(cells, pbc, strict=True)
+    ]
+    found = observables.periodic_projector(Batch.from_data_list(systems))
+    for projector, cell, row in zip(found, cells, pbc, strict=True):
+        basis = torch.linalg.qr(cell[row].T).Q
+        assert torch.allclose(projector, basis @ basis.T, atol=1e-12)
+    molecule = AtomicData(atomic_numbers=torch.tensor([1]), positions=torch.zeros(1, 3).double())
+    assert not observables.periodic_projector(Batch.from_data_list([molecule])).any()

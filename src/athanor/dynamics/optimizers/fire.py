@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from athanor.data import observables
 from athanor.dynamics.engine import BaseDynamics
 from athanor.dynamics.inactive import ActiveSet
-from athanor.dynamics.optimizers.variable_cell import cell_force, periodic_projector, strain_
+from athanor.dynamics.optimizers.variable_cell import cell_force, strain_
 from athanor.dynamics.state import IntegratorState, Parameter, check_finite, check_positive, per_system
 from athanor.dynamics.updates import sum_last
 from athanor.errors import InputError
@@ -224,7 +225,7 @@ class FIREVariableCell(FIRE):
         like, count = batch.positions, batch.num_graphs
         rows["pressure"] = per_system(self.pressure, "pressure", like, count)
         rows["cell_velocity"] = like.new_zeros(count, 3, 3)
-        rows["projector"] = periodic_projector(batch)
+        rows["projector"] = observables.periodic_projector(batch)
         return IntegratorState(**rows)
 
     def pre_update(self, batch: Batch) -> None:

@@ -41,21 +41,6 @@ def cell_force(batch: Batch, pressure: Tensor, projector: Tensor) -> Tensor:
     return pull.mul_((-volume / batch.num_nodes_per_graph)[:, None, None])
 
 
-def periodic_projector(batch: Batch) -> Tensor:
-    """Return the projector on the span of each system's periodic lattice vectors, [B, 3, 3]."""
-    if "cell" not in batch or "pbc" not in batch:
-        return batch.positions.new_zeros(batch.num_graphs, 3, 3)
-    projector = torch.eye(3, dtype=batch.cell.dtype, device=batch.device).expand(batch.num_graphs, 3, 3).clone()
-    for row in (~batch.pbc.all(dim=1)).nonzero().flatten().tolist():
-        vectors = batch.cell[row][batch.pbc[row]]
-        if vectors.shape[0] == 0:
-            projector[row] = 0.0
-        else:
-            basis = torch.linalg.qr(vectors.T).Q
-            projector[row] = basis @ basis.T
-    return projector
-
-
 def strain_(batch: Batch, log_strain: Tensor, active: ActiveSet) -> None:
     r"""Strain cells and what is in them, in place: :math:`h \leftarrow h e^{\epsilon},\ r \leftarrow r e^{\epsilon}`.
 

@@ -40,7 +40,7 @@ def show_run(out: Path, *, system: str | None = None, all_rows: bool = False, as
 
 def plot_run(out: Path, picture: Path | None, systems: list[str]) -> int:
     """Draw a run into a file, ``plot.png`` in its folder unless told otherwise."""
-    from athanor.workflows.output import PLOT
+    from athanor.workflows.folder import PLOT
     from athanor.workflows.plot import plot
 
     path = picture or out / PLOT
@@ -104,7 +104,7 @@ def _short(value: Any) -> str:
 
 
 def _print_how_to_read(console: Any, run: SavedRun, row: dict[str, Any]) -> None:
-    from athanor.workflows.output import FINAL, LOG, PLOT, RUN, SUMMARY_CSV
+    from athanor.workflows.folder import FINAL, LOG, PLOT, RUN, SUMMARY_CSV
 
     name = row["system"] if run.names.count(row["system"]) == 1 else row["index"]
     lines = [

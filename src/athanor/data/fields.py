@@ -168,6 +168,15 @@ STATE_FIELDS: frozenset[str] = frozenset(name for name, row in FIELDS.items() if
 IDENTITY: tuple[str, ...] = ("system_id", "step", "time", "stage_step", "status", "failure_code", "failure_step")
 """Who a system is and how far it got; every run has these on its batch, and they travel in ``atoms.info``."""
 
+GIVEN: frozenset[str] = frozenset({
+    "atomic_numbers", "positions", "atomic_masses", "atom_categories", "tags", "fixed", "cell", "pbc", "charge", "spin",
+    "velocities", "momenta", "dof", *IDENTITY,
+})  # fmt: skip
+"""What a model is given. Networks that hand their input through, wrapped or in single precision, change no state."""
+
+RESULTS: tuple[str, ...] = ("energy", "forces", "stress", "virial", "atomic_energies", "hessian", "dipole")
+"""What no structure has of itself. One that is not computed anew belongs to other positions, or to another model."""
+
 PAIR_VIEWS: dict[str, FieldSpec] = _table(
     FieldSpec("neighbor_list", "edge", (2,), "integer", "", "pairs (i, j) as batch-wide atom indices"),
     FieldSpec("neighbor_list_shifts", "edge", (3,), "any", "", "integer cell shift S of each pair"),

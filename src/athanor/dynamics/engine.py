@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from athanor.data.batch import Batch
 
 
-def _count(stages: int) -> str:
+def _describe_kind(stages: int) -> str:
     return f"a fused run of {stages} stages" if stages else "a plain engine"
 
 
@@ -284,8 +284,8 @@ class BaseDynamics(HookRegistryMixin):
         stages, saved = len(getattr(self, "sub_stages", ())), len(state.get("stages", ()))
         if stages != saved:
             raise InputError(
-                f"The state is that of {_count(saved)}; this {type(self).__name__} is {_count(stages)}. Build the same "
-                f"engine that was saved."
+                f"The state is that of {_describe_kind(saved)}; this {type(self).__name__} is "
+                f"{_describe_kind(stages)}. Build the same engine that was saved."
             )
         self.step_count = int(state["step_count"])
         for name, value in state.get("parameters", {}).items():

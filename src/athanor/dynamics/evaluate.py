@@ -12,23 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from athanor.data.fields import FIELDS, IDENTITY
+from athanor.data.fields import FIELDS, GIVEN, RESULTS
 from athanor.errors import ModelOutputError
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
     from athanor.dynamics.inactive import ActiveSet
-
-
-_GIVEN = frozenset({
-    "atomic_numbers", "positions", "atomic_masses", "atom_categories", "tags", "fixed", "cell", "pbc", "charge", "spin",
-    "velocities", "momenta", "dof", *IDENTITY,
-})  # fmt: skip
-"""What a model is given. Networks that hand their input through, wrapped or in single precision, change no state."""
-
-
-_RESULTS = ("energy", "forces", "stress", "virial", "atomic_energies", "hessian", "dipole")
-"""What no structure has of itself. One that is not computed anew belongs to other positions, or to another model."""
 
 
 def evaluate(model: Any, batch: Batch, needs: frozenset[str], active: ActiveSet) -> OrderedDict[str, Tensor]:
@@ -76,9 +65,9 @@ def evaluate(model: Any, batch: Batch, needs: frozenset[str], active: ActiveSet)
             f"Ask for it in `model.model_config.active_outputs`, or compute it in `forward`."
         )
     for key, value in outputs.items():
-        if key in FIELDS and key not in _GIVEN:
+        if key in FIELDS and key not in GIVEN:
             _store(batch, key, value, active, model)
-    for key in _RESULTS:
+    for key in RESULTS:
         if key not in outputs and key in batch:
             _forget(batch, key, active)
     batch.mark_results_fresh(model, frozenset(outputs))

@@ -59,7 +59,8 @@ class AtomSteps:
     """
 
     def __init__(self) -> None:
-        self._sources: tuple[Tensor, ...] = ()
+        self._masses: Tensor | None = None
+        self._dt: Tensor | None = None
         self._seen: tuple[int, ...] = ()
         self.dt: Tensor
         self.half_dt: Tensor
@@ -70,14 +71,14 @@ class AtomSteps:
         """Recompute unless `batch` masses and `dt` [B] are the tensors of the last call, unchanged; return self."""
         masses = batch.atomic_masses
         seen = (masses._version, dt._version)
-        if not self._sources or masses is not self._sources[0] or dt is not self._sources[1] or seen != self._seen:
+        if masses is not self._masses or dt is not self._dt or seen != self._seen:
             per_atom = dt[batch.batch_idx]
             inverse = torch.where(masses > 0, 1.0 / masses, torch.zeros_like(masses))
             self.dt = per_atom[:, None].expand(-1, 3).contiguous()
             self.half_dt = 0.5 * self.dt
             self.dt_over_mass = (per_atom * inverse)[:, None].expand(-1, 3).contiguous()
             self.half_dt_over_mass = 0.5 * self.dt_over_mass
-            self._sources, self._seen = (masses, dt), seen
+            self._masses, self._dt, self._seen = masses, dt, seen
         return self
 
 

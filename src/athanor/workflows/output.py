@@ -17,17 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from athanor.errors import InputError, StorageError
-
-TRAJECTORY = "trajectory.zarr"
-FINAL = "final.extxyz"
-SUMMARY_CSV = "summary.csv"
-SUMMARY_JSON = "summary.json"
-RUN = "run.yaml"
-LOG = "log.csv"
-PLOT = "plot.png"
-NOT_STARTED = "not started"
-"""Status in the table of a system whose turn has not come."""
-CONTENT = frozenset({TRAJECTORY, FINAL, SUMMARY_CSV, SUMMARY_JSON, RUN, LOG, PLOT})
+from athanor.workflows.folder import CONTENT, RUN, SUMMARY_CSV, SUMMARY_JSON
+from athanor.workflows.saved_record import is_elsewhere, read_record, state_of
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -74,8 +65,6 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
 
 def _running_process(folder: Path) -> int | None:
     """Return the process, other than this one, whose run on this machine still writes to `folder`."""
-    from athanor.workflows.saved_record import is_elsewhere, read_record, state_of  # which imports this module
-
     try:
         record = read_record(folder)
         writer = int(record["process"]["id"]) if state_of(record) == "running" and not is_elsewhere(record) else None

@@ -15,9 +15,8 @@ from athanor.workflows.readable import format_seconds
 
 _SECONDS_BETWEEN_LINES = 60.0
 _SECONDS_BETWEEN_REFRESHES = 0.2
-_STOPS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]  # not all on Windows
+_STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that end a run in order; Windows has no hangup."""
 
 
 class StopRequested(KeyboardInterrupt):

@@ -12,7 +12,8 @@ from typing import Any
 
 from athanor import __version__
 from athanor.workflows.advice import Advice
-from athanor.workflows.output import RUN, write_yaml
+from athanor.workflows.folder import RUN
+from athanor.workflows.output import write_yaml
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import MDSpec, RelaxSpec
 from athanor.workflows.structures import System

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from athanor._values import is_real
 from athanor.errors import InputError
 from athanor.workflows.structures import System, describe_system
 from athanor.workflows.supercell import format_supercell
 
 _AXES = "abc"
-_NUMBERS = (int, float, np.number, np.ndarray)
 _MOST_ATOMS = 10_000_000
 """Of one system; beyond it, neighbours and frames take hundreds of gigabytes."""
 
@@ -71,8 +71,8 @@ def _repeat(system: System, counts: Sequence[int]) -> System:
     atoms = system.atoms.repeat(tuple(counts))
     atoms.info = dict(system.atoms.info)
     charge, spin = atoms.info.get("charge"), atoms.info.get("spin")
-    if isinstance(charge, _NUMBERS):
+    if is_real(charge) or isinstance(charge, np.ndarray):
         atoms.info["charge"] = charge * times
-    if isinstance(spin, _NUMBERS):  # a multiplicity: unpaired electrons add up, as moments do
+    if is_real(spin) or isinstance(spin, np.ndarray):  # a multiplicity: unpaired electrons add up, as moments do
         atoms.info["spin"] = (spin - 1) * times + 1
     return dataclasses.replace(system, atoms=atoms, repeats=system.repeats * times)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor.units import GPa
-from athanor.workflows.output import NOT_STARTED
+from athanor.workflows.folder import NOT_STARTED
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.structures import System
 from athanor.workflows.track import SystemRecord, Tracker

@@ -11,15 +11,8 @@ from typing import Any
 from athanor.errors import AthanorWarning, StorageError
 from athanor.workflows import build
 from athanor.workflows.advice import Advice, advise
-from athanor.workflows.output import (
-    FINAL,
-    LOG,
-    TRAJECTORY,
-    check_inputs_outside,
-    check_output,
-    create_output,
-    write_summary,
-)
+from athanor.workflows.folder import FINAL, LOG, TRAJECTORY
+from athanor.workflows.output import check_inputs_outside, check_output, create_output, write_summary
 from athanor.workflows.plan import Plan, make_plan, spec_of_call
 from athanor.workflows.progress import Progress, ProgressHook, StopFlag, StopRequested, stop_between_steps
 from athanor.workflows.record import RunRecord

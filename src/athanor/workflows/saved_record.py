@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from athanor.errors import InputError, StorageError
-from athanor.workflows.output import RUN, SUMMARY_CSV, SUMMARY_JSON
+from athanor.workflows.folder import RUN, SUMMARY_CSV, SUMMARY_JSON
 
 _KEYS = ("athanor", "state", "systems", "job", "model", "versions", "citations")
 

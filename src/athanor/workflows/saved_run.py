@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, overload
 from athanor._optional import OptionalDependency
 from athanor._values import check_whole
 from athanor.errors import InputError, StorageError
-from athanor.workflows.output import FINAL, LOG, NOT_STARTED, RUN, SUMMARY_JSON, TRAJECTORY
+from athanor.workflows.folder import FINAL, LOG, NOT_STARTED, RUN, SUMMARY_JSON, TRAJECTORY
 from athanor.workflows.quantities import TIME, parse_quantity
 from athanor.workflows.saved_log import SavedLog, Series
 from athanor.workflows.saved_record import find_name, is_elsewhere, read_record, read_summary, state_of

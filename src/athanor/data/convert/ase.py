@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from athanor._optional import OptionalDependency
-from athanor._values import check_state_dtype, usable_device
+from athanor._values import check_state_dtype, is_real, usable_device
 from athanor.data.convert._common import (
     leftover_tensors,
     one_hot_attributes,
@@ -173,8 +173,7 @@ def _whole(info: dict[str, Any], name: str) -> float | None:
         return None
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(-1)[0]
-    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not number or value % 1 != 0:
+    if not is_real(value) or value % 1 != 0:
         raise InputError(
             f"`info['{name}']` is {value!r}; it must be an integer: {_MEANINGS[name]}. Correct or remove it."
         )

@@ -1,0 +1,12 @@
+"""Names of what is in a results folder; `output` writes it, `saved_run` reads it back."""
+
+TRAJECTORY = "trajectory.zarr"
+FINAL = "final.extxyz"
+SUMMARY_CSV = "summary.csv"
+SUMMARY_JSON = "summary.json"
+RUN = "run.yaml"
+LOG = "log.csv"
+PLOT = "plot.png"
+CONTENT = frozenset({TRAJECTORY, FINAL, SUMMARY_CSV, SUMMARY_JSON, RUN, LOG, PLOT})
+NOT_STARTED = "not started"
+"""Status in the table of a system whose turn has not come."""

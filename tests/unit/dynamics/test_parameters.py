@@ -104,14 +104,24 @@ def test_a_state_of_another_engine_is_refused():
         nve.load_state_dict(fused.state_dict())
 
 
-def test_a_restart_goes_on_in_the_precision_of_its_batch():
+@pytest.mark.parametrize(
+    "make",  # without noise, which is drawn anew in another precision
+    [
+        lambda model: NVTLangevin(model, 2.0, temperature=0.0, friction=0.01),
+        lambda model: FIRE(model, dt=0.1),
+        lambda model: FIREVariableCell(model, dt=0.1),
+    ],
+    ids=["Langevin", "FIRE", "variable cell"],
+)
+def test_a_restart_goes_on_in_the_precision_of_its_batch(make):
     batch = Batch.from_data_list([argon_crystal(2, 0)])
-    engine, again = (with_neighbor_hooks(NVE(argon_model(), dt=2.0)) for _ in "ab")
+    engine, again = (with_neighbor_hooks(make(argon_model())) for _ in "ab")
     engine.run(batch, 2)
     again.load_state_dict(engine.state_dict())
     single = again.run(batch.to(dtype=torch.float32), 2)
     double = engine.run(batch, 2)
     assert single.positions.dtype == torch.float32
+    assert {value.dtype for value in again._state.tensors().values() if value.is_floating_point()} == {torch.float32}
     assert torch.allclose(single.positions.double(), double.positions, atol=1e-4)
 
 

@@ -6,6 +6,7 @@ and marked in the bool system row ``<field>_present``; anything else is refused,
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -33,7 +34,12 @@ class Parts(NamedTuple):
         return all(part.keys() == names for part in self.tensors)
 
 
+PutTogether = Callable[[Level, list[torch.Tensor]], torch.Tensor]
 Joined = tuple[dict[Level, dict[str, torch.Tensor]], dict[str, FieldSpec]]
+
+
+def _behind(level: Level, values: list[torch.Tensor]) -> torch.Tensor:
+    return values[0].clone() if len(values) == 1 else torch.cat(values)
 
 
 def present_spec(name: str) -> FieldSpec:
@@ -60,8 +66,10 @@ def merge_specs(schemas: Sequence[Mapping[str, FieldSpec]], name_of: Callable[[i
     return merged
 
 
-def join(parts: Parts, custom: Mapping[str, FieldSpec], name_of: Callable[[int], str]) -> Joined:
-    """Concatenate all fields of `parts`.
+def join(
+    parts: Parts, custom: Mapping[str, FieldSpec], name_of: Callable[[int], str], put_together: PutTogether = _behind
+) -> Joined:
+    """Put the fields of `parts` together, by default one part behind the other.
 
     Parameters
     ----------
@@ -71,6 +79,8 @@ def join(parts: Parts, custom: Mapping[str, FieldSpec], name_of: Callable[[int],
         Rows of the custom fields.
     name_of
         Part number -> how messages name it.
+    put_together
+        Level and tensors of one field, one for each part -> the tensor that holds them all.
 
     Returns
     -------
@@ -87,9 +97,9 @@ def join(parts: Parts, custom: Mapping[str, FieldSpec], name_of: Callable[[int],
             continue
         if alike and name + PRESENT not in names:
             schema.pop(name + PRESENT, None)
-            levels[spec.level][name] = _concatenate(spec, [part[name] for part in parts.tensors], name_of)
+            levels[spec.level][name] = _put(spec, [part[name] for part in parts.tensors], name_of, put_together)
             continue
-        tensor, present = _join_unlike(spec, parts, name_of)
+        tensor, present = _join_unlike(spec, parts, name_of, put_together)
         levels[spec.level][name] = tensor
         schema.pop(name + PRESENT, None)
         if present is not None:
@@ -98,15 +108,21 @@ def join(parts: Parts, custom: Mapping[str, FieldSpec], name_of: Callable[[int],
     return levels, schema
 
 
-def _concatenate(spec: FieldSpec, values: list[torch.Tensor], name_of: Callable[[int], str]) -> torch.Tensor:
+def _put(
+    spec: FieldSpec, values: list[torch.Tensor], name_of: Callable[[int], str], put_together: PutTogether
+) -> torch.Tensor:
+    dtypes = {value.dtype for value in values}
+    if len(dtypes) > 1:
+        widest = functools.reduce(torch.promote_types, dtypes)
+        values = [value.to(widest) for value in values]
     try:
-        return values[0].clone() if len(values) == 1 else torch.cat(values)
-    except (RuntimeError, TypeError) as error:
+        return put_together(spec.level, values)
+    except (RuntimeError, TypeError, IndexError) as error:
         raise _explain(spec, values, name_of) from error
 
 
 def _join_unlike(
-    spec: FieldSpec, parts: Parts, name_of: Callable[[int], str]
+    spec: FieldSpec, parts: Parts, name_of: Callable[[int], str], put_together: PutTogether
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Join a field that some parts lack, or lacked earlier; return it and where it is known (None: everywhere)."""
     found = [part.get(spec.name) for part in parts.tensors]
@@ -124,8 +140,8 @@ def _join_unlike(
         if marker is None:
             marker = torch.full((systems[number],), value is not None, dtype=torch.bool, device=first.device)
         known.append(marker)
-    tensor = _concatenate(spec, values, name_of)
-    return tensor, torch.cat(known) if marked else None
+    tensor = _put(spec, values, name_of, put_together)
+    return tensor, put_together("system", known) if marked else None
 
 
 def _filler(spec: FieldSpec, like: torch.Tensor, rows: int, name: Callable[[], str]) -> torch.Tensor:

@@ -1,23 +1,30 @@
 """Storage of one level of a batch: tensors by name, and how many rows belong to each system.
 
-One class serves atoms, pairs and systems; for systems every count is 1. Counts are kept on the host as numpy
-integers, so that reading sizes never waits for a device. Levels know nothing of single fields.
+One class serves atoms, pairs, systems and groups of atoms; for systems every count is 1. Counts are kept on the host as
+numpy integers, so that reading sizes never waits for a device. Levels know nothing of single fields.
+
+Beside fields, a level holds the rows that engines and hooks remember (`state`): they follow their system wherever it
+goes, and are no part of the structures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from athanor.data.fields import Level
 from athanor.errors import InputError
+from athanor.kernels.rows import arrange_rows
 
 _LEVEL_NAMES: dict[str, Level] = {
     "node": "node", "atom": "node", "atoms": "node", "edge": "edge", "edges": "edge", "system": "system",
 }  # fmt: skip
+
+StateName = tuple[str, str]
+"""Key of who remembers, and name of what."""
 
 
 def level_of(name: str, given: str) -> Level:
@@ -43,16 +50,24 @@ class LevelStorage:
         int64 [B] on the host; rows of each system.
     tensors
         Name -> tensor with ``counts.sum()`` leading rows.
+    state
+        (key, name) -> tensor with as many rows; what engines and hooks remember.
     """
 
-    __slots__ = ("_idx", "_ptr", "counts", "rows", "starts", "tensors")
+    __slots__ = ("_idx", "_ptr", "counts", "rows", "starts", "state", "tensors")
 
-    def __init__(self, counts: np.ndarray, tensors: dict[str, torch.Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        counts: np.ndarray,
+        tensors: dict[str, torch.Tensor] | None = None,
+        state: dict[StateName, torch.Tensor] | None = None,
+    ) -> None:
         self.counts = counts
         self.starts = np.zeros(len(counts) + 1, dtype=np.int64)
         np.cumsum(counts, out=self.starts[1:])
         self.rows = int(self.starts[-1])
         self.tensors: dict[str, torch.Tensor] = {} if tensors is None else tensors
+        self.state: dict[StateName, torch.Tensor] = {} if state is None else state
         self._ptr: torch.Tensor | None = None
         self._idx: torch.Tensor | None = None
 
@@ -74,26 +89,80 @@ class LevelStorage:
             self._idx = torch.from_numpy(owner).to(device)
         return self._idx
 
-    def row_numbers(self, systems: np.ndarray) -> np.ndarray:
-        """Rows of the given systems, in that order."""
-        return gather_rows(self.starts[systems], self.counts[systems])
-
-    def select(self, systems: np.ndarray, rows: torch.Tensor) -> LevelStorage:
-        """New storage with the given systems; `rows` is `row_numbers` of them on the tensors' device."""
-        picked = {name: tensor.index_select(0, rows) for name, tensor in self.tensors.items()}
-        return LevelStorage(self.counts[systems], picked)
-
     def slice_of(self, system: int) -> dict[str, torch.Tensor]:
         """Views of one system's rows."""
         start, count = int(self.starts[system]), int(self.counts[system])
         return {name: tensor.narrow(0, start, count) for name, tensor in self.tensors.items()}
 
-    def map(self, function: Callable[[str, torch.Tensor], torch.Tensor]) -> LevelStorage:
+    def map(self, function: Callable[[str, torch.Tensor], torch.Tensor], *, with_state: bool = True) -> LevelStorage:
         """New storage with `function(name, tensor)` in place of every tensor; pointers are made anew on demand."""
-        return LevelStorage(self.counts, {name: function(name, tensor) for name, tensor in self.tensors.items()})
+        tensors = {name: function(name, tensor) for name, tensor in self.tensors.items()}
+        state = {name: function(name[1], tensor) for name, tensor in self.state.items()} if with_state else {}
+        return LevelStorage(self.counts, tensors, state)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"counts": self.counts, "tensors": self.tensors}
+        return {"counts": self.counts, "tensors": self.tensors, "state": self.state}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["counts"], state["tensors"])  # type: ignore[misc]
+        self.__init__(state["counts"], state["tensors"], state["state"])  # type: ignore[misc]
+
+
+class Arrangement:
+    """Which systems a batch is to hold, and where each of them is now: in that batch, or in another one that joins it.
+
+    Selecting, appending, removing and replacing systems are arrangements; `rows` says what each does to a level, in one
+    pass and without a loop over systems.
+
+    Parameters
+    ----------
+    systems
+        int64 [B'] on the host; index of each system where it is now.
+    joining
+        bool [B'] on the host; whether it is in the other batch. None: all are in the first.
+    """
+
+    __slots__ = ("joining", "systems")
+
+    def __init__(self, systems: np.ndarray, joining: np.ndarray | None = None) -> None:
+        self.systems, self.joining = systems, joining
+
+    @classmethod
+    def appending(cls, systems: int, others: int) -> Arrangement:
+        """All systems of the first batch, then all of the other."""
+        return cls(np.concatenate([np.arange(systems), np.arange(others)]), np.arange(systems + others) >= systems)
+
+    @classmethod
+    def replacing(cls, systems: int, places: np.ndarray) -> Arrangement:
+        """The systems at `places` give way to those of the other batch, one for one and in order."""
+        order, joining = np.arange(systems), np.zeros(systems, dtype=bool)
+        order[places], joining[places] = np.arange(len(places)), True
+        return cls(order, joining)
+
+    def rows(self, first: LevelStorage, other: LevelStorage | None) -> Rows:
+        """Return how the rows of a level are moved."""
+        if self.joining is None or other is None:
+            return Rows(first.starts[self.systems], first.counts[self.systems])
+        starts, counts = np.empty_like(self.systems), np.empty_like(self.systems)
+        for level, here in ((first, ~self.joining), (other, self.joining)):
+            starts[here], counts[here] = level.starts[self.systems[here]], level.counts[self.systems[here]]
+        return Rows(starts, counts, self.joining)
+
+
+class Rows(NamedTuple):
+    """How the rows of one level are moved by an `Arrangement`.
+
+    Parameters
+    ----------
+    starts, counts
+        int64 [B'] on the host; first row and number of rows of each system where it is now.
+    joining
+        bool [B'] on the host; whether that is in the other batch. None: it never is.
+    """
+
+    starts: np.ndarray
+    counts: np.ndarray
+    joining: np.ndarray | None = None
+
+    def move(self, first: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the rows of `first`, and of `other` where systems join."""
+        return arrange_rows(first, other, *self)

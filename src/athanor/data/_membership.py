@@ -5,35 +5,24 @@ The methods of `Batch` delegate here. Joining itself is in `_collate`, one polic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 from athanor.data import _collate
 from athanor.data._collate import PRESENT, Parts
-from athanor.data._levels import LevelStorage, level_of
+from athanor.data._levels import Arrangement, LevelStorage, Rows, StateName, level_of
 from athanor.data._storage import BatchStorage
 from athanor.data._structure import custom_spec, kind_of
 from athanor.data.atomic_data import AtomicData
 from athanor.data.elements import standard_masses
 from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, FieldSpec, Level
-from athanor.data.pair_list import PairList
+from athanor.data.pair_list import Nodes, PairList
 from athanor.errors import ArgumentError, InputError, ShapeError
 
 AnyBatch = TypeVar("AnyBatch", bound=BatchStorage)
-
-
-def _parts_of(batches: Sequence[BatchStorage]) -> Parts:
-    edges = [_canonical_edges(batch) for batch in batches]
-    tensors = [{**b._node.tensors, **e.tensors, **b._system.tensors} for b, e in zip(batches, edges, strict=True)]
-    rows: dict[Level, list[int]] = {
-        "node": [batch.num_nodes for batch in batches],
-        "edge": [storage.rows for storage in edges],
-        "system": [len(batch) for batch in batches],
-    }
-    return Parts(tensors, rows)
 
 
 def append(batch: BatchStorage, other: BatchStorage) -> None:
@@ -42,36 +31,153 @@ def append(batch: BatchStorage, other: BatchStorage) -> None:
         raise ArgumentError(
             f"A {type(other).__name__} was appended; append a Batch, or use `append_data([...])` for AtomicData."
         )
+    _check_can_join(batch, other)
+    _put(batch, _arranged(batch, Arrangement.appending(len(batch), len(other)), other), _common_stamp(batch, other))
+
+
+def remove(batch: BatchStorage, places: np.ndarray) -> None:
+    """Take the systems at `places` out of `batch` in place; see `Batch.remove_systems`."""
+    stamp = None if batch._stamp is None or not batch._stamp.holds(batch) else (batch._stamp.model(), batch._stamp.keys)
+    _put(batch, _arranged(batch, Arrangement(np.delete(np.arange(len(batch)), places))), stamp)
+
+
+def replace(batch: BatchStorage, places: np.ndarray, other: BatchStorage) -> None:
+    """Put the systems of `other` in the place of those at `places`, in place; see `Batch.replace_systems`."""
+    if not isinstance(other, BatchStorage):
+        raise ArgumentError(f"`other` is a {type(other).__name__}; systems are replaced by those of a Batch.")
+    if len(other) != len(places):
+        raise InputError(f"{len(places)} systems are to be replaced by {len(other)}; give one for each.")
+    if len(np.unique(places)) != len(places):
+        raise InputError(f"The systems to be replaced are {places.tolist()}; name each once.")
+    _check_can_join(batch, other)
+    _put(batch, _arranged(batch, Arrangement.replacing(len(batch), places), other), _common_stamp(batch, other))
+
+
+def select(batch: AnyBatch, systems: np.ndarray) -> AnyBatch:
+    """Return a new batch of `systems`, int64 on the host; see `Batch.index_select`."""
+    parts = _arranged(batch, Arrangement(systems))
+    result = type(batch)._of(parts.levels, parts.custom, batch.device, parts.pairs, batch._item_class)
+    result._groups = parts.groups
+    if not parts.levels["edge"].tensors:
+        result._edge_rows_of = None
+    return result
+
+
+class _BatchParts(NamedTuple):
+    """What a batch is made of."""
+
+    levels: dict[Level, LevelStorage]
+    custom: dict[str, FieldSpec]
+    pairs: PairList | None
+    groups: dict[str, LevelStorage]
+
+
+def _arranged(batch: BatchStorage, arrangement: Arrangement, other: BatchStorage | None = None) -> _BatchParts:
+    """Move everything that belongs to a system, of one batch or of two, into an arrangement of systems."""
+    mine, theirs = _levels_of(batch), None if other is None else _levels_of(other)
+    rows = {level: arrangement.rows(mine[level], None if theirs is None else theirs[level]) for level in LEVELS}
+    if other is None or theirs is None:
+        fields = {
+            level: {name: rows[level].move(tensor) for name, tensor in mine[level].tensors.items()} for level in LEVELS
+        }
+        custom = dict(batch._custom)
+    else:
+        fields, custom = _joined_fields(batch, other, mine, theirs, rows)
+    levels = {
+        level: LevelStorage(
+            rows[level].counts,
+            fields[level],
+            _joined_state(rows[level], mine[level], None if theirs is None else theirs[level]),
+        )
+        for level in LEVELS
+    }
+    nodes = (mine["node"], None if theirs is None else theirs["node"])
+    pairs = _joined_pairs(batch, other, arrangement, nodes, rows)
+    return _BatchParts(levels, custom, pairs, _joined_groups(batch, other, arrangement))
+
+
+def _levels_of(batch: BatchStorage) -> dict[Level, LevelStorage]:
+    return {"node": batch._node, "edge": _canonical_edges(batch), "system": batch._system}
+
+
+def _put(batch: BatchStorage, parts: _BatchParts, stamp: tuple[Any, frozenset[str]] | None) -> None:
+    """Make `batch` hold other systems, in place."""
+    for level, storage in parts.levels.items():
+        setattr(batch, f"_{level}", storage)
+    batch._custom, batch._pairs, batch._groups = parts.custom, parts.pairs, parts.groups
+    batch._edge_rows_of = None if parts.pairs is None or not batch._edge.tensors else parts.pairs.row_ptr
+    batch._assigned.clear()
+    batch._version += 1
+    batch._membership += 1
+    batch._stamp = None
+    if stamp is not None and stamp[0] is not None:
+        batch.mark_results_fresh(*stamp)
+
+
+def _check_can_join(batch: BatchStorage, other: BatchStorage) -> None:
     mine, theirs = batch.get("positions"), other.get("positions")
     if other is batch or (mine is not None and theirs is not None and mine is theirs):
         raise InputError("The appended Batch shares storage with this one. Append `other.clone()` instead.")
-    parts = _parts_of((batch, other))
-    names = ("this Batch", "the appended Batch")
+
+
+def _joined_fields(
+    batch: BatchStorage,
+    other: BatchStorage,
+    mine: Mapping[Level, LevelStorage],
+    theirs: Mapping[Level, LevelStorage],
+    rows: Mapping[Level, Rows],
+) -> tuple[dict[Level, dict[str, torch.Tensor]], dict[str, FieldSpec]]:
+    """Move fields of two batches; those that one lacks follow the rule of `_collate`."""
+    parts = Parts(
+        [{name: tensor for level in LEVELS for name, tensor in side[level].tensors.items()} for side in (mine, theirs)],
+        {level: [mine[level].rows, theirs[level].rows] for level in LEVELS},
+    )
+    name_of = ("this Batch", "the appended Batch").__getitem__
     filled = [part for part, systems in zip(parts.tensors, parts.rows["system"], strict=True) if systems]
     if filled:
-        _collate.common_state_dtype(filled, None, names.__getitem__)
-    _collate.check_cells_have_pbc(parts, names.__getitem__)
-    custom = _collate.merge_specs([batch._custom, other._custom], names.__getitem__)
-    fields, schema = _collate.join(parts, custom, names.__getitem__)
+        _collate.common_state_dtype(filled, None, name_of)
+    _collate.check_cells_have_pbc(parts, name_of)
+    custom = _collate.merge_specs([batch._custom, other._custom], name_of)
+    fields, schema = _collate.join(parts, custom, name_of, lambda level, values: rows[level].move(*values))
     if filled:
         _collate.cast_state(fields, filled[0]["positions"].dtype, warn=False)
-    fresh = _common_stamp(batch, other)
-    pairs = _joined_pairs(batch, other)
-    for level in LEVELS:
-        counts = np.concatenate([_counts(batch, level), _counts(other, level)])
-        setattr(batch, f"_{level}", LevelStorage(counts, fields[level]))
-    batch._custom = schema
-    batch._pairs = pairs
-    batch._edge_rows_of = None if pairs is None or not batch._edge.tensors else pairs.row_ptr
-    batch._assigned.clear()
-    batch._version += 1
-    batch._stamp = None
-    if fresh is not None:
-        batch.mark_results_fresh(*fresh)
+    return fields, schema
 
 
-def _counts(batch: BatchStorage, level: Any) -> np.ndarray:
-    return batch._level(level).counts
+def _joined_state(rows: Rows, mine: LevelStorage, theirs: LevelStorage | None) -> dict[StateName, torch.Tensor]:
+    """Move what engines and hooks remember; zeros where they do not know a system yet."""
+    if theirs is None:
+        return {name: rows.move(tensor) for name, tensor in mine.state.items()}
+    state = {}
+    for name in dict.fromkeys((*mine.state, *theirs.state)):
+        first, second = mine.state.get(name), theirs.state.get(name)
+        like = first if first is not None else second
+        assert like is not None
+        first = like.new_zeros((mine.rows, *like.shape[1:])) if first is None else first
+        second = like.new_zeros((theirs.rows, *like.shape[1:])) if second is None else second
+        state[name] = rows.move(first, second.to(first.dtype))
+    return state
+
+
+def _joined_groups(
+    batch: BatchStorage, other: BatchStorage | None, arrangement: Arrangement
+) -> dict[str, LevelStorage]:
+    """Move groups of atoms; a batch without a group of a name has none of it in any system."""
+    groups = {}
+    for name in dict.fromkeys((*batch._groups, *(() if other is None else other._groups))):
+        mine, theirs = batch._groups.get(name), None if other is None else other._groups.get(name)
+        known = mine or theirs
+        assert known is not None
+        nothing = {key: tensor[:0] for key, tensor in known.tensors.items()}
+        first = mine or LevelStorage(np.zeros(len(batch), dtype=np.int64), nothing)
+        second = None if other is None else theirs or LevelStorage(np.zeros(len(other), dtype=np.int64), nothing)
+        rows = arrangement.rows(first, second)
+        tensors = {
+            key: rows.move(tensor, None if second is None else second.tensors[key])
+            for key, tensor in first.tensors.items()
+        }
+        groups[name] = LevelStorage(rows.counts, tensors)
+    return groups
 
 
 def _common_stamp(batch: BatchStorage, other: BatchStorage) -> tuple[Any, frozenset[str]] | None:
@@ -82,20 +188,22 @@ def _common_stamp(batch: BatchStorage, other: BatchStorage) -> tuple[Any, frozen
     return (model, one.keys & two.keys) if model is not None and model is two.model() else None
 
 
-def _joined_pairs(batch: BatchStorage, other: BatchStorage) -> PairList | None:
-    if batch._pairs is None and other._pairs is None:
+def _joined_pairs(
+    batch: BatchStorage, other: BatchStorage | None, arrangement: Arrangement, nodes: Nodes, rows: Mapping[Level, Rows]
+) -> PairList | None:
+    mine, theirs = batch._pairs, None if other is None else other._pairs
+    known = mine or theirs
+    if known is None:
         return None
-    known = batch._pairs or other._pairs
-    assert known is not None
-    lists = []
-    for one in (batch, other):
-        if one._pairs is not None:
-            lists.append(one._pairs)
-        else:
-            positions = one.get("positions", known.reference_positions[:0])
-            cell = one.get("cell", positions.new_zeros((len(one), 3, 3)))
-            lists.append(PairList.blank(positions, cell, one.pbc_or_false, known.cutoff, known.radius, known.half))
-    return lists[0].append(lists[1])
+    first = mine or _blank_list(batch, known)
+    second = None if other is None else theirs or _blank_list(other, known)
+    return first.arranged(arrangement, nodes, rows, second)
+
+
+def _blank_list(batch: BatchStorage, like: PairList) -> PairList:
+    positions = batch.get("positions", like.reference_positions[:0])
+    cell = batch.get("cell", positions.new_zeros((len(batch), 3, 3)))
+    return PairList.blank(positions, cell, batch.pbc_or_false, like.cutoff, like.radius, like.half)
 
 
 def _canonical_edges(batch: BatchStorage) -> LevelStorage:
@@ -105,26 +213,6 @@ def _canonical_edges(batch: BatchStorage) -> LevelStorage:
         return edges
     order = pairs.order
     return edges.map(lambda name, tensor: tensor[order])
-
-
-def select(batch: AnyBatch, systems: np.ndarray) -> AnyBatch:
-    """Return a new batch of `systems`, int64 on the host; see `Batch.index_select`."""
-    device = batch.device
-    node, edges = batch._node, _canonical_edges(batch)
-    rows = torch.from_numpy(node.row_numbers(systems)).to(device)
-    picked = torch.from_numpy(systems).to(device)
-    levels = {
-        "node": node.select(systems, rows),
-        "system": batch._system.select(systems, picked),
-        "edge": LevelStorage.empty(len(systems)),
-    }
-    if edges.tensors:
-        levels["edge"] = edges.select(systems, torch.from_numpy(edges.row_numbers(systems)).to(device))
-    pairs = None if batch._pairs is None else batch._pairs.select(systems, node.starts, node.counts)
-    result = type(batch)._of(levels, dict(batch._custom), device, pairs, batch._item_class)
-    if not levels["edge"].tensors:
-        result._edge_rows_of = None
-    return result
 
 
 def item(batch: BatchStorage, number: int) -> AtomicData:

@@ -19,10 +19,10 @@ from athanor import _runtime
 from athanor._values import did_you_mean
 from athanor.data import _pair_views, _structure
 from athanor.data._collate import PRESENT
+from athanor.data._followers import Followers
 from athanor.data._levels import LevelStorage
 from athanor.data._mixin import AbsentAttributeError
 from athanor.data._pair_views import check_pair_list, warn_dropped_edges
-from athanor.data._sizes import BatchSizes
 from athanor.data._stamp import Stamp
 from athanor.data.atomic_data import AtomicData
 from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, FieldSpec, Level
@@ -30,7 +30,7 @@ from athanor.data.pair_list import PairList
 from athanor.errors import InputError, MissingFieldError, UnknownFieldError
 
 
-class BatchStorage(BatchSizes):
+class BatchStorage(Followers):
     """Fields by level, custom rows, the pair list and the stamp of results."""
 
     __slots__ = (
@@ -47,7 +47,7 @@ class BatchStorage(BatchSizes):
         "_system",
         "_version",
     )
-    _own = frozenset({*__slots__, "pair_list", "_neighbor_list_cutoff", "neighbor_list_radius"})
+    _own = frozenset({*__slots__, *Followers.__slots__, "pair_list", "_neighbor_list_cutoff", "neighbor_list_radius"})
 
     _node: LevelStorage
     _edge: LevelStorage
@@ -79,6 +79,8 @@ class BatchStorage(BatchSizes):
         self._assigned = {}
         self._stamp = None
         self._version = 0
+        self._groups = {}
+        self._membership = 0
 
     @classmethod
     def _of(cls, *parts: Any, **named: Any) -> Self:

@@ -269,6 +269,44 @@ class Batch(BatchStorage):
             raise InputError("No data provided: `data_list` is empty. Pass at least one structure.")
         self.append(type(self).from_data_list(data_list, device=self._device, exclude_keys=exclude_keys))
 
+    def remove_systems(self, idx: Any) -> None:
+        """Take systems out of this batch; in place. The order of those that stay is kept.
+
+        Parameters
+        ----------
+        idx
+            As in `index_select`.
+
+        Raises
+        ------
+        OutOfRangeError
+            An `IndexError`, as in `index_select`.
+        """
+        _membership.remove(self, system_indices(idx, len(self)))
+
+    def replace_systems(self, idx: Any, other: Batch) -> None:
+        """Put the systems of `other`, of whatever size, in the place of the systems `idx`; in place.
+
+        Those that stay keep their order, what engines remember of them, and their neighbour lists; those that join
+        bring what they have, and start afresh where they have nothing. Fields that one side lacks follow the rule of
+        `from_data_list`.
+
+        Parameters
+        ----------
+        idx
+            As in `index_select`; each system once.
+        other
+            As many systems, in that order.
+
+        Raises
+        ------
+        InputError
+            As in `append`, or if the numbers of systems differ.
+        OutOfRangeError
+            An `IndexError`, as in `index_select`.
+        """
+        _membership.replace(self, system_indices(idx, len(self)), other)
+
     def index_select(self, idx: Any) -> Self:
         """Return a new batch of the systems that `idx` names, in that order; repeats are allowed.
 
@@ -312,6 +350,7 @@ class Batch(BatchStorage):
         device = next((t.device for s in (node, system) for t in s.tensors.values()), self._device)
         levels = {"node": node, "edge": edge, "system": system}
         result = type(self)._of(levels, dict(self._custom), device, pairs, self._item_class)
+        result._groups = {name: group.map(move) for name, group in self._groups.items()}
         if device == self._device:
             node._idx, node._ptr = self._node._idx, self._node._ptr
         return result
@@ -357,8 +396,8 @@ class Batch(BatchStorage):
         _membership.separate_memory(self)
 
     def without_pairs(self) -> Self:
-        """Return a batch of the same tensors without pair list and edge fields, as frames are stored."""
-        result = self._like(self._node.map(_same), self._system.map(_same))
+        """Return a batch of the same tensors without pair list, edge fields, groups and state, as frames are stored."""
+        result = self._like(self._node.map(_same, with_state=False), self._system.map(_same, with_state=False))
         result._custom = {name: spec for name, spec in self._custom.items() if spec.level != "edge"}
         return result
 
@@ -369,12 +408,12 @@ class Batch(BatchStorage):
         return self.clone()
 
     def __getstate__(self) -> dict[str, Any]:
-        keys = ("_node", "_edge", "_system", "_custom", "_pairs", "_device", "_item_class", "_version")
+        keys = ("_node", "_edge", "_system", "_custom", "_pairs", "_groups", "_device", "_item_class", "_version")
         self._edges()
         return {key: getattr(self, key) for key in keys}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for key, value in {**state, "_assigned": {}, "_stamp": None}.items():
+        for key, value in {**state, "_assigned": {}, "_stamp": None, "_membership": 0}.items():
             object.__setattr__(self, key, value)
         object.__setattr__(self, "_edge_rows_of", None if self._pairs is None else self._pairs.row_ptr)
 

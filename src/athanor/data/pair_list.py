@@ -12,24 +12,24 @@ with the stored image S and wrap offsets w; the bracket is what views call the s
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from athanor.data._levels import gather_rows
+from athanor.data._levels import Arrangement, LevelStorage, Rows
+from athanor.data.fields import Level
 from athanor.kernels.neighbor_list.packing import unpack_images
 
-TENSORS = (
-    "row_ptr",
-    "neighbors",
-    "images",
-    "wrap_offsets",
-    "reference_positions",
-    "reference_cell",
-    "reference_pbc",
-    "valid",
-)
+_OF_PAIRS = ("neighbors", "images")
+_OF_ATOMS = ("wrap_offsets", "reference_positions")
+_OF_SYSTEMS = ("reference_cell", "reference_pbc", "valid")
+TENSORS = ("row_ptr", *_OF_PAIRS, *_OF_ATOMS, *_OF_SYSTEMS)
+
+
+Nodes = tuple[LevelStorage, LevelStorage | None]
+"""Atoms of each system of a batch, and of another one that joins it."""
 
 
 class PairIndex(NamedTuple):
@@ -204,50 +204,46 @@ class PairList:
         return found
 
     # ------------------------------------------------------------------------------------------------- membership
-    def select(self, systems: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> PairList:
-        """Return the list of the given systems, in that order.
+    def arranged(
+        self, arrangement: Arrangement, nodes: Nodes, rows: Mapping[Level, Rows], other: PairList | None = None
+    ) -> PairList:
+        """Return the list of the systems of an arrangement.
 
         Parameters
         ----------
-        systems
-            int64 on the host; indices of systems.
-        starts, counts
-            First atom and number of atoms of every system of the batch.
+        arrangement
+            Which systems, of this list and of `other`.
+        nodes
+            How many atoms each system has: in the batch of this list, and in the other one.
+        rows
+            How the rows of atoms and systems are moved.
+        other
+            List of the systems that join. If it was searched differently, they are still to be searched.
         """
-        device = self.row_ptr.device
-        rows = torch.from_numpy(gather_rows(starts[systems], counts[systems])).to(device)
-        picked = torch.from_numpy(systems).to(device)
-        row_ptr = self.row_ptr.cpu().numpy()
-        first, last = row_ptr[starts[systems]], row_ptr[starts[systems] + counts[systems]]
-        pairs = torch.from_numpy(gather_rows(first, last - first)).to(device)
-        new_ptr = torch.zeros(rows.shape[0] + 1, dtype=torch.int64, device=device)
-        torch.cumsum(self.row_ptr.diff()[rows], 0, out=new_ptr[1:])
-        selected = PairList(
-            new_ptr,
-            self.neighbors[pairs],
-            self.images[pairs],
-            self.wrap_offsets[rows],
-            self.reference_positions[rows],
-            self.reference_cell[picked],
-            self.reference_pbc[picked],
-            self.valid[picked],
-            self.cutoff,
-            self.radius,
-            self.half,
-        )
-        selected.min_width = self.min_width
-        return selected
-
-    def append(self, other: PairList) -> PairList:
-        """Return this list with the systems of `other` behind; lists that were searched differently are emptied."""
-        if not (self.half == other.half and _same(self.radius, other.radius) and _same(self.cutoff, other.cutoff)):
+        if other is not None and not self.is_searched_as(other):
             references = (other.reference_positions, other.reference_cell, other.reference_pbc)
             other = PairList.blank(*references, self.cutoff, self.radius, self.half)
-        joined = {name: torch.cat((getattr(self, name), getattr(other, name))) for name in TENSORS[1:]}
-        row_ptr = torch.cat((self.row_ptr, other.row_ptr[1:] + self.row_ptr[-1]))
-        both = PairList(row_ptr=row_ptr, **joined, cutoff=self.cutoff, radius=self.radius, half=self.half)
-        both.min_width = self.min_width
-        return both
+        device = self.row_ptr.device
+        theirs = None if other is None or nodes[1] is None else other._level_of_pairs(nodes[1])
+        moves = dict.fromkeys(_OF_PAIRS, arrangement.rows(self._level_of_pairs(nodes[0]), theirs))
+        moves |= dict.fromkeys(_OF_ATOMS, rows["node"]) | dict.fromkeys(_OF_SYSTEMS, rows["system"])
+        row_ptr = torch.zeros(int(rows["node"].counts.sum()) + 1, dtype=torch.int64, device=device)
+        lengths = rows["node"].move(self.row_ptr.diff(), None if other is None else other.row_ptr.diff())
+        torch.cumsum(lengths, 0, out=row_ptr[1:])
+        moved = {
+            name: move.move(getattr(self, name), None if other is None else getattr(other, name))
+            for name, move in moves.items()
+        }
+        result = PairList(row_ptr=row_ptr, **moved, cutoff=self.cutoff, radius=self.radius, half=self.half)
+        result.min_width = self.min_width
+        return result
+
+    def is_searched_as(self, other: PairList) -> bool:
+        """Whether both lists were asked for the same."""
+        return self.half == other.half and _same(self.radius, other.radius) and _same(self.cutoff, other.cutoff)
+
+    def _level_of_pairs(self, nodes: LevelStorage) -> LevelStorage:
+        return LevelStorage(np.diff(self.row_ptr.cpu().numpy()[nodes.starts]))
 
     @classmethod
     def blank(

@@ -7,6 +7,7 @@
 ``philox_uniform``, ``philox_normal`` random numbers that are a function of (seed, system, step, atom, purpose)
 ``build_neighbor_list``               sorted packed neighbor lists (``pack_images``, ``minimum_distance``)
 ``needs_rebuild``                     has a stored list become incomplete, per system
+``arrange_rows``                      rows of systems moved into another order
 ``lennard_jones``                     energy, forces and virial of a pair potential
 
 Each that returns tensors is registered with torch as ``torch.ops.athanor.<name>``. On a CPU numba runs it, elsewhere
@@ -23,11 +24,13 @@ from athanor.kernels.neighbor_displacement import needs_rebuild
 from athanor.kernels.neighbor_list import build_neighbor_list, minimum_distance, pack_images, unpack_images
 from athanor.kernels.pair_potential import lennard_jones
 from athanor.kernels.philox import Purpose, philox_normal, philox_uniform
+from athanor.kernels.rows import arrange_rows
 from athanor.kernels.segment import segment_max, segment_sum
 
 __all__ = [
     "Purpose",
     "all_below",
+    "arrange_rows",
     "build_neighbor_list",
     "cell_shape",
     "fire_moves",

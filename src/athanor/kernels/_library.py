@@ -56,12 +56,12 @@ def register_op(
     registered = getattr(torch.ops.athanor, name).default
 
     def call(*arguments: Any) -> Any:
-        return cpu(*arguments) if _is_plain(arguments) else registered(*arguments)
+        return cpu(*arguments) if is_plain(arguments) else registered(*arguments)
 
     return call
 
 
-def _is_plain(arguments: tuple[Any, ...]) -> bool:
+def is_plain(arguments: tuple[Any, ...]) -> bool:
     """Whether torch has nothing to add: numbers and CPU tensors, no derivative wanted, no mode or transform active."""
     if (
         torch.compiler.is_compiling()

@@ -62,10 +62,16 @@ class Group(NamedTuple):
 class Followers(BatchSizes):
     """State rows and groups of a batch."""
 
-    __slots__ = ("_groups", "_membership")
+    __slots__ = ("_groups", "_layout", "_membership")
 
     _groups: dict[str, LevelStorage]
+    _layout: int
     _membership: int
+
+    @property
+    def layout(self) -> int:
+        """Counter of exchanged tensors: assigned fields, and changes of the systems that the batch holds."""
+        return self._layout
 
     @property
     def membership(self) -> int:

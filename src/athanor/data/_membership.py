@@ -37,8 +37,7 @@ def append(batch: BatchStorage, other: BatchStorage) -> None:
 
 def remove(batch: BatchStorage, places: np.ndarray) -> None:
     """Take the systems at `places` out of `batch` in place; see `Batch.remove_systems`."""
-    stamp = None if batch._stamp is None or not batch._stamp.holds(batch) else (batch._stamp.model(), batch._stamp.keys)
-    _put(batch, _arranged(batch, Arrangement(np.delete(np.arange(len(batch)), places))), stamp)
+    _put(batch, _arranged(batch, Arrangement(np.delete(np.arange(len(batch)), places))), batch.fresh_results())
 
 
 def replace(batch: BatchStorage, places: np.ndarray, other: BatchStorage) -> None:
@@ -92,7 +91,7 @@ def _arranged(batch: BatchStorage, arrangement: Arrangement, other: BatchStorage
         for level in LEVELS
     }
     nodes = (mine["node"], None if theirs is None else theirs["node"])
-    pairs = _joined_pairs(batch, other, arrangement, nodes, rows)
+    pairs = joined_pairs(batch, other, arrangement, nodes, rows)
     return _BatchParts(levels, custom, pairs, _joined_groups(batch, other, arrangement))
 
 
@@ -107,10 +106,10 @@ def _put(batch: BatchStorage, parts: _BatchParts, stamp: tuple[Any, frozenset[st
     batch._custom, batch._pairs, batch._groups = parts.custom, parts.pairs, parts.groups
     batch._edge_rows_of = None if parts.pairs is None or not batch._edge.tensors else parts.pairs.row_ptr
     batch._assigned.clear()
-    batch._version += 1
+    batch._exchanged()
     batch._membership += 1
     batch._stamp = None
-    if stamp is not None and stamp[0] is not None:
+    if stamp is not None:
         batch.mark_results_fresh(*stamp)
 
 
@@ -181,14 +180,13 @@ def _joined_groups(
 
 
 def _common_stamp(batch: BatchStorage, other: BatchStorage) -> tuple[Any, frozenset[str]] | None:
-    one, two = batch._stamp, other._stamp
-    if one is None or two is None or not one.holds(batch) or not two.holds(other):
+    mine, theirs = batch.fresh_results(), other.fresh_results()
+    if mine is None or theirs is None or mine[0] is not theirs[0]:
         return None
-    model = one.model()
-    return (model, one.keys & two.keys) if model is not None and model is two.model() else None
+    return mine[0], mine[1] & theirs[1]
 
 
-def _joined_pairs(
+def joined_pairs(
     batch: BatchStorage, other: BatchStorage | None, arrangement: Arrangement, nodes: Nodes, rows: Mapping[Level, Rows]
 ) -> PairList | None:
     mine, theirs = batch._pairs, None if other is None else other._pairs

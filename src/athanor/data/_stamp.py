@@ -6,7 +6,7 @@ torch's version of the tensors, which an in-place change by the user (``batch.po
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
 import torch
@@ -18,35 +18,53 @@ class Stamped(Protocol):
     @property
     def version(self) -> int: ...
 
-    def get(self, name: str) -> Any: ...
+    def tensors_of(self, names: Sequence[str]) -> list[torch.Tensor | None]: ...
 
 
 _INPUTS = ("positions", "cell", "pbc", "atomic_numbers", "charge", "spin")
 
 
-def _input_versions(batch: Stamped) -> tuple[int, ...]:
-    return tuple(_tensor_version(batch.get(name)) for name in _INPUTS)
+class ComputedFrom:
+    """From which tensors something was computed, so that it can be told whether it still holds.
+
+    It holds for the same tensors (the objects, not equal ones) as long as torch has seen no change in them. Any of them
+    may be None.
+    """
+
+    __slots__ = ("_tensors", "_versions")
+
+    def __init__(self, *tensors: torch.Tensor | None) -> None:
+        self._tensors = tensors
+        self._versions = [-1 if one is None or one.is_inference() else one._version for one in tensors]
+
+    def holds(self, *tensors: torch.Tensor | None) -> bool:
+        """Whether `tensors` are the same, unchanged."""
+        for known, version, tensor in zip(self._tensors, self._versions, tensors, strict=True):
+            if tensor is not known or (version >= 0 and version != tensor._version):  # type: ignore[union-attr]
+                return False
+        return True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _nothing, ()  # a copy has tensors of its own: what was computed from these does not hold for it
 
 
-def _tensor_version(tensor: torch.Tensor | None) -> int:
-    if tensor is None or tensor.is_inference():
-        return -1
-    return tensor._version
+def _nothing() -> ComputedFrom:
+    return ComputedFrom(torch.empty(0))
 
 
 class Stamp(NamedTuple):
-    """Counters at the time of evaluation, the model (by weak reference) and what it computed."""
+    """Counter and inputs at the time of evaluation, the model (by weak reference) and what it computed."""
 
     version: int
-    inputs: tuple[int, ...]
+    inputs: ComputedFrom
     model: Callable[[], Any]
     keys: frozenset[str]
 
     @classmethod
     def of(cls, batch: Stamped, model: Callable[[], Any], keys: frozenset[str]) -> Self:
         """Return the stamp of `batch` as it is now."""
-        return cls(batch.version, _input_versions(batch), model, keys)
+        return cls(batch.version, ComputedFrom(*batch.tensors_of(_INPUTS)), model, keys)
 
     def holds(self, batch: Stamped) -> bool:
         """Whether nothing was changed since."""
-        return self.version == batch.version and self.inputs == _input_versions(batch)
+        return self.version == batch.version and self.inputs.holds(*batch.tensors_of(_INPUTS))

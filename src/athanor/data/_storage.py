@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -80,7 +80,7 @@ class BatchStorage(Followers):
         self._stamp = None
         self._version = 0
         self._groups = {}
-        self._membership = 0
+        self._membership = self._layout = 0
 
     @classmethod
     def _of(cls, *parts: Any, **named: Any) -> Self:
@@ -131,6 +131,11 @@ class BatchStorage(Followers):
                 value = self._edges().tensors.get(name)
         return default if value is None else value
 
+    def tensors_of(self, names: Sequence[str]) -> list[torch.Tensor | None]:
+        """Return the stored fields of atoms or systems called `names`, None for each that is absent."""
+        node, system = self._node.tensors, self._system.tensors
+        return [node.get(name) if name in node else system.get(name) for name in names]
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name in BatchStorage._own:
             object.__setattr__(self, name, value)
@@ -173,7 +178,7 @@ class BatchStorage(Followers):
         if name + PRESENT in self._custom:
             self._system.tensors.pop(name + PRESENT, None)
             self._custom = {key: row for key, row in self._custom.items() if key != name + PRESENT}
-        self._version += 1
+        self._exchanged()
 
     def _assign_view(self, name: str, value: torch.Tensor) -> None:
         packed = _pair_views.assign_view(self, self._assigned, name, value)
@@ -203,7 +208,7 @@ class BatchStorage(Followers):
             self.pair_list = None
         del self._level(self.field_spec(name).level).tensors[name]
         self._system.tensors.pop(name + PRESENT, None)
-        self._version += 1
+        self._exchanged()
 
     def __delitem__(self, name: str) -> None:
         if name not in self:
@@ -233,7 +238,12 @@ class BatchStorage(Followers):
     def _replace_all(self, tensors: dict[str, torch.Tensor]) -> None:
         for name, tensor in tensors.items():
             self._level(self.field_spec(name).level).tensors[name] = tensor
+        self._exchanged()
+
+    def _exchanged(self) -> None:
+        """Count that a tensor was exchanged for another one."""
         self._version += 1
+        self._layout += 1
 
     # --------------------------------------------------------------------------------------------- pairs and edges
     @property
@@ -332,6 +342,13 @@ class BatchStorage(Followers):
         """Whether results called `keys` were stamped for `model` and nothing was changed since."""
         stamp = self._stamp
         return stamp is not None and stamp.holds(self) and stamp.model() is model and stamp.keys.issuperset(keys)
+
+    def fresh_results(self) -> tuple[Any, frozenset[str]] | None:
+        """Return the model whose results are fresh, and which; None if none are."""
+        stamp = self._stamp
+        if stamp is None or not stamp.holds(self) or stamp.model() is None:
+            return None
+        return stamp.model(), stamp.keys
 
     @contextmanager
     def keeping_results_fresh(self) -> Iterator[None]:

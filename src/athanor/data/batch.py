@@ -413,7 +413,7 @@ class Batch(BatchStorage):
         return {key: getattr(self, key) for key in keys}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for key, value in {**state, "_assigned": {}, "_stamp": None, "_membership": 0}.items():
+        for key, value in {**state, "_assigned": {}, "_stamp": None, "_membership": 0, "_layout": 0}.items():
             object.__setattr__(self, key, value)
         object.__setattr__(self, "_edge_rows_of", None if self._pairs is None else self._pairs.row_ptr)
 

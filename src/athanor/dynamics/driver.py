@@ -1,29 +1,43 @@
 """The one step loop, over a list of stages. Read `Driver.step` to see what a step does, in order.
 
 An engine is a run of one stage, a `FusedStage` of several; neither has a loop of its own. The driver owns what is
-common: which systems are active, when results are fresh, entry into a stage, failures, counters, migration and the
-order of the hooks.
+common: which systems are active, when results are fresh, entry into a stage, failures, counters, migration, the order
+of the hooks, and the last whole step, to which an unfinished one is undone.
+
+Only systems that are active are worked on: while some are finished, the others are in a batch of their own (`Part`),
+which is made when the set of active systems changes, and written back when somebody looks at the whole.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from athanor.data._followers import new_key
+from athanor.data._part import Part
+from athanor.data._stamp import ComputedFrom
+from athanor.dynamics.active import ActiveSet
+from athanor.dynamics.arguments import check_distinct
+from athanor.dynamics.contract import Engine
 from athanor.dynamics.evaluate import evaluate
-from athanor.dynamics.inactive import ActiveSet, restored_where_inactive
+from athanor.dynamics.last_good import LastGood
 from athanor.dynamics.quarantine import Quarantine
-from athanor.dynamics.status import StageSpec, ensure_bookkeeping
-from athanor.dynamics.watched import StepCounter
+from athanor.dynamics.rows import SavedRows, save_rows, take_up_rows
+from athanor.dynamics.status import StageSpec, count_step, ensure_bookkeeping
 from athanor.errors import InputError
 from athanor.hooks.stages import DynamicsStage as At
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
+    from athanor.hooks.registry import BoundHook
+
+ARRIVED = -1
+"""Status in which a system that joined was last seen."""
 
 
 class Driver:
@@ -37,314 +51,393 @@ class Driver:
         Stages in order. For a plain engine the only one is the owner itself.
     """
 
-    def __init__(self, owner: Any, stages: Sequence[StageSpec]) -> None:
-        self.owner = owner
-        self.stages = list(stages)
+    def __init__(self, owner: Engine, stages: Sequence[StageSpec]) -> None:
+        self.owner, self.stages = owner, list(stages)
         members = [stage.engine for stage in stages]
-        self.engines = members if members == [owner] else [owner, *members]
-        self._moves_cell = any("cell" in engine.__provides_keys__ for engine in members)
-        self._counter = StepCounter()
+        self.is_plain = members == [owner]
+        self.engines: list[Engine] = members if self.is_plain else [owner, *members]
+        self._moves_cell = any(engine.moves_cell for engine in members)
+        self._key = new_key(self)
+        self._last_good = LastGood()
         self._batch: weakref.ref[Batch] | None = None
-        self._restored = False
-        self._hooks_ran = False
-        self._ids: Tensor | None = None
-        self._known_status = torch.zeros(0, dtype=torch.long)
-        self.converged: Tensor | None = None
-        self._converged_changes = 0
-        self._seen: tuple[Any, ...] = ()
-        self._welcomed: tuple[Any, int] = (None, -1)
+        self._membership = -1
+        self._places: dict[At, list[Engine]] = {}
+        self._known_hooks: list[Any] = []
+        self._changed_by_hooks = False
+        self._converged_changed = self._status_changed = False
+        self.part: Any = None
         self.active: ActiveSet
         self._needs: frozenset[str]
 
     # -- the step ------------------------------------------------------------------------------------------------
 
-    def step(self, batch: Batch) -> Tensor | None:
+    def step(self) -> Tensor | None:
         """Advance every active system by one step and return the indices that finished in it, or None."""
-        self._welcome(batch)
-        self._fire(At.BEFORE_STEP, batch)
-        self._welcome(batch)
-        self._refresh_active(batch)
+        self._look_for_hooks()
         for stage in self.stages:
-            stage.engine._renew_parameters(batch)
+            stage.converged = None
+        self._fire(At.BEFORE_STEP)
+        if self._changed_by_hooks:
+            self._quarantine.remember(self.part.batch)
+            self._refresh_active()
+        self._enter_stages()
+        batch = self.part.batch
         time_steps = [stage.engine.time_step for stage in self.stages]
         for stage in self.stages:
-            self._fire(At.BEFORE_PRE_UPDATE, batch, stage)
-            self._half(stage, batch, "pre_update")
-            self._fire(At.AFTER_PRE_UPDATE, batch, stage)
+            self._fire(At.BEFORE_PRE_UPDATE, stage)
+            if stage.active.any:
+                stage.engine.update("pre_update", batch, stage.active)
+            self._fire(At.AFTER_PRE_UPDATE, stage)
         batch.touch()
         if self._moves_cell:
-            self._check_cells(batch)
-        self._compute(batch, stepping=True)
+            self._check_cells()
+        self._compute(stepping=True)
+        batch = self.part.batch
         for stage in self.stages:
-            self._fire(At.BEFORE_POST_UPDATE, batch, stage)
-            self._half(stage, batch, "post_update")
-            self._fire(At.AFTER_POST_UPDATE, batch, stage)
-        for stage, time_step in zip(self.stages, time_steps, strict=True):
-            moved = None if stage.active.all else stage.active.systems
-            self._counter.count_(batch, moved, time_step)
-        finished = self._migrate(batch)
-        self._fire(At.AFTER_STEP, batch, owner_last=True)
-        for engine in self.engines:
-            if engine._last_converged is not None and engine._last_converged.numel():
-                self._hooks_ran |= engine._call_hooks(At.ON_CONVERGE, batch)
-        self.quarantine.remember(batch, doubted=self.owner.model if self._hooks_ran else None)
+            self._fire(At.BEFORE_POST_UPDATE, stage)
+            if stage.active.any:
+                stage.engine.update("post_update", batch, stage.active)
+            self._fire(At.AFTER_POST_UPDATE, stage)
+        if self.active.any:
+            count_step(batch, self.stages, time_steps)
+        finished = self._migrate()
+        self._commit()
+        self._fire(At.AFTER_STEP, owner_last=True)
+        if any(stage.converged is not None for stage in self.stages):
+            self._fire(At.ON_CONVERGE)
         for engine in self.engines:
             engine.step_count += 1
         return finished
 
+    def _commit(self) -> None:
+        """Take the step as done: from here on it is not undone, whatever hooks do."""
+        self._quarantine.remember(self.part.batch)
+        self._changed_by_hooks = False
+        self._steps_done += 1
+
     # -- before and around a run ---------------------------------------------------------------------------------
 
     def begin(self, batch: Batch) -> None:
-        """Take up `batch`: fields, identities, integrator state, and results if they are stale."""
-        self._attach(batch)
-        self._refresh_active(batch)
-        for stage in self.stages:
-            stage.engine._write_dof(batch, stage.active.systems)
+        """Take up `batch`: fields, identities, engine state, and results if they are stale."""
+        ensure_bookkeeping(batch)
+        for name in ("velocities", "dof"):
+            batch.ensure_field(name)
+        if self.batch is not batch or self._membership != batch.membership or self._restored:
+            self._take_up(batch)
         self._needs = self.needs
+        self._look_for_hooks()
+        self._choose_active(batch)
+        for stage in self.stages:
+            stage.engine.take_on(self.part.batch, stage.active.systems)
         if not batch.results_fresh(self.owner.model, self._needs):
-            self.quarantine.check_elements(batch, self.active, self.owner.model)
-            self._refresh_active(batch)
-            self.quarantine.remember(batch)
-            self._compute(batch, stepping=False)
-        self.quarantine.remember(batch)
+            self._quarantine.check_elements(self.part.batch, self.active, self.owner.model)
+            self._refresh_active()
+            self._quarantine.remember(self.part.batch)
+            self._compute(stepping=False)
+        self._quarantine.remember(self.part.batch)
+        self._steps_done, self._counts = 0, [engine.step_count for engine in self.engines]
 
-    def advance(self, batch: Batch, most_steps: int | None) -> None:
+    def advance(self, most_steps: int | None) -> None:
         """Step until no system is active, at most `most_steps` times."""
         done = 0
         while self.active.any and (most_steps is None or done < most_steps):
-            self.step(batch)
-            self._refresh_active(batch)
+            self.step()
+            self._refresh_active()
             done += 1
+
+    def end(self, *, failed: bool) -> None:
+        """Write what the run did onto the whole batch; if it `failed`, its last step can still be undone."""
+        part = self.part
+        if part is None:
+            return
+        part.write_back()
+        if not part.is_whole:
+            fresh = part.batch.fresh_results()
+            if fresh is not None:
+                part.whole.mark_results_fresh(*fresh)
+            self._use_rows_of(part.whole)
+        if not failed:
+            self.part = None
+            self._last_good.release()
 
     def undo_unfinished_step(self, batch: Batch) -> None:
         """Put `batch` back to the end of its last whole step, if it was taken up at all."""
-        if self._batch is not None and self._batch() is batch:
-            self.quarantine.roll_back(batch)
+        if self.part is None or self.part.whole is not batch:
+            return
+        self._last_good.put_back()
+        self._last_good.put_back_pairs()
+        self.part.batch.touch()
+        for engine, before in zip(self.engines, self._counts, strict=True):
+            engine.step_count = before + self._steps_done
+        self.end(failed=False)
 
-    def forget_converged(self) -> None:
+    def forget_converged(self, batch: Batch) -> None:
         """Let systems that converged in an earlier run of a plain engine move again."""
-        self.converged = None
-        self._converged_changes += 1
+        if "converged" in (rows := batch.state_rows(self._key)):
+            rows["converged"].zero_()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return identities, the status each system was last seen in, and which systems converged."""
-        copies = {"ids": self._ids, "known_status": self._known_status, "converged": self.converged}
-        return {name: None if value is None else value.clone() for name, value in copies.items()}
+    @property
+    def batch(self) -> Batch | None:
+        """The batch that was taken up last, if it is still there."""
+        return None if self._batch is None else self._batch()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up `state`; the next batch with the same ids is treated as the one that was left."""
-        self._ids = None if state["ids"] is None else state["ids"].clone()
-        self._known_status = state["known_status"].clone()
-        self.converged = None if state["converged"] is None else state["converged"].clone()
-        self._batch, self._restored = None, True
-
-    def in_motion(self, batch: Batch) -> Tensor:
-        """Systems whose velocities are motion, bool [B]: not those that an optimizer moves, or moved last."""
-        exit_status = self.owner.exit_status
-        moving = torch.ones(batch.num_graphs, dtype=torch.bool, device=batch.device)
-        for stage in self.stages:
-            if stage.engine.time_step is None:
-                moving &= ~(stage.active.systems | stage.mask(batch, exit_status))
-        if self.stages[-1].engine.time_step is None:
-            moving &= batch.status.reshape(-1) < exit_status
-        return moving
+    @property
+    def saved_run(self) -> SavedRows | None:
+        """What a restart needs to know of a run: in which stage each system was last seen, and which converged."""
+        batch = self.batch
+        return self.owner.saved_run if batch is None else save_rows(batch, batch.state_rows(self._key))
 
     @property
     def needs(self) -> frozenset[str]:
         """Model outputs that the stages and their criteria read."""
-        keys: set[str] = set()
-        outputs = self.owner.model.model_config.outputs
-        for stage in self.stages:
-            keys |= stage.engine.__needs_keys__
-            if stage.engine.convergence_hook is not None:
-                keys |= stage.engine.convergence_hook.keys & outputs
-        return frozenset(keys)
+        return frozenset().union(*(stage.engine.needs for stage in self.stages))
 
-    # -- parts of the step ---------------------------------------------------------------------------------------
+    # -- which systems -------------------------------------------------------------------------------------------
 
-    def _attach(self, batch: Batch) -> None:
-        """Create what the run needs on the batch; align per-system state if its systems changed."""
-        ensure_bookkeeping(batch)
-        for name in ("velocities", "dof"):
-            batch.ensure_field(name)
-        ids = batch.system_id.reshape(-1).clone()
-        same_batch = self._batch is not None and self._batch() is batch
-        same_ids = self._ids is not None and torch.equal(ids, self._ids)
-        if same_ids and same_batch:
-            return
-        if same_ids and self._restored:
-            for stage in self.stages:
-                stage.engine._align_state(batch, ids, ids)
-            self._take_up(batch)
-            return
-        old_ids = self._ids if same_batch or self._restored else None
-        for stage in self.stages:
-            stage.engine._align_state(batch, old_ids, ids)
-        status = batch.status.reshape(-1).clone()
-        if old_ids is not None:
-            arrived = ~torch.isin(ids, old_ids)
-            known = {int(i): int(s) for i, s in zip(old_ids, self._known_status, strict=True)}
-            status = status.new_tensor([known.get(int(i), int(s)) for i, s in zip(ids, status, strict=True)])
-            status[arrived] = -1
-        self._ids, self._known_status = ids, status
-        self.forget_converged()
-        self._take_up(batch)
+    @property
+    def _restored(self) -> bool:
+        return any(engine.saved_run is not None for engine in self.engines)
 
     def _take_up(self, batch: Batch) -> None:
-        """Make `batch` the one that is run from now on."""
-        self._batch, self._restored = weakref.ref(batch), False
-        self._seen, self._welcomed = (), (None, -1)
-        self.quarantine = Quarantine(self.owner.exit_status, self._raises())
-        self._refresh_active(batch)
+        """Put state on the batch: of the engines, and of the run itself."""
+        batch.drop_orphaned_state()
+        check_distinct(batch.system_id.reshape(-1))
+        fresh = {
+            "known_status": batch.status.reshape(-1).clone(),
+            "converged": torch.zeros(len(batch), dtype=torch.bool, device=batch.device),
+        }
+        rows, known = take_up_rows(batch, self._key, fresh, {}, self.owner.saved_run)
+        if bool(known.any()):  # else the run starts with all of them
+            rows["known_status"][~known] = ARRIVED
+        for stage in self.stages:
+            engine = stage.engine
+            take_up_rows(batch, engine.key, engine.fresh_rows(batch), engine.variable_levels, engine.saved_rows)
+            engine.saved_rows = None
+        for engine in self.engines:
+            engine.saved_run = None
+        self._batch, self._membership = weakref.ref(batch), batch.membership
+
+    def _choose_active(self, whole: Batch) -> None:
+        """Put the systems that are active into a batch of their own, unless all are."""
+        converged = whole.state_rows(self._key)["converged"]
+        masks = [stage.mask(whole, self.owner.exit_status) for stage in self.stages]
+        self.part = Part(whole, torch.stack(masks).any(dim=0) & ~converged)
+        self._run = self.part.batch.state_rows(self._key)
+        self._use_rows_of(self.part.batch)
+        owners = [(self._key, self._run), *((stage.engine.key, stage.engine.kept_rows()) for stage in self.stages)]
+        levels = {stage.engine.key: stage.engine.variable_levels for stage in self.stages}
+        variables = {
+            (key, name): (levels.get(key, {}).get(name, "system"), tensor)
+            for key, rows in owners
+            for name, tensor in rows.items()
+        }
+        computed = frozenset(self.owner.model.model_config.active_outputs or ())
+        self._last_good.follow(self.part.batch, variables, computed)
+        self._quarantine = Quarantine(self.owner.exit_status, self._raises(), self._last_good)
+        self._mask_stages()
+
+    def _mask_stages(self) -> None:
+        """Say which systems of the part are in which stage, and note on what that depends."""
+        batch, masks = self.part.batch, self._masks()
+        total = torch.stack(masks).any(dim=0)
+        self.active = ActiveSet(total, batch)
+        for stage, mask in zip(self.stages, masks, strict=True):
+            stage.active = self.active if self.is_plain else ActiveSet(mask, batch)
+        self._status_changed = True
+        self._seen = ComputedFrom(*_deciding(batch))
+        self._seen_of_whole = ComputedFrom(*_deciding(self.part.whole))
+
+    def _masks(self) -> list[Tensor]:
+        batch = self.part.batch
+        return [stage.mask(batch, self.owner.exit_status) & ~self._run["converged"] for stage in self.stages]
 
     def _raises(self) -> bool:
         return self.owner.on_error == "raise" or any(engine.hooks_raise_on_failure for engine in self.engines)
 
-    def _welcome(self, batch: Batch) -> None:
-        """Call `on_enter` for the systems that changed stage, or arrived, since the last step."""
-        seen = (batch.status, batch.status._version)
-        if self._welcomed[0] is seen[0] and self._welcomed[1] == seen[1]:
+    def _refresh_active(self) -> None:
+        """Choose the active systems again if a status, a failure, `fixed` or the converged systems changed."""
+        part = self.part
+        others_changed = not part.is_whole and not self._seen_of_whole.holds(*_deciding(part.whole))
+        if not (others_changed or self._converged_changed) and self._seen.holds(*_deciding(part.batch)):
             return
-        self._welcomed = seen
-        status = batch.status.reshape(-1)
-        changed = status != self._known_status
-        if not bool(changed.any()):
-            return
-        for stage in self.stages:
-            arrived = changed & stage.mask(batch, self.owner.exit_status)
-            if bool(arrived.any()):
-                batch.stage_step[arrived] = 0
-                stage.engine.on_enter(batch, arrived)
-        self._known_status.copy_(status)
-
-    def _refresh_active(self, batch: Batch) -> None:
-        """Recompute the active sets if a status, a failure code, `fixed` or the set of converged systems changed."""
-        status, failure, fixed = batch.status, batch.failure_code, batch.get("fixed")
-        versions = (status._version, failure._version, fixed is not None and fixed._version, self._converged_changes)
-        seen = self._seen
-        if seen and seen[0] is status and seen[1] is failure and seen[2] is fixed and seen[3] == versions:
-            return
-        self._seen = (status, failure, fixed, versions)
-        total = torch.zeros(batch.num_graphs, dtype=torch.bool, device=batch.device)
-        for stage in self.stages:
-            mask = stage.mask(batch, self.owner.exit_status)
-            if self.converged is not None:
-                mask = mask & ~self.converged
-            stage.active = ActiveSet(mask, batch)
-            total |= mask
-        self.active = self.stages[0].active if len(self.stages) == 1 else ActiveSet(total, batch)
-
-    def _half(self, stage: StageSpec, batch: Batch, half: str) -> None:
-        """One half of an update, on the active systems of `stage` only."""
-        engine, active = stage.engine, stage.active
-        if not active.any:
-            return
-        engine.active = active
-        if engine._native:
-            getattr(engine, half)(batch)
+        self._converged_changed = False
+        if not others_changed and bool(torch.stack(self._masks()).any(dim=0).all()):
+            self._mask_stages()
         else:
-            with restored_where_inactive(batch, active, engine._mutable_fields):
-                getattr(engine, half)(batch)
+            part.write_back()
+            self._choose_active(part.whole)
 
-    def _check_cells(self, batch: Batch) -> None:
+    def _write_back(self, *, with_pairs: bool) -> None:
+        """Write the part onto the whole batch, where that is no news about who is active."""
+        known = self._seen_of_whole.holds(*_deciding(self.part.whole))
+        self.part.write_back(with_pairs=with_pairs)
+        if known:
+            self._seen_of_whole = ComputedFrom(*_deciding(self.part.whole))
+
+    def _enter_stages(self) -> None:
+        """Take up new parameters, and call `on_enter` for systems that changed stage or arrived."""
+        renewed = any(stage.engine.has_new_parameters for stage in self.stages)
+        if not self._status_changed and not renewed:
+            return
+        self._status_changed = False
+        changed = self.part.batch.status.reshape(-1) != self._run["known_status"]
+        if not renewed and not bool(changed.any()):
+            return
+        with self._on_whole() as batch:
+            changed = self.part.to_whole(changed)
+            for stage in self.stages:
+                stage.engine.renew_parameters(batch)
+                arrived = changed & stage.mask(batch, self.owner.exit_status)
+                if bool(arrived.any()):
+                    batch.stage_step[arrived] = 0
+                    stage.engine.on_enter(batch, arrived)
+        self._run["known_status"].copy_(self.part.batch.status.reshape(-1))
+
+    @contextmanager
+    def _on_whole(self) -> Iterator[Batch]:
+        """Work on the whole batch for a while: parameters of engines have a row for each of its systems."""
+        part = self.part
+        if part.is_whole:
+            yield part.batch
+            return
+        self._write_back(with_pairs=False)
+        self._use_rows_of(part.whole)
+        yield part.whole
+        part.read_again()
+        self._use_rows_of(part.batch)
+
+    def _use_rows_of(self, batch: Batch) -> None:
+        for stage in self.stages:
+            stage.engine.use_rows(batch.state_rows(stage.engine.key))
+
+    # -- parts of the step ---------------------------------------------------------------------------------------
+
+    def _check_cells(self) -> None:
         """Set collapsed cells aside before a hook searches their pairs."""
-        config = self.owner.model.model_config.neighbor_config
+        batch, config = self.part.batch, self.owner.model.model_config.neighbor_config
         radius = batch.neighbor_list_radius or (config.cutoff if config is not None else 1.0)
-        self.quarantine.check_cells(batch, self.active, radius)
-        self._refresh_active(batch)
+        self._quarantine.check_cells(batch, self.active, radius)
+        self._refresh_active()
 
-    def _compute(self, batch: Batch, *, stepping: bool) -> None:
+    def _compute(self, *, stepping: bool) -> None:
         """One forward pass with its hooks, then the check for failed systems."""
-        self._fire(At.BEFORE_COMPUTE, batch)
-        outputs = evaluate(self.owner.model, batch, self._needs, self.active)
-        for engine in self.engines:
-            engine._last_outputs = outputs
-        if any(engine.has_hooks(At.AFTER_COMPUTE) for engine in self.engines):
+        self._fire(At.BEFORE_COMPUTE)
+        batch = self.part.batch
+        if self.active.any:
+            evaluate(self.owner.model, batch, self._needs, self.active)
+        if At.AFTER_COMPUTE in self._places:
             with batch.keeping_results_fresh():
-                self._fire(At.AFTER_COMPUTE, batch)
-        if self.quarantine.check(batch, self.active, self.owner.model, stepping=stepping) is not None:
-            self._refresh_active(batch)
-        self._hooks_ran = False  # from here to the end of the step nothing is checked but what `remember` looks at
+                self._fire(At.AFTER_COMPUTE)
+        if self._quarantine.check(batch, self.active, self.owner.model, stepping=stepping) is not None:
+            self._refresh_active()
 
-    def _migrate(self, batch: Batch) -> Tensor | None:
+    def _migrate(self) -> Tensor | None:
         """Apply criteria and budgets, then move systems to their next status; at most one stage a step."""
+        batch = self.part.batch
         for stage in self.stages:
-            stage.engine._last_converged = self._judge(stage, batch)
-        if self.stages[0].engine is self.owner:
-            return self._hold(self.owner._last_converged, batch)
-        before = batch.status.reshape(-1).clone()
-        for stage in self.stages:
-            self._move_on(stage, batch)
-        found = [stage.engine._last_converged for stage in self.stages if stage.engine._last_converged is not None]
-        self.owner._last_converged = torch.cat(found) if found else None
+            stage.converged = stage.engine.judge(batch, stage.active.systems) if stage.active.any else None
+        if self.is_plain:
+            return self._hold(self.stages[0].converged)
         exit_status = self.owner.exit_status
-        crossed = (before < exit_status) & (batch.status.reshape(-1) >= exit_status)
-        return crossed.nonzero().flatten() if bool(crossed.any()) else None
+        crossed = torch.zeros_like(self.active.systems)
+        for stage in self.stages:
+            leaving = stage.leaving(batch)
+            if leaving is not None and bool(leaving.any()):
+                batch.status[leaving] = stage.next_status
+                batch.stage_step[leaving] = 0
+                if stage.next_status is not None and stage.next_status >= exit_status:
+                    crossed |= leaving
+        return self.part.to_whole(crossed).nonzero().flatten() if bool(crossed.any()) else None
 
-    def _judge(self, stage: StageSpec, batch: Batch) -> Tensor | None:
-        """Indices of the active systems of `stage` that satisfy its criteria, or None."""
-        engine, hook = stage.engine, stage.engine.convergence_hook
-        if hook is None or not stage.active.any:
-            return None
-        judged = stage.active.systems
-        if hook.frequency > 1:  # counted by each system, so that it does not matter when others joined
-            judged = judged & ((batch.stage_step.reshape(-1) - 1) % hook.frequency == 0)
-            if not bool(judged.any()):
-                return None
-        pressure = getattr(engine._state, "pressure", engine.pressure)  # its rows follow the systems
-        converged = hook.mask(batch, pressure) & judged
-        return converged.nonzero().flatten() if bool(converged.any()) else None
-
-    @staticmethod
-    def _move_on(stage: StageSpec, batch: Batch) -> None:
-        """Give the next status to the systems of `stage` that converged or used up its budget."""
-        leaving = torch.zeros_like(stage.active.systems)
-        if stage.engine._last_converged is not None:
-            leaving[stage.engine._last_converged] = True
-        if stage.engine.n_steps is not None and stage.active.any:
-            leaving |= stage.active.systems & (batch.stage_step.reshape(-1) >= stage.engine.n_steps)
-        if bool(leaving.any()):
-            batch.status[leaving] = stage.next_status
-            batch.stage_step[leaving] = 0
-
-    def _hold(self, converged: Tensor | None, batch: Batch) -> Tensor | None:
+    def _hold(self, converged: Tensor | None) -> Tensor | None:
         """Keep converged systems of a plain engine still, without touching their status; return all that are."""
         if converged is not None:
-            if self.converged is None:
-                self.converged = torch.zeros(batch.num_graphs, dtype=torch.bool, device=batch.device)
-            self.converged[converged] = True
-            self._converged_changes += 1
-        return None if self.converged is None else self.converged.nonzero().flatten()
+            self._run["converged"].logical_or_(converged)
+            self._converged_changed = True
+        elif self.part.is_whole and self.owner.convergence_hook is None:
+            return None
+        held = self.part.to_whole(self._run["converged"])
+        if not self.part.is_whole:
+            held |= self.part.whole.state_rows(self._key)["converged"]
+        return held.nonzero().flatten() if bool(held.any()) else None
 
-    def _fire(self, at: At, batch: Batch, stage: StageSpec | None = None, *, owner_last: bool = False) -> None:
+    # -- hooks ---------------------------------------------------------------------------------------------------
+
+    def _look_for_hooks(self) -> None:
+        """Note at which stages there are hooks at all; looked up again when one was registered."""
+        known = [engine.hooks for engine in self.engines]
+        if len(known) == len(self._known_hooks) and all(a is b for a, b in zip(known, self._known_hooks, strict=True)):
+            return
+        self._known_hooks = known
+        found = {at: [engine for engine in self.engines if engine.has_hooks(at)] for at in At}
+        self._places = {at: engines for at, engines in found.items() if engines}
+
+    def _fire(self, at: At, stage: StageSpec | None = None, *, owner_last: bool = False) -> None:
         """Call the hooks registered at `at`.
 
         Without `stage`, the owner's hooks come first, or last. Around a stage's update, the owner's hooks run once:
         before the first stage or after the last.
         """
-        if stage is None:
-            order = [*self.engines[1:], self.engines[0]] if owner_last else self.engines
-        elif stage.engine is self.owner:
-            order = [self.owner]
-        else:
-            before = at in (At.BEFORE_PRE_UPDATE, At.BEFORE_POST_UPDATE)
-            order = [stage.engine]
-            if before and stage is self.stages[0]:
-                order = [self.owner, stage.engine]
-            elif not before and stage is self.stages[-1]:
-                order = [stage.engine, self.owner]
-        for engine in order:
-            if engine._call_hooks(at, batch):
-                self._hooks_ran = True
-                self._check_membership(batch, at)
+        if at not in self._places:
+            return
+        for engine in self._callers(at, stage, owner_last):
+            for bound in engine.due_hooks(at):
+                self._call(engine, bound, at)
 
-    def _check_membership(self, batch: Batch, at: At) -> None:
-        before = len(self._known_status)
-        if len(batch) != before:
-            raise InputError(
-                f"A hook at {at.name} changed the batch from {before} to {len(batch)} systems in the middle of a run. "
-                f"Let systems join or leave between two runs; those that stay go on where they are."
-            )
+    def _callers(self, at: At, stage: StageSpec | None, owner_last: bool) -> list[Engine]:
+        if stage is None:
+            return [*self.engines[1:], self.engines[0]] if owner_last else self.engines
+        if self.is_plain:
+            return [self.owner]
+        if at in (At.BEFORE_PRE_UPDATE, At.BEFORE_POST_UPDATE):
+            return [self.owner, stage.engine] if stage is self.stages[0] else [stage.engine]
+        return [stage.engine, self.owner] if stage is self.stages[-1] else [stage.engine]
+
+    def _call(self, engine: Engine, bound: BoundHook, at: At) -> None:
+        """Call one hook, on the whole batch unless it treats each system for itself."""
+        part, converged = self.part, self._converged_of(engine)
+        if at is At.ON_CONVERGE and converged is None:
+            return
+        on_part = part.is_whole or bound.on_active
+        batch = part.batch if on_part else part.whole
+        if not on_part:
+            self._write_back(with_pairs=not bound.observes)
+            converged = None if converged is None else part.to_whole(converged)
+        before = (len(batch), batch.membership, batch.system_id, batch.system_id._version)
+        bound.call(engine.make_context(at, batch, converged), at)
+        _check_same_systems(batch, before, at)
+        if not bound.observes:
+            self._changed_by_hooks = True
+            if not on_part:
+                part.read_again()
+
+    def _converged_of(self, engine: Engine) -> Tensor | None:
+        """Systems of the part that converged in this step under `engine`, bool [B]."""
+        found = [
+            stage.converged
+            for stage in self.stages
+            if stage.converged is not None and (engine is self.owner or stage.engine is engine)
+        ]
+        return torch.stack(found).any(dim=0) if found else None
+
+
+def _deciding(batch: Batch) -> tuple[Tensor | None, ...]:
+    """What decides which systems of a batch are active."""
+    return batch.status, batch.failure_code, batch.get("fixed")
+
+
+def _check_same_systems(batch: Batch, before: tuple[int, int, Tensor, int], at: At) -> None:
+    """Raise InputError if a hook exchanged systems: they join and leave between two runs, or two steps."""
+    count, membership, ids, version = before
+    if membership == batch.membership and batch.system_id is ids and ids._version == version:
+        return
+    what = (
+        f"from {count} to {len(batch)} systems" if len(batch) != count else f"by exchanging some of its {count} systems"
+    )
+    raise InputError(
+        f"A hook at {at.name} changed the batch {what} in the middle of a run. "
+        f"Let systems join or leave between two runs; those that stay go on where they are."
+    )
 
 
 def check_can_produce(model: Any, needs: frozenset[str], who: str) -> None:

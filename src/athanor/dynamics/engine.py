@@ -11,12 +11,13 @@ from torch import Tensor
 
 from athanor import _doors, _runtime
 from athanor._values import check_whole
+from athanor.data._followers import new_key, take_key
 from athanor.data.observables import count_degrees_of_freedom
+from athanor.dynamics.active import ActiveSet, restored_where_inactive, selects_active
 from athanor.dynamics.arguments import (
     as_convergence_hook,
     can_not_add,
     check_batch,
-    check_distinct,
     check_keywords,
     check_model,
     warn_if_nothing_moves,
@@ -24,9 +25,9 @@ from athanor.dynamics.arguments import (
 from athanor.dynamics.convergence import ConvergenceHook
 from athanor.dynamics.driver import Driver, check_can_produce
 from athanor.dynamics.evaluate import evaluate
-from athanor.dynamics.inactive import ActiveSet, restored_where_inactive, selects_active
-from athanor.dynamics.state import IntegratorState, Parameter
-from athanor.dynamics.status import StageSpec
+from athanor.dynamics.rows import Rows, SavedRows, save_rows, take_up_rows
+from athanor.dynamics.state import IntegratorState, Parameter, StateVariable, make_rows
+from athanor.dynamics.status import StageSpec, ensure_bookkeeping
 from athanor.errors import InputError, MissingFieldError, NotAvailableError
 from athanor.hooks.context import DynamicsContext
 from athanor.hooks.registry import HookRegistryMixin
@@ -35,6 +36,7 @@ from athanor.models.mixin import BaseModelMixin
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
+    from athanor.data.fields import Level
 
 
 def _describe_kind(stages: int) -> str:
@@ -60,7 +62,7 @@ class BaseDynamics(HookRegistryMixin):
         ``"quarantine"``: a system whose physics breaks down goes back to its last good state and stands still, with
         its reason in `failure_code`. ``"raise"``: raise at once.
     keep_velocities
-        When systems enter this stage from another, keep their velocities instead of drawing or zeroing them.
+        When systems enter this stage from another, keep their velocities instead of drawing new ones.
     device_type
         Accepted for compatibility, and the same for all stages of a fused run: tensors stay on the device of the batch.
 
@@ -74,18 +76,20 @@ class BaseDynamics(HookRegistryMixin):
     Notes
     -----
     To write an integrator, subclass, set ``__needs_keys__`` and ``__provides_keys__``, and override `pre_update` and
-    `post_update` (and `make_state` if it has per-system state). They change the batch in place. A system that must
-    not move is restored around both halves; set ``_selects_active = True`` in the class that defines both halves if
-    they honour ``self.active`` themselves.
+    `post_update`, which change the batch in place. What it remembers from step to step is declared in the class, see
+    `athanor.dynamics.state.StateVariable`, and read as ``self._state.name``. A system that must not move is restored
+    around both halves; set ``_selects_active = True`` in the class that defines both halves if they select the systems
+    of ``self.active`` themselves.
     """
 
     __needs_keys__: frozenset[str] | set[str] = frozenset({"forces"})
     __provides_keys__: frozenset[str] | set[str] = frozenset()
     _mutable_fields: tuple[str, ...] = ("positions", "velocities", "cell")
-    _selects_active = True  # of the two empty halves below: an engine that has one half only needs the other's word
+    _selects_active = True  # of the two empty halves below, which move nothing
     _stage_type = DynamicsStage
     entry_velocities: str = "keep"
-    """What happens to velocities of systems that enter from another stage: ``keep``, ``zero`` or ``thermal``."""
+    """What happens to velocities: ``keep``; ``thermal``: they are drawn for systems that enter from another stage;
+    ``zero``: systems that it moves are at rest, because its steps are no motion."""
 
     def __init__(
         self,
@@ -116,11 +120,12 @@ class BaseDynamics(HookRegistryMixin):
         self.pressure: float | Tensor = 0.0
         self.active: ActiveSet | None = None
         self.current_hook_stage: DynamicsStage | None = None
+        self.key = new_key(self)
+        self.saved_rows: SavedRows | None = None
+        self.saved_run: SavedRows | None = None
         self._state: Any = None
         self._assigned: set[str] = set()
-        self._last_converged: Tensor | None = None
-        self._last_outputs: dict[str, Tensor] = {}
-        self._native = selects_active(self)
+        self._selects_active_itself = selects_active(self)
         self._running = False
         self._driver = Driver(self, self._stages())
         self._init_hooks(hooks)
@@ -134,8 +139,9 @@ class BaseDynamics(HookRegistryMixin):
         """Second half of a step, with the new forces; changes `batch` in place."""
 
     def make_state(self, batch: Batch) -> IntegratorState | None:
-        """Return fresh state with one row for each system of `batch`, or None if there is no state."""
-        return None
+        """Return fresh state for every system of `batch`: of what the class declares; None if that is nothing."""
+        rows = make_rows(self, batch)
+        return IntegratorState(**rows) if rows else None
 
     @property
     def time_step(self) -> float | Tensor | None:
@@ -144,10 +150,6 @@ class BaseDynamics(HookRegistryMixin):
 
     conserves_momentum = False
     """Whether the total momentum is a constant of motion (three degrees of freedom less if it is zero)."""
-
-    def in_motion(self, batch: Batch) -> Tensor:
-        """Systems whose velocities are motion, bool [B]; those of a system that an optimizer moves are not."""
-        return self._driver.in_motion(batch)
 
     @property
     def movable(self) -> Tensor | None:
@@ -175,17 +177,19 @@ class BaseDynamics(HookRegistryMixin):
         if total is None:
             raise InputError(f"{type(self).__name__}.run needs `n_steps`; pass it here or to the constructor.")
         with self._around_run(batch):
-            self._driver.advance(batch, total)
+            self._driver.advance(total)
         return batch
 
     def step(self, batch: Batch) -> tuple[Batch, Tensor | None]:
         """Advance one step; return the batch and the indices of systems that are finished, or None."""
         with torch.inference_mode(False):
-            if not self._running:
-                check_batch(batch, self)
-                batch.separate_memory()
-                self._driver.begin(batch)
-            return batch, self._driver.step(batch)
+            if self._running:
+                return batch, self._driver.step()
+            check_batch(batch, self)
+            batch.separate_memory()
+            with self._taken_up(batch):
+                finished = self._driver.step()
+        return batch, finished
 
     def compute(self, batch: Batch) -> dict[str, Tensor]:
         """Evaluate the model on the whole batch, write the results onto it, and return the detached outputs.
@@ -199,34 +203,28 @@ class BaseDynamics(HookRegistryMixin):
         with torch.inference_mode(False):
             batch.separate_memory()
             everyone = ActiveSet(torch.ones(batch.num_graphs, dtype=torch.bool, device=batch.device), batch)
-            self._last_outputs = evaluate(self.model, batch, frozenset(self.__needs_keys__), everyone)
-        return self._last_outputs
+            return evaluate(self.model, batch, frozenset(self.__needs_keys__), everyone)
 
     def masked_update(self, batch: Batch, mask: Tensor) -> None:
         """Run both halves on the systems where `mask` [B] is true; the others keep their bits."""
-        if self._state is None:
-            self._init_state(batch)
-        self._renew_parameters(batch)
-        self.active = ActiveSet(mask, batch)
-        for half in (self.pre_update, self.post_update):
-            if self._native:
-                half(batch)
-            else:
-                with restored_where_inactive(batch, self.active, self._mutable_fields):
-                    half(batch)
+        ensure_bookkeeping(batch)
+        self.use_rows(take_up_rows(batch, self.key, self.fresh_rows(batch), self.variable_levels, self.saved_rows)[0])
+        self.renew_parameters(batch)
+        active = ActiveSet(mask, batch)
+        for half in ("pre_update", "post_update"):
+            self.update(half, batch, active)
         batch.touch()
 
     def on_enter(self, batch: Batch, mask: Tensor) -> None:
-        """Prepare systems that arrive from another stage, in place: state, velocities, degrees of freedom."""
-        fresh = self.make_state(batch)
-        if fresh is not None:
-            self._state.assign_(mask, fresh)
-        if not self.keep_velocities:
-            if self.entry_velocities == "zero":
-                batch.velocities[mask[batch.batch_idx]] = 0.0
-            elif self.entry_velocities == "thermal":
-                self._draw_velocities(batch, mask)
-        self._write_dof(batch, mask)
+        """Prepare systems that arrive from another stage, in place: degrees of freedom, state, velocities."""
+        self.take_on(batch, mask)
+        levels = self.variable_levels
+        for name, fresh in self.fresh_rows(batch).items():
+            rows = mask[batch.batch_idx] if levels.get(name) == "node" else mask
+            present = getattr(self._state, name)
+            present.copy_(torch.where(rows.reshape(-1, *([1] * (present.ndim - 1))), fresh, present))
+        if self.entry_velocities == "thermal" and not self.keep_velocities:
+            self._draw_velocities(batch, mask)
 
     # -- operators and bookkeeping -------------------------------------------------------------------------------
 
@@ -265,12 +263,17 @@ class BaseDynamics(HookRegistryMixin):
         return "forces" in self.model.model_config.autograd_outputs
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a restart needs beside the batch: counters, per-system state and identities."""
+        """Return what a restart needs beside the batch: counters, parameters, and the state of its systems."""
+        batch = self._driver.batch
+        rows = self.saved_rows if batch is None else save_rows(batch, batch.state_rows(self.key))
+        run = self._driver.saved_run
         return {
             "step_count": self.step_count,
+            "key": self.key,
             "parameters": {name: getattr(self, name) for name in Parameter.names_in(type(self))},
-            "state": None if self._state is None else self._state.state_dict(),
-            "driver": self._driver.state_dict(),
+            "systems": None if rows is None else {"ids": rows.ids, "atoms": rows.atoms},
+            "state": None if rows is None else rows.rows,
+            "run": None if run is None else run.rows,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -291,9 +294,11 @@ class BaseDynamics(HookRegistryMixin):
         for name, value in state.get("parameters", {}).items():
             setattr(self, name, value)
         self._assigned.clear()
-        tensors = state["state"]
-        self._state = None if tensors is None else IntegratorState.from_state_dict(tensors)
-        self._driver.load_state_dict(state["driver"])
+        self.key = state["key"]
+        take_key(self, self.key)
+        systems = state["systems"]
+        self.saved_rows = None if systems is None else SavedRows(systems["ids"], systems["atoms"], state["state"])
+        self.saved_run = None if systems is None else SavedRows(systems["ids"], systems["atoms"], state["run"])
 
     def __repr__(self) -> str:
         shown = [f"model={type(self.model).__name__}", f"n_steps={self.n_steps}", f"step_count={self.step_count}"]
@@ -304,11 +309,95 @@ class BaseDynamics(HookRegistryMixin):
     def undo_unfinished_step(self, batch: Batch) -> None:
         """Put `batch` back to the end of its last whole step, after an exception that cut a step short; in place.
 
-        Positions, velocities, cell and results; with ``on_error="raise"`` nothing is remembered, and nothing happens.
+        Everything that a step changes: fields, counters, and what engines remember.
         """
         self._driver.undo_unfinished_step(batch)
 
     # -- used by the driver --------------------------------------------------------------------------------------
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Model outputs that its updates and criteria read."""
+        keys = frozenset(self.__needs_keys__)
+        if self.convergence_hook is None:
+            return keys
+        return keys | (self.convergence_hook.keys & self.model.model_config.outputs)
+
+    @property
+    def moves_cell(self) -> bool:
+        """Whether its updates change cells."""
+        return "cell" in self.__provides_keys__
+
+    @property
+    def variable_levels(self) -> dict[str, Level]:
+        """Level of each declared state variable."""
+        return {name: variable.level for name, variable in StateVariable.declared_in(type(self)).items()}
+
+    @property
+    def has_new_parameters(self) -> bool:
+        """Whether a parameter was assigned since the last step."""
+        return bool(self._assigned)
+
+    def take_on(self, batch: Batch, mask: Tensor) -> None:
+        """Write what holds for the systems of a mask [B] while it moves them: `dof`, and rest if it is no motion."""
+        dof = count_degrees_of_freedom(batch, momentum_conserved=self.conserves_momentum)
+        batch.dof.copy_(torch.where(mask[:, None], dof.to(batch.dof.dtype), batch.dof))
+        if self.entry_velocities == "zero":
+            batch.velocities.masked_fill_(mask[batch.batch_idx][:, None], 0.0)
+
+    def fresh_rows(self, batch: Batch) -> Rows:
+        """Return fresh state for every system."""
+        state = self.make_state(batch)
+        return {} if state is None else state.tensors()
+
+    def use_rows(self, rows: Rows) -> None:
+        """Work on `rows` from now on."""
+        self._state = IntegratorState(**rows) if rows else None
+
+    def kept_rows(self) -> Rows:
+        """Return the rows that a step changes, histories left out."""
+        declared = StateVariable.declared_in(type(self))
+        rows = {} if self._state is None else self._state.tensors()
+        return {name: row for name, row in rows.items() if name not in declared or not declared[name].is_history}
+
+    def renew_parameters(self, batch: Batch) -> None:
+        """Bring the state up to parameters that were assigned since the last step, in place."""
+        if self._assigned and self._state is not None:
+            rows, fresh = self._state.tensors(), self.fresh_rows(batch)
+            for name in self._assigned & rows.keys():
+                rows[name].copy_(fresh[name])
+        self._assigned.clear()
+
+    def update(self, half: str, batch: Batch, active: ActiveSet) -> None:
+        """Do ``pre_update`` or ``post_update`` for the active systems, in place."""
+        self.active = active
+        if self._selects_active_itself:
+            getattr(self, half)(batch)
+        else:
+            with restored_where_inactive(batch, active, self._mutable_fields):
+                getattr(self, half)(batch)
+
+    def judge(self, batch: Batch, systems: Tensor) -> Tensor | None:
+        """Return which of the `systems` of a mask [B] satisfy its criteria, bool [B]; None if none does."""
+        hook = self.convergence_hook
+        if hook is None:
+            return None
+        if hook.frequency > 1:  # counted by each system, so that it does not matter when others joined
+            systems = systems & ((batch.stage_step.reshape(-1) - 1) % hook.frequency == 0)
+            if not bool(systems.any()):
+                return None
+        converged = hook.mask(batch, getattr(self._state, "pressure", self.pressure)) & systems
+        return converged if bool(converged.any()) else None
+
+    def make_context(self, stage: Any, batch: Batch, converged: Tensor | None = None) -> DynamicsContext:
+        """Return what hooks are given."""
+        return DynamicsContext(
+            batch=batch, model=self.model, workflow=self, step_count=self.step_count, converged_mask=converged
+        )
+
+    def _members(self) -> list[BaseDynamics]:
+        """The other engines of the run, whose hooks are opened with it."""
+        return []
 
     def _stages(self) -> list[StageSpec]:
         return [StageSpec(self, None, None)]
@@ -326,13 +415,13 @@ class BaseDynamics(HookRegistryMixin):
         try:
             with torch.inference_mode(False):
                 batch.separate_memory()
-                self.open_hooks(*driver.engines[1:])
+                self.open_hooks(*self._members())
                 try:
-                    driver.forget_converged()
-                    driver.begin(batch)
-                    if not driver.active.any:
-                        warn_if_nothing_moves(batch, self)
-                    yield
+                    driver.forget_converged(batch)
+                    with self._taken_up(batch):
+                        if not driver.active.any:
+                            warn_if_nothing_moves(batch, self)
+                        yield
                 except BaseException as error:
                     self.close_hooks(type(error), error, error.__traceback__)
                     raise
@@ -341,37 +430,16 @@ class BaseDynamics(HookRegistryMixin):
             self._running = False
             config.active_outputs = asked_before
 
-    def _init_state(self, batch: Batch) -> None:
-        self._state = self.make_state(batch)
-
-    def _renew_parameters(self, batch: Batch) -> None:
-        """Bring the state up to parameters that were assigned since the last step."""
-        if self._assigned and isinstance(self._state, IntegratorState):
-            rows, fresh = self._state.tensors(), self.make_state(batch)
-            for name in self._assigned & rows.keys():
-                rows[name].copy_(getattr(fresh, name))
-        self._assigned.clear()
-
-    def _align_state(self, batch: Batch, old_ids: Tensor | None, ids: Tensor) -> None:
-        """Make state for `batch`; systems that were here before (by id) keep their rows."""
-        check_distinct(ids)
-        old = self._state
-        self._init_state(batch)
-        if old_ids is not None and isinstance(old, IntegratorState) and isinstance(self._state, IntegratorState):
-            self._state = old.aligned(old_ids, ids, self._state)
-
-    def _write_dof(self, batch: Batch, mask: Tensor) -> None:
-        dof = count_degrees_of_freedom(batch, momentum_conserved=self.conserves_momentum)
-        batch.dof.copy_(torch.where(mask[:, None], dof.to(batch.dof.dtype), batch.dof))
+    @contextmanager
+    def _taken_up(self, batch: Batch) -> Iterator[None]:
+        """Take up a batch for some steps, and leave what they did on it in any case."""
+        try:
+            self._driver.begin(batch)
+            yield
+        except BaseException:
+            self._driver.end(failed=True)
+            raise
+        self._driver.end(failed=False)
 
     def _draw_velocities(self, batch: Batch, mask: Tensor) -> None:
         raise MissingFieldError(f"{type(self).__name__} has no temperature to draw velocities at.")
-
-    def _make_context(self, stage: Any, batch: Batch) -> DynamicsContext:
-        mask = None
-        if self._last_converged is not None:
-            mask = torch.zeros(batch.num_graphs, dtype=torch.bool, device=batch.device)
-            mask[self._last_converged] = True
-        return DynamicsContext(
-            batch=batch, model=self.model, workflow=self, step_count=self.step_count, converged_mask=mask
-        )

@@ -17,7 +17,7 @@ from athanor.errors import ModelOutputError
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
-    from athanor.dynamics.inactive import ActiveSet
+    from athanor.dynamics.active import ActiveSet
 
 
 def evaluate(model: Any, batch: Batch, needs: frozenset[str], active: ActiveSet) -> OrderedDict[str, Tensor]:
@@ -57,8 +57,8 @@ def evaluate(model: Any, batch: Batch, needs: frozenset[str], active: ActiveSet)
         outputs = OrderedDict((key, _detached(value)) for key, value in raw.items() if isinstance(value, Tensor))
     finally:
         _clear_gradient_flags(model, subject)
-    missing = sorted(needs - outputs.keys())
-    if missing:
+    if not needs <= outputs.keys():
+        missing = sorted(needs - outputs.keys())
         raise ModelOutputError(
             f"{type(model).__name__} did not return {', '.join(f'`{key}`' for key in missing)}, which this run needs. "
             f"It returned: {', '.join(outputs) or 'nothing'}. "

@@ -105,7 +105,7 @@ class FusedStage(BaseDynamics):
         cap = self.n_steps if n_steps is None else check_whole(n_steps, "n_steps")
         with self._around_run(batch):
             self._check_statuses(batch)
-            self._driver.advance(batch, cap)
+            self._driver.advance(cap)
         return batch
 
     def _check_statuses(self, batch: Batch) -> None:
@@ -134,15 +134,15 @@ class FusedStage(BaseDynamics):
         hooks = list(self.hooks) + (list(other.hooks) if isinstance(other, FusedStage) else [])
         return FusedStage([*self.sub_stages, *appended], hooks=hooks, n_steps=self.n_steps, on_error=self.on_error)
 
+    def _members(self) -> list[BaseDynamics]:
+        return [engine for _, engine in self.sub_stages]
+
     def _stages(self) -> list[StageSpec]:
         codes = [code for code, _ in self.sub_stages] + [self.exit_status]
         return [
             StageSpec(engine, code, following)
             for (code, engine), following in zip(self.sub_stages, codes[1:], strict=True)
         ]
-
-    def _init_state(self, batch: Batch) -> None:
-        """The stages have state; the fused stage has none."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart needs beside the batch, of this stage and of every engine."""

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from athanor.dynamics.failures import FailureCode, explain_failure
-from athanor.dynamics.watched import WatchedField
+from athanor.dynamics.last_good import CHECKED, FAR_AWAY, LastGood
 from athanor.errors import NonFiniteError, SimulationError
 from athanor.kernels import cell_shape, minimum_distance
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
-    from athanor.dynamics.inactive import ActiveSet
+    from athanor.dynamics.active import ActiveSet
 
 
-_CHECKED = {
+_CODES = {
     "positions": FailureCode.POSITIONS_NOT_FINITE,
     "velocities": FailureCode.VELOCITIES_NOT_FINITE,
     "cell": FailureCode.CELL_NOT_FINITE,
@@ -32,20 +32,15 @@ _CHECKED = {
     "stress": FailureCode.STRESS_NOT_FINITE,
 }
 
-_MOVED = ("positions", "velocities", "cell")
-"""What an engine or a hook moves; the rest follows from it and is checked in every step."""
-
 _ON_TOP = 0.1
 """Å. Atoms closer than this are on top of each other, whatever the model: a proton in H2 is 0.74 Å from the other."""
-_FAR_AWAY = 1e8
-"""Å. Beyond it a double can not place an atom to better than 1e-8 Å: the system has exploded."""
 _MOST_NEIGHBORS = 2e4
 _MOST_IMAGES = 100
 """A cell so dense, or so flat, for the cutoff that it has collapsed; searching its pairs would take all memory."""
 
 
 class Quarantine:
-    """Keeps the last good state of a batch and sets failed systems aside.
+    """Sets failed systems aside, in the state that was good last.
 
     Parameters
     ----------
@@ -53,47 +48,24 @@ class Quarantine:
         Status that a failed system gets, so that no stage takes it up again.
     raise_errors
         Raise at the first failure instead.
+    last_good
+        What is kept of the batch that is checked.
     """
 
-    def __init__(self, exit_status: int, raise_errors: bool) -> None:
+    def __init__(self, exit_status: int, raise_errors: bool, last_good: LastGood) -> None:
         self.exit_status = exit_status
         self.raise_errors = raise_errors
-        self._fields: dict[str, WatchedField] = {}
+        self._last_good = last_good
 
-    def remember(self, batch: Batch, *, doubted: Any = None) -> None:
-        """Take the present state as the last good one (copies).
+    def remember(self, batch: Batch) -> None:
+        """Take the present state as the last good one.
 
         A system that was broken since the check, by a hook or by the second half of an update, keeps the state before:
-        it is found in the next step and goes back to that. Results are those of the model `doubted`, if hooks ran
-        since, which may have written to anything in any way.
+        it is found in the next step and goes back to that.
         """
-        if self.raise_errors:
-            return
-        fields = self._watch(batch)
-        hooks_ran = doubted is not None
-        names = {*_MOVED, *((doubted.model_config.active_outputs or ()) if hooks_ran else ())} & fields.keys()
-        broken = [_broken(batch, name) for name in names if not fields[name].is_sound(written=hooks_ran)]
-        sound = ~torch.stack(broken).any(dim=0) if broken else None
-        for name, field in fields.items():
-            field.keep(None if sound is None else _rows(batch, name, sound))
-
-    def _watch(self, batch: Batch) -> dict[str, WatchedField]:
-        """Return the checked fields that `batch` has, as they are now; what was kept of them stays."""
-        for name in _CHECKED:
-            tensor, field = batch.get(name), self._fields.get(name)
-            if field is not None and tensor is not None and field.view.is_of(tensor):
-                continue
-            self._fields.pop(name, None)
-            if tensor is not None:
-                new = self._fields[name] = WatchedField(tensor, _FAR_AWAY if name == "positions" else math.inf)
-                if field is not None and field.kept is not None and field.kept.tensor.shape == tensor.shape:
-                    new.kept = field.kept
-        return self._fields
-
-    def roll_back(self, batch: Batch) -> None:
-        """Put every system back to the state that was remembered last, in place."""
-        for name, kept in self._kept(batch):
-            batch[name].copy_(kept)
+        if not self._last_good.keep_if_sound():
+            fields = [name for name in self._last_good.checked if name in batch]
+            self._last_good.keep(~torch.stack([_broken(batch, name) for name in fields]).any(dim=0))
 
     def check_elements(self, batch: Batch, active: ActiveSet, model: Any) -> None:
         """Set aside, before the first forward, systems with elements outside the model card.
@@ -113,7 +85,7 @@ class Quarantine:
             codes = torch.where(active.systems, codes, torch.zeros_like(codes))
             if self.raise_errors and bool(codes.any()):
                 self._raise(batch, codes, model)
-            self._set_aside(batch, codes, restore=False)
+            self._set_aside(batch, codes)
 
     def check_cells(self, batch: Batch, active: ActiveSet, radius: float) -> None:
         """Set aside systems whose moved cell is not finite or has collapsed, before their pairs are searched.
@@ -143,7 +115,7 @@ class Quarantine:
             codes = bad.long() * int(FailureCode.CELL_NOT_FINITE)
             if self.raise_errors:
                 self._raise(batch, codes)
-            self._set_aside(batch, codes, restore=True, stepping=True)
+            self._set_aside(batch, codes, stepping=True)
 
     def check(self, batch: Batch, active: ActiveSet, model: Any, *, stepping: bool) -> Tensor | None:
         """Look for failed systems among the active ones.
@@ -174,20 +146,19 @@ class Quarantine:
             return None
         if self.raise_errors:
             self._raise(batch, codes)
-        self._set_aside(batch, codes, restore=True, stepping=stepping)
+        self._set_aside(batch, codes, stepping=stepping)
         return codes > 0
 
     def _codes(self, batch: Batch, active: ActiveSet, model: Any) -> Tensor | None:
         floor = model.model_card.minimum_distance
         closest = _closest_pairs(batch) if floor is not None else None
-        computed = model.model_config.active_outputs  # a label that came with a structure is no result of this run
-        fields = [item for item in self._watch(batch).items() if item[0] in _MOVED or item[0] in computed]
         too_close = closest is not None and bool(((closest < floor) & active.systems).any())
-        if not too_close and all(field.is_sound() for _, field in fields):
+        if not too_close and self._last_good.is_sound():
             return None
+        fields = [name for name in self._last_good.checked if name in batch]
         codes = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
-        for name, _ in sorted(fields, key=lambda item: _CHECKED[item[0]], reverse=True):
-            codes[_broken(batch, name)] = int(_CHECKED[name])
+        for name in sorted(fields, key=_CODES.__getitem__, reverse=True):
+            codes[_broken(batch, name)] = int(_CODES[name])
         if floor is None:
             closest = _closest_pairs(batch)
             if closest is not None:  # atoms on top of each other are the cause of what was found
@@ -197,19 +168,12 @@ class Quarantine:
         codes = torch.where(active.systems, codes, torch.zeros_like(codes))
         return codes if bool((codes > 0).any()) else None
 
-    def _set_aside(self, batch: Batch, codes: Tensor, *, restore: bool, stepping: bool = False) -> None:
+    def _set_aside(self, batch: Batch, codes: Tensor, *, stepping: bool = False) -> None:
         failed = codes > 0
-        if restore:
-            for name, kept in self._kept(batch):
-                present = batch[name]
-                present.copy_(torch.where(_rows(batch, name, failed), kept, present))
+        self._last_good.put_back(failed, only=CHECKED)
         batch.failure_code[failed, 0] = codes[failed].to(batch.failure_code.dtype)
         batch.failure_step[failed] = batch.step[failed].to(batch.failure_step.dtype) + int(stepping)
         batch.status[failed] = self.exit_status
-
-    def _kept(self, batch: Batch) -> list[tuple[str, Tensor]]:
-        """What was remembered of the fields that `batch` has."""
-        return [(name, field.kept.tensor) for name, field in self._watch(batch).items() if field.kept is not None]
 
     @staticmethod
     def _raise(batch: Batch, codes: Tensor, model: Any = None) -> None:
@@ -231,17 +195,11 @@ class Quarantine:
 
 def _broken(batch: Batch, name: str) -> Tensor:
     """Systems with a number in a field that is not finite or beyond its limit, bool [B]."""
-    bad = ~(batch[name].abs() < (_FAR_AWAY if name == "positions" else math.inf)).flatten(1).all(dim=1)
+    bad = ~(batch[name].abs() < (FAR_AWAY if name == "positions" else math.inf)).flatten(1).all(dim=1)
     if batch.field_spec(name).level == "system":
         return bad
     counts = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
     return counts.index_add_(0, batch.batch_idx, bad.long()) > 0
-
-
-def _rows(batch: Batch, name: str, systems: Tensor) -> Tensor:
-    """Rows of a field that belong to the systems of a mask [B], shaped to select in the field."""
-    rows = systems[batch.batch_idx] if batch.field_spec(name).level == "node" else systems
-    return rows.reshape(-1, *([1] * (batch[name].ndim - 1)))
 
 
 def _closest_pairs(batch: Batch) -> Tensor | None:

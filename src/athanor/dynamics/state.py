@@ -1,13 +1,14 @@
-"""Per-system state of an integrator: named tensors with one row per system.
+"""What engines remember: state variables, declared once, and parameters that users may assign.
 
-First start and later arrivals go through the same `make_state` of the engine; this module only stores, selects and
-aligns rows. Anything that a restart needs is in these tensors.
+A declared variable has a name, a level, a shape, a unit and a fresh value. Its rows ride on the batch: they are
+selected, appended, replaced, saved and undone by the code that does so for fields (`athanor.data._followers`). Anything
+that a restart needs is in these rows.
 """
 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -15,27 +16,27 @@ import torch
 from torch import Tensor
 
 from athanor._values import is_real
-from athanor.errors import ArgumentError, InputError, ShapeError
+from athanor.data.fields import Level
+from athanor.errors import ArgumentError, InputError
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+
+Fresh = Callable[[Any, "Batch", dict[str, Tensor]], Tensor]
+"""(engine, batch, variables made before) -> fresh rows."""
 
 
 class IntegratorState:
-    """Named tensors whose leading size is the number of systems.
+    """The state of an engine: named tensors with one row for each system, or for each atom.
 
     Parameters
     ----------
     **tensors
-        Tensors [B, ...]; each becomes an attribute.
-
-    Raises
-    ------
-    ShapeError
-        If the leading sizes differ.
+        Tensors [B, ...], or [N, ...] for a variable that is declared with the level ``"node"``; each becomes an
+        attribute.
     """
 
     def __init__(self, **tensors: Tensor) -> None:
-        sizes = {name: value.shape[0] for name, value in tensors.items()}
-        if len(set(sizes.values())) > 1:
-            raise ShapeError(f"integrator state rows differ: {sizes}. Give every tensor one row per system.")
         self.__dict__.update(tensors)
 
     if TYPE_CHECKING:
@@ -46,90 +47,129 @@ class IntegratorState:
         """Return the tensors by name."""
         return dict(vars(self))
 
-    def select(self, rows: Tensor) -> IntegratorState:
-        """Return the state of the systems `rows` (int64 or bool), copied."""
-        return IntegratorState(**{name: value[rows] for name, value in vars(self).items()})
-
-    def assign_(self, mask: Tensor, fresh: IntegratorState) -> None:
-        """Overwrite, in place, the rows where `mask` [B] is true with those of `fresh`."""
-        for name, value in vars(self).items():
-            rows = mask.reshape(-1, *([1] * (value.ndim - 1)))
-            value.copy_(torch.where(rows, getattr(fresh, name), value))
-
-    def aligned(self, old_ids: Tensor, new_ids: Tensor, fresh: IntegratorState) -> IntegratorState:
-        """Return `fresh` with the rows of systems that were here before taken from this state, matched by id.
-
-        Raises
-        ------
-        InputError
-            If this is the state of another engine.
-        """
-        if vars(fresh).keys() != vars(self).keys():
-            raise InputError(
-                f"The state holds {', '.join(vars(self))}; this engine has {', '.join(vars(fresh))}. Load the state of "
-                f"the same engine."
-            )
-        where_old = {int(number): row for row, number in enumerate(old_ids.flatten().tolist())}
-        pairs = [
-            (row, where_old[int(number)])
-            for row, number in enumerate(new_ids.flatten().tolist())
-            if int(number) in where_old
-        ]
-        if pairs:
-            rows, source = (
-                torch.tensor(side, dtype=torch.long, device=new_ids.device) for side in zip(*pairs, strict=True)
-            )
-            for name, value in vars(fresh).items():
-                value[rows] = getattr(self, name)[source].to(value)
-        return fresh
-
     def state_dict(self) -> dict[str, Tensor]:
         """Return copies of the tensors by name."""
         return {name: value.clone() for name, value in vars(self).items()}
 
+
+class StateVariable:
+    """Declares, as an attribute of an engine's class, something that it remembers from step to step.
+
+    Parameters
+    ----------
+    level
+        ``"system"``: one row for each system; ``"node"``: one for each atom.
+    shape
+        Of one row.
+    unit
+        Unit as text.
+    fresh
+        What a system starts with: a number, or a function of engine, batch and the variables declared before, which
+        returns rows for the whole batch.
+    dtype
+        dtype of the rows; that of the positions unless given.
+    is_history
+        A ring of past values, in which a step overwrites a slot that no step before it can need. It is not copied in
+        every step: a step is undone by putting back the variable that says which slot is the last.
+
+    Examples
+    --------
+    >>> from athanor.dynamics.state import StateVariable
+    >>> StateVariable("node", (3,), "√(eV/amu)").level
+    'node'
+    """
+
+    name = ""
+
+    def __init__(
+        self,
+        level: Level = "system",
+        shape: tuple[int, ...] = (),
+        unit: str = "",
+        fresh: float | Fresh = 0.0,
+        dtype: torch.dtype | None = None,
+        *,
+        is_history: bool = False,
+    ) -> None:
+        self.level, self.shape, self.unit, self.fresh = level, shape, unit, fresh
+        self.dtype, self.is_history = dtype, is_history
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def make(self, engine: Any, batch: Batch, made: dict[str, Tensor]) -> Tensor:
+        """Return fresh rows for every system of `batch`."""
+        if callable(self.fresh):
+            return self.fresh(engine, batch, made)
+        rows = batch.num_nodes if self.level == "node" else batch.num_graphs
+        dtype = batch.positions.dtype if self.dtype is None else self.dtype
+        return torch.full((rows, *self.shape), self.fresh, dtype=dtype, device=batch.device)
+
     @classmethod
-    def from_state_dict(cls, tensors: Mapping[str, Tensor]) -> IntegratorState:
-        """Return a state with copies of `tensors`."""
-        return cls(**{name: value.clone() for name, value in tensors.items()})
+    def declared_in(cls, engine_class: type) -> dict[str, StateVariable]:
+        """Return name -> variable of a class of engines, those of its parents first."""
+        members = {name: entry for one in reversed(engine_class.__mro__) for name, entry in vars(one).items()}
+        return {name: entry for name, entry in members.items() if isinstance(entry, cls)}
 
 
-class Parameter:
+class Parameter(StateVariable):
     """A parameter that may be assigned while an engine is in use, as in ``heat.temperature = 600.0``.
 
-    The rows of the state that bear its name are made again before the next step, for all systems.
+    Its rows, one for each system, are made again before the next step.
 
     Parameters
     ----------
     check
         Called with value, name and `options`; raises if the value makes no sense.
+    convert
+        From the unit of the parameter to that of the rows; the same unless given.
+    has_rows
+        Whether it may differ between systems; a seed does not.
     **options
         Keywords of `check`.
     """
 
-    def __init__(self, check: Callable[..., Any], **options: Any) -> None:
-        self._check, self._options = check, options
+    def __init__(
+        self,
+        check: Callable[..., Any],
+        *,
+        convert: Callable[[Tensor], Tensor] | None = None,
+        has_rows: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(unit=options.get("unit", ""), fresh=self._rows)
+        self._check, self._convert, self.has_rows, self._options = check, convert, has_rows, options
 
     @staticmethod
     def names_in(engine_class: type) -> list[str]:
         """Return the names of the parameters of a class of engines."""
-        members = {name: entry for cls in engine_class.__mro__ for name, entry in vars(cls).items()}
-        return [name for name, entry in members.items() if isinstance(entry, Parameter)]
+        return list(Parameter.declared_in(engine_class))
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
+    def _rows(self, engine: Any, batch: Batch, made: dict[str, Tensor]) -> Tensor:
+        rows = per_system(getattr(engine, self.name), self.name, batch.positions, batch.num_graphs)
+        return rows if self._convert is None else self._convert(rows)
 
     def __get__(self, engine: Any, owner: type) -> Any:
         if engine is None:
             return self
         try:
-            return vars(engine)[self._name]
+            return vars(engine)[self.name]
         except KeyError:
-            raise AttributeError(self._name) from None
+            raise AttributeError(self.name) from None
 
     def __set__(self, engine: Any, value: Any) -> None:
-        self._check(value, self._name, **self._options)
-        vars(engine)[self._name] = value
-        vars(engine).setdefault("_assigned", set()).add(self._name)
+        self._check(value, self.name, **self._options)
+        vars(engine)[self.name] = value
+        vars(engine).setdefault("_assigned", set()).add(self.name)
+
+
+def make_rows(engine: Any, batch: Batch) -> dict[str, Tensor]:
+    """Return fresh rows of every variable that the class of `engine` declares, in the order of declaration."""
+    made: dict[str, Tensor] = {}
+    for name, variable in StateVariable.declared_in(type(engine)).items():
+        if not isinstance(variable, Parameter) or variable.has_rows:
+            made[name] = variable.make(engine, batch, made)
+    return made
 
 
 def per_system(value: float | Tensor, name: str, like: Tensor, num_systems: int) -> Tensor:

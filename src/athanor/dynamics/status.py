@@ -6,8 +6,9 @@ budget, at most one stage a step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from athanor.data.fields import IDENTITY
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
-    from athanor.dynamics.inactive import ActiveSet
+    from athanor.dynamics.active import ActiveSet
+    from athanor.dynamics.contract import Engine
 
 
 @dataclass(slots=True)
@@ -31,18 +33,61 @@ class StageSpec:
         Status of the systems in this stage, or None for every system below the exit status.
     next_status
         Status that a system gets when it leaves; None in a plain engine, where nothing leaves.
+
+    Attributes
+    ----------
+    active
+        Its systems that move.
+    converged
+        Those that satisfied its criteria in this step, bool [B]; None if none did.
     """
 
-    engine: Any
+    engine: Engine
     code: int | None
     next_status: int | None
     active: ActiveSet = field(init=False)
+    converged: Tensor | None = field(init=False, default=None)
 
     def mask(self, batch: Batch, exit_status: int) -> Tensor:
         """Healthy systems of this stage, bool [B]."""
         status = batch.status.reshape(-1)
         here = status < exit_status if self.code is None else status == self.code
         return here & (batch.failure_code.reshape(-1) == 0)
+
+    def leaving(self, batch: Batch) -> Tensor | None:
+        """Active systems that converged in this step or used up the budget, bool [B]; None if none can."""
+        budget = self.engine.n_steps
+        if budget is None or not self.active.any:
+            return self.converged
+        spent = self.active.systems & (batch.stage_step.reshape(-1) >= budget)
+        return spent if self.converged is None else spent | self.converged
+
+
+def count_step(batch: Batch, stages: Sequence[StageSpec], time_steps: Sequence[float | Tensor | None]) -> None:
+    """Count one step of the systems that moved, in place: `step`, `stage_step`, and `time` where steps advance it.
+
+    Parameters
+    ----------
+    batch
+        Holds the counters [B, 1].
+    stages
+        Stages, with the systems that were active in each.
+    time_steps
+        fs of each stage, a number or [B]; None for optimizers.
+    """
+    for stage, time_step in zip(stages, time_steps, strict=True):
+        if stage.active.all:
+            batch.step.add_(1)
+            batch.stage_step.add_(1)
+            if time_step is not None:
+                batch.time.add_(time_step[:, None].to(batch.time.dtype) if isinstance(time_step, Tensor) else time_step)
+        elif stage.active.any:
+            moved = stage.active.systems[:, None]
+            batch.step.add_(moved)
+            batch.stage_step.add_(moved)
+            if time_step is not None:
+                length = time_step[:, None].to(batch.time.dtype) if isinstance(time_step, Tensor) else time_step
+                batch.time.copy_(torch.where(moved, batch.time + length, batch.time))
 
 
 def ensure_bookkeeping(batch: Batch) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from athanor.data._stamp import ComputedFrom
+
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
 
@@ -59,9 +61,7 @@ class AtomSteps:
     """
 
     def __init__(self) -> None:
-        self._masses: Tensor | None = None
-        self._dt: Tensor | None = None
-        self._seen: tuple[int, ...] = ()
+        self._source: ComputedFrom | None = None
         self.dt: Tensor
         self.half_dt: Tensor
         self.dt_over_mass: Tensor
@@ -70,15 +70,14 @@ class AtomSteps:
     def refresh(self, batch: Batch, dt: Tensor) -> AtomSteps:
         """Recompute unless `batch` masses and `dt` [B] are the tensors of the last call, unchanged; return self."""
         masses = batch.atomic_masses
-        seen = (masses._version, dt._version)
-        if masses is not self._masses or dt is not self._dt or seen != self._seen:
+        if self._source is None or not self._source.holds(masses, dt):
             per_atom = dt[batch.batch_idx]
             inverse = torch.where(masses > 0, 1.0 / masses, torch.zeros_like(masses))
             self.dt = per_atom[:, None].expand(-1, 3).contiguous()
             self.half_dt = 0.5 * self.dt
             self.dt_over_mass = (per_atom * inverse)[:, None].expand(-1, 3).contiguous()
             self.half_dt_over_mass = 0.5 * self.dt_over_mass
-            self._masses, self._dt, self._seen = masses, dt, seen
+            self._source = ComputedFrom(masses, dt)
         return self
 
 

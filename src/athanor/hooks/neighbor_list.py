@@ -52,6 +52,7 @@ class NeighborListHook:
 
     default_stage = DynamicsStage.BEFORE_COMPUTE
     frequency = 1
+    on_active = True
 
     def __init__(
         self,

@@ -34,6 +34,7 @@ class WrapPeriodicHook:
     """
 
     default_stage = DynamicsStage.AFTER_POST_UPDATE
+    on_active = True
 
     def __init__(self, frequency: int = 1, stage: Enum | None = None) -> None:
         self.frequency = check_whole(frequency, "frequency", 1)

@@ -19,7 +19,7 @@ from athanor.hooks.context import HookContext
 
 
 @dataclass(frozen=True, slots=True)
-class _BoundHook:
+class BoundHook:
     """One registration: the hook with everything the loop needs to know about it."""
 
     hook: Any
@@ -30,12 +30,14 @@ class _BoundHook:
     enter: Callable[[], Any] | None
     leave: Callable[..., Any] | None
     raises_on_failure: bool
+    on_active: bool
+    observes: bool
 
 
 class HookRegistryMixin:
     """Gives an engine its hooks.
 
-    The engine provides `step_count` and overrides `_make_context`. `hooks` lists the registered objects in order.
+    The engine provides `step_count` and overrides `make_context`. `hooks` lists the registered objects in order.
     """
 
     _stage_type: ClassVar[type[Enum] | tuple[type[Enum], ...] | None] = None
@@ -43,9 +45,9 @@ class HookRegistryMixin:
 
     step_count: int = 0
     hooks: Sequence[Any] = ()
-    _hooks_at: Mapping[Enum, Sequence[_BoundHook]] = MappingProxyType({})
-    _multi_stage_hooks: Sequence[_BoundHook] = ()
-    _bound_hooks: Sequence[_BoundHook] = ()
+    _hooks_at: Mapping[Enum, Sequence[BoundHook]] = MappingProxyType({})
+    _multi_stage_hooks: Sequence[BoundHook] = ()
+    _bound_hooks: Sequence[BoundHook] = ()
     _opened: ExitStack | None = None
 
     def _init_hooks(self, hooks: Iterable[Any] | None = None) -> None:
@@ -91,7 +93,7 @@ class HookRegistryMixin:
             row = self._hooks_at.get(bound.stage, self._multi_stage_hooks)
             self._hooks_at = {**self._hooks_at, bound.stage: [*row, bound]}
 
-    def _bind(self, hook: Any, stage: Enum | None) -> _BoundHook:
+    def _bind(self, hook: Any, stage: Enum | None) -> BoundHook:
         """Check `hook` and probe its optional members, once."""
         name = type(hook).__name__
         if isinstance(hook, type):
@@ -121,7 +123,7 @@ class HookRegistryMixin:
             close = getattr(hook, "close", None)
             if callable(close):
                 leave = _without_arguments(close)
-        return _BoundHook(
+        return BoundHook(
             hook=hook,
             call=hook,
             stage=stage,
@@ -130,6 +132,8 @@ class HookRegistryMixin:
             enter=members["__enter__"],
             leave=leave,
             raises_on_failure=bool(getattr(hook, "raises_on_failure", False)),
+            on_active=bool(getattr(hook, "on_active", False)),
+            observes=bool(getattr(hook, "observes", False)),
         )
 
     def _check_stage(self, name: str, stage: Enum | None) -> None:
@@ -153,24 +157,26 @@ class HookRegistryMixin:
         """Whether a registered hook asks that a failed system raises."""
         return any(bound.raises_on_failure for bound in self._bound_hooks)
 
-    def _make_context(self, stage: Enum, batch: Any) -> HookContext:
+    def make_context(self, stage: Enum, batch: Any, converged: Any = None) -> HookContext:
         """Return what hooks are given; engines override it."""
         return HookContext(batch=batch, model=getattr(self, "model", None), workflow=self)
 
-    def _call_hooks(self, stage: Enum, batch: Any) -> bool:
-        """Call the hooks that are due at `stage`, if any; builds a context only then. Return whether one was called."""
-        rows = self._hooks_at.get(stage, self._multi_stage_hooks)
-        if not rows:
-            return False
+    def due_hooks(self, stage: Enum) -> list[BoundHook]:
+        """Return the hooks that are due at `stage`, in order of registration."""
         step_count = self.step_count
-        ctx = None
-        for bound in rows:
-            if step_count % bound.frequency or not (bound.runs_on_stage is None or bound.runs_on_stage(stage)):
-                continue
-            if ctx is None:
-                ctx = self._make_context(stage, batch)
-            bound.call(ctx, stage)
-        return ctx is not None
+        return [
+            bound
+            for bound in self._hooks_at.get(stage, self._multi_stage_hooks)
+            if step_count % bound.frequency == 0 and (bound.runs_on_stage is None or bound.runs_on_stage(stage))
+        ]
+
+    def call_hooks(self, stage: Enum, batch: Any) -> None:
+        """Call the hooks that are due at `stage`, if any; a context is made only then."""
+        due = self.due_hooks(stage)
+        if due:
+            context = self.make_context(stage, batch)
+            for bound in due:
+                bound.call(context, stage)
 
     def open_hooks(self, *others: HookRegistryMixin) -> None:
         """Enter each distinct hook of this registry and of `others` once, in order of registration.

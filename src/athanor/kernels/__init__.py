@@ -1,6 +1,6 @@
 """Numerical operations on plain tensors, one folder each, every device behind one call.
 
-``all_below``                         whether all numbers of a tensor are finite
+``KeptTensors``                       many tensors looked at and copied in one call
 ``cell_shape``, ``strained``          volumes and heights; cells and atoms under a strain
 ``fire_sums``, ``fire_moves``         the passes over all atoms of a FIRE step
 ``segment_sum``, ``segment_max``      per-system sums and maxima
@@ -18,8 +18,8 @@ Importing this package does not import numba.
 from __future__ import annotations
 
 from athanor.kernels.cell import cell_shape, strained
-from athanor.kernels.finite import all_below
 from athanor.kernels.fire import fire_moves, fire_sums
+from athanor.kernels.keep import KeptTensors
 from athanor.kernels.neighbor_displacement import needs_rebuild
 from athanor.kernels.neighbor_list import build_neighbor_list, minimum_distance, pack_images, unpack_images
 from athanor.kernels.pair_potential import lennard_jones
@@ -28,8 +28,8 @@ from athanor.kernels.rows import arrange_rows
 from athanor.kernels.segment import segment_max, segment_sum
 
 __all__ = [
+    "KeptTensors",
     "Purpose",
-    "all_below",
     "arrange_rows",
     "build_neighbor_list",
     "cell_shape",

@@ -196,7 +196,7 @@ def check_restart(make_engine: MakeEngine, n_steps: int = 20) -> None:
 
 
 def check_finished_systems_stand_still(make_engine: MakeEngine, n_steps: int = 10) -> None:
-    """Check that a system with the exit status does not change by one bit while others move."""
+    """Check that a system that is finished, or in another stage, does not change by one bit while others move."""
     engine = with_neighbor_hooks(make_engine(argon_model()))
     batch = Batch.from_data_list([argon_crystal(2, 3), argon_crystal(2, 4)])
     engine.run(batch, 1)
@@ -208,6 +208,26 @@ def check_finished_systems_stand_still(make_engine: MakeEngine, n_steps: int = 1
     for name in (*FIELDS, "step", "time"):
         assert torch.equal(before[name], after[name]), f"`{name}` of a finished system changed"
     assert not torch.equal(other, batch.get_data(1).positions), "the other system did not move"
+    _check_other_stages_stand_still(make_engine, n_steps)
+
+
+def _check_other_stages_stand_still(make_engine: MakeEngine, n_steps: int) -> None:
+    """The same for a system in a stage that moves nothing, in the batch of the engine."""
+    from athanor.dynamics.engine import BaseDynamics
+    from athanor.dynamics.fused import FusedStage
+
+    model = argon_model()
+    engine = make_engine(model)
+    engine.n_steps = engine.n_steps or 2**31
+    fused = with_neighbor_hooks(FusedStage([(0, engine), (1, BaseDynamics(model))]))
+    batch = Batch.from_data_list([argon_crystal(2, 3), argon_crystal(2, 4)])
+    batch.status = torch.tensor([[1], [0]])
+    before = batch.clone()
+    fused.run(batch, n_steps)
+    for name in ("positions", "velocities"):
+        same = torch.equal(before.get_data(0)[name], batch.get_data(0)[name])
+        assert same, f"`{name}` of a system in another stage changed"
+    assert not torch.equal(before.get_data(1).positions, batch.get_data(1).positions), "the other system did not move"
 
 
 def check_fixed_atoms(make_engine: MakeEngine, n_steps: int = 10) -> None:

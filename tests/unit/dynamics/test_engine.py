@@ -354,6 +354,6 @@ def test_who_honours_the_active_set_and_who_is_restored():
 
     model = argon_model()
     ours = (NVE(model, dt=1.0), FIRE(model, dt=0.1), FIREVariableCell(model, dt=0.1), DemoDynamics(model, 1))
-    assert [engine._native for engine in ours] == [True] * 4
-    assert not Overridden(model, dt=1.0)._native
-    assert not OneHalf(model)._native
+    assert [engine._selects_active_itself for engine in ours] == [True] * 4
+    assert not Overridden(model, dt=1.0)._selects_active_itself
+    assert not OneHalf(model)._selects_active_itself

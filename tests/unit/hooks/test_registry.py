@@ -8,7 +8,7 @@ import pytest
 
 from athanor.errors import ContractError, InputError
 from athanor.hooks import CheckpointableHook, DynamicsStage, Hook, HookContext, HookRegistryMixin, HookStageEnum
-from athanor.hooks.registry import _BoundHook
+from athanor.hooks.registry import BoundHook
 
 
 class OtherStage(Enum):
@@ -22,9 +22,9 @@ class Engine(HookRegistryMixin):
         self._init_hooks(hooks)
         self.contexts = 0
 
-    def _make_context(self, stage, batch):
+    def make_context(self, stage, batch):
         self.contexts += 1
-        return super()._make_context(stage, batch)
+        return super().make_context(stage, batch)
 
 
 class Recorder:
@@ -91,9 +91,9 @@ def test_stage_argument_wins_and_is_written_to_the_hook() -> None:
     engine, hook = Engine(), Recorder(stage=DynamicsStage.AFTER_STEP)
     engine.register_hook(hook, stage=DynamicsStage.BEFORE_STEP)
     assert hook.stage is DynamicsStage.BEFORE_STEP
-    engine._call_hooks(DynamicsStage.AFTER_STEP, None)
+    engine.call_hooks(DynamicsStage.AFTER_STEP, None)
     assert hook.log == []
-    engine._call_hooks(DynamicsStage.BEFORE_STEP, None)
+    engine.call_hooks(DynamicsStage.BEFORE_STEP, None)
     assert hook.log == [("hook", DynamicsStage.BEFORE_STEP)]
 
 
@@ -119,7 +119,7 @@ def test_stage_of_another_enumeration_is_refused() -> None:
         _stage_type = None
 
     for kind in (Two, Three):
-        kind([Recorder(stage=OtherStage.FIRST)])._call_hooks(OtherStage.FIRST, None)
+        kind([Recorder(stage=OtherStage.FIRST)]).call_hooks(OtherStage.FIRST, None)
     with pytest.raises(ContractError, match=r"DynamicsStage \| OtherStage"):
         Two().register_hook(Recorder(stage="after"))
 
@@ -146,13 +146,13 @@ def test_order_is_that_of_registration_with_hooks_of_several_stages_between() ->
     log: list = []
     engine = Engine([Recorder(log, "a"), Everywhere(log), Recorder(log, "b")])
     engine.register_hook(Recorder(log, "late"), stage=DynamicsStage.BEFORE_STEP)
-    engine._call_hooks(DynamicsStage.AFTER_STEP, None)
+    engine.call_hooks(DynamicsStage.AFTER_STEP, None)
     assert [name for name, _ in log] == ["a", "both", "b"]
     log.clear()
-    engine._call_hooks(DynamicsStage.BEFORE_STEP, None)
+    engine.call_hooks(DynamicsStage.BEFORE_STEP, None)
     assert [name for name, _ in log] == ["both", "late"]
     log.clear()
-    engine._call_hooks(DynamicsStage.AFTER_COMPUTE, None)
+    engine.call_hooks(DynamicsStage.AFTER_COMPUTE, None)
     assert log == []
 
 
@@ -162,7 +162,7 @@ def test_frequency_counts_steps_and_is_due_at_step_0() -> None:
     called_at = []
     for engine.step_count in range(7):
         before = len(hook.log)
-        engine._call_hooks(DynamicsStage.AFTER_STEP, None)
+        engine.call_hooks(DynamicsStage.AFTER_STEP, None)
         if len(hook.log) > before:
             called_at.append(engine.step_count)
     assert called_at == [0, 3, 6]
@@ -171,10 +171,10 @@ def test_frequency_counts_steps_and_is_due_at_step_0() -> None:
 def test_a_context_is_built_once_a_stage_and_only_if_a_hook_is_due() -> None:
     engine = Engine([Recorder(frequency=2), Recorder(frequency=4), Everywhere([])])
     engine.step_count = 1
-    engine._call_hooks(DynamicsStage.BEFORE_COMPUTE, None)
+    engine.call_hooks(DynamicsStage.BEFORE_COMPUTE, None)
     assert engine.contexts == 0
     engine.step_count = 4
-    engine._call_hooks(DynamicsStage.AFTER_STEP, None)
+    engine.call_hooks(DynamicsStage.AFTER_STEP, None)
     assert engine.contexts == 1
 
 
@@ -193,7 +193,7 @@ def test_members_are_probed_once() -> None:
     engine = Engine([hook])
     after_registration = Probed.probes
     for _ in range(5):
-        engine._call_hooks(DynamicsStage.AFTER_STEP, None)
+        engine.call_hooks(DynamicsStage.AFTER_STEP, None)
     assert len(hook.log) == 5
     assert Probed.probes == after_registration
     for _ in range(5):  # what a registry that probes in the loop would do
@@ -207,7 +207,7 @@ def test_default_context_holds_batch_model_and_engine() -> None:
     hook.__class__ = type("Seeing", (Recorder,), {"__call__": lambda self, ctx, stage: seen.append(ctx)})
     engine = Engine([hook])
     engine.model = "model"
-    engine._call_hooks(DynamicsStage.AFTER_STEP, "batch")
+    engine.call_hooks(DynamicsStage.AFTER_STEP, "batch")
     assert isinstance(seen[0], HookContext)
     assert (seen[0].batch, seen[0].model, seen[0].workflow, seen[0].global_rank) == ("batch", "model", engine, 0)
 
@@ -279,9 +279,9 @@ def test_an_engine_without_hooks_costs_nothing() -> None:
         pass
 
     bare = Bare()
-    bare._call_hooks(DynamicsStage.AFTER_STEP, None)
+    bare.call_hooks(DynamicsStage.AFTER_STEP, None)
     assert not bare.has_hooks(DynamicsStage.AFTER_STEP)
     bare.register_hook(Recorder())
     assert bare.has_hooks(DynamicsStage.AFTER_STEP)
     assert not Bare().has_hooks(DynamicsStage.AFTER_STEP), "hooks of one engine are not those of another"
-    assert isinstance(bare._hooks_at[DynamicsStage.AFTER_STEP][0], _BoundHook)
+    assert isinstance(bare._hooks_at[DynamicsStage.AFTER_STEP][0], BoundHook)

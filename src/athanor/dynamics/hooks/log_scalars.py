@@ -32,8 +32,7 @@ class LoggingHook:
 
     Columns: ``step`` (lifetime steps of the system), ``time_fs``, ``system_id``, ``graph_idx``, ``status``, ``energy``
     (eV), ``fmax`` (eV/Å), ``temperature`` (K), with a cell ``volume`` (Å³) and, with a stress, ``pressure`` (eV/Å³,
-    with its kinetic part unless an optimizer moves the system), then those of `custom_scalars`. From ``energy`` on,
-    what the batch lacks is left out.
+    with its kinetic part), then those of `custom_scalars`. From ``energy`` on, what the batch lacks is left out.
 
     Parameters
     ----------
@@ -64,6 +63,8 @@ class LoggingHook:
         From a call: if the file can not be written, or its columns are others. Rows wait in memory for at most about
         five seconds and are written at `close`, which every run calls at its end.
     """
+
+    observes = True
 
     def __init__(
         self,
@@ -143,16 +144,8 @@ def collect_columns(ctx: DynamicsContext) -> Columns:
         nothing = torch.full((), float("nan"), dtype=batch.cell.dtype, device=batch.cell.device)
         values["volume"] = torch.where(batch.has_cell, batch.volume, nothing)
         if "stress" in batch:
-            values["pressure"] = torch.where(batch.has_cell, _pressure(ctx), nothing)
+            values["pressure"] = torch.where(batch.has_cell, observables.pressure(batch), nothing)
     return {name: _per_system(name, value, count) for name, value in values.items()}
-
-
-def _pressure(ctx: DynamicsContext) -> torch.Tensor:
-    """With its kinetic part where velocities are motion, and static where an optimizer moves the atoms."""
-    if ctx.workflow is None:
-        return observables.pressure(ctx.batch)
-    static = observables.pressure(ctx.batch, kinetic=False)
-    return torch.where(ctx.workflow.in_motion(ctx.batch), observables.pressure(ctx.batch), static)
 
 
 def _per_system(name: str, value: Any, count: int) -> np.ndarray:

@@ -41,6 +41,7 @@ class NaNDetectorHook:
     """
 
     raises_on_failure = True
+    observes = True
 
     def __init__(
         self,

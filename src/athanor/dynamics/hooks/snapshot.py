@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class _SinkHook:
     """What both snapshot hooks share: a sink that is flushed at the end of each run."""
 
+    observes = True
+
     def __init__(self, sink: DataSink, frequency: int, stage: Enum) -> None:
         if not callable(getattr(sink, "write", None)):
             raise ContractError(

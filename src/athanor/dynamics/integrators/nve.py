@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from athanor.dynamics.engine import BaseDynamics
-from athanor.dynamics.state import IntegratorState, Parameter, check_positive, is_scalar, per_system
+from athanor.dynamics.state import Parameter, check_positive, is_scalar
 from athanor.dynamics.updates import AtomSteps, drift_, kick_
 from athanor.units import fs_to_internal_time, internal_time_to_fs
 
@@ -57,7 +57,7 @@ class NVE(BaseDynamics):
     __provides_keys__ = frozenset({"positions", "velocities"})
     _selects_active = True
     conserves_momentum = True
-    dt = Parameter(check_positive, unit="fs")
+    dt = Parameter(check_positive, unit="fs", convert=fs_to_internal_time)
 
     def __init__(
         self,
@@ -71,10 +71,6 @@ class NVE(BaseDynamics):
         self.dt = dt
         super().__init__(model, hooks, convergence_hook, n_steps, **kwargs)
         self._steps = AtomSteps()
-
-    def make_state(self, batch: Batch) -> IntegratorState:
-        """State: ``dt`` [B], internal time."""
-        return IntegratorState(dt=fs_to_internal_time(per_system(self.dt, "dt", batch.positions, batch.num_graphs)))
 
     @property
     def time_step(self) -> float | Tensor:

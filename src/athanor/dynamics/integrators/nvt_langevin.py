@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from athanor._values import check_whole
+from athanor.data._stamp import ComputedFrom
 from athanor.dynamics.engine import BaseDynamics
-from athanor.dynamics.state import IntegratorState, Parameter, check_positive, is_scalar, per_system
+from athanor.dynamics.state import Parameter, check_positive, is_scalar
 from athanor.dynamics.updates import AtomSteps, drift_, kick_
 from athanor.dynamics.velocities import initialize_velocities
 from athanor.errors import AthanorWarning
@@ -82,10 +83,10 @@ class NVTLangevin(BaseDynamics):
     __provides_keys__ = frozenset({"positions", "velocities"})
     _selects_active = True
     entry_velocities = "thermal"
-    dt = Parameter(check_positive, unit="fs")
+    dt = Parameter(check_positive, unit="fs", convert=fs_to_internal_time)
     temperature = Parameter(check_positive, unit="K", zero_allowed=True)
-    friction = Parameter(check_positive, unit="1/fs", zero_allowed=True)
-    random_seed = Parameter(check_whole)
+    friction = Parameter(check_positive, unit="1/fs", zero_allowed=True, convert=per_fs_to_internal_rate)
+    random_seed = Parameter(check_whole, has_rows=False)
 
     def __init__(
         self,
@@ -103,18 +104,7 @@ class NVTLangevin(BaseDynamics):
         _warn_of_strong_friction(friction, dt)
         super().__init__(model, hooks, convergence_hook, n_steps, **kwargs)
         self._steps = AtomSteps()
-        self._noise_steps: Tensor | None = None
-        self._noise_state: IntegratorState | None = None
-        self._noise_seen: tuple[int, ...] = ()
-
-    def make_state(self, batch: Batch) -> IntegratorState:
-        """State: ``dt`` (internal time), ``temperature`` (K), ``friction`` (per internal time), each [B]."""
-        like, count = batch.positions, batch.num_graphs
-        return IntegratorState(
-            dt=fs_to_internal_time(per_system(self.dt, "dt", like, count)),
-            temperature=per_system(self.temperature, "temperature", like, count),
-            friction=per_fs_to_internal_rate(per_system(self.friction, "friction", like, count)),
-        )
+        self._noise_source: ComputedFrom | None = None
 
     @property
     def time_step(self) -> float | Tensor:
@@ -155,17 +145,16 @@ class NVTLangevin(BaseDynamics):
 
     def _refresh_noise(self, batch: Batch) -> None:
         """Recompute decay and noise width of each atom, [N, 3], if time steps, masses or parameters changed."""
-        state = self._state
-        steps = self._steps.dt_over_mass
-        seen = (state.temperature._version, state.friction._version)
-        if steps is self._noise_steps and state is self._noise_state and seen == self._noise_seen:
+        state, steps = self._state, self._steps.dt_over_mass
+        source = (steps, state.dt, state.temperature, state.friction)
+        if self._noise_source is not None and self._noise_source.holds(*source):
             return
         decay = torch.exp(-(state.friction.double() * state.dt.double()))
         width = BOLTZMANN * state.temperature.double() * (1.0 - decay * decay) / state.dt.double()
         index, dtype = batch.batch_idx, batch.velocities.dtype
         self._decay = decay[index].to(dtype)[:, None].expand(-1, 3).contiguous()
         self._width = torch.sqrt(width[index][:, None] * steps.double()).to(dtype)
-        self._noise_steps, self._noise_state, self._noise_seen = steps, state, seen
+        self._noise_source = ComputedFrom(*source)
 
     def _draw_velocities(self, batch: Batch, mask: Tensor) -> None:
         drawn = initialize_velocities(

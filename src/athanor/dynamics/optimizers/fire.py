@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from athanor.data import observables
+from athanor.data._stamp import ComputedFrom
+from athanor.dynamics.active import ActiveSet
 from athanor.dynamics.engine import BaseDynamics
-from athanor.dynamics.inactive import ActiveSet
 from athanor.dynamics.optimizers.variable_cell import cell_force, strain_
-from athanor.dynamics.state import IntegratorState, Parameter, check_finite, check_positive, per_system
+from athanor.dynamics.state import IntegratorState, Parameter, StateVariable, check_finite, check_positive
 from athanor.dynamics.updates import sum_last
 from athanor.errors import InputError
 from athanor.kernels import fire_moves, fire_sums, segment_sum
@@ -73,9 +74,8 @@ class FIRE(BaseDynamics):
     """
 
     __needs_keys__ = frozenset({"forces"})
-    __provides_keys__ = frozenset({"positions", "velocities"})
+    __provides_keys__ = frozenset({"positions"})
     _selects_active = True
-    entry_velocities = "zero"
     dt = Parameter(check_positive, unit="internal time")
     dt_max = Parameter(check_positive, unit="internal time")
     dt_min = Parameter(check_positive, unit="internal time", zero_allowed=True)
@@ -85,6 +85,10 @@ class FIRE(BaseDynamics):
     f_inc = Parameter(check_positive)
     alpha_start = Parameter(check_positive, most=1.0)
     f_alpha = Parameter(check_positive, most=1.0)
+    entry_velocities = "zero"
+    velocities = StateVariable("node", (3,), "√(eV/amu)")  # of the method; they are no motion
+    alpha = StateVariable(fresh=lambda engine, batch, made: made["alpha_start"].clone())
+    n_steps_positive = StateVariable(dtype=torch.long)  # downhill steps in a row
 
     def __init__(
         self,
@@ -116,26 +120,18 @@ class FIRE(BaseDynamics):
         self.mass_scale = mass_scale
         self._masses = _Masses(mass_scale)
 
-    def make_state(self, batch: Batch) -> IntegratorState:
-        """State, all [B]: the parameters, ``alpha``, and ``n_steps_positive``, the downhill steps in a row."""
-        like, count = batch.positions, batch.num_graphs
-        rows = {name: per_system(getattr(self, name), name, like, count) for name in Parameter.names_in(FIRE)}
-        rows["alpha"] = rows["alpha_start"].clone()
-        rows["n_steps_positive"] = torch.zeros(count, dtype=torch.long, device=like.device)
-        return IntegratorState(**rows)
-
     def pre_update(self, batch: Batch) -> None:
         """The whole update, with the forces at hand."""
         active = self.active or _everyone(batch)
         forces = _movable_forces(batch, active)
-        decision = _decide(self._state, fire_sums(batch.velocities, forces, batch.batch_ptr))
+        decision = _decide(self._state, fire_sums(self._state.velocities, forces, batch.batch_ptr))
         _adapt_(self._state, decision, active)
-        _move_(batch, *self._atom_moves(batch, forces, decision), active)
+        _move_(batch, self._state, *self._atom_moves(batch, forces, decision), active)
 
     def _atom_moves(self, batch: Batch, forces: Tensor, decision: _Decision) -> tuple[Tensor, Tensor]:
         """New velocities and displacements of all atoms, [N, 3], the latter no longer than `maxstep`."""
         return fire_moves(
-            batch.velocities,
+            self._state.velocities,
             forces,
             self._masses.refresh(batch).inverse,
             batch.batch_ptr,
@@ -185,9 +181,11 @@ class FIREVariableCell(FIRE):
     """
 
     __needs_keys__ = frozenset({"forces", "stress"})
-    __provides_keys__ = frozenset({"positions", "velocities", "cell"})
+    __provides_keys__ = frozenset({"positions", "cell"})
     _selects_active = True
     pressure = Parameter(check_finite, unit="eV/Å³ (1 GPa is `athanor.units.GPa`)")
+    cell_velocity = StateVariable(shape=(3, 3))
+    projector = StateVariable(shape=(3, 3), fresh=lambda engine, batch, made: observables.periodic_projector(batch))
 
     def __init__(
         self,
@@ -214,32 +212,27 @@ class FIREVariableCell(FIRE):
         )  # fmt: skip
         self.pressure = pressure
 
-    def make_state(self, batch: Batch) -> IntegratorState:
-        """State of `FIRE`, and ``cell_velocity`` [B, 3, 3], ``pressure`` [B], ``projector`` [B, 3, 3]."""
+    def make_state(self, batch: Batch) -> IntegratorState | None:
+        """State as declared; refused if no system has a cell."""
         if "cell" not in batch:
             raise InputError(
                 f"{type(self).__name__} needs a `cell`; none of the {len(batch)} systems has one. Use FIRE, which "
                 f"moves atoms only."
             )
-        rows = super().make_state(batch).tensors()
-        like, count = batch.positions, batch.num_graphs
-        rows["pressure"] = per_system(self.pressure, "pressure", like, count)
-        rows["cell_velocity"] = like.new_zeros(count, 3, 3)
-        rows["projector"] = observables.periodic_projector(batch)
-        return IntegratorState(**rows)
+        return super().make_state(batch)
 
     def pre_update(self, batch: Batch) -> None:
         """The whole update of atoms and cell, with the forces and stress at hand."""
         state, active = self._state, self.active or _everyone(batch)
         forces = _movable_forces(batch, active)
         pull = cell_force(batch, state.pressure, state.projector)
-        sums = fire_sums(batch.velocities, forces, batch.batch_ptr) + _cell_sums(state.cell_velocity, pull)
+        sums = fire_sums(state.velocities, forces, batch.batch_ptr) + _cell_sums(state.cell_velocity, pull)
         decision = _decide(state, sums)
         _adapt_(state, decision, active)
         velocities, moves = self._atom_moves(batch, forces, decision)
         moving, increment = self._cell_move(batch, pull, decision)
         active.select_(state.cell_velocity, moving)
-        _move_(batch, velocities, moves, active)
+        _move_(batch, state, velocities, moves, active)
         strain_(batch, increment / batch.num_nodes_per_graph.to(increment.dtype)[:, None, None], active)
 
     def _cell_move(self, batch: Batch, pull: Tensor, decision: _Decision) -> tuple[Tensor, Tensor]:
@@ -260,16 +253,16 @@ class _Masses:
 
     def __init__(self, scale: str) -> None:
         self._scale = scale
-        self._seen: tuple[Any, int] = (None, -1)
+        self._source: ComputedFrom | None = None
         self.inverse: Tensor  # [N]; 0 for an atom without mass
         self.of_cell: Tensor  # [B]
 
     def refresh(self, batch: Batch) -> _Masses:
         """Recompute if need be; return self."""
         masses = batch.atomic_masses
-        if self._seen[0] is masses and self._seen[1] == masses._version:
+        if self._source is not None and self._source.holds(masses):
             return self
-        self._seen = (masses, masses._version)
+        self._source = ComputedFrom(masses)
         self.of_cell = segment_sum(masses[:, None], batch.batch_ptr)[:, 0] / batch.num_nodes_per_graph
         if self._scale == "mean":
             masses = masses / self.of_cell[batch.batch_idx]
@@ -328,12 +321,12 @@ def _adapt_(state: IntegratorState, decision: _Decision, active: ActiveSet) -> N
     active.select_(state.n_steps_positive, decision.n_steps_positive)
 
 
-def _move_(batch: Batch, velocities: Tensor, moves: Tensor, active: ActiveSet) -> None:
+def _move_(batch: Batch, state: IntegratorState, velocities: Tensor, moves: Tensor, active: ActiveSet) -> None:
     """Apply velocities and displacements to the atoms that may move, in place."""
     movable = active.atoms
     if movable is None:
-        batch.velocities.copy_(velocities)
+        state.velocities.copy_(velocities)
         batch.positions.add_(moves)
     else:
-        batch.velocities.copy_(torch.where(movable, velocities, batch.velocities))
+        state.velocities.copy_(torch.where(movable, velocities, state.velocities))
         batch.positions.copy_(torch.where(movable, batch.positions + moves, batch.positions))

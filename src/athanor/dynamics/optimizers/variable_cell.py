@@ -14,7 +14,7 @@ from athanor.kernels import cell_shape, strained
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
-    from athanor.dynamics.inactive import ActiveSet
+    from athanor.dynamics.active import ActiveSet
 
 
 def cell_force(batch: Batch, pressure: Tensor, projector: Tensor) -> Tensor:

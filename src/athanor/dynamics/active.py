@@ -1,7 +1,7 @@
-"""Which systems move in a step, in the two ways the engine needs it.
+"""Which systems move in an update, and what is done for engines that do not ask.
 
-Integrators of this package read the `ActiveSet` and select, never multiply by zero (0 x NaN is NaN). Around a foreign
-``pre_update`` or ``post_update``, which knows no mask, the fields it may change are saved and put back.
+An engine that *selects active* systems itself reads the `ActiveSet` and selects, never multiplies by zero (0 x NaN is
+NaN). Around the ``pre_update`` and ``post_update`` of any other, the fields that it may change are saved and put back.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def selects_active(engine: Any) -> bool:
     """Whether `engine` honours the active set itself.
 
     The flag ``_selects_active`` counts only if the very class that defines the ``pre_update`` and ``post_update`` in
-    use sets it, so a subclass that overrides one of them is foreign until it says otherwise.
+    use sets it, so a subclass that overrides one of them is restored from outside until it says otherwise.
     """
     for half in ("pre_update", "post_update"):
         owner = next(cls for cls in type(engine).__mro__ if half in vars(cls))

@@ -1,0 +1,107 @@
+"""What the driver asks of an engine, and nothing else: the same of an integrator, an optimizer and a fused stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+
+from athanor.dynamics.rows import Rows, SavedRows
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+    from athanor.data.fields import Level
+    from athanor.dynamics.active import ActiveSet
+    from athanor.dynamics.convergence import ConvergenceHook
+    from athanor.hooks.registry import BoundHook
+
+
+class Engine(Protocol):
+    """One stage of a run, or the owner of several."""
+
+    key: str
+    model: Any
+    n_steps: int | None
+    exit_status: int
+    on_error: str
+    convergence_hook: ConvergenceHook | None
+    step_count: int
+    hooks: Sequence[Any]
+    saved_rows: SavedRows | None
+    saved_run: SavedRows | None
+
+    @property
+    def hooks_raise_on_failure(self) -> bool:
+        """Whether one of its hooks asks that a failed system raises."""
+        ...
+
+    @property
+    def has_new_parameters(self) -> bool:
+        """Whether a parameter was assigned since the last step."""
+        ...
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Model outputs that its updates and criteria read."""
+        ...
+
+    @property
+    def moves_cell(self) -> bool:
+        """Whether its updates change cells."""
+        ...
+
+    @property
+    def time_step(self) -> float | Tensor | None:
+        """Time step in fs, one for all or one per system [B]; None if steps do not advance time."""
+        ...
+
+    @property
+    def variable_levels(self) -> Mapping[str, Level]:
+        """Level of each state variable that is not one row for each system."""
+        ...
+
+    def take_on(self, batch: Batch, mask: Tensor) -> None:
+        """Write what holds for the systems of a mask [B] while it moves them: `dof`, and rest if it is no motion."""
+        ...
+
+    def fresh_rows(self, batch: Batch) -> Rows:
+        """Return fresh state for every system."""
+        ...
+
+    def use_rows(self, rows: Rows) -> None:
+        """Work on `rows` from now on."""
+        ...
+
+    def kept_rows(self) -> Rows:
+        """Return the rows that a step changes, histories left out."""
+        ...
+
+    def renew_parameters(self, batch: Batch) -> None:
+        """Bring the state up to parameters that were assigned since the last step, in place."""
+        ...
+
+    def on_enter(self, batch: Batch, mask: Tensor) -> None:
+        """Prepare systems that arrive, in place: degrees of freedom, then state, then velocities."""
+        ...
+
+    def update(self, half: str, batch: Batch, active: ActiveSet) -> None:
+        """Do ``pre_update`` or ``post_update`` for the active systems, in place."""
+        ...
+
+    def judge(self, batch: Batch, systems: Tensor) -> Tensor | None:
+        """Return which of the `systems` of a mask [B] satisfy its criteria, bool [B]; None if none does."""
+        ...
+
+    def has_hooks(self, stage: Enum) -> bool:
+        """Whether any hook may run at `stage`."""
+        ...
+
+    def due_hooks(self, stage: Enum) -> Sequence[BoundHook]:
+        """Return the hooks that are due at `stage`, in order."""
+        ...
+
+    def make_context(self, stage: Enum, batch: Batch, converged: Tensor | None) -> Any:
+        """Return what hooks are given."""
+        ...

@@ -1,0 +1,135 @@
+"""The state at the end of the last whole step: what a failed system, or a step that was cut short, goes back to.
+
+Everything that a step changes is kept: fields, counters, and what engines remember. Copies are state rows of the batch,
+so they follow their systems; of a history nothing is copied, because the slot that a step writes was free before
+(`StateVariable.is_history`), and a neighbour list is never changed in place, so keeping it is keeping the object.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from athanor.data._followers import new_key
+from athanor.data.fields import Level
+from athanor.kernels import KeptTensors
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+
+FAR_AWAY = 1e8
+"""Å. Beyond it a double can not place an atom to better than 1e-8 Å: the system has exploded."""
+CHECKED = ("positions", "velocities", "cell", "energy", "forces", "stress")
+"""Fields whose numbers must stay finite."""
+MOVED = ("positions", "velocities", "cell")
+"""What an engine or a hook moves; the rest follows from it."""
+_COUNTERS = ("step", "stage_step", "time", "status", "failure_code", "failure_step", "dof")
+
+Variables = Mapping[tuple[str, str], tuple[Level, Tensor]]
+"""(key of the owner, name) -> level and rows of what is remembered."""
+
+
+class LastGood:
+    """Keeps the last good state of a batch, on the batch."""
+
+    def __init__(self) -> None:
+        self.key = new_key(self)
+        self._batch: Batch | None = None
+        self._layout = -1
+        self._table: KeptTensors | None = None
+        self._variables: Variables = {}
+        self._tensors: dict[str, tuple[Level, Tensor, Tensor]] = {}
+        self._pairs: Any = None
+        self.checked: tuple[str, ...] = ()
+
+    def follow(self, batch: Batch, variables: Variables, computed: frozenset[str]) -> None:
+        """Keep `batch` and what is remembered of it from now on; copies that ride on it stay.
+
+        Parameters
+        ----------
+        batch
+            The systems that move.
+        variables
+            What engines remember of them.
+        computed
+            Results that the model computes: a label that came with a structure may be NaN.
+        """
+        self._batch, self._variables, self._layout = batch, variables, -1
+        self.checked = tuple(name for name in CHECKED if name in MOVED or name in computed)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Look up the tensors again if one was exchanged, by an assignment or a hook."""
+        batch = self._batch
+        assert batch is not None
+        if batch.layout == self._layout:
+            return
+        self._layout = batch.layout
+        fields = [(name, batch.get(name)) for name in (*CHECKED, *_COUNTERS)]
+        found = {name: (batch.field_spec(name).level, tensor) for name, tensor in fields if tensor is not None}
+        named: dict[str, tuple[Level, Tensor]] = dict(found)
+        named |= {f"{key}/{name}": entry for (key, name), entry in self._variables.items()}
+        riding, known = batch.state_rows(self.key), batch.known_to(self.key)
+        self._tensors = {}
+        for name, (level, tensor) in named.items():
+            present, copy = tensor.detach(), riding.get(name)
+            if copy is None or copy.shape != present.shape or copy.dtype != present.dtype:
+                copy = present.clone()
+            elif known is not None and not bool(known.all()):
+                mask = known[batch.batch_idx] if level == "node" else known
+                copy = torch.where(mask.reshape(-1, *([1] * (copy.ndim - 1))), copy, present)
+            self._tensors[name] = (level, tensor, copy)
+        batch.set_state_rows(self.key, {name: (level, copy) for name, (level, _, copy) in self._tensors.items()})
+        limits = {
+            index: FAR_AWAY if name == "positions" else math.inf
+            for index, name in enumerate(self._tensors)
+            if name in self.checked
+        }
+        entries = self._tensors.values()
+        self._table = KeptTensors([entry[1] for entry in entries], [entry[2] for entry in entries], limits)
+
+    def is_sound(self) -> bool:
+        """Whether every number of the checked fields is finite and within its limit. Waits for the device."""
+        self._refresh()
+        assert self._table is not None
+        return self._table.all_below()
+
+    def keep_if_sound(self) -> bool:
+        """Take the present state as good, in place, if it is sound; return whether it is. Waits for the device."""
+        self._refresh()
+        assert self._table is not None
+        assert self._batch is not None
+        self._pairs = self._batch.pair_list
+        return self._table.keep_if_below()
+
+    def keep(self, systems: Tensor) -> None:
+        """Take the present state of the `systems` of a mask [B] as good, in place."""
+        for level, tensor, copy in self._tensors.values():
+            copy.copy_(torch.where(self._rows(level, systems, copy), tensor.detach(), copy))
+
+    def put_back(self, systems: Tensor | None = None, *, only: tuple[str, ...] | None = None) -> None:
+        """Bring back what was kept, in place; of the `systems` of a mask [B] only, and of the fields `only`."""
+        for name, (level, tensor, copy) in self._tensors.items():
+            if only is not None and name not in only and "/" not in name:
+                continue
+            target = tensor.detach()
+            target.copy_(copy if systems is None else torch.where(self._rows(level, systems, copy), copy, target))
+
+    def put_back_pairs(self) -> None:
+        """Bring back the neighbour list that was kept."""
+        assert self._batch is not None
+        if self._batch.pair_list is not self._pairs:
+            self._batch.pair_list = self._pairs
+
+    def release(self) -> None:
+        """Let go of the batch; the copies stay on it."""
+        self._batch, self._table, self._tensors, self._pairs, self._variables = None, None, {}, None, {}
+
+    def _rows(self, level: Level, systems: Tensor, like: Tensor) -> Tensor:
+        assert self._batch is not None
+        rows = systems[self._batch.batch_idx] if level == "node" else systems
+        return rows.reshape(-1, *([1] * (like.ndim - 1)))

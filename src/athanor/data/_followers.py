@@ -100,15 +100,17 @@ class Followers(BatchSizes):
         ShapeError
             If a tensor does not have a row for each system, or for each atom.
         """
-        self.drop_state_rows([key])
+        storages = {name: self._node if level == "node" else self._system for name, (level, _) in rows.items()}
         for name, (level, tensor) in rows.items():
-            storage = self._node if level == "node" else self._system
+            storage = storages[name]
             if tensor.ndim == 0 or tensor.shape[0] != storage.rows:
                 raise ShapeError(
                     f"State `{name}` has shape {tuple(tensor.shape)}; it needs one row for each of "
                     f"{storage.rows} {'atoms' if level == 'node' else 'systems'}."
                 )
-            storage.state[key, name] = tensor
+        self.drop_state_rows([key])
+        for name, (_, tensor) in rows.items():
+            storages[name].state[key, name] = tensor
         self._system.state[key, KNOWN] = torch.ones(len(self), dtype=torch.bool, device=self._device)
 
     def drop_state_rows(self, keys: Iterable[str]) -> None:

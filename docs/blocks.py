@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import io
+import math
 import os
 import re
 import shlex
@@ -47,7 +48,8 @@ NORMALISE = {
 TERMINAL = {"COLUMNS": "100", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
 """Environment in which the output of the pages is made."""
 
-NUMBER = re.compile(r"(?<![\w.])[+-]?\d+\.\d+(?:e[+-]?\d+)?|\b\d+(?= ±| K\b)|(?<=± )\d+")
+NUMBER = re.compile(r"(?<![\w.])[+-]?\d+\.\d+(?:e[+-]?\d+)?|\b\d+(?= K\b)")
+MEAN = re.compile(r"(\d+) ± +(\d+)")
 """What is compared as a number: with a decimal point, or a temperature. Counts must be equal."""
 
 _BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.M | re.S)
@@ -137,9 +139,15 @@ def _run_commands(code: str) -> None:
 def difference(shown: str, printed: str) -> str:
     """Return how the output on the page differs from the real one, or nothing.
 
-    Words must agree once `NORMALISE` is applied, numbers to two units of the last digit shown.
+    Words must agree once `NORMALISE` is applied, numbers to two units of the last digit shown. A mean with its error,
+    ``253 ± 19``, is that of a path that hangs on the last bit of the arithmetic, and differs between machines as two
+    samples do: it must agree within five standard errors.
     """
     one, other = _normal(shown), _normal(printed)
+    for (first, error), (second, another) in zip(MEAN.findall(one), MEAN.findall(other), strict=False):
+        if abs(float(first) - float(second)) > 5.0 * math.hypot(float(error), float(another)):
+            return f"the page shows {first} ± {error} and the real output is {second} ± {another} in\n{printed}"
+    one, other = MEAN.sub("MEAN", one), MEAN.sub("MEAN", other)
     if NUMBER.sub("NUMBER", one) != NUMBER.sub("NUMBER", other):
         return f"the page shows\n{shown}\nand the real output is\n{printed}"
     for first, second in zip(NUMBER.findall(one), NUMBER.findall(other), strict=True):

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from athanor.cli import commands, options
+from athanor.cli import commands
 from athanor.cli.exit_codes import ExitCode
 from athanor.cli.init import Kind
 from athanor.cli.output import print_json
@@ -92,15 +92,8 @@ def init(
     raise typer.Exit(write_job(kind.value, out, structures or [], overwrite=overwrite))
 
 
-@app.command(rich_help_panel="Get started")
-def models(as_json: options.Json = False) -> None:
-    """List the potentials that can be used, and how to install the others."""
-    from athanor.cli.models import show_models
-
-    raise typer.Exit(show_models(as_json=as_json))
-
-
-for _command in (commands.run, commands.relax, commands.md, commands.evaluate):
+app.command(rich_help_panel="Get started")(commands.MODELS)
+for _command in commands.COMMANDS:
     app.command(rich_help_panel="Calculate")(_command)
 
 

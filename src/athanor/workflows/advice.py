@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from athanor.workflows.quantities import RATE, TIME, format_quantity
+from athanor.workflows.quantities import TIME, format_quantity
 from athanor.workflows.readable import format_bytes
 from athanor.workflows.spec import CalculationSpec, RunSpec
 from athanor.workflows.stages import MDSpec
@@ -41,7 +41,7 @@ class Advice:
     Parameters
     ----------
     topic
-        What silences it, one of `athanor.workflows.spec.Topic`.
+        What silences it, one of `athanor.workflows.methods.TOPICS`.
     text
         What is odd, and what to do: two sentences or three.
     """
@@ -67,6 +67,8 @@ def advise(spec: CalculationSpec, systems: Sequence[System], model: Any) -> list
         for stage in spec.stages:
             if isinstance(stage, MDSpec):
                 found += _about_dynamics(stage, systems)
+            own = ((topic, look(stage, systems)) for topic, look in stage.method.advice.items())
+            found += [Advice(topic, text) for topic, text in own if text]
         found += _about_disk(spec, systems)
     first_of_topic = {advice.topic: advice for advice in reversed(found)}  # two MD stages: the first one speaks
     return [advice for advice in first_of_topic.values() if advice.topic not in spec.silence][::-1]
@@ -134,12 +136,6 @@ def _about_dynamics(stage: MDSpec, systems: Sequence[System]) -> Iterator[Advice
             f"a time step of {format_quantity(stage.timestep, TIME)} is long for the lightest atoms of "
             f"{_which(hasty, systems)}: a tenth of the fastest vibration of {_lightest(systems[worst]):.3g} amu is "
             f"about {limits[worst]:.2g} fs. Shorten it with `--timestep`.",
-        )
-    if stage.ensemble == "nvt" and stage.friction * stage.timestep >= 1.0:
-        yield Advice(
-            "friction",
-            f"friction {format_quantity(stage.friction, RATE)} damps all motion within {1.0 / stage.friction:.2g} fs, "
-            f"not longer than one step ({format_quantity(stage.timestep, TIME)}). Usual are 0.001 to 0.05 1/fs.",
         )
 
 

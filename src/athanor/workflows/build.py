@@ -12,9 +12,10 @@ from pydantic import ValidationError
 
 from athanor._values import did_you_mean
 from athanor.errors import AthanorError, AthanorWarning, InputError
+from athanor.workflows.methods import RELAX, load
 from athanor.workflows.problems import describe_problems
 from athanor.workflows.spec import DEFAULT_MODEL, CalculationSpec, ModelSpec, RunSpec
-from athanor.workflows.stages import MDSpec, RelaxSpec
+from athanor.workflows.stages import MDSpec, StageSpec
 from athanor.workflows.structures import System, describe_system
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 SKIN = 0.5
 """Å added to the cutoff of the neighbour list, unless the model asks for a skin of its own."""
-FIRE_SETTINGS: dict[str, Any] = {"dt": 0.2, "dt_max": 1.0, "mass_scale": "mean"}
-"""Time steps in internal units, chosen by measurement: `docs/adr/0001-fire-time-step.md`."""
 
 
 def choose_model(spec: CalculationSpec, systems: Sequence[System]) -> ModelSpec:
@@ -103,23 +102,26 @@ def _with_dtype(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_stages(spec: RunSpec, systems: Sequence[System], model: Any) -> None:
-    """Refuse stages that ask a model for what it does not compute.
+    """Refuse stages that ask a model or an optimizer for what it does not do.
 
     Raises
     ------
     InputError
-        If a cell would relax without stress; the text says what to do without.
+        If a cell would relax without stress, or by an optimizer that moves atoms only; the text says what to do.
     """
-    moves_cell = any(isinstance(stage, RelaxSpec) and not stage.fixed_cell for stage in spec.stages)
-    if not moves_cell or "stress" in model.model_config.outputs:
-        return
     periodic = next((index for index, system in enumerate(systems) if system.is_periodic), None)
-    if periodic is not None:
+    movers = [stage for stage in spec.stages if stage.method.kind is RELAX and not stage.fixed_cell]
+    if periodic is None or not movers:
+        return
+    system = describe_system(periodic, systems[periodic])
+    keep = "Keep cells with `--fixed-cell` (`fixed_cell: true` in a job), or choose another"
+    unable = next((stage.optimizer for stage in movers if not stage.method.cell_engine), None)
+    if unable is not None:
+        raise InputError(f"optimizer `{unable}` does not move the cell of {system}. {keep} optimizer.")
+    if "stress" not in model.model_config.outputs:
         name = model.model_card.name or type(model).__name__
         raise InputError(
-            f"{name} computes no stress, which the relaxation of the cell of "
-            f"{describe_system(periodic, systems[periodic])} needs. Keep cells with `--fixed-cell` "
-            f"(`fixed_cell: true` in a job), or choose another model."
+            f"{name} computes no stress, which the relaxation of the cell of {system} needs. {keep} model."
         )
 
 
@@ -160,8 +162,8 @@ def _bare(atoms: Any) -> Any:
     return plain
 
 
-def build_stages(spec: RunSpec, model: Any, batch: Batch) -> tuple[FusedStage, Tracker]:
-    """Return the stages of a run, ready for `batch`, and what follows each system through them.
+def build_stages(spec: RunSpec, model: Any, batch: Batch) -> tuple[FusedStage, Tracker, list[Any]]:
+    """Return the stages of a run, ready for `batch`, what follows each system through them, and their engines.
 
     Neighbour lists and the tracker are registered; systems that start with dynamics have velocities, set in place.
     """
@@ -174,39 +176,28 @@ def build_stages(spec: RunSpec, model: Any, batch: Batch) -> tuple[FusedStage, T
     fused = FusedStage(list(enumerate(engines)))
     for hook in (*build_neighbor_hooks(model), tracker):
         fused.register_hook(hook)
-    return fused, tracker
+    return fused, tracker, engines
 
 
-def _build_engine(stage: RelaxSpec | MDSpec, spec: RunSpec, model: Any, batch: Batch) -> Any:
-    from athanor import dynamics
+def _build_engine(stage: StageSpec, spec: RunSpec, model: Any, batch: Batch) -> Any:
+    """Make the engine of a stage as the table says: by its home, with the settings that it has keywords for."""
+    from athanor.dynamics import ConvergenceHook
 
-    if isinstance(stage, MDSpec):
-        if stage.ensemble == "nve":
-            return dynamics.NVE(model, dt=stage.timestep, n_steps=stage.steps)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*friction", AthanorWarning)  # `advise` says it once for all batches
-            return dynamics.NVTLangevin(
-                model,
-                dt=stage.timestep,
-                temperature=stage.temperature,
-                friction=stage.friction,
-                random_seed=spec.seed,
-                n_steps=stage.steps,
-            )
-    if stage.fixed_cell or "cell" not in batch:
-        return dynamics.FIRE(
-            model,
-            **FIRE_SETTINGS,
-            n_steps=stage.steps,
-            convergence_hook=dynamics.ConvergenceHook.from_fmax(stage.fmax),
-        )
-    return dynamics.FIREVariableCell(
-        model,
-        **FIRE_SETTINGS,
-        pressure=stage.pressure,
-        n_steps=stage.steps,
-        convergence_hook=dynamics.ConvergenceHook.from_fmax_and_smax(stage.fmax, stage.smax),
-    )
+    method, home = stage.method, stage.method.engine
+    handed_on = {name: setting.keyword for name, setting in method.all_settings().items() if setting.keyword}
+    given = {keyword: getattr(stage, name) for name, keyword in handed_on.items()}
+    given |= method.constants
+    if method.seed:
+        given[method.seed] = spec.seed
+    if method.kind is RELAX and (stage.fixed_cell or "cell" not in batch):
+        given["convergence_hook"] = ConvergenceHook.from_fmax(stage.fmax)
+    elif method.kind is RELAX:
+        home, given["pressure"] = method.cell_engine, stage.pressure
+        given["convergence_hook"] = ConvergenceHook.from_fmax_and_smax(stage.fmax, stage.smax)
+    with warnings.catch_warnings():
+        for topic in method.advice:  # which `advise` says once for all batches
+            warnings.filterwarnings("ignore", rf".*silence=\['{topic}'\]", AthanorWarning)
+        return load(home)(model, **given)
 
 
 def build_neighbor_hooks(model: Any) -> list[Any]:

@@ -13,7 +13,7 @@ from athanor.workflows.advice import Advice, advise, estimate_disk, free_disk
 from athanor.workflows.memory import free_memory, peak_memory, used_memory
 from athanor.workflows.plan import Plan
 from athanor.workflows.spec import RunSpec
-from athanor.workflows.stages import MDSpec, RelaxSpec
+from athanor.workflows.stages import RelaxSpec, StageSpec
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -126,7 +126,7 @@ def _time(plan: Plan[RunSpec], indices: list[int]) -> _Timing:
     started, before = time.monotonic(), used_memory(plan.device)
     endless = plan.spec.model_copy(update={"stages": tuple(_without_end(stage) for stage in plan.spec.stages)})
     batch = plan.batch(indices)
-    fused, _ = build.build_stages(endless, plan.model, batch)
+    fused, _, _ = build.build_stages(endless, plan.model, batch)
     first, seconds, steps = 0.0, [], 0
     for number in range(len(endless.stages)):
         batch.ensure_field("status")
@@ -151,7 +151,7 @@ def _seconds_of(fused: Any, batch: Batch, steps: int) -> float:
     return max(time.perf_counter() - started, 1e-9)
 
 
-def _without_end(stage: RelaxSpec | MDSpec) -> RelaxSpec | MDSpec:
+def _without_end(stage: StageSpec) -> StageSpec:
     """Return a stage that no system leaves, so that every timed step is a whole one."""
     never = {"steps": 2**31} | ({"fmax": 1e-300, "smax": 1e-300} if isinstance(stage, RelaxSpec) else {})
     return stage.model_copy(update=never)

@@ -10,6 +10,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from athanor._values import did_you_mean
+from athanor.workflows.methods import KINDS, all_settings
+from athanor.workflows.settings import OUT
 
 Location = tuple[str | int, ...]
 
@@ -23,7 +25,7 @@ def as_argument(location: Location) -> str:
     """Return the argument of a Python call that a key comes from; empty if it is none."""
     location = tuple(part for part in location if isinstance(part, str))  # an item of a list is named by its list
     name = str(location[-1]) if location else ""
-    return "" if name in ("relax", "md", "stages") else _ARGUMENTS.get(location[-2:], _ARGUMENTS.get((name,), name))
+    return "" if name in (*KINDS, "stages") else _ARGUMENTS.get(location[-2:], _ARGUMENTS.get((name,), name))
 
 
 def as_option(location: Location) -> str:
@@ -32,7 +34,11 @@ def as_option(location: Location) -> str:
     return f"--{name.replace('_', '-')}" if name else ""
 
 
-_ARGUMENTS: dict[Location, str] = {("relax", "steps"): "max_steps", ("output",): "out", ("model", "name"): "model"}
+_ARGUMENTS: dict[Location, str] = {
+    (OUT.name,): OUT.argument,
+    ("model", "name"): "model",
+    **{(kind.name, name): row.as_argument for kind in KINDS.values() for name, row in all_settings(kind).items()},
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,14 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
-
-from pydantic import BeforeValidator, PlainSerializer
+from typing import Any
 
 from athanor import units
 from athanor._values import is_real
 from athanor.errors import InputError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Kind:
     """One kind of quantity: default unit, a value for messages, and the size of every unit in that of the engines."""
 
@@ -96,18 +94,3 @@ def _normal(unit: str) -> str:
 def format_quantity(value: float, kind: Kind) -> str:
     """Return `value` (unit of the engines) with the default unit; `parse_quantity` reads it back."""
     return f"{value / kind.units[kind.default]:.10g} {kind.default}"
-
-
-def _annotated(kind: Kind) -> Any:
-    return Annotated[
-        float,
-        BeforeValidator(lambda value: parse_quantity(value, kind)),
-        PlainSerializer(lambda value: format_quantity(value, kind), return_type=str),
-    ]
-
-
-Temperature = _annotated(TEMPERATURE)
-Pressure = _annotated(PRESSURE)
-Force = _annotated(FORCE)
-Time = _annotated(TIME)
-Rate = _annotated(RATE)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from athanor.units import GPa
 from athanor.workflows.folder import NOT_STARTED
+from athanor.workflows.methods import KINDS
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.structures import System
 from athanor.workflows.track import SystemRecord, Tracker
@@ -136,7 +137,7 @@ def _reason(record: SystemRecord, batch: Batch, place: int, finished: bool, mode
     if int(batch.failure_code[place]):
         from athanor.dynamics.failures import explain_failure
 
-        where = f" ({'relaxation' if record.failed_in == 'relax' else 'MD'})" if record.failed_in else ""
+        where = f" ({KINDS[record.failed_in].noun})" if record.failed_in else ""
         return f"failed: {explain_failure(batch, place, model)}{where}"
     if not finished:
         return "interrupted"

@@ -1,6 +1,6 @@
 """A job to start from: every key with its default, and a line above it that says what it is and in which unit.
 
-Keys, defaults and lines are those of the descriptions in `spec` and `stages`, so a template can not fall behind them.
+Keys, defaults and lines are those of the descriptions, so a template can not fall behind them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from athanor.workflows.spec import DEFAULT_MODEL, ModelSpec, SourceSpec, make_spec
+from athanor.workflows.stages import StageSpec
 
 STAGES = {"relax": ("relax",), "md": ("md",), "relax-then-md": ("relax", "md")}
 """Kinds of template, and the stages of each."""
@@ -51,10 +52,14 @@ def make_template(kind: str, structures: Sequence[str] = (), *, job: str = "job.
 def _entries(description: BaseModel) -> Iterator[str]:
     """Yield the lines of a description: for each key a comment, then the key with its value."""
     plain = description.model_dump(mode="json")
-    for name, field in type(description).model_fields.items():
-        if name == "kind":
-            continue
-        yield f"# {field.description}"
+    comments = {name: field.description for name, field in type(description).model_fields.items() if name != "kind"}
+    if isinstance(description, StageSpec):
+        taken = description.method.all_settings()
+        chooser = description.method.kind.chooser
+        comments = {name: taken[name].comment if name in taken else text for name, text in comments.items()
+                    if name in taken or name == chooser}  # fmt: skip
+    for name, comment in comments.items():
+        yield f"# {comment}"
         value = getattr(description, name)
         if name == "stages":
             yield "stages:"

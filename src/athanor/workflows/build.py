@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
-from athanor._values import did_you_mean
+from athanor._values import check_keywords
 from athanor.errors import AthanorError, AthanorWarning, InputError
 from athanor.workflows.methods import RELAX, load
 from athanor.workflows.problems import describe_problems
@@ -58,37 +57,20 @@ def build_model(spec: ModelSpec) -> Any:
     """
     from athanor.models import registry
 
-    signature = registry.signature_of(registry.find(spec.name).load())
-    if signature is not None:
-        _check_options(spec, list(signature.parameters.values()))
+    called = f"model {spec.name!r}"
+    advice = f"Write `--model-option KEY=VALUE`, or `model: {{name: {spec.name}, KEY: VALUE}}` in a job."
+    check_keywords(registry.find(spec.name).load(), spec.options, called, "option", advice)
     try:
         return registry.get(spec.name, **_with_dtype(spec.options))
     except InputError as error:
-        raise InputError(f"model {spec.name!r}: {error}") from error
+        raise InputError(f"{called}: {error}") from error
     except AthanorError:
         raise
     except ValidationError as error:  # of the configurations that a model makes of its arguments
-        raise InputError(f"model {spec.name!r}: {describe_problems(error)}") from error
+        raise InputError(f"{called}: {describe_problems(error)}") from error
     except (TypeError, RuntimeError) as error:  # torch's, for a device or a dtype that is none
         first_line = str(error).splitlines()[0]
-        raise InputError(f"model {spec.name!r} does not take {spec.options}: {first_line}") from error
-
-
-def _check_options(spec: ModelSpec, parameters: Sequence[inspect.Parameter]) -> None:
-    """Refuse options that a model does not have, and the lack of those it needs, by name."""
-    known = [item.name for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
-    takes_any = any(item.kind is item.VAR_KEYWORD for item in parameters)
-    unknown = [name for name in spec.options if name not in known]
-    if unknown and not takes_any:
-        hint = did_you_mean(unknown[0], known) or f" It has {', '.join(known) or 'none'}."
-        raise InputError(f"model {spec.name!r} has no option `{unknown[0]}`.{hint}")
-    needed = [item.name for item in parameters if item.name in known and item.default is item.empty]
-    missing = [name for name in needed if name not in spec.options]
-    if missing:
-        raise InputError(
-            f"model {spec.name!r} needs {', '.join(f'`{name}`' for name in missing)}. Write "
-            f"`--model-option {missing[0]}=VALUE`, or `model: {{name: {spec.name}, {missing[0]}: VALUE}}` in a job."
-        )
+        raise InputError(f"{called} does not take {spec.options}: {first_line}") from error
 
 
 def _with_dtype(options: dict[str, Any]) -> dict[str, Any]:

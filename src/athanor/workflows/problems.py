@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from athanor._values import did_you_mean
+from athanor._config import explain
 from athanor.workflows.methods import KINDS, all_settings
 from athanor.workflows.settings import OUT
 
@@ -84,22 +83,10 @@ def describe_problems(error: ValidationError, root: type[BaseModel] | None = Non
         Where the values came from.
     """
     origin = origin or Origin()
-    return "\n  ".join(_describe(problem, root, origin) for problem in error.errors(include_url=False))
-
-
-def _describe(problem: Any, root: type[BaseModel] | None, origin: Origin) -> str:
-    location, kind, found = problem["loc"], problem["type"], problem.get("input")
-    place, name = origin.place(location), origin.spell(location)
-    if kind == "extra_forbidden":
-        known = _known_keys(root, location[:-1])
-        hint = did_you_mean(location[-1], known) or (f" Known keys: {', '.join(known)}." if known else "")
-        return f"{place}`{name}` is not a key here.{hint}"
-    if kind == "missing":
-        return f"{place}`{name}` is missing."
-    message = problem["msg"].removeprefix("Value error, ")
-    if kind == "value_error":
-        return f"{place}`{name}`: {message}" if name else f"{place}{message}"
-    return f"{place}`{name}`: {message[0].lower()}{message[1:]}; got {reprlib.repr(found)}."
+    return "\n  ".join(
+        origin.place(row["loc"]) + explain(row, origin.spell(row["loc"]), _known_keys(root, row["loc"][:-1]))
+        for row in error.errors(include_url=False)
+    )
 
 
 def _known_keys(root: type[BaseModel] | None, location: Location) -> list[str]:

@@ -12,13 +12,12 @@ import re
 import textwrap
 from pathlib import Path
 
-import athanor
 from athanor.workflows import settings
 from athanor.workflows.methods import MD, RELAX, SILENCE, StageKind, all_settings
 from athanor.workflows.quantities import Kind
 from athanor.workflows.settings import Setting
 
-WORKFLOWS = Path(athanor.__file__).parent / "workflows"
+WORKFLOWS = Path(settings.__file__).parent
 
 FIRST = ("structures", "model")
 SYSTEMS = (

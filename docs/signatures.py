@@ -137,12 +137,12 @@ def parameters(call: str) -> str:
     else:
         common = [name_of(argument) for argument in (*SYSTEMS, *RUN)]
         as_relax = [name for name, _ in told if name in common and name not in OF_A_CALL[call]]
-        told = [(", ".join((*FIRST, *as_relax)), "As in `athanor.relax`.")] + [
-            row for row in told if row[0] not in as_relax
-        ]
+        groups = textwrap.wrap(", ".join((*FIRST, *as_relax)), 116)  # a list of names must not go on in the next line
+        rest = [(name, words) for name, words in told if name not in as_relax]
+        told = [(names.rstrip(","), "As in `athanor.relax`.") for names in groups] + rest
     lines = []
     for name, words in told:
-        lines += textwrap.wrap(name, 116) + textwrap.wrap(words, 116, initial_indent="    ", subsequent_indent="    ")
+        lines += [name, *textwrap.wrap(words, 116, initial_indent="    ", subsequent_indent="    ")]
     return textwrap.indent("\n".join(["Parameters", "----------", *lines]), "    ") + "\n\n"
 
 

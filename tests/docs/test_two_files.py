@@ -16,7 +16,7 @@ from ase.io import write
 
 sys.path.append(str(Path(__file__).parent.parent.parent / "docs"))
 
-import blocks as pages  # noqa: E402
+import blocks as pages
 
 ARGON = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}
 LJ = "--model lennard-jones --model-option epsilon=0.0104 --model-option sigma=3.4 --model-option cutoff=8.5"
@@ -43,15 +43,16 @@ athanor.dynamics.integrators.__path__.append("athanor/dynamics/integrators")
 found["commands"] = [said(*line.split()[1:]) for line in json.load(open("commands.json"))]
 found["job"] = said("run", "job.yaml", "-o", "by-job")
 found["signature"] = str(inspect.signature(athanor.md).parameters["damping"])
-found["python"] = athanor.md("argon.extxyz", model=%r, ensemble="damped", damping="5 1/ps", timestep=4.0, steps=50).energies
+argon, model = "argon.extxyz", json.load(open("model.json"))
+found["python"] = athanor.md(argon, model, ensemble="damped", damping="5 1/ps", timestep=4.0, steps=50).energies
 found["plot"] = [axes.get_ylabel() for axes in athanor.plot("cold").figure.axes]
 for name, settings in {"other": {"damping": 0.1}, "unit": {"ensemble": "damped", "damping": "1 K"}}.items():
     try:
-        athanor.md("argon.extxyz", model=%r, steps=1, **settings)
+        athanor.md(argon, model, steps=1, **settings)
     except athanor.errors.InputError as error:
         found[name] = str(error)
 json.dump(found, open("found.json", "w"))
-""" % (ARGON, ARGON)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,7 @@ def copy(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert shown[0] == "python docs/signatures.py"
     commands = [f"{line} {LJ}" if " md " in line else line for line in shown[1:]]
     (folder / "commands.json").write_text(json.dumps(commands), encoding="utf-8")
+    (folder / "model.json").write_text(json.dumps(ARGON), encoding="utf-8")
     stage = re.findall(r"`- (md: \{.*?\})`", page)[0]
     job = f"structures: argon.extxyz\nmodel: {json.dumps(ARGON)}\nstages:\n  - {stage}\n"
     (folder / "job.yaml").write_text(job, encoding="utf-8")

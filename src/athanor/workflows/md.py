@@ -45,7 +45,8 @@ def md(
 
     Parameters
     ----------
-    structures, model, supercell, min_atoms, device, dtype, threads, max_atoms, every, out, overwrite, title, silence,
+    structures, model, supercell, min_atoms, device, dtype, threads, max_atoms, every, out, overwrite, title, silence
+        As in `athanor.relax`.
     progress
         As in `athanor.relax`.
     ensemble

@@ -98,7 +98,7 @@ def declaration(argument: Setting | str) -> str:
     if name in PYTHON:
         return f"{name}: {' = '.join(PYTHON[name])}"
     assert isinstance(argument, Setting), f"`{name}` needs a type in PYTHON"
-    kind = "float | str" if isinstance(argument.kind, Kind) else argument.kind.__name__
+    kind = "float | str" if isinstance(argument.quantity, Kind) else argument.quantity.__name__
     default = argument.python_default
     shown = f'"{default}"' if isinstance(default, str) else repr(default)
     return f"{name}: {kind}{' | None' if default is None else ''} = {shown}"
@@ -113,7 +113,7 @@ def text(call: str, argument: Setting | str) -> str:
     words = argument.comment.replace(" if null.", " by default.").replace("``", "`")
     if argument.python_unit:
         unit = argument.python_unit.replace("^3", "³")
-        bare = f"bare number is {argument.kind.default}"
+        bare = f"bare number is {argument.quantity.default}"
         words = f"{words.replace(bare, f'bare number is {unit}, as everywhere in Python')}"
     if argument.only:
         words += f" Taken by {', '.join(argument.only)}; {argument.default_in_words} by default."

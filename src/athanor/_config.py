@@ -58,8 +58,10 @@ def explain(problem: Any, name: str, known: Iterable[str], owner: str = "") -> s
     kind, found = problem["type"], reprlib.repr(problem.get("input"))
     message = str(problem["msg"]).removeprefix("Value error, ")
     if kind in ("extra_forbidden", "no_such_attribute"):
-        hint = did_you_mean(name.rpartition(".")[2], known) or (f" Known are {', '.join(known)}." if known else "")
-        return (f"{owner} has no `{name}`." if owner else f"`{name}` is not a key here.") + hint
+        names, near = ", ".join(known), did_you_mean(name.rpartition(".")[2], known)
+        if owner:
+            return f"{owner} has no `{name}`.{near or f' It has {names}.'}"
+        return f"`{name}` is not a key here.{near or (f' Known keys: {names}.' if names else '')}"
     if kind == "missing":
         return f"{owner} needs `{name}`." if owner else f"`{name}` is missing."
     if kind == "value_error":

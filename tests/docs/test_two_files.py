@@ -22,6 +22,20 @@ ARGON = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5
 LJ = "--model lennard-jones --model-option epsilon=0.0104 --model-option sigma=3.4 --model-option cutoff=8.5"
 TABLE, INTEGRATORS = "src/athanor/workflows/methods.py", "dynamics/integrators"
 
+TOY = """
+    Method(
+        MD, "toy", "for tests", "TOY", "athanor.dynamics:NVE",
+        settings=(
+            Setting("chain_length", int, "Links", 3, at_least=1, metavar="N"),
+            Setting("coupling", str, "How", "isotropic", choices=("isotropic", "tensor"), metavar="NAME"),
+            Setting("exact", bool, "Whether", False),
+            Setting("bath_pressure", PRESSURE, "Of the bath", metavar="PRESSURE"),
+        ),
+        citations=("none",),
+    ),
+"""
+"""A setting of each sort, one of which has no default."""
+
 PROGRAM = """
 import contextlib, inspect, io, json, runpy, sys
 import athanor
@@ -51,6 +65,14 @@ for name, settings in {"other": {"damping": 0.1}, "unit": {"ensemble": "damped",
         athanor.md(argon, model, steps=1, **settings)
     except athanor.errors.InputError as error:
         found[name] = str(error)
+md = ["md", "argon.extxyz", "-o", "toy", "--steps", "2", *sys.argv[2].split()]
+found["toy"] = {
+    "lacks": said(*md, "--ensemble", "toy"),
+    "wrong": said(*md, "--ensemble", "toy", "--bath-pressure", "1", "--chain-length", "0", "--coupling", "loose"),
+    "right": said(*md, "--ensemble", "toy", "--bath-pressure", "1", "--coupling", "tensor", "--exact"),
+    "other": said(*md, "--overwrite", "--chain-length", "2"),
+    "plain": said(*md, "--overwrite"),
+}
 json.dump(found, open("found.json", "w"))
 """
 
@@ -68,7 +90,7 @@ def copy(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = folder / "athanor/workflows/methods.py"
     before, end, after = table.read_text(encoding="utf-8").partition("\n)  # fmt: skip\n\n\ndef of_kind")
     assert end, "the end of METHODS"
-    table.write_text(f"{before}\n{files[TABLE].rstrip()}{end}{after}", encoding="utf-8")
+    table.write_text(f"{before}\n{files[TABLE].rstrip()}{TOY.rstrip()}{end}{after}", encoding="utf-8")
     atoms = bulk("Ar", "fcc", a=5.26, cubic=True).repeat(2)
     atoms.rattle(0.1, seed=1)
     write(folder / "argon.extxyz", atoms)
@@ -87,7 +109,7 @@ def copy(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(copy: Path, repository: Path) -> dict[str, Any]:
     """What the copy says and does, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM, str(repository / "docs/signatures.py")],
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, str(repository / "docs/signatures.py"), LJ],
         cwd=copy, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -98,7 +120,7 @@ def found(copy: Path, repository: Path) -> dict[str, Any]:
 
 def test_the_help_and_the_template(found: dict[str, Any]) -> None:
     text = " ".join(found["help"].replace("│", " ").split())
-    assert "nvt (Langevin), nve (velocity Verlet) or damped (Verlet with friction)." in text
+    assert "nvt (Langevin), nve (velocity Verlet), damped (Verlet with friction) or toy (for tests)." in text
     assert "--damping RATE Rate at which velocities decay (damped). [default: 0.02 1/fs]" in text
     assert not found["torch"]
     assert "damping" not in found["init"]  # which is for nvt
@@ -135,3 +157,15 @@ def test_mistakes(found: dict[str, Any]) -> None:
 
 def test_the_plot(found: dict[str, Any]) -> None:
     assert [label.split()[0] for label in found["plot"]] == ["energy", "temperature", "largest"]
+
+
+def test_settings_of_every_sort(found: dict[str, Any]) -> None:
+    toy = found["toy"]
+    assert {name: code for name, (code, _, _) in toy.items()} == {
+        "lacks": 65, "wrong": 65, "right": 0, "other": 65, "plain": 0,
+    }  # fmt: skip
+    assert "`--bath-pressure`: ensemble `toy` needs it." in toy["lacks"][2]
+    assert "`--chain-length`: input should be greater than or equal to 1; got 0." in toy["wrong"][2]
+    assert "`--coupling`: input should be 'isotropic' or 'tensor'; got 'loose'." in toy["wrong"][2]
+    assert "TOY, 2 steps" in toy["right"][2]
+    assert "`--chain-length`: ensemble `nvt` does not take it. It takes temperature, " in toy["other"][2]

@@ -12,49 +12,22 @@ import typer
 
 from athanor.cli import options
 from athanor.cli.options import CHECK, COMPUTER, EVERY, FILES, OVERWRITE, QUICK, SCREEN, SEED, SYSTEMS, Parameter
-from athanor.workflows.methods import MD, RELAX, StageKind
+from athanor.workflows.methods import MD, RELAX, StageKind, load
 from athanor.workflows.settings import OUT, OUTPUT
 
-Given = dict[str, Any]
-"""Options by name; None where one was left out."""
 
+def _command(name: str, text: str, parameters: Sequence[Parameter], home: str, *first: Any) -> Callable[..., None]:
+    """Return a function as typer takes it: its signature says the options, its docstring is the help.
 
-def _command(name: str, text: str, parameters: Sequence[Parameter], act: Callable[[Given], int]) -> Callable[..., None]:
-    """Return a function as typer takes it: its signature says the options, its docstring is the help."""
+    What it does stands at `home`, imported when the command runs; it is called with `first` and the options by name.
+    """
 
     def command(**given: Any) -> None:
-        raise typer.Exit(act(given))
+        raise typer.Exit(load(home)(*first, given))
 
     command.__name__, command.__doc__ = name, text
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return command
-
-
-def _run(given: Given) -> int:
-    from athanor.cli.run import run_job
-
-    return run_job(given)
-
-
-def _run_stage(kind: StageKind) -> Callable[[Given], int]:
-    def act(given: Given) -> int:
-        from athanor.cli.run import run_files
-
-        return run_files(kind, given)
-
-    return act
-
-
-def _models(given: Given) -> int:
-    from athanor.cli.models import show_models
-
-    return show_models(as_json=given["json"])
-
-
-def _evaluate(given: Given) -> int:
-    from athanor.cli.run import evaluate_files
-
-    return evaluate_files(given)
 
 
 _JOB = options.argument("job", Path, "JOB.yaml", "Description of the run; `athanor init` writes one.")
@@ -70,7 +43,10 @@ def _stage_parameters(kind: StageKind) -> list[Parameter]:
 
 
 MODELS = _command(
-    "models", "List the potentials that can be used, and how to install the others.", [options.JSON], _models
+    "models",
+    "List the potentials that can be used, and how to install the others.",
+    [options.JSON],
+    "athanor.cli.models:show_models",
 )
 COMMANDS = (
     _command(
@@ -78,19 +54,22 @@ COMMANDS = (
         "Run a job: structures, a model, and stages that every system goes through in one batch.\n\n"
         "What is given here wins over the job; what is not is taken from the job.",
         [_JOB, *SYSTEMS, QUICK, *COMPUTER, SEED, options.option(OUT), EVERY, OVERWRITE, CHECK, *SCREEN],
-        _run,
+        "athanor.cli.run:run_job",
     ),
     _command(
         "relax",
         "Relax structures: atoms, and the cell of periodic ones.",
         _stage_parameters(RELAX),
-        _run_stage(RELAX),
+        "athanor.cli.run:run_files",
+        RELAX,
     ),
-    _command("md", "Run molecular dynamics at constant volume.", _stage_parameters(MD), _run_stage(MD)),
+    _command(
+        "md", "Run molecular dynamics at constant volume.", _stage_parameters(MD), "athanor.cli.run:run_files", MD
+    ),
     _command(
         "evaluate",
         "Compute energies, forces and stress of structures as they are; nothing moves.",
         [FILES, *SYSTEMS, *COMPUTER, options.option(_FILE), _REPLACE, *SCREEN],
-        _evaluate,
+        "athanor.cli.run:evaluate_files",
     ),
 )

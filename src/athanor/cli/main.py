@@ -24,7 +24,7 @@ class _Interrupted(Exception):
 
 
 @contextmanager
-def _interrupts_told() -> Iterator[None]:
+def _interrupts_raised() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
@@ -33,11 +33,11 @@ def _interrupts_told() -> Iterator[None]:
 
 class _Commands(TyperGroup):
     def make_context(self, *arguments: Any, **more: Any) -> Any:
-        with _interrupts_told():
+        with _interrupts_raised():
             return super().make_context(*arguments, **more)
 
     def invoke(self, ctx: Any) -> Any:
-        with _interrupts_told():
+        with _interrupts_raised():
             return super().invoke(ctx)
 
 
@@ -147,7 +147,7 @@ def call(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
         code = int(app(arguments, prog_name="athanor", standalone_mode=False) or ExitCode.DONE)
-        sys.stdout.flush()  # here, where a closed pipe or a full disk can still be told
+        sys.stdout.flush()  # here, where a closed pipe or a full disk can still be reported
         return code
     except (InputError, OptionalDependencyError) as error:
         return _complain(str(error), ExitCode.BAD_INPUT, as_json)

@@ -25,7 +25,7 @@ _TYPES: dict[Any, Any] = {int: int, list: list[str]}
 def option(setting: Setting, *, required: bool = False) -> Parameter:
     """Return the option of a setting."""
     name = setting.as_argument
-    if setting.kind is bool:
+    if setting.quantity is bool:
         return flag(name, setting.panel, setting.short_help)
     default = setting.default_in_words
     made = typer.Option(
@@ -35,7 +35,7 @@ def option(setting: Setting, *, required: bool = False) -> Parameter:
         rich_help_panel=setting.panel,
         help=setting.short_help + (f"  [default: {default}]" if default and not required else ""),
     )
-    found = _TYPES.get(setting.kind, str)
+    found = _TYPES.get(setting.quantity, str)
     return _keyword(name, Annotated[found if required else found | None, made], Parameter.empty if required else None)
 
 

@@ -37,7 +37,8 @@ def run_files(kind: StageKind, given: Given) -> int:
     from athanor.workflows.methods import stage_of
     from athanor.workflows.spec import RunSpec
 
-    stage = stage_of(kind, {name: value for name, value in given.items() if value is not None})
+    typed = {name: value for name, value in given.items() if value is not None and value is not False}
+    stage = stage_of(kind, typed)
     return _run(_spec_of(RunSpec, given, {"stages": [{kind.name: stage}]}), given)
 
 

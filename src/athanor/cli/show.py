@@ -39,7 +39,7 @@ def show_run(out: Path, *, system: str | None = None, all_rows: bool = False, as
 
 
 def plot_run(out: Path, picture: Path | None, systems: list[str]) -> int:
-    """Draw a run into a file, ``plot.png`` in its folder unless told otherwise."""
+    """Draw a run into a file, by default ``plot.png`` in its folder."""
     from athanor.workflows.folder import PLOT
     from athanor.workflows.plot import plot
 

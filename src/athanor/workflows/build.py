@@ -89,22 +89,24 @@ def check_stages(spec: RunSpec, systems: Sequence[System], model: Any) -> None:
     Raises
     ------
     InputError
-        If a cell would relax without stress, or by an optimizer that moves atoms only; the text says what to do.
+        If a stage needs stress of a model that computes none, or an optimizer that moves atoms only is to move a cell;
+        the text says what to do.
     """
     periodic = next((index for index, system in enumerate(systems) if system.is_periodic), None)
-    movers = [stage for stage in spec.stages if stage.method.kind is RELAX and not stage.fixed_cell]
-    if periodic is None or not movers:
+    if periodic is None:
         return
-    system = describe_system(periodic, systems[periodic])
-    keep = "Keep cells with `--fixed-cell` (`fixed_cell: true` in a job), or choose another"
-    unable = next((stage.optimizer for stage in movers if not stage.method.cell_engine), None)
-    if unable is not None:
-        raise InputError(f"optimizer `{unable}` does not move the cell of {system}. {keep} optimizer.")
-    if "stress" not in model.model_config.outputs:
-        name = model.model_card.name or type(model).__name__
-        raise InputError(
-            f"{name} computes no stress, which the relaxation of the cell of {system} needs. {keep} model."
-        )
+    where = describe_system(periodic, systems[periodic])
+    for stage in spec.stages:
+        method = stage.method
+        moves_cell = method.kind is RELAX and not stage.fixed_cell
+        other = "Keep cells with `--fixed-cell` (`fixed_cell: true` in a job), or choose" if moves_cell else "Choose"
+        if moves_cell and not method.cell_engine:
+            raise InputError(f"optimizer `{method.name}` does not move the cell of {where}. {other} another optimizer.")
+        needs = load(method.cell_engine if moves_cell else method.engine).__needs_keys__
+        if "stress" in needs and "stress" not in model.model_config.outputs:
+            name = model.model_card.name or type(model).__name__
+            what = "the relaxation of the cell" if moves_cell else f"{method.kind.chooser} `{method.name}`"
+            raise InputError(f"{name} computes no stress, which {what} of {where} needs. {other} another model.")
 
 
 def build_batch(systems: Sequence[System], dtype: str) -> Batch:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _SMALL_SAMPLE = 500
 """Atoms that are timed first; the largest batch is timed too if that promises to be quick."""
-_PATIENCE = 20.0
+_MOST_SECONDS = 20.0
 """Seconds that the timed steps may take together."""
 _ENOUGH = 0.5
 """Seconds of steps of one stage that are timed, at least one step and at most `_MOST_STEPS`."""
@@ -83,7 +83,7 @@ def estimate(plan: Plan[RunSpec]) -> Estimate:
     small = _first_systems(plan, largest, _SMALL_SAMPLE)
     timing = _time(plan, small)
     times = plan.count_atoms(largest) / timing.atoms
-    if len(small) < len(largest) and timing.took * times < _PATIENCE:
+    if len(small) < len(largest) and timing.took * times < _MOST_SECONDS:
         timing, times = _time(plan, largest), 1.0
     per_step = [seconds * times for seconds in timing.seconds_per_step]
     stepping = sum(stage.steps * seconds for stage, seconds in zip(spec.stages, per_step, strict=True))

@@ -166,6 +166,8 @@ MD = StageKind(
     settings=(START_TEMPERATURE, LENGTH, STEPS, QUICK_STEPS, TIMESTEP),
 )
 KINDS = {kind.name: kind for kind in (RELAX, MD)}
+TEMPLATES = {**{name: (name,) for name in KINDS}, "relax-then-md": ("relax", "md")}
+"""Jobs that `athanor init` writes, and the stages of each."""
 
 
 # --------------------------------------------------------------------------------- what the entries of the table use
@@ -208,7 +210,7 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(
         MD, "nve", "velocity Verlet", "NVE", "athanor.dynamics:NVE",
-        ignores=("friction",),
+        ignores=("friction",),  # a job goes from nvt to nve by one word
         citations=("W. C. Swope et al., J. Chem. Phys. 76, 637 (1982), doi:10.1063/1.442716",),
         conserved=_total_energy,
     ),
@@ -233,7 +235,7 @@ def all_settings(kind: StageKind) -> dict[str, Setting]:
     chooser = Setting(kind.chooser, str, _or(words), kind.default, choices=tuple(methods), metavar="NAME")
     found = {setting.name: setting for setting in (chooser, *kind.settings)}
     common = tuple(found)
-    for method in reversed(methods.values()):  # the first one, which is the usual one, has the last word
+    for method in reversed(methods.values()):  # where names are equal, the first method counts: the usual one
         found |= method.all_settings()
     takers = {name: tuple(key for key in methods if name in methods[key].all_settings()) for name in found}
     return {
@@ -261,17 +263,9 @@ def _or(words: Sequence[str]) -> str:
     return " or ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
-TOPICS = tuple(
-    dict.fromkeys(
-        (
-            "non-periodic",
-            "elements",
-            "small-cell",
-            "time-step",
-            *(topic for method in METHODS for topic in method.advice),
-            "disk",
-        )
-    )
+TOPICS = (
+    *("non-periodic", "elements", "small-cell", "time-step", "disk"),
+    *dict.fromkeys(topic for method in METHODS for topic in method.advice),
 )
 """What a run may warn of before its first step, see `athanor.workflows.advice`."""
 SILENCE = Setting("silence", list, "Warnings to leave out", (), choices=TOPICS, metavar="TOPIC", panel=OUTPUT)

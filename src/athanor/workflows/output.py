@@ -48,7 +48,7 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
         return folder
     if not overwrite:
         raise InputError(f"`{folder}` exists. Choose another folder, or add --overwrite to replace these results.")
-    why = _why_foreign(folder, names)
+    why = _why_not_ours(folder, names)
     if why:
         raise InputError(
             f"`{folder}` does not look like a results folder of athanor ({why}); it was left as it is. "
@@ -73,10 +73,10 @@ def _running_process(folder: Path) -> int | None:
     return None if writer == os.getpid() else writer
 
 
-def _why_foreign(folder: Path, names: set[str]) -> str:
-    foreign = sorted(names - CONTENT)
-    if foreign:
-        return ", ".join(foreign[:3])
+def _why_not_ours(folder: Path, names: set[str]) -> str:
+    unknown = sorted(names - CONTENT)
+    if unknown:
+        return ", ".join(unknown[:3])
     if RUN not in names:
         return f"no {RUN}"
     try:

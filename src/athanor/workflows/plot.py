@@ -223,8 +223,8 @@ def _aims(name: str, saved: SavedRun) -> list[float]:
     for kind, settings in saved.stages:
         method = methods.find(kind, settings)
         for key, setting in method.all_settings().items() if method is not None else ():
-            if setting.plotted == name and isinstance(setting.kind, Kind) and key in settings:
-                found.append(parse_quantity(settings[key], setting.kind))
+            if setting.plotted == name and isinstance(setting.quantity, Kind) and key in settings:
+                found.append(parse_quantity(settings[key], setting.quantity))
     return found
 
 

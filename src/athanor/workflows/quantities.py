@@ -1,4 +1,4 @@
-"""Values with a unit, as people write them in jobs and on the command line: ``300 K``, ``0.05 GPa``, ``1ps``.
+"""Values as people write them in jobs and on the command line: with a unit, ``300 K`` or ``1ps``, and ``2x2x1``.
 
 A bare number means the default unit of the quantity. Everything is kept in the units of the engines (Å, eV, fs, K).
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,3 +95,39 @@ def _normal(unit: str) -> str:
 def format_quantity(value: float, kind: Kind) -> str:
     """Return `value` (unit of the engines) with the default unit; `parse_quantity` reads it back."""
     return f"{value / kind.units[kind.default]:.10g} {kind.default}"
+
+
+def parse_supercell(value: Any) -> tuple[int, int, int]:
+    """Return the repeats along a, b and c.
+
+    Parameters
+    ----------
+    value
+        ``"2x2x1"``, ``"2,2,1"``, ``"2 2 1"``, three integers, or one integer (also as text) for all axes.
+
+    Raises
+    ------
+    InputError
+        If it is none of these, or a number is below 1.
+
+    Examples
+    --------
+    >>> parse_supercell("2x2x1"), parse_supercell(3)
+    ((2, 2, 1), (3, 3, 3))
+    """
+    parts = re.split(r"\s*[x×,]\s*|\s+", value.strip().lower()) if isinstance(value, str) else value
+    try:
+        parts = [parts] if is_real(parts) else list(parts)
+        counts = [int(part) for part in parts if not isinstance(part, bool) and int(part) == float(part)]
+    except (TypeError, ValueError, OverflowError):
+        parts, counts = [], []
+    if len(counts) not in (1, 3) or len(counts) != len(parts) or min(counts) < 1:
+        raise InputError(f"{value!r} is not a supercell; write repeats of at least 1, for example `2x2x1`, or `2`.")
+    if len(counts) == 1:
+        counts *= 3
+    return counts[0], counts[1], counts[2]
+
+
+def format_supercell(counts: Sequence[int]) -> str:
+    """Return ``2x2x1``; `parse_supercell` reads it back."""
+    return "x".join(map(str, counts))

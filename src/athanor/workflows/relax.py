@@ -85,7 +85,7 @@ def relax(
     title
         A name for the run, kept in `out`.
     silence
-        Warnings to leave out: non-periodic, elements, small-cell, time-step, friction, disk. The text of a warning
+        Warnings to leave out: non-periodic, elements, small-cell, time-step, disk, friction. The text of a warning
         names its topic.
     progress
         Show how far it is, on stderr.

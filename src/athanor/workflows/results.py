@@ -64,15 +64,15 @@ class RunResult:
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """How many systems ended how; reasons of failures are not told apart."""
+        """How many systems ended how; failures of every reason count together."""
         return dict(Counter(reason.partition(":")[0] for reason in self.reasons))
 
     def __len__(self) -> int:
         return len(self.structures)
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{number} {outcome}" for outcome, number in self.outcomes.items())
-        return f"RunResult({len(self)} systems: {told}; folder={str(self.folder) if self.folder else None!r})"
+        counts = ", ".join(f"{number} {outcome}" for outcome, number in self.outcomes.items())
+        return f"RunResult({len(self)} systems: {counts}; folder={str(self.folder) if self.folder else None!r})"
 
 
 def add_chunk(

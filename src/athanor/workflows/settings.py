@@ -23,7 +23,7 @@ class Setting:
     ----------
     name
         The key.
-    kind
+    quantity
         What its values are: a quantity with its units, or int, bool, str, or list (of words).
     help
         What it is: a few words without a full stop. Units and defaults are added where it is shown.
@@ -61,7 +61,7 @@ class Setting:
     """
 
     name: str
-    kind: Kind | type
+    quantity: Kind | type
     help: str
     default: Any = ...
     _: KW_ONLY
@@ -96,22 +96,22 @@ class Setting:
         """Default as a user would write it, or what it means to leave it out; empty if neither says anything."""
         if self.absent or self.default in (None, ..., ()):
             return self.absent
-        return f"{self.default:.10g} {self.kind.default}" if isinstance(self.kind, Kind) else str(self.default)
+        return f"{self.default:.10g} {self.quantity.default}" if isinstance(self.quantity, Kind) else str(self.default)
 
     @property
     def short_help(self) -> str:
         """What it is, and which methods take it, for the command line."""
         some = f" ({', '.join(self.only)})" if self.only else ""
-        return f"{self.help}{some}{'; repeatable' if self.kind is list else ''}."
+        return f"{self.help}{some}{'; repeatable' if self.quantity is list else ''}."
 
     @property
     def comment(self) -> str:
         """Line above the key in a job: what it is, its unit, and what it means to leave it empty."""
         unit = ""
-        if isinstance(self.kind, Kind):
-            plain = self.kind.units[self.kind.default] == 1.0  # the unit of the engines, which needs no words
-            unit = f", {self.kind.default}" if plain else f"; a bare number is {self.kind.default}"
-        words = f"{self.help}: {', '.join(self.choices)}" if self.kind is list else self.help
+        if isinstance(self.quantity, Kind):
+            plain = self.quantity.units[self.quantity.default] == 1.0  # the unit of the engines, which needs no words
+            unit = f", {self.quantity.default}" if plain else f"; a bare number is {self.quantity.default}"
+        words = f"{self.help}: {', '.join(self.choices)}" if self.quantity is list else self.help
         empty = f"{self.absent} if null" if self.default is None else ""
         return "; ".join(part for part in (f"{words}{unit}", self.note, empty) if part) + "."
 

@@ -11,14 +11,22 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, PlainSerializer, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from athanor.errors import InputError
 from athanor.workflows import settings
 from athanor.workflows.methods import SILENCE, TOPICS
 from athanor.workflows.problems import Origin, describe_problems
+from athanor.workflows.quantities import format_supercell, parse_supercell
 from athanor.workflows.stages import Count, Description, Stage, Whole, read_stage
-from athanor.workflows.supercell import Supercell
 from athanor.workflows.yaml_file import read_yaml
 
 if TYPE_CHECKING:
@@ -35,6 +43,9 @@ def _usable_path(path: Path) -> Path:
     return Path(os.path.expanduser(path))  # frames go to a store that takes `~` for the home folder: all go there
 
 
+Supercell = Annotated[
+    tuple[int, int, int], BeforeValidator(parse_supercell), PlainSerializer(format_supercell, return_type=str)
+]
 PathText = Annotated[Path, AfterValidator(_usable_path), PlainSerializer(str, return_type=str)]
 
 
@@ -212,10 +223,17 @@ def load_job(path: str | os.PathLike[str]) -> RunSpec:
 
 
 def make_spec(values: dict[str, Any], origin: Origin | None = None) -> RunSpec:
-    """Validate plain values as a run.
+    """Validate plain values as a run; see `validated`."""
+    return validated(RunSpec, values, origin)
+
+
+def validated(kind: type[_Kind], values: dict[str, Any], origin: Origin | None = None) -> _Kind:
+    """Validate plain values as a description.
 
     Parameters
     ----------
+    kind
+        Its class.
     values
         As a job holds them.
     origin
@@ -226,11 +244,6 @@ def make_spec(values: dict[str, Any], origin: Origin | None = None) -> RunSpec:
     InputError
         If a key or value is wrong; each problem on its own line with its place, and the nearest key that exists.
     """
-    return validated(RunSpec, values, origin)
-
-
-def validated(kind: type[_Kind], values: dict[str, Any], origin: Origin | None = None) -> _Kind:
-    """Validate plain values as a description of another kind; see `make_spec`."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:

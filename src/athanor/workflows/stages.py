@@ -74,16 +74,16 @@ class StageSpec(Description):
 
 def _type_of(setting: Setting) -> Any:
     """Return the type with which pydantic checks a setting."""
-    kind = setting.kind
-    found: Any = Literal[setting.choices] if setting.choices else kind
-    if isinstance(kind, Kind):
+    quantity = setting.quantity
+    found: Any = Literal[setting.choices] if setting.choices else quantity
+    if isinstance(quantity, Kind):
         found = Annotated[
             float,
-            BeforeValidator(partial(parse_quantity, kind=kind)),
+            BeforeValidator(partial(parse_quantity, kind=quantity)),
             AfterValidator(partial(_within_bounds, setting=setting)),
-            PlainSerializer(partial(format_quantity, kind=kind), return_type=str, when_used="unless-none"),
+            PlainSerializer(partial(format_quantity, kind=quantity), return_type=str, when_used="unless-none"),
         ]
-    elif kind is int:
+    elif quantity is int:
         found = Annotated[Whole, Field(gt=setting.above, ge=setting.at_least)]
     return found | None if setting.only or setting.default is None else found
 
@@ -120,7 +120,8 @@ def _stage_of(kind: StageKind) -> Any:
     settings = [setting for setting in methods.all_settings(kind).values() if not setting.sets]
     fields: dict[str, Any] = {"kind": (Literal[kind.name], kind.name)}
     for setting in settings:
-        default = kind.default if setting.name == kind.chooser else ... if setting.default is ... else _Unset
+        needed = setting.default is ... and not setting.only
+        default = ... if needed else kind.default if setting.name == kind.chooser else _Unset
         fields[setting.name] = (_type_of(setting), Field(default, description=setting.comment))
     check = field_validator(*(setting.name for setting in settings[1:]), mode="wrap")(_of_the_method)
     return create_model(

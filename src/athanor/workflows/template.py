@@ -10,11 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from athanor.workflows.methods import TEMPLATES
 from athanor.workflows.spec import DEFAULT_MODEL, ModelSpec, SourceSpec, make_spec
 from athanor.workflows.stages import StageSpec
 
-STAGES = {"relax": ("relax",), "md": ("md",), "relax-then-md": ("relax", "md")}
-"""Kinds of template, and the stages of each."""
 _EXAMPLE = "structures.extxyz"
 _MD_STEPS = 1000
 """The one key of a stage without a default: 1 ps at the default time step."""
@@ -26,7 +25,7 @@ def make_template(kind: str, structures: Sequence[str] = (), *, job: str = "job.
     Parameters
     ----------
     kind
-        One of `STAGES`.
+        One of `athanor.workflows.methods.TEMPLATES`.
     structures
         Files, as seen from the job.
     job
@@ -37,7 +36,7 @@ def make_template(kind: str, structures: Sequence[str] = (), *, job: str = "job.
             "title": kind,
             "structures": [{"file": file} for file in structures or (_EXAMPLE,)],
             "model": DEFAULT_MODEL,
-            "stages": [{name: {"steps": _MD_STEPS} if name == "md" else {}} for name in STAGES[kind]],
+            "stages": [{name: {"steps": _MD_STEPS} if name == "md" else {}} for name in TEMPLATES[kind]],
             "output": f"{job.removesuffix('.yaml')}-output",
         }
     )

@@ -55,7 +55,7 @@ def test_a_name_means_one_thing(kind: Any) -> None:
     assert kind.default in of_kind(kind)
     for setting in all_settings(kind).values():
         same = [method.all_settings().get(setting.name, setting) for method in of_kind(kind).values()]
-        assert {row.kind for row in same} == {setting.kind}
+        assert {row.quantity for row in same} == {setting.quantity}
         assert bool(setting.panel) is setting.in_python
 
 

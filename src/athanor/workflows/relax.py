@@ -38,7 +38,7 @@ def relax(
     silence: Sequence[str] = (),
     progress: bool = False,
 ) -> RunResult:
-    """Relax structures with FIRE until forces and stress are small; periodic systems relax their cell as well.
+    """Relax structures until forces and stress are small; periodic systems relax their cell as well.
 
     Parameters
     ----------

@@ -19,7 +19,8 @@ author = "The athanor developers"
 copyright = "The athanor developers, Apache-2.0"
 release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "field_table", "command_help", "step_picture"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions += ["field_table", "setting_table", "command_help", "step_picture"]
 exclude_patterns = ["_build"]
 default_role = "code"
 myst_enable_extensions = ["colon_fence"]

@@ -1,8 +1,9 @@
-"""`Config`: the parent of configurations that are made in Python, whose errors are athanor's own."""
+"""What pydantic finds wrong, in athanor's words; and `Config`, the parent of configurations made in Python."""
 
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -26,30 +27,47 @@ class Config(BaseModel):
         try:
             super().__init__(**data)
         except ValidationError as error:
-            raise InputError(_told(type(self), error)) from error
+            raise InputError(_explain(type(self), error)) from error
 
     def __setattr__(self, name: str, value: Any) -> None:
         try:
             super().__setattr__(name, value)
         except ValidationError as error:
-            raise InputError(_told(type(self), error)) from error
+            raise InputError(_explain(type(self), error)) from error
 
 
-def _told(cls: type[BaseModel], error: ValidationError) -> str:
-    """Say what pydantic found in one sentence for each field."""
-    return " ".join(_one(cls, problem) for problem in error.errors(include_url=False))
+def _explain(cls: type[BaseModel], error: ValidationError) -> str:
+    problems = error.errors(include_url=False)
+    return " ".join(explain(row, ".".join(map(str, row["loc"])), cls.model_fields, cls.__name__) for row in problems)
 
 
-def _one(cls: type[BaseModel], problem: Any) -> str:
-    name, kind, found = ".".join(map(str, problem["loc"])), problem["type"], problem.get("input")
+def explain(problem: Any, name: str, known: Iterable[str], owner: str = "") -> str:
+    """Say in one sentence what is wrong with one value.
+
+    Parameters
+    ----------
+    problem
+        An entry of `pydantic.ValidationError.errors`.
+    name
+        The value, as whoever gave it would call it; may be empty.
+    known
+        Names that could stand in its place.
+    owner
+        Class that it was given to, if the reader knows classes.
+    """
+    kind, found = problem["type"], reprlib.repr(problem.get("input"))
+    message = str(problem["msg"]).removeprefix("Value error, ")
     if kind in ("extra_forbidden", "no_such_attribute"):
-        hint = did_you_mean(name, cls.model_fields) or f" It has {', '.join(cls.model_fields)}."
-        return f"{cls.__name__} has no `{name}`.{hint}"
+        names, near = ", ".join(known), did_you_mean(name.rpartition(".")[2], known)
+        if owner:
+            return f"{owner} has no `{name}`.{near or f' It has {names}.'}"
+        return f"`{name}` is not a key here.{near or (f' Known keys: {names}.' if names else '')}"
     if kind == "missing":
-        return f"{cls.__name__} needs `{name}`."
+        return f"{owner} needs `{name}`." if owner else f"`{name}` is missing."
     if kind == "value_error":
-        return str(problem["msg"]).removeprefix("Value error, ")
+        return f"`{name}`: {message}" if name and not owner else message
     if kind in ("frozen_field", "frozen_instance"):
-        return f"`{name}` of {cls.__name__} is frozen; make a new {cls.__name__} to change it."
-    expected = problem["msg"].removeprefix("Input ")
-    return f"`{name}` of {cls.__name__} is {reprlib.repr(found)}; it {expected}."
+        return f"`{name}` of {owner} is frozen; make a new {owner} to change it."
+    if owner:
+        return f"`{name}` of {owner} is {found}; it {message.removeprefix('Input ')}."
+    return f"`{name}`: {message[0].lower()}{message[1:]}; got {found}."

@@ -1,14 +1,15 @@
-"""Checks of single values that callers hand in, in one wording: what came, what was expected, what to do."""
+"""Checks of what callers hand in, in one wording: single values, and keywords of a call."""
 
 from __future__ import annotations
 
 import difflib
+import inspect
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from athanor.errors import DtypeError, InputError
+from athanor.errors import ArgumentError, DtypeError, InputError
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +19,81 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return `` Did you mean `x`?`` for the nearest of the `known` names, or nothing if none is near."""
     near = difflib.get_close_matches(str(name), list(known), n=1)
     return f" Did you mean `{near[0]}`?" if near else ""
+
+
+def keywords_of(taker: Callable[..., Any]) -> tuple[dict[str, bool], bool]:
+    """Return the keywords that a function or class takes, and whether it takes any other one.
+
+    Parameters
+    ----------
+    taker
+        Of a class, the constructor counts, and those it hands its other keywords on to.
+
+    Returns
+    -------
+    keywords
+        Name -> whether it must be given.
+    takes_any
+        Whether other names are taken as well, or it can not be told.
+    """
+    functions: list[Any] = [taker]
+    if isinstance(taker, type):  # not the class itself, whose metaclass may have a call that takes anything
+        functions = [vars(cls)["__init__"] for cls in taker.__mro__[:-1] if "__init__" in vars(cls)]
+    found: dict[str, bool] = {}
+    for function in functions:
+        try:
+            rows = list(inspect.signature(function).parameters.values())[isinstance(taker, type) :]
+        except ValueError:
+            return found, True
+        for row in rows:
+            if row.kind in (row.POSITIONAL_OR_KEYWORD, row.KEYWORD_ONLY):
+                found.setdefault(row.name, row.default is row.empty)
+        if not any(row.kind is row.VAR_KEYWORD for row in rows):
+            return found, False
+    return found, True
+
+
+def unknown_keyword(name: str, known: Iterable[str], taker: str, noun: str = "keyword argument") -> ArgumentError:
+    """Return the error of a keyword that is not among those `known` to `taker`."""
+    known = list(known)
+    return ArgumentError(
+        f"{taker} has no {noun} `{name}`.{did_you_mean(name, known)} It takes {', '.join(known) or 'none'}."
+    )
+
+
+def check_keywords(
+    taker: Callable[..., Any], given: Iterable[str], name: str, noun: str = "keyword argument", advice: str = ""
+) -> None:
+    """Refuse keywords that a function or class does not take, and the lack of those it needs, by name.
+
+    Parameters
+    ----------
+    taker
+        Function or class.
+    given
+        Keywords.
+    name
+        What the text calls `taker`.
+    noun
+        What the text calls a keyword.
+    advice
+        What to do where one is missing; its name takes the place of ``KEY``.
+
+    Raises
+    ------
+    ArgumentError
+        If a keyword is unknown or missing.
+    """
+    known, takes_any = keywords_of(taker)
+    given = list(given)
+    unknown = [key for key in given if key not in known]
+    if unknown and not takes_any:
+        raise unknown_keyword(unknown[0], known, name, noun)
+    missing = [key for key, needed in known.items() if needed and key not in given]
+    if missing:
+        names = ", ".join(f"`{key}`" for key in missing)
+        advice = advice.replace("KEY", missing[0]) or f"It takes {', '.join(known)}."
+        raise ArgumentError(f"{name} needs {names}. {advice}")
 
 
 def is_real(value: Any) -> bool:

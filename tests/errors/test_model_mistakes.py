@@ -50,8 +50,8 @@ def short_list() -> Any:
 MODELS = [
     ("unknown", lambda: athanor.models.get("chgnett"), InputError, "no model `chgnett`. Did you mean `chgnet`"),
     ("no name", lambda: athanor.models.get(None), ArgumentError, "`name` is a NoneType; pass the name of a model"),
-    ("no arguments", lambda: athanor.models.get("lj"), ArgumentError, "'epsilon'.*epsilon, sigma, cutoff must be give"),
-    ("misspelt", lambda: get(cutof=3.0), ArgumentError, "'cutof'. Did you mean `cutoff`.*It takes epsilon, sigma"),
+    ("no arguments", lambda: athanor.models.get("lj"), ArgumentError, "needs `epsilon`, `sigma`, `cutoff`. It takes"),
+    ("misspelt", lambda: get(cutof=3.0), ArgumentError, "`cutof`. Did you mean `cutoff`.*It takes epsilon, sigma"),
     ("cutoff 0", lambda: get(cutoff=0), InputError, "`cutoff` is 0.0 Å; it must be finite and positive"),
     ("cutoff NaN", lambda: get(cutoff=math.nan), InputError, "`cutoff` is nan Å"),
     ("taper", lambda: get(switch_width=9.0), InputError, "9.0 Å, more than `cutoff` = 5.0 Å"),

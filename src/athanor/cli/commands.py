@@ -1,196 +1,75 @@
-"""The commands that calculate: their arguments, and nothing else.
-
-Options that all of them share are collected from typer's context, see `athanor.cli.options.collect`.
-"""
+"""The commands whose options are made from tables: what they take, and what they call."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from athanor.cli import options
-from athanor.cli.options import COMPUTING, OUTPUT
+from athanor.cli.options import CHECK, COMPUTER, EVERY, FILES, OVERWRITE, QUICK, SCREEN, SEED, SYSTEMS, Parameter
+from athanor.workflows.methods import MD, RELAX, StageKind, load
+from athanor.workflows.settings import OUT, OUTPUT
 
 
-def run(
-    context: typer.Context,
-    job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="Description of the run; `athanor init` writes one.")],
-    *,
-    supercell: options.Supercell = None,
-    min_atoms: options.MinAtoms = None,
-    model: options.Model = None,
-    model_option: options.ModelOption = None,
-    quick: Annotated[
-        bool,
-        typer.Option("--quick", metavar="", rich_help_panel=COMPUTING, help="Take the `quick_steps` of every stage."),
-    ] = False,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    threads: options.Threads = None,
-    max_atoms: options.MaxAtoms = None,
-    seed: options.Seed = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("-o", "--out", metavar="DIR", rich_help_panel=OUTPUT, help="Folder for the results."),
-    ] = None,
-    every: options.Every = None,
-    overwrite: options.Overwrite = False,
-    check: options.Check = False,
-    silence: options.Silence = None,
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-) -> None:
-    """Run a job: structures, a model, and stages that every system goes through in one batch.
+def _command(name: str, text: str, parameters: Sequence[Parameter], home: str, *first: Any) -> Callable[..., None]:
+    """Return a function as typer takes it: its signature says the options, its docstring is the help.
 
-    What is given here wins over the job; what is not is taken from the job.
+    What it does stands at `home`, imported when the command runs; it is called with `first` and the options by name.
     """
-    from athanor.cli.run import run_job
 
-    raise typer.Exit(run_job(job, options.collect(context), quick=quick, check=check))
+    def command(**given: Any) -> None:
+        raise typer.Exit(load(home)(*first, given))
 
-
-def relax(
-    context: typer.Context,
-    files: options.Files,
-    *,
-    supercell: options.Supercell = None,
-    min_atoms: options.MinAtoms = None,
-    model: options.Model = None,
-    model_option: options.ModelOption = None,
-    fmax: Annotated[
-        str | None,
-        typer.Option(metavar="FORCE", rich_help_panel="Relaxation", help="Largest force.  [default: 0.05 eV/Å]"),
-    ] = None,
-    smax: Annotated[
-        str | None,
-        typer.Option(metavar="STRESS", rich_help_panel="Relaxation", help="Largest stress.  [default: 0.05 GPa]"),
-    ] = None,
-    max_steps: Annotated[
-        int | None,
-        typer.Option(
-            "--max-steps", "--steps", metavar="N", rich_help_panel="Relaxation", help="At most, each.  [default: 500]"
-        ),
-    ] = None,
-    pressure: Annotated[
-        str | None,
-        typer.Option(metavar="PRESSURE", rich_help_panel="Relaxation", help="Target pressure.  [default: 0 GPa]"),
-    ] = None,
-    fixed_cell: Annotated[
-        bool, typer.Option("--fixed-cell", metavar="", rich_help_panel="Relaxation", help="Move atoms only.")
-    ] = False,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    threads: options.Threads = None,
-    max_atoms: options.MaxAtoms = None,
-    seed: options.Seed = None,
-    out: options.Out,
-    every: options.Every = None,
-    overwrite: options.Overwrite = False,
-    check: options.Check = False,
-    silence: options.Silence = None,
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-) -> None:
-    """Relax structures: atoms, and the cell of periodic ones, with FIRE."""
-    from athanor.cli.run import run_files
-
-    stage = {"fmax": fmax, "smax": smax, "steps": max_steps, "pressure": pressure, "fixed_cell": fixed_cell}
-    raise typer.Exit(run_files(files, {"relax": stage}, options.collect(context), check=check))
+    command.__name__, command.__doc__ = name, text
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command
 
 
-def md(
-    context: typer.Context,
-    files: options.Files,
-    *,
-    supercell: options.Supercell = None,
-    min_atoms: options.MinAtoms = None,
-    model: options.Model = None,
-    model_option: options.ModelOption = None,
-    ensemble: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            autocompletion=options.one_of("nvt", "nve"),
-            rich_help_panel="Dynamics",
-            help="nvt (Langevin) or nve (velocity Verlet).  [default: nvt]",
-        ),
-    ] = None,
-    temperature: Annotated[
-        str | None,
-        typer.Option(
-            "-T",
-            "--temperature",
-            metavar="T",
-            rich_help_panel="Dynamics",
-            help="Of the thermostat and of the start.  [default: 300 K]",
-        ),
-    ] = None,
-    time: Annotated[
-        str | None, typer.Option(metavar="TIME", rich_help_panel="Dynamics", help="Length of the run.  [default: 1 ps]")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(metavar="N", rich_help_panel="Dynamics", help="Length in steps, instead of --time.")
-    ] = None,
-    timestep: Annotated[
-        str | None, typer.Option(metavar="TIME", rich_help_panel="Dynamics", help="Length of a step.  [default: 1 fs]")
-    ] = None,
-    friction: Annotated[
-        str | None,
-        typer.Option(metavar="RATE", rich_help_panel="Dynamics", help="Of the thermostat.  [default: 0.01 1/fs]"),
-    ] = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    threads: options.Threads = None,
-    max_atoms: options.MaxAtoms = None,
-    seed: options.Seed = None,
-    out: options.Out,
-    every: options.Every = None,
-    overwrite: options.Overwrite = False,
-    check: options.Check = False,
-    silence: options.Silence = None,
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-) -> None:
-    """Run molecular dynamics at constant volume."""
-    from athanor.cli.run import run_files
-
-    stage: dict[str, Any] = {"ensemble": ensemble, "temperature": temperature, "timestep": timestep}
-    stage |= {"friction": friction, "steps": steps, "time": "1 ps" if time is None and steps is None else time}
-    raise typer.Exit(run_files(files, {"md": stage}, options.collect(context), check=check))
+_JOB = options.argument("job", Path, "JOB.yaml", "Description of the run; `athanor init` writes one.")
+_FILE = replace(
+    OUT, help="File for the structures with energy, forces and stress", absent="only the table", metavar="OUT.extxyz"
+)
+_REPLACE = options.flag("overwrite", OUTPUT, "Replace the file if it exists.")
 
 
-def evaluate(
-    context: typer.Context,
-    files: options.Files,
-    *,
-    supercell: options.Supercell = None,
-    min_atoms: options.MinAtoms = None,
-    model: options.Model = None,
-    model_option: options.ModelOption = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    threads: options.Threads = None,
-    max_atoms: options.MaxAtoms = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            metavar="OUT.extxyz",
-            rich_help_panel=OUTPUT,
-            help="File for the structures with energy, forces and stress. Left out: only the table.",
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", metavar="", rich_help_panel=OUTPUT, help="Replace the file if it exists.")
-    ] = False,
-    silence: options.Silence = None,
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-) -> None:
-    """Compute energies, forces and stress of structures as they are; nothing moves."""
-    from athanor.cli.run import evaluate_files
+def _stage_parameters(kind: StageKind) -> list[Parameter]:
+    out = options.option(OUT, required=True)
+    return [FILES, *SYSTEMS, *options.of_stage(kind), *COMPUTER, SEED, out, EVERY, OVERWRITE, CHECK, *SCREEN]
 
-    raise typer.Exit(evaluate_files(files, options.collect(context)))
+
+MODELS = _command(
+    "models",
+    "List the potentials that can be used, and how to install the others.",
+    [options.JSON],
+    "athanor.cli.models:show_models",
+)
+COMMANDS = (
+    _command(
+        "run",
+        "Run a job: structures, a model, and stages that every system goes through in one batch.\n\n"
+        "What is given here wins over the job; what is not is taken from the job.",
+        [_JOB, *SYSTEMS, QUICK, *COMPUTER, SEED, options.option(OUT), EVERY, OVERWRITE, CHECK, *SCREEN],
+        "athanor.cli.run:run_job",
+    ),
+    _command(
+        "relax",
+        "Relax structures: atoms, and the cell of periodic ones.",
+        _stage_parameters(RELAX),
+        "athanor.cli.run:run_files",
+        RELAX,
+    ),
+    _command(
+        "md", "Run molecular dynamics at constant volume.", _stage_parameters(MD), "athanor.cli.run:run_files", MD
+    ),
+    _command(
+        "evaluate",
+        "Compute energies, forces and stress of structures as they are; nothing moves.",
+        [FILES, *SYSTEMS, *COMPUTER, options.option(_FILE), _REPLACE, *SCREEN],
+        "athanor.cli.run:evaluate_files",
+    ),
+)

@@ -10,18 +10,14 @@ from pathlib import Path
 
 from athanor.cli.exit_codes import ExitCode
 from athanor.errors import InputError
+from athanor.workflows.methods import TEMPLATES
 
-
-class Kind(StrEnum):
-    """What a job may do; the names of `athanor.workflows.template.STAGES`."""
-
-    RELAX = "relax"
-    MD = "md"
-    RELAX_THEN_MD = "relax-then-md"
+Kind = StrEnum("Kind", {name: name for name in TEMPLATES})  # type: ignore[misc]  # made from a table
+"""What a job may do."""
 
 
 def write_job(kind: str, out: str | None, structures: Sequence[str], *, overwrite: bool) -> int:
-    """Write a commented job, ``KIND.yaml`` unless told otherwise; ``-`` prints it."""
+    """Write a commented job, ``KIND.yaml`` by default; ``-`` prints it."""
     from athanor.workflows.output import replace_text
     from athanor.workflows.template import make_template
 

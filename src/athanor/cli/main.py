@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from athanor.cli import commands, options
+from athanor.cli import commands
 from athanor.cli.exit_codes import ExitCode
 from athanor.cli.init import Kind
 from athanor.cli.output import print_json
@@ -24,7 +24,7 @@ class _Interrupted(Exception):
 
 
 @contextmanager
-def _interrupts_told() -> Iterator[None]:
+def _interrupts_raised() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
@@ -33,11 +33,11 @@ def _interrupts_told() -> Iterator[None]:
 
 class _Commands(TyperGroup):
     def make_context(self, *arguments: Any, **more: Any) -> Any:
-        with _interrupts_told():
+        with _interrupts_raised():
             return super().make_context(*arguments, **more)
 
     def invoke(self, ctx: Any) -> Any:
-        with _interrupts_told():
+        with _interrupts_raised():
             return super().invoke(ctx)
 
 
@@ -92,15 +92,8 @@ def init(
     raise typer.Exit(write_job(kind.value, out, structures or [], overwrite=overwrite))
 
 
-@app.command(rich_help_panel="Get started")
-def models(as_json: options.Json = False) -> None:
-    """List the potentials that can be used, and how to install the others."""
-    from athanor.cli.models import show_models
-
-    raise typer.Exit(show_models(as_json=as_json))
-
-
-for _command in (commands.run, commands.relax, commands.md, commands.evaluate):
+app.command(rich_help_panel="Get started")(commands.MODELS)
+for _command in commands.COMMANDS:
     app.command(rich_help_panel="Calculate")(_command)
 
 
@@ -154,7 +147,7 @@ def call(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
         code = int(app(arguments, prog_name="athanor", standalone_mode=False) or ExitCode.DONE)
-        sys.stdout.flush()  # here, where a closed pipe or a full disk can still be told
+        sys.stdout.flush()  # here, where a closed pipe or a full disk can still be reported
         return code
     except (InputError, OptionalDependencyError) as error:
         return _complain(str(error), ExitCode.BAD_INPUT, as_json)

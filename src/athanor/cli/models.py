@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from athanor.cli.exit_codes import ExitCode
 from athanor.cli.output import print_json
@@ -12,12 +13,12 @@ if TYPE_CHECKING:
     from athanor.models.registry import ModelEntry
 
 
-def show_models(*, as_json: bool = False) -> int:
+def show_models(given: Mapping[str, Any]) -> int:
     """Print the list of models: what they are for, whether they can be used, and how to install the others."""
     from athanor.models.registry import available
 
     entries = available()
-    if as_json:
+    if given["json"]:
         keys = ("name", "kind", "num_elements", "licence", "installed", "install", "summary")
         print_json({"models": [{key: getattr(entry, key) for key in keys} for entry in entries], "exit_code": 0})
         return int(ExitCode.DONE)

@@ -1,10 +1,12 @@
-"""What a command hands back: one JSON document for programs, and the exit code that belongs to a result."""
+"""What a command hands back: one JSON document for programs, warnings on stderr, and the exit code of a result."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,11 @@ class Screen:
     def shows_tables(self) -> bool:
         """Whether tables are printed."""
         return not (self.quiet or self.as_json)
+
+
+def screen_of(given: Mapping[str, Any]) -> Screen:
+    """Return how the command that was given these options talks."""
+    return Screen(given["quiet"], given["json"])
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -48,3 +55,25 @@ def document_of(result: RunResult, seconds: float, code: ExitCode) -> dict[str, 
         "seconds": round(seconds, 3),
         "exit_code": int(code),
     }
+
+
+@contextmanager
+def warnings_as_lines(*, quiet: bool) -> Iterator[None]:
+    """Print warnings as ``warning: text``; ours also where a filter would make them errors. Quiet: print none."""
+    from athanor import _runtime
+    from athanor.errors import AthanorWarning
+
+    _runtime.set_announcing(not quiet)
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if quiet:
+            return
+        if isinstance(message, AthanorWarning):
+            silence = f" [--silence {message.topic}]" if message.topic else ""
+            message = f"{message.text}{silence}"
+        print(f"warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", AthanorWarning)
+        warnings.showwarning = show
+        yield

@@ -1,4 +1,4 @@
-"""Behind ``athanor run``, ``relax``, ``md`` and ``evaluate``: options to a description, a calculation, an exit code."""
+"""What ``athanor run``, ``relax``, ``md`` and ``evaluate`` do: from options to an exit code."""
 
 from __future__ import annotations
 
@@ -6,54 +6,55 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from athanor.cli.options import Shared
-from athanor.cli.output import document_of, exit_code, print_json
+from athanor.cli.output import document_of, exit_code, print_json, screen_of, warnings_as_lines
 from athanor.errors import InputError
 
 if TYPE_CHECKING:
+    from athanor.workflows.methods import StageKind
+    from athanor.workflows.spec import CalculationSpec, RunSpec
+
+    Spec = TypeVar("Spec", bound=CalculationSpec)
+
+Given = dict[str, Any]
+"""Options by name; None where one was left out."""
+
+
+def run_job(given: Given) -> int:
+    """Run a YAML job; options of the command line win over the job."""
+    from athanor.workflows.spec import RunSpec, load_job
+
+    job = given["job"]
+    plain = load_job(job).to_job()
+    plain.setdefault("output", f"{job.stem}-output")
+    spec = _spec_of(RunSpec, given, plain)
+    return _run(spec.quick() if given["quick"] else spec, given)
+
+
+def run_files(kind: StageKind, given: Given) -> int:
+    """Run one stage on structure files."""
+    from athanor.workflows.methods import stage_of
     from athanor.workflows.spec import RunSpec
 
-Settings = dict[str, Any]
-"""Keys of a job, from options; None where an option was left out."""
+    typed = {name: value for name, value in given.items() if value is not None and value is not False}
+    stage = stage_of(kind, typed)
+    return _run(_spec_of(RunSpec, given, {"stages": [{kind.name: stage}]}), given)
 
 
-def run_job(job: Path, shared: Shared, *, quick: bool, check: bool) -> int:
-    """Run a YAML job; options of the command line win over the job."""
-    from athanor.workflows.spec import load_job
-
-    spec = load_job(job)
-    plain = _with_options(spec.to_job(), shared)
-    plain.setdefault("output", f"{job.stem}-output")
-    spec = _make_spec(plain)
-    return _run(spec.quick() if quick else spec, check, shared)
-
-
-def run_files(files: Sequence[str], stage: dict[str, Settings], shared: Shared, *, check: bool) -> int:
-    """Run one stage on structure files."""
-    stages = [{kind: _given(options) for kind, options in stage.items()}]
-    plain = {"stages": stages, "structures": [{"file": file} for file in files]}
-    return _run(_make_spec(_with_options(plain, shared)), check, shared)
-
-
-def evaluate_files(files: Sequence[str], shared: Shared) -> int:
+def evaluate_files(given: Given) -> int:
     """Evaluate structure files; print a table, and write a file if one is named."""
     from athanor.cli.table import print_evaluation
-    from athanor.cli.warn import warnings_as_lines
     from athanor.workflows.evaluate import check_file, evaluate_systems
-    from athanor.workflows.problems import Origin, as_option
-    from athanor.workflows.spec import CalculationSpec, validated
+    from athanor.workflows.spec import CalculationSpec
     from athanor.workflows.structures import load_sources
 
-    plain, screen = _with_options({"structures": [{"file": file} for file in files]}, shared), shared.screen
-    spec = validated(CalculationSpec, plain, Origin(spell=as_option))
+    spec, screen = _spec_of(CalculationSpec, given, {}), screen_of(given)
     if spec.output is not None:
-        check_file(spec.output, overwrite=shared.overwrite)
+        check_file(spec.output, overwrite=given["overwrite"])
     systems, started = load_sources(spec.structures), time.monotonic()
     with warnings_as_lines(quiet=screen.quiet):
-        result = evaluate_systems(spec, systems, overwrite=shared.overwrite, progress=not screen.quiet)
+        result = evaluate_systems(spec, systems, overwrite=given["overwrite"], progress=not screen.quiet)
     seconds, code = time.monotonic() - started, exit_code(result)
     if screen.as_json:
         print_json({"file": spec.output and str(spec.output)} | document_of(result, seconds, code))
@@ -62,16 +63,15 @@ def evaluate_files(files: Sequence[str], shared: Shared) -> int:
     return int(code)
 
 
-def _run(spec: RunSpec, check: bool, shared: Shared) -> int:
-    from athanor.cli.warn import warnings_as_lines
+def _run(spec: RunSpec, given: Given) -> int:
     from athanor.workflows.output import check_output
     from athanor.workflows.structures import load_sources
 
-    screen = shared.screen
+    screen = screen_of(given)
     if spec.output is not None:
-        check_output(spec.output, overwrite=shared.overwrite)
+        check_output(spec.output, overwrite=given["overwrite"])
     systems = load_sources(spec.structures)
-    if check:
+    if given["check"]:
         from athanor.cli.check import check_run
 
         return check_run(spec, systems, screen)
@@ -80,7 +80,7 @@ def _run(spec: RunSpec, check: bool, shared: Shared) -> int:
 
     started, command = time.monotonic(), shlex.join(["athanor", *sys.argv[1:]])
     with warnings_as_lines(quiet=screen.quiet):
-        result = run(spec, systems, overwrite=shared.overwrite, progress=not screen.quiet, command=command)
+        result = run(spec, systems, overwrite=given["overwrite"], progress=not screen.quiet, command=command)
     seconds, code = time.monotonic() - started, exit_code(result, allow_failures=spec.allow_failures)
     if screen.as_json:
         print_json({"folder": result.folder and str(result.folder)} | document_of(result, seconds, code))
@@ -91,28 +91,23 @@ def _run(spec: RunSpec, check: bool, shared: Shared) -> int:
     return int(code)
 
 
-def _make_spec(plain: Settings) -> RunSpec:
-    from athanor.workflows.problems import Origin, as_option
-    from athanor.workflows.spec import make_spec
+def _spec_of(kind: type[Spec], given: Given, plain: Given) -> Spec:
+    """Return a description: a job, and what the options say about it."""
+    from athanor.workflows.problems import Origin, as_argument, as_option
+    from athanor.workflows.spec import validated
 
-    return make_spec(plain, Origin(spell=as_option))
-
-
-def _given(options: Settings) -> Settings:
-    """Return the options that were not left out, paths as text."""
-    kept = {key: value for key, value in options.items() if value is not None and value != []}
-    return {key: str(value) if isinstance(value, Path) else value for key, value in kept.items()}
-
-
-def _with_options(plain: Settings, shared: Shared) -> Settings:
-    """Return a job with what the command line says about it."""
-    merged = plain | _given(shared.settings)
-    if shared.model_options:
-        merged["model"] = _with_arguments(merged.get("model"), shared.model_options)
-    return merged
+    if "files" in given:
+        plain["structures"] = [{"file": file} for file in given["files"]]
+    for key in kind.model_fields:
+        value = given.get(as_argument((key,)))
+        if value is not None and value != []:
+            plain[key] = value
+    if given["model_option"]:
+        plain["model"] = _with_arguments(plain.get("model"), given["model_option"])
+    return validated(kind, plain, Origin(spell=as_option))
 
 
-def _with_arguments(model: Any, options: Sequence[str]) -> Settings:
+def _with_arguments(model: Any, options: Sequence[str]) -> Given:
     """Return a model as a job would name it, with ``KEY=VALUE`` arguments."""
     import yaml
 

@@ -39,7 +39,7 @@ def show_run(out: Path, *, system: str | None = None, all_rows: bool = False, as
 
 
 def plot_run(out: Path, picture: Path | None, systems: list[str]) -> int:
-    """Draw a run into a file, ``plot.png`` in its folder unless told otherwise."""
+    """Draw a run into a file, by default ``plot.png`` in its folder."""
     from athanor.workflows.folder import PLOT
     from athanor.workflows.plot import plot
 
@@ -92,11 +92,16 @@ def _state(run: SavedRun) -> str:
 
 
 def _stage(kind: str, settings: dict[str, Any]) -> str:
+    from athanor.workflows import methods
+
+    method, stage_kind = methods.find(kind, settings), methods.KINDS[kind]
+    name = settings.get(stage_kind.chooser, stage_kind.default)
     if kind == "relax":
         cell = "atoms" if settings.get("fixed_cell") else "atoms and cell"
-        return f"relax {cell} to {settings['fmax']}, {settings['smax']}, at most {settings['steps']} steps"
-    at = f" at {settings['temperature']}" if settings["ensemble"] == "nvt" else ""
-    return f"{settings['ensemble'].upper()}{at}, {settings['steps']} steps of {settings['timestep']}"
+        by = "" if name == stage_kind.default else f" by {name}"
+        return f"relax {cell}{by} to {settings['fmax']}, {settings['smax']}, at most {settings['steps']} steps"
+    words = name.upper() if method is None else method.in_words(settings)
+    return f"{words}, {settings['steps']} steps of {settings['timestep']}"
 
 
 def _short(value: Any) -> str:

@@ -198,8 +198,8 @@ def _notes(rows: Sequence[Row]) -> list[str]:
                      f"{statistics.median(errors):.2f} %.")  # fmt: skip
     if any(row.get("temperature") is not None for row in rows):
         few = min(row["temperature_samples"] for row in rows if row.get("temperature_samples"))
-        doubt = f" ({few} steps: too few to say much)" if few < 200 else ""
-        notes.append(f"T: mean over the second half of the MD, ± standard error from block averages{doubt}.")
+        note = f" ({few} steps: too few to say much)" if few < 200 else ""
+        notes.append(f"T: mean over the second half of the MD, ± standard error from block averages{note}.")
     return notes
 
 

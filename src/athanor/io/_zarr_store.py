@@ -7,7 +7,6 @@ zarr's event loop: that is faster, and still works while the interpreter shuts d
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,7 @@ from typing import Any
 import numpy as np
 
 from athanor.errors import InputError, OptionalDependencyError, StorageError
-
-PARTIAL = ".partial"
-"""Ending of files that are not complete yet, zarr's and ours."""
+from athanor.io._replace import replacing
 
 StoreLike = Any
 """A path (``str`` or ``Path``), a ``dict`` kept in memory, a zarr ``Store`` or ``StorePath``."""
@@ -114,13 +111,8 @@ class RawStore:
         if self._folder is not None:
             path = self._path(key)
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
-            try:
-                temporary.write_bytes(value)
-                os.replace(temporary, path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+            with replacing(path) as partial:
+                partial.write_bytes(value)
             return
         from zarr.core.buffer import default_buffer_prototype
 

@@ -9,12 +9,12 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from athanor._optional import OptionalDependency
 from athanor.errors import AthanorWarning, InputError, StorageError
+from athanor.io._replace import replacing
 from athanor.io.extended_xyz import storable
 
 if TYPE_CHECKING:
@@ -203,20 +203,16 @@ def write_structures(
     if not images:
         raise InputError("`structures` is empty; there is nothing to write.")
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         if append:
             ase_io.write(target, images, format="extxyz", append=True)
         else:
-            ase_io.write(temporary, images, format="extxyz")
-            temporary.replace(target)
+            with replacing(target) as partial:
+                ase_io.write(partial, images, format="extxyz")
     except OSError as error:
         raise StorageError(
             f"`{target}` can not be written: {error.strerror}. Make room or choose another place."
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
     if left_out:
         text = (
             f"`{target}` was written without {', '.join(f'`{name}`' for name in sorted(left_out))}, of `info` or "

@@ -13,7 +13,8 @@ import torch
 
 from athanor.data._levels import gather_rows
 from athanor.errors import InputError, MissingFieldError, OutOfRangeError, StorageError
-from athanor.io._zarr_store import PARTIAL, RawStore
+from athanor.io._replace import PARTIAL
+from athanor.io._zarr_store import RawStore
 from athanor.io.zarr_rows import Rows, decode_block, merge_rows
 from athanor.io.zarr_schema import (
     FORMAT_KEY,

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from athanor.errors import StorageError
-from athanor.io._zarr_store import PARTIAL, RawStore
+from athanor.io._replace import PARTIAL
+from athanor.io._zarr_store import RawStore
 from athanor.io.zarr_config import Durability, TrajectoryConfig
 from athanor.io.zarr_reader import load_head, load_tail
 from athanor.io.zarr_rows import Rows, encode_block, merge_rows

@@ -7,13 +7,12 @@ returns a wrapper. Nothing is imported until a model is asked for.
 from __future__ import annotations
 
 import importlib
-import inspect
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from athanor._optional import OptionalDependency
-from athanor._values import did_you_mean
+from athanor._values import check_keywords, did_you_mean
 from athanor.errors import ArgumentError, ContractError, InputError
 
 if TYPE_CHECKING:
@@ -144,36 +143,6 @@ def find(name: str) -> ModelEntry:
     return entry
 
 
-def signature_of(builder: Callable[..., Any]) -> inspect.Signature | None:
-    """Return what `builder`, which makes a wrapper, takes; None if that can not be read."""
-    try:
-        if not isinstance(builder, type):
-            return inspect.signature(builder)
-        # not of the class: the metaclass of wrappers has a call that takes anything
-        own = inspect.signature(builder.__init__)  # type: ignore[misc]
-    except ValueError:
-        return None
-    return own.replace(parameters=list(own.parameters.values())[1:])
-
-
-def _check_arguments(name: str, builder: Callable[..., Any], given: dict[str, Any]) -> None:
-    """Raise ArgumentError if `builder` can not be called with the keywords `given`."""
-    signature = signature_of(builder)
-    if signature is None:
-        return
-    try:
-        signature.bind(**given)
-    except TypeError as error:
-        rows = [row for row in signature.parameters.values() if row.kind not in (row.VAR_KEYWORD, row.VAR_POSITIONAL)]
-        taken = [row.name for row in rows]
-        needed = ", ".join(row.name for row in rows if row.default is row.empty)
-        unknown = next((key for key in given if key not in taken), "")
-        raise ArgumentError(
-            f"model `{name}`: {error}.{did_you_mean(unknown, taken)} It takes {', '.join(taken)}"
-            f"{f'; {needed} must be given' if needed else ''}."
-        ) from error
-
-
 def get(name: str, /, **kwargs: Any) -> BaseModelMixin:
     """Build a model by name.
 
@@ -201,7 +170,7 @@ def get(name: str, /, **kwargs: Any) -> BaseModelMixin:
 
     entry = find(name)
     builder = entry.load()
-    _check_arguments(entry.name, builder, kwargs)
+    check_keywords(builder, kwargs, f"model `{entry.name}`")
     model = builder(**kwargs)
     if not isinstance(model, BaseModelMixin):
         raise ContractError(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from athanor.workflows.quantities import RATE, TIME, format_quantity
+from athanor.workflows.quantities import TIME, format_quantity
 from athanor.workflows.readable import format_bytes
 from athanor.workflows.spec import CalculationSpec, RunSpec
 from athanor.workflows.stages import MDSpec
@@ -41,7 +41,7 @@ class Advice:
     Parameters
     ----------
     topic
-        What silences it, one of `athanor.workflows.spec.Topic`.
+        What silences it, one of `athanor.workflows.methods.TOPICS`.
     text
         What is odd, and what to do: two sentences or three.
     """
@@ -67,8 +67,10 @@ def advise(spec: CalculationSpec, systems: Sequence[System], model: Any) -> list
         for stage in spec.stages:
             if isinstance(stage, MDSpec):
                 found += _about_dynamics(stage, systems)
+            own = ((topic, look(stage, systems)) for topic, look in stage.method.advice.items())
+            found += [Advice(topic, text) for topic, text in own if text]
         found += _about_disk(spec, systems)
-    first_of_topic = {advice.topic: advice for advice in reversed(found)}  # two MD stages: the first one speaks
+    first_of_topic = {advice.topic: advice for advice in reversed(found)}  # of two MD stages, the first one
     return [advice for advice in first_of_topic.values() if advice.topic not in spec.silence][::-1]
 
 
@@ -90,23 +92,23 @@ def free_disk(path: str | os.PathLike[str]) -> int:
 def _about_model(systems: Sequence[System], model: Any) -> Iterator[Advice]:
     card = model.model_card
     name = card.name or type(model).__name__
-    open_ones = [index for index, system in enumerate(systems) if not system.is_periodic]
-    if card.kind == "materials" and open_ones:
+    non_periodic = [index for index, system in enumerate(systems) if not system.is_periodic]
+    if card.kind == "materials" and non_periodic:
         yield Advice(
             "non-periodic",
-            f"{name} is made for crystals, and not for what is not periodic: {_which(open_ones, systems)}. "
+            f"{name} is made for crystals, and not for what is not periodic: {_which(non_periodic, systems)}. "
             f"Its numbers there mean little. Choose another model (see `athanor models`), or give a cell.",
         )
     if card.trained_elements is None:
         return
     known = card.elements if card.elements is not None else frozenset(range(119))  # others are set aside anyway
-    foreign = {index: set(system.atoms.numbers.tolist()) & known - card.trained_elements
+    untrained = {index: set(system.atoms.numbers.tolist()) & known - card.trained_elements
                for index, system in enumerate(systems)}  # fmt: skip
-    affected = [index for index, numbers in foreign.items() if numbers]
+    affected = [index for index, numbers in untrained.items() if numbers]
     if affected:
         from athanor.data.elements import SYMBOLS
 
-        symbols = [SYMBOLS[number] for number in sorted(set.union(*foreign.values()))]
+        symbols = [SYMBOLS[number] for number in sorted(set.union(*untrained.values()))]
         yield Advice(
             "elements",
             f"{name} was not fitted to {', '.join(symbols)}, found in {_which(affected, systems)}. "
@@ -115,31 +117,27 @@ def _about_model(systems: Sequence[System], model: Any) -> Iterator[Advice]:
 
 
 def _about_dynamics(stage: MDSpec, systems: Sequence[System]) -> Iterator[Advice]:
-    small = [index for index, system in enumerate(systems) if system.is_periodic and _swing(system) > MOST_FLUCTUATION]
+    small = [
+        index for index, system in enumerate(systems) if system.is_periodic and _fluctuation(system) > MOST_FLUCTUATION
+    ]
     if small:
-        worst = max(small, key=lambda index: _swing(systems[index]))
+        worst = max(small, key=lambda index: _fluctuation(systems[index]))
         size = len(systems[worst].atoms)
         yield Advice(
             "small-cell",
             f"the temperature of a moment means little in a cell as small as that of {_which(small, systems)}: "
-            f"with N = {size} atoms it swings by sqrt(2/3N) = {100 * _swing(systems[worst]):.0f} %. "
+            f"with N = {size} atoms it swings by sqrt(2/3N) = {100 * _fluctuation(systems[worst]):.0f} %. "
             f"Repeat the cell, for example with `--supercell 2x2x2`, or trust averages over time only.",
         )
     limits = [HYDROGEN_TIME_STEP * math.sqrt(_lightest(system) / _HYDROGEN_MASS) for system in systems]
-    hasty = [index for index, limit in enumerate(limits) if stage.timestep > 1.001 * limit]
-    if hasty:
-        worst = min(hasty, key=lambda index: limits[index])
+    too_long = [index for index, limit in enumerate(limits) if stage.timestep > 1.001 * limit]
+    if too_long:
+        worst = min(too_long, key=lambda index: limits[index])
         yield Advice(
             "time-step",
             f"a time step of {format_quantity(stage.timestep, TIME)} is long for the lightest atoms of "
-            f"{_which(hasty, systems)}: a tenth of the fastest vibration of {_lightest(systems[worst]):.3g} amu is "
+            f"{_which(too_long, systems)}: a tenth of the fastest vibration of {_lightest(systems[worst]):.3g} amu is "
             f"about {limits[worst]:.2g} fs. Shorten it with `--timestep`.",
-        )
-    if stage.ensemble == "nvt" and stage.friction * stage.timestep >= 1.0:
-        yield Advice(
-            "friction",
-            f"friction {format_quantity(stage.friction, RATE)} damps all motion within {1.0 / stage.friction:.2g} fs, "
-            f"not longer than one step ({format_quantity(stage.timestep, TIME)}). Usual are 0.001 to 0.05 1/fs.",
         )
 
 
@@ -162,7 +160,7 @@ def _which(indices: Sequence[int], systems: Sequence[System]) -> str:
     return first if len(indices) == 1 else f"{len(indices)} of {len(systems)} systems, the first is {first}"
 
 
-def _swing(system: System) -> float:
+def _fluctuation(system: System) -> float:
     """Relative fluctuation of the kinetic temperature of N atoms in equilibrium."""
     return math.sqrt(2.0 / (3.0 * len(system.atoms)))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
-from athanor._values import did_you_mean
+from athanor._values import check_keywords
 from athanor.errors import AthanorError, AthanorWarning, InputError
+from athanor.workflows.methods import RELAX, load
 from athanor.workflows.problems import describe_problems
 from athanor.workflows.spec import DEFAULT_MODEL, CalculationSpec, ModelSpec, RunSpec
-from athanor.workflows.stages import MDSpec, RelaxSpec
+from athanor.workflows.stages import MDSpec, StageSpec
 from athanor.workflows.structures import System, describe_system
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 SKIN = 0.5
 """Å added to the cutoff of the neighbour list, unless the model asks for a skin of its own."""
-FIRE_SETTINGS: dict[str, Any] = {"dt": 0.2, "dt_max": 1.0, "mass_scale": "mean"}
-"""Time steps in internal units, chosen by measurement: `docs/adr/0001-fire-time-step.md`."""
 
 
 def choose_model(spec: CalculationSpec, systems: Sequence[System]) -> ModelSpec:
@@ -59,37 +57,20 @@ def build_model(spec: ModelSpec) -> Any:
     """
     from athanor.models import registry
 
-    signature = registry.signature_of(registry.find(spec.name).load())
-    if signature is not None:
-        _check_options(spec, list(signature.parameters.values()))
+    called = f"model {spec.name!r}"
+    advice = f"Write `--model-option KEY=VALUE`, or `model: {{name: {spec.name}, KEY: VALUE}}` in a job."
+    check_keywords(registry.find(spec.name).load(), spec.options, called, "option", advice)
     try:
         return registry.get(spec.name, **_with_dtype(spec.options))
     except InputError as error:
-        raise InputError(f"model {spec.name!r}: {error}") from error
+        raise InputError(f"{called}: {error}") from error
     except AthanorError:
         raise
     except ValidationError as error:  # of the configurations that a model makes of its arguments
-        raise InputError(f"model {spec.name!r}: {describe_problems(error)}") from error
+        raise InputError(f"{called}: {describe_problems(error)}") from error
     except (TypeError, RuntimeError) as error:  # torch's, for a device or a dtype that is none
         first_line = str(error).splitlines()[0]
-        raise InputError(f"model {spec.name!r} does not take {spec.options}: {first_line}") from error
-
-
-def _check_options(spec: ModelSpec, parameters: Sequence[inspect.Parameter]) -> None:
-    """Refuse options that a model does not have, and the lack of those it needs, by name."""
-    known = [item.name for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
-    takes_any = any(item.kind is item.VAR_KEYWORD for item in parameters)
-    unknown = [name for name in spec.options if name not in known]
-    if unknown and not takes_any:
-        hint = did_you_mean(unknown[0], known) or f" It has {', '.join(known) or 'none'}."
-        raise InputError(f"model {spec.name!r} has no option `{unknown[0]}`.{hint}")
-    needed = [item.name for item in parameters if item.name in known and item.default is item.empty]
-    missing = [name for name in needed if name not in spec.options]
-    if missing:
-        raise InputError(
-            f"model {spec.name!r} needs {', '.join(f'`{name}`' for name in missing)}. Write "
-            f"`--model-option {missing[0]}=VALUE`, or `model: {{name: {spec.name}, {missing[0]}: VALUE}}` in a job."
-        )
+        raise InputError(f"{called} does not take {spec.options}: {first_line}") from error
 
 
 def _with_dtype(options: dict[str, Any]) -> dict[str, Any]:
@@ -103,24 +84,29 @@ def _with_dtype(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_stages(spec: RunSpec, systems: Sequence[System], model: Any) -> None:
-    """Refuse stages that ask a model for what it does not compute.
+    """Refuse stages that ask a model or an optimizer for what it does not do.
 
     Raises
     ------
     InputError
-        If a cell would relax without stress; the text says what to do without.
+        If a stage needs stress of a model that computes none, or an optimizer that moves atoms only is to move a cell;
+        the text says what to do.
     """
-    moves_cell = any(isinstance(stage, RelaxSpec) and not stage.fixed_cell for stage in spec.stages)
-    if not moves_cell or "stress" in model.model_config.outputs:
-        return
     periodic = next((index for index, system in enumerate(systems) if system.is_periodic), None)
-    if periodic is not None:
-        name = model.model_card.name or type(model).__name__
-        raise InputError(
-            f"{name} computes no stress, which the relaxation of the cell of "
-            f"{describe_system(periodic, systems[periodic])} needs. Keep cells with `--fixed-cell` "
-            f"(`fixed_cell: true` in a job), or choose another model."
-        )
+    if periodic is None:
+        return
+    where = describe_system(periodic, systems[periodic])
+    for stage in spec.stages:
+        method = stage.method
+        moves_cell = method.kind is RELAX and not stage.fixed_cell
+        other = "Keep cells with `--fixed-cell` (`fixed_cell: true` in a job), or choose" if moves_cell else "Choose"
+        if moves_cell and not method.cell_engine:
+            raise InputError(f"optimizer `{method.name}` does not move the cell of {where}. {other} another optimizer.")
+        needs = load(method.cell_engine if moves_cell else method.engine).__needs_keys__
+        if "stress" in needs and "stress" not in model.model_config.outputs:
+            name = model.model_card.name or type(model).__name__
+            what = "the relaxation of the cell" if moves_cell else f"{method.kind.chooser} `{method.name}`"
+            raise InputError(f"{name} computes no stress, which {what} of {where} needs. {other} another model.")
 
 
 def build_batch(systems: Sequence[System], dtype: str) -> Batch:
@@ -160,8 +146,8 @@ def _bare(atoms: Any) -> Any:
     return plain
 
 
-def build_stages(spec: RunSpec, model: Any, batch: Batch) -> tuple[FusedStage, Tracker]:
-    """Return the stages of a run, ready for `batch`, and what follows each system through them.
+def build_stages(spec: RunSpec, model: Any, batch: Batch) -> tuple[FusedStage, Tracker, list[Any]]:
+    """Return the stages of a run, ready for `batch`, what follows each system through them, and their engines.
 
     Neighbour lists and the tracker are registered; systems that start with dynamics have velocities, set in place.
     """
@@ -174,39 +160,28 @@ def build_stages(spec: RunSpec, model: Any, batch: Batch) -> tuple[FusedStage, T
     fused = FusedStage(list(enumerate(engines)))
     for hook in (*build_neighbor_hooks(model), tracker):
         fused.register_hook(hook)
-    return fused, tracker
+    return fused, tracker, engines
 
 
-def _build_engine(stage: RelaxSpec | MDSpec, spec: RunSpec, model: Any, batch: Batch) -> Any:
-    from athanor import dynamics
+def _build_engine(stage: StageSpec, spec: RunSpec, model: Any, batch: Batch) -> Any:
+    """Make the engine of a stage as the table says: by its home, with the settings that it has keywords for."""
+    from athanor.dynamics import ConvergenceHook
 
-    if isinstance(stage, MDSpec):
-        if stage.ensemble == "nve":
-            return dynamics.NVE(model, dt=stage.timestep, n_steps=stage.steps)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*friction", AthanorWarning)  # `advise` says it once for all batches
-            return dynamics.NVTLangevin(
-                model,
-                dt=stage.timestep,
-                temperature=stage.temperature,
-                friction=stage.friction,
-                random_seed=spec.seed,
-                n_steps=stage.steps,
-            )
-    if stage.fixed_cell or "cell" not in batch:
-        return dynamics.FIRE(
-            model,
-            **FIRE_SETTINGS,
-            n_steps=stage.steps,
-            convergence_hook=dynamics.ConvergenceHook.from_fmax(stage.fmax),
-        )
-    return dynamics.FIREVariableCell(
-        model,
-        **FIRE_SETTINGS,
-        pressure=stage.pressure,
-        n_steps=stage.steps,
-        convergence_hook=dynamics.ConvergenceHook.from_fmax_and_smax(stage.fmax, stage.smax),
-    )
+    method, home = stage.method, stage.method.engine
+    handed_on = {name: setting.keyword for name, setting in method.all_settings().items() if setting.keyword}
+    given = {keyword: getattr(stage, name) for name, keyword in handed_on.items()}
+    given |= method.constants
+    if method.seed:
+        given[method.seed] = spec.seed
+    if method.kind is RELAX and (stage.fixed_cell or "cell" not in batch):
+        given["convergence_hook"] = ConvergenceHook.from_fmax(stage.fmax)
+    elif method.kind is RELAX:
+        home, given["pressure"] = method.cell_engine, stage.pressure
+        given["convergence_hook"] = ConvergenceHook.from_fmax_and_smax(stage.fmax, stage.smax)
+    with warnings.catch_warnings():
+        for topic in method.advice:  # which `advise` says once for all batches
+            warnings.filterwarnings("ignore", rf".*silence=\['{topic}'\]", AthanorWarning)
+        return load(home)(model, **given)
 
 
 def build_neighbor_hooks(model: Any) -> list[Any]:

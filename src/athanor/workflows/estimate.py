@@ -13,14 +13,14 @@ from athanor.workflows.advice import Advice, advise, estimate_disk, free_disk
 from athanor.workflows.memory import free_memory, peak_memory, used_memory
 from athanor.workflows.plan import Plan
 from athanor.workflows.spec import RunSpec
-from athanor.workflows.stages import MDSpec, RelaxSpec
+from athanor.workflows.stages import RelaxSpec, StageSpec
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
 
 _SMALL_SAMPLE = 500
 """Atoms that are timed first; the largest batch is timed too if that promises to be quick."""
-_PATIENCE = 20.0
+_MOST_SECONDS = 20.0
 """Seconds that the timed steps may take together."""
 _ENOUGH = 0.5
 """Seconds of steps of one stage that are timed, at least one step and at most `_MOST_STEPS`."""
@@ -83,7 +83,7 @@ def estimate(plan: Plan[RunSpec]) -> Estimate:
     small = _first_systems(plan, largest, _SMALL_SAMPLE)
     timing = _time(plan, small)
     times = plan.count_atoms(largest) / timing.atoms
-    if len(small) < len(largest) and timing.took * times < _PATIENCE:
+    if len(small) < len(largest) and timing.took * times < _MOST_SECONDS:
         timing, times = _time(plan, largest), 1.0
     per_step = [seconds * times for seconds in timing.seconds_per_step]
     stepping = sum(stage.steps * seconds for stage, seconds in zip(spec.stages, per_step, strict=True))
@@ -126,7 +126,7 @@ def _time(plan: Plan[RunSpec], indices: list[int]) -> _Timing:
     started, before = time.monotonic(), used_memory(plan.device)
     endless = plan.spec.model_copy(update={"stages": tuple(_without_end(stage) for stage in plan.spec.stages)})
     batch = plan.batch(indices)
-    fused, _ = build.build_stages(endless, plan.model, batch)
+    fused, _, _ = build.build_stages(endless, plan.model, batch)
     first, seconds, steps = 0.0, [], 0
     for number in range(len(endless.stages)):
         batch.ensure_field("status")
@@ -151,7 +151,7 @@ def _seconds_of(fused: Any, batch: Batch, steps: int) -> float:
     return max(time.perf_counter() - started, 1e-9)
 
 
-def _without_end(stage: RelaxSpec | MDSpec) -> RelaxSpec | MDSpec:
+def _without_end(stage: StageSpec) -> StageSpec:
     """Return a stage that no system leaves, so that every timed step is a whole one."""
     never = {"steps": 2**31} | ({"fmax": 1e-300, "smax": 1e-300} if isinstance(stage, RelaxSpec) else {})
     return stage.model_copy(update=never)

@@ -85,17 +85,7 @@ def evaluate(
     >>> [f"{row['energy_per_atom']:.4f}" for row in result.rows]
     ['-0.0837', '-0.0841']
     """
-    settings = {
-        "supercell": supercell,
-        "min_atoms": min_atoms,
-        "device": device,
-        "dtype": dtype,
-        "threads": threads,
-        "max_atoms": max_atoms,
-        "silence": silence,
-        "output": out,
-    }
-    spec, model = spec_of_call(CalculationSpec, model, settings)
+    spec, model = spec_of_call(CalculationSpec, locals())
     result = evaluate_systems(spec, from_python(structures), model=model, overwrite=overwrite, progress=progress)
     if result.interrupted:
         raise KeyboardInterrupt

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from athanor.errors import InputError
+from athanor.workflows.methods import MD
 from athanor.workflows.results import RunResult
 from athanor.workflows.run import run_from_python
 
@@ -23,7 +23,7 @@ def md(
     time: float | str | None = None,
     steps: int | None = None,
     timestep: float | str = 1.0,
-    friction: float | str = 0.01,
+    friction: float | str | None = None,
     supercell: str | int | Sequence[int] = 1,
     min_atoms: int = 1,
     device: str | None = None,
@@ -45,20 +45,22 @@ def md(
 
     Parameters
     ----------
-    structures, model, supercell, min_atoms, device, dtype, threads, max_atoms, out, overwrite, title, silence, progress
+    structures, model, supercell, min_atoms, device, dtype, threads, max_atoms, every, out, overwrite, title, silence
+        As in `athanor.relax`.
+    progress
         As in `athanor.relax`.
     ensemble
-        ``"nvt"`` (Langevin dynamics, BAOAB) or ``"nve"`` (velocity Verlet).
+        nvt (Langevin) or nve (velocity Verlet).
     temperature
-        K.
-    time, steps
-        Length of the run, fs (or text such as ``"1 ps"``), or a number of steps; 1000 fs if neither is given.
+        Of the thermostat, and of the velocities at the start, K.
+    time
+        Length of the run, fs. 1 ps by default.
+    steps
+        Length in steps; or give `time`, such as 1 ps.
     timestep
-        fs.
+        Length of a step, fs.
     friction
-        1/fs; 0.001 to 0.05 is usual.
-    every
-        Steps between frames and between rows of the log in `out`.
+        Of the thermostat, 1/fs; 0.001 to 0.05 is usual. Taken by nvt; 0.01 1/fs by default.
     seed
         Seed of velocities and noise. A system's path depends on it and on its place in `structures`, not on the batch.
 
@@ -87,21 +89,4 @@ def md(
     >>> athanor.md(crystal, model=argon, temperature=30, steps=20, timestep=2.0).reasons
     ['done']
     """
-    if time is not None and steps is not None:
-        raise InputError("give `time` or `steps`, not both.")
-    length = {"steps": steps} if steps is not None else {"time": 1000.0 if time is None else time}
-    values = {"ensemble": ensemble, "temperature": temperature, "timestep": timestep, "friction": friction, **length}
-    settings = {
-        "supercell": supercell,
-        "min_atoms": min_atoms,
-        "device": device,
-        "dtype": dtype,
-        "threads": threads,
-        "max_atoms": max_atoms,
-        "every": every,
-        "seed": seed,
-        "output": out,
-        "title": title,
-        "silence": silence,
-    }
-    return run_from_python({"md": values}, structures, model, settings, overwrite=overwrite, progress=progress)
+    return run_from_python(MD, locals())

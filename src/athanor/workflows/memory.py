@@ -27,7 +27,7 @@ def used_memory(device: torch.device) -> int:
         import torch
 
         return torch.cuda.memory_allocated(device)
-    return _told_by_linux("/proc/self/status", "VmRSS") or peak_memory(device)
+    return _value_in_proc("/proc/self/status", "VmRSS") or peak_memory(device)
 
 
 def peak_memory(device: torch.device) -> int:
@@ -39,11 +39,11 @@ def peak_memory(device: torch.device) -> int:
     import resource  # not on Windows
 
     unit = 1 if sys.platform == "darwin" else 1024
-    told = _told_by_linux("/proc/self/status", "VmHWM")
-    return told or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    found = _value_in_proc("/proc/self/status", "VmHWM")
+    return found or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _told_by_linux(file: str, name: str) -> int | None:
+def _value_in_proc(file: str, name: str) -> int | None:
     """Bytes in the line ``name: 123 kB`` of a file of /proc; None where there is none."""
     with suppress(OSError), open(file, encoding="ascii", errors="replace") as lines:
         for line in lines:
@@ -53,9 +53,9 @@ def _told_by_linux(file: str, name: str) -> int | None:
 
 
 def _available() -> int | None:
-    told = _told_by_linux("/proc/meminfo", "MemAvailable")
-    if told is not None:
-        return told
+    found = _value_in_proc("/proc/meminfo", "MemAvailable")
+    if found is not None:
+        return found
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (ValueError, OSError, AttributeError):

@@ -12,11 +12,11 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from athanor.errors import InputError, StorageError
+from athanor.io._replace import PARTIAL, replacing
 from athanor.workflows.folder import CONTENT, RUN, SUMMARY_CSV, SUMMARY_JSON
 from athanor.workflows.saved_record import is_elsewhere, read_record, state_of
 
@@ -48,7 +48,7 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
         return folder
     if not overwrite:
         raise InputError(f"`{folder}` exists. Choose another folder, or add --overwrite to replace these results.")
-    why = _why_foreign(folder, names)
+    why = _why_not_ours(folder, names)
     if why:
         raise InputError(
             f"`{folder}` does not look like a results folder of athanor ({why}); it was left as it is. "
@@ -73,10 +73,10 @@ def _running_process(folder: Path) -> int | None:
     return None if writer == os.getpid() else writer
 
 
-def _why_foreign(folder: Path, names: set[str]) -> str:
-    foreign = sorted(names - CONTENT)
-    if foreign:
-        return ", ".join(foreign[:3])
+def _why_not_ours(folder: Path, names: set[str]) -> str:
+    unknown = sorted(names - CONTENT)
+    if unknown:
+        return ", ".join(unknown[:3])
     if RUN not in names:
         return f"no {RUN}"
     try:
@@ -133,20 +133,16 @@ def replace_text(path: Path, text: str) -> None:
     StorageError
         If the disk refuses.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        temporary.write_text(text, encoding="utf-8", errors="replace")  # file names need not be text
-        temporary.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8", errors="replace")  # file names need not be text
     except OSError as error:
         raise StorageError(f"`{path}` can not be written: {error.strerror}. Make room and try again.") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def _is_partial(name: str) -> bool:
     """Whether it is what a killed run left of one of its files."""
-    return name.endswith(".partial") and name.startswith(tuple(f".{known}." for known in CONTENT))
+    return name.endswith(PARTIAL) and name.startswith(tuple(f".{known}." for known in CONTENT))
 
 
 def write_yaml(path: Path, values: Mapping[str, Any]) -> None:

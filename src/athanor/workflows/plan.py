@@ -138,36 +138,35 @@ def find_device(name: str, dtype: str) -> torch.device:
     return torch.device(wanted)
 
 
-def spec_of_call(kind: type[Spec], model: Any, settings: Mapping[str, Any]) -> tuple[Spec, Any]:
+def spec_of_call(kind: type[Spec], arguments: Mapping[str, Any], **more: Any) -> tuple[Spec, Any]:
     """Make a description out of the arguments of a Python call.
 
     Parameters
     ----------
     kind
         Class of the description.
-    model
-        As `athanor.relax` takes it.
-    settings
-        Keys of `kind`; None leaves the default, for `device` that of the model.
+    arguments
+        What was given, by name; None leaves the default, for `device` that of the model.
+    **more
+        Further keys of the description.
 
     Returns
     -------
     tuple
-        The description, and `model` if it is an object rather than a name.
+        The description, and the model if it is an object rather than a name.
 
     Raises
     ------
     InputError
         If a value is wrong; the text names the argument.
     """
-    is_named = model is None or isinstance(model, str | dict)
-    given = dict(settings)
-    if is_named:
-        given["model"] = model
-    elif given["device"] is None:
+    names = {key: as_argument((key,)) for key in kind.model_fields if key != "structures"}
+    given = {key: arguments[name] for key, name in names.items() if name in arguments} | more
+    model = None if isinstance(given["model"], str | dict) else given.pop("model")
+    if model is not None and given["device"] is None:
         given["device"] = _device_of(model)
     given = {key: value for key, value in given.items() if value is not None}
-    return validated(kind, given, Origin(spell=as_argument)), None if is_named else model
+    return validated(kind, given, Origin(spell=as_argument)), model
 
 
 def _device_of(model: Any) -> str | None:

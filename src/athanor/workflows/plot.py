@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from athanor._optional import OptionalDependency
 from athanor.errors import InputError, StorageError
-from athanor.workflows.quantities import FORCE, TEMPERATURE, parse_quantity
+from athanor.workflows import methods
+from athanor.workflows.methods import MD, RELAX
+from athanor.workflows.quantities import Kind, parse_quantity
 from athanor.workflows.saved_run import SavedRun
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
 _PANELS = {
     "energy": "energy above lowest\n(meV/atom)",
+    "conserved": "drift of the conserved\nenergy (meV/atom)",
     "temperature": "temperature (K)",
     "volume": "volume change (%)",
     "fmax": "largest force (eV/Å)",
@@ -65,7 +68,8 @@ def plot(
 ) -> Figure:
     r"""Draw energy, temperature, volume and largest force of a run against step; a panel for each that has data.
 
-    The energy of a system counts from the lowest that was logged of it, its volume from the first. A circle marks where
+    The energy of a system counts from the lowest that was logged of it, its volume from the first, and what a method
+    conserves (in NVE the total energy) from the first of the stage. A circle marks where
     a system goes on from relaxation to dynamics, a cross the last good state of one that failed. Up to eight systems
     have a colour each; more are grey, with their median. Of more than a hundred, a hundred are drawn.
 
@@ -139,11 +143,23 @@ def _line_of(saved: SavedRun, number: int, series: Series) -> _Line:
     energy = np.where(np.isfinite(series.energy), series.energy, np.nan)
     if np.isfinite(energy).any():
         panels["energy"] = 1e3 * (energy - np.nanmin(energy)) / row["atoms"]
+    panels["conserved"] = 1e3 * _since_entry(series.conserved, series.stage) / row["atoms"]
     change = 100.0 * (series.volume / series.volume[:1] - 1.0)
     if (np.abs(change) > 1e-7).any():
         panels["volume"] = change
     panels = {name: values for name, values in panels.items() if np.isfinite(values).any()}
     return _Line(row["system"], row["status"].startswith("failed"), series.step, kinds[series.stage], panels)
+
+
+def _since_entry(values: np.ndarray, stage: np.ndarray) -> np.ndarray:
+    """Values less the first one of their stage: every stage conserves a quantity of its own."""
+    import numpy as np
+
+    values = np.where(np.isfinite(values), values, np.nan)
+    for number in np.unique(stage):
+        known = np.flatnonzero((stage == number) & ~np.isnan(values))
+        values[stage == number] -= values[known[0]] if known.size else np.nan
+    return values
 
 
 def _draw(axes: Any, name: str, lines: list[_Line], aims: list[float]) -> None:
@@ -205,10 +221,10 @@ def _aims(name: str, saved: SavedRun) -> list[float]:
     """The temperature of the thermostat, the force that counts as relaxed."""
     found = []
     for kind, settings in saved.stages:
-        if name == "temperature" and settings.get("ensemble") == "nvt":
-            found.append(parse_quantity(settings["temperature"], TEMPERATURE))
-        if name == "fmax" and kind == "relax":
-            found.append(parse_quantity(settings["fmax"], FORCE))
+        method = methods.find(kind, settings)
+        for key, setting in method.all_settings().items() if method is not None else ():
+            if setting.plotted == name and isinstance(setting.quantity, Kind) and key in settings:
+                found.append(parse_quantity(settings[key], setting.quantity))
     return found
 
 
@@ -228,7 +244,7 @@ def _draw_stages(panels: Sequence[Any], lines: list[_Line]) -> None:
         if steps.min() == steps.max():
             axes.axvline(steps.min(), color=_AIM, linewidth=1)
     first = next(line.is_md[0] for change, line in changes if change.size)
-    before, after = ("MD", "relaxation") if first else ("relaxation", "MD")
+    before, after = (MD.noun, RELAX.noun) if first else (RELAX.noun, MD.noun)
     top = panels[0].get_xaxis_transform()
     panels[0].text(steps.min(), 1.02, f"{before} ", transform=top, ha="right", va="bottom", color=_AIM)
     panels[0].text(steps.max(), 1.02, f" {after}", transform=top, ha="left", va="bottom", color=_AIM)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from athanor._values import did_you_mean
+from athanor._config import explain
+from athanor.workflows.methods import KINDS, all_settings
+from athanor.workflows.settings import OUT
 
 Location = tuple[str | int, ...]
 
@@ -23,7 +24,7 @@ def as_argument(location: Location) -> str:
     """Return the argument of a Python call that a key comes from; empty if it is none."""
     location = tuple(part for part in location if isinstance(part, str))  # an item of a list is named by its list
     name = str(location[-1]) if location else ""
-    return "" if name in ("relax", "md", "stages") else _ARGUMENTS.get(location[-2:], _ARGUMENTS.get((name,), name))
+    return "" if name in (*KINDS, "stages") else _ARGUMENTS.get(location[-2:], _ARGUMENTS.get((name,), name))
 
 
 def as_option(location: Location) -> str:
@@ -32,7 +33,11 @@ def as_option(location: Location) -> str:
     return f"--{name.replace('_', '-')}" if name else ""
 
 
-_ARGUMENTS: dict[Location, str] = {("relax", "steps"): "max_steps", ("output",): "out", ("model", "name"): "model"}
+_ARGUMENTS: dict[Location, str] = {
+    (OUT.name,): OUT.argument,
+    ("model", "name"): "model",
+    **{(kind.name, name): row.as_argument for kind in KINDS.values() for name, row in all_settings(kind).items()},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +83,10 @@ def describe_problems(error: ValidationError, root: type[BaseModel] | None = Non
         Where the values came from.
     """
     origin = origin or Origin()
-    return "\n  ".join(_describe(problem, root, origin) for problem in error.errors(include_url=False))
-
-
-def _describe(problem: Any, root: type[BaseModel] | None, origin: Origin) -> str:
-    location, kind, found = problem["loc"], problem["type"], problem.get("input")
-    place, name = origin.place(location), origin.spell(location)
-    if kind == "extra_forbidden":
-        known = _known_keys(root, location[:-1])
-        hint = did_you_mean(location[-1], known) or (f" Known keys: {', '.join(known)}." if known else "")
-        return f"{place}`{name}` is not a key here.{hint}"
-    if kind == "missing":
-        return f"{place}`{name}` is missing."
-    message = problem["msg"].removeprefix("Value error, ")
-    if kind == "value_error":
-        return f"{place}`{name}`: {message}" if name else f"{place}{message}"
-    return f"{place}`{name}`: {message[0].lower()}{message[1:]}; got {reprlib.repr(found)}."
+    return "\n  ".join(
+        origin.place(row["loc"]) + explain(row, origin.spell(row["loc"]), _known_keys(root, row["loc"][:-1]))
+        for row in error.errors(include_url=False)
+    )
 
 
 def _known_keys(root: type[BaseModel] | None, location: Location) -> list[str]:

@@ -56,8 +56,8 @@ def stop_between_steps() -> Iterator[StopFlag]:
             raise KeyboardInterrupt
         flag.is_set = True
 
-    heeded = [number for number in _STOPS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
-    before = {number: signal.signal(number, on_interrupt) for number in heeded}
+    caught = [number for number in _STOPS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, on_interrupt) for number in caught}
     try:
         yield flag
     finally:

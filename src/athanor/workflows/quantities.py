@@ -1,4 +1,4 @@
-"""Values with a unit, as people write them in jobs and on the command line: ``300 K``, ``0.05 GPa``, ``1ps``.
+"""Values as people write them in jobs and on the command line: with a unit, ``300 K`` or ``1ps``, and ``2x2x1``.
 
 A bare number means the default unit of the quantity. Everything is kept in the units of the engines (Å, eV, fs, K).
 """
@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
-
-from pydantic import BeforeValidator, PlainSerializer
+from typing import Any
 
 from athanor import units
 from athanor._values import is_real
 from athanor.errors import InputError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Kind:
     """One kind of quantity: default unit, a value for messages, and the size of every unit in that of the engines."""
 
@@ -98,16 +97,37 @@ def format_quantity(value: float, kind: Kind) -> str:
     return f"{value / kind.units[kind.default]:.10g} {kind.default}"
 
 
-def _annotated(kind: Kind) -> Any:
-    return Annotated[
-        float,
-        BeforeValidator(lambda value: parse_quantity(value, kind)),
-        PlainSerializer(lambda value: format_quantity(value, kind), return_type=str),
-    ]
+def parse_supercell(value: Any) -> tuple[int, int, int]:
+    """Return the repeats along a, b and c.
+
+    Parameters
+    ----------
+    value
+        ``"2x2x1"``, ``"2,2,1"``, ``"2 2 1"``, three integers, or one integer (also as text) for all axes.
+
+    Raises
+    ------
+    InputError
+        If it is none of these, or a number is below 1.
+
+    Examples
+    --------
+    >>> parse_supercell("2x2x1"), parse_supercell(3)
+    ((2, 2, 1), (3, 3, 3))
+    """
+    parts = re.split(r"\s*[x×,]\s*|\s+", value.strip().lower()) if isinstance(value, str) else value
+    try:
+        parts = [parts] if is_real(parts) else list(parts)
+        counts = [int(part) for part in parts if not isinstance(part, bool) and int(part) == float(part)]
+    except (TypeError, ValueError, OverflowError):
+        parts, counts = [], []
+    if len(counts) not in (1, 3) or len(counts) != len(parts) or min(counts) < 1:
+        raise InputError(f"{value!r} is not a supercell; write repeats of at least 1, for example `2x2x1`, or `2`.")
+    if len(counts) == 1:
+        counts *= 3
+    return counts[0], counts[1], counts[2]
 
 
-Temperature = _annotated(TEMPERATURE)
-Pressure = _annotated(PRESSURE)
-Force = _annotated(FORCE)
-Time = _annotated(TIME)
-Rate = _annotated(RATE)
+def format_supercell(counts: Sequence[int]) -> str:
+    """Return ``2x2x1``; `parse_supercell` reads it back."""
+    return "x".join(map(str, counts))

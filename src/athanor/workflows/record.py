@@ -15,17 +15,12 @@ from athanor.workflows.advice import Advice
 from athanor.workflows.folder import RUN
 from athanor.workflows.output import write_yaml
 from athanor.workflows.spec import RunSpec
-from athanor.workflows.stages import MDSpec, RelaxSpec
+from athanor.workflows.stages import RelaxSpec
 from athanor.workflows.structures import System
 
 _PACKAGES = ("torch", "numpy", "ase", "numba", "zarr", "chgnet")
-_CITATIONS = {
-    "FIRE": "E. Bitzek et al., Phys. Rev. Lett. 97, 170201 (2006), doi:10.1103/PhysRevLett.97.170201",
-    "cell": "E. B. Tadmor et al., Phys. Rev. B 59, 235 (1999), doi:10.1103/PhysRevB.59.235",
-    "BAOAB": "B. Leimkuhler, C. Matthews, Appl. Math. Res. Express 2013, 34 (2013), doi:10.1093/amrx/abs010",
-    "verlet": "W. C. Swope et al., J. Chem. Phys. 76, 637 (1982), doi:10.1063/1.442716",
-    "philox": "J. K. Salmon et al., SC'11, 16 (2011), doi:10.1145/2063384.2063405",
-    "ase": "A. H. Larsen et al., J. Phys.: Condens. Matter 29, 273002 (2017), doi:10.1088/1361-648X/aa680e",
+_ASE = "A. H. Larsen et al., J. Phys.: Condens. Matter 29, 273002 (2017), doi:10.1088/1361-648X/aa680e"
+_COLLECTIONS = {
     "ase:dcdft": "K. Lejaeghere et al., Crit. Rev. Solid State Mater. Sci. 39, 1 (2014), "
     "doi:10.1080/10408436.2013.772503",
 }
@@ -94,16 +89,14 @@ class RunRecord:
 
 def citations(spec: RunSpec, systems: Sequence[System], model: Any) -> list[str]:
     """Return what to cite for this run: the potential, the methods, the data."""
-    keys = []
-    for stage in spec.stages:
-        if isinstance(stage, RelaxSpec):
-            keys += ["FIRE"] if stage.fixed_cell else ["FIRE", "cell"]
-        elif isinstance(stage, MDSpec):
-            keys += ["BAOAB", "philox"] if stage.ensemble == "nvt" else ["verlet"]
-    keys += ["ase"] + sorted({system.file for system in systems if system.file in _CITATIONS})
     card = model.model_card
-    own = [f"{card.name or type(model).__name__}: {card.citation}"] if card.citation else []
-    return own + [_CITATIONS[key] for key in dict.fromkeys(keys)]
+    found = [f"{card.name or type(model).__name__}: {card.citation}"] if card.citation else []
+    for stage in spec.stages:
+        found += stage.method.citations
+        if isinstance(stage, RelaxSpec) and not stage.fixed_cell:
+            found += stage.method.cell_citations
+    found += [_ASE, *(_COLLECTIONS[file] for file in sorted({system.file for system in systems} & _COLLECTIONS.keys()))]
+    return list(dict.fromkeys(found))
 
 
 def _describe_model(spec: RunSpec, model: Any) -> dict[str, Any]:

@@ -6,8 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from athanor._values import is_real
-from athanor.workflows.quantities import PRESSURE, format_quantity
+from athanor.workflows.methods import RELAX
 from athanor.workflows.results import RunResult
 from athanor.workflows.run import run_from_python
 
@@ -19,6 +18,7 @@ def relax(
     structures: Any,
     model: Any = None,
     *,
+    optimizer: str = "fire",
     fmax: float | str = 0.05,
     smax: float | str = 0.05,
     max_steps: int = 500,
@@ -38,7 +38,7 @@ def relax(
     silence: Sequence[str] = (),
     progress: bool = False,
 ) -> RunResult:
-    """Relax structures with FIRE until forces and stress are small; periodic systems relax their cell as well.
+    """Relax structures until forces and stress are small; periodic systems relax their cell as well.
 
     Parameters
     ----------
@@ -46,35 +46,36 @@ def relax(
         ASE atoms, a path of anything ASE reads, `AtomicData`, a list of these, a `Batch`, or what a run returned. They
         are not changed.
     model
-        Name of a model (see `athanor.models.available`), a mapping of its name and arguments such as
-        ``{"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}``, or a wrapped model. CHGNet by
-        default, for crystals.
+        Name of a model (see `athanor.models.available`), a mapping of its name and arguments such as ``{"name":
+        "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}``, or a wrapped model. CHGNet by default, for
+        crystals.
+    optimizer
+        fire (fast inertial relaxation engine).
     fmax
         Largest force of a relaxed structure, eV/Å.
     smax
-        Largest component of stress plus pressure of a relaxed structure. A bare number is GPa.
+        Largest component of stress plus pressure; a bare number is GPa.
     max_steps
-        At most so many steps for each structure.
+        At most so many steps for each system.
     pressure
-        Target pressure, compression positive. A bare number is eV/Å³, as everywhere in Python
-        (``10 * athanor.units.GPa``); text carries its unit (``"10 GPa"``).
+        Target pressure, compression positive; a bare number is eV/Å³, as everywhere in Python.
     fixed_cell
         Move atoms only.
     supercell
-        Repeats of every cell along its periodic axes: ``"2x2x1"``, ``(2, 2, 1)``, or ``2`` for all three.
+        Repeats of every cell: 2x2x1, or 2 for all axes. Or a tuple such as ``(2, 2, 1)``.
     min_atoms
-        Repeat periodic cells further until they hold at least so many atoms.
+        Repeat periodic cells until they hold so many atoms.
     device
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, or ``"auto"`` for the first GPU there is. By default where the
-        model is: the CPU for a model by name.
+        Device: cpu, cuda, cuda:1, mps, or auto for a GPU if there is one. By default where the model is: the CPU for a
+        model by name.
     dtype
-        ``"float64"`` or ``"float32"``, or torch's name of it.
+        Precision: float64 or float32. Or torch's name of it.
     threads
         CPU threads; all cores by default.
     max_atoms
-        Largest number of atoms in one batch; from the memory at hand by default.
+        Most atoms in one batch; what fits by default.
     every
-        Steps between frames and between rows of the log in `out`.
+        Steps between frames and rows of the log. They are kept in `out`.
     seed
         Kept with the results; a relaxation draws no random numbers.
     out
@@ -84,7 +85,8 @@ def relax(
     title
         A name for the run, kept in `out`.
     silence
-        Topics of warnings to leave out: the text of a warning names its topic.
+        Warnings to leave out: non-periodic, elements, small-cell, time-step, disk, friction. The text of a warning
+        names its topic.
     progress
         Show how far it is, on stderr.
 
@@ -114,24 +116,4 @@ def relax(
     >>> result.reasons
     ['converged']
     """
-    values = {
-        "fmax": fmax,
-        "smax": smax,
-        "pressure": format_quantity(float(pressure), PRESSURE) if is_real(pressure) else pressure,
-        "steps": max_steps,
-        "fixed_cell": fixed_cell,
-    }
-    settings = {
-        "supercell": supercell,
-        "min_atoms": min_atoms,
-        "device": device,
-        "dtype": dtype,
-        "threads": threads,
-        "max_atoms": max_atoms,
-        "every": every,
-        "seed": seed,
-        "output": out,
-        "title": title,
-        "silence": silence,
-    }
-    return run_from_python({"relax": values}, structures, model, settings, overwrite=overwrite, progress=progress)
+    return run_from_python(RELAX, locals())

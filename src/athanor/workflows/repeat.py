@@ -9,8 +9,8 @@ import numpy as np
 
 from athanor._values import is_real
 from athanor.errors import InputError
+from athanor.workflows.quantities import format_supercell
 from athanor.workflows.structures import System, describe_system
-from athanor.workflows.supercell import format_supercell
 
 _AXES = "abc"
 _MOST_ATOMS = 10_000_000

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from athanor.units import GPa
 from athanor.workflows.folder import NOT_STARTED
+from athanor.workflows.methods import KINDS
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.structures import System
 from athanor.workflows.track import SystemRecord, Tracker
@@ -63,15 +64,15 @@ class RunResult:
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """How many systems ended how; reasons of failures are not told apart."""
+        """How many systems ended how; failures of every reason count together."""
         return dict(Counter(reason.partition(":")[0] for reason in self.reasons))
 
     def __len__(self) -> int:
         return len(self.structures)
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{number} {outcome}" for outcome, number in self.outcomes.items())
-        return f"RunResult({len(self)} systems: {told}; folder={str(self.folder) if self.folder else None!r})"
+        counts = ", ".join(f"{number} {outcome}" for outcome, number in self.outcomes.items())
+        return f"RunResult({len(self)} systems: {counts}; folder={str(self.folder) if self.folder else None!r})"
 
 
 def add_chunk(
@@ -136,7 +137,7 @@ def _reason(record: SystemRecord, batch: Batch, place: int, finished: bool, mode
     if int(batch.failure_code[place]):
         from athanor.dynamics.failures import explain_failure
 
-        where = f" ({'relaxation' if record.failed_in == 'relax' else 'MD'})" if record.failed_in else ""
+        where = f" ({KINDS[record.failed_in].noun})" if record.failed_in else ""
         return f"failed: {explain_failure(batch, place, model)}{where}"
     if not finished:
         return "interrupted"

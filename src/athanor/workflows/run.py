@@ -6,12 +6,13 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from athanor.errors import AthanorWarning, StorageError
 from athanor.workflows import build
 from athanor.workflows.advice import Advice, advise
 from athanor.workflows.folder import FINAL, LOG, TRAJECTORY
+from athanor.workflows.methods import StageKind, all_settings, stage_of
 from athanor.workflows.output import check_inputs_outside, check_output, create_output, write_summary
 from athanor.workflows.plan import Plan, make_plan, spec_of_call
 from athanor.workflows.progress import Progress, ProgressHook, StopFlag, StopRequested, stop_between_steps
@@ -21,6 +22,11 @@ from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import describe_stages
 from athanor.workflows.structures import System, from_python
 from athanor.workflows.track import Tracker
+
+if TYPE_CHECKING:
+    import torch
+
+    from athanor.data.batch import Batch
 
 _SECONDS_BETWEEN_SUMMARIES = 5.0
 
@@ -77,27 +83,15 @@ def run(
     return _Run(plan, advice, overwrite, progress, command).go()
 
 
-def run_from_python(
-    stage: dict[str, Any],
-    structures: Any,
-    model: Any,
-    settings: dict[str, Any],
-    *,
-    overwrite: bool,
-    progress: bool,
-) -> RunResult:
-    """Make a description of one stage out of the arguments of a Python call, and run it.
+def run_from_python(kind: StageKind, arguments: dict[str, Any]) -> RunResult:
+    """Run one stage, as the arguments of a Python call say.
 
     Parameters
     ----------
-    stage
-        As a job names it: ``{"relax": {...}}``.
-    structures, model
-        As `athanor.relax` takes them.
-    settings
-        Keys of `RunSpec`; None leaves the default.
-    overwrite, progress
-        As `run`.
+    kind
+        Of the stage.
+    arguments
+        What `athanor.relax` or `athanor.md` was called with, by name.
 
     Raises
     ------
@@ -106,14 +100,17 @@ def run_from_python(
     KeyboardInterrupt
         If it was interrupted; what was done stands in the results folder.
     """
-    spec, model = spec_of_call(RunSpec, model, {"stages": [stage]} | settings)
+    defaults = {setting.as_argument: setting.python_default for setting in all_settings(kind).values()}
+    given = {key: arguments[key] for key in defaults.keys() & arguments.keys()}
+    given = {key: value for key, value in given.items() if value is not None or defaults[key] is not None}
+    spec, model = spec_of_call(RunSpec, arguments, stages=[{kind.name: stage_of(kind, given)}])
     result = run(
         spec,
-        from_python(structures),
+        from_python(arguments["structures"]),
         model=model,
-        overwrite=overwrite,
-        progress=progress,
-        command=f"athanor.{next(iter(stage))}(...)",
+        overwrite=arguments["overwrite"],
+        progress=arguments["progress"],
+        command=f"athanor.{kind.name}(...)",
     )
     if result.interrupted:
         raise KeyboardInterrupt
@@ -180,8 +177,8 @@ class _Run:
         """Run one chunk and take up what became of it, which a second Ctrl-C must not prevent."""
         spec, systems = self.spec, [self.systems[index] for index in indices]
         batch = self.plan.batch(indices)
-        fused, tracker = build.build_stages(spec, self.plan.model, batch)
-        for hook in self._writers(tracker):
+        fused, tracker, engines = build.build_stages(spec, self.plan.model, batch)
+        for hook in self._writers(tracker, engines):
             fused.register_hook(hook)
         self.progress.next_chunk(number)
         fused.register_hook(ProgressHook(self.progress, flag, lambda: _describe(spec, tracker)))
@@ -204,7 +201,7 @@ class _Run:
         if time.monotonic() - self._summary_written > _SECONDS_BETWEEN_SUMMARIES:
             self._attempt(self._write_summary)
 
-    def _writers(self, tracker: Tracker) -> list[Any]:
+    def _writers(self, tracker: Tracker, engines: list[Any]) -> list[Any]:
         """Hooks that keep frames and scalars, every so many steps."""
         if self.result.folder is None:
             return []
@@ -213,8 +210,10 @@ class _Run:
         from athanor.dynamics.hooks import LoggingHook, SnapshotHook
 
         every, log = self.spec.every, self.result.folder / LOG
-        stage = {"stage": lambda ctx: torch.from_numpy(tracker.stage_of_step)}
-        return [SnapshotHook(self.sink, every), LoggingHook("csv", every, log, custom_scalars=stage)]
+        columns: dict[str, Any] = {"stage": lambda ctx: torch.from_numpy(tracker.stage_of_step)}
+        if any(stage.method.conserved for stage in self.spec.stages):
+            columns["conserved"] = lambda ctx: _conserved(self.spec, engines, tracker, ctx.batch)
+        return [SnapshotHook(self.sink, every), LoggingHook("csv", every, log, custom_scalars=columns)]
 
     def _write_summary(self) -> None:
         """Write the table as it stands: a run that is killed then still tells its systems, and which are done."""
@@ -239,10 +238,23 @@ class _Run:
         self._attempt(self.record.finish, state if self._trouble is None else "failed", self.result.outcomes, frames)
 
 
+def _conserved(spec: RunSpec, engines: list[Any], tracker: Tracker, batch: Batch) -> torch.Tensor:
+    """Conserved quantity of each system in its stage, eV; NaN where the method of the stage has none."""
+    import torch
+
+    values = torch.full((len(batch),), torch.nan, dtype=torch.float64, device=batch.device)
+    for number, (stage, engine) in enumerate(zip(spec.stages, engines, strict=True)):
+        here = torch.from_numpy(tracker.stage_of_step == number).to(batch.device)
+        if stage.method.conserved is not None and bool(here.any()):
+            values = torch.where(here, stage.method.conserved(engine, batch).reshape(-1).double(), values)
+    return values
+
+
 def _describe(spec: RunSpec, tracker: Tracker) -> str:
-    words = {"relax": "relaxing", "md": "in MD"}
     parts = [
-        f"{count} {words[stage.kind]}" for stage, count in zip(spec.stages, tracker.in_stage, strict=True) if count
+        f"{count} {stage.method.kind.doing}"
+        for stage, count in zip(spec.stages, tracker.in_stage, strict=True)
+        if count
     ]
     done = len(tracker.records) - tracker.active
     return ", ".join(parts + ([f"{done} done"] if done else []))

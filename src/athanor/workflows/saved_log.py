@@ -48,6 +48,8 @@ class Series:
         Å³.
     pressure
         eV/Å³, compression positive; divide by `athanor.units.GPa` for GPa.
+    conserved
+        What the method of the stage conserves, eV: in NVE the total energy. NaN where it conserves nothing.
     """
 
     step: np.ndarray
@@ -58,6 +60,7 @@ class Series:
     temperature: np.ndarray
     volume: np.ndarray
     pressure: np.ndarray
+    conserved: np.ndarray
 
     def __len__(self) -> int:
         return len(self.step)
@@ -113,6 +116,7 @@ class SavedLog:
             temperature=np.where(np.array(self._stage_is_md)[stage], column("temperature"), np.nan),
             volume=column("volume"),
             pressure=column("pressure"),
+            conserved=column("conserved"),
         )
 
     def _read(self, systems: Sequence[int]) -> tuple[list[str], dict[int, np.ndarray]]:

@@ -1,7 +1,7 @@
 """What a calculation is, as one validated description: structures, model, stages, and where results go.
 
 Jobs (YAML), the command line and Python all make a `RunSpec`; unknown keys and wrong units are refused with their
-place. The text under a key is what `athanor init` writes above it. Nothing here loads torch.
+place. Defaults and comments of keys that are options too stand in `settings` and `methods`. Nothing here loads torch.
 """
 
 from __future__ import annotations
@@ -9,18 +9,30 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, PlainSerializer, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from athanor.errors import InputError
+from athanor.workflows import settings
+from athanor.workflows.methods import SILENCE, TOPICS
 from athanor.workflows.problems import Origin, describe_problems
+from athanor.workflows.quantities import format_supercell, parse_supercell
 from athanor.workflows.stages import Count, Description, Stage, Whole, read_stage
-from athanor.workflows.supercell import Supercell
 from athanor.workflows.yaml_file import read_yaml
 
-Topic = Literal["non-periodic", "elements", "small-cell", "time-step", "friction", "disk"]
-"""What a run may warn of before its first step, see `athanor.workflows.advice`."""
+if TYPE_CHECKING:
+    Topic = str
+else:
+    Topic = Literal[TOPICS]
 DEFAULT_MODEL = "chgnet"
 """Model of periodic systems when none is named."""
 
@@ -31,6 +43,9 @@ def _usable_path(path: Path) -> Path:
     return Path(os.path.expanduser(path))  # frames go to a store that takes `~` for the home folder: all go there
 
 
+Supercell = Annotated[
+    tuple[int, int, int], BeforeValidator(parse_supercell), PlainSerializer(format_supercell, return_type=str)
+]
 PathText = Annotated[Path, AfterValidator(_usable_path), PlainSerializer(str, return_type=str)]
 
 
@@ -99,28 +114,18 @@ class SourceSpec(Description):
 class CalculationSpec(Description):
     """What an evaluation and a run share: systems, the model, and where and how it is computed."""
 
-    title: str = ""
-    """A name for the run, for you."""
+    title: str = settings.TITLE.field()
     structures: tuple[SourceSpec, ...] = ()
     """Where structures come from: files or collections, in order."""
-    supercell: Supercell = (1, 1, 1)
-    """Repeats of every cell along a, b and c, for example 2x2x1."""
-    min_atoms: Count = 1
-    """Repeat periodic cells further until they hold at least so many atoms."""
-    model: ModelSpec | None = None
-    """Potential, see `athanor models`; with arguments: {name: ..., cutoff: ...}. For crystals chgnet if null."""
-    device: str = "cpu"
-    """Where it is computed: cpu, cuda, cuda:1, mps, or auto for the first GPU there is."""
-    dtype: Literal["float32", "float64"] = "float64"
-    """Precision of positions, forces and energies: float64 or float32."""
-    threads: Count | None = None
-    """CPU threads; all cores if null."""
-    max_atoms: Count | None = None
-    """Largest number of atoms in one batch; from the free memory if null."""
-    silence: tuple[Topic, ...] = ()
-    """Warnings to leave out: non-periodic, elements, small-cell, time-step, friction, disk."""
-    output: PathText | None = None
-    """Folder for the results (a file of an evaluation); if null the name of the job and -output."""
+    supercell: Supercell = settings.SUPERCELL.field()
+    min_atoms: Count = settings.MIN_ATOMS.field()
+    model: ModelSpec | None = settings.POTENTIAL.field()
+    device: str = settings.DEVICE.field()
+    dtype: Literal["float32", "float64"] = settings.DTYPE.field()
+    threads: Count | None = settings.THREADS.field()
+    max_atoms: Count | None = settings.MAX_ATOMS.field()
+    silence: tuple[Topic, ...] = SILENCE.field()
+    output: PathText | None = settings.OUT.field()
 
     @field_validator("structures", "silence", mode="before")
     @classmethod
@@ -145,10 +150,8 @@ class RunSpec(CalculationSpec):
 
     stages: tuple[Stage, ...]
     """What every system goes through, in order, all in the same batch."""
-    every: Count = 10
-    """Steps between frames and between rows of the log."""
-    seed: Annotated[Whole, Field(ge=0)] = 42
-    """Seed of velocities and noise."""
+    every: Count = settings.EVERY.field()
+    seed: Annotated[Whole, Field(ge=0)] = settings.SEED.field()
     allow_failures: bool = False
     """Systems that are set aside do not make the run a failure."""
 
@@ -220,10 +223,17 @@ def load_job(path: str | os.PathLike[str]) -> RunSpec:
 
 
 def make_spec(values: dict[str, Any], origin: Origin | None = None) -> RunSpec:
-    """Validate plain values as a run.
+    """Validate plain values as a run; see `validated`."""
+    return validated(RunSpec, values, origin)
+
+
+def validated(kind: type[_Kind], values: dict[str, Any], origin: Origin | None = None) -> _Kind:
+    """Validate plain values as a description.
 
     Parameters
     ----------
+    kind
+        Its class.
     values
         As a job holds them.
     origin
@@ -234,11 +244,6 @@ def make_spec(values: dict[str, Any], origin: Origin | None = None) -> RunSpec:
     InputError
         If a key or value is wrong; each problem on its own line with its place, and the nearest key that exists.
     """
-    return validated(RunSpec, values, origin)
-
-
-def validated(kind: type[_Kind], values: dict[str, Any], origin: Origin | None = None) -> _Kind:
-    """Validate plain values as a description of another kind; see `make_spec`."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:

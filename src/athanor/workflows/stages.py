@@ -1,16 +1,32 @@
-"""The stages a run can have, relaxation and dynamics: their settings, units and limits."""
+"""The stages a run can have, relaxation and dynamics, as validated descriptions made from the table of methods."""
 
 from __future__ import annotations
 
 import math
 import reprlib
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from athanor.errors import InputError
-from athanor.workflows.quantities import TIME, Force, Pressure, Rate, Temperature, Time, parse_quantity
+from athanor.workflows import methods
+from athanor.workflows.methods import KINDS, MD, RELAX, TIMESTEP, Method, StageKind
+from athanor.workflows.quantities import TIME, Kind, format_quantity, parse_quantity
+from athanor.workflows.settings import Setting
 
 
 def _no_bool(value: Any) -> Any:
@@ -29,47 +45,96 @@ class Description(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
 
 
-class RelaxSpec(Description):
-    """Relax atoms, and the cell of periodic systems, with FIRE."""
-
-    kind: Literal["relax"] = "relax"
-    fmax: Force = 0.05
-    """Largest force on an atom of a relaxed structure, eV/Å."""
-    smax: Pressure = 0.05
-    """Largest component of stress plus pressure of a relaxed structure; a bare number is GPa."""
-    pressure: Pressure = 0.0
-    """Target pressure, compression positive; a bare number is GPa."""
-    fixed_cell: bool = False
-    """Move atoms only."""
-    steps: Count = 500
-    """At most so many steps for each system."""
-    quick_steps: Count | None = None
-    """The same in a run with --quick; `steps` if null."""
-
-    @field_validator("fmax", "smax")
-    @classmethod
-    def _positive(cls, value: float) -> float:
-        if value <= 0.0:
-            raise InputError("a threshold must be positive.")
-        return value
+class _Unset:
+    """Default of a setting that was not given: the method has its own."""
 
 
-class MDSpec(Description):
-    """Molecular dynamics at constant volume."""
+class StageSpec(Description):
+    """One stage: its method, and a value for each setting; None for those that only other methods take."""
 
-    kind: Literal["md"] = "md"
-    ensemble: Literal["nvt", "nve"] = "nvt"
-    """nvt (Langevin, BAOAB) or nve (velocity Verlet)."""
-    temperature: Temperature = 300.0
-    """Of the thermostat, and of the velocities that systems start with, K."""
-    timestep: Time = 1.0
-    """Time step, fs."""
-    friction: Rate = 0.01
-    """Of the thermostat, 1/fs; 0.001 to 0.05 is usual."""
-    steps: Count
-    """Length in steps; or write `time` with a unit, for example 1 ps."""
-    quick_steps: Count | None = None
-    """The same in a run with --quick; `steps` if null."""
+    if TYPE_CHECKING:
+        kind: str
+        steps: int
+        quick_steps: int | None
+
+        def __getattr__(self, name: str) -> Any:
+            """Settings are those of the table."""
+
+    @property
+    def method(self) -> Method:
+        """Entry of the table."""
+        kind = KINDS[self.kind]
+        return methods.of_kind(kind)[getattr(self, kind.chooser)]
+
+    def in_words(self) -> str:
+        """Return ``NVT at 300 K, 600 steps``."""
+        settings = self.model_dump(mode="json", exclude_none=True)
+        return f"{self.method.in_words(settings)}, {self.method.kind.length.format_map(settings)}"
+
+
+def _type_of(setting: Setting) -> Any:
+    """Return the type with which pydantic checks a setting."""
+    quantity = setting.quantity
+    found: Any = Literal[setting.choices] if setting.choices else quantity
+    if isinstance(quantity, Kind):
+        found = Annotated[
+            float,
+            BeforeValidator(partial(parse_quantity, kind=quantity)),
+            AfterValidator(partial(_within_bounds, setting=setting)),
+            PlainSerializer(partial(format_quantity, kind=quantity), return_type=str, when_used="unless-none"),
+        ]
+    elif quantity is int:
+        found = Annotated[Whole, Field(gt=setting.above, ge=setting.at_least)]
+    return found | None if setting.only or setting.default is None else found
+
+
+def _within_bounds(value: float, setting: Setting) -> float:
+    if setting.above is not None and value <= setting.above:
+        raise InputError("this must be positive." if setting.above == 0 else f"this must be above {setting.above:g}.")
+    if setting.at_least is not None and value < setting.at_least:
+        least = setting.at_least
+        raise InputError("this must not be negative." if least == 0 else f"this must be at least {least:g}.")
+    return value
+
+
+def _of_the_method(cls: Any, value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """Take the default of the method where nothing was given, and refuse a setting that it does not have."""
+    kind, name = KINDS[cls.model_fields["kind"].default], str(info.field_name)
+    is_given = value is not _Unset and (value is not None or not methods.all_settings(kind)[name].only)
+    if kind.chooser not in info.data:  # it is wrong, which is said already
+        return validate(value) if is_given else None
+    method = methods.of_kind(kind)[info.data[kind.chooser]]
+    taken = method.all_settings()
+    if is_given:
+        if name not in taken and name not in method.ignores:
+            raise InputError(f"{kind.chooser} `{method.name}` does not take it. It takes {', '.join(taken)}.")
+        return validate(value)
+    default = taken[name].default if name in taken else None
+    if default is ...:
+        raise InputError(f"{kind.chooser} `{method.name}` needs it.")
+    return None if default is None else validate(default)
+
+
+def _stage_of(kind: StageKind) -> Any:
+    """Return the description of stages of one kind, its fields made from the table."""
+    settings = [setting for setting in methods.all_settings(kind).values() if not setting.sets]
+    fields: dict[str, Any] = {"kind": (Literal[kind.name], kind.name)}
+    for setting in settings:
+        needed = setting.default is ... and not setting.only
+        default = ... if needed else kind.default if setting.name == kind.chooser else _Unset
+        fields[setting.name] = (_type_of(setting), Field(default, description=setting.comment))
+    check = field_validator(*(setting.name for setting in settings[1:]), mode="wrap")(_of_the_method)
+    return create_model(
+        f"_{kind.panel}", __base__=StageSpec, __module__=__name__, __validators__={"_of_the_method": check}, **fields
+    )
+
+
+class RelaxSpec(_stage_of(RELAX)):  # type: ignore[misc]
+    """Relax atoms, and the cell of periodic systems."""
+
+
+class MDSpec(_stage_of(MD)):  # type: ignore[misc]
+    """Molecular dynamics."""
 
     @model_validator(mode="before")
     @classmethod
@@ -79,39 +144,19 @@ class MDSpec(Description):
         rest = {key: item for key, item in value.items() if key != "time"}
         if "steps" in rest:
             raise InputError("give `time` or `steps`, not both.")
-        length, step = _positive_time(value["time"], "time"), _positive_time(rest.get("timestep", 1.0), "timestep")
+        step = rest.get("timestep", TIMESTEP.default)
+        length, step = _positive_time(value["time"], "time"), _positive_time(step, "timestep")
         if not math.isfinite(length / step):
             raise InputError(f"`time` {value['time']!r} is too many steps of `timestep`.")
         return rest | {"steps": max(1, round(length / step))}
-
-    @field_validator("timestep")
-    @classmethod
-    def _positive(cls, value: float) -> float:
-        if value <= 0.0:
-            raise InputError("a time step must be positive.")
-        return value
-
-    @field_validator("temperature", "friction")
-    @classmethod
-    def _not_negative(cls, value: float) -> float:
-        if value < 0.0:
-            raise InputError("this must not be negative.")
-        return value
 
 
 Stage = Annotated[RelaxSpec | MDSpec, Field(discriminator="kind")]
 
 
-def describe_stages(stages: Sequence[RelaxSpec | MDSpec]) -> str:
+def describe_stages(stages: Sequence[StageSpec]) -> str:
     """Return ``relaxation, at most 200 steps, then NVT at 300 K, 600 steps``."""
-    words = []
-    for stage in stages:
-        if isinstance(stage, RelaxSpec):
-            words.append(f"relaxation, at most {stage.steps} steps")
-        else:
-            at = f" at {stage.temperature:g} K" if stage.ensemble == "nvt" else ""
-            words.append(f"{stage.ensemble.upper()}{at}, {stage.steps} steps")
-    return ", then ".join(words)
+    return ", then ".join(stage.in_words() for stage in stages)
 
 
 def read_stage(place: int, item: Any) -> Any:
@@ -128,7 +173,7 @@ def read_stage(place: int, item: Any) -> Any:
         if len(item) != 1:
             raise InputError(f"stage {place} has the keys {', '.join(map(str, item))}; name one of `relax` and `md`.")
         kind, settings = next(iter(item.items()))
-        if kind not in ("relax", "md"):
+        if kind not in KINDS:
             raise InputError(f"stage {place} is {kind!r}; use `relax` or `md`.")
         if settings is not None and not isinstance(settings, dict):
             raise InputError(

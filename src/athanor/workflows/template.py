@@ -1,6 +1,6 @@
 """A job to start from: every key with its default, and a line above it that says what it is and in which unit.
 
-Keys, defaults and lines are those of the descriptions in `spec` and `stages`, so a template can not fall behind them.
+Keys, defaults and lines are those of the descriptions, so a template can not fall behind them.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from athanor.workflows.methods import TEMPLATES
 from athanor.workflows.spec import DEFAULT_MODEL, ModelSpec, SourceSpec, make_spec
+from athanor.workflows.stages import StageSpec
 
-STAGES = {"relax": ("relax",), "md": ("md",), "relax-then-md": ("relax", "md")}
-"""Kinds of template, and the stages of each."""
 _EXAMPLE = "structures.extxyz"
 _MD_STEPS = 1000
 """The one key of a stage without a default: 1 ps at the default time step."""
@@ -25,7 +25,7 @@ def make_template(kind: str, structures: Sequence[str] = (), *, job: str = "job.
     Parameters
     ----------
     kind
-        One of `STAGES`.
+        One of `athanor.workflows.methods.TEMPLATES`.
     structures
         Files, as seen from the job.
     job
@@ -36,7 +36,7 @@ def make_template(kind: str, structures: Sequence[str] = (), *, job: str = "job.
             "title": kind,
             "structures": [{"file": file} for file in structures or (_EXAMPLE,)],
             "model": DEFAULT_MODEL,
-            "stages": [{name: {"steps": _MD_STEPS} if name == "md" else {}} for name in STAGES[kind]],
+            "stages": [{name: {"steps": _MD_STEPS} if name == "md" else {}} for name in TEMPLATES[kind]],
             "output": f"{job.removesuffix('.yaml')}-output",
         }
     )
@@ -51,10 +51,14 @@ def make_template(kind: str, structures: Sequence[str] = (), *, job: str = "job.
 def _entries(description: BaseModel) -> Iterator[str]:
     """Yield the lines of a description: for each key a comment, then the key with its value."""
     plain = description.model_dump(mode="json")
-    for name, field in type(description).model_fields.items():
-        if name == "kind":
-            continue
-        yield f"# {field.description}"
+    comments = {name: field.description for name, field in type(description).model_fields.items() if name != "kind"}
+    if isinstance(description, StageSpec):
+        taken = description.method.all_settings()
+        chooser = description.method.kind.chooser
+        comments = {name: taken[name].comment if name in taken else text for name, text in comments.items()
+                    if name in taken or name == chooser}  # fmt: skip
+    for name, comment in comments.items():
+        yield f"# {comment}"
         value = getattr(description, name)
         if name == "stages":
             yield "stages:"

@@ -12,9 +12,9 @@ from ase.io import write
 
 from athanor.cli.init import Kind
 from athanor.cli.main import call
+from athanor.workflows.methods import TEMPLATES
 from athanor.workflows.spec import RunSpec, SourceSpec, load_job
 from athanor.workflows.stages import MDSpec, RelaxSpec
-from athanor.workflows.template import STAGES
 
 LJ = ["--model", "lennard-jones"]
 for _option in ("epsilon=0.0104", "sigma=3.4", "cutoff=8.5"):
@@ -29,16 +29,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_command_offers_every_kind() -> None:
-    assert [kind.value for kind in Kind] == list(STAGES)
+    assert [kind.value for kind in Kind] == list(TEMPLATES)
 
 
-@pytest.mark.parametrize("kind", list(STAGES))
+@pytest.mark.parametrize("kind", list(TEMPLATES))
 def test_a_template_is_a_checked_job_of_defaults(folder: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["init", kind, "--structures", "argon.extxyz"]) == 0
     assert f"athanor run {kind}.yaml --check" in capsys.readouterr().out
     spec = load_job(f"{kind}.yaml")
     assert spec.seed == RunSpec.model_fields["seed"].default
-    assert [stage.kind for stage in spec.stages] == list(STAGES[kind])
+    assert [stage.kind for stage in spec.stages] == list(TEMPLATES[kind])
     for stage in spec.stages:
         assert stage == (RelaxSpec() if stage.kind == "relax" else MDSpec(steps=1000))
     assert call(["run", f"{kind}.yaml", "--check", *LJ]) == 0

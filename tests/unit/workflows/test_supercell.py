@@ -11,10 +11,10 @@ from ase.build import bulk, molecule
 
 import athanor
 from athanor.errors import InputError
+from athanor.workflows.quantities import format_supercell, parse_supercell
 from athanor.workflows.repeat import repeat_cells
 from athanor.workflows.spec import SourceSpec
 from athanor.workflows.structures import from_python, load_sources
-from athanor.workflows.supercell import format_supercell, parse_supercell
 
 ARGON = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}
 

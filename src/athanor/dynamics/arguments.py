@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from athanor._values import did_you_mean
+from athanor._values import keywords_of, unknown_keyword
 from athanor.data.batch import Batch
 from athanor.dynamics.convergence import ConvergenceHook
 from athanor.errors import ArgumentError, AthanorWarning, ContractError, InputError
@@ -38,11 +38,7 @@ def check_keywords(engine: type, keywords: dict[str, Any]) -> None:
             raise InputError(
                 f"{engine.__name__} does not take `{name}` in this version; leave it out to run in one process."
             )
-        own = [vars(cls)["__init__"] for cls in engine.__mro__[:-1] if "__init__" in vars(cls)]
-        names = (key for function in own for key in list(inspect.signature(function).parameters)[1:])
-        known = dict.fromkeys(key for key in names if key != "kwargs")
-        hint = did_you_mean(name, known) or f" It takes {', '.join(known)}."
-        raise ArgumentError(f"{engine.__name__} got an unexpected keyword argument `{name}`.{hint}")
+        raise unknown_keyword(name, keywords_of(engine)[0], engine.__name__)
 
 
 def as_convergence_hook(given: Any) -> ConvergenceHook | None:

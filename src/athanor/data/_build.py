@@ -17,9 +17,9 @@ from athanor.data._checks import check_structures
 from athanor.data._collate import Parts
 from athanor.data._levels import LevelStorage, level_of
 from athanor.data._storage import BatchStorage
-from athanor.data._structure import REQUIRED, custom_spec, first_size, kind_of
+from athanor.data._structure import custom_spec, first_size, kind_of
 from athanor.data.atomic_data import AtomicData
-from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, FieldSpec, Level
+from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, REQUIRED, FieldSpec, Level
 from athanor.errors import ArgumentError, InputError, MissingFieldError
 
 AnyBatch = TypeVar("AnyBatch", bound=BatchStorage)
@@ -150,16 +150,16 @@ def _assemble(
     }
     parts = Parts(dicts, rows)
     _collate.check_cells_have_pbc(parts, _sample)
-    fields, schema = _collate.join(parts, custom, _sample)
+    fields = _collate.join(parts, custom, _sample)
     storages = {level: LevelStorage(np.array(rows[level], dtype=np.int64), fields[level]) for level in LEVELS}
     for storage in storages.values():
         for name, tensor in storage.tensors.items():
-            (FIELDS.get(name) or schema[name]).check(tensor, storage.rows, owner="the joined Batch")
+            (FIELDS.get(name) or custom[name]).check(tensor, storage.rows, owner="the joined Batch")
     if state is not None:
         _collate.cast_state(fields, state, warn=dtype is None)
     if validate:
         check_structures({**fields["node"], **fields["system"]}, storages["node"].starts)
-    batch = cls._of(storages, schema, fields["node"]["positions"].device, item_class=item_class)
+    batch = cls._of(storages, custom, fields["node"]["positions"].device, item_class=item_class)
     _pack_items(batch, dicts)
     return batch if device is None else batch.to(device)
 

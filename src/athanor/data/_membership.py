@@ -5,14 +5,14 @@ The methods of `Batch` delegate here. Joining itself is in `_collate`, one polic
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 from athanor.data import _collate
-from athanor.data._collate import PRESENT, Parts
+from athanor.data._collate import Parts
 from athanor.data._levels import Arrangement, LevelStorage, Rows, StateName, level_of
 from athanor.data._storage import BatchStorage
 from athanor.data._structure import custom_spec, kind_of
@@ -137,10 +137,10 @@ def _joined_fields(
         _collate.common_state_dtype(filled, None, name_of)
     _collate.check_cells_have_pbc(parts, name_of)
     custom = _collate.merge_specs([batch._custom, other._custom], name_of)
-    fields, schema = _collate.join(parts, custom, name_of, lambda level, values: rows[level].move(*values))
+    fields = _collate.join(parts, custom, name_of, lambda level, values: rows[level].move(*values))
     if filled:
         _collate.cast_state(fields, filled[0]["positions"].dtype, warn=False)
-    return fields, schema
+    return fields, custom
 
 
 def _joined_state(rows: Rows, mine: LevelStorage, theirs: LevelStorage | None) -> dict[StateName, torch.Tensor]:
@@ -213,26 +213,36 @@ def _canonical_edges(batch: BatchStorage) -> LevelStorage:
     return edges.map(lambda name, tensor: tensor[order])
 
 
-def item(batch: BatchStorage, number: int) -> AtomicData:
-    """Return one system as a structure of views; see `Batch.get_data`."""
-    custom = batch._custom
+def items(batch: BatchStorage) -> list[AtomicData]:
+    """Return all systems as structures of views; see `Batch.to_data_list`."""
+    lacked = _with_nan(batch, {**batch._node.tensors, **batch._system.tensors}, torch.any)
+    return [item(batch, number, lacked) for number in range(len(batch))]
+
+
+def item(batch: BatchStorage, number: int, lacked: Collection[str] | None = None) -> AtomicData:
+    """Return one system as a structure of views, without fields that it lacks; see `Batch.get_data`.
+
+    `lacked` holds the names of fields that some system may lack, if the caller looked them up.
+    """
     fields = batch._node.slice_of(number)
     for name, tensor in batch._system.tensors.items():
         fields[name] = tensor.narrow(0, number, 1)
-    if custom:
-        custom = _drop_absent(fields, custom)
+    asked = fields if lacked is None else {name: fields[name] for name in lacked}
+    for name in _with_nan(batch, asked, torch.all):
+        del fields[name]
+    custom = {name: spec for name, spec in batch._custom.items() if name in fields or spec.level == "edge"}
     if batch._pairs is not None or batch._edge.tensors:
         _add_edges(batch, number, fields)
     return batch._item_class._trusted(fields, custom)
 
 
-def _drop_absent(fields: dict[str, torch.Tensor], custom: dict[str, FieldSpec]) -> dict[str, FieldSpec]:
-    """Leave out fields that this system does not have, and the rows that say so."""
-    markers = [name for name in fields if name.endswith(PRESENT) and name.removesuffix(PRESENT) in fields]
-    for name in markers:
-        if not bool(fields.pop(name)):
-            del fields[name.removesuffix(PRESENT)]
-    return {name: spec for name, spec in custom.items() if name in fields or spec.level == "edge"}
+def _with_nan(batch: BatchStorage, fields: Mapping[str, torch.Tensor], where: Callable[..., Any]) -> list[str]:
+    """Return the names of `fields` in which NaN means absent and stands in any or all places."""
+    return [
+        name
+        for name, tensor in fields.items()
+        if batch.field_spec(name).may_be_absent and not tensor.is_meta and bool(where(tensor.isnan()))
+    ]
 
 
 def _add_edges(batch: BatchStorage, number: int, fields: dict[str, torch.Tensor]) -> None:
@@ -317,14 +327,12 @@ def filled(batch: BatchStorage, spec: FieldSpec) -> torch.Tensor:
     if spec.name == "atomic_masses":
         return standard_masses(batch.atomic_numbers, batch.positions.dtype)
     shape = tuple(size or 0 for size in spec.shape)
-    if spec.name in ("time", "dof"):
-        dtype = torch.float64
-    elif spec.kind in ("state", "float", "any"):
-        dtype = batch.dtype or torch.get_default_dtype()
-    else:
-        dtype = torch.bool if spec.kind == "boolean" else torch.int64
-    value = 0 if spec.default is None else spec.default
-    return torch.full((batch._level(spec.level).rows, *shape), value, dtype=dtype, device=batch.device)
+    return torch.full(
+        (batch._level(spec.level).rows, *shape),
+        0 if spec.default is None else spec.default,
+        dtype=spec.dtype_to_make(batch.dtype),
+        device=batch.device,
+    )
 
 
 def separate_memory(batch: BatchStorage) -> None:

@@ -18,14 +18,13 @@ import torch
 from athanor import _runtime
 from athanor._values import did_you_mean
 from athanor.data import _pair_views, _structure
-from athanor.data._collate import PRESENT
 from athanor.data._followers import Followers
 from athanor.data._levels import LevelStorage
 from athanor.data._mixin import AbsentAttributeError
 from athanor.data._pair_views import check_pair_list, warn_dropped_edges
 from athanor.data._stamp import Stamp
 from athanor.data.atomic_data import AtomicData
-from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, FieldSpec, Level
+from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, REQUIRED, FieldSpec, Level
 from athanor.data.pair_list import PairList
 from athanor.errors import InputError, MissingFieldError, UnknownFieldError
 
@@ -175,9 +174,6 @@ class BatchStorage(Followers):
         if name == "pbc" and self._pairs is not None and not torch.equal(value, self.pbc_or_false):
             self.pair_list = None
         storage.tensors[name] = value
-        if name + PRESENT in self._custom:
-            self._system.tensors.pop(name + PRESENT, None)
-            self._custom = {key: row for key, row in self._custom.items() if key != name + PRESENT}
         self._exchanged()
 
     def _assign_view(self, name: str, value: torch.Tensor) -> None:
@@ -202,12 +198,11 @@ class BatchStorage(Followers):
         if name in PAIR_VIEWS:
             self.pair_list = None
             return
-        if name in _structure.REQUIRED:
+        if name in REQUIRED:
             raise InputError(f"`{name}` can not be removed: every system needs it. Assign a tensor instead.")
         if name == "pbc" and bool(self.pbc_or_false.any()):
             self.pair_list = None
         del self._level(self.field_spec(name).level).tensors[name]
-        self._system.tensors.pop(name + PRESENT, None)
         self._exchanged()
 
     def __delitem__(self, name: str) -> None:
@@ -313,30 +308,8 @@ class BatchStorage(Followers):
         self._version += 1
 
     def mark_results_fresh(self, model: Any, keys: Iterable[str]) -> None:
-        """Stamp the results called `keys` as those of `model` for positions and cell as they stand.
-
-        Systems in which one of them was unknown (``<field>_present``) and now holds numbers are marked as having it.
-        """
-        results = frozenset(keys)
-        if self._custom:
-            for name in results:
-                self._note_written(name)
-        self._stamp = Stamp.of(self, _reference(model), results)
-
-    def _note_written(self, name: str) -> None:
-        """Bring ``<name>_present`` up to a field that was written in place; drop it once every system has the field."""
-        known = self._system.tensors.get(name + PRESENT)
-        value = self.get(name)
-        if known is None or value is None:
-            return
-        unknown = value.detach().isnan().reshape(value.shape[0], -1).any(dim=1)
-        if self.field_spec(name).level == "node":
-            unknown = torch.zeros_like(known, dtype=torch.int64).index_add_(0, self.batch_idx, unknown.long()) > 0
-        known = known | ~unknown
-        if bool(known.all()):
-            self.set_field(name, value)
-        else:
-            self._system.tensors[name + PRESENT] = known
+        """Stamp the results called `keys` as those of `model` for positions and cell as they stand."""
+        self._stamp = Stamp.of(self, _reference(model), frozenset(keys))
 
     def results_fresh(self, model: Any, keys: Iterable[str]) -> bool:
         """Whether results called `keys` were stamped for `model` and nothing was changed since."""

@@ -15,14 +15,10 @@ from athanor._typing import AtomCategory
 from athanor._values import check_state_dtype, usable_device
 from athanor.data._checks import check_one_device, check_structures
 from athanor.data.elements import standard_masses
-from athanor.data.fields import FIELDS, PAIR_VIEWS, STATE_FIELDS, FieldSpec, Kind, Level
+from athanor.data.fields import EXACT_FIELDS, FIELDS, PAIR_VIEWS, REQUIRED, STATE_FIELDS, FieldSpec, Kind, Level
 from athanor.errors import DtypeError, InputError, MissingFieldError, ShapeError
 
 _ORDER = (*FIELDS, *PAIR_VIEWS)
-REQUIRED = ("atomic_numbers", "positions")
-"""What every structure has."""
-KEEPS_DTYPE = frozenset({"time"})
-"""Floating fields that `to(dtype=...)` leaves alone: a float32 would lose femtoseconds of a long run."""
 
 
 def build(given: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -211,7 +207,7 @@ def mover(
         device = usable_device(device)
 
     def move(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        wanted = dtype if tensor.is_floating_point() and name not in KEEPS_DTYPE else None
+        wanted = dtype if tensor.is_floating_point() and name not in EXACT_FIELDS else None
         return tensor.to(device=device, dtype=wanted, non_blocking=non_blocking)
 
     return move

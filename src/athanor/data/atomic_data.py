@@ -25,7 +25,7 @@ from athanor.data.elements import (
     to_one_hot,
     voigt_to_matrix,
 )
-from athanor.data.fields import FIELDS, PAIR_VIEWS, FieldSpec, Level
+from athanor.data.fields import FIELDS, PAIR_VIEWS, REQUIRED, FieldSpec, Level
 from athanor.errors import InputError, MissingFieldError, UnknownFieldError
 
 if TYPE_CHECKING:
@@ -436,7 +436,7 @@ class AtomicData(DataMixin):
 
 
 def _check_removable(name: str) -> None:
-    if name in _structure.REQUIRED:
+    if name in REQUIRED:
         raise InputError(f"`{name}` can not be removed: every structure needs it. Assign a tensor instead.")
 
 

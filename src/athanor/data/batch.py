@@ -108,8 +108,9 @@ class Batch(BatchStorage):
 
         Notes
         -----
-        A field that only some structures have is filled with its default, or with NaN and the bool system row
-        ``<field>_present``; integers and bools without default are refused. ``info`` is not batched.
+        A field that only some structures have is filled with its default, floats without default with NaN; integers
+        and bools without default are refused. NaN means absent: reading a structure back (`get_data`, `to_data_list`,
+        `to_atoms`) leaves out a label that is NaN in all of its rows, also if it was given so. ``info`` is not batched.
         """
         levels = {**(attr_map or {}), **(field_levels or {})}
         return _build.from_items(
@@ -323,7 +324,7 @@ class Batch(BatchStorage):
         return self._carry_stamp(_membership.select(self, system_indices(idx, len(self))))
 
     def get_data(self, idx: int) -> AtomicData:
-        """Return one structure; its tensors are views of the batch.
+        """Return one structure; its tensors are views of the batch, without labels that are NaN throughout.
 
         Raises
         ------
@@ -334,7 +335,7 @@ class Batch(BatchStorage):
 
     def to_data_list(self) -> list[AtomicData]:
         """Return all structures; their tensors are views of the batch."""
-        return [_membership.item(self, number) for number in range(len(self))]
+        return _membership.items(self)
 
     def to_atoms(self) -> list[Atoms]:
         """Return all structures as ASE atoms; see `athanor.data.convert.ase.to_atoms`."""

@@ -139,34 +139,39 @@ def test_molecule_beside_a_crystal() -> None:
     assert batch.volume.tolist() == pytest.approx([125.0, 0.0])
 
 
-def test_label_of_some_systems_is_marked() -> None:
+def test_label_of_some_systems_is_nan_in_the_others() -> None:
     batch = Batch.from_data_list([crystal(2, energy=torch.ones(1, 1)), crystal(1), crystal(1)])
-    assert batch.energy_present.tolist() == [True, False, False]
+    assert list(batch.field_names("system")) == ["cell", "pbc", "energy"]
     assert batch.energy.isnan().flatten().tolist() == [False, True, True]
     assert batch.to_data_list()[1].energy is None
     batch.append(Batch.from_data_list([crystal(1, energy=torch.zeros(1, 1))]))
-    assert batch.energy_present.tolist() == [True, False, False, True]
-    assert batch[[3, 0]].energy_present.all()
-    batch.energy = torch.zeros(4, 1)
-    assert "energy_present" not in batch
+    assert batch.energy.isnan().flatten().tolist() == [False, True, True, False]
+    assert [data.energy is None for data in batch.to_data_list()] == [False, True, True, False]
+    assert [batch.get_data(k).energy is None for k in range(4)] == [False, True, True, False]
+    again = Batch.from_data_list(batch.to_data_list())
+    assert torch.equal(again.energy.nan_to_num(7.0), batch.energy.nan_to_num(7.0))
+    assert "energy" not in Batch.from_data_list([batch.get_data(1), batch.get_data(2)])
     assert Batch.from_data_list([molecule(tags=torch.arange(3)), molecule()]).tags.tolist() == [0, 1, 2, 0, 0, 0]
 
 
 def test_results_written_in_place_become_known() -> None:
     labelled = crystal(2, energy=torch.ones(1, 1), forces=torch.ones(2, 3))
     batch = Batch.from_data_list([labelled, crystal(1), crystal(1)])
-    model = torch.nn.Linear(1, 1)
     batch.energy[1] = 5.0
     batch.forces[2] = 5.0
-    batch.mark_results_fresh(model, ["energy", "forces"])
-    assert batch.energy_present.tolist() == [True, True, False]
-    assert batch.forces_present.tolist() == [True, True, False]
-    batch.energy[2] = 5.0
-    batch.forces[3] = 5.0
-    batch.mark_results_fresh(model, ["energy", "forces"])
-    assert "energy_present" not in batch
-    assert batch.results_fresh(model, ["energy", "forces"])
-    assert [float(data.energy) for data in batch.to_data_list()] == [1.0, 5.0, 5.0]
+    energies = [data.energy for data in batch.to_data_list()]
+    assert [None if energy is None else float(energy) for energy in energies] == [1.0, 5.0, None]
+    assert [data.forces is None for data in batch.to_data_list()] == [False, False, True]
+    assert batch.to_atoms()[2].calc is None
+
+
+def test_nan_in_some_rows_stays() -> None:
+    forces = torch.ones(2, 3)
+    forces[1, 2] = torch.nan
+    batch = Batch.from_data_list([crystal(2, forces=forces, tags=torch.zeros(2, dtype=torch.int64))])
+    assert torch.equal(batch.get_data(0).forces.isnan(), forces.isnan())
+    batch.velocities = torch.full((2, 3), torch.nan)  # a field with a default is never absent
+    assert batch.get_data(0).velocities is not None
 
 
 def test_mixture_without_default_is_refused() -> None:

@@ -201,7 +201,7 @@ def _identity(info: dict[str, Any], system_id: int | None) -> dict[str, torch.Te
         given["system_id"] = system_id
     fields = {}
     for name, value in given.items():
-        dtype = torch.float64 if FIELDS[name].kind == "float" else torch.int64
+        dtype = FIELDS[name].dtype_to_make(None)
         try:
             fields[name] = torch.tensor([[np.asarray(value).reshape(-1)[0].item()]]).to(dtype)
         except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:

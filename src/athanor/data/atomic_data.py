@@ -25,7 +25,7 @@ from athanor.data.elements import (
     to_one_hot,
     voigt_to_matrix,
 )
-from athanor.data.fields import FIELDS, PAIR_VIEWS, REQUIRED, FieldSpec, Level
+from athanor.data.fields import FIELDS, PAIR_VIEWS, REQUIRED, Fields, FieldSpec, Level, PairViews
 from athanor.errors import InputError, MissingFieldError, UnknownFieldError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _names(level: Level) -> frozenset[str]:
     return frozenset(name for table in (FIELDS, PAIR_VIEWS) for name, spec in table.items() if spec.level == level)
 
 
-class AtomicData(DataMixin):
+class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor | None]):
     """One structure.
 
     Parameters
@@ -91,6 +91,8 @@ class AtomicData(DataMixin):
     _custom: dict[str, FieldSpec]
     _extras: dict[str, Any]
     info: dict[str, torch.Tensor]
+    atomic_numbers: torch.Tensor
+    positions: torch.Tensor
 
     def __init__(
         self,

@@ -98,16 +98,16 @@ def format_quantity(value: float, kind: Kind) -> str:
     return f"{value / kind.units[kind.default]:.10g} {kind.default}"
 
 
-def _annotated(kind: Kind) -> Any:
-    return Annotated[
-        float,
-        BeforeValidator(lambda value: parse_quantity(value, kind)),
-        PlainSerializer(lambda value: format_quantity(value, kind), return_type=str),
-    ]
+def _reads(kind: Kind) -> BeforeValidator:
+    return BeforeValidator(lambda value: parse_quantity(value, kind))
 
 
-Temperature = _annotated(TEMPERATURE)
-Pressure = _annotated(PRESSURE)
-Force = _annotated(FORCE)
-Time = _annotated(TIME)
-Rate = _annotated(RATE)
+def _writes(kind: Kind) -> PlainSerializer:
+    return PlainSerializer(lambda value: format_quantity(value, kind), return_type=str)
+
+
+Temperature = Annotated[float, _reads(TEMPERATURE), _writes(TEMPERATURE)]
+Pressure = Annotated[float, _reads(PRESSURE), _writes(PRESSURE)]
+Force = Annotated[float, _reads(FORCE), _writes(FORCE)]
+Time = Annotated[float, _reads(TIME), _writes(TIME)]
+Rate = Annotated[float, _reads(RATE), _writes(RATE)]

@@ -19,7 +19,7 @@ from athanor.data._levels import LevelStorage, level_of
 from athanor.data._storage import BatchStorage
 from athanor.data._structure import custom_spec, first_size, kind_of
 from athanor.data.atomic_data import AtomicData
-from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, REQUIRED, FieldSpec, Level
+from athanor.data.fields import FIELDS, KNOWN_FIELDS, LEVELS, PAIR_VIEWS, REQUIRED, FieldSpec, Level
 from athanor.errors import ArgumentError, InputError, MissingFieldError
 
 AnyBatch = TypeVar("AnyBatch", bound=BatchStorage)
@@ -97,8 +97,9 @@ def from_dicts(
             raise ArgumentError(f"Sample {number} is a {type(item).__name__}; pass dictionaries of tensors.")
     skip = {"batch_idx", "batch_ptr", "device", "dtype", "info"}
     dicts = [{n: v for n, v in item.items() if n not in skip and v is not None} for item in items]
-    unknown = {n: "system" for item in dicts for n in item if n not in FIELDS and n not in PAIR_VIEWS}
+    unknown = {n: "system" for item in dicts for n in item if n not in KNOWN_FIELDS}
     custom = _specs_of(dicts, {**unknown, **levels}, {})
+    dicts = [{n: (FIELDS.get(n) or custom.get(n) or PAIR_VIEWS[n]).as_column(v) for n, v in d.items()} for d in dicts]
     for number, entries in enumerate(dicts):
         _check_rows(entries, custom, number)
     return _assemble(cls, dicts, custom, device, None, False, exclude, AtomicData)
@@ -110,7 +111,7 @@ def _check_rows(item: Mapping[str, torch.Tensor], custom: Mapping[str, FieldSpec
         raise MissingFieldError(f"`positions` is missing from sample {number}; every system needs it.")
     rows: dict[Level, int] = {"node": first_size(item["positions"]), "edge": _edge_rows(item, custom), "system": 1}
     for name, tensor in item.items():
-        spec = FIELDS.get(name) or custom.get(name) or PAIR_VIEWS[name]
+        spec = KNOWN_FIELDS.get(name) or custom[name]
         spec.check(tensor, rows[spec.level], owner=f"sample {number}")
 
 

@@ -18,7 +18,7 @@ from athanor.data._storage import BatchStorage
 from athanor.data._structure import custom_spec, kind_of
 from athanor.data.atomic_data import AtomicData
 from athanor.data.elements import standard_masses
-from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, FieldSpec, Level
+from athanor.data.fields import FIELDS, KNOWN_FIELDS, LEVELS, FieldSpec, Level
 from athanor.data.pair_list import Nodes, PairList
 from athanor.errors import ArgumentError, InputError, ShapeError
 
@@ -290,8 +290,8 @@ def add_key(batch: BatchStorage, key: str, values: Sequence[torch.Tensor], level
     else:
         _check_rows_per_system(key, values, batch._level(level).counts)
         tensor = _join_values(torch.cat, key, list(values))
-    if key in FIELDS or key in PAIR_VIEWS:
-        custom_spec(type(batch), key, tensor, level, FIELDS.get(key) or PAIR_VIEWS.get(key))
+    if key in KNOWN_FIELDS:
+        custom_spec(type(batch), key, tensor, level, KNOWN_FIELDS[key])
     else:
         custom_spec(type(batch), key, tensor, level, None)
         if key in batch:

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 
 from athanor._values import did_you_mean
-from athanor.data.fields import FIELDS, PAIR_VIEWS
+from athanor.data.fields import FIELDS, KNOWN_FIELDS
 from athanor.errors import UnknownFieldError
 
 
@@ -28,7 +28,7 @@ class AbsentAttributeError(UnknownFieldError):
         if name in FIELDS:
             present = ", ".join(sorted(owner._items()))
             return f"This {kind} has no `{name}` yet; fields present: {present}. Assign it, or run a model."
-        return f"{kind} has no attribute `{name}`.{did_you_mean(name, (*FIELDS, *PAIR_VIEWS, *dir(owner)))}"
+        return f"{kind} has no attribute `{name}`.{did_you_mean(name, (*KNOWN_FIELDS, *dir(owner)))}"
 
 
 class DataMixin:

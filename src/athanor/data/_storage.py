@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from athanor import _runtime
-from athanor._values import did_you_mean
+from athanor._values import did_you_mean, is_slip
 from athanor.data import _pair_views, _structure
 from athanor.data._followers import Followers
 from athanor.data._levels import LevelStorage
@@ -24,7 +24,7 @@ from athanor.data._mixin import AbsentAttributeError
 from athanor.data._pair_views import check_pair_list, warn_dropped_edges
 from athanor.data._stamp import Stamp
 from athanor.data.atomic_data import AtomicData
-from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, REQUIRED, FieldSpec, Level
+from athanor.data.fields import FIELDS, KNOWN_FIELDS, LEVELS, PAIR_VIEWS, REQUIRED, FieldSpec, Level
 from athanor.data.pair_list import PairList
 from athanor.errors import InputError, MissingFieldError, UnknownFieldError
 
@@ -96,10 +96,10 @@ class BatchStorage(Followers):
         UnknownFieldError
             If `name` is neither a field of the table, nor a registered custom field, nor a neighbour name.
         """
-        spec = FIELDS.get(name) or self._custom.get(name) or PAIR_VIEWS.get(name)
+        spec = KNOWN_FIELDS.get(name) or self._custom.get(name)
         if spec is None:
             raise UnknownFieldError(
-                f"`{name}` is not a field of a Batch.{did_you_mean(name, (*FIELDS, *self._custom, *PAIR_VIEWS))} "
+                f"`{name}` is not a field of a Batch.{did_you_mean(name, (*KNOWN_FIELDS, *self._custom))} "
                 f"Use `batch.add_key('{name}', values, level=...)` to add one, or "
                 f"`batch.register_field(...)` to declare it."
             )
@@ -144,10 +144,12 @@ class BatchStorage(Followers):
     def set_field(self, name: str, value: torch.Tensor | None) -> None:
         """Store `value` under `name`, as assignment does; None removes the field.
 
+        A new name declares itself as a custom field if the first size is the number of atoms or of systems.
+
         Raises
         ------
         UnknownFieldError
-            If the name is neither in the table, nor registered, nor a neighbour name.
+            If the name is new and one slip from a known one, or the first size is neither.
         InputError
             For a wrong shape, dtype or device; the old value stays.
         """
@@ -155,6 +157,8 @@ class BatchStorage(Followers):
         if spec is None:
             if hasattr(type(self), name):
                 raise UnknownFieldError(f"`{name}` follows from the structures of the Batch and can not be set.")
+            if name not in self._custom and name not in PAIR_VIEWS:
+                self._declare(name, value)
             spec = self.field_spec(name)
         if value is None:
             if name in self:
@@ -168,6 +172,7 @@ class BatchStorage(Followers):
             self._assign_view(name, value)
             return
         storage = self._level(spec.level)
+        value = spec.as_column(value)
         spec.check(value, storage.rows, owner=f"a Batch of {len(self)} systems")
         if spec.kind == "state":
             _structure.check_same_dtype(spec, value, self.dtype)
@@ -175,6 +180,19 @@ class BatchStorage(Followers):
             self.pair_list = None
         storage.tensors[name] = value
         self._exchanged()
+
+    def _declare(self, name: str, value: Any) -> None:
+        """Register a new name as a custom field of the level that has as many rows as `value`, if there is one."""
+        rows: dict[Level, int] = {"node": self._node.rows, "system": len(self)}
+        levels = [level for level, count in rows.items() if 0 < count == _structure.first_size(value)]
+        if len(levels) == 2:
+            raise InputError(
+                f"`{name}` has {rows['node']} rows, which may be one per atom or one per system. Say which: "
+                f"`batch.add_key('{name}', values, level=...)`."
+            )
+        if levels and not any(is_slip(name, known) for known in (*KNOWN_FIELDS, *self._custom)):
+            spec = _structure.custom_spec(type(self), name, value, levels[0], None)
+            self._custom = {**self._custom, name: spec}
 
     def _assign_view(self, name: str, value: torch.Tensor) -> None:
         packed = _pair_views.assign_view(self, self._assigned, name, value)

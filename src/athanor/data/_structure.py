@@ -15,10 +15,8 @@ from athanor._typing import AtomCategory
 from athanor._values import check_state_dtype, usable_device
 from athanor.data._checks import check_one_device, check_structures
 from athanor.data.elements import standard_masses
-from athanor.data.fields import EXACT_FIELDS, FIELDS, PAIR_VIEWS, REQUIRED, STATE_FIELDS, FieldSpec, Kind, Level
+from athanor.data.fields import EXACT_FIELDS, FIELDS, KNOWN_FIELDS, REQUIRED, STATE_FIELDS, FieldSpec, Kind, Level
 from athanor.errors import DtypeError, InputError, MissingFieldError, ShapeError
-
-_ORDER = (*FIELDS, *PAIR_VIEWS)
 
 
 def build(given: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -29,7 +27,7 @@ def build(given: dict[str, Any]) -> dict[str, torch.Tensor]:
     _refuse_symbols(given["atomic_numbers"])
     if "atom_categories" in given:
         given["atom_categories"] = categories(given["atom_categories"])
-    fields = {name: given[name] for name in _ORDER if name in given}
+    fields = {name: spec.as_column(given[name]) for name, spec in KNOWN_FIELDS.items() if name in given}
     _check_each(fields, {})
     check_one_device(fields, fields["positions"].device, "AtomicData")
     cast_state(fields, stacklevel=4)
@@ -67,7 +65,7 @@ def _check_each(fields: dict[str, torch.Tensor], custom: Mapping[str, FieldSpec]
     rows = first_size(numbers) if getattr(numbers, "ndim", 0) else 1
     FIELDS["atomic_numbers"].check(numbers, rows, owner="AtomicData")
     for name, value in fields.items():
-        spec = FIELDS.get(name) or PAIR_VIEWS.get(name) or custom[name]
+        spec = KNOWN_FIELDS.get(name) or custom[name]
         _check_one(fields, spec, value)
 
 
@@ -137,7 +135,7 @@ def check_assignment(fields: dict[str, torch.Tensor], spec: FieldSpec, value: An
 
 
 def _is_edge(name: str) -> bool:
-    spec = FIELDS.get(name) or PAIR_VIEWS.get(name)
+    spec = KNOWN_FIELDS.get(name)
     return spec is not None and spec.level == "edge"
 
 

@@ -25,7 +25,7 @@ from athanor.data.elements import (
     to_one_hot,
     voigt_to_matrix,
 )
-from athanor.data.fields import FIELDS, PAIR_VIEWS, REQUIRED, Fields, FieldSpec, Level, PairViews
+from athanor.data.fields import FIELDS, KNOWN_FIELDS, REQUIRED, Fields, FieldSpec, Level, PairViews
 from athanor.errors import InputError, MissingFieldError, UnknownFieldError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ __all__ = [
 
 
 def _names(level: Level) -> frozenset[str]:
-    return frozenset(name for table in (FIELDS, PAIR_VIEWS) for name, spec in table.items() if spec.level == level)
+    return frozenset(name for name, spec in KNOWN_FIELDS.items() if spec.level == level)
 
 
 class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor | None]):
@@ -106,7 +106,7 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
         self.info = dict(info or {})
         given = {"atomic_numbers": atomic_numbers, "positions": positions, **fields}
         given = {name: value for name, value in given.items() if value is not None}
-        self._extras = {name: given.pop(name) for name in list(given) if name not in FIELDS and name not in PAIR_VIEWS}
+        self._extras = {name: given.pop(name) for name in list(given) if name not in KNOWN_FIELDS}
         for name in self._extras:
             _check_label(type(self), name)
         self._fields = _structure.build(given)
@@ -131,7 +131,7 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
             return self._fields[name]
         except KeyError:
             pass
-        if name in FIELDS or name in PAIR_VIEWS:
+        if name in KNOWN_FIELDS:
             return None
         try:
             return self._extras[name]
@@ -155,6 +155,7 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
         else:
             if name == "atom_categories":
                 value = _structure.categories(value)
+            value = spec.as_column(value)
             _structure.check_assignment(self._fields, spec, value)
             self._fields[name] = value
 
@@ -187,7 +188,7 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
 
     def field_spec(self, name: str) -> FieldSpec | None:
         """Return the row of the field table, of the neighbour names or of a custom field; None if unknown."""
-        return FIELDS.get(name) or PAIR_VIEWS.get(name) or self._custom.get(name)
+        return KNOWN_FIELDS.get(name) or self._custom.get(name)
 
     def field_names(self, level: Level) -> tuple[str, ...]:
         """Names of the stored fields of `level`."""
@@ -288,8 +289,9 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
         self._register(key, value, "system")
 
     def _register(self, key: str, value: torch.Tensor, level: Level) -> None:
-        known = FIELDS.get(key) or PAIR_VIEWS.get(key)
+        known = KNOWN_FIELDS.get(key)
         spec = _structure.custom_spec(type(self), key, value, level, known)
+        value = spec.as_column(value)
         _structure.check_assignment(self._fields, spec, value)
         if known is None:
             self._custom = {**self._custom, key: spec}
@@ -389,7 +391,7 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
     def model_dump(self, *, exclude_none: bool = False) -> dict[str, Any]:
         """Return name -> value of everything the object holds; absent fields are None unless `exclude_none`."""
         result: dict[str, Any] = {}
-        for name in (*FIELDS, *PAIR_VIEWS):
+        for name in KNOWN_FIELDS:
             value = self._fields.get(name)
             if value is not None or not exclude_none:
                 result[name] = value

@@ -19,7 +19,7 @@ from athanor.data._mixin import DataMixin
 from athanor.data._select import as_int, one_system, system_indices
 from athanor.data._storage import BatchStorage
 from athanor.data.atomic_data import AtomicData
-from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, FieldSpec, Level
+from athanor.data.fields import FIELDS, KNOWN_FIELDS, LEVELS, FieldSpec, Level
 from athanor.data.pair_list import PairList
 from athanor.errors import ArgumentError, InputError, MissingFieldError
 
@@ -186,7 +186,7 @@ class Batch(BatchStorage):
             value = self.get(key)
             if value is None:
                 present = ", ".join(sorted(self._items()))
-                hint = did_you_mean(key, (*FIELDS, *PAIR_VIEWS)) if key not in FIELDS else ""
+                hint = did_you_mean(key, KNOWN_FIELDS) if key not in FIELDS else ""
                 raise MissingFieldError(f"`{key}` is not in the Batch; fields present: {present}.{hint}")
             return value
         number = as_int(key)
@@ -206,7 +206,7 @@ class Batch(BatchStorage):
                 f"`spec` is a {type(spec).__name__}; pass `FieldSpec(name, level, shape)` of `athanor.data.fields`, or "
                 f"use `add_key`."
             )
-        if spec.name in FIELDS or spec.name in PAIR_VIEWS or not spec.name.isidentifier() or hasattr(Batch, spec.name):
+        if spec.name in KNOWN_FIELDS or not spec.name.isidentifier() or hasattr(Batch, spec.name):
             raise InputError(f"`{spec.name}` is taken; choose another name for the custom field.")
         known = self._custom.get(spec.name)
         if known is not None and known != spec and spec.name in self:

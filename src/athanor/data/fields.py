@@ -91,6 +91,11 @@ class FieldSpec:
         """Whether NaN in all rows of a system means that the system lacks this field."""
         return self.default is None and self.kind in ("state", "float") and self.name not in REQUIRED
 
+    def as_column(self, value: torch.Tensor) -> torch.Tensor:
+        """Return `value`, one number (B,) for each system as (B, 1) if this field is stored so."""
+        column = self.level == "system" and self.shape == (1,) and isinstance(value, torch.Tensor) and value.ndim == 1
+        return value.unsqueeze(1) if column else value
+
     def check(self, value: torch.Tensor, rows: int, *, owner: str) -> None:
         """Raise unless `value` fits this field with `rows` leading rows; costs O(1).
 
@@ -225,6 +230,9 @@ FIELDS: dict[str, FieldSpec] = _table(Fields)
 
 PAIR_VIEWS: dict[str, FieldSpec] = _table(PairViews)
 """Every view of the pair list by name."""
+
+KNOWN_FIELDS: dict[str, FieldSpec] = {**FIELDS, **PAIR_VIEWS}
+"""Both: every name that is not a custom field."""
 
 REQUIRED = ("atomic_numbers", "positions")
 """What every structure has."""

@@ -65,7 +65,7 @@ def test_every_table_field_goes_to_its_level_even_with_one_atom_each(name: str) 
 
 def test_unknown_name_is_refused_and_names_add_key(batch: Batch) -> None:
     with pytest.raises(UnknownFieldError, match=r"`colour` is not a field.*add_key"):
-        batch.colour = torch.zeros(3)
+        batch.colour = torch.zeros(4)
     with pytest.raises(AttributeError, match="has no attribute `colour`"):
         batch.colour
     with pytest.raises(AttributeError, match="`num_nodes` follows from"):
@@ -85,7 +85,7 @@ def test_unknown_name_is_refused_and_names_add_key(batch: Batch) -> None:
         ("positions", torch.zeros(6, 3).double(), "the state has torch.float32.*dtype=torch.float64"),
         ("cell", torch.eye(3), r"needs \(3, 3, 3\).*expand"),
         ("pbc", torch.ones(3, 3), "boolean"),
-        ("energy", torch.zeros(3), r"needs \(3, 1\)"),
+        ("energy", torch.zeros(2), r"needs \(3, 1\)"),
         ("energy", 5.0, "`energy` is a float; pass a torch.Tensor"),
         ("edge_embeddings", torch.zeros(4, 2), r"needs \(0, \*\)"),
     ],
@@ -96,6 +96,34 @@ def test_refused_assignment_changes_nothing(batch: Batch, name: str, value: Any,
         setattr(batch, name, value)
     assert batch.get(name) is before
     assert batch.version == version
+
+
+def test_one_number_for_each_system_is_a_column(batch: Batch) -> None:
+    batch.energy = torch.tensor([1.0, 2.0, 3.0])
+    assert batch.energy.tolist() == [[1.0], [2.0], [3.0]]
+    data = molecule(charge=torch.tensor([1.0]))
+    assert data.charge.shape == (1, 1)
+    data.energy = torch.tensor([2.0])
+    assert data.energy.shape == (1, 1)
+    raw = {"positions": torch.zeros(2, 3), "energy": torch.tensor([1.0])}
+    assert Batch.from_raw_dicts([raw, raw]).energy.shape == (2, 1)
+
+
+def test_a_new_name_declares_itself_by_its_first_size(batch: Batch) -> None:
+    batch.msd = torch.zeros(6, 3)
+    batch["fmax"] = torch.arange(3)
+    assert batch.field_spec("msd") == FieldSpec("msd", "node", (3,), "float")
+    assert batch.field_spec("fmax") == FieldSpec("fmax", "system", (), "integer")
+    assert batch[1].fmax.tolist() == [1]
+    assert batch[[0, 2]].fmax.tolist() == [0, 2]
+    for slip in ("enrgy", "frces", "pcb", "neighbour_list", "fmaxx"):
+        with pytest.raises(UnknownFieldError, match=f"`{slip}` is not a field of a Batch"):
+            setattr(batch, slip, torch.zeros(3))
+    single = Batch.from_data_list([crystal(1), crystal(1)])
+    with pytest.raises(InputError, match=r"`msd` has 2 rows, which may be one per atom or one per system.*add_key"):
+        single.msd = torch.zeros(2)
+    with pytest.raises(InputError, match="can not name a field"):
+        batch._private = torch.zeros(3)
 
 
 def test_assignment_keeps_the_graph(batch: Batch) -> None:

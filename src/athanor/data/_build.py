@@ -17,7 +17,7 @@ from athanor.data._checks import check_structures
 from athanor.data._collate import Parts
 from athanor.data._levels import LevelStorage, level_of
 from athanor.data._storage import BatchStorage
-from athanor.data._structure import custom_spec, first_size, kind_of
+from athanor.data._structure import cast_state, custom_spec, first_size, warn_of_cast
 from athanor.data.atomic_data import AtomicData
 from athanor.data.fields import FIELDS, KNOWN_FIELDS, LEVELS, PAIR_VIEWS, REQUIRED, FieldSpec, Level
 from athanor.errors import ArgumentError, InputError, MissingFieldError
@@ -99,7 +99,7 @@ def from_dicts(
     dicts = [{n: v for n, v in item.items() if n not in skip and v is not None} for item in items]
     unknown = {n: "system" for item in dicts for n in item if n not in KNOWN_FIELDS}
     custom = _specs_of(dicts, {**unknown, **levels}, {})
-    dicts = [{n: (FIELDS.get(n) or custom.get(n) or PAIR_VIEWS[n]).as_column(v) for n, v in d.items()} for d in dicts]
+    dicts = [{n: (KNOWN_FIELDS.get(n) or custom[n]).as_column(v) for n, v in d.items()} for d in dicts]
     for number, entries in enumerate(dicts):
         _check_rows(entries, custom, number)
     return _assemble(cls, dicts, custom, device, None, False, exclude, AtomicData)
@@ -109,7 +109,7 @@ def _check_rows(item: Mapping[str, torch.Tensor], custom: Mapping[str, FieldSpec
     """Raise unless every tensor of a plain dictionary has the rows of its level."""
     if "positions" not in item:
         raise MissingFieldError(f"`positions` is missing from sample {number}; every system needs it.")
-    rows: dict[Level, int] = {"node": first_size(item["positions"]), "edge": _edge_rows(item, custom), "system": 1}
+    rows: dict[Level, int] = {"node": first_size(item["positions"]), "edge": _edge_rows([item], custom)[0], "system": 1}
     for name, tensor in item.items():
         spec = KNOWN_FIELDS.get(name) or custom[name]
         spec.check(tensor, rows[spec.level], owner=f"sample {number}")
@@ -143,10 +143,9 @@ def _assemble(
             raise InputError(f"`exclude_keys` names {sorted(exclude & {*REQUIRED})}; every system needs it.")
         dicts = [{name: tensor for name, tensor in item.items() if name not in exclude} for item in dicts]
     state = _collate.common_state_dtype(dicts, dtype, _sample)
-    has_edges = any(_has_edges(item, custom) for item in dicts)
     rows: dict[Level, list[int]] = {
         "node": [item["positions"].shape[0] for item in dicts],
-        "edge": [_edge_rows(item, custom) for item in dicts] if has_edges else [0] * len(dicts),
+        "edge": _edge_rows(dicts, custom),
         "system": [1] * len(dicts),
     }
     parts = Parts(dicts, rows)
@@ -157,7 +156,8 @@ def _assemble(
         for name, tensor in storage.tensors.items():
             (FIELDS.get(name) or custom[name]).check(tensor, storage.rows, owner="the joined Batch")
     if state is not None:
-        _collate.cast_state(fields, state, warn=dtype is None)
+        cast = [name for tensors in fields.values() for name in cast_state(tensors, state)]
+        warn_of_cast([] if dtype else cast, state, stacklevel=5)
     if validate:
         check_structures({**fields["node"], **fields["system"]}, storages["node"].starts)
     batch = cls._of(storages, custom, fields["node"]["positions"].device, item_class=item_class)
@@ -165,21 +165,10 @@ def _assemble(
     return batch if device is None else batch.to(device)
 
 
-def _has_edges(item: Mapping[str, torch.Tensor], custom: Mapping[str, FieldSpec]) -> bool:
-    return "neighbor_list" in item or "edge_embeddings" in item or bool(custom)
-
-
-def _edge_rows(item: Mapping[str, torch.Tensor], custom: Mapping[str, FieldSpec]) -> int:
-    pairs = item.get("neighbor_list")
-    if pairs is not None:
-        return pairs.shape[0]
-    if "edge_embeddings" in item:
-        return item["edge_embeddings"].shape[0]
-    if custom:
-        for name, tensor in item.items():
-            if name in custom and custom[name].level == "edge":
-                return tensor.shape[0]
-    return 0
+def _edge_rows(dicts: Sequence[Mapping[str, torch.Tensor]], custom: Mapping[str, FieldSpec]) -> list[int]:
+    """Return the number of pairs of each structure: that of the list, else of the first field of pairs."""
+    names = ("neighbor_list", "edge_embeddings", *(name for name, spec in custom.items() if spec.level == "edge"))
+    return [next((item[name].shape[0] for name in names if name in item), 0) for item in dicts]
 
 
 def _pack_items(batch: BatchStorage, dicts: Sequence[Mapping[str, torch.Tensor]]) -> None:
@@ -262,7 +251,7 @@ def from_dump(cls: type[AnyBatch], dump: Mapping[str, Any]) -> AnyBatch:
         levels[level] = LevelStorage(counts[level], tensors)
         for name, tensor in tensors.items():
             if name not in FIELDS:
-                custom[name] = FieldSpec(name, level, tuple(tensor.shape[1:]), kind_of(tensor.dtype))
+                custom[name] = FieldSpec.like(name, level, tensor)
     return cls._of(levels, custom, torch.device(dump["device"]))
 
 

@@ -7,14 +7,13 @@ means absent; anything else is refused, naming the first part that lacks it.
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from athanor.data.fields import FIELDS, LEVELS, REQUIRED, STATE_FIELDS, FieldSpec, Level
+from athanor.data.fields import FIELDS, LEVELS, REQUIRED, FieldSpec, Level
 from athanor.errors import DtypeError, InputError, MissingFieldError, ShapeError
 
 _ORDER = {name: number for number, name in enumerate(FIELDS)}
@@ -179,17 +178,3 @@ def common_state_dtype(
                 f"Convert with `.to(dtype={wide})`, or pass `dtype={wide}` to `from_data_list`."
             )
     return state
-
-
-def cast_state(levels: dict[Level, dict[str, Any]], state: torch.dtype, warn: bool) -> None:
-    """Cast the state fields in `levels` to `state`; with a warning that lists them unless it was asked for."""
-    cast = []
-    for tensors in levels.values():
-        for name, tensor in tensors.items():
-            if name in STATE_FIELDS and tensor.dtype != state:
-                tensors[name] = tensor.to(state)
-                cast.append(name)
-    if cast and warn:
-        warnings.warn(
-            f"Fields {sorted(cast)} were cast to {state}, the dtype of `positions`.", UserWarning, stacklevel=5
-        )

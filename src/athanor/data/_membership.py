@@ -15,7 +15,7 @@ from athanor.data import _collate
 from athanor.data._collate import Parts
 from athanor.data._levels import Arrangement, LevelStorage, Rows, StateName, level_of
 from athanor.data._storage import BatchStorage
-from athanor.data._structure import custom_spec, kind_of
+from athanor.data._structure import cast_state, custom_spec
 from athanor.data.atomic_data import AtomicData
 from athanor.data.elements import standard_masses
 from athanor.data.fields import FIELDS, KNOWN_FIELDS, LEVELS, FieldSpec, Level
@@ -139,7 +139,8 @@ def _joined_fields(
     custom = _collate.merge_specs([batch._custom, other._custom], name_of)
     fields = _collate.join(parts, custom, name_of, lambda level, values: rows[level].move(*values))
     if filled:
-        _collate.cast_state(fields, filled[0]["positions"].dtype, warn=False)
+        for tensors in fields.values():
+            cast_state(tensors, filled[0]["positions"].dtype)
     return fields, custom
 
 
@@ -296,7 +297,7 @@ def add_key(batch: BatchStorage, key: str, values: Sequence[torch.Tensor], level
         custom_spec(type(batch), key, tensor, level, None)
         if key in batch:
             del batch[key]
-        batch.register_field(FieldSpec(key, level, tuple(tensor.shape[1:]), kind_of(tensor.dtype)))
+        batch.register_field(FieldSpec.like(key, level, tensor))
     batch.set_field(key, tensor.to(batch.device))
 
 

@@ -315,13 +315,15 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
 
     def check_node_consistency(self) -> Self:
         """Raise `ShapeError` unless every node-level field has one row per atom."""
-        _structure.check_rows(self, "node", self.num_nodes, "number of atoms")
-        return self
+        return self._check_level("node")
 
     def check_edge_consistency(self) -> Self:
         """Raise `ShapeError` unless every edge-level field has one row per pair of ``neighbor_list``."""
-        if "neighbor_list" in self._fields:
-            _structure.check_rows(self, "edge", self.num_edges, "number of edges")
+        return self._check_level("edge")
+
+    def _check_level(self, level: Level) -> Self:
+        for name in self.field_names(level):
+            _structure.check_rows(self._fields, self.field_spec(name), self._fields[name])  # type: ignore[arg-type]
         return self
 
     def debug(self) -> None:

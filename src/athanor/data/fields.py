@@ -10,7 +10,7 @@ custom fields, and views of the pair list.
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Generic, Literal, TypeVar, get_type_hints
+from typing import Annotated, Generic, Literal, Self, TypeVar, get_type_hints
 
 import torch
 
@@ -69,6 +69,14 @@ class FieldSpec:
     default: float | int | bool | None = None
     role: Role = "property"
     dtype: torch.dtype | None = None
+
+    @classmethod
+    def like(cls, name: str, level: Level, value: torch.Tensor) -> Self:
+        """Return the row of a custom field that is first stored as `value`."""
+        dtype = value.dtype
+        kind: Kind = "float" if dtype.is_floating_point else "integer"
+        kind = "boolean" if dtype == torch.bool else "any" if dtype.is_complex else kind
+        return cls(name, level, tuple(value.shape[1:]), kind)
 
     def accepts_dtype(self, dtype: torch.dtype) -> bool:
         """Whether a tensor of `dtype` may be stored in this field."""

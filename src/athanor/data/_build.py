@@ -35,24 +35,16 @@ def from_items(
     exclude: set[str],
 ) -> AnyBatch:
     """Join structures; see `Batch.from_data_list`."""
-    items = _listed(items)
+    items = _listed(items, AtomicData, "a Batch is made of AtomicData.")
     if dtype is not None:
         check_state_dtype(dtype)
-    if not items:
-        raise InputError(
-            "Cannot create batch from empty data list. Pass at least one AtomicData, or use `Batch.empty`."
-        )
-    for number, item in enumerate(items):
-        if not isinstance(item, AtomicData):
-            hint = " Use `AtomicData.from_atoms(...)`." if hasattr(item, "get_positions") else ""
-            raise ArgumentError(f"Sample {number} is a {type(item).__name__}; a Batch is made of AtomicData.{hint}")
     custom = _collate.merge_specs([item._custom for item in items], _sample)
     dicts: list[Mapping[str, torch.Tensor]] = [item._fields for item in items]
     for name, level in levels.items():
         level_of(name, level)
     if levels:
-        extras = _labels(items, levels)
-        dicts = [{**fields, **extra} for fields, extra in zip(dicts, extras, strict=True)]
+        labels = [{n: v for n, v in i._extras.items() if n in levels and isinstance(v, torch.Tensor)} for i in items]
+        dicts = [{**fields, **extra} for fields, extra in zip(dicts, labels, strict=True)]
         custom.update(_specs_of(dicts, levels, custom))
     return _assemble(cls, dicts, custom, device, dtype, validate, exclude, type(items[0]))
 
@@ -66,19 +58,22 @@ def names_in(keys: Iterable[str] | None) -> set[str]:
     return {keys} if isinstance(keys, str) else set(keys or ())
 
 
-def _listed(items: Any) -> list[Any]:
-    """Return the structures as a list."""
+def _listed(items: Any, kind: type, wanted: str) -> list[Any]:
+    """Return the structures as a list of at least one `kind`."""
     if isinstance(items, AtomicData | BatchStorage):
         advice = "Pass a list: `[data]`." if isinstance(items, AtomicData) else "It is a batch already."
         raise ArgumentError(f"`data_list` is a {type(items).__name__}, not a list of structures. {advice}")
     try:
-        return list(items)
+        listed = list(items)
     except TypeError as error:
         raise ArgumentError(f"`data_list` is a {type(items).__name__}; pass a list of AtomicData.") from error
-
-
-def _labels(items: Sequence[AtomicData], levels: Mapping[str, str]) -> list[dict[str, torch.Tensor]]:
-    return [{n: v for n, v in item._extras.items() if n in levels and isinstance(v, torch.Tensor)} for item in items]
+    if not listed:
+        raise InputError("Cannot create batch from empty data list. Pass at least one, or use `Batch.empty`.")
+    for number, item in enumerate(listed):
+        if not isinstance(item, kind):
+            hint = " Use `AtomicData.from_atoms(...)`." if hasattr(item, "get_positions") else ""
+            raise ArgumentError(f"Sample {number} is a {type(item).__name__}; {wanted}{hint}")
+    return listed
 
 
 def from_dicts(
@@ -89,12 +84,7 @@ def from_dicts(
     exclude: set[str],
 ) -> AnyBatch:
     """Join plain dictionaries; see `Batch.from_raw_dicts`."""
-    items = _listed(items)
-    if not items:
-        raise InputError("Cannot create batch from empty data list. Pass at least one dictionary.")
-    for number, item in enumerate(items):
-        if not isinstance(item, Mapping):
-            raise ArgumentError(f"Sample {number} is a {type(item).__name__}; pass dictionaries of tensors.")
+    items = _listed(items, Mapping, "pass dictionaries of tensors.")
     skip = {"batch_idx", "batch_ptr", "device", "dtype", "info"}
     dicts = [{n: v for n, v in item.items() if n not in skip and v is not None} for item in items]
     unknown = {n: "system" for item in dicts for n in item if n not in KNOWN_FIELDS}

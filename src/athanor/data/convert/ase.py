@@ -19,7 +19,6 @@ from athanor.data.convert._common import (
     leftover_tensors,
     one_hot_attributes,
     per_atom,
-    system_matrix,
     system_row,
     whole_sum,
 )
@@ -98,10 +97,7 @@ def from_atoms(
     for name, key in (("energy", energy_key), ("stress", stress_key), ("virial", virials_key), ("dipole", dipole_key)):
         value = info.get(key, results.get(name))
         if value is not None:
-            matrix = name in ("stress", "virial")
-            size = 1 if name == "energy" else 3
-            where = f"info['{key}']" if key in info else name
-            fields[name] = system_matrix(where, value, dtype) if matrix else system_row(where, value, dtype, size)
+            fields[name] = system_row(name, f"info['{key}']" if key in info else name, value, dtype)
     for name, keys in (("forces", (forces_key,)), ("charges", (charges_key, "initial_charges")), ("magmoms", ())):
         value = next((arrays[key] for key in keys if key in arrays), results.get(name))
         if value is None and name == "magmoms":

@@ -195,13 +195,11 @@ class BatchStorage(Followers):
             self._custom = {**self._custom, name: spec}
 
     def _assign_view(self, name: str, value: torch.Tensor) -> None:
-        packed = _pair_views.assign_view(self, self._assigned, name, value)
-        if packed is not None:
-            if self._pairs is not None and name.endswith("shifts"):
-                packed.cutoff, packed.radius = self._pairs.cutoff, self._pairs.radius
-            known = dict(self._assigned)
-            self.pair_list = packed
-            self._assigned.update(known)
+        packed, known = _pair_views.assign_view(self, self._assigned, name, value)
+        if self._pairs is not None and name.endswith("shifts"):
+            packed.cutoff, packed.radius = self._pairs.cutoff, self._pairs.radius
+        self.pair_list = packed
+        self._assigned = known
 
     def __contains__(self, name: object) -> bool:
         if not isinstance(name, str):

@@ -17,7 +17,7 @@ from athanor.data._checks import check_structures
 from athanor.data._collate import Parts
 from athanor.data._levels import LevelStorage, level_of
 from athanor.data._storage import BatchStorage
-from athanor.data._structure import cast_state, custom_spec, first_size, warn_of_cast
+from athanor.data._structure import cast_state, first_size, spec_for, warn_of_cast
 from athanor.data.atomic_data import AtomicData
 from athanor.data.fields import FIELDS, KNOWN_FIELDS, LEVELS, PAIR_VIEWS, REQUIRED, FieldSpec, Level
 from athanor.errors import ArgumentError, InputError, MissingFieldError
@@ -68,7 +68,7 @@ def _listed(items: Any, kind: type, wanted: str) -> list[Any]:
     except TypeError as error:
         raise ArgumentError(f"`data_list` is a {type(items).__name__}; pass a list of AtomicData.") from error
     if not listed:
-        raise InputError("Cannot create batch from empty data list. Pass at least one, or use `Batch.empty`.")
+        raise InputError("Cannot create batch from empty data list. Pass at least one structure, or use `Batch.empty`.")
     for number, item in enumerate(listed):
         if not isinstance(item, kind):
             hint = " Use `AtomicData.from_atoms(...)`." if hasattr(item, "get_positions") else ""
@@ -112,7 +112,7 @@ def _specs_of(
     for name, given in levels.items():
         first = next((item[name] for item in dicts if name in item), None)
         if first is not None and name not in known and name not in PAIR_VIEWS:
-            specs[name] = custom_spec(AtomicData, name, first, level_of(name, given), FIELDS.get(name))
+            specs[name] = spec_for(AtomicData, name, first, level_of(name, given))
     return {name: spec for name, spec in specs.items() if name not in FIELDS}
 
 

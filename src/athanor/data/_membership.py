@@ -15,7 +15,7 @@ from athanor.data import _collate
 from athanor.data._collate import Parts
 from athanor.data._levels import Arrangement, LevelStorage, Rows, StateName, level_of
 from athanor.data._storage import BatchStorage
-from athanor.data._structure import cast_state, custom_spec
+from athanor.data._structure import cast_state, spec_for
 from athanor.data.atomic_data import AtomicData
 from athanor.data.elements import standard_masses
 from athanor.data.fields import FIELDS, KNOWN_FIELDS, LEVELS, FieldSpec, Level
@@ -291,13 +291,11 @@ def add_key(batch: BatchStorage, key: str, values: Sequence[torch.Tensor], level
     else:
         _check_rows_per_system(key, values, batch._level(level).counts)
         tensor = _join_values(torch.cat, key, list(values))
-    if key in KNOWN_FIELDS:
-        custom_spec(type(batch), key, tensor, level, KNOWN_FIELDS[key])
-    else:
-        custom_spec(type(batch), key, tensor, level, None)
+    spec = spec_for(type(batch), key, tensor, level)
+    if key not in KNOWN_FIELDS:
         if key in batch:
             del batch[key]
-        batch.register_field(FieldSpec.like(key, level, tensor))
+        batch.register_field(spec)
     batch.set_field(key, tensor.to(batch.device))
 
 

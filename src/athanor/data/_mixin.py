@@ -26,8 +26,7 @@ class AbsentAttributeError(UnknownFieldError):
         owner, name = self.args
         kind = type(owner).__name__
         if name in FIELDS:
-            present = ", ".join(sorted(owner._items()))
-            return f"This {kind} has no `{name}` yet; fields present: {present}. Assign it, or run a model."
+            return f"This {kind} has no `{name}` yet; {owner._present()}. Assign it, or run a model."
         return f"{kind} has no attribute `{name}`.{did_you_mean(name, (*KNOWN_FIELDS, *dir(owner)))}"
 
 
@@ -39,6 +38,10 @@ class DataMixin:
     def _items(self) -> dict[str, torch.Tensor]:
         """Name -> tensor of everything stored."""
         raise NotImplementedError
+
+    def _present(self) -> str:
+        """What is stored, as errors say it."""
+        return f"fields present: {', '.join(sorted(self._items()))}"
 
     def _replace_all(self, tensors: dict[str, torch.Tensor]) -> None:
         """Store tensors of unchanged shape under names that exist."""

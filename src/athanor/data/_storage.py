@@ -191,8 +191,7 @@ class BatchStorage(Followers):
                 f"`batch.add_key('{name}', values, level=...)`."
             )
         if levels and not any(is_slip(name, known) for known in (*KNOWN_FIELDS, *self._custom)):
-            spec = _structure.custom_spec(type(self), name, value, levels[0], None)
-            self._custom = {**self._custom, name: spec}
+            self._custom = {**self._custom, name: _structure.spec_for(type(self), name, value, levels[0])}
 
     def _assign_view(self, name: str, value: torch.Tensor) -> None:
         packed, known = _pair_views.assign_view(self, self._assigned, name, value)
@@ -223,9 +222,7 @@ class BatchStorage(Followers):
 
     def __delitem__(self, name: str) -> None:
         if name not in self:
-            raise MissingFieldError(
-                f"`{name}` is not in the Batch; fields present: {', '.join(sorted(self._items()))}."
-            )
+            raise MissingFieldError(f"`{name}` is not in the Batch; {self._present()}.")
         delattr(self, name)
 
     def __setitem__(self, name: str, value: Any) -> None:

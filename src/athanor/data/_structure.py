@@ -87,7 +87,7 @@ def check_rows(fields: Mapping[str, torch.Tensor], spec: FieldSpec, value: Any) 
         spec.check(value, 1, owner="AtomicData, one system,")
         return
     what, counted = ("atoms", "atomic_numbers") if spec.level == "node" else ("edges", "neighbor_list")
-    rows = first_size(value if spec.name == counted else fields.get(counted, value))
+    rows = first_size(value if spec.name == "neighbor_list" else fields.get(counted, value))
     if isinstance(value, torch.Tensor) and value.ndim and value.shape[0] != rows:
         raise ShapeError(
             f"Inconsistent number of {what} in {spec.name}: `{spec.name}` has {value.shape[0]} rows, `{counted}` has "
@@ -154,8 +154,9 @@ def categories(value: Any) -> Any:
     return torch.tensor([item.value for item in value], dtype=torch.int64)
 
 
-def custom_spec(cls: type, key: str, value: Any, level: Level, known: FieldSpec | None) -> FieldSpec:
-    """Return the row for `key`: the table's if it is there, else one made after `value`."""
+def spec_for(cls: type, key: str, value: Any, level: Level) -> FieldSpec:
+    """Return the row for `key` on a `cls`: the table's if it is there, else one made after `value`."""
+    known = KNOWN_FIELDS.get(key)
     if known is not None:
         if known.level != level:
             raise InputError(f"`{key}` is a {known.level}-level field of the table; it can not be a {level}-level one.")

@@ -127,16 +127,12 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name in AtomicData.__slots__:
             raise AttributeError(name)
-        try:
-            return self._fields[name]
-        except KeyError:
-            pass
+        for store in (self._fields, self._extras):
+            if name in store:
+                return store[name]
         if name in KNOWN_FIELDS:
             return None
-        try:
-            return self._extras[name]
-        except KeyError:
-            raise AbsentAttributeError(self, name) from None
+        raise AbsentAttributeError(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in AtomicData.__slots__ or hasattr(type(self), name):
@@ -289,11 +285,10 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
         self._register(key, value, "system")
 
     def _register(self, key: str, value: torch.Tensor, level: Level) -> None:
-        known = KNOWN_FIELDS.get(key)
-        spec = _structure.custom_spec(type(self), key, value, level, known)
+        spec = _structure.spec_for(type(self), key, value, level)
         value = spec.as_column(value)
         _structure.check_assignment(self._fields, spec, value)
-        if known is None:
+        if key not in KNOWN_FIELDS:
             self._custom = {**self._custom, key: spec}
         self._extras.pop(key, None)
         self._fields[key] = value

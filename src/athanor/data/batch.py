@@ -185,9 +185,8 @@ class Batch(BatchStorage):
         if isinstance(key, str):
             value = self.get(key)
             if value is None:
-                present = ", ".join(sorted(self._items()))
                 hint = did_you_mean(key, KNOWN_FIELDS) if key not in FIELDS else ""
-                raise MissingFieldError(f"`{key}` is not in the Batch; fields present: {present}.{hint}")
+                raise MissingFieldError(f"`{key}` is not in the Batch; {self._present()}.{hint}")
             return value
         number = as_int(key)
         return self.index_select(key) if number is None else self.get_data(number)

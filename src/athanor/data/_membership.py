@@ -216,20 +216,20 @@ def _canonical_edges(batch: BatchStorage) -> LevelStorage:
 
 def items(batch: BatchStorage) -> list[AtomicData]:
     """Return all systems as structures of views; see `Batch.to_data_list`."""
-    lacked = _with_nan(batch, {**batch._node.tensors, **batch._system.tensors}, torch.any)
-    return [item(batch, number, lacked) for number in range(len(batch))]
+    incomplete = _names_of_nan(batch, {**batch._node.tensors, **batch._system.tensors}, torch.any)
+    return [item(batch, number, incomplete) for number in range(len(batch))]
 
 
-def item(batch: BatchStorage, number: int, lacked: Collection[str] | None = None) -> AtomicData:
+def item(batch: BatchStorage, number: int, incomplete: Collection[str] | None = None) -> AtomicData:
     """Return one system as a structure of views, without fields that it lacks; see `Batch.get_data`.
 
-    `lacked` holds the names of fields that some system may lack, if the caller looked them up.
+    `incomplete` holds the names of fields that some systems lack, if the caller looked them up.
     """
     fields = batch._node.slice_of(number)
     for name, tensor in batch._system.tensors.items():
         fields[name] = tensor.narrow(0, number, 1)
-    asked = fields if lacked is None else {name: fields[name] for name in lacked}
-    for name in _with_nan(batch, asked, torch.all):
+    asked = fields if incomplete is None else {name: fields[name] for name in incomplete}
+    for name in _names_of_nan(batch, asked, torch.all):
         del fields[name]
     custom = {name: spec for name, spec in batch._custom.items() if name in fields or spec.level == "edge"}
     if batch._pairs is not None or batch._edge.tensors:
@@ -237,7 +237,7 @@ def item(batch: BatchStorage, number: int, lacked: Collection[str] | None = None
     return batch._item_class._trusted(fields, custom)
 
 
-def _with_nan(batch: BatchStorage, fields: Mapping[str, torch.Tensor], where: Callable[..., Any]) -> list[str]:
+def _names_of_nan(batch: BatchStorage, fields: Mapping[str, torch.Tensor], where: Callable[..., Any]) -> list[str]:
     """Return the names of `fields` in which NaN means absent and stands in any or all places."""
     return [
         name

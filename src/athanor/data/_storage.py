@@ -352,7 +352,7 @@ class BatchStorage(Followers):
 
 
 def _field_property(spec: FieldSpec) -> property:
-    """Read one field of the table; ten times cheaper than the fallback `__getattr__`, which answers if it is absent."""
+    """Read one field that `Fields` declares; ten times cheaper than `__getattr__`, which answers if it is absent."""
     name, level = spec.name, f"_{spec.level}"
 
     def read(self: BatchStorage) -> torch.Tensor:

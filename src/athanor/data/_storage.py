@@ -153,6 +153,10 @@ class BatchStorage(Followers):
         InputError
             For a wrong shape, dtype or device; the old value stays.
         """
+        if isinstance(value, torch.Tensor) and value.device != self._device:
+            raise InputError(
+                f"`{name}` is on {value.device}; the Batch is on {self._device}. Use `{name}.to('{self._device}')`."
+            )
         spec = FIELDS.get(name)
         if spec is None:
             if hasattr(type(self), name):
@@ -164,10 +168,6 @@ class BatchStorage(Followers):
             if name in self:
                 del self[name]
             return
-        if isinstance(value, torch.Tensor) and value.device != self._device:
-            raise InputError(
-                f"`{name}` is on {value.device}; the Batch is on {self._device}. Use `{name}.to('{self._device}')`."
-            )
         if name in PAIR_VIEWS:
             self._assign_view(name, value)
             return

@@ -46,7 +46,8 @@ class Batch(BatchStorage):
     Notes
     -----
     Assignment (``batch.forces = f``) stores the tensor itself after checks of shape, dtype and device in O(1). A state
-    field must have the state dtype, also ``positions``: convert a whole batch with ``batch.to(dtype=...)``.
+    field must have the state dtype, also ``positions``: convert a whole batch with ``batch.to(dtype=...)``. A new name
+    declares itself as a custom field if the first size is the number of atoms or of systems.
 
     Examples
     --------

@@ -183,6 +183,8 @@ class BatchStorage(Followers):
 
     def _declare(self, name: str, value: Any) -> None:
         """Register a new name as a custom field of the level that has as many rows as `value`, if there is one."""
+        if any(is_slip(name, known) for known in (*KNOWN_FIELDS, *self._custom)):
+            return
         rows: dict[Level, int] = {"node": self._node.rows, "system": len(self)}
         levels = [level for level, count in rows.items() if 0 < count == _structure.first_size(value)]
         if len(levels) == 2:
@@ -190,7 +192,7 @@ class BatchStorage(Followers):
                 f"`{name}` has {rows['node']} rows, which may be one per atom or one per system. Say which: "
                 f"`batch.add_key('{name}', values, level=...)`."
             )
-        if levels and not any(is_slip(name, known) for known in (*KNOWN_FIELDS, *self._custom)):
+        if levels:
             self._custom = {**self._custom, name: _structure.spec_for(type(self), name, value, levels[0])}
 
     def _assign_view(self, name: str, value: torch.Tensor) -> None:

@@ -122,6 +122,8 @@ def test_a_new_name_declares_itself_by_its_first_size(batch: Batch) -> None:
     single = Batch.from_data_list([crystal(1), crystal(1)])
     with pytest.raises(InputError, match=r"`msd` has 2 rows, which may be one per atom or one per system.*add_key"):
         single.msd = torch.zeros(2)
+    with pytest.raises(UnknownFieldError, match="Did you mean `energy`"):
+        single.enrgy = torch.zeros(2)
     with pytest.raises(InputError, match="can not name a field"):
         batch._private = torch.zeros(3)
 

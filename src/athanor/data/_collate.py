@@ -6,7 +6,6 @@ means absent; anything else is refused, naming the first part that lacks it.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -79,16 +78,18 @@ def join(
     dict
         Level -> name -> tensor.
     """
-    names = parts.tensors[0] if parts.alike else dict.fromkeys(name for part in parts.tensors for name in part)
+    alike = parts.alike
+    names = parts.tensors[0] if alike else dict.fromkeys(name for part in parts.tensors for name in part)
     levels: dict[Level, dict[str, torch.Tensor]] = {level: {} for level in LEVELS}
     for name in sorted(names, key=lambda name: _ORDER.get(name, len(_ORDER))):
         spec = FIELDS.get(name) or custom.get(name)
         if spec is not None:
-            levels[spec.level][name] = _put(spec, _values(spec, parts, name_of), name_of, put_together)
+            values = [part[name] for part in parts.tensors] if alike else _with_fillers(spec, parts, name_of)
+            levels[spec.level][name] = _put(spec, values, name_of, put_together)
     return levels
 
 
-def _values(spec: FieldSpec, parts: Parts, name_of: Callable[[int], str]) -> list[torch.Tensor]:
+def _with_fillers(spec: FieldSpec, parts: Parts, name_of: Callable[[int], str]) -> list[torch.Tensor]:
     """Return the tensor of each part, filled where a part lacks the field."""
     found = [part.get(spec.name) for part in parts.tensors]
     first = next(value for value in found if value is not None)
@@ -102,10 +103,6 @@ def _values(spec: FieldSpec, parts: Parts, name_of: Callable[[int], str]) -> lis
 def _put(
     spec: FieldSpec, values: list[torch.Tensor], name_of: Callable[[int], str], put_together: PutTogether
 ) -> torch.Tensor:
-    dtypes = {value.dtype for value in values}
-    if len(dtypes) > 1:
-        widest = functools.reduce(torch.promote_types, dtypes)
-        values = [value.to(widest) for value in values]
     try:
         return put_together(spec.level, values)
     except (RuntimeError, TypeError, IndexError) as error:

@@ -137,11 +137,17 @@ def _joined_fields(
         _collate.common_state_dtype(filled, None, name_of)
     _collate.check_cells_have_pbc(parts, name_of)
     custom = _collate.merge_specs([batch._custom, other._custom], name_of)
-    fields = _collate.join(parts, custom, name_of, lambda level, values: rows[level].move(*values))
+    fields = _collate.join(parts, custom, name_of, lambda level, values: rows[level].move(*_widened(*values)))
     if filled:
         for tensors in fields.values():
             cast_state(tensors, filled[0]["positions"].dtype)
     return fields, custom
+
+
+def _widened(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return both in the wider of their dtypes."""
+    wide = torch.promote_types(first.dtype, second.dtype)
+    return first.to(wide), second.to(wide)
 
 
 def _joined_state(rows: Rows, mine: LevelStorage, theirs: LevelStorage | None) -> dict[StateName, torch.Tensor]:

@@ -10,23 +10,21 @@ from typing import Any
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from athanor.data._structure import REQUIRED
-from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, FieldSpec
+from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, REQUIRED, FieldSpec
 
 LEADING = {"node": "N", "edge": "E", "system": "B"}
-DTYPES = {
-    "state": "state",
-    "float": "floating",
-    "integer": "integer",
-    "boolean": "bool",
-    "any": "any",
-}
-HEADER = ("name", "shape", "dtype", "unit", "meaning", "if absent")
+DTYPES = {"state": "state", "float": "floating", "integer": "integer", "boolean": "bool", "any": "any"}
+HEADER = ("name", "shape", "dtype", "unit", "meaning", "if absent", "role")
 
 
 def shape(row: FieldSpec) -> str:
     """Return the shape on a batch as text, such as ``[N, 3]``."""
     return f"[{', '.join([LEADING[row.level], *('*' if size is None else str(size) for size in row.shape)])}]"
+
+
+def dtype(row: FieldSpec) -> str:
+    """Return the exact dtype, or the kind of dtypes that the field takes."""
+    return DTYPES[row.kind] if row.dtype is None else str(row.dtype).removeprefix("torch.")
 
 
 def if_absent(row: FieldSpec) -> str:
@@ -47,12 +45,12 @@ class FieldTable(SphinxDirective):
         """Return the table."""
         (which,) = self.arguments
         if which == "pairs":
-            header, rows = HEADER[:-1], list(PAIR_VIEWS.values())
+            header, rows = HEADER[:-2], list(PAIR_VIEWS.values())
         elif which in LEVELS:
             header, rows = HEADER, [row for row in FIELDS.values() if row.level == which]
         else:
             raise self.error(f"field-table: {which!r} is none of {', '.join(LEVELS)}, pairs")
-        body = [[row.name, shape(row), DTYPES[row.kind], row.unit, row.meaning, if_absent(row)] for row in rows]
+        body = [[row.name, shape(row), dtype(row), row.unit, row.meaning, if_absent(row), row.role] for row in rows]
         return [make_table(header, [cells[: len(header)] for cells in body])]
 
 

@@ -96,6 +96,19 @@ def check_keywords(
         raise ArgumentError(f"{name} needs {names}. {advice}")
 
 
+def is_slip(name: str, known: str) -> bool:
+    """Whether the names differ by one letter (added, left out, changed) or by two neighbours that changed places."""
+    start = _letters_shared(name, known)
+    end = _letters_shared(name[start:][::-1], known[start:][::-1])
+    one, two = name[start : len(name) - end], known[start : len(known) - end]
+    return max(len(one), len(two)) <= 1 or (len(one) == 2 and one == two[::-1])
+
+
+def _letters_shared(one: str, two: str) -> int:
+    """Return how many letters are equal from the start on."""
+    return next((place for place, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+
+
 def is_real(value: Any) -> bool:
     """Whether `value` is one real number, of Python or numpy; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool)

@@ -105,13 +105,12 @@ class DrainsNothing(HostMemory):
         """Do nothing."""
 
 
-class MarksNothing(HostMemory):
+class InventsLabels(HostMemory):
     """Broken twin: a missing label becomes zero."""
 
     def read(self) -> Batch:
         found = super().read()
-        if "energy_present" in found:
-            found.set_field("energy", torch.nan_to_num(found["energy"], 0.0))
+        found.set_field("energy", torch.nan_to_num(found["energy"], 0.0))
         return found
 
 
@@ -124,7 +123,7 @@ TWINS = {
     IgnoresTheMask: "check_masks",
     Reverses: "check_round_trip",
     DrainsNothing: "check_empty_and_drain",
-    MarksNothing: "check_missing_labels",
+    InventsLabels: "check_missing_labels",
 }
 
 

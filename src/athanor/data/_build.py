@@ -17,9 +17,9 @@ from athanor.data._checks import check_structures
 from athanor.data._collate import Parts
 from athanor.data._levels import LevelStorage, level_of
 from athanor.data._storage import BatchStorage
-from athanor.data._structure import REQUIRED, custom_spec, first_size, kind_of
+from athanor.data._structure import cast_state, first_size, spec_for, warn_of_cast
 from athanor.data.atomic_data import AtomicData
-from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, FieldSpec, Level
+from athanor.data.fields import FIELDS, KNOWN_FIELDS, LEVELS, PAIR_VIEWS, REQUIRED, FieldSpec, Level
 from athanor.errors import ArgumentError, InputError, MissingFieldError
 
 AnyBatch = TypeVar("AnyBatch", bound=BatchStorage)
@@ -35,24 +35,16 @@ def from_items(
     exclude: set[str],
 ) -> AnyBatch:
     """Join structures; see `Batch.from_data_list`."""
-    items = _listed(items)
+    items = _listed(items, AtomicData, "a Batch is made of AtomicData.")
     if dtype is not None:
         check_state_dtype(dtype)
-    if not items:
-        raise InputError(
-            "Cannot create batch from empty data list. Pass at least one AtomicData, or use `Batch.empty`."
-        )
-    for number, item in enumerate(items):
-        if not isinstance(item, AtomicData):
-            hint = " Use `AtomicData.from_atoms(...)`." if hasattr(item, "get_positions") else ""
-            raise ArgumentError(f"Sample {number} is a {type(item).__name__}; a Batch is made of AtomicData.{hint}")
     custom = _collate.merge_specs([item._custom for item in items], _sample)
     dicts: list[Mapping[str, torch.Tensor]] = [item._fields for item in items]
     for name, level in levels.items():
         level_of(name, level)
     if levels:
-        extras = _labels(items, levels)
-        dicts = [{**fields, **extra} for fields, extra in zip(dicts, extras, strict=True)]
+        labels = [{n: v for n, v in i._extras.items() if n in levels and isinstance(v, torch.Tensor)} for i in items]
+        dicts = [{**fields, **extra} for fields, extra in zip(dicts, labels, strict=True)]
         custom.update(_specs_of(dicts, levels, custom))
     return _assemble(cls, dicts, custom, device, dtype, validate, exclude, type(items[0]))
 
@@ -66,19 +58,22 @@ def names_in(keys: Iterable[str] | None) -> set[str]:
     return {keys} if isinstance(keys, str) else set(keys or ())
 
 
-def _listed(items: Any) -> list[Any]:
-    """Return the structures as a list."""
+def _listed(items: Any, kind: type, wanted: str) -> list[Any]:
+    """Return the structures as a list of at least one `kind`."""
     if isinstance(items, AtomicData | BatchStorage):
         advice = "Pass a list: `[data]`." if isinstance(items, AtomicData) else "It is a batch already."
         raise ArgumentError(f"`data_list` is a {type(items).__name__}, not a list of structures. {advice}")
     try:
-        return list(items)
+        listed = list(items)
     except TypeError as error:
         raise ArgumentError(f"`data_list` is a {type(items).__name__}; pass a list of AtomicData.") from error
-
-
-def _labels(items: Sequence[AtomicData], levels: Mapping[str, str]) -> list[dict[str, torch.Tensor]]:
-    return [{n: v for n, v in item._extras.items() if n in levels and isinstance(v, torch.Tensor)} for item in items]
+    if not listed:
+        raise InputError("Cannot create batch from empty data list. Pass at least one structure, or use `Batch.empty`.")
+    for number, item in enumerate(listed):
+        if not isinstance(item, kind):
+            hint = " Use `AtomicData.from_atoms(...)`." if hasattr(item, "get_positions") else ""
+            raise ArgumentError(f"Sample {number} is a {type(item).__name__}; {wanted}{hint}")
+    return listed
 
 
 def from_dicts(
@@ -89,16 +84,12 @@ def from_dicts(
     exclude: set[str],
 ) -> AnyBatch:
     """Join plain dictionaries; see `Batch.from_raw_dicts`."""
-    items = _listed(items)
-    if not items:
-        raise InputError("Cannot create batch from empty data list. Pass at least one dictionary.")
-    for number, item in enumerate(items):
-        if not isinstance(item, Mapping):
-            raise ArgumentError(f"Sample {number} is a {type(item).__name__}; pass dictionaries of tensors.")
+    items = _listed(items, Mapping, "pass dictionaries of tensors.")
     skip = {"batch_idx", "batch_ptr", "device", "dtype", "info"}
     dicts = [{n: v for n, v in item.items() if n not in skip and v is not None} for item in items]
-    unknown = {n: "system" for item in dicts for n in item if n not in FIELDS and n not in PAIR_VIEWS}
+    unknown = {n: "system" for item in dicts for n in item if n not in KNOWN_FIELDS}
     custom = _specs_of(dicts, {**unknown, **levels}, {})
+    dicts = [{n: (KNOWN_FIELDS.get(n) or custom[n]).as_column(v) for n, v in d.items()} for d in dicts]
     for number, entries in enumerate(dicts):
         _check_rows(entries, custom, number)
     return _assemble(cls, dicts, custom, device, None, False, exclude, AtomicData)
@@ -108,9 +99,9 @@ def _check_rows(item: Mapping[str, torch.Tensor], custom: Mapping[str, FieldSpec
     """Raise unless every tensor of a plain dictionary has the rows of its level."""
     if "positions" not in item:
         raise MissingFieldError(f"`positions` is missing from sample {number}; every system needs it.")
-    rows: dict[Level, int] = {"node": first_size(item["positions"]), "edge": _edge_rows(item, custom), "system": 1}
+    rows: dict[Level, int] = {"node": first_size(item["positions"]), "edge": _edge_rows([item], custom)[0], "system": 1}
     for name, tensor in item.items():
-        spec = FIELDS.get(name) or custom.get(name) or PAIR_VIEWS[name]
+        spec = KNOWN_FIELDS.get(name) or custom[name]
         spec.check(tensor, rows[spec.level], owner=f"sample {number}")
 
 
@@ -121,7 +112,7 @@ def _specs_of(
     for name, given in levels.items():
         first = next((item[name] for item in dicts if name in item), None)
         if first is not None and name not in known and name not in PAIR_VIEWS:
-            specs[name] = custom_spec(AtomicData, name, first, level_of(name, given), FIELDS.get(name))
+            specs[name] = spec_for(AtomicData, name, first, level_of(name, given))
     return {name: spec for name, spec in specs.items() if name not in FIELDS}
 
 
@@ -142,43 +133,32 @@ def _assemble(
             raise InputError(f"`exclude_keys` names {sorted(exclude & {*REQUIRED})}; every system needs it.")
         dicts = [{name: tensor for name, tensor in item.items() if name not in exclude} for item in dicts]
     state = _collate.common_state_dtype(dicts, dtype, _sample)
-    has_edges = any(_has_edges(item, custom) for item in dicts)
     rows: dict[Level, list[int]] = {
         "node": [item["positions"].shape[0] for item in dicts],
-        "edge": [_edge_rows(item, custom) for item in dicts] if has_edges else [0] * len(dicts),
+        "edge": _edge_rows(dicts, custom),
         "system": [1] * len(dicts),
     }
     parts = Parts(dicts, rows)
     _collate.check_cells_have_pbc(parts, _sample)
-    fields, schema = _collate.join(parts, custom, _sample)
+    fields = _collate.join(parts, custom, _sample)
     storages = {level: LevelStorage(np.array(rows[level], dtype=np.int64), fields[level]) for level in LEVELS}
     for storage in storages.values():
         for name, tensor in storage.tensors.items():
-            (FIELDS.get(name) or schema[name]).check(tensor, storage.rows, owner="the joined Batch")
+            (FIELDS.get(name) or custom[name]).check(tensor, storage.rows, owner="the joined Batch")
     if state is not None:
-        _collate.cast_state(fields, state, warn=dtype is None)
+        cast = [name for tensors in fields.values() for name in cast_state(tensors, state)]
+        warn_of_cast([] if dtype else cast, state, stacklevel=5)
     if validate:
         check_structures({**fields["node"], **fields["system"]}, storages["node"].starts)
-    batch = cls._of(storages, schema, fields["node"]["positions"].device, item_class=item_class)
+    batch = cls._of(storages, custom, fields["node"]["positions"].device, item_class=item_class)
     _pack_items(batch, dicts)
     return batch if device is None else batch.to(device)
 
 
-def _has_edges(item: Mapping[str, torch.Tensor], custom: Mapping[str, FieldSpec]) -> bool:
-    return "neighbor_list" in item or "edge_embeddings" in item or bool(custom)
-
-
-def _edge_rows(item: Mapping[str, torch.Tensor], custom: Mapping[str, FieldSpec]) -> int:
-    pairs = item.get("neighbor_list")
-    if pairs is not None:
-        return pairs.shape[0]
-    if "edge_embeddings" in item:
-        return item["edge_embeddings"].shape[0]
-    if custom:
-        for name, tensor in item.items():
-            if name in custom and custom[name].level == "edge":
-                return tensor.shape[0]
-    return 0
+def _edge_rows(dicts: Sequence[Mapping[str, torch.Tensor]], custom: Mapping[str, FieldSpec]) -> list[int]:
+    """Return the number of pairs of each structure: that of the list, else of the first field of pairs."""
+    names = ("neighbor_list", "edge_embeddings", *(name for name, spec in custom.items() if spec.level == "edge"))
+    return [next((item[name].shape[0] for name in names if name in item), 0) for item in dicts]
 
 
 def _pack_items(batch: BatchStorage, dicts: Sequence[Mapping[str, torch.Tensor]]) -> None:
@@ -261,7 +241,7 @@ def from_dump(cls: type[AnyBatch], dump: Mapping[str, Any]) -> AnyBatch:
         levels[level] = LevelStorage(counts[level], tensors)
         for name, tensor in tensors.items():
             if name not in FIELDS:
-                custom[name] = FieldSpec(name, level, tuple(tensor.shape[1:]), kind_of(tensor.dtype))
+                custom[name] = FieldSpec.like(name, level, tensor)
     return cls._of(levels, custom, torch.device(dump["device"]))
 
 

@@ -1,23 +1,20 @@
 """Join structures or batches field by field, with one policy for fields that only some of them have.
 
-A field that some parts lack is filled with its default from the field table; a float without default is filled with NaN
-and marked in the bool system row ``<field>_present``; anything else is refused, naming the first part that lacks it.
+A field that some parts lack is filled with its default from the field table, a float without default with NaN, which
+means absent; anything else is refused, naming the first part that lacks it.
 """
 
 from __future__ import annotations
 
-import functools
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from athanor.data.fields import FIELDS, LEVELS, STATE_FIELDS, FieldSpec, Level
+from athanor.data.fields import FIELDS, LEVELS, REQUIRED, FieldSpec, Level
 from athanor.errors import DtypeError, InputError, MissingFieldError, ShapeError
 
-PRESENT = "_present"
 _ORDER = {name: number for number, name in enumerate(FIELDS)}
 
 
@@ -35,16 +32,10 @@ class Parts(NamedTuple):
 
 
 PutTogether = Callable[[Level, list[torch.Tensor]], torch.Tensor]
-Joined = tuple[dict[Level, dict[str, torch.Tensor]], dict[str, FieldSpec]]
 
 
 def _behind(level: Level, values: list[torch.Tensor]) -> torch.Tensor:
     return values[0].clone() if len(values) == 1 else torch.cat(values)
-
-
-def present_spec(name: str) -> FieldSpec:
-    """Return the row that says in which systems `name` is known."""
-    return FieldSpec(name + PRESENT, "system", (), "boolean", "", f"whether `{name}` is known", True)
 
 
 def merge_specs(schemas: Sequence[Mapping[str, FieldSpec]], name_of: Callable[[int], str]) -> dict[str, FieldSpec]:
@@ -68,7 +59,7 @@ def merge_specs(schemas: Sequence[Mapping[str, FieldSpec]], name_of: Callable[[i
 
 def join(
     parts: Parts, custom: Mapping[str, FieldSpec], name_of: Callable[[int], str], put_together: PutTogether = _behind
-) -> Joined:
+) -> dict[Level, dict[str, torch.Tensor]]:
     """Put the fields of `parts` together, by default one part behind the other.
 
     Parameters
@@ -84,64 +75,38 @@ def join(
 
     Returns
     -------
-    tuple
-        Level -> name -> tensor, and the custom rows with those of ``<field>_present`` added.
+    dict
+        Level -> name -> tensor.
     """
     alike = parts.alike
     names = parts.tensors[0] if alike else dict.fromkeys(name for part in parts.tensors for name in part)
     levels: dict[Level, dict[str, torch.Tensor]] = {level: {} for level in LEVELS}
-    schema = dict(custom)
     for name in sorted(names, key=lambda name: _ORDER.get(name, len(_ORDER))):
         spec = FIELDS.get(name) or custom.get(name)
-        if spec is None or (name.endswith(PRESENT) and name.removesuffix(PRESENT) in names):
-            continue
-        if alike and name + PRESENT not in names:
-            schema.pop(name + PRESENT, None)
-            levels[spec.level][name] = _put(spec, [part[name] for part in parts.tensors], name_of, put_together)
-            continue
-        tensor, present = _join_unlike(spec, parts, name_of, put_together)
-        levels[spec.level][name] = tensor
-        schema.pop(name + PRESENT, None)
-        if present is not None:
-            levels["system"][name + PRESENT] = present
-            schema[name + PRESENT] = present_spec(name)
-    return levels, schema
+        if spec is not None:
+            values = [part[name] for part in parts.tensors] if alike else _with_fillers(spec, parts, name_of)
+            levels[spec.level][name] = _put(spec, values, name_of, put_together)
+    return levels
+
+
+def _with_fillers(spec: FieldSpec, parts: Parts, name_of: Callable[[int], str]) -> list[torch.Tensor]:
+    """Return the tensor of each part, filled where a part lacks the field."""
+    found = [part.get(spec.name) for part in parts.tensors]
+    first = next(value for value in found if value is not None)
+    rows = parts.rows[spec.level]
+    return [
+        _filler(spec, first, rows[number], partial(name_of, number)) if value is None else value
+        for number, value in enumerate(found)
+    ]
 
 
 def _put(
     spec: FieldSpec, values: list[torch.Tensor], name_of: Callable[[int], str], put_together: PutTogether
 ) -> torch.Tensor:
-    dtypes = {value.dtype for value in values}
-    if len(dtypes) > 1:
-        widest = functools.reduce(torch.promote_types, dtypes)
-        values = [value.to(widest) for value in values]
     try:
         return put_together(spec.level, values)
     except (RuntimeError, TypeError, IndexError) as error:
         raise _explain(spec, values, name_of) from error
-
-
-def _join_unlike(
-    spec: FieldSpec, parts: Parts, name_of: Callable[[int], str], put_together: PutTogether
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Join a field that some parts lack, or lacked earlier; return it and where it is known (None: everywhere)."""
-    found = [part.get(spec.name) for part in parts.tensors]
-    first = next(value for value in found if value is not None)
-    rows, systems = parts.rows[spec.level], parts.rows["system"]
-    values, known, marked = [], [], False
-    for number, value in enumerate(found):
-        marker = parts.tensors[number].get(spec.name + PRESENT)
-        marked |= marker is not None
-        if value is None:
-            values.append(_filler(spec, first, rows[number], partial(name_of, number)))
-            marked |= rows[number] > 0 and spec.default is None
-        else:
-            values.append(value)
-        if marker is None:
-            marker = torch.full((systems[number],), value is not None, dtype=torch.bool, device=first.device)
-        known.append(marker)
-    tensor = _put(spec, values, name_of, put_together)
-    return tensor, put_together("system", known) if marked else None
 
 
 def _filler(spec: FieldSpec, like: torch.Tensor, rows: int, name: Callable[[], str]) -> torch.Tensor:
@@ -150,7 +115,7 @@ def _filler(spec: FieldSpec, like: torch.Tensor, rows: int, name: Callable[[], s
         return like.new_empty(shape)
     if spec.default is not None:
         return like.new_full(shape, spec.default)
-    if like.is_floating_point() and spec.name != "positions":
+    if like.is_floating_point() and spec.name not in REQUIRED:
         return like.new_full(shape, float("nan"))
     raise MissingFieldError(
         f"`{spec.name}` is missing from {name()}, while others have it; it has no default and is not a float. "
@@ -210,17 +175,3 @@ def common_state_dtype(
                 f"Convert with `.to(dtype={wide})`, or pass `dtype={wide}` to `from_data_list`."
             )
     return state
-
-
-def cast_state(levels: dict[Level, dict[str, Any]], state: torch.dtype, warn: bool) -> None:
-    """Cast the state fields in `levels` to `state`; with a warning that lists them unless it was asked for."""
-    cast = []
-    for tensors in levels.values():
-        for name, tensor in tensors.items():
-            if name in STATE_FIELDS and tensor.dtype != state:
-                tensors[name] = tensor.to(state)
-                cast.append(name)
-    if cast and warn:
-        warnings.warn(
-            f"Fields {sorted(cast)} were cast to {state}, the dtype of `positions`.", UserWarning, stacklevel=5
-        )

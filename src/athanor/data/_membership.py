@@ -5,20 +5,20 @@ The methods of `Batch` delegate here. Joining itself is in `_collate`, one polic
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 from athanor.data import _collate
-from athanor.data._collate import PRESENT, Parts
+from athanor.data._collate import Parts
 from athanor.data._levels import Arrangement, LevelStorage, Rows, StateName, level_of
 from athanor.data._storage import BatchStorage
-from athanor.data._structure import custom_spec, kind_of
+from athanor.data._structure import cast_state, spec_for
 from athanor.data.atomic_data import AtomicData
 from athanor.data.elements import standard_masses
-from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, FieldSpec, Level
+from athanor.data.fields import FIELDS, KNOWN_FIELDS, LEVELS, FieldSpec, Level
 from athanor.data.pair_list import Nodes, PairList
 from athanor.errors import ArgumentError, InputError, ShapeError
 
@@ -137,10 +137,17 @@ def _joined_fields(
         _collate.common_state_dtype(filled, None, name_of)
     _collate.check_cells_have_pbc(parts, name_of)
     custom = _collate.merge_specs([batch._custom, other._custom], name_of)
-    fields, schema = _collate.join(parts, custom, name_of, lambda level, values: rows[level].move(*values))
+    fields = _collate.join(parts, custom, name_of, lambda level, values: rows[level].move(*_widened(*values)))
     if filled:
-        _collate.cast_state(fields, filled[0]["positions"].dtype, warn=False)
-    return fields, schema
+        for tensors in fields.values():
+            cast_state(tensors, filled[0]["positions"].dtype)
+    return fields, custom
+
+
+def _widened(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return both in the wider of their dtypes."""
+    wide = torch.promote_types(first.dtype, second.dtype)
+    return first.to(wide), second.to(wide)
 
 
 def _joined_state(rows: Rows, mine: LevelStorage, theirs: LevelStorage | None) -> dict[StateName, torch.Tensor]:
@@ -213,26 +220,36 @@ def _canonical_edges(batch: BatchStorage) -> LevelStorage:
     return edges.map(lambda name, tensor: tensor[order])
 
 
-def item(batch: BatchStorage, number: int) -> AtomicData:
-    """Return one system as a structure of views; see `Batch.get_data`."""
-    custom = batch._custom
+def items(batch: BatchStorage) -> list[AtomicData]:
+    """Return all systems as structures of views; see `Batch.to_data_list`."""
+    incomplete = _names_of_nan(batch, {**batch._node.tensors, **batch._system.tensors}, torch.any)
+    return [item(batch, number, incomplete) for number in range(len(batch))]
+
+
+def item(batch: BatchStorage, number: int, incomplete: Collection[str] | None = None) -> AtomicData:
+    """Return one system as a structure of views, without fields that it lacks; see `Batch.get_data`.
+
+    `incomplete` holds the names of fields that some systems lack, if the caller looked them up.
+    """
     fields = batch._node.slice_of(number)
     for name, tensor in batch._system.tensors.items():
         fields[name] = tensor.narrow(0, number, 1)
-    if custom:
-        custom = _drop_absent(fields, custom)
+    asked = fields if incomplete is None else {name: fields[name] for name in incomplete}
+    for name in _names_of_nan(batch, asked, torch.all):
+        del fields[name]
+    custom = {name: spec for name, spec in batch._custom.items() if name in fields or spec.level == "edge"}
     if batch._pairs is not None or batch._edge.tensors:
         _add_edges(batch, number, fields)
     return batch._item_class._trusted(fields, custom)
 
 
-def _drop_absent(fields: dict[str, torch.Tensor], custom: dict[str, FieldSpec]) -> dict[str, FieldSpec]:
-    """Leave out fields that this system does not have, and the rows that say so."""
-    markers = [name for name in fields if name.endswith(PRESENT) and name.removesuffix(PRESENT) in fields]
-    for name in markers:
-        if not bool(fields.pop(name)):
-            del fields[name.removesuffix(PRESENT)]
-    return {name: spec for name, spec in custom.items() if name in fields or spec.level == "edge"}
+def _names_of_nan(batch: BatchStorage, fields: Mapping[str, torch.Tensor], where: Callable[..., Any]) -> list[str]:
+    """Return the names of `fields` in which NaN means absent and stands in any or all places."""
+    return [
+        name
+        for name, tensor in fields.items()
+        if batch.field_spec(name).may_be_absent and not tensor.is_meta and bool(where(tensor.isnan()))
+    ]
 
 
 def _add_edges(batch: BatchStorage, number: int, fields: dict[str, torch.Tensor]) -> None:
@@ -280,13 +297,11 @@ def add_key(batch: BatchStorage, key: str, values: Sequence[torch.Tensor], level
     else:
         _check_rows_per_system(key, values, batch._level(level).counts)
         tensor = _join_values(torch.cat, key, list(values))
-    if key in FIELDS or key in PAIR_VIEWS:
-        custom_spec(type(batch), key, tensor, level, FIELDS.get(key) or PAIR_VIEWS.get(key))
-    else:
-        custom_spec(type(batch), key, tensor, level, None)
+    spec = spec_for(type(batch), key, tensor, level)
+    if key not in KNOWN_FIELDS:
         if key in batch:
             del batch[key]
-        batch.register_field(FieldSpec(key, level, tuple(tensor.shape[1:]), kind_of(tensor.dtype)))
+        batch.register_field(spec)
     batch.set_field(key, tensor.to(batch.device))
 
 
@@ -317,14 +332,12 @@ def filled(batch: BatchStorage, spec: FieldSpec) -> torch.Tensor:
     if spec.name == "atomic_masses":
         return standard_masses(batch.atomic_numbers, batch.positions.dtype)
     shape = tuple(size or 0 for size in spec.shape)
-    if spec.name in ("time", "dof"):
-        dtype = torch.float64
-    elif spec.kind in ("state", "float", "any"):
-        dtype = batch.dtype or torch.get_default_dtype()
-    else:
-        dtype = torch.bool if spec.kind == "boolean" else torch.int64
-    value = 0 if spec.default is None else spec.default
-    return torch.full((batch._level(spec.level).rows, *shape), value, dtype=dtype, device=batch.device)
+    return torch.full(
+        (batch._level(spec.level).rows, *shape),
+        0 if spec.default is None else spec.default,
+        dtype=spec.dtype_to_make(batch.dtype),
+        device=batch.device,
+    )
 
 
 def separate_memory(batch: BatchStorage) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 
 from athanor._values import did_you_mean
-from athanor.data.fields import FIELDS, PAIR_VIEWS
+from athanor.data.fields import FIELDS, KNOWN_FIELDS
 from athanor.errors import UnknownFieldError
 
 
@@ -26,9 +26,8 @@ class AbsentAttributeError(UnknownFieldError):
         owner, name = self.args
         kind = type(owner).__name__
         if name in FIELDS:
-            present = ", ".join(sorted(owner._items()))
-            return f"This {kind} has no `{name}` yet; fields present: {present}. Assign it, or run a model."
-        return f"{kind} has no attribute `{name}`.{did_you_mean(name, (*FIELDS, *PAIR_VIEWS, *dir(owner)))}"
+            return f"This {kind} has no `{name}` yet; {owner._present()}. Assign it, or run a model."
+        return f"{kind} has no attribute `{name}`.{did_you_mean(name, (*KNOWN_FIELDS, *dir(owner)))}"
 
 
 class DataMixin:
@@ -39,6 +38,10 @@ class DataMixin:
     def _items(self) -> dict[str, torch.Tensor]:
         """Name -> tensor of everything stored."""
         raise NotImplementedError
+
+    def _present(self) -> str:
+        """What is stored, as errors say it."""
+        return f"fields present: {', '.join(sorted(self._items()))}"
 
     def _replace_all(self, tensors: dict[str, torch.Tensor]) -> None:
         """Store tensors of unchanged shape under names that exist."""

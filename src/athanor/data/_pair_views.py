@@ -1,8 +1,7 @@
 """Between the public neighbour names and the stored pair list: what a user assigns is packed, what is read is a view.
 
 Two groups of names describe the same pairs, ``neighbor_list`` (COO) and ``neighbor_matrix``. The tensors of the last
-assigned group are remembered until the list changes otherwise, so that a list and its shifts may be assigned one after
-the other, in either order.
+assigned group are remembered until the list changes otherwise, so that shifts may be assigned after their list.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import torch
 
 from athanor.data.fields import PAIR_VIEWS
 from athanor.data.pair_list import PairList
-from athanor.errors import ArgumentError, DtypeError, InputError, ShapeError
+from athanor.errors import ArgumentError, DtypeError, InputError, MissingFieldError, ShapeError
 from athanor.kernels.neighbor_list.packing import MAX_IMAGE, pack_images
 
 
@@ -51,33 +50,29 @@ def read_view(batch: PairOwner, name: str) -> torch.Tensor | None:
     return torch.einsum("ea,eac->ec", shifts.to(cell.dtype), cell)
 
 
-def assign_view(batch: PairOwner, assigned: dict[str, torch.Tensor], name: str, value: torch.Tensor) -> PairList | None:
-    """Check `value`, note it in `assigned` and pack what is there; `assigned` is unchanged if anything is wrong.
+def assign_view(
+    batch: PairOwner, assigned: Mapping[str, torch.Tensor], name: str, value: torch.Tensor
+) -> tuple[PairList, dict[str, torch.Tensor]]:
+    """Return the list with `value` as its view `name`, and the tensors it is made of: `assigned` at the next call.
 
-    Returns
-    -------
-    PairList or None
-        The new list; None while the tensor that holds the neighbours is still missing.
+    Raises
+    ------
+    MissingFieldError
+        If `name` is not the tensor that holds the neighbours and there is none yet.
     """
     group = COO_NAMES if name in COO_NAMES else MATRIX_NAMES
     _check_view(batch, name, value)
     main = group[0]
-    known = {key: tensor for key, tensor in assigned.items() if key in group}
-    if name == main and main in known:
+    if name == main:
         known = {}
-    if name != main and main not in known and batch.pair_list is not None:
-        known[main] = read_view(batch, main)  # type: ignore[assignment]
-    if name == "shifts":
-        known.pop("neighbor_list_shifts", None)
-    elif name == "neighbor_list_shifts":
-        known.pop("shifts", None)
+    elif main in assigned:
+        known = {key: tensor for key, tensor in assigned.items() if {key, name} != {"shifts", "neighbor_list_shifts"}}
+    elif batch.pair_list is not None:
+        known = {main: getattr(batch, main)}
+    else:
+        raise MissingFieldError(f"`{name}` belongs to pairs, and the Batch has none. Assign `{main}` first.")
     known[name] = value
-    packed = None
-    if main in known:
-        packed = _pack_coo(batch, known) if group is COO_NAMES else _pack_matrix(batch, known)
-    assigned.clear()
-    assigned.update(known)
-    return packed
+    return _pack_coo(batch, known) if group is COO_NAMES else _pack_matrix(batch, known), known
 
 
 def _check_view(batch: PairOwner, name: str, value: torch.Tensor) -> None:

@@ -6,10 +6,11 @@ import torch
 
 from athanor.data._levels import LevelStorage
 from athanor.data._mixin import DataMixin
+from athanor.data.fields import Fields, PairViews
 from athanor.data.pair_list import PairList
 
 
-class BatchSizes(DataMixin):
+class BatchSizes(DataMixin, Fields[torch.Tensor], PairViews[torch.Tensor]):
     """Read-only part of `Batch`; the storage below it has the attributes declared here."""
 
     __slots__ = ()

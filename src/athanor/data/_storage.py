@@ -16,16 +16,15 @@ import numpy as np
 import torch
 
 from athanor import _runtime
-from athanor._values import did_you_mean
+from athanor._values import did_you_mean, is_slip
 from athanor.data import _pair_views, _structure
-from athanor.data._collate import PRESENT
 from athanor.data._followers import Followers
 from athanor.data._levels import LevelStorage
 from athanor.data._mixin import AbsentAttributeError
 from athanor.data._pair_views import check_pair_list, warn_dropped_edges
 from athanor.data._stamp import Stamp
 from athanor.data.atomic_data import AtomicData
-from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, FieldSpec, Level
+from athanor.data.fields import FIELDS, KNOWN_FIELDS, LEVELS, PAIR_VIEWS, REQUIRED, FieldSpec, Level
 from athanor.data.pair_list import PairList
 from athanor.errors import InputError, MissingFieldError, UnknownFieldError
 
@@ -97,10 +96,10 @@ class BatchStorage(Followers):
         UnknownFieldError
             If `name` is neither a field of the table, nor a registered custom field, nor a neighbour name.
         """
-        spec = FIELDS.get(name) or self._custom.get(name) or PAIR_VIEWS.get(name)
+        spec = KNOWN_FIELDS.get(name) or self._custom.get(name)
         if spec is None:
             raise UnknownFieldError(
-                f"`{name}` is not a field of a Batch.{did_you_mean(name, (*FIELDS, *self._custom, *PAIR_VIEWS))} "
+                f"`{name}` is not a field of a Batch.{did_you_mean(name, (*KNOWN_FIELDS, *self._custom))} "
                 f"Use `batch.add_key('{name}', values, level=...)` to add one, or "
                 f"`batch.register_field(...)` to declare it."
             )
@@ -145,49 +144,63 @@ class BatchStorage(Followers):
     def set_field(self, name: str, value: torch.Tensor | None) -> None:
         """Store `value` under `name`, as assignment does; None removes the field.
 
+        A new name declares itself as a custom field if the first size is the number of atoms or of systems.
+
         Raises
         ------
         UnknownFieldError
-            If the name is neither in the table, nor registered, nor a neighbour name.
+            If the name is new and one slip from a known one, or the first size is neither.
         InputError
             For a wrong shape, dtype or device; the old value stays.
         """
+        if isinstance(value, torch.Tensor) and value.device != self._device:
+            raise InputError(
+                f"`{name}` is on {value.device}; the Batch is on {self._device}. Use `{name}.to('{self._device}')`."
+            )
         spec = FIELDS.get(name)
         if spec is None:
             if hasattr(type(self), name):
                 raise UnknownFieldError(f"`{name}` follows from the structures of the Batch and can not be set.")
+            if name not in self._custom and name not in PAIR_VIEWS:
+                self._declare(name, value)
             spec = self.field_spec(name)
         if value is None:
             if name in self:
                 del self[name]
             return
-        if isinstance(value, torch.Tensor) and value.device != self._device:
-            raise InputError(
-                f"`{name}` is on {value.device}; the Batch is on {self._device}. Use `{name}.to('{self._device}')`."
-            )
         if name in PAIR_VIEWS:
             self._assign_view(name, value)
             return
         storage = self._level(spec.level)
+        value = spec.as_column(value)
         spec.check(value, storage.rows, owner=f"a Batch of {len(self)} systems")
         if spec.kind == "state":
             _structure.check_same_dtype(spec, value, self.dtype)
         if name == "pbc" and self._pairs is not None and not torch.equal(value, self.pbc_or_false):
             self.pair_list = None
         storage.tensors[name] = value
-        if name + PRESENT in self._custom:
-            self._system.tensors.pop(name + PRESENT, None)
-            self._custom = {key: row for key, row in self._custom.items() if key != name + PRESENT}
         self._exchanged()
 
+    def _declare(self, name: str, value: Any) -> None:
+        """Register a new name as a custom field of the level that has as many rows as `value`, if there is one."""
+        if any(is_slip(name, known) for known in (*KNOWN_FIELDS, *self._custom)):
+            return
+        rows: dict[Level, int] = {"node": self._node.rows, "system": len(self)}
+        levels = [level for level, count in rows.items() if 0 < count == _structure.first_size(value)]
+        if len(levels) == 2:
+            raise InputError(
+                f"`{name}` has {rows['node']} rows, which may be one per atom or one per system. Say which: "
+                f"`batch.add_key('{name}', values, level=...)`."
+            )
+        if levels:
+            self._custom = {**self._custom, name: _structure.spec_for(type(self), name, value, levels[0])}
+
     def _assign_view(self, name: str, value: torch.Tensor) -> None:
-        packed = _pair_views.assign_view(self, self._assigned, name, value)
-        if packed is not None:
-            if self._pairs is not None and name.endswith("shifts"):
-                packed.cutoff, packed.radius = self._pairs.cutoff, self._pairs.radius
-            known = dict(self._assigned)
-            self.pair_list = packed
-            self._assigned.update(known)
+        packed, known = _pair_views.assign_view(self, self._assigned, name, value)
+        if self._pairs is not None and name.endswith("shifts"):
+            packed.cutoff, packed.radius = self._pairs.cutoff, self._pairs.radius
+        self.pair_list = packed
+        self._assigned = known
 
     def __contains__(self, name: object) -> bool:
         if not isinstance(name, str):
@@ -202,19 +215,16 @@ class BatchStorage(Followers):
         if name in PAIR_VIEWS:
             self.pair_list = None
             return
-        if name in _structure.REQUIRED:
+        if name in REQUIRED:
             raise InputError(f"`{name}` can not be removed: every system needs it. Assign a tensor instead.")
         if name == "pbc" and bool(self.pbc_or_false.any()):
             self.pair_list = None
         del self._level(self.field_spec(name).level).tensors[name]
-        self._system.tensors.pop(name + PRESENT, None)
         self._exchanged()
 
     def __delitem__(self, name: str) -> None:
         if name not in self:
-            raise MissingFieldError(
-                f"`{name}` is not in the Batch; fields present: {', '.join(sorted(self._items()))}."
-            )
+            raise MissingFieldError(f"`{name}` is not in the Batch; {self._present()}.")
         delattr(self, name)
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -313,30 +323,8 @@ class BatchStorage(Followers):
         self._version += 1
 
     def mark_results_fresh(self, model: Any, keys: Iterable[str]) -> None:
-        """Stamp the results called `keys` as those of `model` for positions and cell as they stand.
-
-        Systems in which one of them was unknown (``<field>_present``) and now holds numbers are marked as having it.
-        """
-        results = frozenset(keys)
-        if self._custom:
-            for name in results:
-                self._note_written(name)
-        self._stamp = Stamp.of(self, _reference(model), results)
-
-    def _note_written(self, name: str) -> None:
-        """Bring ``<name>_present`` up to a field that was written in place; drop it once every system has the field."""
-        known = self._system.tensors.get(name + PRESENT)
-        value = self.get(name)
-        if known is None or value is None:
-            return
-        unknown = value.detach().isnan().reshape(value.shape[0], -1).any(dim=1)
-        if self.field_spec(name).level == "node":
-            unknown = torch.zeros_like(known, dtype=torch.int64).index_add_(0, self.batch_idx, unknown.long()) > 0
-        known = known | ~unknown
-        if bool(known.all()):
-            self.set_field(name, value)
-        else:
-            self._system.tensors[name + PRESENT] = known
+        """Stamp the results called `keys` as those of `model` for positions and cell as they stand."""
+        self._stamp = Stamp.of(self, _reference(model), frozenset(keys))
 
     def results_fresh(self, model: Any, keys: Iterable[str]) -> bool:
         """Whether results called `keys` were stamped for `model` and nothing was changed since."""
@@ -366,7 +354,7 @@ class BatchStorage(Followers):
 
 
 def _field_property(spec: FieldSpec) -> property:
-    """Read one field of the table; ten times cheaper than the fallback `__getattr__`, which answers if it is absent."""
+    """Read one field that `Fields` declares; ten times cheaper than `__getattr__`, which answers if it is absent."""
     name, level = spec.name, f"_{spec.level}"
 
     def read(self: BatchStorage) -> torch.Tensor:

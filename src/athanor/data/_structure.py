@@ -15,14 +15,8 @@ from athanor._typing import AtomCategory
 from athanor._values import check_state_dtype, usable_device
 from athanor.data._checks import check_one_device, check_structures
 from athanor.data.elements import standard_masses
-from athanor.data.fields import FIELDS, PAIR_VIEWS, STATE_FIELDS, FieldSpec, Kind, Level
+from athanor.data.fields import EXACT_FIELDS, FIELDS, KNOWN_FIELDS, REQUIRED, ROW_OF, STATE_FIELDS, FieldSpec, Level
 from athanor.errors import DtypeError, InputError, MissingFieldError, ShapeError
-
-_ORDER = (*FIELDS, *PAIR_VIEWS)
-REQUIRED = ("atomic_numbers", "positions")
-"""What every structure has."""
-KEEPS_DTYPE = frozenset({"time"})
-"""Floating fields that `to(dtype=...)` leaves alone: a float32 would lose femtoseconds of a long run."""
 
 
 def build(given: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -33,11 +27,9 @@ def build(given: dict[str, Any]) -> dict[str, torch.Tensor]:
     _refuse_symbols(given["atomic_numbers"])
     if "atom_categories" in given:
         given["atom_categories"] = categories(given["atom_categories"])
-    fields = {name: given[name] for name in _ORDER if name in given}
-    _check_each(fields, {})
-    check_one_device(fields, fields["positions"].device, "AtomicData")
-    cast_state(fields, stacklevel=4)
-    check_structures(fields, np.array([0, fields["positions"].shape[0]]))
+    fields = {name: spec.as_column(given[name]) for name, spec in KNOWN_FIELDS.items() if name in given}
+    check_all(fields, {})
+    warn_of_cast(cast_state(fields, fields["positions"].dtype), fields["positions"].dtype, stacklevel=4)
     _warn_of_a_cell_without_pbc(fields)
     positions = fields["positions"]
     if "atomic_masses" not in fields:
@@ -61,18 +53,13 @@ def _warn_of_a_cell_without_pbc(fields: Mapping[str, torch.Tensor]) -> None:
 
 def check_all(fields: dict[str, torch.Tensor], custom: Mapping[str, FieldSpec]) -> None:
     """Check every field and the structure as a whole."""
-    _check_each(fields, custom)
-    check_one_device(fields, fields["positions"].device, "AtomicData")
-    check_structures(fields, np.array([0, fields["positions"].shape[0]]))
-
-
-def _check_each(fields: dict[str, torch.Tensor], custom: Mapping[str, FieldSpec]) -> None:
     numbers = fields["atomic_numbers"]
     rows = first_size(numbers) if getattr(numbers, "ndim", 0) else 1
     FIELDS["atomic_numbers"].check(numbers, rows, owner="AtomicData")
     for name, value in fields.items():
-        spec = FIELDS.get(name) or PAIR_VIEWS.get(name) or custom[name]
-        _check_one(fields, spec, value)
+        check_rows(fields, KNOWN_FIELDS.get(name) or custom[name], value)
+    check_one_device(fields, fields["positions"].device, "AtomicData")
+    check_structures(fields, np.array([0, fields["positions"].shape[0]]))
 
 
 def _describe(spec: FieldSpec) -> str:
@@ -94,34 +81,19 @@ def first_size(value: Any) -> int:
     return value.shape[0] if isinstance(value, torch.Tensor) and value.ndim else 0
 
 
-def _check_one(fields: Mapping[str, torch.Tensor], spec: FieldSpec, value: Any) -> None:
+def check_rows(fields: Mapping[str, torch.Tensor], spec: FieldSpec, value: Any) -> None:
     """Raise unless `value` has the rows that its level has in this structure, and the declared shape and dtype."""
-    if spec.level == "node":
-        atoms = len(fields["atomic_numbers"])
-        if isinstance(value, torch.Tensor) and value.ndim and value.shape[0] != atoms:
-            raise ShapeError(
-                f"Inconsistent number of atoms in {spec.name}: `{spec.name}` has {value.shape[0]} rows, "
-                f"`atomic_numbers` has {atoms}. Pass one row per atom."
-            )
-        spec.check(value, atoms, owner=f"AtomicData of {atoms} atoms")
-    elif spec.level == "edge":
-        pairs = fields.get("neighbor_list")
-        rows = first_size(value if pairs is None or spec.name == "neighbor_list" else pairs)
-        if isinstance(value, torch.Tensor) and value.ndim and value.shape[0] != rows:
-            raise ShapeError(
-                f"Inconsistent number of edges in {spec.name}: `{spec.name}` has {value.shape[0]} rows, "
-                f"`neighbor_list` has {rows}. Pass one row per pair."
-            )
-        spec.check(value, rows, owner=f"AtomicData of {rows} pairs")
-    else:
+    if spec.level == "system":
         spec.check(value, 1, owner="AtomicData, one system,")
-
-
-def check_rows(data: Any, level: Level, rows: int, what: str) -> None:
-    """Raise unless every field of `level` has `rows` rows."""
-    for name in data.field_names(level):
-        if data.get(name).shape[0] != rows:
-            raise ShapeError(f"Inconsistent {what} in {name}: {data.get(name).shape[0]} rows; {rows} are needed.")
+        return
+    what, counted = ("atoms", "atomic_numbers") if spec.level == "node" else ("edges", "neighbor_list")
+    rows = first_size(value if spec.name == "neighbor_list" else fields.get(counted, value))
+    if isinstance(value, torch.Tensor) and value.ndim and value.shape[0] != rows:
+        raise ShapeError(
+            f"Inconsistent number of {what} in {spec.name}: `{spec.name}` has {value.shape[0]} rows, `{counted}` has "
+            f"{rows}. Pass one row per {ROW_OF[spec.level]}."
+        )
+    spec.check(value, rows, owner=f"AtomicData of {rows} {ROW_OF[spec.level]}s")
 
 
 def check_assignment(fields: dict[str, torch.Tensor], spec: FieldSpec, value: Any) -> None:
@@ -133,7 +105,7 @@ def check_assignment(fields: dict[str, torch.Tensor], spec: FieldSpec, value: An
                 f"`neighbor_list` has {first_size(value)} rows; `{others[0]}` has {fields[others[0]].shape[0]}. "
                 f"Set `{others[0]}` to None first."
             )
-    _check_one(fields, spec, value)
+    check_rows(fields, spec, value)
     positions = fields["positions"]
     check_same_dtype(spec, value, positions.dtype)
     if value.device != positions.device:
@@ -141,7 +113,7 @@ def check_assignment(fields: dict[str, torch.Tensor], spec: FieldSpec, value: An
 
 
 def _is_edge(name: str) -> bool:
-    spec = FIELDS.get(name) or PAIR_VIEWS.get(name)
+    spec = KNOWN_FIELDS.get(name)
     return spec is not None and spec.level == "edge"
 
 
@@ -154,18 +126,23 @@ def check_same_dtype(spec: FieldSpec, value: torch.Tensor, state: torch.dtype | 
         )
 
 
-def cast_state(fields: dict[str, torch.Tensor], stacklevel: int) -> None:
-    """Cast state fields to the dtype of `positions`, in place, with one warning that lists what was cast."""
-    state = fields["positions"].dtype
-    cast = sorted(name for name, value in fields.items() if name in STATE_FIELDS and value.dtype != state)
-    if cast:
+def cast_state(fields: dict[str, torch.Tensor], state: torch.dtype) -> list[str]:
+    """Cast state fields to `state`, in place, and return the names of those that had another dtype."""
+    cast = [name for name, value in fields.items() if name in STATE_FIELDS and value.dtype != state]
+    for name in cast:
+        fields[name] = fields[name].to(state)
+    return cast
+
+
+def warn_of_cast(names: list[str], state: torch.dtype, stacklevel: int) -> None:
+    """Warn that the fields `names` were cast to `state`, if there are any."""
+    if names:
         warnings.warn(
-            f"Fields {cast} were cast to {state}, the dtype of `positions`. Pass them in that dtype to avoid this.",
+            f"Fields {sorted(names)} were cast to {state}, the dtype of `positions`. Pass them in that dtype to avoid "
+            f"this.",
             UserWarning,
-            stacklevel=stacklevel + 1,
+            stacklevel=stacklevel,
         )
-        for name in cast:
-            fields[name] = fields[name].to(state)
 
 
 def categories(value: Any) -> Any:
@@ -177,17 +154,9 @@ def categories(value: Any) -> Any:
     return torch.tensor([item.value for item in value], dtype=torch.int64)
 
 
-def kind_of(dtype: torch.dtype) -> Kind:
-    """Return the kind of dtypes that a custom field first stored in `dtype` takes."""
-    if dtype == torch.bool:
-        return "boolean"
-    if dtype.is_complex:
-        return "any"
-    return "float" if dtype.is_floating_point else "integer"
-
-
-def custom_spec(cls: type, key: str, value: Any, level: Level, known: FieldSpec | None) -> FieldSpec:
-    """Return the row for `key`: the table's if it is there, else one made after `value`."""
+def spec_for(cls: type, key: str, value: Any, level: Level) -> FieldSpec:
+    """Return the row for `key` on a `cls`: the table's if it is there, else one made after `value`."""
+    known = KNOWN_FIELDS.get(key)
     if known is not None:
         if known.level != level:
             raise InputError(f"`{key}` is a {known.level}-level field of the table; it can not be a {level}-level one.")
@@ -198,7 +167,7 @@ def custom_spec(cls: type, key: str, value: Any, level: Level, known: FieldSpec 
         raise DtypeError(f"`{key}` is a {type(value).__name__}; pass a torch.Tensor.")
     if value.ndim == 0:
         raise ShapeError(f"`{key}` has no rows dimension; a {level}-level field needs one. Use `{key}.unsqueeze(0)`.")
-    return FieldSpec(key, level, tuple(value.shape[1:]), kind_of(value.dtype))
+    return FieldSpec.like(key, level, value)
 
 
 def mover(
@@ -211,7 +180,7 @@ def mover(
         device = usable_device(device)
 
     def move(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        wanted = dtype if tensor.is_floating_point() and name not in KEEPS_DTYPE else None
+        wanted = dtype if tensor.is_floating_point() and name not in EXACT_FIELDS else None
         return tensor.to(device=device, dtype=wanted, non_blocking=non_blocking)
 
     return move
@@ -274,9 +243,6 @@ def from_json(text: str) -> tuple[dict[str, torch.Tensor], dict[str, FieldSpec],
         raise InputError(
             f"The text is not a structure ({type(error).__name__}: {error}). Pass what `model_dump_json` returned."
         ) from error
-    custom = {
-        name: FieldSpec(name, level, tuple(fields[name].shape[1:]), kind_of(fields[name].dtype))
-        for name, level in entry["custom"].items()
-    }
+    custom = {name: FieldSpec.like(name, level, fields[name]) for name, level in entry["custom"].items()}
     info = {n: _tensor_from_json(v) if isinstance(v, dict) and "dtype" in v else v for n, v in entry["info"].items()}
     return fields, custom, info

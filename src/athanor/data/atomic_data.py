@@ -25,7 +25,7 @@ from athanor.data.elements import (
     to_one_hot,
     voigt_to_matrix,
 )
-from athanor.data.fields import FIELDS, PAIR_VIEWS, FieldSpec, Level
+from athanor.data.fields import FIELDS, KNOWN_FIELDS, REQUIRED, Fields, FieldSpec, Level, PairViews
 from athanor.errors import InputError, MissingFieldError, UnknownFieldError
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ __all__ = [
 
 
 def _names(level: Level) -> frozenset[str]:
-    return frozenset(name for table in (FIELDS, PAIR_VIEWS) for name, spec in table.items() if spec.level == level)
+    return frozenset(name for name, spec in KNOWN_FIELDS.items() if spec.level == level)
 
 
-class AtomicData(DataMixin):
+class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor | None]):
     """One structure.
 
     Parameters
@@ -91,6 +91,8 @@ class AtomicData(DataMixin):
     _custom: dict[str, FieldSpec]
     _extras: dict[str, Any]
     info: dict[str, torch.Tensor]
+    atomic_numbers: torch.Tensor
+    positions: torch.Tensor
 
     def __init__(
         self,
@@ -104,7 +106,7 @@ class AtomicData(DataMixin):
         self.info = dict(info or {})
         given = {"atomic_numbers": atomic_numbers, "positions": positions, **fields}
         given = {name: value for name, value in given.items() if value is not None}
-        self._extras = {name: given.pop(name) for name in list(given) if name not in FIELDS and name not in PAIR_VIEWS}
+        self._extras = {name: given.pop(name) for name in list(given) if name not in KNOWN_FIELDS}
         for name in self._extras:
             _check_label(type(self), name)
         self._fields = _structure.build(given)
@@ -125,16 +127,12 @@ class AtomicData(DataMixin):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name in AtomicData.__slots__:
             raise AttributeError(name)
-        try:
-            return self._fields[name]
-        except KeyError:
-            pass
-        if name in FIELDS or name in PAIR_VIEWS:
+        for store in (self._fields, self._extras):
+            if name in store:
+                return store[name]
+        if name in KNOWN_FIELDS:
             return None
-        try:
-            return self._extras[name]
-        except KeyError:
-            raise AbsentAttributeError(self, name) from None
+        raise AbsentAttributeError(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in AtomicData.__slots__ or hasattr(type(self), name):
@@ -153,6 +151,7 @@ class AtomicData(DataMixin):
         else:
             if name == "atom_categories":
                 value = _structure.categories(value)
+            value = spec.as_column(value)
             _structure.check_assignment(self._fields, spec, value)
             self._fields[name] = value
 
@@ -185,7 +184,7 @@ class AtomicData(DataMixin):
 
     def field_spec(self, name: str) -> FieldSpec | None:
         """Return the row of the field table, of the neighbour names or of a custom field; None if unknown."""
-        return FIELDS.get(name) or PAIR_VIEWS.get(name) or self._custom.get(name)
+        return KNOWN_FIELDS.get(name) or self._custom.get(name)
 
     def field_names(self, level: Level) -> tuple[str, ...]:
         """Names of the stored fields of `level`."""
@@ -286,10 +285,10 @@ class AtomicData(DataMixin):
         self._register(key, value, "system")
 
     def _register(self, key: str, value: torch.Tensor, level: Level) -> None:
-        known = FIELDS.get(key) or PAIR_VIEWS.get(key)
-        spec = _structure.custom_spec(type(self), key, value, level, known)
+        spec = _structure.spec_for(type(self), key, value, level)
+        value = spec.as_column(value)
         _structure.check_assignment(self._fields, spec, value)
-        if known is None:
+        if key not in KNOWN_FIELDS:
             self._custom = {**self._custom, key: spec}
         self._extras.pop(key, None)
         self._fields[key] = value
@@ -311,13 +310,15 @@ class AtomicData(DataMixin):
 
     def check_node_consistency(self) -> Self:
         """Raise `ShapeError` unless every node-level field has one row per atom."""
-        _structure.check_rows(self, "node", self.num_nodes, "number of atoms")
-        return self
+        return self._check_level("node")
 
     def check_edge_consistency(self) -> Self:
         """Raise `ShapeError` unless every edge-level field has one row per pair of ``neighbor_list``."""
-        if "neighbor_list" in self._fields:
-            _structure.check_rows(self, "edge", self.num_edges, "number of edges")
+        return self._check_level("edge")
+
+    def _check_level(self, level: Level) -> Self:
+        for name in self.field_names(level):
+            _structure.check_rows(self._fields, self.field_spec(name), self._fields[name])  # type: ignore[arg-type]
         return self
 
     def debug(self) -> None:
@@ -387,7 +388,7 @@ class AtomicData(DataMixin):
     def model_dump(self, *, exclude_none: bool = False) -> dict[str, Any]:
         """Return name -> value of everything the object holds; absent fields are None unless `exclude_none`."""
         result: dict[str, Any] = {}
-        for name in (*FIELDS, *PAIR_VIEWS):
+        for name in KNOWN_FIELDS:
             value = self._fields.get(name)
             if value is not None or not exclude_none:
                 result[name] = value
@@ -436,7 +437,7 @@ class AtomicData(DataMixin):
 
 
 def _check_removable(name: str) -> None:
-    if name in _structure.REQUIRED:
+    if name in REQUIRED:
         raise InputError(f"`{name}` can not be removed: every structure needs it. Assign a tensor instead.")
 
 

@@ -19,7 +19,7 @@ from athanor.data._mixin import DataMixin
 from athanor.data._select import as_int, one_system, system_indices
 from athanor.data._storage import BatchStorage
 from athanor.data.atomic_data import AtomicData
-from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, FieldSpec, Level
+from athanor.data.fields import FIELDS, KNOWN_FIELDS, LEVELS, FieldSpec, Level
 from athanor.data.pair_list import PairList
 from athanor.errors import ArgumentError, InputError, MissingFieldError
 
@@ -46,7 +46,8 @@ class Batch(BatchStorage):
     Notes
     -----
     Assignment (``batch.forces = f``) stores the tensor itself after checks of shape, dtype and device in O(1). A state
-    field must have the state dtype, also ``positions``: convert a whole batch with ``batch.to(dtype=...)``.
+    field must have the state dtype, also ``positions``: convert a whole batch with ``batch.to(dtype=...)``. A new name
+    declares itself as a custom field if the first size is the number of atoms or of systems.
 
     Examples
     --------
@@ -108,8 +109,9 @@ class Batch(BatchStorage):
 
         Notes
         -----
-        A field that only some structures have is filled with its default, or with NaN and the bool system row
-        ``<field>_present``; integers and bools without default are refused. ``info`` is not batched.
+        A field that only some structures have is filled with its default, floats without default with NaN; integers
+        and bools without default are refused. NaN means absent: reading a structure back (`get_data`, `to_data_list`,
+        `to_atoms`) leaves out a label that is NaN in all of its rows, also if it was given so. ``info`` is not batched.
         """
         levels = {**(attr_map or {}), **(field_levels or {})}
         return _build.from_items(
@@ -184,9 +186,8 @@ class Batch(BatchStorage):
         if isinstance(key, str):
             value = self.get(key)
             if value is None:
-                present = ", ".join(sorted(self._items()))
-                hint = did_you_mean(key, (*FIELDS, *PAIR_VIEWS)) if key not in FIELDS else ""
-                raise MissingFieldError(f"`{key}` is not in the Batch; fields present: {present}.{hint}")
+                hint = did_you_mean(key, KNOWN_FIELDS) if key not in FIELDS else ""
+                raise MissingFieldError(f"`{key}` is not in the Batch; {self._present()}.{hint}")
             return value
         number = as_int(key)
         return self.index_select(key) if number is None else self.get_data(number)
@@ -205,7 +206,7 @@ class Batch(BatchStorage):
                 f"`spec` is a {type(spec).__name__}; pass `FieldSpec(name, level, shape)` of `athanor.data.fields`, or "
                 f"use `add_key`."
             )
-        if spec.name in FIELDS or spec.name in PAIR_VIEWS or not spec.name.isidentifier() or hasattr(Batch, spec.name):
+        if spec.name in KNOWN_FIELDS or not spec.name.isidentifier() or hasattr(Batch, spec.name):
             raise InputError(f"`{spec.name}` is taken; choose another name for the custom field.")
         known = self._custom.get(spec.name)
         if known is not None and known != spec and spec.name in self:
@@ -323,7 +324,7 @@ class Batch(BatchStorage):
         return self._carry_stamp(_membership.select(self, system_indices(idx, len(self))))
 
     def get_data(self, idx: int) -> AtomicData:
-        """Return one structure; its tensors are views of the batch.
+        """Return one structure; its tensors are views of the batch, without labels that are NaN throughout.
 
         Raises
         ------
@@ -334,7 +335,7 @@ class Batch(BatchStorage):
 
     def to_data_list(self) -> list[AtomicData]:
         """Return all structures; their tensors are views of the batch."""
-        return [_membership.item(self, number) for number in range(len(self))]
+        return _membership.items(self)
 
     def to_atoms(self) -> list[Atoms]:
         """Return all structures as ASE atoms; see `athanor.data.convert.ase.to_atoms`."""

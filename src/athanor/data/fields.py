@@ -1,14 +1,16 @@
-"""The field table: the one home of each field's level, trailing shape, dtype, unit and meaning.
+"""The field table: the one home of each field's level, shape, dtype, role, unit and meaning.
 
-A level (node, edge or system) is declared here or at registration of a custom field; it is never inferred from the
-size of a tensor. `AtomicData` and `Batch` hold nothing but fields of this table, registered custom fields, and views
-of the pair list.
+The table is a class, `Fields`: what stands there as an annotated attribute can be read as ``batch.forces`` and as
+``data.forces``, and readers, editors and type checkers find it by its name. A level (node, edge or system) is declared
+here or at registration of a custom field. `AtomicData` and `Batch` hold nothing but fields of this table, registered
+custom fields, and views of the pair list.
 """
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: the annotations below are the table.
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Generic, Literal, Self, TypeVar, get_type_hints
 
 import torch
 
@@ -21,6 +23,14 @@ ROW_OF: dict[Level, str] = {"node": "atom", "edge": "pair", "system": "system"}
 
 Kind = Literal["state", "float", "integer", "boolean", "any"]
 """What dtypes a field takes. ``state`` fields share one floating dtype in a batch; ``float`` fields keep their own."""
+
+Role = Literal["structure", "motion", "result", "property", "identity"]
+"""What a field is to a model and to a run.
+
+A model changes none of ``structure``, ``motion`` and ``identity`` (which system it is, how far it got). A ``result`` is
+what no structure has of itself: one that is not computed anew belongs to other positions, or to another model. A
+``property`` is given with a structure or computed, and kept until it is computed anew.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +52,12 @@ class FieldSpec:
     meaning
         One line.
     default
-        Value for systems that lack the field when others of a batch have it, or ``None`` to refuse the mixture
-        (floats are then filled with NaN and marked, see ``<field>_present``).
+        Value for systems that lack the field when others of a batch have it. With ``None``, floats are filled with
+        NaN, which means absent, and the mixture is refused for other kinds.
+    role
+        What the field is to a model and to a run, see `Role`.
+    dtype
+        Dtype in which athanor makes the field and which `to` leaves alone; ``None`` follows `kind`.
     """
 
     name: str
@@ -53,6 +67,16 @@ class FieldSpec:
     unit: str = ""
     meaning: str = ""
     default: float | int | bool | None = None
+    role: Role = "property"
+    dtype: torch.dtype | None = None
+
+    @classmethod
+    def like(cls, name: str, level: Level, value: torch.Tensor) -> Self:
+        """Return the row of a custom field that is first stored as `value`."""
+        dtype = value.dtype
+        kind: Kind = "float" if dtype.is_floating_point else "integer"
+        kind = "boolean" if dtype == torch.bool else "any" if dtype.is_complex else kind
+        return cls(name, level, tuple(value.shape[1:]), kind)
 
     def accepts_dtype(self, dtype: torch.dtype) -> bool:
         """Whether a tensor of `dtype` may be stored in this field."""
@@ -63,6 +87,22 @@ class FieldSpec:
         if self.kind == "integer":
             return not dtype.is_floating_point and not dtype.is_complex and dtype != torch.bool
         return dtype in (torch.float64, torch.float32) if self.kind == "state" else dtype.is_floating_point
+
+    def dtype_to_make(self, state: torch.dtype | None) -> torch.dtype:
+        """Return the dtype of a new tensor of this field in a batch of state dtype `state`."""
+        if self.dtype is not None or self.kind in ("integer", "boolean"):
+            return self.dtype or (torch.bool if self.kind == "boolean" else torch.int64)
+        return state or torch.get_default_dtype()
+
+    @property
+    def may_be_absent(self) -> bool:
+        """Whether NaN in all rows of a system means that the system lacks this field."""
+        return self.default is None and self.kind in ("state", "float") and self.name not in REQUIRED
+
+    def as_column(self, value: torch.Tensor) -> torch.Tensor:
+        """Return `value`, one number (B,) for each system as (B, 1) if this field is stored so."""
+        column = self.level == "system" and self.shape == (1,) and isinstance(value, torch.Tensor) and value.ndim == 1
+        return value.unsqueeze(1) if column else value
 
     def check(self, value: torch.Tensor, rows: int, *, owner: str) -> None:
         """Raise unless `value` fits this field with `rows` leading rows; costs O(1).
@@ -112,77 +152,110 @@ _DTYPE_OF: dict[Kind, str] = {
 }
 
 
-def _table(*rows: FieldSpec) -> dict[str, FieldSpec]:
-    return {row.name: row for row in rows}
+T = TypeVar("T")
+"""What reading an attribute gives: a tensor, or also None where fields may be absent."""
 
 
-FIELDS: dict[str, FieldSpec] = _table(
-    # what a system is
-    FieldSpec("atomic_numbers", "node", (), "integer", "", "atomic number Z"),
-    FieldSpec("positions", "node", (3,), "state", "Å", "Cartesian coordinates"),
-    FieldSpec("atomic_masses", "node", (), "state", "amu", "atomic masses"),
-    FieldSpec("atom_categories", "node", (), "integer", "", "role of an atom, see AtomCategory", 0),
-    FieldSpec("tags", "node", (), "integer", "", "integer label of an atom, as in ASE", 0),
-    FieldSpec("fixed", "node", (), "boolean", "", "whether the atom is held in place", False),
-    FieldSpec("cell", "system", (3, 3), "state", "Å", "lattice vectors as rows", 0.0),
-    FieldSpec("pbc", "system", (3,), "boolean", "", "whether each lattice vector is periodic", False),
-    FieldSpec("charge", "system", (1,), "float", "e", "total charge, an integer in value", 0.0),
-    FieldSpec("spin", "system", (1,), "float", "", "spin multiplicity 2S+1; 1 is a singlet", 1.0),
-    # motion
-    FieldSpec("velocities", "node", (3,), "state", "√(eV/amu)", "velocities, Å per internal time", 0.0),
-    FieldSpec("momenta", "node", (3,), "state", "√(eV·amu)", "momenta"),
-    FieldSpec("kinetic_energies", "node", (1,), "float", "eV", "kinetic energy of each atom"),
-    # results
-    FieldSpec("energy", "system", (1,), "state", "eV", "potential energy"),
-    FieldSpec("forces", "node", (3,), "state", "eV/Å", "minus the gradient of the energy"),
-    FieldSpec("stress", "system", (3, 3), "state", "eV/Å³", "Cauchy stress, tensile positive"),
-    FieldSpec("virial", "system", (3, 3), "float", "eV", "minus the strain derivative of the energy"),
-    FieldSpec("atomic_energies", "node", (), "float", "eV", "energy split by atom"),
-    FieldSpec("hessian", "node", (3, 3), "float", "eV/Å²", "second derivatives"),
-    FieldSpec("dipole", "system", (3,), "float", "e·Å", "dipole moment"),
-    FieldSpec("charges", "node", (), "float", "e", "partial charge of each atom"),
-    FieldSpec("magmoms", "node", (), "float", "µB", "magnetic moment of each atom"),
-    FieldSpec("node_alpha_spins", "node", (1,), "float", "", "alpha spin population"),
-    FieldSpec("node_beta_spins", "node", (1,), "float", "", "beta spin population"),
-    FieldSpec("graph_alpha_spins", "system", (1,), "float", "", "alpha spin of the system"),
-    # features
-    FieldSpec("node_attrs", "node", (None,), "float", "", "input features of each atom"),
-    FieldSpec("node_embeddings", "node", (None,), "float", "", "learned features of each atom"),
-    FieldSpec("edge_embeddings", "edge", (None,), "float", "", "learned features of each pair"),
-    FieldSpec("graph_embeddings", "system", (None,), "float", "", "learned features of each system"),
-    # identity and progress
-    FieldSpec("system_id", "system", (1,), "integer", "", "identity that survives selection and refill", -1),
-    FieldSpec("step", "system", (1,), "integer", "", "lifetime steps of the system", 0),
-    FieldSpec("time", "system", (1,), "float", "fs", "lifetime simulated time of the system", 0.0),
-    FieldSpec("stage_step", "system", (1,), "integer", "", "steps since the system entered its stage", 0),
-    FieldSpec("status", "system", (1,), "integer", "", "stage the system is in", 0),
-    FieldSpec("failure_code", "system", (1,), "integer", "", "why the system was set aside; 0 is healthy", 0),
-    FieldSpec("failure_step", "system", (1,), "integer", "", "lifetime step of the failure; -1 is none", -1),
-    FieldSpec("dof", "system", (1,), "float", "", "degrees of freedom, written by the stage"),
-)
-"""Every stored field by name, in the order in which batches and files list them."""
+_structure = partial(FieldSpec, "", role="structure")  # the name of a row is that of its attribute
+_motion = partial(FieldSpec, "", role="motion")
+_result = partial(FieldSpec, "", role="result")
+_property = partial(FieldSpec, "", role="property")
+_identity = partial(FieldSpec, "", role="identity")
 
-STATE_FIELDS: frozenset[str] = frozenset(name for name, row in FIELDS.items() if row.kind == "state")
+
+class Fields(Generic[T]):
+    """Every stored field, in the order in which batches and files list them.
+
+    The columns are level, shape behind the leading row, kind, unit, meaning and default.
+    """
+
+    __slots__ = ()
+
+    atomic_numbers: Annotated[T, _structure("node", (), "integer", "", "atomic number Z")]
+    positions: Annotated[T, _structure("node", (3,), "state", "Å", "Cartesian coordinates")]
+    atomic_masses: Annotated[T, _structure("node", (), "state", "amu", "atomic masses")]
+    atom_categories: Annotated[T, _structure("node", (), "integer", "", "role of an atom, see AtomCategory", 0)]
+    tags: Annotated[T, _structure("node", (), "integer", "", "integer label of an atom, as in ASE", 0)]
+    fixed: Annotated[T, _structure("node", (), "boolean", "", "whether the atom is held in place", False)]
+    cell: Annotated[T, _structure("system", (3, 3), "state", "Å", "lattice vectors as rows", 0.0)]
+    pbc: Annotated[T, _structure("system", (3,), "boolean", "", "whether each lattice vector is periodic", False)]
+    charge: Annotated[T, _structure("system", (1,), "float", "e", "total charge, an integer in value", 0.0)]
+    spin: Annotated[T, _structure("system", (1,), "float", "", "spin multiplicity 2S+1; 1 is a singlet", 1.0)]
+    velocities: Annotated[T, _motion("node", (3,), "state", "√(eV/amu)", "velocities, Å per internal time", 0.0)]
+    momenta: Annotated[T, _motion("node", (3,), "state", "√(eV·amu)", "momenta")]
+    kinetic_energies: Annotated[T, _property("node", (1,), "float", "eV", "kinetic energy of each atom")]
+    energy: Annotated[T, _result("system", (1,), "state", "eV", "potential energy")]
+    forces: Annotated[T, _result("node", (3,), "state", "eV/Å", "minus the gradient of the energy")]
+    stress: Annotated[T, _result("system", (3, 3), "state", "eV/Å³", "Cauchy stress, tensile positive")]
+    virial: Annotated[T, _result("system", (3, 3), "float", "eV", "minus the strain derivative of the energy")]
+    atomic_energies: Annotated[T, _result("node", (), "float", "eV", "energy split by atom")]
+    hessian: Annotated[T, _result("node", (3, 3), "float", "eV/Å²", "second derivatives")]
+    dipole: Annotated[T, _result("system", (3,), "float", "e·Å", "dipole moment")]
+    charges: Annotated[T, _property("node", (), "float", "e", "partial charge of each atom")]
+    magmoms: Annotated[T, _property("node", (), "float", "µB", "magnetic moment of each atom")]
+    node_alpha_spins: Annotated[T, _property("node", (1,), "float", "", "alpha spin population")]
+    node_beta_spins: Annotated[T, _property("node", (1,), "float", "", "beta spin population")]
+    graph_alpha_spins: Annotated[T, _property("system", (1,), "float", "", "alpha spin of the system")]
+    node_attrs: Annotated[T, _property("node", (None,), "float", "", "input features of each atom")]
+    node_embeddings: Annotated[T, _property("node", (None,), "float", "", "learned features of each atom")]
+    edge_embeddings: Annotated[T, _property("edge", (None,), "float", "", "learned features of each pair")]
+    graph_embeddings: Annotated[T, _property("system", (None,), "float", "", "learned features of each system")]
+    system_id: Annotated[T, _identity("system", (1,), "integer", "", "identity that survives selection and refill", -1)]
+    step: Annotated[T, _identity("system", (1,), "integer", "", "lifetime steps of the system", 0)]
+    time: Annotated[T, _identity("system", (1,), "float", "fs", "lifetime simulated time", 0.0, dtype=torch.float64)]
+    stage_step: Annotated[T, _identity("system", (1,), "integer", "", "steps since the system entered its stage", 0)]
+    status: Annotated[T, _identity("system", (1,), "integer", "", "stage the system is in", 0)]
+    failure_code: Annotated[T, _identity("system", (1,), "integer", "", "why it was set aside; 0 is healthy", 0)]
+    failure_step: Annotated[T, _identity("system", (1,), "integer", "", "lifetime step of the failure; -1 is none", -1)]
+    dof: Annotated[T, _motion("system", (1,), "float", "", "degrees of freedom, set by the stage", dtype=torch.float64)]
+
+
+class PairViews(Generic[T]):
+    """Names that are views of the stored pair list, never stored fields of a batch."""
+
+    __slots__ = ()
+
+    neighbor_list: Annotated[T, _property("edge", (2,), "integer", "", "pairs (i, j) as batch-wide atom indices")]
+    neighbor_list_shifts: Annotated[T, _property("edge", (3,), "any", "", "integer cell shift S of each pair")]
+    shifts: Annotated[T, _property("edge", (3,), "float", "Å", "S times cell")]
+    neighbor_matrix: Annotated[T, _property("node", (None,), "integer", "", "neighbours of each atom, padded with N")]
+    neighbor_matrix_shifts: Annotated[T, _property("node", (None, 3), "any", "", "integer cell shift of each entry")]
+    num_neighbors: Annotated[T, _property("node", (), "integer", "", "valid entries of each row")]
+
+
+def _table(declared: type) -> dict[str, FieldSpec]:
+    hints = get_type_hints(declared, include_extras=True)
+    return {name: replace(hint.__metadata__[0], name=name) for name, hint in hints.items()}
+
+
+def names_of(*roles: Role) -> tuple[str, ...]:
+    """Return the names of the stored fields of `roles`, in the order of the table."""
+    return tuple(name for name, row in FIELDS.items() if row.role in roles)
+
+
+FIELDS: dict[str, FieldSpec] = _table(Fields)
+"""Every stored field by name."""
+
+PAIR_VIEWS: dict[str, FieldSpec] = _table(PairViews)
+"""Every view of the pair list by name."""
+
+KNOWN_FIELDS: dict[str, FieldSpec] = {**FIELDS, **PAIR_VIEWS}
+"""Both: every name that is not a custom field."""
+
+REQUIRED = ("atomic_numbers", "positions")
+"""What every structure has."""
+
+STATE_FIELDS = frozenset(name for name, row in FIELDS.items() if row.kind == "state")
 """Fields that share the state dtype."""
 
-IDENTITY: tuple[str, ...] = ("system_id", "step", "time", "stage_step", "status", "failure_code", "failure_step")
+EXACT_FIELDS = frozenset(name for name, row in FIELDS.items() if row.dtype is not None)
+"""Fields that `to(dtype=...)` leaves alone: a float32 would lose femtoseconds of a long run."""
+
+IDENTITY = names_of("identity")
 """Who a system is and how far it got; every run has these on its batch, and they travel in ``atoms.info``."""
 
-GIVEN: frozenset[str] = frozenset({
-    "atomic_numbers", "positions", "atomic_masses", "atom_categories", "tags", "fixed", "cell", "pbc", "charge", "spin",
-    "velocities", "momenta", "dof", *IDENTITY,
-})  # fmt: skip
+GIVEN = frozenset(names_of("structure", "motion", "identity"))
 """What a model is given. Networks that hand their input through, wrapped or in single precision, change no state."""
 
-RESULTS: tuple[str, ...] = ("energy", "forces", "stress", "virial", "atomic_energies", "hessian", "dipole")
+RESULTS = names_of("result")
 """What no structure has of itself. One that is not computed anew belongs to other positions, or to another model."""
-
-PAIR_VIEWS: dict[str, FieldSpec] = _table(
-    FieldSpec("neighbor_list", "edge", (2,), "integer", "", "pairs (i, j) as batch-wide atom indices"),
-    FieldSpec("neighbor_list_shifts", "edge", (3,), "any", "", "integer cell shift S of each pair"),
-    FieldSpec("shifts", "edge", (3,), "float", "Å", "S times cell"),
-    FieldSpec("neighbor_matrix", "node", (None,), "integer", "", "neighbours of each atom, padded with N"),
-    FieldSpec("neighbor_matrix_shifts", "node", (None, 3), "any", "", "integer cell shift of each entry"),
-    FieldSpec("num_neighbors", "node", (), "integer", "", "valid entries of each row"),
-)
-"""Names that are views of the stored pair list, never stored fields of a batch."""

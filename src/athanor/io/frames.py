@@ -81,7 +81,7 @@ class FrameSchema:
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:
-    """Join frames into a new batch; what some lack is filled and marked as `Batch.from_data_list` does."""
+    """Join frames into a new batch; what some lack is filled as `Batch.from_data_list` does."""
     fields = [fields_of(batch) for batch in batches]
     rows: dict[Level, list[int]] = {
         "node": [batch.num_nodes for batch in batches],
@@ -92,11 +92,11 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
         {name: batch.field_spec(name) for name in one if name not in FIELDS}
         for batch, one in zip(batches, fields, strict=True)
     ]
-    parts = _collate.Parts(fields, rows)
-    levels, schema = _collate.join(parts, _collate.merge_specs(specs, _frame), _frame)
+    parts, custom = _collate.Parts(fields, rows), _collate.merge_specs(specs, _frame)
+    levels = _collate.join(parts, custom, _frame)
     tensors = {**levels["node"], **levels["system"]}
     counts = np.concatenate([np.array(batch.num_nodes_list, dtype=np.int64) for batch in batches])
-    return _assemble(tensors, {name: FIELDS.get(name) or schema[name] for name in tensors}, counts, batches[0].device)
+    return _assemble(tensors, {name: FIELDS.get(name) or custom[name] for name in tensors}, counts, batches[0].device)
 
 
 def _frame(number: int) -> str:
@@ -135,22 +135,17 @@ def batch_to_rows(batch: Batch) -> tuple[Rows, list[StoredField]]:
     for name in STAMPS:
         if name not in fields:
             spec = FIELDS[name]
-            dtype = torch.int64 if spec.kind == "integer" else torch.float64
-            fields[name] = torch.full((systems, 1), spec.default or 0, dtype=dtype)
+            fields[name] = torch.full((systems, 1), spec.default or 0, dtype=spec.dtype_to_make(batch.dtype))
     rows = Rows(np.array(batch.num_nodes_list, dtype=np.int64), np.zeros(systems, dtype=np.int64))
     described = []
     for name, value in fields.items():
-        base = name.removesuffix(_collate.PRESENT)
-        if base != name and base in fields:
-            rows.presence[base] = to_numpy(value)
-            continue
         described.append(StoredField.of(batch.field_spec(name), value))
         rows.columns[name] = to_numpy(value)
     return rows, described
 
 
 def rows_to_batch(rows: Rows, fields: Sequence[StoredField]) -> Batch:
-    """Make a CPU batch of rows; fields that some rows lack get their ``<field>_present`` row."""
+    """Make a CPU batch of rows; what some rows lack is NaN there."""
     from athanor.io.zarr_schema import to_tensor
 
     tensors: dict[str, torch.Tensor] = {}
@@ -160,7 +155,4 @@ def rows_to_batch(rows: Rows, fields: Sequence[StoredField]) -> Batch:
             continue
         tensors[item.name] = to_tensor(rows.columns[item.name], item)
         specs[item.name] = FIELDS.get(item.name) or item.spec()
-        if item.name in rows.presence:
-            marker = _collate.present_spec(item.name)
-            tensors[marker.name], specs[marker.name] = torch.from_numpy(rows.presence[item.name]), marker
     return _assemble(tensors, specs, rows.node_counts, torch.device("cpu"))

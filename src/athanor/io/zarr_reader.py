@@ -25,7 +25,6 @@ from athanor.io.zarr_schema import (
     check_format,
     end_path,
     field_path,
-    presence_path,
     to_tensor,
 )
 
@@ -184,12 +183,9 @@ class TrajectoryReader:
         chosen = self._normalise(indices)
         rows = Rows(self._counts("node", chosen), self._counts("edge", chosen))
         for item in self.fields:
-            present, marked = self._presence(item, chosen)
-            if chosen.size and not present.any() and item.default is None:
-                continue
-            rows.columns[item.name] = self._column(item, chosen)
-            if marked:
-                rows.presence[item.name] = present
+            column = self._column(item, chosen)
+            if not item.is_absent(column):
+                rows.columns[item.name] = column
         return rows
 
     def _normalise(self, indices: Any) -> np.ndarray:
@@ -230,20 +226,6 @@ class TrajectoryReader:
             return chosen
         ends, counts = self._level_ends(level)[chosen], self._counts(level, chosen)
         return gather_rows(ends - counts, counts)
-
-    def _presence(self, item: StoredField, chosen: np.ndarray) -> tuple[np.ndarray, bool]:
-        """Which chosen systems have a field, and whether the store marks it for any."""
-        in_arrays, path = self._head.systems, presence_path(item.name)
-        marked = path in self._head.arrays
-        if marked:
-            first = self._from_array(path, np.arange(in_arrays))
-        else:
-            has = item.default is not None or field_path(item.name) in self._head.arrays
-            first = np.full(in_arrays, has)
-        if self._tail is not None:
-            first = np.concatenate([first, self._tail.has(item)])
-            marked = marked or item.name in self._tail.presence
-        return first[chosen], bool(marked or not first.all())
 
     def _column(self, item: StoredField, chosen: np.ndarray) -> np.ndarray:
         """Rows of one field for chosen systems, from the arrays and from the blocks."""

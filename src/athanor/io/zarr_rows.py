@@ -18,12 +18,11 @@ _MAX_HEADER_BYTES = 16 * 1024 * 1024
 
 @dataclass(slots=True)
 class Rows:
-    """Rows of some systems on the host: one numpy array per field, counts per system, presence where it is not all."""
+    """Rows of some systems on the host: one numpy array per field, and counts per system."""
 
     node_counts: np.ndarray
     edge_counts: np.ndarray
     columns: dict[str, np.ndarray] = field(default_factory=dict)
-    presence: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -41,16 +40,9 @@ class Rows:
         value = self.columns.get(item.name)
         return item.missing_rows(self.counts[item.level]) if value is None else value
 
-    def has(self, item: StoredField) -> np.ndarray:
-        """Which of these systems have a field."""
-        if item.name in self.presence:
-            return self.presence[item.name]
-        present = item.name in self.columns or (item.default is not None)
-        return np.full(len(self.node_counts), present)
-
 
 def merge_rows(parts: list[Rows], fields: tuple[StoredField, ...]) -> Rows:
-    """Put rows behind one another; what a part lacks is filled and marked."""
+    """Put rows behind one another; what a part lacks is filled."""
     if len(parts) == 1:
         return parts[0]
     merged = Rows(np.concatenate([part.node_counts for part in parts]),
@@ -58,9 +50,6 @@ def merge_rows(parts: list[Rows], fields: tuple[StoredField, ...]) -> Rows:
     for item in fields:
         if any(item.name in part.columns for part in parts):
             merged.columns[item.name] = np.concatenate([part.column(item) for part in parts])
-            present = np.concatenate([part.has(item) for part in parts])
-            if not present.all() or any(item.name in part.presence for part in parts):
-                merged.presence[item.name] = present
     return merged
 
 
@@ -68,7 +57,6 @@ def encode_block(rows: Rows) -> bytes:
     """Bytes of a block: magic, length of the JSON header, header, then the arrays one behind another."""
     arrays = {"node_counts": rows.node_counts, "edge_counts": rows.edge_counts}
     arrays |= {f"data/{name}": value for name, value in rows.columns.items()}
-    arrays |= {f"presence/{name}": value for name, value in rows.presence.items()}
     listing = [[key, value.dtype.str, list(value.shape)] for key, value in arrays.items()]
     header = json.dumps(listing).encode()
     parts = [_BLOCK_MAGIC, struct.pack("<Q", len(header)), header]
@@ -100,5 +88,6 @@ def decode_block(raw: bytes, block: TailBlock, where: str) -> Rows:
     rows = Rows(arrays.pop("node_counts"), arrays.pop("edge_counts"))
     for key, array in arrays.items():
         group, _, name = key.partition("/")
-        (rows.columns if group == "data" else rows.presence)[name] = array
+        if group == "data":
+            rows.columns[name] = array
     return rows

@@ -10,8 +10,10 @@ system. Layout of format ``athanor-trajectory`` version 0, all inside one Zarr 3
 ``data/<field>``          one array per field, rows along the first axis
 ``index/node_end``        row after the last atom of each system; ``np.split(positions, node_end[:-1])`` works
 ``index/edge_end``        the same for edge-level rows; only if there are any
-``presence/<field>``      whether a system has the field; absent means that all have it
 ========================  ======================================================================================
+
+A system that lacks a field has its default there, or NaN. Older stores say so also in ``presence/<field>``, which is
+not read.
 
 Rows beyond the counts of ``head.json`` are leftovers of an interrupted write: readers ignore them, the next writer cuts
 them off.
@@ -37,7 +39,8 @@ VERSION = 0
 FORMAT_KEY = "format.json"
 HEAD_KEY = "head.json"
 TAIL_PREFIX = "tail"
-GROUPS = ("", "data", "index", "presence")
+GROUPS = ("", "data", "index")
+OLD_GROUP = "presence/"
 JOINS_LATER = frozenset({"dof"} | {name for name, spec in FIELDS.items() if spec.default is not None})
 """Fields that may first appear after the first write; earlier frames get the default of the field table."""
 
@@ -90,6 +93,17 @@ class StoredField:
         """Row of the field table for this field."""
         shape = self.shape if self.declared_shape is None else self.declared_shape
         return FieldSpec(self.name, self.level, shape, self.kind, self.unit, self.meaning, self.default)  # type: ignore[arg-type]
+
+    @property
+    def is_float(self) -> bool:
+        """Whether NaN has a place in the field."""
+        return self.dtype == "bfloat16" or self.numpy_dtype.kind in "fc"
+
+    def is_absent(self, rows: np.ndarray) -> bool:
+        """Whether NaN in all of `rows` says that their systems lack the field."""
+        if not (FIELDS.get(self.name) or self.spec()).may_be_absent or not len(rows):
+            return False
+        return all(bool(to_tensor(some, self).isnan().all()) for some in (rows[:1], rows))
 
     def missing_rows(self, rows: int) -> np.ndarray:
         """`rows` rows for systems that lack the field: the default of the field table, else `fill_value`."""
@@ -223,11 +237,6 @@ def check_name(name: str) -> str:
 def field_path(name: str) -> str:
     """Array of a field."""
     return f"data/{check_name(name)}"
-
-
-def presence_path(name: str) -> str:
-    """Array that tells which systems have a field."""
-    return f"presence/{check_name(name)}"
 
 
 def end_path(level: Literal["node", "edge"]) -> str:

@@ -26,6 +26,7 @@ from athanor.io.zarr_schema import (
     GROUPS,
     HEAD_KEY,
     JOINS_LATER,
+    OLD_GROUP,
     TAIL_PREFIX,
     Head,
     StoredField,
@@ -36,7 +37,6 @@ from athanor.io.zarr_schema import (
     field_path,
     fill_value,
     format_bytes,
-    presence_path,
     tail_key,
 )
 
@@ -193,6 +193,12 @@ class TrajectoryWriter:
 
     def _accept(self, fields: list[StoredField]) -> tuple[StoredField, ...]:
         known = {item.name: item for item in self._fields}
+        for item in self._fields:
+            if item.default is None and not item.is_float and not any(item.name == given.name for given in fields):
+                raise StorageError(
+                    f"`{item.name}` is missing from the frame and has been in {self._raw.where} so far; it is "
+                    f"{item.dtype} and has no default to fill it with. Nothing was written; write it in every frame."
+                )
         for item in fields:
             stored = known.get(item.name)
             if stored is item:
@@ -315,20 +321,13 @@ class TrajectoryWriter:
             return
         rows = merge_rows(parts, self._fields)
         counts = rows.counts
-        arrays = set(head.arrays)
+        arrays = {path for path in head.arrays if not path.startswith(OLD_GROUP)}
         self._extend(end_path("node"), head.systems, np.cumsum(rows.node_counts) + head.nodes, arrays, 0)
         if counts["edge"] or end_path("edge") in arrays:
             self._extend(end_path("edge"), head.systems, np.cumsum(rows.edge_counts) + head.edges, arrays, 0)
         for item in self._fields:
-            had_array = field_path(item.name) in arrays
             base = head.rows(item.level)
             self._extend(field_path(item.name), base, rows.column(item), arrays, item.missing_rows(1))
-            present = rows.has(item)
-            lacked_before = not had_array and item.default is None and head.systems > 0
-            marked = lacked_before or item.name in rows.presence or not present.all()
-            if marked or presence_path(item.name) in arrays:
-                before = had_array or item.default is not None
-                self._extend(presence_path(item.name), head.systems, present, arrays, before)
         old_blocks = head.tail
         self._finish(Head(head.commit + 1, head.systems + counts["system"], head.nodes + counts["node"],
                           head.edges + counts["edge"], self._fields, tuple(sorted(arrays)), ()))  # fmt: skip

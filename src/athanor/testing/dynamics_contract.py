@@ -45,7 +45,7 @@ def argon_crystal(repeat: int, system_id: int, temperature: float = 60.0, strain
     data.system_id = torch.tensor([[system_id]])
     data.velocities = initialize_velocities(
         torch.empty_like(data.positions),
-        data.atomic_masses,
+        data["atomic_masses"],
         temperature,
         torch.zeros(data.num_nodes, dtype=torch.long),
         system_id=torch.tensor([system_id]),
@@ -136,7 +136,7 @@ def check_batch_invariance(make_engine: MakeEngine, n_steps: int = 40) -> None:
     """Check that a system follows the same path, bit for bit, alone, in any slot, and beside one that fails."""
     systems = [argon_crystal(2, 3), argon_crystal(3, 7), argon_cluster(9, 1), argon_crystal(2, 12, strain=0.02)]
     doomed = argon_cluster(5, 99)
-    alone = {int(s.system_id): trajectory(make_engine, [s], n_steps) for s in systems}
+    alone = {int(s["system_id"]): trajectory(make_engine, [s], n_steps) for s in systems}
     for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 3], [2, 0, 3]):
         for partner in ([], [doomed]):
             members = [systems[k] for k in order]
@@ -144,10 +144,10 @@ def check_batch_invariance(make_engine: MakeEngine, n_steps: int = 40) -> None:
             failed = (together.failure_code[:, 0] > 0).tolist()
             assert failed == [True] * len(partner) + [False] * len(members), f"failed systems: {failed}"
             for row, system in enumerate(members, start=len(partner)):
-                one = together.get_data(row)
+                one, number = together.get_data(row), int(system["system_id"])
                 for name in FIELDS:
-                    same = torch.equal(one[name], alone[int(system.system_id)].get_data(0)[name])
-                    assert same, f"`{name}` of system_id {int(system.system_id)} differs alone and in slot {row}"
+                    same = torch.equal(one[name], alone[number].get_data(0)[name])
+                    assert same, f"`{name}` of system_id {number} differs alone and in slot {row}"
 
 
 def check_thread_invariance(make_engine: MakeEngine, n_steps: int = 8) -> None:

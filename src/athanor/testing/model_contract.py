@@ -72,7 +72,9 @@ def moved(system: AtomicData, positions: torch.Tensor, cell: torch.Tensor | None
     """Return `system` with other positions [N, 3] and, if given, another cell [3, 3]."""
     if system.cell is None:
         return structure(positions, system.atomic_numbers)
-    return structure(positions, system.atomic_numbers, system.cell[0] if cell is None else cell, system.pbc[0].tolist())
+    return structure(
+        positions, system.atomic_numbers, system["cell"][0] if cell is None else cell, system["pbc"][0].tolist()
+    )
 
 
 def _cell_and_pbc(system: AtomicData) -> tuple[torch.Tensor, torch.Tensor]:

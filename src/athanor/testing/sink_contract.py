@@ -183,7 +183,7 @@ def check_empty_and_drain(make_sink: MakeSink) -> None:
 
 
 def check_missing_labels(make_sink: MakeSink) -> None:
-    """A label that only some systems have is NaN for the others, and marked."""
+    """A label that only some systems have is NaN for the others, which lack it when they are read one by one."""
     sink = make_sink(10)
     whole = Batch.from_data_list([make_system(0, 2), make_system(1, 3)])
     lacking = Batch.from_data_list([make_system(2, 2, energy=False)])
@@ -191,9 +191,9 @@ def check_missing_labels(make_sink: MakeSink) -> None:
     for batch in (whole, lacking, mixed):
         sink.write(batch)
     found = sink.read()
-    present = found["energy_present"].flatten().tolist()
-    assert present == [True, True, False, True, False], f"`energy_present` is {present}"
-    assert torch.isnan(found["energy"]).flatten().tolist() == [not value for value in present]
+    absent = torch.isnan(found["energy"]).flatten().tolist()
+    assert absent == [False, False, True, False, True], f"`energy` is {found['energy'].flatten().tolist()}"
+    assert [data.energy is None for data in found.to_data_list()] == absent
     assert torch.equal(found["energy"][:2], whole["energy"])
     assert torch.equal(found["forces"], torch.cat([whole["forces"], lacking["forces"], mixed["forces"]]))
     sink.zero()

@@ -91,6 +91,7 @@ def test_state_is_cast_with_one_warning_and_labels_keep_their_dtype() -> None:
         data = water(**fields)
     assert len(caught) == 1
     assert caught[0].filename == __file__
+    assert water.__code__.co_firstlineno < caught[0].lineno < water.__code__.co_firstlineno + 9  # not its caller
     assert data.forces.dtype == torch.float32
     assert data.charges.dtype == torch.float64
 

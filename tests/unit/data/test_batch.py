@@ -65,7 +65,7 @@ def test_every_table_field_goes_to_its_level_even_with_one_atom_each(name: str) 
 
 def test_unknown_name_is_refused_and_names_add_key(batch: Batch) -> None:
     with pytest.raises(UnknownFieldError, match=r"`colour` is not a field.*add_key"):
-        batch.colour = torch.zeros(3)
+        batch.colour = torch.zeros(4)
     with pytest.raises(AttributeError, match="has no attribute `colour`"):
         batch.colour
     with pytest.raises(AttributeError, match="`num_nodes` follows from"):
@@ -85,7 +85,7 @@ def test_unknown_name_is_refused_and_names_add_key(batch: Batch) -> None:
         ("positions", torch.zeros(6, 3).double(), "the state has torch.float32.*dtype=torch.float64"),
         ("cell", torch.eye(3), r"needs \(3, 3, 3\).*expand"),
         ("pbc", torch.ones(3, 3), "boolean"),
-        ("energy", torch.zeros(3), r"needs \(3, 1\)"),
+        ("energy", torch.zeros(2), r"needs \(3, 1\)"),
         ("energy", 5.0, "`energy` is a float; pass a torch.Tensor"),
         ("edge_embeddings", torch.zeros(4, 2), r"needs \(0, \*\)"),
     ],
@@ -96,6 +96,36 @@ def test_refused_assignment_changes_nothing(batch: Batch, name: str, value: Any,
         setattr(batch, name, value)
     assert batch.get(name) is before
     assert batch.version == version
+
+
+def test_one_number_for_each_system_is_a_column(batch: Batch) -> None:
+    batch.energy = torch.tensor([1.0, 2.0, 3.0])
+    assert batch.energy.tolist() == [[1.0], [2.0], [3.0]]
+    data = molecule(charge=torch.tensor([1.0]))
+    assert data.charge.shape == (1, 1)
+    data.energy = torch.tensor([2.0])
+    assert data.energy.shape == (1, 1)
+    raw = {"positions": torch.zeros(2, 3), "energy": torch.tensor([1.0])}
+    assert Batch.from_raw_dicts([raw, raw]).energy.shape == (2, 1)
+
+
+def test_a_new_name_declares_itself_by_its_first_size(batch: Batch) -> None:
+    batch.msd = torch.zeros(6, 3)
+    batch["fmax"] = torch.arange(3)
+    assert batch.field_spec("msd") == FieldSpec("msd", "node", (3,), "float")
+    assert batch.field_spec("fmax") == FieldSpec("fmax", "system", (), "integer")
+    assert batch[1].fmax.tolist() == [1]
+    assert batch[[0, 2]].fmax.tolist() == [0, 2]
+    for slip in ("enrgy", "frces", "pcb", "neighbour_list", "fmaxx"):
+        with pytest.raises(UnknownFieldError, match=f"`{slip}` is not a field of a Batch"):
+            setattr(batch, slip, torch.zeros(3))
+    single = Batch.from_data_list([crystal(1), crystal(1)])
+    with pytest.raises(InputError, match=r"`msd` has 2 rows, which may be one per atom or one per system.*add_key"):
+        single.msd = torch.zeros(2)
+    with pytest.raises(UnknownFieldError, match="Did you mean `energy`"):
+        single.enrgy = torch.zeros(2)
+    with pytest.raises(InputError, match="can not name a field"):
+        batch._private = torch.zeros(3)
 
 
 def test_assignment_keeps_the_graph(batch: Batch) -> None:
@@ -139,34 +169,39 @@ def test_molecule_beside_a_crystal() -> None:
     assert batch.volume.tolist() == pytest.approx([125.0, 0.0])
 
 
-def test_label_of_some_systems_is_marked() -> None:
+def test_label_of_some_systems_is_nan_in_the_others() -> None:
     batch = Batch.from_data_list([crystal(2, energy=torch.ones(1, 1)), crystal(1), crystal(1)])
-    assert batch.energy_present.tolist() == [True, False, False]
+    assert list(batch.field_names("system")) == ["cell", "pbc", "energy"]
     assert batch.energy.isnan().flatten().tolist() == [False, True, True]
     assert batch.to_data_list()[1].energy is None
     batch.append(Batch.from_data_list([crystal(1, energy=torch.zeros(1, 1))]))
-    assert batch.energy_present.tolist() == [True, False, False, True]
-    assert batch[[3, 0]].energy_present.all()
-    batch.energy = torch.zeros(4, 1)
-    assert "energy_present" not in batch
+    assert batch.energy.isnan().flatten().tolist() == [False, True, True, False]
+    assert [data.energy is None for data in batch.to_data_list()] == [False, True, True, False]
+    assert [batch.get_data(k).energy is None for k in range(4)] == [False, True, True, False]
+    again = Batch.from_data_list(batch.to_data_list())
+    assert torch.equal(again.energy.nan_to_num(7.0), batch.energy.nan_to_num(7.0))
+    assert "energy" not in Batch.from_data_list([batch.get_data(1), batch.get_data(2)])
     assert Batch.from_data_list([molecule(tags=torch.arange(3)), molecule()]).tags.tolist() == [0, 1, 2, 0, 0, 0]
 
 
 def test_results_written_in_place_become_known() -> None:
     labelled = crystal(2, energy=torch.ones(1, 1), forces=torch.ones(2, 3))
     batch = Batch.from_data_list([labelled, crystal(1), crystal(1)])
-    model = torch.nn.Linear(1, 1)
     batch.energy[1] = 5.0
     batch.forces[2] = 5.0
-    batch.mark_results_fresh(model, ["energy", "forces"])
-    assert batch.energy_present.tolist() == [True, True, False]
-    assert batch.forces_present.tolist() == [True, True, False]
-    batch.energy[2] = 5.0
-    batch.forces[3] = 5.0
-    batch.mark_results_fresh(model, ["energy", "forces"])
-    assert "energy_present" not in batch
-    assert batch.results_fresh(model, ["energy", "forces"])
-    assert [float(data.energy) for data in batch.to_data_list()] == [1.0, 5.0, 5.0]
+    energies = [data.energy for data in batch.to_data_list()]
+    assert [None if energy is None else float(energy) for energy in energies] == [1.0, 5.0, None]
+    assert [data.forces is None for data in batch.to_data_list()] == [False, False, True]
+    assert batch.to_atoms()[2].calc is None
+
+
+def test_nan_in_some_rows_stays() -> None:
+    forces = torch.ones(2, 3)
+    forces[1, 2] = torch.nan
+    batch = Batch.from_data_list([crystal(2, forces=forces, tags=torch.zeros(2, dtype=torch.int64))])
+    assert torch.equal(batch.get_data(0).forces.isnan(), forces.isnan())
+    batch.velocities = torch.full((2, 3), torch.nan)  # a field with a default is never absent
+    assert batch.get_data(0).velocities is not None
 
 
 def test_mixture_without_default_is_refused() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
-from athanor.data.atomic_data import AtomicData
-from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, STATE_FIELDS, FieldSpec
+from athanor.data import AtomicData, Batch
+from athanor.data.fields import FIELDS, LEVELS, PAIR_VIEWS, STATE_FIELDS, Fields, FieldSpec, Role, names_of
 from athanor.errors import DtypeError, ShapeError
 
 
@@ -22,6 +24,28 @@ def test_names_are_unique_and_every_row_is_complete() -> None:
 def test_the_state_is_what_the_decision_says() -> None:
     named = {"positions", "cell", "velocities", "momenta", "energy", "forces", "stress", "atomic_masses"}
     assert named == STATE_FIELDS
+
+
+def test_roles_and_exact_dtypes() -> None:
+    assert names_of("result") == ("energy", "forces", "stress", "virial", "atomic_energies", "hessian", "dipole")
+    assert names_of("identity")[0] == "system_id"
+    assert set(names_of(*get_args(Role))) == set(FIELDS)
+    data = AtomicData(atomic_numbers=torch.tensor([18]), positions=torch.zeros(1, 3).double())
+    batch = Batch.from_data_list([data])
+    for name in FIELDS:
+        batch.ensure_field(name)
+    for name, value in batch.to(torch.float32):
+        spec = FIELDS[name]
+        assert value.dtype == spec.dtype_to_make(torch.float32), name
+        assert spec.accepts_dtype(value.dtype)
+    assert batch.to(torch.float32).dof.dtype == torch.float64
+
+
+def test_an_attribute_of_a_batch_is_a_row_of_the_table() -> None:
+    for name, spec in FIELDS.items():
+        if spec.level != "edge":  # counts of pairs may have changed, so these are looked up
+            assert spec.meaning in getattr(Batch, name).__doc__
+        assert name in Fields.__annotations__
 
 
 def test_check() -> None:

@@ -163,7 +163,6 @@ def test_cartesian_shifts_and_matrix_pack_to_the_same_list(batch: Batch) -> None
     for names in (
         ("neighbor_list", "neighbor_list_shifts"),
         ("neighbor_list", "shifts"),
-        ("shifts", "neighbor_list"),
         ("neighbor_matrix", "num_neighbors", "neighbor_matrix_shifts"),
     ):
         twin = Batch.from_data_list(batch.without_pairs().to_data_list())
@@ -171,6 +170,16 @@ def test_cartesian_shifts_and_matrix_pack_to_the_same_list(batch: Batch) -> None
             setattr(twin, name, batch[name])
         assert torch.equal(twin.neighbor_list, batch.neighbor_list), names
         assert torch.equal(twin.neighbor_list_shifts, batch.neighbor_list_shifts), names
+
+
+def test_shifts_come_after_their_pairs(batch: Batch) -> None:
+    twin = batch.without_pairs()
+    for name, main in (("shifts", "neighbor_list"), ("num_neighbors", "neighbor_matrix")):
+        with pytest.raises(MissingFieldError, match=f"`{name}` belongs to pairs.*Assign `{main}` first"):
+            setattr(twin, name, batch[name])
+    twin.neighbor_list, twin.shifts = batch.neighbor_list, torch.zeros_like(batch.shifts)
+    twin.neighbor_list_shifts = batch.neighbor_list_shifts  # the last one counts
+    assert torch.equal(twin.neighbor_list_shifts, batch.neighbor_list_shifts)
 
 
 def test_half_lists_are_recognised() -> None:

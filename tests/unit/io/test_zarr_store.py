@@ -1,15 +1,17 @@
-"""The trajectory store below the sink: schema, presence, modes, selective reading, damage."""
+"""The trajectory store below the sink: schema, missing fields, modes, selective reading, damage."""
 
 from __future__ import annotations
 
 import json
 import time
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 import zarr
 
+from athanor.data import Batch
 from athanor.data.fields import FIELDS
 from athanor.errors import InputError, MissingFieldError, StorageError
 from athanor.io.zarr_config import Durability, parse_config
@@ -24,6 +26,7 @@ from athanor.io.zarr_schema import (
     to_numpy,
     to_tensor,
 )
+from athanor.sinks import ZarrData
 
 from .stores import make_rows, writer
 
@@ -116,7 +119,7 @@ def test_a_field_of_another_kind_is_refused_and_nothing_is_written():
 
 
 @pytest.mark.parametrize("buffer_bytes", [0, 10**7])
-def test_a_field_that_is_missing_later_is_filled_and_marked(buffer_bytes):
+def test_a_field_that_is_missing_later_is_filled(buffer_bytes):
     memory: dict = {}
     target = writer(memory, "every:2", buffer_bytes=buffer_bytes)
     names = tuple(make_rows(0)[0].columns)
@@ -126,11 +129,9 @@ def test_a_field_that_is_missing_later_is_filled_and_marked(buffer_bytes):
     target.flush()
     reader = TrajectoryReader(memory)
     found = reader.rows(slice(None))
-    np.testing.assert_array_equal(found.presence["energy"], [True, True, False, False] * 2)
     assert np.isnan(found.columns["energy"][[2, 3, 6, 7]]).all()
     np.testing.assert_array_equal(found.columns["energy"][4:6], make_rows(2)[0].columns["energy"])
     assert (found.columns["cell"][[2, 3, 6, 7]] == 0).all()
-    assert "cell" not in found.presence
     assert "energy" not in reader.rows([2, 3]).columns
 
 
@@ -147,7 +148,27 @@ def test_table_fields_with_a_default_may_join_later(buffer_bytes):
     wanted = make_rows(1, names=(*names, "velocities", "fixed", "dof"))[0].columns["velocities"]
     np.testing.assert_array_equal(found.columns["velocities"][5:], wanted)
     assert not found.columns["fixed"][:5].any()
-    np.testing.assert_array_equal(found.presence["dof"], [False, False, True, True])
+    assert np.isnan(found.columns["dof"]).flatten().tolist() == [True, True, False, False]
+
+
+def test_a_store_with_presence_rows_is_read_and_continued(repository, tmp_path):
+    with zipfile.ZipFile(repository / "tests" / "data" / "store_with_presence_rows.zip") as archive:
+        archive.extractall(tmp_path)
+    with ZarrData(tmp_path) as sink:
+        assert sink.read().energy.flatten().nan_to_num(7.0).tolist() == [-1.0, 7.0, 7.0, -4.0, 7.0]
+        sink.write(Batch.from_data_list([sink.read().get_data(0)]))
+    found = ZarrData(tmp_path, mode="r").read()
+    assert [data.energy is None for data in found.to_data_list()] == [False, True, True, False, True, False]
+    assert found.num_nodes_list == [1, 2, 3, 4, 5, 1]
+
+
+def test_a_field_that_can_not_be_filled_must_stay():
+    memory: dict = {}
+    target = writer(memory)
+    target.append(*make_rows(0))
+    rows, fields = make_rows(1, names=[name for name in make_rows(0)[0].columns if name != "atomic_numbers"])
+    with pytest.raises(StorageError, match=r"`atomic_numbers` is missing from the frame.*write it in every frame"):
+        target.append(rows, fields)
 
 
 def test_system_values_need_no_atoms():

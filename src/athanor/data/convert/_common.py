@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from athanor.data.elements import AtomicNumberTable, atomic_numbers_to_indices, to_one_hot, voigt_to_matrix
+from athanor.data.fields import FIELDS
 from athanor.errors import InputError, ShapeError
 
 _CHARGE_TOLERANCE = 1e-2
@@ -29,23 +30,25 @@ def numbers_of(name: str, value: Any) -> np.ndarray:
         raise InputError(f"`{name}` is {reprlib.repr(value)}; it must hold numbers. Correct or remove it.") from error
 
 
-def system_matrix(name: str, value: Any, dtype: torch.dtype) -> torch.Tensor:
-    """Return a stress or virial in any common layout as [1, 3, 3]."""
-    numbers = torch.from_numpy(numbers_of(name, value))
-    if numbers.shape not in ((3, 3), (6,), (9,)):
-        raise ShapeError(
-            f"`{name}` has shape {tuple(numbers.shape)}; it needs (3, 3), (9,), or (6,) in the order xx, yy, zz, yz, "
-            f"xz, xy. Correct or remove it."
-        )
-    return voigt_to_matrix(numbers).to(dtype).unsqueeze(0)
+def system_row(field: str, name: str, value: Any, dtype: torch.dtype) -> torch.Tensor:
+    """Return the one row of a system-level field; a stress or virial may come in any common layout.
 
-
-def system_row(name: str, value: Any, dtype: torch.dtype, size: int) -> torch.Tensor:
-    """Return a number or vector as [1, size]."""
-    numbers = torch.from_numpy(numbers_of(name, value))
-    if numbers.numel() != size:
-        raise ShapeError(f"`{name}` has {numbers.numel()} numbers; it needs {size}. Correct or remove it.")
-    return numbers.to(dtype).reshape(1, size)
+    Raises
+    ------
+    ShapeError
+        If there are not as many numbers as the field needs; the text says `name`.
+    """
+    numbers, shape = torch.from_numpy(numbers_of(name, value)), FIELDS[field].shape
+    if shape == (3, 3):
+        if numbers.shape not in ((3, 3), (6,), (9,)):
+            raise ShapeError(
+                f"`{name}` has shape {tuple(numbers.shape)}; it needs (3, 3), (9,), or (6,) in the order xx, yy, zz, "
+                f"yz, xz, xy. Correct or remove it."
+            )
+        numbers = voigt_to_matrix(numbers)
+    elif numbers.numel() != shape[0]:
+        raise ShapeError(f"`{name}` has {numbers.numel()} numbers; it needs {shape[0]}. Correct or remove it.")
+    return numbers.to(dtype).reshape(1, *shape)  # type: ignore[arg-type]
 
 
 def per_atom(name: str, value: Any, dtype: torch.dtype) -> torch.Tensor:

@@ -19,7 +19,6 @@ from athanor.data.convert._common import (
     leftover_tensors,
     one_hot_attributes,
     per_atom,
-    system_matrix,
     system_row,
     whole_sum,
 )
@@ -98,10 +97,7 @@ def from_atoms(
     for name, key in (("energy", energy_key), ("stress", stress_key), ("virial", virials_key), ("dipole", dipole_key)):
         value = info.get(key, results.get(name))
         if value is not None:
-            matrix = name in ("stress", "virial")
-            size = 1 if name == "energy" else 3
-            where = f"info['{key}']" if key in info else name
-            fields[name] = system_matrix(where, value, dtype) if matrix else system_row(where, value, dtype, size)
+            fields[name] = system_row(name, f"info['{key}']" if key in info else name, value, dtype)
     for name, keys in (("forces", (forces_key,)), ("charges", (charges_key, "initial_charges")), ("magmoms", ())):
         value = next((arrays[key] for key in keys if key in arrays), results.get(name))
         if value is None and name == "magmoms":
@@ -201,7 +197,7 @@ def _identity(info: dict[str, Any], system_id: int | None) -> dict[str, torch.Te
         given["system_id"] = system_id
     fields = {}
     for name, value in given.items():
-        dtype = torch.float64 if FIELDS[name].kind == "float" else torch.int64
+        dtype = FIELDS[name].dtype_to_make(None)
         try:
             fields[name] = torch.tensor([[np.asarray(value).reshape(-1)[0].item()]]).to(dtype)
         except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:

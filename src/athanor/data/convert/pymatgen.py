@@ -16,7 +16,6 @@ from athanor.data.convert._common import (
     leftover_tensors,
     one_hot_attributes,
     per_atom,
-    system_matrix,
     system_row,
     whole_sum,
 )
@@ -90,11 +89,7 @@ def from_structure(
         fields["atomic_masses"] = per_atom("atomic_mass", [float(entry.atomic_mass) for entry in elements], dtype)
     for name, key in (("energy", energy_key), ("stress", stress_key), ("virial", virials_key), ("dipole", dipole_key)):
         if properties.get(key) is not None:
-            matrix = name in ("stress", "virial")
-            size = 1 if name == "energy" else 3
-            value = properties[key]
-            where = f"properties['{key}']"
-            fields[name] = system_matrix(where, value, dtype) if matrix else system_row(where, value, dtype, size)
+            fields[name] = system_row(name, f"properties['{key}']", properties[key], dtype)
     for name, key in (("forces", forces_key), ("charges", charges_key), ("velocities", "velocities")):
         if key in sites and all(value is not None for value in sites[key]):
             fields[name] = per_atom(f"site_properties['{key}']", sites[key], dtype)

@@ -1,0 +1,10 @@
+# Written by tests/architecture/door_stubs.py from athanor/_doors.py and the __init__.py beside it.
+
+from athanor.models.card import ModelCard as ModelCard
+from athanor.models.chgnet import CHGNetWrapper as CHGNetWrapper
+from athanor.models.config import ModelConfig as ModelConfig
+from athanor.models.demo import DemoModelWrapper as DemoModelWrapper
+from athanor.models.lj import LennardJonesModelWrapper as LennardJonesModelWrapper
+from athanor.models.mixin import BaseModelMixin as BaseModelMixin
+from athanor.models.registry import available as available
+from athanor.models.registry import get as get

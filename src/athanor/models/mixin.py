@@ -16,8 +16,6 @@ import torch
 from torch import nn
 
 from athanor.data._mixin import DataMixin
-from athanor.data.atomic_data import AtomicData
-from athanor.data.batch import Batch
 from athanor.data.fields import FIELDS, ROW_OF
 from athanor.errors import ContractError, MissingFieldError, NotAvailableError, UnknownFieldError
 from athanor.hooks.neighbor_list import NeighborListHook
@@ -29,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from athanor._typing import ModelOutputs
+    from athanor.data.atomic_data import AtomicData
+    from athanor.data.batch import Batch
     from athanor.models.config import ModelConfig
 
 _NEIGHBOR_INPUTS = frozenset({"neighbor_list", "neighbor_matrix", "num_neighbors", "pair_list"})
@@ -77,7 +77,7 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
         Flags and assignments stay in the view. Inputs in ``model_config.gradient_keys`` get their flag on the caller's
         own tensors, since it is the caller who asked for it.
         """
-        if args and isinstance(args[0], AtomicData | Batch):
+        if args and isinstance(args[0], DataMixin):
             config = self.model_config
             args = (args[0].shallow_view((_GEOMETRY | config.autograd_inputs) - config.gradient_keys), *args[1:])
         return nn.Module.__call__(cast("nn.Module", self), *args, **kwargs)

@@ -90,7 +90,8 @@ def _gradients_by_geometry(
     if needed[1] or needed[2]:
         products = vectors.unsqueeze(2) * gradient.unsqueeze(1)
         system, zeros = batch_idx[first], gradient.new_zeros(cell.shape)
-        by_strain = zeros.index_add(0, system, 0.5 * (products + products.transpose(1, 2)))
+        if needed[2]:
+            by_strain = zeros.index_add(0, system, 0.5 * (products + products.transpose(1, 2)))
         if needed[1]:
             whole = zeros.index_add_(0, system, products)
             by_cell = gradient_by_cell(whole, -forces, positions.to(whole.dtype), cell, segment_ptr).to(cell.dtype)

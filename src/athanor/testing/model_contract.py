@@ -260,14 +260,17 @@ def check_isolation(model: BaseModelMixin, system: AtomicData) -> float:
 
 
 def check_inputs_unchanged(model: BaseModelMixin, system: AtomicData) -> float:
-    """A call changes no input: same tensors, same bits."""
+    """A call changes nothing of the batch: same fields, same tensors, same bits, and none starts to require grad."""
     batch = batch_for(model, [system, system])
-    names = [name for name in ("positions", "atomic_numbers", "cell", "pbc") if batch.get(name) is not None]
-    before = {name: (batch.get(name), batch.get(name).detach().clone()) for name in names}
+    before = {name: (tensor, tensor.clone()) for name, tensor in batch}
     model(batch)
+    added = sorted(batch.to_dict().keys() ^ before.keys())
+    assert not added, f"The call adds or removes {', '.join(added)} of the batch. Return results instead."
     for name, (tensor, value) in before.items():
         assert batch.get(name) is tensor, f"`{name}` of the batch is another tensor after the call."
         assert torch.equal(tensor.detach(), value), f"`{name}` of the batch has other values after the call."
+        flagged = tensor.requires_grad and name not in model.model_config.gradient_keys
+        assert not flagged, f"`{name}` of the batch requires grad after the call."
     return 0.0
 
 

@@ -17,7 +17,6 @@ from torch import nn
 from athanor._values import check_state_dtype, usable_device
 from athanor.data.batch import Batch
 from athanor.errors import ContractError, InputError
-from athanor.kernels import segment_sum
 from athanor.models.card import ModelCard
 from athanor.models.chgnet.graph import CrystalGraph, build_graph
 from athanor.models.chgnet.network import CHGNetNetwork
@@ -271,7 +270,7 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
             f"{self.model.cutoff:g} Å; CHGNet was not fitted to isolated atoms. They are evaluated all the same; later "
             f"ones are not warned about.",
             UserWarning,
-            stacklevel=8,
+            stacklevel=11,  # who called the model
         )
 
 
@@ -287,5 +286,6 @@ def _converted(model: nn.Module) -> CHGNetNetwork:
 
 
 def _system_sums(values: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Add the rows of each system in float64."""
-    return segment_sum(values.to(torch.float64), batch.batch_ptr)
+    """Add the rows of each system in float64, in order; what differentiates it costs less than that of `segment_sum`."""
+    sums = values.new_zeros((batch.num_graphs, *values.shape[1:]), dtype=torch.float64)
+    return sums.index_add(0, batch.batch_idx, values.to(torch.float64))

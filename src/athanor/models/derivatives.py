@@ -76,8 +76,8 @@ def _check_attached(models: Sequence[GivesAttachedEnergy], parts: Sequence[dict[
     for model, part in zip(models, parts, strict=True):
         if not part["energy"].requires_grad:
             raise ContractError(
-                f"The energy of {type(model).__name__} does not hang on the positions it was computed from, so it has "
-                f"no derivative. Compute it without `detach` and outside `torch.no_grad`."
+                f"The energy of {type(model).__name__} is not attached to the positions it was computed from, so it "
+                f"has no derivative. Compute it without `detach` and outside `torch.no_grad`."
             )
 
 

@@ -1,4 +1,4 @@
-"""A model works on a view: whatever it flags, assigns or leaves undone in a forward, the state of a run stays as it was."""
+"""A model works on a view: whatever it flags or assigns in a forward, the state of a run stays as it was."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def check_callers_strain(model) -> None:
 
 def test_an_energy_without_graph_is_refused_by_name() -> None:
     batch = salt_batch()
-    with pytest.raises(ContractError, match="The energy of Cut does not hang on the positions"):
+    with pytest.raises(ContractError, match="The energy of Cut is not attached to the positions"):
         energy_and_derivatives([Spring(), Cut()], batch, {"energy", "forces"})
     assert set(energy_and_derivatives([Cut()], batch, {"energy"})) == {"energy"}
 
@@ -178,7 +178,7 @@ def test_a_model_that_differentiates_itself_says_so() -> None:
     class Own(Spring):
         _attached_energy = BaseModelMixin._attached_energy
 
-    with pytest.raises(NotAvailableError, match="Own computes its derivatives itself.*Add up its forces"):
+    with pytest.raises(NotAvailableError, match=r"Own computes its derivatives itself.*Add up its forces"):
         energy_and_derivatives([Own()], salt_batch(), EVERYTHING)
 
 
@@ -225,7 +225,7 @@ def test_the_hessian_of_chgnet_is_refused_by_name(active: set[str]) -> None:
     model = CHGNetWrapper.from_checkpoint()
     model.model_config.active_outputs = set(active)
     with pytest.raises(
-        NotAvailableError, match="CHGNet gives first derivatives only.*Take differences of its `forces`"
+        NotAvailableError, match=r"CHGNet gives first derivatives only.*Take differences of its `forces`"
     ):
         hessian_of(model, salt_batch())
 

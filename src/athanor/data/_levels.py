@@ -103,11 +103,11 @@ class LevelStorage:
         return LevelStorage(self.counts, tensors, state)
 
     def with_own_names(self) -> LevelStorage:
-        """Storage of the same tensors, counts and cached pointers, with a table of names of its own."""
+        """Storage of the same tensors, counts and cached pointers, with tables of names of its own."""
         result = LevelStorage.__new__(LevelStorage)
         result.counts, result.starts, result.rows = self.counts, self.starts, self.rows
         result._ptr, result._idx = self._ptr, self._idx
-        result.tensors = self.tensors.copy()
+        result.tensors, result.state = self.tensors.copy(), self.state.copy()
         return result
 
     def __getstate__(self) -> dict[str, Any]:

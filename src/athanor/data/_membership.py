@@ -337,7 +337,8 @@ def separate_memory(batch: BatchStorage) -> None:
     for name, tensor in tensors.items():
         if name in FIELDS and tensor.numel():
             if tensor.requires_grad:
-                batch.set_field(name, tensor.detach())
+                tensor = tensor.detach()
+                batch.set_field(name, tensor)
             repeats = any(size > 1 and step == 0 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
             if repeats or tensor.data_ptr() in seen:
                 batch.set_field(name, tensor.clone(memory_format=torch.contiguous_format))

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from athanor.data.pair_list import PairList
 
 
+_OWN_SLOTS = frozenset({"__weakref__", "_node", "_edge", "_system", "_assigned"})
+"""What a view of a batch does not share with it."""
+
+
 def view_of_batch(batch: Batch, without_flags: Iterable[str]) -> Any:
     """Return the view of `batch`; see `Batch.shallow_view`."""
     owner: Any = type(batch)
@@ -36,16 +40,8 @@ def view_of_batch(batch: Batch, without_flags: Iterable[str]) -> Any:
     assign(view, "_system", system)
     assign(view, "_edge", batch._edge.with_own_names())
     assign(view, "_assigned", batch._assigned.copy())
-    for slot, value in (
-        ("_custom", batch._custom),
-        ("_device", batch._device),
-        ("_edge_rows_of", batch._edge_rows_of),
-        ("_item_class", batch._item_class),
-        ("_pairs", batch._pairs),
-        ("_stamp", batch._stamp),
-        ("_version", batch._version),
-    ):
-        assign(view, slot, value)
+    for slot in cls._shared_slots:
+        assign(view, slot, getattr(batch, slot))
     return view
 
 
@@ -134,4 +130,6 @@ def _view_class(owner: Any, kind: type) -> Any:
     if issubclass(owner, kind):
         return owner
     names = {name: getattr(owner, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(owner.__name__, (kind, owner), {"__slots__": (), "_owner": owner, **names})
+    slots = (slot for parent in owner.__mro__ for slot in getattr(parent, "__slots__", ()))
+    shared = tuple(slot for slot in slots if slot not in _OWN_SLOTS)
+    return type(owner.__name__, (kind, owner), {"__slots__": (), "_owner": owner, "_shared_slots": shared, **names})

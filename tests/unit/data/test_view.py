@@ -98,6 +98,18 @@ def test_anything_may_be_assigned_and_nothing_comes_back(batch: Batch) -> None:
         batch.my_features = torch.zeros(batch.num_nodes, 8)
 
 
+def test_what_engines_remember_and_groups_come_along(batch: Batch) -> None:
+    batch.set_state_rows("engine", {"age": ("system", torch.zeros(2))})
+    batch.add_group("bonds", [torch.tensor([[0, 1]]), torch.zeros(0, 2, dtype=torch.int64)])
+    view = batch.shallow_view()
+    assert view.state_rows("engine")["age"] is batch.state_rows("engine")["age"]
+    assert torch.equal(view.group("bonds").atoms, batch.group("bonds").atoms)
+    view.set_state_rows("engine", {"age": ("system", torch.ones(2))})
+    view.drop_group("bonds")
+    assert torch.equal(batch.state_rows("engine")["age"], torch.zeros(2))
+    assert len(batch.group("bonds").atoms) == 1
+
+
 def test_stamps_of_the_list_do_not_come_back(batch: Batch) -> None:
     view = batch.shallow_view()
     view._neighbor_list_cutoff = 2.0

@@ -72,15 +72,22 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
             cls.__call__ = BaseModelMixin.__call__  # type: ignore[method-assign]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what ``forward`` returns for a view of the data, which comes first; see `Batch.shallow_view`.
+        """Return what ``forward`` returns for a view of the data; see `Batch.shallow_view`.
 
         Flags and assignments stay in the view. Inputs in ``model_config.gradient_keys`` get their flag on the caller's
         own tensors, since it is the caller who asked for it.
         """
-        if args and isinstance(args[0], DataMixin):
-            config = self.model_config
-            args = (args[0].shallow_view((_GEOMETRY | config.autograd_inputs) - config.gradient_keys), *args[1:])
+        if args:
+            args = (self._view_of(args[0]), *args[1:])
+        if kwargs:
+            kwargs = {name: self._view_of(value) for name, value in kwargs.items()}
         return nn.Module.__call__(cast("nn.Module", self), *args, **kwargs)
+
+    def _view_of(self, value: Any) -> Any:
+        if not isinstance(value, DataMixin):
+            return value
+        config = self.model_config
+        return value.shallow_view((_GEOMETRY | config.autograd_inputs) - config.gradient_keys)
 
     # -- what a wrapper must define
 

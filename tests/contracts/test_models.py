@@ -133,6 +133,18 @@ class MovesTheAtoms(LennardJonesModelWrapper):
         return super().adapt_input(data, **kwargs)
 
 
+class KeepsTheCallersBatch(LennardJonesModelWrapper):
+    def __call__(self, data):
+        data.positions.requires_grad_(True)
+        return self.forward(data)
+
+
+class WritesToTheBatch(LennardJonesModelWrapper):
+    def __call__(self, data):
+        data.charges = torch.zeros(data.num_nodes)
+        return super().__call__(data)
+
+
 class ReturnsTooMuch(LennardJonesModelWrapper):
     def adapt_output(self, model_output, data):
         return {**super().adapt_output(model_output, data), "forces": model_output["forces"]}
@@ -171,6 +183,8 @@ class ChangesItsConfig(LennardJonesModelWrapper):
         (NotExtensive, "'isolation'|'supercell'"),
         (SeesCompanions, "'companions'"),
         (MovesTheAtoms, "'inputs unchanged'|'translation'|'forces'"),
+        (KeepsTheCallersBatch, "`positions` of the batch requires grad"),
+        (WritesToTheBatch, "The call adds or removes charges of the batch"),
         (ReturnsTooMuch, "'active outputs'"),
         (SharesItsOutput, "'detached'"),
         (ChangesItsConfig, "`model_config` was changed"),

@@ -79,14 +79,16 @@ class LevelStorage:
     def ptr(self, device: torch.device) -> torch.Tensor:
         """First row of each system and the total, int32 [B+1]; cached."""
         if self._ptr is None:
-            self._ptr = torch.from_numpy(self.starts.astype(np.int32)).to(device)
+            with torch.inference_mode(False):  # it is kept, and may be needed in a graph later
+                self._ptr = torch.from_numpy(self.starts.astype(np.int32)).to(device)
         return self._ptr
 
     def idx(self, device: torch.device) -> torch.Tensor:
         """System of each row, int64 [rows]; cached."""
         if self._idx is None:
             owner = np.repeat(np.arange(len(self.counts), dtype=np.int64), self.counts)
-            self._idx = torch.from_numpy(owner).to(device)
+            with torch.inference_mode(False):
+                self._idx = torch.from_numpy(owner).to(device)
         return self._idx
 
     def slice_of(self, system: int) -> dict[str, torch.Tensor]:
@@ -99,6 +101,14 @@ class LevelStorage:
         tensors = {name: function(name, tensor) for name, tensor in self.tensors.items()}
         state = {name: function(name[1], tensor) for name, tensor in self.state.items()} if with_state else {}
         return LevelStorage(self.counts, tensors, state)
+
+    def with_own_names(self) -> LevelStorage:
+        """Storage of the same tensors, counts and cached pointers, with tables of names of its own."""
+        result = LevelStorage.__new__(LevelStorage)
+        result.counts, result.starts, result.rows = self.counts, self.starts, self.rows
+        result._ptr, result._idx = self._ptr, self._idx
+        result.tensors, result.state = self.tensors.copy(), self.state.copy()
+        return result
 
     def __getstate__(self) -> dict[str, Any]:
         return {"counts": self.counts, "tensors": self.tensors, "state": self.state}

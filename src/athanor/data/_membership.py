@@ -341,7 +341,7 @@ def filled(batch: BatchStorage, spec: FieldSpec) -> torch.Tensor:
 
 
 def separate_memory(batch: BatchStorage) -> None:
-    """Copy, in place, fields of the table that can not be written row by row; see `Batch.separate_memory`."""
+    """Replace, in place, fields of the table that can not be written row by row; see `Batch.separate_memory`."""
     tensors = batch._items()
     if any(tensor.is_inference() for tensor in tensors.values()):
         batch.__setstate__(batch.clone().__getstate__())
@@ -349,6 +349,9 @@ def separate_memory(batch: BatchStorage) -> None:
     seen = set()
     for name, tensor in tensors.items():
         if name in FIELDS and tensor.numel():
+            if tensor.requires_grad:
+                tensor = tensor.detach()
+                batch.set_field(name, tensor)
             repeats = any(size > 1 and step == 0 for size, step in zip(tensor.shape, tensor.stride(), strict=True))
             if repeats or tensor.data_ptr() in seen:
                 batch.set_field(name, tensor.clone(memory_format=torch.contiguous_format))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
 import torch
@@ -45,6 +45,10 @@ class DataMixin:
 
     def _replace_all(self, tensors: dict[str, torch.Tensor]) -> None:
         """Store tensors of unchanged shape under names that exist."""
+        raise NotImplementedError
+
+    def shallow_view(self, without_flags: Iterable[str]) -> Self:
+        """Return what a model is given: the same tensors under names of its own."""
         raise NotImplementedError
 
     def __call__(self, *keys: str) -> Iterator[tuple[str, torch.Tensor]]:

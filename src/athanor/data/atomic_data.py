@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -18,6 +18,7 @@ from athanor._optional import OptionalDependency
 from athanor._values import did_you_mean, usable_device
 from athanor.data import _structure
 from athanor.data._mixin import AbsentAttributeError, DataMixin
+from athanor.data._view import view_of_structure
 from athanor.data.elements import (
     AtomicNumberTable,
     atomic_numbers_to_indices,
@@ -364,6 +365,10 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
         result.info = copy.deepcopy(self.info)
         result._extras = copy.deepcopy(self._extras)
         return result
+
+    def shallow_view(self, without_flags: Iterable[str] = ("positions", "cell")) -> Self:
+        """Return a structure of the same tensors, as models get one; see `Batch.shallow_view`."""
+        return view_of_structure(self, without_flags)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self.clone()

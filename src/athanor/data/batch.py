@@ -18,6 +18,7 @@ from athanor.data._levels import LevelStorage
 from athanor.data._mixin import DataMixin
 from athanor.data._select import as_int, one_system, system_indices
 from athanor.data._storage import BatchStorage
+from athanor.data._view import view_of_batch
 from athanor.data.atomic_data import AtomicData
 from athanor.data.fields import FIELDS, KNOWN_FIELDS, LEVELS, FieldSpec, Level
 from athanor.data.pair_list import PairList
@@ -393,6 +394,7 @@ class Batch(BatchStorage):
         """Copy, in place, fields of the table that can not be changed in place as they are; engines do so before a run.
 
         Those are tensors of ``torch.inference_mode``, rows that are one row expanded, and one tensor under two names.
+        Tensors that require grad are detached, not copied.
         """
         _membership.separate_memory(self)
 
@@ -401,6 +403,20 @@ class Batch(BatchStorage):
         result = self._like(self._node.map(_same, with_state=False), self._system.map(_same, with_state=False))
         result._custom = {name: spec for name, spec in self._custom.items() if spec.level != "edge"}
         return result
+
+    def shallow_view(self, without_flags: Iterable[str] = ("positions", "cell")) -> Self:
+        """Return a batch of the same tensors, pointers and pair list, as models get one; assignments do not come back.
+
+        Into a view anything may be assigned: another dtype, another shape, a name that was never declared. What is
+        changed inside a tensor changes for both.
+
+        Parameters
+        ----------
+        without_flags
+            Fields whose tensors are new objects on the same memory, so that ``requires_grad_`` does not come back
+            either. One that requires grad already stays as it is, and keeps its graph.
+        """
+        return view_of_batch(self, without_flags)
 
     def __copy__(self) -> Self:
         return self.to(self._device)

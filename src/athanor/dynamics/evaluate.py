@@ -1,7 +1,8 @@
 """Call the model once, check what it returns, and write the results onto the batch.
 
 This is the only place that marks results fresh. Results are written for active systems only, and only active systems
-are handed to the model: a system that was set aside can neither disturb the others nor cost time.
+are handed to the model: a system that was set aside can neither disturb the others nor cost time. A model works on a
+view (`Batch.shallow_view`), so nothing that it flags or assigns reaches the state.
 """
 
 from __future__ import annotations
@@ -46,24 +47,7 @@ def evaluate(model: Any, batch: Batch, needs: frozenset[str], active: ActiveSet)
     """
     if not active.any:
         return OrderedDict()
-    subject = batch if active.all else batch.index_select(active.systems)
-    try:
-        raw = model(subject)
-        if not isinstance(raw, dict):
-            raise ModelOutputError(
-                f"{type(model).__name__} returned a {type(raw).__name__}; return a dictionary such as "
-                f'`{{"energy": energy, "forces": forces}}` from `forward`.'
-            )
-        outputs = OrderedDict((key, _detached(value)) for key, value in raw.items() if isinstance(value, Tensor))
-    finally:
-        _clear_gradient_flags(model, subject)
-    if not needs <= outputs.keys():
-        missing = sorted(needs - outputs.keys())
-        raise ModelOutputError(
-            f"{type(model).__name__} did not return {', '.join(f'`{key}`' for key in missing)}, which this run needs. "
-            f"It returned: {', '.join(outputs) or 'nothing'}. "
-            f"Ask for it in `model.model_config.active_outputs`, or compute it in `forward`."
-        )
+    outputs = _outputs_of(model, batch if active.all else batch.index_select(active.systems), needs)
     for key, value in outputs.items():
         if key in FIELDS and key not in GIVEN:
             _store(batch, key, value, active, model)
@@ -71,6 +55,27 @@ def evaluate(model: Any, batch: Batch, needs: frozenset[str], active: ActiveSet)
         if key not in outputs and key in batch:
             _forget(batch, key, active)
     batch.mark_results_fresh(model, frozenset(outputs))
+    return outputs
+
+
+def _outputs_of(model: Any, batch: Batch, needs: frozenset[str]) -> OrderedDict[str, Tensor]:
+    """Return the detached outputs of `model`, checked to be those that are needed."""
+    if model.model_config.gradient_keys:  # a model flags these on what it is called with
+        batch = batch.shallow_view(model.model_config.gradient_keys)
+    raw = model(batch)
+    if not isinstance(raw, dict):
+        raise ModelOutputError(
+            f"{type(model).__name__} returned a {type(raw).__name__}; return a dictionary such as "
+            f'`{{"energy": energy, "forces": forces}}` from `forward`.'
+        )
+    outputs = OrderedDict((key, _detached(value)) for key, value in raw.items() if isinstance(value, Tensor))
+    if not needs <= outputs.keys():
+        missing = sorted(needs - outputs.keys())
+        raise ModelOutputError(
+            f"{type(model).__name__} did not return {', '.join(f'`{key}`' for key in missing)}, which this run needs. "
+            f"It returned: {', '.join(outputs) or 'nothing'}. "
+            f"Ask for it in `model.model_config.active_outputs`, or compute it in `forward`."
+        )
     return outputs
 
 
@@ -114,15 +119,3 @@ def _forget(batch: Batch, key: str, active: ActiveSet) -> None:
         batch.set_field(key, None)
     else:
         batch[key][active.systems[batch.batch_idx] if FIELDS[key].level == "node" else active.systems] = float("nan")
-
-
-def _clear_gradient_flags(model: Any, batch: Batch) -> None:
-    """Make the inputs that the model differentiates ordinary tensors again, so that they can move in place."""
-    config = model.model_config
-    for name in ("positions", *config.autograd_inputs, *config.gradient_keys):
-        value = batch.get(name)
-        if isinstance(value, Tensor) and value.requires_grad:
-            if value.is_leaf:
-                value.requires_grad_(False)
-            else:
-                batch.set_field(name, value.detach())

@@ -87,6 +87,22 @@ def register_gradient(name: str, *, setup_context: Callable[..., None], backward
     torch.library.register_autograd(f"athanor::{name}", backward, setup_context=setup_context, lib=_library)
 
 
+class _NoSecondDerivative(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, derivative: torch.Tensor, error: Exception, *_: torch.Tensor) -> torch.Tensor:
+        ctx.error = error
+        return derivative.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *_: torch.Tensor) -> Any:
+        raise ctx.error
+
+
+def no_second_derivative(derivative: torch.Tensor, error: Exception, *inputs: torch.Tensor) -> torch.Tensor:
+    """Return `derivative`, which depends on `inputs`, such that differentiating it raises `error`, not gives zero."""
+    return _NoSecondDerivative.apply(derivative, error, *inputs)
+
+
 def as_array(tensor: torch.Tensor) -> np.ndarray:
     """Return a contiguous CPU tensor's memory as an array; the values are copied only if they are strided."""
     if tensor.requires_grad:

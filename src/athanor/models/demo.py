@@ -15,9 +15,12 @@ from athanor.data.batch import Batch
 from athanor.errors import InputError, MissingFieldError
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
+from athanor.models.derivatives import autograd_forces, strained_view
 from athanor.models.mixin import BaseModelMixin
 
 if TYPE_CHECKING:
+    from collections.abc import Set
+
     from athanor._typing import ModelOutputs
     from athanor.data.atomic_data import AtomicData
 
@@ -61,8 +64,6 @@ class DemoModel(nn.Module):
         positions: torch.Tensor,
         batch_indices: torch.Tensor | None = None,
         compute_forces: bool = True,
-        *,
-        keep_graph: bool = False,
     ) -> dict[str, torch.Tensor]:
         """Return ``energy`` [B, 1] and, if asked for, ``forces`` [N, 3].
 
@@ -76,8 +77,6 @@ class DemoModel(nn.Module):
             [N], system of each atom; ``None`` for one system.
         compute_forces
             Whether to differentiate.
-        keep_graph
-            Keep the graph of the results outside training, too.
         """
         atom_energy = self.projection(self.node_features(atomic_numbers, positions))
         if batch_indices is None:
@@ -87,11 +86,7 @@ class DemoModel(nn.Module):
             energy = atom_energy.new_zeros(num_graphs, 1).index_add(0, batch_indices, atom_energy)
         output = {"energy": energy}
         if compute_forces:
-            keep = self.training or keep_graph
-            (gradient,) = torch.autograd.grad(
-                energy, positions, grad_outputs=torch.ones_like(energy), create_graph=keep, retain_graph=keep
-            )
-            output["forces"] = -gradient
+            output["forces"] = autograd_forces(energy, positions, training=self.training)
         return output
 
 
@@ -105,7 +100,7 @@ class DemoModelWrapper(nn.Module, BaseModelMixin):
 
     Notes
     -----
-    In eval mode results are detached unless the positions handed in require grad already (as in a Hessian closure);
+    In eval mode results are detached unless the positions handed in carry a graph already (as in a Hessian closure);
     in training mode they stay attached.
 
     Examples
@@ -165,16 +160,13 @@ class DemoModelWrapper(nn.Module, BaseModelMixin):
 
     def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
         """Return the active outputs of `data`; works under ``no_grad`` and ``inference_mode`` too."""
-        asked_for_grad = data.positions.requires_grad
-        with torch.inference_mode(False), torch.enable_grad():
-            inputs = self.adapt_input(data, **kwargs)
-            outputs = self.adapt_output(self.model(**inputs, keep_graph=asked_for_grad), data)
-        if self.training or asked_for_grad:
-            return outputs
-        data.positions.requires_grad_(False)
-        for key, value in outputs.items():
-            outputs[key] = None if value is None else value.detach()
-        return outputs
+        return self._outputs_by_autograd(data)
+
+    def _attached_energy(
+        self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
+    ) -> dict[str, torch.Tensor]:
+        inputs = self.adapt_input(strained_view(data, strain))
+        return self.model(**{**inputs, "compute_forces": False})
 
     def export_model(self, path: Path, as_state_dict: bool = False) -> None:
         """Write the network to `path`; `from_checkpoint` reads both forms.

@@ -6,13 +6,111 @@ position is r (1 + ε).
 
 from __future__ import annotations
 
-from typing import Literal
+from collections import OrderedDict
+from collections.abc import Sequence, Set
+from typing import Any, Literal, Protocol
 
 import torch
 
-from athanor.errors import InputError
+from athanor.errors import ContractError, InputError
+from athanor.models.outputs import sum_outputs
 
 Convention = Literal["tensile", "compressive"]
+
+
+class GivesAttachedEnergy(Protocol):
+    """A model whose energy others may differentiate; `BaseModelMixin` says what the method returns."""
+
+    def _attached_energy(self, data: Any, strain: torch.Tensor | None, wanted: Set[str]) -> dict[str, torch.Tensor]: ...
+
+
+def energy_and_derivatives(
+    models: Sequence[GivesAttachedEnergy], data: Any, wanted: Set[str], *, keep_graph: bool = False
+) -> OrderedDict[str, torch.Tensor]:
+    """Evaluate the energy of a model, or the sum of several, and differentiate it in one backward pass.
+
+    Parameters
+    ----------
+    models
+        Models that give an attached energy.
+    data
+        A batch, or one structure if no stress is wanted; not changed.
+    wanted
+        Outputs that are asked for. Of these, ``forces`` and ``stress`` are made here.
+    keep_graph
+        Whether results stay attached, as training needs; they do whenever positions or cell of `data` carry a graph.
+
+    Returns
+    -------
+    OrderedDict
+        ``energy`` [B, 1] and what else the models give, summed by `sum_outputs`; ``forces`` [N, 3] and ``stress``
+        [B, 3, 3] if wanted, in the dtype of the energy.
+
+    Raises
+    ------
+    ContractError
+        If the energy of a model does not depend on what it is to be differentiated by.
+    """
+    keep_graph = keep_graph or any(_carries_graph(data.get(name)) for name in ("positions", "cell"))
+    with torch.inference_mode(False), torch.set_grad_enabled(keep_graph or not wanted.isdisjoint(("forces", "stress"))):
+        view = data.shallow_view()
+        by: dict[str, torch.Tensor] = {}
+        if "forces" in wanted:
+            by["forces"] = view.positions.requires_grad_(True)
+        if "stress" in wanted:
+            shape = (view.num_graphs, 3, 3)
+            by["stress"] = torch.zeros(shape, dtype=torch.float64, device=view.device, requires_grad=True)
+        parts = [model._attached_energy(view, by.get("stress"), wanted) for model in models]
+        outputs = sum_outputs(*parts)
+        if by:
+            _check_attached(models, parts)
+            outputs |= _derivatives(outputs["energy"], by, view, keep_graph)
+    return outputs if keep_graph else OrderedDict((key, value.detach()) for key, value in outputs.items())
+
+
+def _carries_graph(tensor: torch.Tensor | None) -> bool:
+    return tensor is not None and tensor.requires_grad
+
+
+def _check_attached(models: Sequence[GivesAttachedEnergy], parts: Sequence[dict[str, torch.Tensor]]) -> None:
+    for model, part in zip(models, parts, strict=True):
+        if not part["energy"].requires_grad:
+            raise ContractError(
+                f"The energy of {type(model).__name__} is not attached to the positions it was computed from, so it "
+                f"has no derivative. Compute it without `detach` and outside `torch.no_grad`."
+            )
+
+
+def _derivatives(
+    energy: torch.Tensor, by: dict[str, torch.Tensor], view: Any, keep_graph: bool
+) -> dict[str, torch.Tensor]:
+    """Return forces and stress from the positions and the strain that stand in `by` under these names."""
+    found = dict(zip(by, _gradients(energy, tuple(by.values()), keep_graph, False), strict=True))
+    if "forces" in found:
+        found["forces"] = -found["forces"]
+    if "stress" in found:
+        found["stress"] = stress_of_strain_gradient(found["stress"], view.cell_or_zeros.to(torch.float64))
+    return {name: value.to(energy.dtype) for name, value in found.items()}
+
+
+def strained_view(data: Any, strain: torch.Tensor | None) -> Any:
+    """Return a view of a batch whose positions and cells are strained, or `data` itself if `strain` is ``None``.
+
+    Parameters
+    ----------
+    data
+        A batch.
+    strain
+        [B, 3, 3], as `energy_and_derivatives` hands it to models.
+    """
+    if strain is None:
+        return data
+    view = data.shallow_view(())
+    displacement = strain.to(data.positions.dtype)
+    view.positions, cell = apply_strain(data.positions, data.cell_or_zeros, data.batch_idx, displacement)
+    if "cell" in data:
+        view.cell = cell
+    return view
 
 
 def autograd_forces(

@@ -20,12 +20,14 @@ from athanor.errors import InputError, ModelOutputError, NotAvailableError
 from athanor.kernels.pair_potential import lennard_jones
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
-from athanor.models.derivatives import stress_of_strain_gradient
+from athanor.models.derivatives import strained_view, stress_of_strain_gradient
 from athanor.models.mixin import BaseModelMixin
 from athanor.models.stored_list import require_batch, require_pairs
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
 if TYPE_CHECKING:
+    from collections.abc import Set
+
     from athanor._typing import ModelOutputs
     from athanor.data.atomic_data import AtomicData
 
@@ -98,7 +100,7 @@ class LennardJonesModelWrapper(nn.Module, BaseModelMixin):
         mixing: Mixing = "lorentz-berthelot",
     ) -> None:
         super().__init__()
-        cutoff, switch_width = _as_number("cutoff", cutoff), _as_number("switch_width", switch_width)
+        cutoff, switch_width = _as_float("cutoff", cutoff), _as_float("switch_width", switch_width)
         if not (0.0 < cutoff < math.inf):
             raise InputError(f"`cutoff` is {cutoff} Å; it must be finite and positive.")
         if not (0.0 <= switch_width < math.inf):
@@ -238,10 +240,16 @@ class LennardJonesModelWrapper(nn.Module, BaseModelMixin):
         energy, forces, virial = lennard_jones(**self.adapt_input(data, **kwargs))
         return self.adapt_output({"energy": energy, "forces": forces, "virial": virial}, data)
 
+    def _attached_energy(
+        self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
+    ) -> dict[str, torch.Tensor]:
+        energy, _, _ = lennard_jones(**self.adapt_input(strained_view(data, strain)))
+        return {"energy": energy.unsqueeze(1)}
+
 
 def _elements(epsilon: Parameter, sigma: Parameter) -> list[int]:
     """Return the atomic numbers that the tables name, sorted; empty if both are plain numbers."""
-    tables = [{_number(key) for key in value} for value in (epsilon, sigma) if isinstance(value, Mapping)]
+    tables = [{_atomic_number(key) for key in value} for value in (epsilon, sigma) if isinstance(value, Mapping)]
     if not tables:
         return []
     if any(table != tables[0] for table in tables):
@@ -251,7 +259,7 @@ def _elements(epsilon: Parameter, sigma: Parameter) -> list[int]:
     return sorted(tables[0])
 
 
-def _number(key: Any) -> int:
+def _atomic_number(key: Any) -> int:
     """Return the atomic number of an element given by symbol or number."""
     if isinstance(key, str):
         return number_of_symbol(key)
@@ -261,7 +269,7 @@ def _number(key: Any) -> int:
     return number
 
 
-def _as_number(name: str, value: object) -> float:
+def _as_float(name: str, value: object) -> float:
     """Return `value` as a float, or refuse it by name."""
     try:
         return float(value)  # type: ignore[arg-type]
@@ -272,10 +280,10 @@ def _as_number(name: str, value: object) -> float:
 def _values(name: str, parameter: Parameter, elements: list[int]) -> torch.Tensor:
     """Return the checked values in the order of `elements`, or the single one; float64."""
     if isinstance(parameter, Mapping):
-        by_number = {_number(key): _as_number(name, value) for key, value in parameter.items()}
+        by_number = {_atomic_number(key): _as_float(name, value) for key, value in parameter.items()}
         values = [by_number[number] for number in elements]
     else:
-        values = [_as_number(name, parameter)] * max(len(elements), 1)
+        values = [_as_float(name, parameter)] * max(len(elements), 1)
     smallest_allowed = 0.0 if name == "epsilon" else math.ulp(0.0)
     for value in values:
         if not smallest_allowed <= value < math.inf:

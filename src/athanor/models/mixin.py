@@ -1,7 +1,8 @@
 """BaseModelMixin: the interface between a PyTorch model and everything else here.
 
 A wrapper inherits ``(nn.Module or the user's module, BaseModelMixin)``, sets ``self.model_config`` in its constructor
-and goes input -> module -> output in ``forward``. Nothing wraps ``__init__`` or ``forward``.
+and goes input -> module -> output in ``forward``. Nothing wraps ``__init__`` or ``forward``; a call hands ``forward`` a
+view of the data, so that what it flags or assigns there does not reach the caller.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, ABCMeta, abstractmethod
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -19,8 +20,10 @@ from athanor.data.fields import FIELDS, ROW_OF
 from athanor.errors import ContractError, MissingFieldError, NotAvailableError, UnknownFieldError
 from athanor.hooks.neighbor_list import NeighborListHook
 from athanor.models.card import ModelCard
+from athanor.models.derivatives import energy_and_derivatives
 
 if TYPE_CHECKING:
+    from collections.abc import Set
     from pathlib import Path
 
     from athanor._typing import ModelOutputs
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from athanor.models.config import ModelConfig
 
 _NEIGHBOR_INPUTS = frozenset({"neighbor_list", "neighbor_matrix", "num_neighbors", "pair_list"})
+_GEOMETRY = frozenset({"positions", "cell"})
 
 
 class _ModelMeta(ABCMeta):
@@ -64,6 +68,26 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
         super().__init_subclass__(**kwargs)
         if getattr(cls, "extra_repr", None) in (None, nn.Module.extra_repr):
             cls.extra_repr = _extra_repr  # type: ignore[attr-defined]
+        if cls.__call__ is nn.Module.__call__:  # it stands before ours in the order of bases
+            cls.__call__ = BaseModelMixin.__call__  # type: ignore[method-assign]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what ``forward`` returns for a view of the data; see `Batch.shallow_view`.
+
+        Flags and assignments stay in the view. Inputs in ``model_config.gradient_keys`` get their flag on the caller's
+        own tensors, since it is the caller who asked for it.
+        """
+        if args:
+            args = (self._view_of(args[0]), *args[1:])
+        if kwargs:
+            kwargs = {name: self._view_of(value) for name, value in kwargs.items()}
+        return nn.Module.__call__(cast("nn.Module", self), *args, **kwargs)
+
+    def _view_of(self, value: Any) -> Any:
+        if not isinstance(value, DataMixin):
+            return value
+        config = self.model_config
+        return value.shallow_view((_GEOMETRY | config.autograd_inputs) - config.gradient_keys)
 
     # -- what a wrapper must define
 
@@ -117,7 +141,7 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
         """Collect the inputs of the model and switch gradients on where they are needed.
 
         The tensors are those of `data`, not copies: after this call ``data.positions`` requires grad if an autograd
-        output is active, so a wrapper may differentiate with respect to it. The engine clears the flag afterwards.
+        output is active, so a wrapper may differentiate with respect to it. In ``forward``, `data` is a view.
 
         Raises
         ------
@@ -182,6 +206,43 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
                     value = value.unsqueeze(-1)
                 outputs[key] = value
         return outputs
+
+    # -- derivatives
+
+    def _attached_energy(
+        self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
+    ) -> dict[str, torch.Tensor]:
+        """Return the energy of `data` as something that others differentiate, alone or in a sum of models.
+
+        Parameters
+        ----------
+        data
+            A view; positions and cell may require grad.
+        strain
+            [B, 3, 3], zeros by which the energy is to be differentiable too: multiply positions and cell by it
+            (`strained_view`), or attach it to the vectors between atoms (`attached_vectors`). ``None``: no stress.
+        wanted
+            Outputs that are asked for.
+
+        Returns
+        -------
+        dict
+            ``energy`` [B, 1], attached, and of `wanted` what the model has beyond forces and stress.
+        """
+        raise NotAvailableError(
+            f"{type(self).__name__} computes its derivatives itself; its energy can not be differentiated together "
+            f"with that of other models. Add up its forces and stress instead."
+        )
+
+    def _outputs_by_autograd(self, data: AtomicData | Batch) -> ModelOutputs:
+        """Return the active outputs, forces and stress from `_attached_energy`.
+
+        They are detached unless the model trains (it has a parameter that requires grad) or `data` carries a graph.
+        """
+        module = cast("nn.Module", self)
+        trains = module.training and any(parameter.requires_grad for parameter in module.parameters())
+        outputs = energy_and_derivatives([self], data, self.output_data(), keep_graph=trains)
+        return self.adapt_output(outputs, data)
 
     def direct_derivative_keys(self) -> set[str]:
         """Derivatives that stay analytic inside an autograd group of a pipeline."""

@@ -13,7 +13,7 @@ ADDITIVE_KEYS: frozenset[str] = frozenset({"energy", "forces", "stress"})
 
 def sum_outputs(
     *outputs: Mapping[str, torch.Tensor | None], additive_keys: Collection[str] | None = None
-) -> OrderedDict[str, torch.Tensor | None]:
+) -> OrderedDict[str, torch.Tensor]:
     """Add additive outputs element by element; of the others the last one wins.
 
     Parameters
@@ -29,7 +29,7 @@ def sum_outputs(
         Keys in order of first appearance. New tensors where something was added, else those handed in.
     """
     additive = ADDITIVE_KEYS if additive_keys is None else additive_keys
-    total: OrderedDict[str, torch.Tensor | None] = OrderedDict()
+    total: OrderedDict[str, torch.Tensor] = OrderedDict()
     for output in outputs:
         for key, value in output.items():
             if value is None:

@@ -52,7 +52,7 @@ def evaluate(model: BaseModelMixin, systems: list[AtomicData], names: Collection
     """Return the results of each of `systems`, evaluated in one batch: energy [], forces [N, 3], stress [3, 3]."""
     batch = batch_for(model, systems)
     with active_outputs(model, names):
-        outputs = model(batch)  # type: ignore[operator]
+        outputs = model(batch)
     ends = batch.batch_ptr.tolist()
     results = []
     for index in range(len(systems)):
@@ -262,14 +262,17 @@ def check_isolation(model: BaseModelMixin, system: AtomicData) -> float:
 
 
 def check_inputs_unchanged(model: BaseModelMixin, system: AtomicData) -> float:
-    """A call changes no input: same tensors, same bits."""
+    """A call changes nothing of the batch: same fields, same tensors, same bits, and none starts to require grad."""
     batch = batch_for(model, [system, system])
-    names = [name for name in ("positions", "atomic_numbers", "cell", "pbc") if batch.get(name) is not None]
-    before = {name: (batch.get(name), batch.get(name).detach().clone()) for name in names}
-    model(batch)  # type: ignore[operator]
+    before = {name: (tensor, tensor.clone()) for name, tensor in batch}
+    model(batch)
+    added = sorted(batch.to_dict().keys() ^ before.keys())
+    assert not added, f"The call adds or removes {', '.join(added)} of the batch. Return results instead."
     for name, (tensor, value) in before.items():
         assert batch.get(name) is tensor, f"`{name}` of the batch is another tensor after the call."
         assert torch.equal(tensor.detach(), value), f"`{name}` of the batch has other values after the call."
+        flagged = tensor.requires_grad and name not in model.model_config.gradient_keys
+        assert not flagged, f"`{name}` of the batch requires grad after the call."
     return 0.0
 
 
@@ -288,7 +291,7 @@ def check_active_outputs(model: BaseModelMixin, system: AtomicData) -> float:
     for chosen in (known, *([name] for name in known)):
         batch = batch_for(model, [system, system])
         with active_outputs(model, chosen):
-            outputs = model(batch)  # type: ignore[operator]
+            outputs = model(batch)
         returned = {name for name, value in outputs.items() if value is not None}
         assert returned == set(chosen), f"{sorted(chosen)} are active and {sorted(returned)} were returned."
         for name in chosen:
@@ -305,9 +308,9 @@ def check_detached(model: BaseModelMixin, system: AtomicData) -> float:
     model.eval()  # type: ignore[attr-defined]
     try:
         batch = batch_for(model, [system])
-        first = model(batch)  # type: ignore[operator]
+        first = model(batch)
         kept = {name: value.clone() for name, value in first.items()}
-        second = model(batch)  # type: ignore[operator]
+        second = model(batch)
     finally:
         model.train(training)  # type: ignore[attr-defined]
     for name, value in first.items():

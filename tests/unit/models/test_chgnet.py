@@ -146,6 +146,7 @@ def test_one_warning_about_isolated_atoms(model: CHGNetWrapper) -> None:
     with pytest.warns(UserWarning, match=r"system of index 1 have no neighbour within 6 Å") as caught:
         model(batch)
     assert len(caught) == 1
+    assert caught[0].filename == __file__
     model(batch)
 
 

@@ -61,6 +61,31 @@ def test_nothing_wraps_init_or_forward() -> None:
     assert Wrapper.forward.__qualname__ == "Wrapper.forward"
 
 
+@pytest.mark.parametrize("bases", [(nn.Module, BaseModelMixin), (BaseModelMixin, nn.Module)])
+def test_a_call_hands_forward_a_view_in_any_order_of_bases(bases: tuple[type, ...]) -> None:
+    def build(self) -> None:
+        nn.Module.__init__(self)
+        self.model_config = ModelConfig()
+
+    members = {
+        "__init__": build,
+        "embedding_shapes": {},
+        "compute_embeddings": lambda self, data: data,
+        "forward": lambda self, data, factor=1: (data, factor),
+    }
+    model = type("Wrapped", bases, members)()
+    batch = Batch.from_data_list([molecule()])
+    for seen, factor in (model(batch, 2), model(data=batch, factor=2), model(batch, factor=2)):
+        assert seen is not batch
+        assert seen.atomic_numbers is batch.atomic_numbers
+        assert factor == 2
+    assert model("anything else") == ("anything else", 1)
+    called = []
+    model.register_forward_pre_hook(lambda module, args: called.append(args))
+    model(batch)
+    assert len(called) == 1
+
+
 @pytest.mark.parametrize("missing", ["embedding_shapes", "compute_embeddings"])
 def test_abstract_members(missing: str) -> None:
     members = {"embedding_shapes": {}, "compute_embeddings": lambda self, data: data}

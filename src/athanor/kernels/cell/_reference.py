@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from athanor.kernels.segment._reference import segment_index
+from athanor.kernels.segment._reference import segment_index, segment_sum
 
 TERMS = 12
 """Terms of the exponential's series: exact to double precision for norms below 0.3."""
@@ -34,3 +34,16 @@ def strained(
     system = segment_index(segment_ptr, positions.shape[0])
     moved = torch.einsum("nc,ncd->nd", positions.double(), matrices[system])
     return moved.to(positions.dtype), torch.bmm(cell.double(), matrices).to(cell.dtype)
+
+
+def gradient_by_cell(
+    by_strain: torch.Tensor,
+    by_positions: torch.Tensor,
+    positions: torch.Tensor,
+    cell: torch.Tensor,
+    segment_ptr: torch.Tensor,
+) -> torch.Tensor:
+    """Return dE/dcell [B, 3, 3] from h^T dE/dh + sum of r^T dE/dr = dE/dstrain; zero along vectors that are zero."""
+    moments = (positions[:, :, None] * by_positions[:, None, :]).flatten(1)
+    rest = by_strain - segment_sum(moments, segment_ptr).unflatten(1, (3, 3))
+    return torch.linalg.pinv(cell.mT).to(rest.dtype) @ rest

@@ -43,7 +43,7 @@ def vectors(
     dy: np.ndarray,
     dz: np.ndarray,
 ) -> int:
-    """Write the vectors from atom i to its neighbors, in row order; return how many there are."""
+    """Write the vectors from atom i to its neighbours, in row order; return how many there are."""
     start = row_ptr[i]
     count = row_ptr[i + 1] - start
     xi, yi, zi = x[i, 0], x[i, 1], x[i, 2]
@@ -83,22 +83,22 @@ def evaluate(
     for m in range(count):
         square[m] = dx[m] * dx[m] + dy[m] * dy[m] + dz[m] * dz[m]
     if table.shape[1] == 1:
-        well, size, lift = table[0, 0], table[1, 0], table[2, 0]
+        four_epsilon, sigma_squared, energy_shift = table[0, 0], table[1, 0], table[2, 0]
         for m in range(count):
             inverse = 1.0 / square[m]
-            ratio = size * inverse
+            ratio = sigma_squared * inverse
             sixth = ratio * ratio * ratio
-            energies[m] = well * sixth * (sixth - 1.0) - lift
-            slopes[m] = -6.0 * well * sixth * (2.0 * sixth - 1.0) * inverse
+            energies[m] = four_epsilon * sixth * (sixth - 1.0) - energy_shift
+            slopes[m] = -6.0 * four_epsilon * sixth * (2.0 * sixth - 1.0) * inverse
     else:
         for m in range(count):
             kind = kinds[m]
-            well, size, lift = table[0, kind], table[1, kind], table[2, kind]
+            four_epsilon, sigma_squared, energy_shift = table[0, kind], table[1, kind], table[2, kind]
             inverse = 1.0 / square[m]
-            ratio = size * inverse
+            ratio = sigma_squared * inverse
             sixth = ratio * ratio * ratio
-            energies[m] = well * sixth * (sixth - 1.0) - lift
-            slopes[m] = -6.0 * well * sixth * (2.0 * sixth - 1.0) * inverse
+            energies[m] = four_epsilon * sixth * (sixth - 1.0) - energy_shift
+            slopes[m] = -6.0 * four_epsilon * sixth * (2.0 * sixth - 1.0) * inverse
     if switch_start < cutoff:
         width = cutoff - switch_start
         for m in range(count):

@@ -27,14 +27,15 @@ def lennard_jones(
     system, i, d, j = pair_vectors(positions, cell, segment_ptr, row_ptr, neighbors, images, wrap_offsets)
     inside = ~((d * d).sum(-1) >= cutoff * cutoff)
     system, i, j, d = system[inside], i[inside], j[inside], d[inside]
-    well, size = epsilon.double()[types[i].long(), types[j].long()], sigma.double()[types[i].long(), types[j].long()]
+    kinds = (types[i].long(), types[j].long())
+    pair_epsilon, pair_sigma = epsilon.double()[kinds], sigma.double()[kinds]
     square = (d * d).sum(-1)
-    sixth = (size * size / square) ** 3
-    energy = 4.0 * well * sixth * (sixth - 1.0)
-    slope = -24.0 * well * sixth * (2.0 * sixth - 1.0) / square  # (dE/dr) / r
+    sixth = (pair_sigma * pair_sigma / square) ** 3
+    energy = 4.0 * pair_epsilon * sixth * (sixth - 1.0)
+    slope = -24.0 * pair_epsilon * sixth * (2.0 * sixth - 1.0) / square  # (dE/dr) / r
     if shift:
-        at_cutoff = (size * size / cutoff**2) ** 3
-        energy = energy - 4.0 * well * at_cutoff * (at_cutoff - 1.0)
+        at_cutoff = (pair_sigma * pair_sigma / cutoff**2) ** 3
+        energy = energy - 4.0 * pair_epsilon * at_cutoff * (at_cutoff - 1.0)
     if switch_width > 0.0:
         r, start = square.sqrt(), max(cutoff - switch_width, 0.0)
         x = ((r - start) / (cutoff - start)).clamp(min=0.0)

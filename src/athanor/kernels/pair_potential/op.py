@@ -9,10 +9,19 @@ import torch
 
 from athanor import _runtime
 from athanor.errors import InputError, ShapeError, SimulationError
-from athanor.kernels._library import LazyModule, as_array, as_doubles, as_tensor, register_gradient, register_op
+from athanor.kernels._library import (
+    LazyModule,
+    as_array,
+    as_doubles,
+    as_tensor,
+    no_second_derivative,
+    register_gradient,
+    register_op,
+)
 from athanor.kernels._threads import balanced_bounds, num_parts, run_parts
+from athanor.kernels.cell._reference import gradient_by_cell
 from athanor.kernels.pair_potential import _reference
-from athanor.kernels.segment._reference import segment_index, segment_sum
+from athanor.kernels.segment._reference import segment_index
 
 _cpu = LazyModule("athanor.kernels.pair_potential._cpu")
 
@@ -158,33 +167,19 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
     ctx.save_for_backward(inputs[0], inputs[1], inputs[2], forces, virial)
 
 
-class _NoSecondDerivative(torch.autograd.Function):
-    """Hands a derivative on and refuses to be differentiated again, instead of giving zero."""
-
-    @staticmethod
-    def forward(ctx: Any, derivative: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
-        return derivative.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *_: torch.Tensor) -> Any:
-        raise SimulationError("`lennard_jones` has no second derivative. Take forces from its second output.")
-
-
 def _backward(ctx: Any, energy_gradient: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    """Use dE/dr = -f, and h^T dE/dh + sum of r^T dE/dr = dE/dstrain = -W."""
+    """Use dE/dr = -f and dE/dstrain = -W."""
     positions, cell, segment_ptr, forces, virial = ctx.saved_tensors
     with torch.no_grad():
         weight = energy_gradient[segment_index(segment_ptr, positions.shape[0])][:, None]
         results = [-weight * forces, None]
         if ctx.needs_input_grad[1]:
-            moments = (positions[:, :, None] * forces[:, None, :]).flatten(1)
-            strain = segment_sum(moments, segment_ptr).unflatten(1, (3, 3)) - virial
-            by_cell = torch.linalg.pinv(cell.mT).to(strain.dtype) @ strain
+            by_cell = gradient_by_cell(-virial, -forces, positions, cell, segment_ptr)
             results[1] = (energy_gradient[:, None, None] * by_cell).to(cell.dtype)
     if torch.is_grad_enabled():
-        results = [
-            None if r is None else _NoSecondDerivative.apply(r, energy_gradient, positions, cell) for r in results
-        ]
+        error = SimulationError("`lennard_jones` has no second derivative. Take forces from its second output.")
+        inputs = (energy_gradient, positions, cell)
+        results = [None if r is None else no_second_derivative(r, error, *inputs) for r in results]
     return *results, *([None] * 12)
 
 

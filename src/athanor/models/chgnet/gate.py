@@ -107,15 +107,16 @@ class GatedPerceptron(nn.Module):
         core, gate = hidden.chunk(2, dim=1)
         core, core_saved = self._branch("core", core)
         gate, gate_saved = self._branch("gate", gate)
-        (left, slope), right = _silu_and_slope(core), torch.sigmoid(gate)
+        (core_value, slope), gate_value = _silu_and_slope(core), torch.sigmoid(gate)
         weight_gradient = None
         if weight is not None:
-            weight_gradient = (left * right).mul_(gradient)
+            weight_gradient = (core_value * gate_value).mul_(gradient)
             gradient = gradient * weight
         out = torch.empty_like(x)
         core_out, gate_out = out.chunk(2, dim=1)
-        self._branch_backward("core", slope.mul_(right).mul_(gradient), core_saved, core_out)
-        self._branch_backward("gate", torch.ops.aten.sigmoid_backward(left.mul_(gradient), right), gate_saved, gate_out)
+        self._branch_backward("core", slope.mul_(gate_value).mul_(gradient), core_saved, core_out)
+        gate_gradient = torch.ops.aten.sigmoid_backward(core_value.mul_(gradient), gate_value)
+        self._branch_backward("gate", gate_gradient, gate_saved, gate_out)
         return (out if hidden_slope is None else out.mul_(hidden_slope)), weight_gradient
 
 
@@ -238,8 +239,8 @@ class _GatedRows(torch.autograd.Function):
         for block in _blocks(plan):
             x = _input_rows(gate, plan, block, dense, tuple(tables))
             row_weight = None if weight is None else weight.index_select(0, plan.weight_row[block])
-            above = gradient[block] if plan.sum_row is None else gradient.index_select(0, plan.sum_row[block])
-            x_gradient, row_weight_gradient = gate.rows_backward(x, above, row_weight)
+            of_messages = gradient[block] if plan.sum_row is None else gradient.index_select(0, plan.sum_row[block])
+            x_gradient, row_weight_gradient = gate.rows_backward(x, of_messages, row_weight)
             for total, rows in zip(table_gradients, plan.table_rows, strict=True):
                 if total is not None:
                     total.index_add_(0, rows[block], x_gradient)

@@ -196,26 +196,26 @@ def build_graph_reference(
 
     key = _image_key(image)
     forward = (i < j) | ((i == j) & (key > _image_key(torch.zeros_like(image[:1]))))
-    couple = torch.unique(torch.minimum(i, j) * num_atoms + torch.maximum(i, j), return_inverse=True)[1]
-    key = torch.where(forward, key, _image_key(-image)) + (couple << 33)
+    ends_code = torch.unique(torch.minimum(i, j) * num_atoms + torch.maximum(i, j), return_inverse=True)[1]
+    key = torch.where(forward, key, _image_key(-image)) + (ends_code << 33)
     _, bond, count = torch.unique(key, return_inverse=True, return_counts=True)
-    taken = torch.zeros(count.shape[0], dtype=torch.int64, device=device)
+    forward_pair = torch.zeros(count.shape[0], dtype=torch.int64, device=device)
     pairs = torch.arange(bond.shape[0], device=device)
-    taken[bond[forward]] = pairs[forward]
-    close = torch.linalg.vector_norm(vectors[taken], dim=1) < cutoff
-    unmatched = int(((count != 2) & close).sum())
+    forward_pair[bond[forward]] = pairs[forward]
+    within_cutoff = torch.linalg.vector_norm(vectors[forward_pair], dim=1) < cutoff
+    unmatched = int(((count != 2) & within_cutoff).sum())
     if unmatched:
         raise _half_list_error(unmatched)
 
-    short = close & (torch.linalg.vector_norm(vectors[taken], dim=1) < bond_cutoff)
+    short = within_cutoff & (torch.linalg.vector_norm(vectors[forward_pair], dim=1) < bond_cutoff)
     num_short = int(short.sum())
-    new_id = torch.where(short, short.cumsum(0) - 1, num_short + (close & ~short).cumsum(0) - 1)
-    kept = close[bond]
+    new_id = torch.where(short, short.cumsum(0) - 1, num_short + (within_cutoff & ~short).cumsum(0) - 1)
+    kept = within_cutoff[bond]
     i, j, bond, forward = i[kept], j[kept], new_id[bond[kept]], forward[kept]
-    order = torch.argsort(new_id[close])
-    taken = taken[close][order]
-    near = bond < num_short
-    short_center = i[near]
+    order = torch.argsort(new_id[within_cutoff])
+    forward_pair = forward_pair[within_cutoff][order]
+    in_bond_graph = bond < num_short
+    short_center = i[in_bond_graph]
     degree = torch.bincount(short_center, minlength=num_atoms)
     start = degree.cumsum(0) - degree
     count = degree[short_center]
@@ -227,12 +227,12 @@ def build_graph_reference(
         pair_center=i,
         pair_neighbor=j,
         pair_bond=bond,
-        bond_ends=_ends(i, j, bond, forward, taken.shape[0]),
-        bond_vectors=vectors[taken],
+        bond_ends=_ends(i, j, bond, forward, forward_pair.shape[0]),
+        bond_vectors=vectors[forward_pair],
         num_short=num_short,
         short_center=short_center,
-        short_bond=bond[near],
-        short_sign=torch.where(forward[near], 1.0, -1.0).to(torch.float64),
+        short_bond=bond[in_bond_graph],
+        short_sign=torch.where(forward[in_bond_graph], 1.0, -1.0).to(torch.float64),
         angle_first=first[different],
         angle_second=second[different],
     )

@@ -213,13 +213,13 @@ class _Angles:
         batch_idx: torch.Tensor,
     ) -> None:
         self.network, self.graph = network, graph
-        short = graph.num_short
-        self.weight = network._radial(distance[:short], network.bond_frequencies, network.bond_cutoff)
+        num_short = graph.num_short
+        self.weight = network._radial(distance[:num_short], network.bond_frequencies, network.bond_cutoff)
         self.weight = self.weight @ network.bond_weights_bg
         first, second = (graph.short_bond.index_select(0, side) for side in (graph.angle_first, graph.angle_second))
-        self.bond_plan = RowPlan((graph.angle_first, second), second, first, short)
+        self.bond_plan = RowPlan((graph.angle_first, second), second, first, num_short)
         self.angle_plan = RowPlan((graph.angle_first, second))
-        unit = vectors[:short] / distance[:short].unsqueeze(1)
+        unit = vectors[:num_short] / distance[:num_short].unsqueeze(1)
         unit = unit.index_select(0, graph.short_bond) * graph.short_sign.unsqueeze(1)
         cosine = (unit.index_select(0, graph.angle_first) * unit.index_select(0, graph.angle_second)).sum(1)
         theta = torch.acos(cosine * _COSINE_SCALE).to(self.weight.dtype)
@@ -232,26 +232,26 @@ class _Angles:
 
     def convolve(self, k: int, atoms: torch.Tensor, bonds: torch.Tensor) -> torch.Tensor:
         """Return the bond features after layer `k`; update the features of angles if a later layer reads them."""
-        network, short = self.network, self.graph.num_short
+        network, num_short = self.network, self.graph.num_short
         gate, out = cast(Any, network.bond_gates[k]), cast(_Linear, network.bond_maps[k])
-        near = bonds[:short]
+        short_bonds = bonds[:num_short]
         message = gated_rows(
-            gate, self.bond_plan, self._tables(gate, atoms, near), dense=self.features, weight=self.weight
+            gate, self.bond_plan, self._tables(gate, atoms, short_bonds), dense=self.features, weight=self.weight
         )
-        near = near + (message * self.weight) @ out.weight.t()
-        bonds = torch.cat((near, bonds[short:]))
+        short_bonds = short_bonds + (message * self.weight) @ out.weight.t()
+        bonds = torch.cat((short_bonds, bonds[num_short:]))
         if self.in_bond_graph is not None and out.bias is not None:
             bonds = bonds + self.in_bond_graph * out.bias
         if k < len(network.angle_gates):
             gate = cast(Any, network.angle_gates[k])
-            tables = self._tables(gate, atoms, bonds[:short])
+            tables = self._tables(gate, atoms, bonds[:num_short])
             self.features = self.features + gated_rows(gate, self.angle_plan, tables, dense=self.features)
         return bonds
 
-    def _tables(self, gate: Any, atoms: torch.Tensor, near: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _tables(self, gate: Any, atoms: torch.Tensor, short_bonds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         center = torch.addmm(gate.bias, atoms, gate.map_center).index_select(0, self.graph.short_center)
-        first = (near @ gate.map_first).index_select(0, self.graph.short_bond)
-        return center + first, near @ gate.map_second
+        first = (short_bonds @ gate.map_first).index_select(0, self.graph.short_bond)
+        return center + first, short_bonds @ gate.map_second
 
 
 class _Linear(nn.Module):

@@ -1,0 +1,135 @@
+"""What a model is given: a view of a batch or structure that shares every tensor and keeps its own table of names.
+
+Whatever is assigned to a view stays in the view, also fields of another dtype and names that nobody declared. Tensors
+that a model differentiates by stand in it as new objects on the same memory, so that flags set on them stay there too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from athanor.data.fields import FIELDS, PAIR_VIEWS, FieldSpec, Level
+
+if TYPE_CHECKING:
+    from athanor.data.atomic_data import AtomicData
+    from athanor.data.batch import Batch
+    from athanor.data.pair_list import PairList
+
+
+_OWN_SLOTS = frozenset({"__weakref__", "_node", "_edge", "_system", "_assigned"})
+"""What a view of a batch does not share with it."""
+
+
+def view_of_batch(batch: Batch, without_flags: Iterable[str]) -> Any:
+    """Return the view of `batch`; see `Batch.shallow_view`."""
+    owner: Any = type(batch)
+    cls = _view_class(owner, _BatchView)
+    view = cls.__new__(cls)
+    if batch._node._idx is None or batch._node._ptr is None:  # made here, so that the next view has them
+        batch._node.idx(batch._device)
+        batch._node.ptr(batch._device)
+    node, system = batch._node.with_own_names(), batch._system.with_own_names()
+    for name in without_flags:
+        _replace_by_unflagged(node.tensors if name in node.tensors else system.tensors, name)
+    assign = object.__setattr__
+    assign(view, "_node", node)
+    assign(view, "_system", system)
+    assign(view, "_edge", batch._edge.with_own_names())
+    assign(view, "_assigned", batch._assigned.copy())
+    for slot in cls._shared_slots:
+        assign(view, slot, getattr(batch, slot))
+    return view
+
+
+def view_of_structure(data: AtomicData, without_flags: Iterable[str]) -> Any:
+    """Return the view of `data`; see `AtomicData.shallow_view`."""
+    owner: Any = type(data)
+    cls = _view_class(owner, _StructureView)
+    view = cls._trusted(data._fields.copy(), data._custom)
+    view._extras, view.info = data._extras.copy(), data.info.copy()
+    for name in without_flags:
+        _replace_by_unflagged(view._fields, name)
+    return view
+
+
+def _replace_by_unflagged(tensors: dict[str, torch.Tensor], name: str) -> None:
+    """Put a tensor of the same memory in place of `name`; one that carries a graph stays, so that the graph does."""
+    tensor = tensors.get(name)
+    if tensor is None or tensor.requires_grad:
+        return
+    if tensor.is_inference():  # no view of it can ever require grad
+        with torch.inference_mode(False):
+            tensors[name] = tensor.clone()
+    else:
+        tensors[name] = tensor.detach()
+
+
+class _View:
+    """In front of the class of a batch or structure: pickled, it is one of those."""
+
+    __slots__ = ()
+    _owner: type
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _blank, (self._owner,), self.__getstate__()
+
+
+def _blank(cls: Any) -> Any:
+    return cls.__new__(cls)
+
+
+class _BatchView(_View):
+    __slots__ = ()
+
+    def set_field(self: Any, name: str, value: Any) -> None:
+        """Store any tensor under any name; a name that nobody declared declares itself by the rows of its tensor."""
+        own_name = name not in FIELDS and hasattr(type(self), name)
+        if own_name or name in PAIR_VIEWS or not isinstance(value, torch.Tensor):
+            super().set_field(name, value)  # type: ignore[misc]
+            return
+        spec = FIELDS.get(name) or self._custom.get(name)
+        if spec is None:
+            spec = FieldSpec(name, self._level_of_rows(value), tuple(value.shape[1:]), "any")
+            self._custom = {**self._custom, name: spec}
+        self._level(spec.level).tensors[name] = value
+        self._version += 1
+
+    def _level_of_rows(self: Any, value: torch.Tensor) -> Level:
+        rows = value.shape[0] if value.ndim else 0
+        if rows == self.num_nodes:
+            return "node"
+        return "edge" if rows == self.num_edges > 0 and rows != self.num_graphs else "system"
+
+    def _require_pairs(self: Any) -> PairList:
+        """Stamps are set on a list of the view's own."""
+        self._pairs = super()._require_pairs().shared()  # type: ignore[misc]
+        return self._pairs
+
+
+class _StructureView(_View):
+    __slots__ = ()
+
+    def __setattr__(self: Any, name: str, value: Any) -> None:
+        if value is None or hasattr(type(self), name):
+            super().__setattr__(name, value)
+        elif self.field_spec(name) is None:
+            self._extras[name] = value
+        elif isinstance(value, torch.Tensor):
+            self._fields[name] = value
+        else:
+            super().__setattr__(name, value)
+
+
+@cache
+def _view_class(owner: Any, kind: type) -> Any:
+    """Return a class that is `owner` but for how it takes assignments."""
+    if issubclass(owner, kind):
+        return owner
+    names = {name: getattr(owner, name) for name in ("__module__", "__qualname__", "__doc__")}
+    slots = (slot for parent in owner.__mro__ for slot in getattr(parent, "__slots__", ()))
+    shared = tuple(slot for slot in slots if slot not in _OWN_SLOTS)
+    return type(owner.__name__, (kind, owner), {"__slots__": (), "_owner": owner, "_shared_slots": shared, **names})

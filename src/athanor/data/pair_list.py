@@ -1,4 +1,4 @@
-"""The stored pair list of a batch: sorted packed rows, from which COO and MATRIX views are made on access.
+"""A stored pair list of a batch: sorted packed rows, from which COO and MATRIX views are made on access.
 
 One row per atom holds its neighbours as indices inside the own system and one packed image shift each. Images count
 from wrapped positions; whole lattice vectors between an atom and its wrapped image are kept apart in

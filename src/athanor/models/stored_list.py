@@ -44,12 +44,12 @@ def require_pairs(model: BaseModelMixin, batch: Batch, cutoff: float) -> PairLis
     InputError
         If every list was searched less far, or systems joined the batch after it was built.
     """
-    if not batch.pair_lists:
-        raise model._missing("pair_list", batch)
     config = model.model_config.neighbor_config
     pairs = find_pair_list(batch, cutoff, config is not None and config.half_list)
     advice = "Build it with `compute_neighbors(batch, config=model.model_config.neighbor_config)`."
     if pairs is None:
+        if not batch.pair_lists:
+            raise model._missing("pair_list", batch)
         radius = max(one.radius for one in batch.pair_lists)
         raise InputError(
             f"The neighbour list was searched to {radius:g} Å; {type(model).__name__} needs `cutoff` = "

@@ -28,18 +28,23 @@ def find_pair_list(batch: Batch, cutoff: float, half: bool) -> PairList | None:
     keeps that list keeps a shorter one beside it. A list without skin is read as it is, pairs beyond the cutoff
     included: to search a second list at every step would cost more than to read the first.
     """
-    enough = [pairs for pairs in batch.pair_lists if not pairs.radius < cutoff - _SLACK]
-    if not enough:
+    best: PairList | None = None
+    for pairs in batch.pair_lists:
+        is_enough = not pairs.radius < cutoff - _SLACK
+        if is_enough and (best is None or _misfit(pairs, cutoff, half) < _misfit(best, cutoff, half)):
+            best = pairs
+    if best is None:
         return None
-    best = enough[0]
-    if len(enough) > 1:
-        best = min(enough, key=lambda one: (one.cutoff < cutoff - _SLACK, one.half != half, one.radius))
     usage = best.usage
     if usage.unrepeated:
         usage.unrepeated -= {request for request in usage.unrepeated if abs(request.cutoff - cutoff) <= _SLACK}
     if best.cutoff > cutoff and best.requests and best.skin > 0.0 and is_far_longer(best.radius, cutoff + best.skin):
         usage.shorter.add(PairRequest(cutoff, best.skin, half))
     return best
+
+
+def _misfit(pairs: PairList, cutoff: float, half: bool) -> tuple[bool, bool, float]:
+    return pairs.cutoff < cutoff - _SLACK, pairs.half != half, pairs.radius
 
 
 def show_pairs(batch: Batch, config: NeighborConfig | None) -> None:

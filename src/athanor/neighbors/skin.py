@@ -53,9 +53,12 @@ def update_pair_list(batch: Batch, cutoff: float, skin: float, half: bool, max_n
     # in most runs there is one hook, which asks for the same at every step
     is_planned = len(before) == 1 and before[0].requests == (request,) and not before[0].usage.shorter
     planned = before if is_planned else _lists_for(batch, request)
-    lists = tuple([_brought_up_to_date(batch, pairs, request) for pairs in planned])
-    if lists != before:
-        batch.pair_lists = lists
+    lists = []
+    for pairs in planned:
+        rebuild = _systems_to_search(batch, pairs)
+        lists.append(pairs if rebuild is None else _searched(batch, pairs, request, rebuild))
+    if lists != [*before]:
+        batch.pair_lists = tuple(lists)
 
 
 @torch.no_grad()
@@ -109,46 +112,39 @@ def _stored_list(batch: Batch, plan: PlannedList) -> PairList | None:
 
 
 def _new_list(batch: Batch, plan: PlannedList, request: PairRequest | None = None) -> PairList:
-    return _searched(batch, PairList.blank(batch.positions, batch.cell_or_zeros, batch.pbc_or_false, *plan), request)
-
-
-def _brought_up_to_date(batch: Batch, pairs: PairList, request: PairRequest) -> PairList:
-    rebuild = _systems_to_search(batch, pairs)
-    if rebuild is None:
-        return pairs
-    return _searched(batch, pairs, request, rebuild if pairs.skin > 0.0 else None)
+    blank = PairList.blank(batch.positions, batch.cell_or_zeros, batch.pbc_or_false, *plan)
+    return _searched(batch, blank, request, ~blank.valid)
 
 
 def _systems_to_search(batch: Batch, pairs: PairList) -> torch.Tensor | None:
     """Return which systems have to be searched again, bool [B]; None if none has."""
     positions, cell, pbc = batch.positions.detach(), batch.cell_or_zeros.detach(), batch.pbc_or_false
-    skin, old_positions, old_cell = pairs.skin, pairs.reference_positions, pairs.reference_cell
-    if skin > 0.0:
-        moved = needs_rebuild(positions, old_positions, cell, old_cell, batch.batch_ptr, pairs.radius, skin)
-    else:
-        moved = (positions != old_positions).any() | (cell != old_cell).any()
-    rebuild = moved | (pbc != pairs.reference_pbc).any(dim=1)
+    old_positions, old_cell, old_pbc = pairs.reference_positions, pairs.reference_cell, pairs.reference_pbc
+    skin = pairs.skin
+    if skin <= 0.0:
+        moved = not (torch.equal(positions, old_positions) and torch.equal(cell, old_cell))
+        return torch.ones_like(pairs.valid) if moved or not pairs.all_valid or not torch.equal(pbc, old_pbc) else None
+    rebuild = needs_rebuild(positions, old_positions, cell, old_cell, batch.batch_ptr, pairs.radius, skin)
+    rebuild = rebuild | (pbc != old_pbc).any(dim=1)
     if not pairs.all_valid:
         rebuild |= ~pairs.valid
     return rebuild if bool(rebuild.any()) else None
 
 
-def _searched(
-    batch: Batch, old: PairList, request: PairRequest | None, rebuild: torch.Tensor | None = None
-) -> PairList:
-    """Return `old` with the systems of `rebuild`, bool [B], searched again; all of them unless given.
+def _searched(batch: Batch, old: PairList, request: PairRequest | None, rebuild: torch.Tensor) -> PairList:
+    """Return `old` with the systems of `rebuild`, bool [B], searched for the present positions.
 
-    `request` is the one that is being made; the others that the list serves have yet to be repeated.
+    Without a skin those are all systems. `request` is the one that is being made; the others that the list serves have
+    yet to be repeated.
     """
     positions, cell, pbc = batch.positions.detach(), batch.cell_or_zeros.detach(), batch.pbc_or_false
-    if rebuild is None:
-        rebuild = torch.ones_like(old.valid)
-        reference_positions, reference_cell, reference_pbc = positions.clone(), cell.clone(), pbc.clone()
-    else:
+    if old.skin > 0.0:
         of_atoms = rebuild[batch.batch_idx].unsqueeze(1)
         reference_positions = torch.where(of_atoms, positions, old.reference_positions)
         reference_cell = torch.where(rebuild.view(-1, 1, 1), cell, old.reference_cell)
         reference_pbc = torch.where(rebuild.view(-1, 1), pbc, old.reference_pbc)
+    else:
+        reference_positions, reference_cell, reference_pbc = positions.clone(), cell.clone(), pbc.clone()
     row_ptr, neighbors, images, wrap_offsets = build_neighbor_list(
         positions,
         cell,
@@ -162,7 +158,7 @@ def _searched(
         old.images,
         old.wrap_offsets,
     )
-    return old.replace(
+    return PairList(
         row_ptr=row_ptr,
         neighbors=neighbors,
         images=images,
@@ -171,6 +167,10 @@ def _searched(
         reference_cell=reference_cell,
         reference_pbc=reference_pbc,
         valid=torch.ones_like(old.valid),
-        order=None,
+        cutoff=old.cutoff,
+        radius=old.radius,
+        half=old.half,
+        min_width=old.min_width,
+        requests=old.requests,
         usage=PairUsage(one for one in old.requests if one != request),
     )

@@ -377,6 +377,29 @@ def assert_complete(batch: Batch) -> None:
             assert torch.equal(torch.bincount(listed[1][close] - first, minlength=last - first), counts)
 
 
+def test_a_list_that_does_not_follow_would_be_noticed() -> None:
+    """Twins of the property below: only the list that is shown is wrapped, or brought up to date."""
+    batch = crystals(1)
+    batch.positions += batch.cell[0, 0]
+    call(batch, hook(4.5), hook(2.8))
+    assert_complete(batch)
+    shown, behind = batch.pair_lists
+    call(batch, WrapPeriodicHook())
+    assert_complete(batch)
+    batch.positions[0] -= batch.cell[0, 1]
+    call(batch, WrapPeriodicHook(), hook(2.8))
+    batch.pair_lists = (batch.pair_list, behind)
+    with pytest.raises(AssertionError):
+        assert_complete(batch)
+    batch.pair_lists = (shown,)
+    call(batch, hook(2.8), hook(4.5))
+    for pairs in (batch.pair_lists[1], batch.pair_lists[0]):
+        batch.positions[0] += 1.0
+        batch.pair_lists = (pairs,)
+        with pytest.raises(AssertionError):
+            assert_complete(batch)
+
+
 REQUESTS = st.tuples(st.sampled_from([2.5, 2.8, 3.0, 4.5]), st.sampled_from([0.0, 0.4, 1.0]))
 STEPS = st.one_of(
     st.tuples(st.just("hook"), REQUESTS),

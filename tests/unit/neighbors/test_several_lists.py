@@ -65,11 +65,11 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return found
 
 
-def run(order: tuple[float, ...], model_cutoff: float, skin: float = SKIN) -> Batch:
-    batch = crystals(2, temperature=0.05)
+def run(order: tuple[float, ...], model_cutoff: float, batch: Batch | None = None) -> Batch:
+    batch = crystals(2, temperature=0.05) if batch is None else batch
     engine = NVE(argon(model_cutoff), dt=2.0)
     for cutoff in order:
-        engine.register_hook(hook(cutoff, skin))
+        engine.register_hook(hook(cutoff))
     engine.run(batch, 20)
     return batch
 
@@ -87,6 +87,22 @@ def test_two_hooks_keep_a_list_each(order: tuple[float, ...], model_cutoff: floa
     assert sorted(cutoffs(both)) == [6.0, 8.0]
     for name in ("positions", "velocities", "forces", "energy"):
         assert torch.equal(both[name], alone[name]), name
+
+
+def test_a_run_in_which_a_system_stands_still_keeps_both_lists(builds: list[float]) -> None:
+    batch = crystals(2, 1, temperature=0.05)
+    alone = run((6.0,), 6.0, batch.index_select([0]))
+    once = len(builds)
+    batch.ensure_field("status")
+    batch.status[1] = NVE(argon(6.0), dt=2.0).exit_status
+    run((8.0, 6.0), 6.0, batch)
+    assert sorted(cutoffs(batch)) == [6.0, 8.0]
+    assert len(builds) - once <= 2 * once
+    assert torch.equal(batch.positions[batch.batch_idx == 0], alone.positions)
+    searched = len(builds)
+    call(batch, hook(6.0), hook(8.0))
+    assert len(builds) == searched + 2, "the system that stood still is searched for each list, once"
+    assert_complete(batch)
 
 
 @pytest.mark.parametrize("order", [(8.0, 7.5), (7.5, 8.0)])

@@ -174,8 +174,8 @@ def _pack_items(batch: BatchStorage, dicts: Sequence[Mapping[str, torch.Tensor]]
             shifts.append(found[1])
     edges, batch._edge = batch._edge, LevelStorage.empty(len(batch))
     packed = _pair_views.pack(batch, torch.cat(pairs), torch.cat(shifts), keep_order=True)
-    packed.valid = torch.tensor(has_list, device=batch.device)
-    batch._pairs = packed
+    packed = packed.replace(valid=torch.tensor(has_list, device=batch.device))
+    batch._pair_lists = (packed,)
     if edges.tensors:
         batch._edge, batch._edge_rows_of = edges, packed.row_ptr
 

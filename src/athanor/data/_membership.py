@@ -55,7 +55,7 @@ def replace(batch: BatchStorage, places: np.ndarray, other: BatchStorage) -> Non
 def select(batch: AnyBatch, systems: np.ndarray) -> AnyBatch:
     """Return a new batch of `systems`, int64 on the host; see `Batch.index_select`."""
     parts = _arranged(batch, Arrangement(systems))
-    result = type(batch)._of(parts.levels, parts.custom, batch.device, parts.pairs, batch._item_class)
+    result = type(batch)._of(parts.levels, parts.custom, batch.device, parts.pair_lists, batch._item_class)
     result._groups = parts.groups
     if not parts.levels["edge"].tensors:
         result._edge_rows_of = None
@@ -67,7 +67,7 @@ class _BatchParts(NamedTuple):
 
     levels: dict[Level, LevelStorage]
     custom: dict[str, FieldSpec]
-    pairs: PairList | None
+    pair_lists: tuple[PairList, ...]
     groups: dict[str, LevelStorage]
 
 
@@ -91,8 +91,9 @@ def _arranged(batch: BatchStorage, arrangement: Arrangement, other: BatchStorage
         for level in LEVELS
     }
     nodes = (mine["node"], None if theirs is None else theirs["node"])
-    pairs = joined_pairs(batch, other, arrangement, nodes, rows)
-    return _BatchParts(levels, custom, pairs, _joined_groups(batch, other, arrangement))
+    wanted = batch.pair_lists or (() if other is None else other.pair_lists)
+    lists = joined_lists(wanted, batch, other, arrangement, nodes, rows)
+    return _BatchParts(levels, custom, lists, _joined_groups(batch, other, arrangement))
 
 
 def _levels_of(batch: BatchStorage) -> dict[Level, LevelStorage]:
@@ -103,8 +104,8 @@ def _put(batch: BatchStorage, parts: _BatchParts, stamp: tuple[Any, frozenset[st
     """Make `batch` hold other systems, in place."""
     for level, storage in parts.levels.items():
         setattr(batch, f"_{level}", storage)
-    batch._custom, batch._pairs, batch._groups = parts.custom, parts.pairs, parts.groups
-    batch._edge_rows_of = None if parts.pairs is None or not batch._edge.tensors else parts.pairs.row_ptr
+    batch._custom, batch._pair_lists, batch._groups = parts.custom, parts.pair_lists, parts.groups
+    batch._edge_rows_of = parts.pair_lists[0].row_ptr if parts.pair_lists and batch._edge.tensors else None
     batch._assigned.clear()
     batch._exchanged()
     batch._membership += 1
@@ -193,27 +194,34 @@ def _common_stamp(batch: BatchStorage, other: BatchStorage) -> tuple[Any, frozen
     return mine[0], mine[1] & theirs[1]
 
 
-def joined_pairs(
-    batch: BatchStorage, other: BatchStorage | None, arrangement: Arrangement, nodes: Nodes, rows: Mapping[Level, Rows]
-) -> PairList | None:
-    mine, theirs = batch._pairs, None if other is None else other._pairs
-    known = mine or theirs
-    if known is None:
-        return None
-    first = mine or _blank_list(batch, known)
-    second = None if other is None else theirs or _blank_list(other, known)
-    return first.arranged(arrangement, nodes, rows, second)
+def joined_lists(
+    wanted: tuple[PairList, ...],
+    batch: BatchStorage,
+    other: BatchStorage | None,
+    arrangement: Arrangement,
+    nodes: Nodes,
+    rows: Mapping[Level, Rows],
+) -> tuple[PairList, ...]:
+    """Return lists like those of `wanted`; systems that were not searched that way are still to be searched."""
+    return tuple(
+        _list_like(pairs, batch).arranged(arrangement, nodes, rows, None if other is None else _list_like(pairs, other))
+        for pairs in wanted
+    )
 
 
-def _blank_list(batch: BatchStorage, like: PairList) -> PairList:
-    positions = batch.get("positions", like.reference_positions[:0])
+def _list_like(wanted: PairList, batch: BatchStorage) -> PairList:
+    """Return the list of `batch` that was searched as `wanted` was, or one in which all is still to be searched."""
+    found = next((pairs for pairs in batch.pair_lists if pairs.is_searched_as(wanted)), None)
+    if found is not None:
+        return found
+    positions = batch.get("positions", wanted.reference_positions[:0])
     cell = batch.get("cell", positions.new_zeros((len(batch), 3, 3)))
-    return PairList.blank(positions, cell, batch.pbc_or_false, like.cutoff, like.radius, like.half)
+    return wanted.blank_like_this(positions, cell, batch.pbc_or_false)
 
 
 def _canonical_edges(batch: BatchStorage) -> LevelStorage:
     """Edge fields in the stored order of pairs, whatever order a user assigned."""
-    edges, pairs = batch._edges(), batch._pairs
+    edges, pairs = batch._edges(), batch.pair_list
     if pairs is None or pairs.order is None or not edges.tensors:
         return edges
     order = pairs.order
@@ -238,7 +246,7 @@ def item(batch: BatchStorage, number: int, incomplete: Collection[str] | None = 
     for name in _names_of_nan(batch, asked, torch.all):
         del fields[name]
     custom = {name: spec for name, spec in batch._custom.items() if name in fields or spec.level == "edge"}
-    if batch._pairs is not None or batch._edge.tensors:
+    if batch.pair_lists or batch._edge.tensors:
         _add_edges(batch, number, fields)
     return batch._item_class._trusted(fields, custom)
 
@@ -253,7 +261,7 @@ def _names_of_nan(batch: BatchStorage, fields: Mapping[str, torch.Tensor], where
 
 
 def _add_edges(batch: BatchStorage, number: int, fields: dict[str, torch.Tensor]) -> None:
-    pairs, edges = batch._pairs, batch._edges()
+    pairs, edges = batch.pair_list, batch._edges()
     start, count = int(edges.starts[number]), int(edges.counts[number])
     if pairs is None:
         fields.update(edges.slice_of(number))
@@ -289,7 +297,7 @@ def add_key(batch: BatchStorage, key: str, values: Sequence[torch.Tensor], level
         raise ArgumentError(f"`values` of `{key}` must be one tensor per system, for example `torch.tensor([1.0])`.")
     if len(values) != len(batch):
         raise InputError(f"`values` has {len(values)} tensors; the Batch has {len(batch)} systems. Pass one each.")
-    if level == "edge" and batch._pairs is None and not batch._edge.tensors:
+    if level == "edge" and not batch.pair_lists and not batch._edge.tensors:
         raise InputError(f"Group 'edges' not found: the Batch has no pairs that `{key}` could belong to.")
     if level == "system":
         rows = [v[0] if v.ndim and v.shape[0] == 1 else v for v in values]

@@ -6,6 +6,7 @@ assigned group are remembered until the list changes otherwise, so that shifts m
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
@@ -186,14 +187,14 @@ def pack(batch: PairOwner, pairs: torch.Tensor, shifts: torch.Tensor, *, keep_or
     row_ptr = torch.zeros(atoms + 1, dtype=torch.int64, device=pairs.device)
     torch.cumsum(torch.bincount(i, minlength=atoms), 0, out=row_ptr[1:])
     references = (batch.positions, batch.cell_or_zeros, batch.pbc_or_false)
-    result = PairList.blank(*references, float("nan"), float("nan"), _is_half(i, j, whole))
-    result.row_ptr = row_ptr
-    result.neighbors = (j - batch.batch_ptr.long()[owner[i]]).to(torch.int32)
-    result.images = pack_images(whole)
-    result.valid = torch.ones_like(result.valid)
-    if keep_order and not identity:
-        result.order = order
-    return result
+    blank = PairList.blank(*references, math.nan, math.nan, _is_half(i, j, whole))
+    return blank.replace(
+        row_ptr=row_ptr,
+        neighbors=(j - batch.batch_ptr.long()[owner[i]]).to(torch.int32),
+        images=pack_images(whole),
+        valid=torch.ones_like(blank.valid),
+        order=order if keep_order and not identity else None,
+    )
 
 
 def _sort_order(i: torch.Tensor, j: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
@@ -218,10 +219,8 @@ def _is_half(i: torch.Tensor, j: torch.Tensor, shifts: torch.Tensor) -> bool:
     return both.unique(dim=0).shape[0] == both.shape[0]
 
 
-def check_pair_list(batch: PairOwner, pairs: PairList | None) -> None:
+def check_pair_list(batch: PairOwner, pairs: PairList) -> None:
     """Raise unless `pairs` has the atoms and systems of `batch`."""
-    if pairs is None:
-        return
     if not isinstance(pairs, PairList):
         raise ArgumentError(
             f"`pair_list` is a {type(pairs).__name__}. Assign tensors to `batch.neighbor_list`, or call "
@@ -240,5 +239,5 @@ def warn_dropped_edges(tensors: Iterable[str]) -> None:
     warnings.warn(
         f"{names} belonged to the pairs of an older neighbour list and was dropped. Compute it again.",
         UserWarning,
-        stacklevel=4,
+        stacklevel=5,
     )

@@ -45,7 +45,7 @@ class Part:
         self._places = places.cpu().numpy()
         self._rows = {"node": chosen[whole.batch_idx].nonzero().flatten(), "system": places}
         self.batch = whole.index_select(places)
-        self._pairs, self._pairs_of_whole = self.batch.pair_list, whole.pair_list
+        self._lists, self._lists_of_whole = self.batch.pair_lists, whole.pair_lists
 
     def to_whole(self, mask: torch.Tensor) -> torch.Tensor:
         """Return a mask of systems of the part as one of the whole batch."""
@@ -65,7 +65,7 @@ class Part:
         Parameters
         ----------
         with_pairs
-            Also the neighbour list, if it was changed; who does not look at it can leave it for later.
+            Also the neighbour lists, if they were changed; who does not look at them can leave them for later.
         """
         if self.is_whole:
             return
@@ -88,16 +88,17 @@ class Part:
                 else:
                     theirs.state[key] = _spread(tensor, rows, theirs.rows, unknown=False)
         self.whole._exchanged()
-        if with_pairs and self.batch.pair_list is not self._pairs:
+        if with_pairs and self.batch.pair_lists != self._lists:
             self._write_pairs()
 
     def _write_pairs(self) -> None:
         whole, part = self.whole, self.batch
         arrangement = Arrangement.replacing(len(whole), self._places)
         rows = {level: arrangement.rows(whole._level(level), part._level(level)) for level in _LEVELS}
-        whole._pairs = _membership.joined_pairs(whole, part, arrangement, (whole._node, part._node), rows)
+        nodes = (whole._node, part._node)
+        whole._pair_lists = _membership.joined_lists(part.pair_lists, whole, part, arrangement, nodes, rows)
         whole._edge, whole._edge_rows_of = LevelStorage.empty(len(whole)), None
-        self._pairs, self._pairs_of_whole = part.pair_list, whole.pair_list
+        self._lists, self._lists_of_whole = part.pair_lists, whole.pair_lists
 
     def read_again(self) -> None:
         """Take up what was changed in the whole batch, in place."""
@@ -117,9 +118,9 @@ class Part:
                 tensor.copy_(theirs.state[key].index_select(0, rows))
         self.batch._custom = dict(self.whole._custom)
         self.batch._exchanged()
-        if self.whole.pair_list is not self._pairs_of_whole:  # somebody assigned another list
-            self.batch.pair_list = self.whole.index_select(self._places).pair_list
-            self._pairs, self._pairs_of_whole = self.batch.pair_list, self.whole.pair_list
+        if self.whole.pair_lists != self._lists_of_whole:  # somebody assigned another list
+            self.batch.pair_lists = self.whole.index_select(self._places).pair_lists
+            self._lists, self._lists_of_whole = self.batch.pair_lists, self.whole.pair_lists
 
 
 def _spread(tensor: torch.Tensor, rows: torch.Tensor, count: int, *, unknown: bool) -> torch.Tensor:

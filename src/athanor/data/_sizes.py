@@ -18,7 +18,7 @@ class BatchSizes(DataMixin, Fields[torch.Tensor], PairViews[torch.Tensor]):
     _node: LevelStorage
     _edge: LevelStorage
     _system: LevelStorage
-    _pairs: PairList | None
+    _pair_lists: tuple[PairList, ...]
     _device: torch.device
 
     def _edges(self) -> LevelStorage:
@@ -46,7 +46,7 @@ class BatchSizes(DataMixin, Fields[torch.Tensor], PairViews[torch.Tensor]):
     @property
     def num_edges(self) -> int:
         """Number of pairs."""
-        return self._edge.rows if self._pairs is None else self._pairs.num_pairs
+        return self._pair_lists[0].num_pairs if self._pair_lists else self._edge.rows
 
     @property
     def max_num_nodes(self) -> int:
@@ -62,7 +62,7 @@ class BatchSizes(DataMixin, Fields[torch.Tensor], PairViews[torch.Tensor]):
     def num_edges_list(self) -> list[int]:
         """Pairs of each system; empty if the batch has no pairs and no edge fields."""
         edges = self._edges()
-        return edges.counts.tolist() if self._pairs is not None or edges.tensors else []
+        return edges.counts.tolist() if self._pair_lists or edges.tensors else []
 
     @property
     def num_nodes_per_graph(self) -> torch.Tensor:
@@ -87,9 +87,9 @@ class BatchSizes(DataMixin, Fields[torch.Tensor], PairViews[torch.Tensor]):
     @property
     def edge_ptr(self) -> torch.Tensor:
         """First stored pair of each atom and the number of pairs, int32 [N+1]; zeros without a list."""
-        if self._pairs is None:
+        if not self._pair_lists:
             return torch.zeros(self.num_nodes + 1, dtype=torch.int32, device=self._device)
-        return self._pairs.row_ptr.to(torch.int32)
+        return self._pair_lists[0].row_ptr.to(torch.int32)
 
     @property
     def device(self) -> torch.device:

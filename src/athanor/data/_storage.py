@@ -41,18 +41,27 @@ class BatchStorage(Followers):
         "_edge_rows_of",
         "_item_class",
         "_node",
-        "_pairs",
+        "_pair_lists",
         "_stamp",
         "_system",
         "_version",
     )
-    _own = frozenset({*__slots__, *Followers.__slots__, "pair_list", "_neighbor_list_cutoff", "neighbor_list_radius"})
+    _own = frozenset(
+        {
+            *__slots__,
+            *Followers.__slots__,
+            "pair_list",
+            "pair_lists",
+            "_neighbor_list_cutoff",
+            "neighbor_list_radius",
+        }
+    )
 
     _node: LevelStorage
     _edge: LevelStorage
     _system: LevelStorage
     _custom: dict[str, FieldSpec]
-    _pairs: PairList | None
+    _pair_lists: tuple[PairList, ...]
     _assigned: dict[str, torch.Tensor]
     _stamp: Stamp | None
     _version: int
@@ -65,15 +74,15 @@ class BatchStorage(Followers):
         levels: Mapping[Level, LevelStorage],
         custom: dict[str, FieldSpec],
         device: torch.device,
-        pairs: PairList | None = None,
+        pair_lists: tuple[PairList, ...] = (),
         item_class: type[AtomicData] = AtomicData,
     ) -> None:
         _runtime.ready()
         self._node, self._edge, self._system = levels["node"], levels["edge"], levels["system"]
         self._custom = custom
         self._device = device
-        self._pairs = pairs
-        self._edge_rows_of = None if pairs is None else pairs.row_ptr
+        self._pair_lists = pair_lists
+        self._edge_rows_of = pair_lists[0].row_ptr if pair_lists else None
         self._item_class = item_class
         self._assigned = {}
         self._stamp = None
@@ -126,7 +135,7 @@ class BatchStorage(Followers):
         if value is None:
             if name in PAIR_VIEWS:
                 value = _pair_views.read_view(self, name)
-            elif self._edge.tensors:
+            elif name in self._edge.tensors:
                 value = self._edges().tensors.get(name)
         return default if value is None else value
 
@@ -176,7 +185,7 @@ class BatchStorage(Followers):
         spec.check(value, storage.rows, owner=f"a Batch of {len(self)} systems")
         if spec.kind == "state":
             _structure.check_same_dtype(spec, value, self.dtype)
-        if name == "pbc" and self._pairs is not None and not torch.equal(value, self.pbc_or_false):
+        if name == "pbc" and self._pair_lists and not torch.equal(value, self.pbc_or_false):
             self.pair_list = None
         storage.tensors[name] = value
         self._exchanged()
@@ -197,8 +206,9 @@ class BatchStorage(Followers):
 
     def _assign_view(self, name: str, value: torch.Tensor) -> None:
         packed, known = _pair_views.assign_view(self, self._assigned, name, value)
-        if self._pairs is not None and name.endswith("shifts"):
-            packed.cutoff, packed.radius = self._pairs.cutoff, self._pairs.radius
+        shown = self.pair_list
+        if shown is not None and name.endswith("shifts"):
+            packed = packed.replace(cutoff=shown.cutoff, radius=shown.radius)
         self.pair_list = packed
         self._assigned = known
 
@@ -206,7 +216,7 @@ class BatchStorage(Followers):
         if not isinstance(name, str):
             return False
         if name in PAIR_VIEWS:
-            return self._pairs is not None
+            return bool(self._pair_lists)
         return any(name in storage.tensors for storage in (self._node, self._system, self._edge))
 
     def __delattr__(self, name: str) -> None:
@@ -258,27 +268,46 @@ class BatchStorage(Followers):
     # --------------------------------------------------------------------------------------------- pairs and edges
     @property
     def pair_list(self) -> PairList | None:
-        """The stored pair list; None without one.
+        """The stored pair list that ``neighbor_list`` and the like show; None without one.
 
-        Setting it drops edge fields, unless they came without a list and have a row for each of its pairs.
+        Setting it makes it the only one: whoever assigns a list says what the neighbours are now, and no model may read
+        an older one instead.
         """
-        return self._pairs
+        return self._pair_lists[0] if self._pair_lists else None
 
     @pair_list.setter
     def pair_list(self, pairs: PairList | None) -> None:
-        check_pair_list(self, pairs)
-        if self._edge.tensors and self._pairs is None and pairs is not None and pairs.num_pairs == self._edge.rows:
-            self._edge_rows_of = pairs.row_ptr
-        else:
-            if self._edge.tensors:
+        self._set_pair_lists(() if pairs is None else (pairs,))
+
+    @property
+    def pair_lists(self) -> tuple[PairList, ...]:
+        """All stored pair lists, each for a cutoff of its own; the first is `pair_list`.
+
+        Lists are values: what was read here can be set again later, to undo what happened since. Edge fields stay with
+        the list that was first when they were set, and are dropped with it; they can be read while it is first. Edge
+        fields that came without a list belong to the next one, if they have a row for each of its pairs.
+        """
+        return self._pair_lists
+
+    @pair_lists.setter
+    def pair_lists(self, lists: tuple[PairList, ...]) -> None:
+        self._set_pair_lists(tuple(lists))
+
+    def _set_pair_lists(self, lists: tuple[PairList, ...]) -> None:
+        for pairs in lists:
+            check_pair_list(self, pairs)
+        if self._edge.tensors and not any(pairs.row_ptr is self._edge_rows_of for pairs in lists):
+            if not self._pair_lists and lists and lists[0].num_pairs == self._edge.rows:
+                self._edge_rows_of = lists[0].row_ptr
+            else:
                 warn_dropped_edges(self._edge.tensors)
-            self._edge, self._edge_rows_of = LevelStorage.empty(len(self)), None
-        self._pairs = pairs
+                self._edge, self._edge_rows_of = LevelStorage.empty(len(self)), None
+        self._pair_lists = lists
         self._assigned.clear()
 
     def _edges(self) -> LevelStorage:
-        """Storage of edge fields, its counts brought up to the pair list as it is now."""
-        pairs = self._pairs
+        """Storage of edge fields, its counts brought up to the pair list that is shown now."""
+        pairs = self.pair_list
         if pairs is not None and self._edge_rows_of is not pairs.row_ptr:
             if self._edge.tensors:
                 warn_dropped_edges(self._edge.tensors)
@@ -289,28 +318,33 @@ class BatchStorage(Followers):
 
     @property
     def _neighbor_list_cutoff(self) -> float | None:
-        """Cutoff that the list was made for, Å; None without a list or if unknown."""
-        return None if self._pairs is None or math.isnan(self._pairs.cutoff) else self._pairs.cutoff
+        """Cutoff that the list is complete for, Å; None without a list or if unknown."""
+        pairs = self.pair_list
+        return None if pairs is None or math.isnan(pairs.cutoff) else pairs.cutoff
 
     @_neighbor_list_cutoff.setter
     def _neighbor_list_cutoff(self, cutoff: float) -> None:
-        self._require_pairs().cutoff = float(cutoff)
-        if math.isnan(self._require_pairs().radius):
-            self._require_pairs().radius = float(cutoff)
+        radius = self._require_pairs().radius
+        self._stamp_pairs(cutoff=float(cutoff), radius=float(cutoff) if math.isnan(radius) else radius)
 
     @property
     def neighbor_list_radius(self) -> float | None:
         """Radius that was searched, Å (cutoff and skin); None without a list or if unknown."""
-        return None if self._pairs is None or math.isnan(self._pairs.radius) else self._pairs.radius
+        pairs = self.pair_list
+        return None if pairs is None or math.isnan(pairs.radius) else pairs.radius
 
     @neighbor_list_radius.setter
     def neighbor_list_radius(self, radius: float) -> None:
-        self._require_pairs().radius = float(radius)
+        self._stamp_pairs(radius=float(radius))
+
+    def _stamp_pairs(self, **stamps: float) -> None:
+        """Stamp the list that is shown; no hook takes a list for its own that says something else since."""
+        self._pair_lists = (self._require_pairs().replace(requests=(), **stamps), *self._pair_lists[1:])
 
     def _require_pairs(self) -> PairList:
-        if self._pairs is None:
+        if not self._pair_lists:
             raise MissingFieldError("The Batch has no pair list to stamp. Set `batch.neighbor_list` first.")
-        return self._pairs
+        return self._pair_lists[0]
 
     # -------------------------------------------------------------------------------------- version and freshness
     @property

@@ -17,7 +17,6 @@ from athanor.data.fields import FIELDS, PAIR_VIEWS, FieldSpec, Level
 if TYPE_CHECKING:
     from athanor.data.atomic_data import AtomicData
     from athanor.data.batch import Batch
-    from athanor.data.pair_list import PairList
 
 
 _OWN_SLOTS = frozenset({"__weakref__", "_node", "_edge", "_system", "_assigned"})
@@ -103,11 +102,6 @@ class _BatchView(_View):
         if rows == self.num_nodes:
             return "node"
         return "edge" if rows == self.num_edges > 0 and rows != self.num_graphs else "system"
-
-    def _require_pairs(self: Any) -> PairList:
-        """Stamps are set on a list of the view's own."""
-        self._pairs = super()._require_pairs().shared()  # type: ignore[misc]
-        return self._pairs
 
 
 class _StructureView(_View):

@@ -347,20 +347,22 @@ class Batch(BatchStorage):
         levels = {"node": node, "edge": LevelStorage.empty(len(self)), "system": system}
         return type(self)._of(levels, dict(self._custom), device or self._device, item_class=self._item_class)
 
-    def _mapped(self, move: Callable[[str, torch.Tensor], torch.Tensor], pairs: PairList | None) -> Self:
+    def _mapped(
+        self, move: Callable[[str, torch.Tensor], torch.Tensor], move_list: Callable[[PairList], PairList]
+    ) -> Self:
         node, edge, system = (self._level(level).map(move) for level in LEVELS)
         device = next((t.device for s in (node, system) for t in s.tensors.values()), self._device)
         levels = {"node": node, "edge": edge, "system": system}
-        result = type(self)._of(levels, dict(self._custom), device, pairs, self._item_class)
+        lists = tuple(move_list(pairs) for pairs in self._pair_lists)
+        result = type(self)._of(levels, dict(self._custom), device, lists, self._item_class)
         result._groups = {name: group.map(move) for name, group in self._groups.items()}
         if device == self._device:
             node._idx, node._ptr = self._node._idx, self._node._ptr
         return result
 
     def clone(self) -> Self:
-        """Return a copy that shares no tensor; pair list and freshness go along."""
-        pairs = None if self._pairs is None else self._pairs.clone()
-        return self._carry_stamp(self._mapped(lambda name, tensor: tensor.clone(), pairs))
+        """Return a copy that shares no tensor; pair lists and freshness go along."""
+        return self._carry_stamp(self._mapped(lambda name, tensor: tensor.clone(), PairList.clone))
 
     def to(
         self,
@@ -374,8 +376,9 @@ class Batch(BatchStorage):
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
-        pairs = None if self._pairs is None else self._pairs.to(device, dtype, non_blocking)
-        result = self._mapped(_structure.mover(device, dtype, non_blocking), pairs)
+        result = self._mapped(
+            _structure.mover(device, dtype, non_blocking), lambda pairs: pairs.to(device, dtype, non_blocking)
+        )
         if not result._node.tensors and device is not None:
             result._device = torch.device(device)
         return self._carry_stamp(result) if dtype in (None, self.dtype) else result
@@ -399,7 +402,7 @@ class Batch(BatchStorage):
         _membership.separate_memory(self)
 
     def without_pairs(self) -> Self:
-        """Return a batch of the same tensors without pair list, edge fields, groups and state, as frames are stored."""
+        """Return a batch of the same tensors without pair lists, edge fields, groups and state, as frames are."""
         result = self._like(self._node.map(_same, with_state=False), self._system.map(_same, with_state=False))
         result._custom = {name: spec for name, spec in self._custom.items() if spec.level != "edge"}
         return result
@@ -425,14 +428,14 @@ class Batch(BatchStorage):
         return self.clone()
 
     def __getstate__(self) -> dict[str, Any]:
-        keys = ("_node", "_edge", "_system", "_custom", "_pairs", "_groups", "_device", "_item_class", "_version")
+        keys = ("_node", "_edge", "_system", "_custom", "_pair_lists", "_groups", "_device", "_item_class", "_version")
         self._edges()
         return {key: getattr(self, key) for key in keys}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for key, value in {**state, "_assigned": {}, "_stamp": None, "_membership": 0, "_layout": 0}.items():
             object.__setattr__(self, key, value)
-        object.__setattr__(self, "_edge_rows_of", None if self._pairs is None else self._pairs.row_ptr)
+        self._edge_rows_of = self._pair_lists[0].row_ptr if self._pair_lists else None
 
     def model_dump(self, **kwargs: Any) -> dict[str, Any]:
         """Return a flat dictionary: device, keys, pointers and sizes, then every stored tensor."""

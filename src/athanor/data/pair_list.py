@@ -1,4 +1,4 @@
-"""The stored pair list of a batch: sorted packed rows, from which COO and MATRIX views are made on access.
+"""A stored pair list of a batch: sorted packed rows, from which COO and MATRIX views are made on access.
 
 One row per atom holds its neighbours as indices inside the own system and one packed image shift each. Images count
 from wrapped positions; whole lattice vectors between an atom and its wrapped image are kept apart in
@@ -12,14 +12,16 @@ with the stored image S and wrap offsets w; the bracket is what views call the s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 
 from athanor.data._levels import Arrangement, LevelStorage, Rows
 from athanor.data.fields import Level
+from athanor.data.pair_request import PairRequest, PairUsage
 from athanor.kernels.neighbor_list.packing import unpack_images
 
 _OF_PAIRS = ("neighbors", "images")
@@ -40,6 +42,7 @@ class PairIndex(NamedTuple):
     shifts: torch.Tensor
 
 
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class PairList:
     """Pairs of every system of a batch, with what tells when they must be searched again.
 
@@ -62,19 +65,25 @@ class PairList:
     valid
         bool [B]; False where the system must be searched again whatever its motion.
     cutoff
-        Å; what the list was asked for, NaN if unknown.
+        Å; what the list is complete for, NaN if unknown.
     radius
         Å; what was searched (cutoff and skin), NaN if unknown.
     half
         Whether each pair stands once instead of in both directions.
+    min_width
+        Smallest width of the MATRIX view.
+    order
+        int64 [E] or None; stored pairs as places in the list that a user assigned.
+    requests
+        What the list is kept up to date for; none if nobody does, as after `athanor.neighbors.compute_neighbors`.
+    usage
+        Who reads it.
 
     Notes
     -----
-    ``min_width``, 0 at first, is the smallest width of the MATRIX view. Setting an attribute drops the cached views.
-    After a change inside a tensor call `touch`.
+    A value: nothing of it changes once it is made, so a list that was kept can be put back. `replace` makes another one
+    that shares the tensors.
     """
-
-    __slots__ = (*TENSORS, "_cache", "cutoff", "half", "min_width", "order", "radius")
 
     row_ptr: torch.Tensor
     neighbors: torch.Tensor
@@ -84,49 +93,29 @@ class PairList:
     reference_cell: torch.Tensor
     reference_pbc: torch.Tensor
     valid: torch.Tensor
-    order: torch.Tensor | None
-    min_width: int
-    _cache: dict[Any, Any]
+    cutoff: float = math.nan
+    radius: float = math.nan
+    half: bool = False
+    min_width: int = 0
+    order: torch.Tensor | None = None
+    requests: tuple[PairRequest, ...] = ()
+    usage: PairUsage = field(default_factory=PairUsage)
+    _cache: dict[Any, Any] = field(default_factory=dict, init=False)
 
-    def __init__(
-        self,
-        row_ptr: torch.Tensor,
-        neighbors: torch.Tensor,
-        images: torch.Tensor,
-        wrap_offsets: torch.Tensor,
-        reference_positions: torch.Tensor,
-        reference_cell: torch.Tensor,
-        reference_pbc: torch.Tensor,
-        valid: torch.Tensor,
-        cutoff: float = math.nan,
-        radius: float = math.nan,
-        half: bool = False,
-    ) -> None:
-        self.row_ptr = row_ptr
-        self.neighbors = neighbors
-        self.images = images
-        self.wrap_offsets = wrap_offsets
-        self.reference_positions = reference_positions
-        self.reference_cell = reference_cell
-        self.reference_pbc = reference_pbc
-        self.valid = valid
-        self.cutoff = float(cutoff)
-        self.radius = float(radius)
-        self.half = bool(half)
-        self.order = None
-        self.min_width = 0
+    def __reduce__(self) -> tuple[Any, ...]:
+        kept = (item.name for item in fields(self) if item.name not in ("usage", "_cache"))
+        return type(self), tuple(getattr(self, name) for name in kept)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
-        if name != "_cache":
-            object.__setattr__(self, "_cache", {})
+    def replace(self, **changes: Any) -> Self:
+        """Return a list with other values of the named attributes; it shares the others."""
+        return replace(self, **changes)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in (*TENSORS, "cutoff", "radius", "half", "order", "min_width")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
+    @property
+    def skin(self) -> float:
+        """How much further than `cutoff` was searched, Å; the very number that was asked for, if it was."""
+        if len(self.requests) == 1:
+            return self.requests[0].skin
+        return max((request.skin for request in self.requests), default=self.radius - self.cutoff)
 
     @property
     def num_pairs(self) -> int:
@@ -138,24 +127,27 @@ class PairList:
         """Pairs of each atom, int32 [N]."""
         return self.row_ptr.diff().to(torch.int32)
 
-    def touch(self) -> None:
-        """Say that a tensor of the list was changed in place; cached views are made again."""
-        self._cache = {}
+    @property
+    def all_valid(self) -> bool:
+        """Whether no system has to be searched again whatever its motion; cached, as asking waits for the device."""
+        found = self._cache.get("all_valid")
+        if found is None:
+            found = self._cache["all_valid"] = bool(self.valid.all())
+        return found
 
     # ------------------------------------------------------------------------------------------------------- views
     def pair_index(self, batch: Any) -> PairIndex:
         """Return the pairs in stored order with batch-wide indices and shifts for positions as they stand.
 
-        Cached until the list changes; the tensors must not be changed.
+        Cached; the tensors must not be changed.
         """
-        key = ("index", self.wrap_offsets._version)
-        found = self._cache.get(key)
+        found = self._cache.get("index")
         if found is None:
             lengths = self.row_ptr.diff()
             i = torch.repeat_interleave(lengths, output_size=self.num_pairs)
             j = self.neighbors.long() + batch.batch_ptr.long()[batch.batch_idx[i]]
             shifts = unpack_images(self.images) + self.wrap_offsets[i] - self.wrap_offsets[j]
-            found = self._cache[key] = PairIndex(i, j, shifts)
+            found = self._cache["index"] = PairIndex(i, j, shifts)
         return found
 
     def coo(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -163,14 +155,13 @@ class PairList:
 
         Pairs stand in stored order; a list that a user assigned is given back in the user's order. Cached.
         """
-        key = ("coo", self.wrap_offsets._version)
-        found = self._cache.get(key)
+        found = self._cache.get("coo")
         if found is None:
             i, j, shifts = self.pair_index(batch)
             pairs = torch.stack((i, j), dim=1).to(torch.int32)
             if self.order is not None:
                 pairs, shifts = _scatter(pairs, self.order), _scatter(shifts, self.order)
-            found = self._cache[key] = (pairs, shifts)
+            found = self._cache["coo"] = (pairs, shifts)
         return found
 
     def matrix(self, batch: Any, width: int | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -188,7 +179,7 @@ class PairList:
         tuple of torch.Tensor
             Empty entries of the first hold N, those of the third 0. Cached.
         """
-        key = ("matrix", width, self.wrap_offsets._version)
+        key = ("matrix", width)
         found = self._cache.get(key)
         if found is None:
             i, j, shifts = self.pair_index(batch)
@@ -221,8 +212,7 @@ class PairList:
             List of the systems that join. If it was searched differently, they are still to be searched.
         """
         if other is not None and not self.is_searched_as(other):
-            references = (other.reference_positions, other.reference_cell, other.reference_pbc)
-            other = PairList.blank(*references, self.cutoff, self.radius, self.half)
+            other = self.blank_like_this(other.reference_positions, other.reference_cell, other.reference_pbc)
         device = self.row_ptr.device
         theirs = None if other is None or nodes[1] is None else other._level_of_pairs(nodes[1])
         moves = dict.fromkeys(_OF_PAIRS, arrangement.rows(self._level_of_pairs(nodes[0]), theirs))
@@ -234,12 +224,15 @@ class PairList:
             name: move.move(getattr(self, name), None if other is None else getattr(other, name))
             for name, move in moves.items()
         }
-        result = PairList(row_ptr=row_ptr, **moved, cutoff=self.cutoff, radius=self.radius, half=self.half)
-        result.min_width = self.min_width
-        return result
+        return self._with_tensors(row_ptr=row_ptr, **moved)
+
+    def blank_like_this(self, positions: torch.Tensor, cell: torch.Tensor, pbc: torch.Tensor) -> PairList:
+        """Return a list for other systems, all still to be searched, for what this one is for; see `blank`."""
+        settings = (self.cutoff, self.radius, self.half, self.min_width, self.requests)
+        return PairList.blank(positions, cell, pbc, *settings)
 
     def is_searched_as(self, other: PairList) -> bool:
-        """Whether both lists were asked for the same."""
+        """Whether both lists were searched for the same cutoff, radius and kind of pairs."""
         return self.half == other.half and _same(self.radius, other.radius) and _same(self.cutoff, other.cutoff)
 
     def _level_of_pairs(self, nodes: LevelStorage) -> LevelStorage:
@@ -254,6 +247,8 @@ class PairList:
         cutoff: float,
         radius: float,
         half: bool,
+        min_width: int = 0,
+        requests: tuple[PairRequest, ...] = (),
     ) -> PairList:
         """Return a list without pairs in which every system is still to be searched.
 
@@ -261,7 +256,7 @@ class PairList:
         ----------
         positions, cell, pbc
             [N, 3] and [B, 3, 3], Å, and bool [B, 3]; copied as references.
-        cutoff, radius, half
+        cutoff, radius, half, min_width, requests
             As in the class.
         """
         device, atoms = positions.device, positions.shape[0]
@@ -277,10 +272,12 @@ class PairList:
             cutoff,
             radius,
             half,
+            min_width,
+            requests=requests,
         )
 
-    def move_by_lattice_vectors(self, offsets: torch.Tensor, batch_idx: torch.Tensor) -> None:
-        """Follow atoms that were moved by ``-offsets @ cell``; the list stays as complete as it was. In place.
+    def move_by_lattice_vectors(self, offsets: torch.Tensor, batch_idx: torch.Tensor) -> PairList:
+        """Return the list for atoms that were moved by ``-offsets @ cell``, as complete as this one.
 
         Parameters
         ----------
@@ -288,12 +285,18 @@ class PairList:
             int [N, 3]; whole lattice vectors that were subtracted from each position.
         batch_idx
             int64 [N]; system of each atom.
+
+        Returns
+        -------
+        PairList
+            Shares every tensor with this one but the wrap offsets and the reference positions.
         """
         offsets = offsets.to(torch.int32)
-        self.wrap_offsets = self.wrap_offsets - offsets
         cell = self.reference_cell[batch_idx]
         moved = torch.einsum("na,nac->nc", offsets.to(cell.dtype), cell)
-        self.reference_positions = self.reference_positions - moved
+        return self.replace(
+            wrap_offsets=self.wrap_offsets - offsets, reference_positions=self.reference_positions - moved
+        )
 
     # -------------------------------------------------------------------------------------------------- transfer
     def clone(self) -> PairList:
@@ -315,12 +318,14 @@ class PairList:
 
         return self._map(move)
 
-    def _map(self, function: Any) -> PairList:
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> PairList:
         moved = {name: function(getattr(self, name)) for name in TENSORS}
-        result = PairList(**moved, cutoff=self.cutoff, radius=self.radius, half=self.half)
-        result.order = None if self.order is None else function(self.order)
-        result.min_width = self.min_width
-        return result
+        order = None if self.order is None else function(self.order)
+        return self._with_tensors(order=order, **moved)
+
+    def _with_tensors(self, order: torch.Tensor | None = None, **tensors: torch.Tensor) -> PairList:
+        """Return a list for the same requests with other tensors, in stored order unless `order` says otherwise."""
+        return self.replace(order=order, usage=PairUsage(), **tensors)
 
     def __repr__(self) -> str:
         return (

@@ -10,6 +10,7 @@ which is made when the set of active systems changes, and written back when some
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -315,7 +316,8 @@ class Driver:
     def _check_cells(self) -> None:
         """Set collapsed cells aside before a hook searches their pairs."""
         batch, config = self.part.batch, self.owner.model.model_config.neighbor_config
-        radius = batch.neighbor_list_radius or (config.cutoff if config is not None else 1.0)
+        radii = [pairs.radius for pairs in batch.pair_lists if not math.isnan(pairs.radius)]
+        radius = max(radii, default=config.cutoff if config is not None else 1.0)
         self._quarantine.check_cells(batch, self.active, radius)
         self._refresh_active()
 
@@ -324,7 +326,7 @@ class Driver:
         self._fire(At.BEFORE_COMPUTE)
         batch = self.part.batch
         if self.active.any:
-            evaluate(self.owner.model, batch, self._needs, self.active)
+            evaluate(self.owner.model, batch, self._needs)
         if At.AFTER_COMPUTE in self._places:
             with batch.keeping_results_fresh():
                 self._fire(At.AFTER_COMPUTE)

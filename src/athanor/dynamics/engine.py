@@ -202,8 +202,7 @@ class BaseDynamics(HookRegistryMixin):
         check_batch(batch, self)
         with torch.inference_mode(False):
             batch.separate_memory()
-            everyone = ActiveSet(torch.ones(batch.num_graphs, dtype=torch.bool, device=batch.device), batch)
-            return evaluate(self.model, batch, frozenset(self.__needs_keys__), everyone)
+            return evaluate(self.model, batch, frozenset(self.__needs_keys__))
 
     def masked_update(self, batch: Batch, mask: Tensor) -> None:
         """Run both halves on the systems where `mask` [B] is true; the others keep their bits."""

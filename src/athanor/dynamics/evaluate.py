@@ -1,8 +1,7 @@
 """Call the model once, check what it returns, and write the results onto the batch.
 
-This is the only place that marks results fresh. Results are written for active systems only, and only active systems
-are handed to the model: a system that was set aside can neither disturb the others nor cost time. A model works on a
-view (`Batch.shallow_view`), so nothing that it flags or assigns reaches the state.
+This is the only place that marks results fresh. A model works on a view (`Batch.shallow_view`), so nothing that it flags
+or assigns reaches the state.
 """
 
 from __future__ import annotations
@@ -18,42 +17,37 @@ from athanor.errors import ModelOutputError
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
-    from athanor.dynamics.active import ActiveSet
 
 
-def evaluate(model: Any, batch: Batch, needs: frozenset[str], active: ActiveSet) -> OrderedDict[str, Tensor]:
-    """Evaluate `model` on the active systems and store energy, forces and what else it returns of the field table.
+def evaluate(model: Any, batch: Batch, needs: frozenset[str]) -> OrderedDict[str, Tensor]:
+    """Evaluate `model` on a batch and store energy, forces and what else it returns of the field table.
 
     Parameters
     ----------
     model
         A wrapped model.
     batch
-        Changed in place: result fields of active systems; created if absent, and dropped if they are not computed.
+        Changed in place: result fields; created if absent, and dropped if they are not computed.
     needs
         Outputs that must be there.
-    active
-        Which systems to evaluate.
 
     Returns
     -------
     OrderedDict
-        The detached outputs, of the active systems only.
+        The detached outputs.
 
     Raises
     ------
     ModelOutputError
         If a needed output is missing or has the wrong shape.
     """
-    if not active.any:
-        return OrderedDict()
-    outputs = _outputs_of(model, batch if active.all else batch.index_select(active.systems), needs)
+    outputs = _outputs_of(model, batch, needs)
     for key, value in outputs.items():
         if key in FIELDS and key not in GIVEN:
-            _store(batch, key, value, active, model)
+            _store(batch, key, value, model)
     for key in RESULTS:
         if key not in outputs and key in batch:
-            _forget(batch, key, active)
+            batch.set_field(key, None)
     batch.mark_results_fresh(model, frozenset(outputs))
     return outputs
 
@@ -83,39 +77,22 @@ def _detached(value: Tensor) -> Tensor:
     return value.detach() if value.requires_grad else value
 
 
-def _store(batch: Batch, key: str, value: Tensor, active: ActiveSet, model: Any) -> None:
-    """Copy one output into the field `key` of the active systems."""
+def _store(batch: Batch, key: str, value: Tensor, model: Any) -> None:
+    """Copy one output into the field `key`."""
     spec = FIELDS[key]
     target = batch.get(key)
     if target is None:
         tail = tuple(value.shape[1 + i] if size is None else size for i, size in enumerate(spec.shape))
         rows = batch.num_nodes if spec.level == "node" else batch.num_graphs
         dtype = batch.positions.dtype if spec.kind == "state" else value.dtype
-        fill = float("nan") if dtype.is_floating_point and not active.all else 0
-        target = torch.full((rows, *tail), fill, dtype=dtype, device=batch.device)
+        target = torch.zeros((rows, *tail), dtype=dtype, device=batch.device)
         batch.set_field(key, target)
-    if active.all:
-        wanted = target.shape
-    else:
-        mask = active.systems[batch.batch_idx] if spec.level == "node" else active.systems
-        wanted = torch.Size((int(mask.sum()), *target.shape[1:]))
-    if value.shape != wanted:
+    if value.shape != target.shape:
         # sizes of 1 may be missing or more, but a transposed tensor has its numbers in wrong places
-        if [size for size in value.shape if size != 1] != [size for size in wanted if size != 1]:
+        if [size for size in value.shape if size != 1] != [size for size in target.shape if size != 1]:
             raise ModelOutputError(
-                f"`{key}` from {type(model).__name__} has shape {tuple(value.shape)}; expected {tuple(wanted)}. "
+                f"`{key}` from {type(model).__name__} has shape {tuple(value.shape)}; expected {tuple(target.shape)}. "
                 f"Return one row per {'atom' if spec.level == 'node' else 'system'}."
             )
-        value = value.reshape(wanted)
-    if active.all:
-        target.copy_(value)
-    else:
-        target[mask] = value.to(target.dtype)
-
-
-def _forget(batch: Batch, key: str, active: ActiveSet) -> None:
-    """Drop an old result; systems that stand still keep theirs."""
-    if active.all:
-        batch.set_field(key, None)
-    else:
-        batch[key][active.systems[batch.batch_idx] if FIELDS[key].level == "node" else active.systems] = float("nan")
+        value = value.reshape(target.shape)
+    target.copy_(value)

@@ -43,7 +43,7 @@ class LastGood:
         self._table: KeptTensors | None = None
         self._variables: Variables = {}
         self._tensors: dict[str, tuple[Level, Tensor, Tensor]] = {}
-        self._pairs: Any = None
+        self._pair_lists: Any = ()
         self.checked: tuple[str, ...] = ()
 
     def follow(self, batch: Batch, variables: Variables, computed: frozenset[str]) -> None:
@@ -103,7 +103,7 @@ class LastGood:
         self._refresh()
         assert self._table is not None
         assert self._batch is not None
-        self._pairs = self._batch.pair_list
+        self._pair_lists = self._batch.pair_lists
         return self._table.keep_if_below()
 
     def keep(self, systems: Tensor) -> None:
@@ -120,14 +120,14 @@ class LastGood:
             target.copy_(copy if systems is None else torch.where(self._rows(level, systems, copy), copy, target))
 
     def put_back_pairs(self) -> None:
-        """Bring back the neighbour list that was kept."""
+        """Bring back the neighbour lists that were kept."""
         assert self._batch is not None
-        if self._batch.pair_list is not self._pairs:
-            self._batch.pair_list = self._pairs
+        if self._batch.pair_lists != self._pair_lists:
+            self._batch.pair_lists = self._pair_lists
 
     def release(self) -> None:
         """Let go of the batch; the copies stay on it."""
-        self._batch, self._table, self._tensors, self._pairs, self._variables = None, None, {}, None, {}
+        self._batch, self._table, self._tensors, self._pair_lists, self._variables = None, None, {}, (), {}
 
     def _rows(self, level: Level, systems: Tensor, like: Tensor) -> Tensor:
         assert self._batch is not None

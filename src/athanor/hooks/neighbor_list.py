@@ -1,4 +1,4 @@
-"""NeighborListHook: says when the neighbour list is brought up to date; `athanor.neighbors.skin` knows how."""
+"""NeighborListHook: asks for a neighbour list at every step; `athanor.neighbors.skin` keeps it complete."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class NeighborListHook:
     config
         Cutoff, half or full list, skin.
     skin
-        Verlet skin in Å; if 0 the one of `config` counts. With a skin of 0 the list is rebuilt at every call, else
-        the list of a system is rebuilt when its own motion or strain has used up the skin.
+        Verlet skin in Å; if 0 the one of `config` counts. With a skin of 0 the list is rebuilt whenever atoms have
+        moved, else the list of a system is rebuilt when its own motion or strain has used up the skin.
     max_neighbors
         Smallest width of the matrix view.
     stage
@@ -40,7 +40,9 @@ class NeighborListHook:
 
     Notes
     -----
-    The list, its reference positions and its stamps live on the batch, so one hook may serve several batches.
+    The list, its reference positions and its stamps live on the batch, so one hook may serve several batches, and
+    several hooks one batch: those that ask for nearly the same share a list, others get one each. After the call the
+    neighbour names of the batch show the list of this hook; each model finds the list that fits it best.
 
     Examples
     --------
@@ -76,7 +78,7 @@ class NeighborListHook:
         self.method = method
 
     def __call__(self, ctx: HookContext, stage: Enum) -> None:
-        """Update ``ctx.batch.pair_list``."""
+        """Bring the lists of ``ctx.batch`` up to date and show the one of this hook."""
         config = self.config
         update_pair_list(ctx.batch, config.cutoff, self.skin, config.half_list, self.max_neighbors)
 

@@ -57,9 +57,9 @@ class WrapPeriodicHook:
         with batch.keeping_results_fresh():
             batch.positions.copy_(wrapped)
             batch.touch()
-            pair_list = batch.pair_list
-            if pair_list is not None:
-                pair_list.move_by_lattice_vectors(offsets, batch.batch_idx)
+            batch.pair_lists = tuple(
+                pairs.move_by_lattice_vectors(offsets, batch.batch_idx) for pairs in batch.pair_lists
+            )
 
 
 def wrap_positions(

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from athanor.data.batch import Batch
 from athanor.errors import ContractError, InputError
+from athanor.neighbors.lookup import find_pair_list
 
 if TYPE_CHECKING:
     from athanor.data.pair_list import PairList
     from athanor.models.mixin import BaseModelMixin
-
-_SLACK = 1e-6
-"""Å by which the radius of a list may fall short of the cutoff."""
 
 
 def require_batch(model: BaseModelMixin, data: Any) -> Batch:
@@ -35,25 +33,29 @@ def require_batch(model: BaseModelMixin, data: Any) -> Batch:
 
 
 def require_pairs(model: BaseModelMixin, batch: Batch, cutoff: float) -> PairList:
-    """Return the stored pair list of `batch` if it is complete for `cutoff`, Å, in every system.
+    """Return the stored pair list of `batch` that fits `cutoff`, Å, best; it is complete for it in every system.
+
+    The list may be half or full and may hold pairs beyond `cutoff`; see `athanor.neighbors.lookup`.
 
     Raises
     ------
     MissingFieldError
         A `KeyError`, if there is no list.
     InputError
-        If it was searched less far, or systems joined the batch after it was built.
+        If every list was searched less far, or systems joined the batch after it was built.
     """
-    pairs = batch.pair_list
-    if pairs is None:
-        raise model._missing("pair_list", batch)
+    config = model.model_config.neighbor_config
+    pairs = find_pair_list(batch, cutoff, config is not None and config.half_list)
     advice = "Build it with `compute_neighbors(batch, config=model.model_config.neighbor_config)`."
-    if pairs.radius < cutoff - _SLACK:
+    if pairs is None:
+        if not batch.pair_lists:
+            raise model._missing("pair_list", batch)
+        radius = max(one.radius for one in batch.pair_lists)
         raise InputError(
-            f"The neighbour list was searched to {pairs.radius:g} Å; {type(model).__name__} needs `cutoff` = "
+            f"The neighbour list was searched to {radius:g} Å; {type(model).__name__} needs `cutoff` = "
             f"{cutoff:g} Å. {advice}"
         )
-    if not bool(pairs.valid.all()):
+    if not pairs.all_valid:
         raise InputError(
             f"The neighbour list of {int((~pairs.valid).sum())} systems has to be searched again, because they "
             f"joined the batch after it was built. {advice}"

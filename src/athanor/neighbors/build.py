@@ -24,7 +24,8 @@ def compute_neighbors(
     Parameters
     ----------
     batch
-        Gets a new ``pair_list``; ``neighbor_list``, ``neighbor_matrix`` and the like are views of it.
+        Gets a new ``pair_list``, in place of all it had; ``neighbor_list``, ``neighbor_matrix`` and the like are views
+        of it. One list at the largest cutoff serves several models.
     cutoff
         Å; a pair counts if its distance is strictly smaller.
     config

@@ -79,7 +79,7 @@ def test_list_survives_wrapping(batch: Batch) -> None:
     offsets = torch.randint(-3, 4, (9, 3))
     cell = batch.cell[batch.batch_idx]
     batch.positions = batch.positions - torch.einsum("na,nac->nc", offsets.float(), cell)
-    batch.pair_list.move_by_lattice_vectors(offsets, batch.batch_idx)
+    batch.pair_list = batch.pair_list.move_by_lattice_vectors(offsets, batch.batch_idx)
     torch.testing.assert_close(vectors(batch), before, atol=2e-4, rtol=0)
     torch.testing.assert_close(batch.pair_list.reference_positions, batch.positions, atol=1e-5, rtol=0)
 

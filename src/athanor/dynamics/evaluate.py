@@ -1,7 +1,7 @@
 """Call the model once, check what it returns, and write the results onto the batch.
 
-This is the only place that marks results fresh. A model works on a view (`Batch.shallow_view`), so nothing that it flags
-or assigns reaches the state.
+This is the only place that marks results fresh. A model works on a view (`Batch.shallow_view`), so nothing that it
+flags or assigns reaches the state.
 """
 
 from __future__ import annotations

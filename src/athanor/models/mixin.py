@@ -21,6 +21,7 @@ from athanor.errors import ContractError, MissingFieldError, NotAvailableError, 
 from athanor.hooks.neighbor_list import NeighborListHook
 from athanor.models.card import ModelCard
 from athanor.models.derivatives import energy_and_derivatives
+from athanor.neighbors.lookup import show_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Set
@@ -87,7 +88,10 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
         if not isinstance(value, DataMixin):
             return value
         config = self.model_config
-        return value.shallow_view((_GEOMETRY | config.autograd_inputs) - config.gradient_keys)
+        view = value.shallow_view((_GEOMETRY | config.autograd_inputs) - config.gradient_keys)
+        if config.neighbor_config is not None and len(getattr(value, "pair_lists", ())) > 1:
+            show_pairs(view, config.neighbor_config)
+        return view
 
     # -- what a wrapper must define
 

@@ -131,6 +131,28 @@ def test_the_hook_that_ran_last_and_the_model_at_hand_decide_what_is_shown() -> 
     assert batch.pair_lists is shown, "nothing is enough for that model; it will say so itself"
 
 
+class Sees(LennardJonesModelWrapper):
+    """A wrapper that reads the public names, and notes which list they show."""
+
+    seen: set[tuple[float, float]]
+
+    def forward(self, data, **kwargs):
+        self.seen.add((data._neighbor_list_cutoff, data.neighbor_list_radius))
+        return super().forward(data, **kwargs)
+
+
+@pytest.mark.parametrize("order", [(8.0, 4.0), (4.0, 8.0)])
+@pytest.mark.parametrize("cutoff", [8.0, 4.0])
+def test_in_a_run_the_public_names_show_the_list_of_the_model(order: tuple[float, ...], cutoff: float) -> None:
+    model = Sees(0.0104, 3.4, cutoff)
+    model.seen = set()
+    engine = NVE(model, dt=2.0)
+    for one in order:
+        engine.register_hook(hook(one))
+    engine.run(crystals(2, temperature=0.05), 5)
+    assert model.seen == {(cutoff, cutoff + SKIN)}
+
+
 def test_a_short_model_reads_its_own_pairs_only() -> None:
     batch, model = crystals(2), argon(4.0)
     call(batch, hook(4.0))

@@ -69,6 +69,7 @@ class Driver:
         self.part: Any = None
         self.active: ActiveSet
         self._needs: frozenset[str]
+        self._computed: frozenset[str]
 
     # -- the step ------------------------------------------------------------------------------------------------
 
@@ -125,7 +126,7 @@ class Driver:
             batch.ensure_field(name)
         if self.batch is not batch or self._membership != batch.membership or self._restored:
             self._take_up(batch)
-        self._needs = self.needs
+        self._needs, self._computed = self.needs, frozenset()
         self._look_for_hooks()
         self._choose_active(batch)
         for stage in self.stages:
@@ -167,7 +168,8 @@ class Driver:
             return
         self._last_good.put_back()
         self._last_good.put_back_pairs()
-        self.part.batch.touch()
+        if self._computed:  # the next step of an undisturbed run would have taken these results, too
+            self.part.batch.mark_results_fresh(self.owner.model, self._computed)
         for engine, before in zip(self.engines, self._counts, strict=True):
             engine.step_count = before + self._steps_done
         self.end(failed=False)
@@ -326,7 +328,7 @@ class Driver:
         self._fire(At.BEFORE_COMPUTE)
         batch = self.part.batch
         if self.active.any:
-            evaluate(self.owner.model, batch, self._needs)
+            self._computed = frozenset(evaluate(self.owner.model, batch, self._needs))
         if At.AFTER_COMPUTE in self._places:
             with batch.keeping_results_fresh():
                 self._fire(At.AFTER_COMPUTE)

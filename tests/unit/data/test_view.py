@@ -94,8 +94,9 @@ def test_anything_may_be_assigned_and_nothing_comes_back(batch: Batch) -> None:
     assert all(batch[name] is tensor for name, tensor in before.items())
     assert batch.pair_list is pairs
     assert batch.version == version
-    with pytest.raises(UnknownFieldError, match="my_features"):
-        batch.my_features = torch.zeros(batch.num_nodes, 8)
+    assert "my_features" not in batch
+    with pytest.raises(UnknownFieldError, match="my_scale"):
+        batch.my_scale = torch.tensor(2.0)
 
 
 def test_what_engines_remember_and_groups_come_along(batch: Batch) -> None:

@@ -78,6 +78,7 @@ def test_anything_may_be_assigned_and_nothing_comes_back(batch: Batch) -> None:
     view.cell = view.cell.half()
     view.forces = torch.zeros(batch.num_nodes, 3)
     view.charges = torch.zeros(batch.num_nodes, 1, 1)
+    view.energy = torch.zeros(2)
     view.my_features = torch.zeros(batch.num_nodes, 8)
     view.my_total = torch.zeros(2, 4)
     view.my_weights = torch.zeros(batch.num_edges)
@@ -90,12 +91,11 @@ def test_anything_may_be_assigned_and_nothing_comes_back(batch: Batch) -> None:
     assert (view.positions.dtype, view.cell.dtype, view.dtype) == (torch.float32, torch.float16, torch.float32)
     assert view.field_names("edge") == ()
     assert view.my_features.shape == (batch.num_nodes, 8)
+    assert view.energy.shape == (2, 1), "one number a system stands in a column, as in a batch"
     assert batch.to_dict().keys() == before.keys()
     assert all(batch[name] is tensor for name, tensor in before.items())
     assert batch.pair_list is pairs
     assert batch.version == version
-    with pytest.raises(UnknownFieldError, match="my_features"):
-        batch.my_features = torch.zeros(batch.num_nodes, 8)
 
 
 def test_what_engines_remember_and_groups_come_along(batch: Batch) -> None:

@@ -90,7 +90,7 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
         config = self.model_config
         view = value.shallow_view((_GEOMETRY | config.autograd_inputs) - config.gradient_keys)
         if config.neighbor_config is not None and len(getattr(value, "pair_lists", ())) > 1:
-            show_pairs(view, config.neighbor_config)
+            show_pairs(cast("Batch", view), config.neighbor_config)
         return view
 
     # -- what a wrapper must define

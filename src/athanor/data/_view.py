@@ -94,8 +94,8 @@ class _BatchView(_View):
         if spec is None:
             spec = FieldSpec(name, self._level_of_rows(value), tuple(value.shape[1:]), "any")
             self._custom = {**self._custom, name: spec}
-        self._level(spec.level).tensors[name] = value
-        self._version += 1
+        self._level(spec.level).tensors[name] = spec.as_column(value)
+        self._exchanged()
 
     def _level_of_rows(self: Any, value: torch.Tensor) -> Level:
         rows = value.shape[0] if value.ndim else 0

@@ -303,10 +303,6 @@ class PairList:
         """Return a copy that shares nothing."""
         return self._map(torch.Tensor.clone)
 
-    def shared(self) -> PairList:
-        """Return another list of the same tensors."""
-        return self._map(lambda tensor: tensor)
-
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
     ) -> PairList:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
 _BLOCKS = 64
 _FEWEST = 6
@@ -17,32 +19,36 @@ class BlockAverages:
 
     Parameters
     ----------
-    count
-        Number of systems.
-    blocks
-        Blocks kept for each system, an even number.
+    sums
+        float64 [B, blocks]; sum of the samples of each block. Changed in place, as are the others.
+    length
+        int64 [B]; samples in a block.
+    samples
+        int64 [B]; samples taken.
     """
 
-    def __init__(self, count: int, blocks: int = _BLOCKS) -> None:
-        self._sums = np.zeros((count, blocks))
-        self._length = np.ones(count, dtype=np.int64)
-        self._samples = np.zeros(count, dtype=np.int64)
+    def __init__(self, sums: Tensor, length: Tensor, samples: Tensor) -> None:
+        self.sums, self.length, self.samples = sums, length, samples
 
-    @property
-    def samples(self) -> np.ndarray:
-        """Samples taken of each system, [count]."""
-        return self._samples
+    @classmethod
+    def empty(cls, count: int, device: torch.device | None = None, blocks: int = _BLOCKS) -> BlockAverages:
+        """Return averages without samples of `count` systems, with an even number of blocks each."""
+        ones = torch.ones(count, dtype=torch.int64, device=device)
+        sums = torch.zeros(count, blocks, dtype=torch.float64, device=device)
+        return cls(sums, ones, torch.zeros_like(ones))
 
-    def add(self, which: np.ndarray, values: np.ndarray) -> None:
-        """Add one sample to each of the systems `which` (indices)."""
-        blocks = self._sums.shape[1]
-        full = which[self._samples[which] == blocks * self._length[which]]
-        if full.size:
-            self._sums[full, : blocks // 2] = self._sums[full, 0::2] + self._sums[full, 1::2]
-            self._sums[full, blocks // 2 :] = 0.0
-            self._length[full] *= 2
-        self._sums[which, self._samples[which] // self._length[which]] += values
-        self._samples[which] += 1
+    def add(self, sampled: Tensor, values: Tensor) -> None:
+        """Add one sample, of `values` [B], to each of the systems that are `sampled`, bool [B]; in place."""
+        blocks = self.sums.shape[1]
+        full = sampled & (self.samples == blocks * self.length)
+        if bool(full.any()):
+            pairs = self.sums[:, 0::2] + self.sums[:, 1::2]
+            merged = torch.cat((pairs, torch.zeros_like(pairs)), dim=1)
+            self.sums.copy_(torch.where(full[:, None], merged, self.sums))
+            self.length.mul_(1 + full.long())
+        block = torch.where(sampled, self.samples // self.length, 0)
+        self.sums.scatter_add_(1, block[:, None], torch.where(sampled, values.to(self.sums.dtype), 0.0)[:, None])
+        self.samples.add_(sampled)
 
     def mean_and_error(self, index: int) -> tuple[float, float]:
         """Return mean and standard error of one system; NaN where there are too few samples.
@@ -50,11 +56,12 @@ class BlockAverages:
         The error is the largest over block lengths that leave at least six whole blocks, so correlation between
         neighbouring samples does not make it look small.
         """
-        samples, length = int(self._samples[index]), int(self._length[index])
+        samples, length = int(self.samples[index]), int(self.length[index])
         if samples == 0:
             return float("nan"), float("nan")
-        mean = float(self._sums[index].sum() / samples)
-        sums = self._sums[index, : samples // length]
+        sums = self.sums[index].cpu().numpy()
+        mean = float(sums.sum() / samples)
+        sums = sums[: samples // length]
         errors = []
         while sums.size >= _FEWEST:
             errors.append(float(np.std(sums / length, ddof=1) / np.sqrt(sums.size)))

@@ -176,6 +176,8 @@ class ProgressHook:
 
     frequency = 1
     stage = DynamicsStage.AFTER_STEP
+    observes = True
+    on_active = True
 
     def __init__(self, progress: Progress, flag: StopFlag, describe: Any) -> None:
         self._progress, self._flag, self._describe = progress, flag, describe

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor.units import GPa
+from athanor.workflows.averages import BlockAverages
 from athanor.workflows.folder import NOT_STARTED
 from athanor.workflows.methods import KINDS
 from athanor.workflows.spec import RunSpec
@@ -80,13 +81,15 @@ def add_chunk(
 ) -> None:
     """Append what became of one chunk; `model` helps to say why a system failed."""
     atoms_list = batch.to_atoms()
-    last = len(spec.stages)
-    for place, (system, record) in enumerate(zip(systems, tracker.records, strict=True)):
+    last, steps_done, temperatures = len(spec.stages), tracker.steps_done(batch).tolist(), tracker.temperatures(batch)
+    for place, (system, record) in enumerate(zip(systems, tracker.records(batch), strict=True)):
         atoms = atoms_list[place]
         energy = float(batch.energy[place]) if "energy" in batch else math.nan
         reason = _reason(record, batch, place, int(batch.status[place]) >= last, model)
-        steps = int(batch.step[place] - tracker.started[place])
-        row = _row(system, len(result), record, tracker, place, steps, energy, reason, float(abs(atoms.cell.volume)))
+        steps, volume = steps_done[place], float(abs(atoms.cell.volume))
+        row = identify(system, len(result)) | {"steps": steps, "status": reason}
+        row |= _measured(system, record, energy, volume) | _temperature(temperatures, place)
+        row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         if not math.isfinite(energy):  # of a system that failed before its first step
             atoms, energy = without_results(atoms), math.nan
         _keep_notes(atoms, system.atoms)
@@ -159,19 +162,9 @@ def identify(system: System, index: int) -> dict[str, Any]:
     }
 
 
-def _row(
-    system: System,
-    index: int,
-    record: SystemRecord,
-    tracker: Tracker,
-    place: int,
-    steps: int,
-    energy: float,
-    reason: str,
-    volume: float,
-) -> dict[str, Any]:
-    """One line of the table. After a relaxation, energy, forces and cell are those at its end."""
-    row = identify(system, index) | {"steps": steps, "status": reason}
+def _measured(system: System, record: SystemRecord, energy: float, volume: float) -> dict[str, Any]:
+    """Energy, forces and cell for the table: as they stand or, after a relaxation, at its end."""
+    row: dict[str, Any] = {}
     relaxed = [stage for stage in record.stages if stage.kind == "relax"]
     if relaxed:
         at = relaxed[-1]
@@ -188,10 +181,15 @@ def _row(
             reference = _edge(system.reference_volume)
             row |= {"reference_lattice_constant": reference, "reference_source": system.source}
             row["error_percent"] = 100.0 * (row["lattice_constant"] / reference - 1.0)
-    mean, error = tracker.temperatures.mean_and_error(place)
-    if samples := int(tracker.temperatures.samples[place]):
-        row |= {"temperature": mean, "temperature_error": error, "temperature_samples": samples}
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+    return row
+
+
+def _temperature(temperatures: BlockAverages, place: int) -> dict[str, Any]:
+    samples = int(temperatures.samples[place])
+    if not samples:
+        return {}
+    mean, error = temperatures.mean_and_error(place)
+    return {"temperature": mean, "temperature_error": error, "temperature_samples": samples}
 
 
 def _edge(volume: float) -> float:

@@ -190,8 +190,8 @@ class _Run:
         except StopRequested:
             self.result.interrupted = True
         except BaseException as error:  # Ctrl-C, or a model that has no memory left: what was done before is kept
-            if not bool((batch.step - tracker.started > fused.step_count).any()):  # cut short before it was counted
-                fused.undo_unfinished_step(batch)
+            fused.undo_unfinished_step(batch)
+            tracker.look(batch)  # the last whole step may have been cut short before it was looked at
             self.result.interrupted = isinstance(error, KeyboardInterrupt)
             if not self.result.interrupted:
                 if fused.step_count:
@@ -205,12 +205,10 @@ class _Run:
         """Hooks that keep frames and scalars, every so many steps."""
         if self.result.folder is None:
             return []
-        import torch
-
         from athanor.dynamics.hooks import LoggingHook, SnapshotHook
 
         every, log = self.spec.every, self.result.folder / LOG
-        columns: dict[str, Any] = {"stage": lambda ctx: torch.from_numpy(tracker.stage_of_step)}
+        columns: dict[str, Any] = {"stage": lambda ctx: tracker.stage_of_step(ctx.batch)}
         if any(stage.method.conserved for stage in self.spec.stages):
             columns["conserved"] = lambda ctx: _conserved(self.spec, engines, tracker, ctx.batch)
         return [SnapshotHook(self.sink, every), LoggingHook("csv", every, log, custom_scalars=columns)]
@@ -244,7 +242,7 @@ def _conserved(spec: RunSpec, engines: list[Any], tracker: Tracker, batch: Batch
 
     values = torch.full((len(batch),), torch.nan, dtype=torch.float64, device=batch.device)
     for number, (stage, engine) in enumerate(zip(spec.stages, engines, strict=True)):
-        here = torch.from_numpy(tracker.stage_of_step == number).to(batch.device)
+        here = tracker.stage_of_step(batch) == number
         if stage.method.conserved is not None and bool(here.any()):
             values = torch.where(here, stage.method.conserved(engine, batch).reshape(-1).double(), values)
     return values
@@ -256,5 +254,4 @@ def _describe(spec: RunSpec, tracker: Tracker) -> str:
         for stage, count in zip(spec.stages, tracker.in_stage, strict=True)
         if count
     ]
-    done = len(tracker.records) - tracker.active
-    return ", ".join(parts + ([f"{done} done"] if done else []))
+    return ", ".join(parts + ([f"{tracker.done} done"] if tracker.done else []))

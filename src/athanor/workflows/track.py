@@ -1,4 +1,7 @@
-"""What happens to each system during a run: when and how it left each stage, and how warm it was."""
+"""What happens to each system during a run: when and how it left each stage, and how warm it was.
+
+All of it is state rows of the batch, so it follows a system wherever that goes.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import torch
+from torch import Tensor
 
 from athanor.data import observables
+from athanor.data._followers import new_key
 from athanor.hooks.stages import DynamicsStage
 from athanor.workflows.averages import BlockAverages
-from athanor.workflows.stages import MDSpec, RelaxSpec
+from athanor.workflows.stages import MDSpec, StageSpec
 
 if TYPE_CHECKING:
-    import torch
-
     from athanor.data.batch import Batch
+
+_VALUES = ("energy", "fmax", "smax", "volume")
 
 
 @dataclass(slots=True)
@@ -46,7 +51,7 @@ class StageRecord:
 
 @dataclass(slots=True)
 class SystemRecord:
-    """Everything that is kept of one system while it runs."""
+    """What happened to one system: the stages that it left, and the one in which it failed."""
 
     stages: list[StageRecord] = field(default_factory=list)
     failed_in: str = ""
@@ -62,15 +67,7 @@ class Tracker:
     engines
         The engines that run them.
     batch
-        The batch, before its first step.
-
-    Attributes
-    ----------
-    records
-        What happened to each system.
-    stage_of_step
-        Stage of each system in the step that was just done, which is not the one it goes on to; the number of stages
-        where it stood still.
+        The batch, before its first step; gets state rows.
 
     Notes
     -----
@@ -80,63 +77,114 @@ class Tracker:
 
     frequency = 1
     stage = DynamicsStage.AFTER_STEP
+    observes = True
+    on_active = True
 
-    def __init__(self, stages: Sequence[RelaxSpec | MDSpec], engines: Sequence[Any], batch: Batch) -> None:
-        self._stages, self._engines = list(stages), list(engines)
-        self.started = batch.ensure_field("step").clone()
-        self.records = [SystemRecord() for _ in range(batch.num_graphs)]
-        self.temperatures = BlockAverages(batch.num_graphs)
-        self.stage_of_step = np.zeros(batch.num_graphs, dtype=np.int64)
-        self._status = np.zeros(batch.num_graphs, dtype=np.int64)
-        self._steps_here = np.zeros(batch.num_graphs, dtype=np.int64)
-        self._half = np.array([stage.steps // 2 if isinstance(stage, MDSpec) else -1 for stage in stages])
+    def __init__(self, stages: Sequence[StageSpec], engines: Sequence[Any], batch: Batch) -> None:
+        self._stages, self._engines, self.key = list(stages), list(engines), new_key(self)
+        self._count = batch.num_graphs
+        started = batch.ensure_field("step").reshape(-1).clone()
+        half = [stage.steps // 2 if isinstance(stage, MDSpec) else torch.iinfo(torch.int64).max for stage in stages]
+        self._half = torch.tensor([*half, torch.iinfo(torch.int64).max], device=batch.device)
+        nothing, count = torch.zeros_like(started), len(stages)
+        averages = BlockAverages.empty(self._count, batch.device)
+        rows = {
+            "started": started,
+            "status": nothing.clone(),
+            "entered": started.clone(),  # lifetime step
+            "seen": started.clone(),  # lifetime step
+            "last_stage": nothing.clone(),  # that it was in in its last step
+            "look": nothing.clone(),  # number of the look that saw that step
+            "failed_in": nothing - 1,
+            "steps": nothing[:, None].repeat(1, count) - 1,  # -1: has not left that stage
+            "converged": nothing[:, None].repeat(1, count) - 1,  # -1: there is no criterion
+            "values": torch.full((self._count, count, len(_VALUES)), torch.nan, dtype=torch.float64).to(batch.device),
+            "sums": averages.sums,
+            "length": averages.length,
+            "samples": averages.samples,
+        }
+        batch.set_state_rows(self.key, {name: ("system", tensor) for name, tensor in rows.items()})
+        self._in_stage, self._looks = [0] * count, 0
 
     def __call__(self, ctx: Any, stage: Any) -> None:
         """Record who left which stage in this step, and sample temperatures."""
-        batch = ctx.batch
-        status = _host(batch.status)
-        failed = _host(batch.failure_code) > 0
-        running = (self._status < len(self._stages)) & ~failed
-        self._steps_here[running] += 1
-        self._sample(batch, running)
-        for index in np.flatnonzero(status != self._status):
-            where = int(self._status[index])
-            if failed[index]:
-                self.records[index].failed_in = self._stages[where].kind if where < len(self._stages) else ""
-            elif where < len(self._stages):
-                self.records[index].stages.append(self._leave(batch, where, int(index)))
-            self._steps_here[index] = 0
-        self.stage_of_step, self._status = self._status, status
+        self.look(ctx.batch)
 
-    @property
-    def active(self) -> int:
-        """Systems that are still in a stage."""
-        return int((self._status < len(self._stages)).sum())
+    def look(self, batch: Batch) -> None:
+        """Record what became of the systems of `batch`, all or some, since the last look, which was a step ago."""
+        rows, last = batch.state_rows(self.key), len(self._stages)
+        status, step, before = batch.status.reshape(-1), batch.step.reshape(-1), rows["status"]
+        failed = batch.failure_code.reshape(-1) > 0
+        stepped = step > rows["seen"]
+        due = stepped & ~failed & (step - rows["entered"] > self._half[before.clamp(max=last)])
+        if bool(due.any()):
+            self.temperatures(batch).add(due, observables.temperature(batch).reshape(-1))
+        for where in before[(status != before) & (before < last)].unique().tolist():
+            left = (status != before) & (before == where)
+            self._leave(batch, rows, where, left & ~failed)
+            rows["failed_in"].masked_fill_(left & failed, where)
+        rows["entered"].copy_(torch.where(status != before, step, rows["entered"]))
+        self._looks += 1
+        rows["look"].fill_(self._looks)
+        rows["last_stage"].copy_(before)
+        rows["seen"].copy_(step)
+        before.copy_(status)
+        self._in_stage = torch.bincount(status.clamp(max=last), minlength=last)[:last].tolist()
+
+    def _leave(self, batch: Batch, rows: dict[str, Tensor], where: int, leaving: Tensor) -> None:
+        """Record how the systems `leaving`, bool [B], left the stage number `where`."""
+        engine, unknown = self._engines[where], torch.full_like(batch.energy[:, 0], torch.nan)
+        measured = {"energy": batch.energy[:, 0], "volume": torch.where(batch.has_cell, batch.volume, unknown)}
+        hook = engine.convergence_hook
+        if hook is not None:
+            for name, criterion in zip(("fmax", "smax"), hook.criteria, strict=False):
+                measured[name] = criterion.measure(batch, engine.pressure)
+            converged = hook.mask(batch, engine.pressure).to(rows["converged"].dtype)
+            rows["converged"][leaving, where] = converged[leaving]
+        values = torch.stack([measured.get(name, unknown) for name in _VALUES], dim=1)
+        rows["values"][leaving, where] = values[leaving].double()
+        rows["steps"][leaving, where] = (batch.step.reshape(-1) - rows["entered"])[leaving]
 
     @property
     def in_stage(self) -> list[int]:
         """Systems in each stage."""
-        return [int((self._status == number).sum()) for number in range(len(self._stages))]
+        return self._in_stage
 
-    def _sample(self, batch: Batch, running: np.ndarray) -> None:
-        half = self._half[np.minimum(self._status, len(self._stages) - 1)]
-        due = np.flatnonzero(running & (half >= 0) & (self._steps_here > half))
-        if due.size:
-            self.temperatures.add(due, _host(observables.temperature(batch))[due])
+    @property
+    def done(self) -> int:
+        """Systems that are in no stage any more."""
+        return self._count - sum(self._in_stage)
 
-    def _leave(self, batch: Batch, where: int, index: int) -> StageRecord:
-        settings, engine = self._stages[where], self._engines[where]
-        hook = engine.convergence_hook
-        values = {"fmax": float("nan"), "smax": float("nan")}
-        converged = None
-        if hook is not None:
-            for name, criterion in zip(values, hook.criteria, strict=False):
-                values[name] = float(criterion.measure(batch, engine.pressure)[index])
-            converged = bool(hook.mask(batch, engine.pressure)[index])
-        volume = float(batch.volume[index]) if bool(batch.has_cell[index]) else float("nan")
-        energy = float(batch.energy[index])
-        return StageRecord(settings.kind, int(self._steps_here[index]), converged, energy, volume=volume, **values)
+    def stage_of_step(self, batch: Batch) -> Tensor:
+        """Stage of each system in the step that was just done, int64 [B], which is not the one it goes on to.
 
+        The number of stages where it stood still.
+        """
+        rows = batch.state_rows(self.key)
+        return torch.where(rows["look"] == self._looks, rows["last_stage"], len(self._stages))
 
-def _host(value: torch.Tensor) -> np.ndarray:
-    return value.detach().reshape(-1).cpu().numpy().copy()
+    def temperatures(self, batch: Batch) -> BlockAverages:
+        """Return the averages of the temperature of each system."""
+        rows = batch.state_rows(self.key)
+        return BlockAverages(rows["sums"], rows["length"], rows["samples"])
+
+    def steps_done(self, batch: Batch) -> Tensor:
+        """Return the steps that each system took in this run, int64 [B]."""
+        return batch.step.reshape(-1) - batch.state_rows(self.key)["started"]
+
+    def records(self, batch: Batch) -> list[SystemRecord]:
+        """Return what happened to each system."""
+        rows = {name: tensor.cpu() for name, tensor in batch.state_rows(self.key).items()}
+        records = []
+        for system in range(len(batch)):
+            record = SystemRecord()
+            for number, settings in enumerate(self._stages):
+                steps, converged = int(rows["steps"][system, number]), int(rows["converged"][system, number])
+                if steps >= 0:
+                    values = dict(zip(_VALUES, rows["values"][system, number].tolist(), strict=True))
+                    verdict = None if converged < 0 else bool(converged)
+                    record.stages.append(StageRecord(settings.kind, steps, verdict, **values))
+            where = int(rows["failed_in"][system])
+            record.failed_in = self._stages[where].kind if where >= 0 else ""
+            records.append(record)
+        return records

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,9 +38,9 @@ def correlated(length: int, memory: float, seed: int) -> np.ndarray:
 
 
 def feed(series: np.ndarray) -> BlockAverages:
-    averages = BlockAverages(1)
+    averages = BlockAverages.empty(1)
     for value in series:
-        averages.add(np.array([0]), np.array([value]))
+        averages.add(torch.tensor([True]), torch.tensor([value]))
     return averages
 
 
@@ -69,11 +70,9 @@ def test_errors_cover_the_scatter_of_correlated_means() -> None:
 
 
 def test_systems_are_sampled_independently() -> None:
-    averages = BlockAverages(3, blocks=4)
+    averages = BlockAverages.empty(3, blocks=4)
     for step in range(9):
-        averages.add(
-            np.array([0, 2]) if step < 3 else np.array([2]), np.array([1.0, 5.0]) if step < 3 else np.array([5.0])
-        )
+        averages.add(torch.tensor([step < 3, False, True]), torch.tensor([1.0, 7.0, 5.0]))
     assert averages.mean_and_error(0)[0] == 1.0
     assert averages.mean_and_error(2)[0] == 5.0
     assert np.isnan(averages.mean_and_error(1)[0])

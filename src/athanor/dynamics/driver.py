@@ -66,7 +66,8 @@ class Driver:
         self._known_hooks: list[Any] = []
         self._changed_by_hooks = False
         self._converged_changed = self._status_changed = False
-        self.part: Any = None
+        self._has_part = False
+        self.part: Part
         self.active: ActiveSet
         self._needs: frozenset[str]
         self._computed: frozenset[str]
@@ -103,19 +104,14 @@ class Driver:
         if self.active.any:
             count_step(batch, self.stages, time_steps)
         finished = self._migrate()
-        self._commit()
+        self._quarantine.remember(batch)  # from here on the step is done, and not undone, whatever hooks do
+        self._changed_by_hooks = False
         self._fire(At.AFTER_STEP, owner_last=True)
         if any(stage.converged is not None for stage in self.stages):
             self._fire(At.ON_CONVERGE)
         for engine in self.engines:
             engine.step_count += 1
         return finished
-
-    def _commit(self) -> None:
-        """Take the step as done: from here on it is not undone, whatever hooks do."""
-        self._quarantine.remember(self.part.batch)
-        self._changed_by_hooks = False
-        self._steps_done += 1
 
     # -- before and around a run ---------------------------------------------------------------------------------
 
@@ -127,6 +123,7 @@ class Driver:
         if self.batch is not batch or self._membership != batch.membership or self._restored:
             self._take_up(batch)
         self._needs, self._computed = self.needs, frozenset()
+        self._first_step, self._counts = batch.step.clone(), [engine.step_count for engine in self.engines]
         self._look_for_hooks()
         self._choose_active(batch)
         for stage in self.stages:
@@ -137,7 +134,6 @@ class Driver:
             self._quarantine.remember(self.part.batch)
             self._compute(stepping=False)
         self._quarantine.remember(self.part.batch)
-        self._steps_done, self._counts = 0, [engine.step_count for engine in self.engines]
 
     def advance(self, most_steps: int | None) -> None:
         """Step until no system is active, at most `most_steps` times."""
@@ -149,9 +145,9 @@ class Driver:
 
     def end(self, *, failed: bool) -> None:
         """Write what the run did onto the whole batch; if it `failed`, its last step can still be undone."""
-        part = self.part
-        if part is None:
+        if not self._has_part:
             return
+        part = self.part
         part.write_back()
         if not part.is_whole:
             fresh = part.batch.fresh_results()
@@ -159,20 +155,22 @@ class Driver:
                 part.whole.mark_results_fresh(*fresh)
             self._use_rows_of(part.whole)
         if not failed:
-            self.part = None
+            del self.part
+            self._has_part = False
             self._last_good.release()
 
     def undo_unfinished_step(self, batch: Batch) -> None:
         """Put `batch` back to the end of its last whole step, if it was taken up at all."""
-        if self.part is None or self.part.whole is not batch:
+        if not self._has_part or self.part.whole is not batch:
             return
         self._last_good.put_back()
         self._last_good.put_back_pairs()
         if self._computed:  # the next step of an undisturbed run would have taken these results, too
             self.part.batch.mark_results_fresh(self.owner.model, self._computed)
-        for engine, before in zip(self.engines, self._counts, strict=True):
-            engine.step_count = before + self._steps_done
         self.end(failed=False)
+        done = int((batch.step - self._first_step).max())  # a signal may come between a step and its count
+        for engine, before in zip(self.engines, self._counts, strict=True):
+            engine.step_count = before + done
 
     def forget_converged(self, batch: Batch) -> None:
         """Let systems that converged in an earlier run of a plain engine move again."""
@@ -225,6 +223,7 @@ class Driver:
         converged = whole.state_rows(self._key)["converged"]
         masks = [stage.mask(whole, self.owner.exit_status) for stage in self.stages]
         self.part = Part(whole, torch.stack(masks).any(dim=0) & ~converged)
+        self._has_part = True
         self._run = self.part.batch.state_rows(self._key)
         self._use_rows_of(self.part.batch)
         owners = [(self._key, self._run), *((stage.engine.key, stage.engine.kept_rows()) for stage in self.stages)]
@@ -347,9 +346,10 @@ class Driver:
         for stage in self.stages:
             leaving = stage.leaving(batch)
             if leaving is not None and bool(leaving.any()):
+                assert stage.next_status is not None
                 batch.status[leaving] = stage.next_status
                 batch.stage_step[leaving] = 0
-                if stage.next_status is not None and stage.next_status >= exit_status:
+                if stage.next_status >= exit_status:
                     crossed |= leaving
         return self.part.to_whole(crossed).nonzero().flatten() if bool(crossed.any()) else None
 

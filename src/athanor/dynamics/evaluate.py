@@ -45,8 +45,8 @@ def evaluate(model: Any, batch: Batch, needs: frozenset[str]) -> OrderedDict[str
     for key, value in outputs.items():
         if key in FIELDS and key not in GIVEN:
             _store(batch, key, value, model)
-    for key in RESULTS:
-        if key not in outputs and key in batch:
+    for key, old in zip(RESULTS, batch.tensors_of(RESULTS), strict=True):
+        if old is not None and key not in outputs:
             batch.set_field(key, None)
     batch.mark_results_fresh(model, frozenset(outputs))
     return outputs

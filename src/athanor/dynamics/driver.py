@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,13 @@ from torch import Tensor
 from athanor.data._followers import new_key
 from athanor.data._part import Part
 from athanor.data._stamp import ComputedFrom
+from athanor.data.fields import RESULTS
 from athanor.dynamics.active import ActiveSet
 from athanor.dynamics.arguments import check_distinct
 from athanor.dynamics.contract import Engine
 from athanor.dynamics.evaluate import evaluate
 from athanor.dynamics.last_good import LastGood
-from athanor.dynamics.quarantine import Quarantine
+from athanor.dynamics.quarantine import Quarantine, systems_where
 from athanor.dynamics.rows import SavedRows, save_rows, take_up_rows
 from athanor.dynamics.status import StageSpec, count_step, ensure_bookkeeping
 from athanor.errors import InputError
@@ -65,7 +66,8 @@ class Driver:
         self._places: dict[At, list[Engine]] = {}
         self._known_hooks: list[Any] = []
         self._changed_by_hooks = False
-        self._converged_changed = self._status_changed = False
+        self._converged_changed = self._status_changed = self._has_newcomers = False
+        self._chosen: Tensor | None = None
         self._has_part = False
         self.part: Part
         self.active: ActiveSet
@@ -84,6 +86,7 @@ class Driver:
             self._quarantine.remember(self.part.batch)
             self._refresh_active()
         self._enter_stages()
+        self._evaluate_newcomers()
         batch = self.part.batch
         time_steps = [stage.engine.time_step for stage in self.stages]
         for stage in self.stages:
@@ -125,14 +128,15 @@ class Driver:
         self._needs, self._computed = self.needs, frozenset()
         self._first_step, self._counts = batch.step.clone(), [engine.step_count for engine in self.engines]
         self._look_for_hooks()
+        fresh = batch.results_fresh(self.owner.model, self._needs)
+        evaluated = batch.state_rows(self._key)["evaluated"].fill_(fresh)
+        for name in self._needs if fresh else ():  # NaN in a system that stood still whenever the model was called
+            evaluated &= ~systems_where(batch, name, batch[name].isnan())
+        self._chosen = None
         self._choose_active(batch)
         for stage in self.stages:
             stage.engine.take_on(self.part.batch, stage.active.systems)
-        if not batch.results_fresh(self.owner.model, self._needs):
-            self._quarantine.check_elements(self.part.batch, self.active, self.owner.model)
-            self._refresh_active()
-            self._quarantine.remember(self.part.batch)
-            self._compute(stepping=False)
+        self._evaluate_newcomers()
         self._quarantine.remember(self.part.batch)
 
     def advance(self, most_steps: int | None) -> None:
@@ -206,6 +210,7 @@ class Driver:
         fresh = {
             "known_status": batch.status.reshape(-1).clone(),
             "converged": torch.zeros(len(batch), dtype=torch.bool, device=batch.device),
+            "evaluated": torch.zeros(len(batch), dtype=torch.bool, device=batch.device),
         }
         rows, known = take_up_rows(batch, self._key, fresh, {}, self.owner.saved_run)
         if bool(known.any()):  # else the run starts with all of them
@@ -220,9 +225,12 @@ class Driver:
 
     def _choose_active(self, whole: Batch) -> None:
         """Put the systems that are active into a batch of their own, unless all are."""
-        converged = whole.state_rows(self._key)["converged"]
+        run = whole.state_rows(self._key)
         masks = [stage.mask(whole, self.owner.exit_status) for stage in self.stages]
-        self.part = Part(whole, torch.stack(masks).any(dim=0) & ~converged)
+        if self._chosen is not None:  # who stood still may have been changed meanwhile
+            run["evaluated"].logical_and_(self._chosen)
+        self._chosen = torch.stack(masks).any(dim=0) & ~run["converged"]
+        self.part = Part(whole, self._chosen)
         self._has_part = True
         self._run = self.part.batch.state_rows(self._key)
         self._use_rows_of(self.part.batch)
@@ -245,7 +253,7 @@ class Driver:
         self.active = ActiveSet(total, batch)
         for stage, mask in zip(self.stages, masks, strict=True):
             stage.active = self.active if self.is_plain else ActiveSet(mask, batch)
-        self._status_changed = True
+        self._status_changed = self._has_newcomers = True
         self._seen = ComputedFrom(*_deciding(batch))
         self._seen_of_whole = ComputedFrom(*_deciding(self.part.whole))
 
@@ -322,12 +330,39 @@ class Driver:
         self._quarantine.check_cells(batch, self.active, radius)
         self._refresh_active()
 
-    def _compute(self, *, stepping: bool) -> None:
-        """One forward pass with its hooks, then the check for failed systems."""
+    def _evaluate_newcomers(self) -> None:
+        """Compute results of systems that have none for where they are; the others keep theirs, to the bit."""
+        if not self._has_newcomers:
+            return
+        self._has_newcomers = False
+        if bool(self._run["evaluated"].all()):
+            return
+        self._quarantine.check_elements(self.part.batch, self.active, self.owner.model)
+        self._refresh_active()
+        self._quarantine.remember(self.part.batch)
+        batch, known = self.part.batch, self._run["evaluated"].clone()
+        results = {name: batch.get(name) for name in RESULTS if bool(known.any())}
+        kept = {name: tensor.clone() for name, tensor in results.items() if tensor is not None}
+        self._compute(stepping=False, kept=kept, known=known)
+
+    def _compute(
+        self, *, stepping: bool, kept: Mapping[str, Tensor] | None = None, known: Tensor | None = None
+    ) -> None:
+        """One forward pass with its hooks, then the check for failed systems.
+
+        Results of the systems `known`, bool [B], are those `kept`.
+        """
         self._fire(At.BEFORE_COMPUTE)
         batch = self.part.batch
         if self.active.any:
             self._computed = frozenset(evaluate(self.owner.model, batch, self._needs))
+            for name, tensor in (kept or {}).items():
+                if name in batch and known is not None:
+                    rows = known[batch.batch_idx] if batch.field_spec(name).level == "node" else known
+                    rows = rows.reshape(-1, *([1] * (tensor.ndim - 1)))
+                    batch[name].copy_(torch.where(rows, tensor, batch[name]))
+            if not stepping:
+                self._run["evaluated"].fill_(True)
         if At.AFTER_COMPUTE in self._places:
             with batch.keeping_results_fresh():
                 self._fire(At.AFTER_COMPUTE)

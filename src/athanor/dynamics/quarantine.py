@@ -195,7 +195,12 @@ class Quarantine:
 
 def _broken(batch: Batch, name: str) -> Tensor:
     """Systems with a number in a field that is not finite or beyond its limit, bool [B]."""
-    bad = ~(batch[name].abs() < (FAR_AWAY if name == "positions" else math.inf)).flatten(1).all(dim=1)
+    return systems_where(batch, name, ~(batch[name].abs() < (FAR_AWAY if name == "positions" else math.inf)))
+
+
+def systems_where(batch: Batch, name: str, marked: Tensor) -> Tensor:
+    """Systems with a marked number in a field, bool [B]; `marked` is bool, of the shape of the field."""
+    bad = marked.flatten(1).any(dim=1)
     if batch.field_spec(name).level == "system":
         return bad
     counts = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)

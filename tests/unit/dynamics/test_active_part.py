@@ -1,0 +1,143 @@
+"""Finished systems cost nothing: the others are worked on in a batch of their own, and nobody sees a difference."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+from athanor.data import Batch
+from athanor.dynamics import FIRE, NVE, ConvergenceHook, FIREVariableCell, NVTLangevin, driver
+from athanor.dynamics.hooks import SnapshotHook
+from athanor.hooks import DynamicsStage
+from athanor.sinks import HostMemory
+from athanor.testing.dynamics_contract import argon_cluster, argon_crystal, argon_model, with_neighbor_hooks
+
+ENGINES = {
+    "NVE": lambda model, dt: NVE(model, dt=dt),
+    "NVTLangevin": lambda model, dt: NVTLangevin(model, dt=dt, temperature=dt * 10.0, friction=0.02),
+    "FIRE": lambda model, dt: FIRE(model, dt=dt / 20.0),
+    "FIREVariableCell": lambda model, dt: FIREVariableCell(model, dt=dt / 20.0, pressure=dt * 1e-5),
+}
+DT = torch.tensor([3.0, 4.0, 5.0, 6.0], dtype=torch.float64)
+
+
+def systems(*chosen: int) -> Batch:
+    every = [argon_crystal(2, 3), argon_crystal(1, 4), argon_cluster(9, 1), argon_crystal(2, 8, strain=0.02)]
+    return Batch.from_data_list([every[number].clone() for number in chosen])
+
+
+class Looks:
+    """A hook of the user, who has never heard of parts: it sees the whole batch, in its order."""
+
+    stage = DynamicsStage.AFTER_STEP
+
+    def __init__(self, frequency: int) -> None:
+        self.frequency, self.seen = frequency, []
+
+    def __call__(self, ctx: Any, stage: Any) -> None:
+        self.seen.append((ctx.batch.system_id.flatten().tolist(), ctx.batch.step.flatten().tolist()))
+
+
+@pytest.mark.parametrize("frequency", [1, 4, 100])
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_system_takes_the_same_path_beside_finished_ones(name: str, frequency: int) -> None:
+    """With parameters of its own, in every place, however often a hook looks."""
+    batch, looks = systems(0, 1, 2, 3), Looks(frequency)
+    batch.status = torch.tensor([[5], [0], [5], [0]])
+    before = batch.clone()
+    engine = with_neighbor_hooks(ENGINES[name](argon_model(), DT))
+    engine.register_hook(looks)
+    engine.run(batch, 9)
+    assert looks.seen[0] == ([3, 4, 1, 8], [0, 1, 0, 1])
+    for row in (1, 3):
+        alone = systems(row)
+        with_neighbor_hooks(ENGINES[name](argon_model(), DT[row : row + 1])).run(alone, 9)
+        for field in ("positions", "velocities", "forces", "energy", "cell", "step", "time"):
+            if field in alone:
+                assert torch.equal(batch.get_data(row)[field], alone.get_data(0)[field]), field
+    for row in (0, 2):
+        for field in ("positions", "velocities", "step"):
+            assert torch.equal(batch.get_data(row)[field], before.get_data(row).get(field, batch.get_data(row)[field]))
+
+
+def test_the_part_is_made_when_the_active_systems_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    class Counted(driver.Part):
+        def __init__(self, whole: Batch, chosen: torch.Tensor) -> None:
+            super().__init__(whole, chosen)
+            made.append(chosen.tolist())
+
+    monkeypatch.setattr(driver, "Part", Counted)
+    model, batch = argon_model(), systems(0, 1, 2, 3)
+    batch.status = torch.tensor([[5], [0], [0], [0]])
+    engine = FIRE(model, dt=0.3, convergence_hook=ConvergenceHook.from_fmax(0.02), hooks=[Looks(1)])
+    with_neighbor_hooks(engine).run(batch, 300)
+    assert all(one != two for one, two in itertools.pairwise(made))
+    assert len(made) <= 4
+
+
+def test_hooks_that_treat_each_system_for_itself_get_the_active_ones() -> None:
+    class ForEach(Looks):
+        on_active = True
+
+    batch, looks = systems(0, 1, 2, 3), ForEach(1)
+    batch.status = torch.tensor([[5], [0], [0], [5]])
+    with_neighbor_hooks(NVE(argon_model(), dt=2.0, hooks=[looks])).run(batch, 2)
+    assert looks.seen == [([4, 1], [1, 1]), ([4, 1], [2, 2])]
+
+
+class Kicks:
+    """A hook that changes the batch: fields in place, a new one, and who is finished."""
+
+    frequency, stage = 1, DynamicsStage.AFTER_STEP
+
+    def __call__(self, ctx: Any, stage: Any) -> None:
+        batch = ctx.batch
+        if ctx.step_count == 2:
+            batch.velocities[batch.batch_idx == 1] *= -1.0
+            batch.charges = torch.full((batch.num_nodes,), 0.5, dtype=torch.float64)
+        if ctx.step_count == 4:
+            batch.status[0] = 0
+
+
+def test_what_a_hook_changes_counts() -> None:
+    batch, plain = systems(0, 1, 2), systems(0, 1, 2)
+    for one in (batch, plain):
+        one.status = torch.tensor([[5], [0], [0]])
+    with_neighbor_hooks(NVE(argon_model(), dt=2.0, hooks=[Kicks()])).run(batch, 9)
+    with_neighbor_hooks(NVE(argon_model(), dt=2.0)).run(plain, 9)
+    assert batch.step.flatten().tolist() == [4, 9, 9]
+    assert not torch.equal(batch.get_data(1).positions, plain.get_data(1).positions)
+    assert torch.equal(batch.get_data(2).positions, plain.get_data(2).positions)
+    assert bool((batch.charges == 0.5).all())
+    late = systems(0)
+    with_neighbor_hooks(NVE(argon_model(), dt=2.0)).run(late, 4)
+    assert torch.equal(batch.get_data(0).positions, late.positions)
+
+
+def test_a_hook_that_says_it_observes_is_believed() -> None:
+    """Mutant: it kicks all the same, and what it did to the whole batch is written over by the next step."""
+
+    class Liar(Kicks):
+        observes = True
+
+    batch, plain = systems(0, 1, 2), systems(0, 1, 2)
+    for one in (batch, plain):
+        one.status = torch.tensor([[5], [0], [0]])
+    with_neighbor_hooks(NVE(argon_model(), dt=2.0, hooks=[Liar()])).run(batch, 4)
+    with_neighbor_hooks(NVE(argon_model(), dt=2.0)).run(plain, 4)
+    assert torch.equal(batch.get_data(1).positions, plain.get_data(1).positions)
+
+
+def test_frames_hold_every_system() -> None:
+    sink, batch = HostMemory(100), systems(0, 1, 2)
+    batch.status = torch.tensor([[5], [0], [0]])
+    with_neighbor_hooks(NVE(argon_model(), dt=2.0, hooks=[SnapshotHook(sink, 3)])).run(batch, 6)
+    frames = sink.read()
+    assert frames.system_id.flatten().tolist() == [3, 4, 1] * 2
+    assert frames.step.flatten().tolist() == [0, 1, 1, 0, 4, 4]
+    assert frames.get_data(0).positions.equal(batch.get_data(0).positions)

@@ -263,9 +263,9 @@ class BaseDynamics(HookRegistryMixin):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart needs beside the batch: counters, parameters, and the state of its systems."""
-        batch = self._driver.batch
+        batch = self._driver.systems.batch
         rows = self.saved_rows if batch is None else save_rows(batch, batch.state_rows(self.key))
-        run = self._driver.saved_run
+        run = self._driver.systems.saved()
         return {
             "step_count": self.step_count,
             "key": self.key,
@@ -418,7 +418,7 @@ class BaseDynamics(HookRegistryMixin):
                 try:
                     driver.forget_converged(batch)
                     with self._taken_up(batch):
-                        if not driver.active.any:
+                        if not driver.systems.active.any:
                             warn_if_nothing_moves(batch, self)
                         yield
                 except BaseException as error:

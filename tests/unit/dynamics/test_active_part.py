@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from athanor.data import Batch
-from athanor.dynamics import FIRE, NVE, ConvergenceHook, FIREVariableCell, NVTLangevin, driver
+from athanor.dynamics import FIRE, NVE, ConvergenceHook, FIREVariableCell, NVTLangevin, working_set
 from athanor.dynamics.hooks import SnapshotHook
 from athanor.hooks import DynamicsStage
 from athanor.sinks import HostMemory
@@ -66,12 +66,12 @@ def test_a_system_takes_the_same_path_beside_finished_ones(name: str, frequency:
 def test_the_part_is_made_when_the_active_systems_change(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 
-    class Counted(driver.Part):
+    class Counted(working_set.Part):
         def __init__(self, whole: Batch, chosen: torch.Tensor) -> None:
             super().__init__(whole, chosen)
             made.append(chosen.tolist())
 
-    monkeypatch.setattr(driver, "Part", Counted)
+    monkeypatch.setattr(working_set, "Part", Counted)
     model, batch = argon_model(), systems(0, 1, 2, 3)
     batch.status = torch.tensor([[5], [0], [0], [0]])
     engine = FIRE(model, dt=0.3, convergence_hook=ConvergenceHook.from_fmax(0.02), hooks=[Looks(1)])

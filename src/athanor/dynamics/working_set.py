@@ -1,0 +1,199 @@
+"""Which systems of a batch are worked on, and what the driver remembers of each.
+
+While some systems are finished, the active ones are in a batch of their own (`Part`), which is made when the set of
+active systems changes, and written back when somebody looks at the whole.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from athanor.data._followers import new_key
+from athanor.data._part import Part
+from athanor.data._stamp import ComputedFrom
+from athanor.dynamics.active import ActiveSet
+from athanor.dynamics.arguments import check_distinct
+from athanor.dynamics.contract import Engine
+from athanor.dynamics.last_good import LastGood
+from athanor.dynamics.rows import Rows, SavedRows, save_rows, take_up_rows
+from athanor.dynamics.status import StageSpec
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+    from athanor.data.fields import Level
+
+ARRIVED = -1
+"""Status in which a system that joined was last seen."""
+
+
+class WorkingSet:
+    """The active systems of the batch that is run.
+
+    Parameters
+    ----------
+    owner, stages
+        As in `athanor.dynamics.driver.Driver`.
+    last_good
+        Follows the active systems.
+
+    Attributes
+    ----------
+    part
+        The active systems, in a batch of their own unless all are active. There while a batch is run.
+    run
+        What the driver remembers of them, rows [B]: ``known_status`` in which a system was last seen, whether it
+        ``converged`` in a plain engine, and whether it was ``evaluated`` where it is.
+    active
+        All active systems; each stage has its own `StageSpec.active`.
+    has_arrivals, has_newcomers
+        Whether systems may have changed stage, or become active, since somebody looked.
+    """
+
+    def __init__(self, owner: Engine, stages: Sequence[StageSpec], last_good: LastGood) -> None:
+        self._owner, self._stages, self._last_good = owner, stages, last_good
+        self._key = new_key(self)
+        self._batch: weakref.ref[Batch] | None = None
+        self._membership = -1
+        self._chosen: Tensor | None = None
+        self.is_taken_up = self.has_arrivals = self.has_newcomers = False
+        self.part: Part
+        self.active: ActiveSet
+        self.run: Rows
+
+    # -- the batch -----------------------------------------------------------------------------------------------
+
+    @property
+    def batch(self) -> Batch | None:
+        """The batch that was taken up last, if it is still there."""
+        return None if self._batch is None else self._batch()
+
+    def rows_of(self, batch: Batch) -> Rows:
+        """Return what the driver remembers of the systems of a batch; nothing if it never ran it."""
+        return batch.state_rows(self._key)
+
+    def saved(self) -> SavedRows | None:
+        """Return what a restart needs to know of the run."""
+        batch = self.batch
+        return self._owner.saved_run if batch is None else save_rows(batch, self.rows_of(batch))
+
+    def take_up(self, batch: Batch) -> None:
+        """Put state on a batch, of the engines and of the run itself, unless it is there and nobody joined."""
+        restarts = any(engine.saved_run is not None for engine in (self._owner, *self._members))
+        if self.batch is batch and self._membership == batch.membership and not restarts:
+            return
+        batch.drop_orphaned_state()
+        check_distinct(batch.system_id.reshape(-1))
+        nobody = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
+        fresh = {"known_status": batch.status.reshape(-1).clone(), "converged": nobody, "evaluated": nobody.clone()}
+        rows, known = take_up_rows(batch, self._key, fresh, {}, self._owner.saved_run)
+        if bool(known.any()):  # else the run starts with all of them
+            rows["known_status"][~known] = ARRIVED
+        for engine in self._members:
+            take_up_rows(batch, engine.key, engine.fresh_rows(batch), engine.variable_levels, engine.saved_rows)
+            engine.saved_rows = engine.saved_run = None
+        self._owner.saved_run = None
+        self._batch, self._membership = weakref.ref(batch), batch.membership
+
+    @property
+    def _members(self) -> list[Engine]:
+        return [stage.engine for stage in self._stages]
+
+    def release(self) -> None:
+        """Let go of the batch."""
+        if self.is_taken_up:
+            del self.part
+            self.is_taken_up = False
+            self._last_good.release()
+
+    # -- the active systems --------------------------------------------------------------------------------------
+
+    def start(self, batch: Batch) -> None:
+        """Choose the active systems of a batch at the start of a run."""
+        self._chosen = None
+        self._choose(batch)
+
+    def _choose(self, whole: Batch) -> None:
+        """Put the systems that are active into a batch of their own, unless all are."""
+        run = self.rows_of(whole)
+        masks = [stage.mask(whole, self._owner.exit_status) for stage in self._stages]
+        if self._chosen is not None:  # who stood still may have been changed meanwhile
+            run["evaluated"].logical_and_(self._chosen)
+        self._chosen = torch.stack(masks).any(dim=0) & ~run["converged"]
+        self.part, self.is_taken_up = Part(whole, self._chosen), True
+        self.run = self.rows_of(self.part.batch)
+        self.use_rows_of(self.part.batch)
+        variables: dict[tuple[str, str], tuple[Level, Tensor]] = {
+            (self._key, name): ("system", tensor) for name, tensor in self.run.items()
+        }
+        for engine in self._members:
+            levels = engine.variable_levels
+            variables |= {
+                (engine.key, name): (levels.get(name, "system"), tensor) for name, tensor in engine.kept_rows().items()
+            }
+        computed = frozenset(self._owner.model.model_config.active_outputs or ())
+        self._last_good.follow(self.part.batch, variables, computed)
+        self._mask_stages()
+
+    def _masks(self) -> list[Tensor]:
+        batch = self.part.batch
+        return [stage.mask(batch, self._owner.exit_status) & ~self.run["converged"] for stage in self._stages]
+
+    def _mask_stages(self) -> None:
+        """Say which systems of the part are in which stage, and note on what that depends."""
+        batch, masks = self.part.batch, self._masks()
+        self.active = ActiveSet(torch.stack(masks).any(dim=0), batch)
+        for stage, mask in zip(self._stages, masks, strict=True):
+            stage.active = self.active if len(masks) == 1 else ActiveSet(mask, batch)
+        self.has_arrivals = self.has_newcomers = True
+        self._seen = ComputedFrom(*self._deciding(batch))
+        self._seen_of_whole = ComputedFrom(*self._deciding(self.part.whole))
+
+    def _deciding(self, batch: Batch) -> tuple[Tensor | None, ...]:
+        """What decides which systems of a batch are active."""
+        converged = self.run["converged"] if batch is self.part.batch else None
+        return batch.status, batch.failure_code, batch.get("fixed"), converged
+
+    def refresh(self) -> None:
+        """Choose the active systems again if a status, a failure, `fixed` or the converged systems changed."""
+        part = self.part
+        others_changed = not part.is_whole and not self._seen_of_whole.holds(*self._deciding(part.whole))
+        if not others_changed and self._seen.holds(*self._deciding(part.batch)):
+            return
+        if not others_changed and bool(torch.stack(self._masks()).any(dim=0).all()):
+            self._mask_stages()
+        else:
+            part.write_back()
+            self._choose(part.whole)
+
+    # -- the whole batch -----------------------------------------------------------------------------------------
+
+    def write_back(self, *, with_pairs: bool) -> None:
+        """Write the part onto the whole batch, where that is no news about who is active."""
+        known = self._seen_of_whole.holds(*self._deciding(self.part.whole))
+        self.part.write_back(with_pairs=with_pairs)
+        if known:
+            self._seen_of_whole = ComputedFrom(*self._deciding(self.part.whole))
+
+    @contextmanager
+    def on_whole(self) -> Iterator[Batch]:
+        """Work on the whole batch for a while: parameters of engines have a row for each of its systems."""
+        part = self.part
+        if part.is_whole:
+            yield part.batch
+            return
+        self.write_back(with_pairs=False)
+        self.use_rows_of(part.whole)
+        yield part.whole
+        part.read_again()
+        self.use_rows_of(part.batch)
+
+    def use_rows_of(self, batch: Batch) -> None:
+        """Let every engine work on its rows of a batch."""
+        for engine in self._members:
+            engine.use_rows(batch.state_rows(engine.key))

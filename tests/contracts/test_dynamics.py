@@ -139,9 +139,17 @@ def test_thread_invariance_fails_when_a_sum_is_split():
         contract.check_thread_invariance(lambda model: ThreadSum(model, dt=4.0))
 
 
-@pytest.mark.parametrize("name", [*ENGINES, "FIREVariableCell"])
+def relax_then_heat(model):
+    relax = FIRE(model, dt=0.2, n_steps=30)
+    return relax + NVTLangevin(model, dt=4.0, temperature=60.0, friction=0.01, keep_velocities=True)
+
+
+MORE = {"FIREVariableCell": lambda model: FIREVariableCell(model, dt=0.2), "fused": relax_then_heat}
+
+
+@pytest.mark.parametrize("name", [*ENGINES, *MORE])
 def test_split_run_and_restart(name):
-    make = ENGINES.get(name, lambda model: FIREVariableCell(model, dt=0.2))
+    make = (ENGINES | MORE)[name]
     contract.check_split_run(make)
     contract.check_restart(make)
 

@@ -208,6 +208,7 @@ class BaseDynamics(HookRegistryMixin):
         """Run both halves on the systems where `mask` [B] is true; the others keep their bits."""
         ensure_bookkeeping(batch)
         self.use_rows(take_up_rows(batch, self.key, self.fresh_rows(batch), self.variable_levels, self.saved_rows)[0])
+        self.saved_rows = None
         self.renew_parameters(batch)
         active = ActiveSet(mask, batch)
         for half in ("pre_update", "post_update"):
@@ -262,8 +263,13 @@ class BaseDynamics(HookRegistryMixin):
         return "forces" in self.model.model_config.autograd_outputs
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a restart needs beside the batch: counters, parameters, and the state of its systems."""
-        batch = self._driver.systems.batch
+        """Return what a restart needs beside the batch: counters, parameters, and the state of its systems.
+
+        The batch that was run last holds the state, and must still be there.
+        """
+        return self._state_for(self._driver.systems.batch)
+
+    def _state_for(self, batch: Batch | None) -> dict[str, Any]:
         rows = self.saved_rows if batch is None else save_rows(batch, batch.state_rows(self.key))
         run = self._driver.systems.saved()
         return {

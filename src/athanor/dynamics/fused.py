@@ -146,7 +146,8 @@ class FusedStage(BaseDynamics):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart needs beside the batch, of this stage and of every engine."""
-        return super().state_dict() | {"stages": [engine.state_dict() for _, engine in self.sub_stages]}
+        batch = self._driver.systems.batch
+        return super().state_dict() | {"stages": [engine._state_for(batch) for _, engine in self.sub_stages]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up `state` from `state_dict`."""

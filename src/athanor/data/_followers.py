@@ -79,6 +79,11 @@ class Followers(BatchSizes):
         return self._membership
 
     # ------------------------------------------------------------------------------------------------- state rows
+    @property
+    def state_keys(self) -> set[str]:
+        """Keys of those who remember something of this batch."""
+        return {key for storage in (self._node, self._system) for key, _ in storage.state}
+
     def state_rows(self, key: str) -> dict[str, torch.Tensor]:
         """Return name -> tensor of what the owner of `key` remembers; empty if it was never here."""
         return {
@@ -121,8 +126,7 @@ class Followers(BatchSizes):
 
     def drop_orphaned_state(self) -> None:
         """Forget rows whose owner is gone; what another process saved is kept until its owner was looked for."""
-        keys = {key for storage in (self._node, self._system) for key, _ in storage.state}
-        if orphans := keys - set(_owners):
+        if orphans := self.state_keys - set(_owners):
             self.drop_state_rows(orphans)
 
     # ----------------------------------------------------------------------------------------------------- groups

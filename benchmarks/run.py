@@ -15,7 +15,7 @@ import lennard_jones
 import page
 from harness import environment
 
-BENCHMARKS = ("overhead", "start_up", "neighbor_lists", "lennard_jones", "memory", "chgnet_relaxation")
+BENCHMARKS = ("overhead", "finished", "start_up", "neighbor_lists", "lennard_jones", "memory", "chgnet_relaxation")
 
 
 def main() -> int:

@@ -20,13 +20,13 @@ LOOP = "each stage in turn, on its own systems"
 
 STEPS: tuple[tuple[str, str, str, str], ...] = (
     # kind, title, text, what it is inside of
-    (ENGINE, "arrivals", "on_enter: fresh state, velocities", ""),
     (HOOK, "BEFORE_STEP", "", ""),
+    (ENGINE, "arrivals", "on_enter: dof, fresh state, velocities", ""),
     (HOOK, "BEFORE_PRE_UPDATE", "", LOOP),
     (ENGINE, "pre_update", "first half: kick, drift, cell", LOOP),
     (HOOK, "AFTER_PRE_UPDATE", "", LOOP),
     (FAILURE, "cell collapsed?", "only where a stage moves it", ""),
-    (HOOK, "BEFORE_COMPUTE", "neighbour list", ""),
+    (HOOK, "BEFORE_COMPUTE", "neighbour lists", ""),
     (ENGINE, "the model", "one pass for all active systems", ""),
     (HOOK, "AFTER_COMPUTE", "may change forces", ""),
     (FAILURE, "not finite? too close?", "back to the last good state", ""),
@@ -35,9 +35,9 @@ STEPS: tuple[tuple[str, str, str, str], ...] = (
     (HOOK, "AFTER_POST_UPDATE", "", LOOP),
     (ENGINE, "count", "step, time, stage_step", ""),
     (ENGINE, "criteria and budgets", "who is done goes to the next stage", ""),
+    (ENGINE, "commit", "this is the last whole step now", ""),
     (HOOK, "AFTER_STEP", "frames, log, progress", ""),
     (HOOK, "ON_CONVERGE", "once for each system", ""),
-    (ENGINE, "remember", "this is the last good state now", ""),
 )
 
 WIDTH = 760

@@ -22,6 +22,7 @@ STEPS: tuple[tuple[str, str, str, str], ...] = (
     # kind, title, text, what it is inside of
     (HOOK, "BEFORE_STEP", "", ""),
     (ENGINE, "arrivals", "on_enter: dof, fresh state, velocities", ""),
+    (ENGINE, "newcomers", "results, for who has none yet", ""),
     (HOOK, "BEFORE_PRE_UPDATE", "", LOOP),
     (ENGINE, "pre_update", "first half: kick, drift, cell", LOOP),
     (HOOK, "AFTER_PRE_UPDATE", "", LOOP),

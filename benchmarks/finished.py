@@ -29,7 +29,7 @@ def cost_of_a_step(engine: Any, batch: Batch, steps: int) -> float:
 
 def measure(smoke: bool = False) -> list[Row]:
     """Return one row for each engine and number of finished systems, in µs of CPU time a step."""
-    systems, steps, rounds = (3, 2, 2) if smoke else (16, 100, 5)
+    systems, steps, rounds = (3, 2, 2) if smoke else (16, 400, 3)
     athanor.set_num_threads(1)
     rows = []
     for name in ("NVE", "NVTLangevin", "FIRE"):

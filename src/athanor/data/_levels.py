@@ -10,7 +10,7 @@ goes, and are no part of the structures.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,7 +158,7 @@ class Arrangement:
         return Rows(starts, counts, self.joining)
 
 
-class Rows(NamedTuple):
+class Rows:
     """How the rows of one level are moved by an `Arrangement`.
 
     Parameters
@@ -169,10 +169,27 @@ class Rows(NamedTuple):
         bool [B'] on the host; whether that is in the other batch. None: it never is.
     """
 
-    starts: np.ndarray
-    counts: np.ndarray
-    joining: np.ndarray | None = None
+    __slots__ = ("_numbers", "counts", "joining", "starts")
+
+    def __init__(self, starts: np.ndarray, counts: np.ndarray, joining: np.ndarray | None = None) -> None:
+        self.starts, self.counts, self.joining = starts, counts, joining
+        self._numbers: torch.Tensor | None = None
 
     def move(self, first: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
         """Return the rows of `first`, and of `other` where systems join."""
-        return arrange_rows(first, other, *self)
+        if other is None or self.joining is None:
+            source = first
+        elif first.numel() + other.numel() > _MANY:
+            source = None
+        else:
+            source = torch.cat((first, other))
+        if source is None or source.numel() > _MANY:
+            return arrange_rows(first, other, self.starts, self.counts, self.joining)
+        if self._numbers is None:
+            starts = self.starts if self.joining is None else self.starts + first.shape[0] * self.joining
+            self._numbers = torch.from_numpy(gather_rows(starts, self.counts)).to(first.device)
+        return source.index_select(0, self._numbers)
+
+
+_MANY = 20_000
+"""Numbers in a tensor above which its rows are copied system by system: below, torch's own selection costs less."""

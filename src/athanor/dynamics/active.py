@@ -6,7 +6,7 @@ NaN). Around the ``pre_update`` and ``post_update`` of any other, the fields tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
+    from athanor.data.fields import Level
 
 
 class ActiveSet:
@@ -78,19 +79,32 @@ def selects_active(engine: Any) -> bool:
 
 
 @contextmanager
-def restored_where_inactive(batch: Batch, active: ActiveSet, fields: tuple[str, ...]) -> Iterator[None]:
-    """Undo what the body does to `fields` of systems and atoms that must not move.
+def restored_where_inactive(
+    batch: Batch, active: ActiveSet, fields: tuple[str, ...], state: Mapping[str, tuple[Level, Tensor]]
+) -> Iterator[None]:
+    """Undo what the body does to systems and atoms that must not move. Their rows keep their bits.
 
-    The body may also replace a field by assignment. Unmoved rows keep their bits.
+    Parameters
+    ----------
+    batch
+        The batch.
+    active
+        Systems and atoms that may move.
+    fields
+        Names of fields that the body may change, also by assignment.
+    state
+        Name -> level and rows of what an engine remembers, which the body may change in place.
     """
     atoms = active.atoms
-    saved = {} if active.all and atoms is None else {n: batch[n].clone() for n in fields if n in batch}
+    if active.all and atoms is None:
+        yield
+        return
+    levels = {name: batch.field_spec(name).level for name in fields if name in batch}
+    before = [(level, batch[name].clone()) for name, level in levels.items()]
+    before += [(level, rows.clone()) for level, rows in state.values()]
     yield
-    for name, before in saved.items():
-        now = batch[name]
-        if batch.field_spec(name).level == "node":
-            mask = None if atoms is None else atoms[:, :1].reshape(-1, *([1] * (now.ndim - 1)))
-        else:
-            mask = active.systems.reshape(-1, *([1] * (now.ndim - 1)))
+    after = [batch[name] for name in levels] + [rows for _, rows in state.values()]
+    for (level, old), new in zip(before, after, strict=True):
+        mask = active.systems if level == "system" else None if atoms is None else atoms[:, 0]
         if mask is not None:
-            now.copy_(torch.where(mask, now, before))
+            new.copy_(torch.where(mask.reshape(-1, *([1] * (new.ndim - 1))), new, old))

@@ -379,7 +379,9 @@ class BaseDynamics(HookRegistryMixin):
         if self._selects_active_itself:
             getattr(self, half)(batch)
         else:
-            with restored_where_inactive(batch, active, self._mutable_fields):
+            rows, levels = {} if self._state is None else self._state.tensors(), self.variable_levels
+            state = {name: (levels.get(name, "system"), tensor) for name, tensor in rows.items()}
+            with restored_where_inactive(batch, active, self._mutable_fields, state):
                 getattr(self, half)(batch)
 
     def judge(self, batch: Batch, systems: Tensor) -> Tensor | None:

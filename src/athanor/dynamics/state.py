@@ -17,7 +17,7 @@ from torch import Tensor
 
 from athanor._values import is_real
 from athanor.data.fields import Level
-from athanor.errors import ArgumentError, InputError
+from athanor.errors import ArgumentError, InputError, UnknownFieldError
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -38,6 +38,15 @@ class IntegratorState:
 
     def __init__(self, **tensors: Tensor) -> None:
         self.__dict__.update(tensors)
+
+    def __setattr__(self, name: str, value: Tensor) -> None:
+        """Write `value` into the rows, in place: they ride on the batch, and are not exchanged."""
+        if name not in vars(self):
+            raise UnknownFieldError(
+                f"The state has no `{name}`; it has {', '.join(vars(self)) or 'nothing'}. Declare it in the class of "
+                f"the engine: `{name} = StateVariable()`."
+            )
+        vars(self)[name].copy_(value)
 
     if TYPE_CHECKING:
 

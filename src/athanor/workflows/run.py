@@ -191,12 +191,13 @@ class _Run:
             self.result.interrupted = True
         except BaseException as error:  # Ctrl-C, or a model that has no memory left: what was done before is kept
             fused.undo_unfinished_step(batch)
-            tracker.look(batch)  # the last whole step may have been cut short before it was looked at
             self.result.interrupted = isinstance(error, KeyboardInterrupt)
             if not self.result.interrupted:
                 if fused.step_count:
+                    tracker.look(batch)
                     add_chunk(self.result, spec, systems, batch, tracker, self.plan.model)
                 raise
+        tracker.look(batch)  # at systems that failed, and at a step that was cut short before it was looked at
         add_chunk(self.result, spec, systems, batch, tracker, self.plan.model)
         if time.monotonic() - self._summary_written > _SECONDS_BETWEEN_SUMMARIES:
             self._attempt(self._write_summary)

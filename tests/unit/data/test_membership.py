@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from athanor.data import Batch
+from athanor.data import Batch, _levels
+from athanor.data._levels import gather_rows
 from athanor.errors import InputError, MissingFieldError, ShapeError
-from athanor.kernels import arrange_rows
 from athanor.neighbors import compute_neighbors
 from athanor.testing.dynamics_contract import argon_cluster, argon_crystal, argon_model
 
@@ -111,18 +112,10 @@ def test_results_of_those_that_stay_are_fresh() -> None:
     assert not batch.results_fresh(model, ["energy"])
 
 
-class Shifted:
-    """Mutant of the move of rows: takes the row behind the right one."""
-
-    def __call__(self, first, other, starts, counts, joining):
-        return arrange_rows(
-            first, other, (starts + 1) % max(first.shape[0] - int(counts.max()) + 1, 1), counts, joining
-        )
-
-
 def test_a_wrong_row_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutant: takes the row behind the right one."""
     batch = batch_of(1, 2, 3)
-    monkeypatch.setattr("athanor.data._levels.arrange_rows", Shifted())
+    monkeypatch.setattr(_levels, "gather_rows", lambda starts, counts: np.roll(gather_rows(starts, counts), 1))
     selected = batch.index_select([1, 2])
     monkeypatch.undo()
     with pytest.raises(AssertionError):

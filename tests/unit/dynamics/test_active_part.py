@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from athanor.data import Batch
-from athanor.dynamics import FIRE, NVE, ConvergenceHook, FIREVariableCell, NVTLangevin, working_set
+from athanor.dynamics import FIRE, NVE, BaseDynamics, ConvergenceHook, FIREVariableCell, NVTLangevin, working_set
 from athanor.dynamics.hooks import SnapshotHook
+from athanor.dynamics.state import StateVariable
 from athanor.hooks import DynamicsStage
 from athanor.sinks import HostMemory
 from athanor.testing.dynamics_contract import argon_cluster, argon_crystal, argon_model, with_neighbor_hooks
@@ -141,3 +142,31 @@ def test_frames_hold_every_system() -> None:
     assert frames.system_id.flatten().tolist() == [3, 4, 1] * 2
     assert frames.step.flatten().tolist() == [0, 1, 1, 0, 4, 4]
     assert frames.get_data(0).positions.equal(batch.get_data(0).positions)
+
+
+class Counts(BaseDynamics):
+    """An integrator of the user, who knows nothing of masks: counts its steps, by assignment and for each atom."""
+
+    __provides_keys__ = frozenset({"positions"})
+    steps = StateVariable(dtype=torch.long)
+    visits = StateVariable("node", dtype=torch.long)
+
+    def pre_update(self, batch: Batch) -> None:
+        self._state.steps = self._state.steps + 1
+        self._state.visits += 1
+        batch.positions = batch.positions + 0.001
+
+
+def test_state_of_systems_in_another_stage_and_of_fixed_atoms_stays() -> None:
+    model, batch = argon_model(), systems(0, 1, 2)
+    batch.fixed = torch.arange(batch.num_nodes) == batch.num_nodes - 1
+    batch.status = torch.tensor([[1], [0], [0]])
+    counts = Counts(model, n_steps=3)
+    with_neighbor_hooks(counts + NVE(model, dt=1.0)).run(batch, 5)
+    rows = batch.state_rows(counts.key)
+    assert rows["steps"].tolist() == [0, 3, 3]
+    expected = torch.tensor([0, 3, 3])[batch.batch_idx]
+    expected[-1] = 0
+    assert torch.equal(rows["visits"], expected)
+    with pytest.raises(AttributeError, match=r"The state has no `stepz`; it has visits, steps"):
+        counts._state.stepz = torch.zeros(3)

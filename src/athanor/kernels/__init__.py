@@ -5,14 +5,15 @@
 ``fire_sums``, ``fire_moves``         the passes over all atoms of a FIRE step
 ``segment_sum``, ``segment_max``      per-system sums and maxima
 ``philox_uniform``, ``philox_normal`` random numbers that are a function of (seed, system, step, atom, purpose)
-``build_neighbor_list``               sorted packed neighbor lists (``pack_images``, ``minimum_distance``)
+``build_neighbor_list``               sorted packed neighbour lists (``pack_images``, ``minimum_distance``)
 ``needs_rebuild``                     has a stored list become incomplete, per system
 ``arrange_rows``                      rows of systems moved into another order
 ``lennard_jones``                     energy, forces and virial of a pair potential
 
 Each that returns tensors is registered with torch as ``torch.ops.athanor.<name>``. On a CPU numba runs it, elsewhere
 the torch reference.
-Importing this package does not import numba.
+Importing this package does not import numba. Types stand at the public call, once: its implementations and kernels take
+the same arguments in the same order, or arrays and numbers made of them.
 """
 
 from __future__ import annotations

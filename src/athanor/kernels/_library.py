@@ -120,8 +120,4 @@ def as_tensor(array: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
 
 def as_doubles(tensor: torch.Tensor) -> np.ndarray:
     """Return a CPU tensor as a contiguous float64 array; copies only if it must."""
-    if tensor.requires_grad:
-        tensor = tensor.detach()
-    if tensor.dtype != torch.float64:
-        tensor = tensor.to(torch.float64)
-    return tensor.contiguous().numpy()
+    return as_array(tensor if tensor.dtype == torch.float64 else tensor.to(torch.float64))

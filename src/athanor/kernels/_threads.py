@@ -76,6 +76,11 @@ def even_bounds(count: int, parts: int) -> list[int]:
     return [count * part // parts for part in range(parts + 1)]
 
 
+def system_bounds(segment_ptr: np.ndarray, work: float) -> list[int]:
+    """Return cut points of the systems of a batch for a call that takes about `work` nanoseconds on one thread."""
+    return balanced_bounds(segment_ptr, min(num_parts(work), max(len(segment_ptr) - 1, 1)))
+
+
 def run_parts(kernel: Callable[..., Any], arguments: tuple[Any, ...], bounds: Sequence[int]) -> None:
     """Call ``kernel(*arguments, start, stop)`` for consecutive `bounds`, the last part in the calling thread."""
     parts = len(bounds) - 1

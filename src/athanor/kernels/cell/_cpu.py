@@ -11,7 +11,7 @@ from athanor.kernels.cell._reference import TERMS
 
 
 @jit
-def shapes(cell: np.ndarray, volume: np.ndarray, height: np.ndarray) -> None:
+def shapes(cell, volume, height):
     """Write volume and smallest height of every cell; a NaN makes both NaN."""
     for b in range(cell.shape[0]):
         h = cell[b]
@@ -32,7 +32,7 @@ def shapes(cell: np.ndarray, volume: np.ndarray, height: np.ndarray) -> None:
 
 
 @jit
-def multiply(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
+def multiply(left, right, out):
     """Write the product of two 3x3 matrices."""
     for a in range(3):
         for c in range(3):
@@ -40,16 +40,7 @@ def multiply(left: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
 
 
 @jit
-def strain(
-    positions: np.ndarray,
-    cell: np.ndarray,
-    log_strain: np.ndarray,
-    segment_ptr: np.ndarray,
-    moved: np.ndarray,
-    new_cell: np.ndarray,
-    start: int,
-    stop: int,
-) -> None:
+def strain(positions, cell, log_strain, segment_ptr, moved, new_cell, start, stop):
     """Strain systems ``start .. stop - 1``."""
     m, product = np.empty((3, 3)), np.empty((3, 3))
     for b in range(start, stop):

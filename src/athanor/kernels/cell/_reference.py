@@ -10,7 +10,7 @@ TERMS = 12
 """Terms of the exponential's series: exact to double precision for norms below 0.3."""
 
 
-def cell_shape(cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def cell_shape(cell):
     """Volume, and the smallest height: volume over the area of the largest face."""
     h = cell.double()
     faces = torch.linalg.cross(h[:, [1, 2, 0]], h[:, [2, 0, 1]])
@@ -19,9 +19,7 @@ def cell_shape(cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return volume.to(cell.dtype), height.to(cell.dtype)
 
 
-def strained(
-    positions: torch.Tensor, cell: torch.Tensor, log_strain: torch.Tensor, segment_ptr: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def strained(positions, cell, log_strain, segment_ptr):
     """Multiply rows by the exponential of the strain, by Horner's rule.
 
     ``torch.linalg.matrix_exp`` gives a matrix other bits in another batch; this does not.

@@ -8,7 +8,7 @@ import torch
 from athanor import _runtime
 from athanor.errors import ShapeError
 from athanor.kernels._library import LazyModule, as_array, as_doubles, as_tensor, register_op
-from athanor.kernels._threads import balanced_bounds, num_parts, run_parts
+from athanor.kernels._threads import run_parts, system_bounds
 from athanor.kernels.cell import _reference
 
 _cpu = LazyModule("athanor.kernels.cell._cpu")
@@ -79,23 +79,17 @@ def strained(positions: torch.Tensor, cell: torch.Tensor, log_strain: torch.Tens
     return _strained(positions, cell, log_strain, segment_ptr)
 
 
-def _shape_cpu(cell: torch.Tensor) -> Pair:
+def _shape_cpu(cell):
     volume, height = np.empty(cell.shape[0]), np.empty(cell.shape[0])
     _cpu.shapes(as_doubles(cell), volume, height)
     return as_tensor(volume, cell.dtype), as_tensor(height, cell.dtype)
 
 
-def _strained_cpu(
-    positions: torch.Tensor, cell: torch.Tensor, log_strain: torch.Tensor, segment_ptr: torch.Tensor
-) -> Pair:
+def _strained_cpu(positions, cell, log_strain, segment_ptr):
     ptr = as_array(segment_ptr)
     moved, new_cell = np.empty(positions.shape), np.empty(cell.shape)
-    bounds = balanced_bounds(ptr, min(num_parts(5.0 * len(moved) + 400.0 * len(ptr)), max(len(ptr) - 1, 1)))
-    run_parts(
-        _cpu.strain,
-        (as_doubles(positions), as_doubles(cell), as_doubles(log_strain), ptr, moved, new_cell),
-        bounds,
-    )
+    arguments = (as_doubles(positions), as_doubles(cell), as_doubles(log_strain), ptr, moved, new_cell)
+    run_parts(_cpu.strain, arguments, system_bounds(ptr, 5.0 * len(moved) + 400.0 * len(ptr)))
     return as_tensor(moved, positions.dtype), as_tensor(new_cell, cell.dtype)
 
 

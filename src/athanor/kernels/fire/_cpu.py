@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from athanor.kernels._numba_options import jit
 
 
 @jit
-def sums(
-    velocities: np.ndarray, forces: np.ndarray, segment_ptr: np.ndarray, out: np.ndarray, start: int, stop: int
-) -> None:
+def sums(velocities, forces, segment_ptr, out, start, stop):
     """Write F·v, v·v and F·F of systems ``start .. stop - 1``; nine sums in flight hide the add's latency."""
     for b in range(start, stop):
         px = py = pz = vx = vy = vz = fx = fy = fz = 0.0
@@ -35,20 +31,9 @@ def sums(
 
 @jit
 def moves(
-    velocities: np.ndarray,
-    forces: np.ndarray,
-    inverse_masses: np.ndarray,
-    segment_ptr: np.ndarray,
-    downhill: np.ndarray,
-    keep: np.ndarray,
-    steer: np.ndarray,
-    dt: np.ndarray,
-    maxstep: np.ndarray,
-    faster: np.ndarray,
-    out: np.ndarray,
-    start: int,
-    stop: int,
-) -> None:
+    velocities, forces, inverse_masses, segment_ptr, downhill, keep, steer, dt, maxstep, new_velocities, displacements,
+    start, stop,
+):  # fmt: skip
     """Write new velocities and displacements of systems ``start .. stop - 1``."""
     for b in range(start, stop):
         step, longest = dt[b], maxstep[b]
@@ -57,10 +42,10 @@ def moves(
             square = 0.0
             for c in range(3):
                 mixed = keep[b] * velocities[i, c] + steer[b] * forces[i, c] if downhill[b] else 0.0
-                faster[i, c] = mixed + push * forces[i, c]
-                out[i, c] = step * faster[i, c]
-                square += out[i, c] * out[i, c]
+                new_velocities[i, c] = mixed + push * forces[i, c]
+                displacements[i, c] = step * new_velocities[i, c]
+                square += displacements[i, c] * displacements[i, c]
             length = math.sqrt(square)
             if length > longest:
                 for c in range(3):
-                    out[i, c] = out[i, c] * (longest / length)
+                    displacements[i, c] = displacements[i, c] * (longest / length)

@@ -11,7 +11,7 @@ import torch
 from athanor import _runtime
 from athanor.errors import ShapeError
 from athanor.kernels._library import LazyModule, as_array, as_doubles, as_tensor, register_op
-from athanor.kernels._threads import balanced_bounds, num_parts, run_parts
+from athanor.kernels._threads import run_parts, system_bounds
 from athanor.kernels.fire import _reference
 
 _cpu = LazyModule("athanor.kernels.fire._cpu")
@@ -119,35 +119,22 @@ def _check(velocities: torch.Tensor, forces: torch.Tensor) -> None:
         )
 
 
-def _bounds(ptr: np.ndarray, work: float) -> list[int]:
-    return balanced_bounds(ptr, min(num_parts(work), max(len(ptr) - 1, 1)))
-
-
-def _sums_cpu(velocities: torch.Tensor, forces: torch.Tensor, segment_ptr: torch.Tensor) -> torch.Tensor:
+def _sums_cpu(velocities, forces, segment_ptr):
     ptr = as_array(segment_ptr)
     sums = np.empty((len(ptr) - 1, 3))
     arguments = (as_doubles(velocities), as_doubles(forces), ptr, sums)
-    run_parts(_cpu.sums, arguments, _bounds(ptr, 4.0 * velocities.shape[0]))
+    run_parts(_cpu.sums, arguments, system_bounds(ptr, 4.0 * velocities.shape[0]))
     return as_tensor(sums, velocities.dtype)
 
 
-def _moves_cpu(
-    velocities: torch.Tensor,
-    forces: torch.Tensor,
-    inverse_masses: torch.Tensor,
-    segment_ptr: torch.Tensor,
-    downhill: torch.Tensor,
-    keep: torch.Tensor,
-    steer: torch.Tensor,
-    dt: torch.Tensor,
-    maxstep: torch.Tensor,
-) -> Moves:
+def _moves_cpu(velocities, forces, inverse_masses, segment_ptr, downhill, keep, steer, dt, maxstep):
     ptr = as_array(segment_ptr)
     atoms = (as_doubles(velocities), as_doubles(forces), as_doubles(inverse_masses), ptr)
     systems = (as_array(downhill), as_doubles(keep), as_doubles(steer), as_doubles(dt), as_doubles(maxstep))
-    faster, moves = np.empty(velocities.shape), np.empty(velocities.shape)
-    run_parts(_cpu.moves, (*atoms, *systems, faster, moves), _bounds(ptr, 10.0 * velocities.shape[0]))
-    return as_tensor(faster, velocities.dtype), as_tensor(moves, velocities.dtype)
+    new_velocities, displacements = np.empty(velocities.shape), np.empty(velocities.shape)
+    bounds = system_bounds(ptr, 10.0 * velocities.shape[0])
+    run_parts(_cpu.moves, (*atoms, *systems, new_velocities, displacements), bounds)
+    return as_tensor(new_velocities, velocities.dtype), as_tensor(displacements, velocities.dtype)
 
 
 def _sums_fake(velocities: torch.Tensor, forces: torch.Tensor, segment_ptr: torch.Tensor) -> torch.Tensor:

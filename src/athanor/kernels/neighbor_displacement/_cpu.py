@@ -1,4 +1,4 @@
-"""When a stored neighbor list must be built again, with numba."""
+"""When a stored neighbour list must be built again, with numba."""
 
 from __future__ import annotations
 
@@ -10,18 +10,7 @@ from athanor.kernels._numba_options import jit
 
 
 @jit
-def compare(
-    positions: np.ndarray,
-    reference_positions: np.ndarray,
-    cell: np.ndarray,
-    segment_ptr: np.ndarray,
-    strain: np.ndarray,
-    strained: bool,
-    allowed: np.ndarray,
-    out: np.ndarray,
-    start: int,
-    stop: int,
-) -> None:
+def compare(positions, reference_positions, cell, segment_ptr, strain, strained, allowed, out, start, stop):
     """Set `out` for systems ``start .. stop - 1``: is twice the largest displacement more than allowed."""
     for b in range(start, stop):
         largest = 0.0

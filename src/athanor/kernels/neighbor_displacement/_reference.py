@@ -1,4 +1,4 @@
-"""When a stored neighbor list must be built again, in torch: any device, the oracle and the explanation."""
+"""When a stored neighbour list must be built again, in torch: any device, the oracle and the explanation."""
 
 from __future__ import annotations
 
@@ -21,15 +21,7 @@ def deformation(cell: torch.Tensor, reference_cell: torch.Tensor) -> tuple[torch
     return strain, torch.where(flat & ~same, 0.0, torch.linalg.svdvals(strain)[:, -1].where(~same, 1.0))
 
 
-def needs_rebuild(
-    positions: torch.Tensor,
-    reference_positions: torch.Tensor,
-    cell: torch.Tensor,
-    reference_cell: torch.Tensor,
-    segment_ptr: torch.Tensor,
-    radius: float,
-    skin: float,
-) -> torch.Tensor:
+def needs_rebuild(positions, reference_positions, cell, reference_cell, segment_ptr, radius, skin):
     """Compare twice the largest non-affine displacement with what the strain has left of the skin."""
     strain, smallest = deformation(cell, reference_cell)
     system = segment_index(segment_ptr, len(positions))

@@ -1,6 +1,8 @@
-"""When a stored neighbor list must be built again: public call and registration with torch."""
+"""When a stored neighbour list must be built again: public call and registration with torch."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +10,7 @@ import torch
 from athanor import _runtime
 from athanor.errors import ShapeError
 from athanor.kernels._library import LazyModule, as_array, as_doubles, as_tensor, register_op
-from athanor.kernels._threads import balanced_bounds, num_parts, run_parts
+from athanor.kernels._threads import run_parts, system_bounds
 from athanor.kernels.neighbor_displacement import _reference
 
 _cpu = LazyModule("athanor.kernels.neighbor_displacement._cpu")
@@ -66,15 +68,7 @@ def needs_rebuild(
     return _needs_rebuild(positions, reference_positions, cell, reference_cell, segment_ptr, float(radius), float(skin))
 
 
-def _cpu_call(
-    positions: torch.Tensor,
-    reference_positions: torch.Tensor,
-    cell: torch.Tensor,
-    reference_cell: torch.Tensor,
-    segment_ptr: torch.Tensor,
-    radius: float,
-    skin: float,
-) -> torch.Tensor:
+def _cpu_call(positions, reference_positions, cell, reference_cell, segment_ptr, radius, skin):
     systems = cell.shape[0]
     strained = not torch.equal(cell, reference_cell)
     ptr, lattice = as_array(segment_ptr), as_doubles(cell)
@@ -83,21 +77,12 @@ def _cpu_call(
         deformation, smallest = _reference.deformation(cell.detach(), reference_cell.detach())
         strain = as_array(deformation)
         allowed -= radius * (1.0 - as_array(smallest))
-    parts = min(num_parts(2.0 * positions.shape[0]), max(systems, 1))
     geometry = (as_doubles(positions), as_doubles(reference_positions), lattice, ptr)
-    run_parts(_cpu.compare, (*geometry, strain, strained, allowed, out), balanced_bounds(ptr, parts))
+    run_parts(_cpu.compare, (*geometry, strain, strained, allowed, out), system_bounds(ptr, 2.0 * len(positions)))
     return as_tensor(out, torch.bool)
 
 
-def _fake(
-    positions: torch.Tensor,
-    reference_positions: torch.Tensor,
-    cell: torch.Tensor,
-    reference_cell: torch.Tensor,
-    segment_ptr: torch.Tensor,
-    radius: float,
-    skin: float,
-) -> torch.Tensor:
+def _fake(positions: torch.Tensor, reference_positions: torch.Tensor, cell: torch.Tensor, *_: Any) -> torch.Tensor:
     return torch.empty(cell.shape[0], dtype=torch.bool, device=cell.device)
 
 

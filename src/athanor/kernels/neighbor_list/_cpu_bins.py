@@ -1,4 +1,4 @@
-"""Cells, wrapping and bins of the neighbor search, with numba: what is done once for each system."""
+"""Cells, wrapping and bins of the neighbour search, with numba: what is done once for each system."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_OFFSET = 2.0**30
 
 
 @jit
-def complete_cell(cell: np.ndarray, pbc: np.ndarray, full: np.ndarray) -> None:
+def complete_cell(cell, pbc, full):
     """Copy the periodic vectors; put unit vectors at right angles in place of the others."""
     periodic = 0
     for a in range(3):
@@ -45,7 +45,7 @@ def complete_cell(cell: np.ndarray, pbc: np.ndarray, full: np.ndarray) -> None:
 
 
 @jit
-def _unit_normal(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+def _unit_normal(a, b, out):
     x = a[1] * b[2] - a[2] * b[1]
     y = a[2] * b[0] - a[0] * b[2]
     z = a[0] * b[1] - a[1] * b[0]
@@ -58,7 +58,7 @@ def _unit_normal(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
 
 
 @jit
-def is_finite(h: np.ndarray) -> bool:
+def is_finite(h):
     """Whether all nine numbers of a matrix are finite."""
     finite = True
     for a in range(3):
@@ -68,7 +68,7 @@ def is_finite(h: np.ndarray) -> bool:
 
 
 @jit
-def invert(h: np.ndarray, inverse: np.ndarray) -> bool:
+def invert(h, inverse):
     """Invert a 3x3 matrix; False if its rows are as good as in one plane."""
     scale = 1.0
     for a in range(3):
@@ -87,15 +87,7 @@ def invert(h: np.ndarray, inverse: np.ndarray) -> bool:
 
 
 @jit
-def wrap(
-    positions: np.ndarray,
-    full: np.ndarray,
-    inverse: np.ndarray,
-    pbc: np.ndarray,
-    x: np.ndarray,
-    f: np.ndarray,
-    w: np.ndarray,
-) -> bool:
+def wrap(positions, full, inverse, pbc, x, f, w):
     """Bring the atoms of one system into the cell along periodic vectors; False if that can not be done."""
     for i in range(positions.shape[0]):
         for c in range(3):
@@ -107,11 +99,11 @@ def wrap(
                 f[i, a] = x[i, 0] * inverse[0, a] + x[i, 1] * inverse[1, a] + x[i, 2] * inverse[2, a]
                 if not abs(f[i, a]) < (_MAX_OFFSET if pbc[a] else 1e15):
                     return False
-                turns = math.floor(f[i, a])
-                if pbc[a] and turns != 0:
+                cells = math.floor(f[i, a])
+                if pbc[a] and cells != 0:
                     moved = True
-                    w[i, a] += np.int32(turns)
-                    f[i, a] -= turns
+                    w[i, a] += np.int32(cells)
+                    f[i, a] -= cells
             if not moved:
                 break
             for c in range(3):
@@ -120,9 +112,7 @@ def wrap(
 
 
 @jit
-def choose_bins(
-    f: np.ndarray, inverse: np.ndarray, pbc: np.ndarray, radius: float, grid: np.ndarray, reach: np.ndarray
-) -> None:
+def choose_bins(f, inverse, pbc, radius, grid, reach):
     """Choose the bins of one system, turn fractional coordinates into bin coordinates, set the radius in bins."""
     n = f.shape[0]
     lowest = np.empty(3)
@@ -156,9 +146,7 @@ def choose_bins(
 
 
 @jit
-def sort_into_bins(
-    x: np.ndarray, g: np.ndarray, grid: np.ndarray, bins: np.ndarray, xs: np.ndarray, ids: np.ndarray
-) -> None:
+def sort_into_bins(x, g, grid, bins, xs, ids):
     """Sort the atoms of one system by bin, stable; `bins` gets each bin's first place."""
     n = x.shape[0]
     total = grid[0] * grid[1] * grid[2]
@@ -186,26 +174,9 @@ def sort_into_bins(
 
 @jit
 def prepare(
-    positions: np.ndarray,
-    cell: np.ndarray,
-    pbc: np.ndarray,
-    segment_ptr: np.ndarray,
-    radius: float,
-    rebuild: np.ndarray,
-    old_offsets: np.ndarray,
-    x: np.ndarray,
-    g: np.ndarray,
-    w: np.ndarray,
-    full: np.ndarray,
-    grid: np.ndarray,
-    reach: np.ndarray,
-    bins: np.ndarray,
-    xs: np.ndarray,
-    ids: np.ndarray,
-    status: np.ndarray,
-    start: int,
-    stop: int,
-) -> None:
+    positions, cell, pbc, segment_ptr, radius, rebuild, old_offsets, x, g, w, full, grid, reach, bins, xs, ids,
+    status, start, stop,
+):  # fmt: skip
     """Wrap and bin systems ``start .. stop - 1`` and set their `status`."""
     inverse = np.empty((3, 3))
     for b in range(start, stop):
@@ -236,6 +207,6 @@ def prepare(
                     w[i, c] = 0
             continue
         choose_bins(g[first:last], inverse, pbc[b], radius, grid[b], reach[b])
-        mine = bins[2 * first + 2 * b :]
-        sort_into_bins(x[first:last], g[first:last], grid[b], mine, xs[:, first:last], ids[first:last])
+        first_places = bins[2 * first + 2 * b :]
+        sort_into_bins(x[first:last], g[first:last], grid[b], first_places, xs[:, first:last], ids[first:last])
         status[b] = SEARCHED

@@ -1,4 +1,4 @@
-"""Neighbor lists by brute force over images, in torch: any device, the oracle and the explanation."""
+"""Neighbour lists by brute force over images, in torch: any device, the oracle and the explanation."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def one_system(x: torch.Tensor, cell: torch.Tensor, pbc: torch.Tensor, radius: f
     images = torch.cartesian_prod(*axes)
     shift = images.double()
     vectors = shift[:, 0:1] * full[0] + shift[:, 1:2] * full[1] + shift[:, 2:3] * full[2]
-    d = (x[None, :, None] - x[:, None, None]) + vectors  # row i, neighbor j, image S: order of the list
+    d = (x[None, :, None] - x[:, None, None]) + vectors  # row i, neighbour j, image S: order of the list
     close = (d[..., 0] ** 2 + d[..., 1] ** 2 + d[..., 2] ** 2) < radius * radius
     zero = len(images) // 2  # images are symmetric and sorted, so the zero shift is in the middle
     close[torch.arange(n), torch.arange(n), zero] = False
@@ -57,18 +57,8 @@ def one_system(x: torch.Tensor, cell: torch.Tensor, pbc: torch.Tensor, radius: f
 
 
 def build_neighbor_list(
-    positions: torch.Tensor,
-    cell: torch.Tensor,
-    pbc: torch.Tensor,
-    segment_ptr: torch.Tensor,
-    radius: float,
-    half: bool,
-    rebuild: torch.Tensor,
-    row_ptr: torch.Tensor,
-    neighbors: torch.Tensor,
-    images: torch.Tensor,
-    wrap_offsets: torch.Tensor,
-) -> Rows:
+    positions, cell, pbc, segment_ptr, radius, half, rebuild, row_ptr, neighbors, images, wrap_offsets
+):
     """Build or keep each system's rows and put them one after another."""
     parts: list[Rows] = []
     bounds = segment_ptr.tolist()
@@ -80,35 +70,19 @@ def build_neighbor_list(
             pairs = slice(int(rows[0]), int(rows[-1]))
             parts.append((torch.diff(rows), neighbors[pairs], images[pairs], wrap_offsets[first:last]))
     if not parts:
-        return tuple(t.clone() for t in (row_ptr, neighbors[:0], images[:0], wrap_offsets))  # type: ignore[return-value]
+        return tuple(t.clone() for t in (row_ptr, neighbors[:0], images[:0], wrap_offsets))
     counts, all_neighbors, all_images, offsets = (torch.cat(column) for column in zip(*parts, strict=True))
     return torch.nn.functional.pad(counts.cumsum(0), (1, 0)), all_neighbors, all_images, offsets
 
 
-def minimum_distance(
-    positions: torch.Tensor,
-    cell: torch.Tensor,
-    segment_ptr: torch.Tensor,
-    row_ptr: torch.Tensor,
-    neighbors: torch.Tensor,
-    images: torch.Tensor,
-    wrap_offsets: torch.Tensor,
-) -> torch.Tensor:
+def minimum_distance(positions, cell, segment_ptr, row_ptr, neighbors, images, wrap_offsets):
     """Take the smallest pair distance of each system."""
     system, _, d = pair_vectors(positions, cell, segment_ptr, row_ptr, neighbors, images, wrap_offsets)[:3]
     smallest = torch.full((len(cell),), torch.inf, dtype=torch.float64, device=cell.device)
     return smallest.scatter_reduce_(0, system, d.norm(dim=-1), "amin").to(positions.dtype)
 
 
-def pair_vectors(
-    positions: torch.Tensor,
-    cell: torch.Tensor,
-    segment_ptr: torch.Tensor,
-    row_ptr: torch.Tensor,
-    neighbors: torch.Tensor,
-    images: torch.Tensor,
-    wrap_offsets: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def pair_vectors(positions, cell, segment_ptr, row_ptr, neighbors, images, wrap_offsets):
     """Return each pair's system, atom i, vector from i to j in double precision, and atom j (both in the batch)."""
     atom_system = segment_index(segment_ptr, len(positions))
     i = segment_index(row_ptr, len(neighbors))

@@ -1,4 +1,4 @@
-"""Neighbor search in batches: public calls and their registration with torch."""
+"""Neighbour search in batches: public calls and their registration with torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from athanor import _runtime
 from athanor.errors import DtypeError, InputError, ShapeError
 from athanor.kernels._library import LazyModule, as_array, as_doubles, as_tensor, register_op
-from athanor.kernels._threads import balanced_bounds, num_parts, run_parts
+from athanor.kernels._threads import balanced_bounds, num_parts, run_parts, system_bounds
 from athanor.kernels.neighbor_list import _reference
 from athanor.kernels.neighbor_list.packing import MAX_IMAGE
 
@@ -48,7 +48,7 @@ def build_neighbor_list(
     :math:`R`     ``radius``
     ============  ================
 
-    Rows are sorted by (j, S), S by x, then y, then z. An atom is never its own neighbor with S = 0; with other S it is.
+    Rows are sorted by (j, S), S by x, then y, then z. An atom is never its own neighbour with S = 0, but with other S.
     A half list keeps of each pair and its mirror image (j, i, -S) the one with i < j, and for i = j the one whose first
     component of S that is not zero is positive.
 
@@ -132,15 +132,7 @@ def minimum_distance(
     return _minimum_distance(positions, cell, segment_ptr, row_ptr, neighbors, images, wrap_offsets)
 
 
-def _check_shapes(
-    positions: torch.Tensor,
-    cell: torch.Tensor,
-    pbc: torch.Tensor,
-    segment_ptr: torch.Tensor,
-    rebuild: torch.Tensor,
-    row_ptr: torch.Tensor,
-    wrap_offsets: torch.Tensor,
-) -> None:
+def _check_shapes(positions, cell, pbc, segment_ptr, rebuild, row_ptr, wrap_offsets):
     atoms, systems = positions.shape[0], segment_ptr.shape[0] - 1
     for name, tensor, shape in (
         ("positions", positions, (atoms, 3)),
@@ -158,29 +150,20 @@ def _check_shapes(
         raise DtypeError(f"`pbc` is {pbc.dtype} and `rebuild` {rebuild.dtype}; both must be torch.bool.")
 
 
-def _build_cpu(
-    positions: torch.Tensor,
-    cell: torch.Tensor,
-    pbc: torch.Tensor,
-    segment_ptr: torch.Tensor,
-    radius: float,
-    half: bool,
-    rebuild: torch.Tensor,
-    row_ptr: torch.Tensor,
-    neighbors: torch.Tensor,
-    images: torch.Tensor,
-    wrap_offsets: torch.Tensor,
-) -> List:
+def _build_cpu(positions, cell, pbc, segment_ptr, radius, half, rebuild, row_ptr, neighbors, images, wrap_offsets):
     n, systems = positions.shape[0], cell.shape[0]
     ptr, periodic = as_array(segment_ptr), as_array(pbc)
     offsets = np.empty((n, 3), np.int32)
     x, g, xs = np.empty((n, 3)), np.empty((n, 3)), np.empty((3, n))
     full, reach, grid = np.empty((systems, 3, 3)), np.empty((systems, 3)), np.ones((systems, 3), np.int32)
     bins, ids, status = np.empty(2 * n + 2 * systems, np.int32), np.empty(n, np.int32), np.empty(systems, np.int8)
-    by_system = balanced_bounds(ptr, min(num_parts(100.0 * n), max(systems, 1)))
     lattice, flags, old_offsets = as_doubles(cell), as_array(rebuild), as_array(wrap_offsets)
     ours = (as_doubles(positions), lattice, periodic, ptr, radius, flags, old_offsets)
-    run_parts(_cpu_bins.prepare, (*ours, x, g, offsets, full, grid, reach, bins, xs, ids, status), by_system)
+    run_parts(
+        _cpu_bins.prepare,
+        (*ours, x, g, offsets, full, grid, reach, bins, xs, ids, status),
+        system_bounds(ptr, 100.0 * n),
+    )
 
     threads = torch.get_num_threads()
     tasks, elapsed, num_counters, room, worst = _cpu.plan(ptr, periodic, grid, reach, status, half, threads)
@@ -213,44 +196,19 @@ def _refuse(index: int, flat: bool, radius: float) -> None:
     )
 
 
-def _minimum_distance_cpu(
-    positions: torch.Tensor,
-    cell: torch.Tensor,
-    segment_ptr: torch.Tensor,
-    row_ptr: torch.Tensor,
-    neighbors: torch.Tensor,
-    images: torch.Tensor,
-    wrap_offsets: torch.Tensor,
-) -> torch.Tensor:
+def _minimum_distance_cpu(positions, cell, segment_ptr, row_ptr, neighbors, images, wrap_offsets):
     smallest = np.empty(cell.shape[0])
     ptr = as_array(segment_ptr)
     lists = (as_array(row_ptr), as_array(neighbors), as_array(images), as_array(wrap_offsets))
-    parts = min(num_parts(3.0 * neighbors.shape[0]), max(cell.shape[0], 1))
     arguments = (as_doubles(positions), as_doubles(cell), ptr, *lists, smallest)
-    run_parts(_cpu.smallest_distance, arguments, balanced_bounds(ptr, parts))
+    run_parts(_cpu.smallest_distance, arguments, system_bounds(ptr, 3.0 * len(neighbors)))
     return as_tensor(smallest, positions.dtype)
 
 
-def _build_fake(
-    positions: torch.Tensor,
-    cell: torch.Tensor,
-    pbc: torch.Tensor,
-    segment_ptr: torch.Tensor,
-    radius: float,
-    half: bool,
-    rebuild: torch.Tensor,
-    row_ptr: torch.Tensor,
-    neighbors: torch.Tensor,
-    images: torch.Tensor,
-    wrap_offsets: torch.Tensor,
-) -> List:
+def _build_fake(positions, cell, pbc, segment_ptr, radius, half, rebuild, row_ptr, neighbors, images, wrap_offsets):
     pairs = torch.library.get_ctx().new_dynamic_size()
-    return (
-        torch.empty_like(row_ptr),
-        neighbors.new_empty((pairs,)),
-        images.new_empty((pairs,)),
-        torch.empty_like(wrap_offsets),
-    )
+    new_pairs = neighbors.new_empty((pairs,)), images.new_empty((pairs,))
+    return torch.empty_like(row_ptr), *new_pairs, torch.empty_like(wrap_offsets)
 
 
 def _minimum_distance_fake(positions: torch.Tensor, cell: torch.Tensor, *lists: torch.Tensor) -> torch.Tensor:

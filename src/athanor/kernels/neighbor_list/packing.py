@@ -1,4 +1,4 @@
-"""Three small integers in one: how the image of a neighbor is stored.
+"""Three small integers in one: how the image of a neighbour is stored.
 
 Ten bits each in two's complement, x lowest, so that a zero shift is the number 0.
 """

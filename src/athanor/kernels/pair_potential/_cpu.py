@@ -7,19 +7,11 @@ import math
 import numpy as np
 
 from athanor.kernels._numba_options import jit
-from athanor.kernels.neighbor_list._cpu_shift import shift
+from athanor.kernels.neighbor_list._cpu_shift import unpack_shift
 
 
 @jit
-def wrapped_positions(
-    positions: np.ndarray,
-    cell: np.ndarray,
-    segment_ptr: np.ndarray,
-    wrap_offsets: np.ndarray,
-    x: np.ndarray,
-    start: int,
-    stop: int,
-) -> None:
+def wrapped_positions(positions, cell, segment_ptr, wrap_offsets, x, start, stop):
     """Write r - w h of systems ``start .. stop - 1``."""
     for b in range(start, stop):
         for i in range(segment_ptr[b], segment_ptr[b + 1]):
@@ -31,18 +23,7 @@ def wrapped_positions(
 
 
 @jit
-def vectors(
-    i: int,
-    first: int,
-    x: np.ndarray,
-    cell: np.ndarray,
-    row_ptr: np.ndarray,
-    neighbors: np.ndarray,
-    images: np.ndarray,
-    dx: np.ndarray,
-    dy: np.ndarray,
-    dz: np.ndarray,
-) -> int:
+def vectors(i, first, x, cell, row_ptr, neighbors, images, dx, dy, dz):
     """Write the vectors from atom i to its neighbours, in row order; return how many there are."""
     start = row_ptr[i]
     count = row_ptr[i + 1] - start
@@ -52,7 +33,7 @@ def vectors(
         vx, vy, vz = x[j, 0] - xi, x[j, 1] - yi, x[j, 2] - zi
         code = images[start + m]
         if code != 0:
-            s0, s1, s2 = shift(code)
+            s0, s1, s2 = unpack_shift(code)
             vx += s0 * cell[0, 0] + s1 * cell[1, 0] + s2 * cell[2, 0]
             vy += s0 * cell[0, 1] + s1 * cell[1, 1] + s2 * cell[2, 1]
             vz += s0 * cell[0, 2] + s1 * cell[1, 2] + s2 * cell[2, 2]
@@ -63,19 +44,7 @@ def vectors(
 
 
 @jit
-def evaluate(
-    count: int,
-    dx: np.ndarray,
-    dy: np.ndarray,
-    dz: np.ndarray,
-    kinds: np.ndarray,
-    table: np.ndarray,
-    cutoff: float,
-    switch_start: float,
-    square: np.ndarray,
-    energies: np.ndarray,
-    slopes: np.ndarray,
-) -> None:
+def evaluate(count, dx, dy, dz, kinds, table, cutoff, switch_start, square, energies, slopes):
     """Write pair energies and slopes (dE/dr)/r, zero from the cutoff on; `table` has 4 eps, sigma^2 and the shift.
 
     Pairs of the skin are computed and thrown away: loops without a branch run in vector registers.
@@ -116,7 +85,7 @@ def evaluate(
 
 
 @jit
-def pair_table(epsilon: np.ndarray, sigma: np.ndarray, cutoff: float, shift: bool) -> np.ndarray:
+def pair_table(epsilon, sigma, cutoff, shift):
     """Return 4 eps, sigma^2 and the energy at the cutoff of each pair of types, [3, T * T]."""
     types = epsilon.shape[0]
     table = np.empty((3, types * types))
@@ -133,24 +102,9 @@ def pair_table(epsilon: np.ndarray, sigma: np.ndarray, cutoff: float, shift: boo
 
 @jit
 def rows(
-    x: np.ndarray,
-    cell: np.ndarray,
-    segment_ptr: np.ndarray,
-    row_ptr: np.ndarray,
-    neighbors: np.ndarray,
-    images: np.ndarray,
-    types: np.ndarray,
-    epsilon: np.ndarray,
-    sigma: np.ndarray,
-    cutoff: float,
-    switch_width: float,
-    shift: bool,
-    half: bool,
-    forces: np.ndarray,
-    sums: np.ndarray,
-    start: int,
-    stop: int,
-) -> None:
+    x, cell, segment_ptr, row_ptr, neighbors, images, types, epsilon, sigma, cutoff, switch_width, shift, half,
+    forces, sums, start, stop,
+):  # fmt: skip
     """Evaluate the rows of atoms ``start .. stop - 1``: forces, and each atom's energy and virial in `sums`.
 
     With a half list an atom of a system also changes the forces on others, so whole systems must be given.
@@ -216,15 +170,7 @@ def rows(
 
 
 @jit
-def totals(
-    sums: np.ndarray,
-    segment_ptr: np.ndarray,
-    weight: float,
-    energy: np.ndarray,
-    virial: np.ndarray,
-    start: int,
-    stop: int,
-) -> None:
+def totals(sums, segment_ptr, weight, energy, virial, start, stop):
     """Add the atoms of systems ``start .. stop - 1`` in order; the virial is minus the sum of d (dE/dr / r) d."""
     for b in range(start, stop):
         e = xx = xy = xz = yy = yz = zz = 0.0

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-
 from athanor.kernels.neighbor_list._reference import pair_vectors
 
 
 def lennard_jones(
-    positions: torch.Tensor,
-    cell: torch.Tensor,
-    segment_ptr: torch.Tensor,
-    row_ptr: torch.Tensor,
-    neighbors: torch.Tensor,
-    images: torch.Tensor,
-    wrap_offsets: torch.Tensor,
-    types: torch.Tensor,
-    epsilon: torch.Tensor,
-    sigma: torch.Tensor,
-    cutoff: float,
-    switch_width: float,
-    shift: bool,
-    half: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    positions, cell, segment_ptr, row_ptr, neighbors, images, wrap_offsets, types, epsilon, sigma, cutoff,
+    switch_width, shift, half,
+):  # fmt: skip
     """Sum over listed pairs inside the cutoff; a pair of a full list counts half."""
     system, i, d, j = pair_vectors(positions, cell, segment_ptr, row_ptr, neighbors, images, wrap_offsets)
     inside = ~((d * d).sum(-1) >= cutoff * cutoff)

@@ -18,7 +18,7 @@ from athanor.kernels._library import (
     register_gradient,
     register_op,
 )
-from athanor.kernels._threads import balanced_bounds, num_parts, run_parts
+from athanor.kernels._threads import balanced_bounds, num_parts, run_parts, system_bounds
 from athanor.kernels.cell._reference import gradient_by_cell
 from athanor.kernels.pair_potential import _reference
 from athanor.kernels.segment._reference import segment_index
@@ -125,29 +125,17 @@ def lennard_jones(
 
 
 def _cpu_call(
-    positions: torch.Tensor,
-    cell: torch.Tensor,
-    segment_ptr: torch.Tensor,
-    row_ptr: torch.Tensor,
-    neighbors: torch.Tensor,
-    images: torch.Tensor,
-    wrap_offsets: torch.Tensor,
-    types: torch.Tensor,
-    epsilon: torch.Tensor,
-    sigma: torch.Tensor,
-    cutoff: float,
-    switch_width: float,
-    shift: bool,
-    half: bool,
-) -> Results:
+    positions, cell, segment_ptr, row_ptr, neighbors, images, wrap_offsets, types, epsilon, sigma, cutoff,
+    switch_width, shift, half,
+):  # fmt: skip
     n, systems = positions.shape[0], cell.shape[0]
     ptr, lattice, starts = as_array(segment_ptr), as_doubles(cell), as_array(row_ptr)
     energy, forces, virial = np.empty(systems), np.empty((n, 3)), np.empty((systems, 3, 3))
     x, sums = np.empty((n, 3)), np.empty((n, 7))
-    parts = num_parts(8.0 * neighbors.shape[0] + 20.0 * n)
-    by_system = balanced_bounds(ptr, min(parts, max(systems, 1)))
+    work = 8.0 * neighbors.shape[0] + 20.0 * n
+    by_system = system_bounds(ptr, work)
     run_parts(_cpu.wrapped_positions, (as_doubles(positions), lattice, ptr, as_array(wrap_offsets), x), by_system)
-    by_atom = [int(ptr[b]) for b in by_system] if half else balanced_bounds(starts, parts)
+    by_atom = [int(ptr[b]) for b in by_system] if half else balanced_bounds(starts, num_parts(work))
     pairs = (x, lattice, ptr, starts, as_array(neighbors), as_array(images), as_array(types))
     form = (as_doubles(epsilon), as_doubles(sigma), cutoff, switch_width, shift, half)
     run_parts(_cpu.rows, (*pairs, *form, forces, sums), by_atom)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from athanor.kernels._numba_options import jit
-from athanor.kernels.philox._cpu_normal import radii, turns
+from athanor.kernels.philox._cpu_normal import cosines_and_sines, radii
 
 CHUNK = 256
 """Atoms that go through the loops together; their scratch rows stay in the first cache."""
@@ -23,7 +23,7 @@ _STEP_HALF_SINGLE = 2.0**-23
 
 
 @jit
-def in_range(segment_ptr: np.ndarray, system_id: np.ndarray, step: np.ndarray, most_atoms: int) -> bool:
+def in_range(segment_ptr, system_id, step, most_atoms):
     """Whether every number fits its place in the counter."""
     for b in range(system_id.shape[0]):
         if (system_id[b] >> 32) != 0 or (step[b] >> 56) != 0 or segment_ptr[b + 1] - segment_ptr[b] >= most_atoms:
@@ -32,10 +32,7 @@ def in_range(segment_ptr: np.ndarray, system_id: np.ndarray, step: np.ndarray, m
 
 
 @jit
-def count_up(
-    segment_ptr: np.ndarray, system_id: np.ndarray, step: np.ndarray, purpose: int, start: int, stop: int, b: int,
-    counters: np.ndarray,
-) -> int:  # fmt: skip
+def count_up(segment_ptr, system_id, step, purpose, start, stop, b, counters):
     """Write the counter words of atoms ``start .. stop - 1``, the first of system `b` or later; return the last's."""
     last_word = np.uint64(purpose) << _S24
     for i in range(start, stop):
@@ -50,7 +47,7 @@ def count_up(
 
 
 @jit
-def philox_blocks(counters: np.ndarray, block: int, seed: int, count: int, pairs: np.ndarray) -> None:
+def philox_blocks(counters, block, seed, count, pairs):
     """Ten rounds on four 32-bit words, each held in 64 bits; two 64-bit integers for each of `count` counters."""
     key = np.uint64(seed)
     number = np.uint64(block) << _BLOCK_BITS
@@ -71,7 +68,7 @@ def philox_blocks(counters: np.ndarray, block: int, seed: int, count: int, pairs
 
 
 @jit
-def uniforms(bits: np.ndarray, single: bool, count: int, out: np.ndarray) -> None:
+def uniforms(bits, single, count, out):
     """Map the upper 52 (`single`: 23) bits m to (m + 1/2) / 2^52 (2^23)."""
     drop, half = (np.int64(41), _STEP_HALF_SINGLE) if single else (np.int64(12), _STEP_HALF)
     keep = np.int64(2**23 - 1) if single else np.int64(2**52 - 1)
@@ -80,17 +77,7 @@ def uniforms(bits: np.ndarray, single: bool, count: int, out: np.ndarray) -> Non
 
 
 @jit
-def fill(
-    segment_ptr: np.ndarray,
-    system_id: np.ndarray,
-    step: np.ndarray,
-    seed: int,
-    purpose: int,
-    kind: int,
-    out: np.ndarray,
-    start: int,
-    stop: int,
-) -> None:
+def fill(segment_ptr, system_id, step, seed, purpose, kind, out, start, stop):
     """Fill rows ``start .. stop - 1``: `kind` 0 for doubles in (0, 1), 1 for singles in (0, 1), 2 for normals."""
     columns = out.shape[1]
     counters, pairs = np.empty((4, CHUNK), np.uint64), np.empty((2, CHUNK), np.uint64)
@@ -106,7 +93,7 @@ def fill(
             uniforms(pairs[1], kind == 1, count, v)
             if kind == 2:
                 radii(u, count, mantissa, radius)
-                turns(v, count, cosine, sine)
+                cosines_and_sines(v, count, cosine, sine)
                 for m in range(count):
                     u[m] = radius[m] * cosine[m]
                     v[m] = radius[m] * sine[m]

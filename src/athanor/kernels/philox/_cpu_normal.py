@@ -10,37 +10,13 @@ import math
 import numpy as np
 
 from athanor.kernels._numba_options import jit
-from athanor.kernels.philox._polynomials import (
-    C1,
-    C2,
-    C3,
-    C4,
-    C5,
-    C6,
-    HALF_PI,
-    L1,
-    L2,
-    L3,
-    L4,
-    L5,
-    L6,
-    L7,
-    LN2_HIGH,
-    LN2_LOW,
-    ROOT_HALF_BITS,
-    S1,
-    S2,
-    S3,
-    S4,
-    S5,
-    S6,
-)  # fmt: skip
+from athanor.kernels.philox import _polynomials as p
 
-_ROOT_HALF_BITS = np.int64(ROOT_HALF_BITS)
+_ROOT_HALF_BITS = np.int64(p.ROOT_HALF_BITS)
 
 
 @jit
-def radii(u: np.ndarray, count: int, mantissa: np.ndarray, out: np.ndarray) -> None:
+def radii(u, count, mantissa, out):
     """Write the square root of -2 ln u for `count` doubles inside (0, 1)."""
     bits, scaled = u.view(np.int64), mantissa.view(np.int64)
     for m in range(count):
@@ -52,21 +28,21 @@ def radii(u: np.ndarray, count: int, mantissa: np.ndarray, out: np.ndarray) -> N
         s = f / (2.0 + f)
         z = s * s
         w = z * z
-        series = w * (L2 + w * (L4 + w * L6)) + z * (L1 + w * (L3 + w * (L5 + w * L7)))
+        series = w * (p.L2 + w * (p.L4 + w * p.L6)) + z * (p.L1 + w * (p.L3 + w * (p.L5 + w * p.L7)))
         half = 0.5 * f * f
-        log = k * LN2_HIGH - ((half - (s * (half + series) + k * LN2_LOW)) - f)
+        log = k * p.LN2_HIGH - ((half - (s * (half + series) + k * p.LN2_LOW)) - f)
         out[m] = math.sqrt(-2.0 * log)
 
 
 @jit
-def turns(v: np.ndarray, count: int, cosine: np.ndarray, sine: np.ndarray) -> None:
+def cosines_and_sines(v, count, cosine, sine):
     """Write cosine and sine of 2 pi v for `count` doubles in [0, 1)."""
     for m in range(count):
         quarter = math.floor(4.0 * v[m] + 0.5)
-        x = (4.0 * v[m] - quarter) * HALF_PI
+        x = (4.0 * v[m] - quarter) * p.HALF_PI
         z = x * x
-        s = x + z * x * (S1 + z * (S2 + z * (S3 + z * (S4 + z * (S5 + z * S6)))))
-        c = 1.0 - (0.5 * z - z * z * (C1 + z * (C2 + z * (C3 + z * (C4 + z * (C5 + z * C6))))))
+        s = x + z * x * (p.S1 + z * (p.S2 + z * (p.S3 + z * (p.S4 + z * (p.S5 + z * p.S6)))))
+        c = 1.0 - (0.5 * z - z * z * (p.C1 + z * (p.C2 + z * (p.C3 + z * (p.C4 + z * (p.C5 + z * p.C6))))))
         swap = quarter == 1.0 or quarter == 3.0
         x, y = s if swap else c, c if swap else s
         cosine[m] = -x if quarter == 1.0 or quarter == 2.0 else x

@@ -37,15 +37,7 @@ def random_bits(
     return torch.stack(((x0 << 32) | x1, (x2 << 32) | x3), dim=-1)
 
 
-def uniform(
-    segment_ptr: torch.Tensor,
-    system_id: torch.Tensor,
-    step: torch.Tensor,
-    seed: int,
-    purpose: int,
-    columns: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
+def uniform(segment_ptr, system_id, step, seed, purpose, columns, dtype):
     """Map the upper 52 (single: 23) bits m to (m + 1/2) / 2^52 (2^23)."""
     bits = 23 if dtype == torch.float32 else 52
     blocks = (columns + 1) // 2
@@ -72,10 +64,10 @@ def radii(u: torch.Tensor) -> torch.Tensor:
     return torch.sqrt(-2.0 * log)
 
 
-def turns(v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def cosines_and_sines(v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return cosine and sine of 2 pi v for doubles in [0, 1), by minimax polynomials on an eighth of a turn.
 
-    Turns are reduced before they are multiplied by pi/2, so nothing is lost near the zeros.
+    The argument is reduced before it is multiplied by pi/2, so nothing is lost near the zeros.
     """
     quarter = torch.floor(4.0 * v + 0.5)
     x = (4.0 * v - quarter) * p.HALF_PI
@@ -87,17 +79,9 @@ def turns(v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.where(left, -cosine, cosine), torch.where(below, -sine, sine)
 
 
-def normal(
-    segment_ptr: torch.Tensor,
-    system_id: torch.Tensor,
-    step: torch.Tensor,
-    seed: int,
-    purpose: int,
-    columns: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
+def normal(segment_ptr, system_id, step, seed, purpose, columns, dtype):
     """Box and Muller's transform of the two uniforms of each block; both results are used."""
     blocks = (columns + 1) // 2
     pairs = uniform(segment_ptr, system_id, step, seed, purpose, 2 * blocks, torch.float64).unflatten(1, (blocks, 2))
-    normals = radii(pairs[..., 0].contiguous())[..., None] * torch.stack(turns(pairs[..., 1]), dim=-1)
+    normals = radii(pairs[..., 0].contiguous())[..., None] * torch.stack(cosines_and_sines(pairs[..., 1]), dim=-1)
     return normals.flatten(1)[:, :columns].to(dtype).contiguous()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -116,15 +117,7 @@ def philox_normal(
     return _philox_normal(segment_ptr, system_id, step, _signed(seed), int(purpose), columns, dtype)
 
 
-def _check(
-    segment_ptr: torch.Tensor,
-    system_id: torch.Tensor,
-    step: torch.Tensor,
-    seed: int,
-    purpose: int,
-    columns: int,
-    dtype: torch.dtype,
-) -> None:
+def _check(segment_ptr, system_id, step, seed, purpose, columns, dtype):
     _runtime.ready()
     systems = segment_ptr.shape[0] - 1
     if system_id.shape != (systems,) or step.shape != (systems,):
@@ -163,50 +156,19 @@ def _check_ranges(segment_ptr: torch.Tensor, system_id: torch.Tensor, step: torc
         raise InputError(f"A system has {largest} atoms; noise needs fewer than {_MAX_ATOMS} in each.")
 
 
-def _draw_cpu(
-    kind: int,
-    segment_ptr: torch.Tensor,
-    system_id: torch.Tensor,
-    step: torch.Tensor,
-    seed: int,
-    purpose: int,
-    columns: int,
-    dtype: torch.dtype,
-) -> torch.Tensor:
+def _draw_cpu(normal, segment_ptr, system_id, step, seed, purpose, columns, dtype):
     ptr, ids, steps = as_array(segment_ptr), as_array(system_id), as_array(step)
     if not _cpu.in_range(ptr, ids, steps, _MAX_ATOMS):
         _check_ranges(segment_ptr, system_id, step)
+    kind = 2 if normal else 1 if dtype == torch.float32 else 0
     num_atoms = int(ptr[-1])
     out = np.empty((num_atoms, columns))
-    parts = num_parts(num_atoms * columns * (20.0 if kind == 2 else 5.0))
+    parts = num_parts(num_atoms * columns * (20.0 if normal else 5.0))
     run_parts(_cpu.fill, (ptr, ids, steps, seed, purpose, kind, out), even_bounds(num_atoms, parts))
     return as_tensor(out, dtype)
 
 
-def _uniform_cpu(*arguments: Any) -> torch.Tensor:
-    return _draw_cpu(1 if arguments[-1] == torch.float32 else 0, *arguments)
-
-
-def _normal_cpu(*arguments: Any) -> torch.Tensor:
-    return _draw_cpu(2, *arguments)
-
-
-def _uniform_reference(*arguments: Any) -> torch.Tensor:
-    return _draw_reference(_reference.uniform, *arguments)
-
-
-def _normal_reference(*arguments: Any) -> torch.Tensor:
-    return _draw_reference(_reference.normal, *arguments)
-
-
-def _draw_reference(
-    draw: Callable[..., torch.Tensor],
-    segment_ptr: torch.Tensor,
-    system_id: torch.Tensor,
-    step: torch.Tensor,
-    seed: int,
-    *rest: Any,
-) -> torch.Tensor:
+def _draw_reference(draw, segment_ptr, system_id, step, seed, *rest):
     _check_ranges(segment_ptr, system_id, step)
     return draw(segment_ptr, system_id, step, seed % 2**64, *rest)
 
@@ -218,9 +180,12 @@ def _fake(segment_ptr: torch.Tensor, *rest: Any) -> torch.Tensor:
 
 
 _ARGUMENTS = "Tensor segment_ptr, Tensor system_id, Tensor step, int seed, int purpose, int columns, ScalarType dtype"
-_philox_uniform = register_op(
-    f"philox_uniform({_ARGUMENTS}) -> Tensor", cpu=_uniform_cpu, reference=_uniform_reference, fake=_fake
-)
-_philox_normal = register_op(
-    f"philox_normal({_ARGUMENTS}) -> Tensor", cpu=_normal_cpu, reference=_normal_reference, fake=_fake
-)
+
+
+def _register(name: str, normal: bool, reference: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    cpu, elsewhere = partial(_draw_cpu, normal), partial(_draw_reference, reference)
+    return register_op(f"{name}({_ARGUMENTS}) -> Tensor", cpu=cpu, reference=elsewhere, fake=_fake)
+
+
+_philox_uniform = _register("philox_uniform", False, _reference.uniform)
+_philox_normal = _register("philox_normal", True, _reference.normal)

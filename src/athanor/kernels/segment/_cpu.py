@@ -8,7 +8,7 @@ from athanor.kernels._numba_options import jit
 
 
 @jit
-def sum_rows(values: np.ndarray, segment_ptr: np.ndarray, out: np.ndarray, start: int, stop: int) -> None:
+def sum_rows(values, segment_ptr, out, start, stop):
     """Write the sums of systems ``start .. stop - 1`` to `out`; three columns at a time hide the add's latency."""
     columns = values.shape[1]
     in_threes = columns - columns % 3
@@ -33,7 +33,7 @@ def sum_rows(values: np.ndarray, segment_ptr: np.ndarray, out: np.ndarray, start
 
 
 @jit
-def max_rows(values: np.ndarray, segment_ptr: np.ndarray, out: np.ndarray, start: int, stop: int) -> None:
+def max_rows(values, segment_ptr, out, start, stop):
     """Write the largest value of systems ``start .. stop - 1`` to `out`; NaN wins over every number."""
     for b in range(start, stop):
         largest = -np.inf

@@ -93,7 +93,7 @@ def _check(values: torch.Tensor, segment_ptr: torch.Tensor) -> None:
         )
 
 
-def _sum_cpu(values: torch.Tensor, segment_ptr: torch.Tensor) -> torch.Tensor:
+def _sum_cpu(values, segment_ptr):
     if values.dtype not in _FLOATS:
         return _reference.segment_sum(values, segment_ptr)
     rows, ptr = as_doubles(values), as_array(segment_ptr)
@@ -105,7 +105,7 @@ def _sum_cpu(values: torch.Tensor, segment_ptr: torch.Tensor) -> torch.Tensor:
     return sums if values.dtype == torch.float64 else sums.to(values.dtype)
 
 
-def _max_cpu(values: torch.Tensor, segment_ptr: torch.Tensor) -> torch.Tensor:
+def _max_cpu(values, segment_ptr):
     ptr = as_array(segment_ptr)
     largest = np.empty(len(ptr) - 1)
     _cpu.max_rows(as_doubles(values), ptr, largest, 0, len(largest))

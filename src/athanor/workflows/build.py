@@ -124,13 +124,13 @@ def build_batch(systems: Sequence[System], dtype: str) -> Batch:
     data = []
     for index, system in enumerate(systems):
         try:
-            data.append(AtomicData.from_atoms(_bare(system.atoms), dtype=wanted, system_id=index))
+            data.append(AtomicData.from_atoms(_without_labels(system.atoms), dtype=wanted, system_id=index))
         except (ValueError, TypeError, NotImplementedError) as error:
             raise InputError(f"{describe_system(index, system)}: {error}") from error
     return Batch.from_data_list(data)
 
 
-def _bare(atoms: Any) -> Any:
+def _without_labels(atoms: Any) -> Any:
     """Atoms without labels of their file, which differ from system to system.
 
     Results of an earlier run keep their lifetime `step` and `time`: noise is keyed by the step, and a run that goes on
@@ -168,8 +168,8 @@ def _build_engine(stage: StageSpec, spec: RunSpec, model: Any, batch: Batch) -> 
     from athanor.dynamics import ConvergenceHook
 
     method, home = stage.method, stage.method.engine
-    handed_on = {name: setting.keyword for name, setting in method.all_settings().items() if setting.keyword}
-    given = {keyword: getattr(stage, name) for name, keyword in handed_on.items()}
+    keywords = {name: setting.keyword for name, setting in method.all_settings().items() if setting.keyword}
+    given = {keyword: getattr(stage, name) for name, keyword in keywords.items()}
     given |= method.constants
     if method.seed:
         given[method.seed] = spec.seed

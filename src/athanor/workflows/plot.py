@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from athanor._optional import OptionalDependency
 from athanor.errors import InputError, StorageError
 from athanor.workflows import methods
@@ -19,7 +21,6 @@ from athanor.workflows.quantities import Kind, parse_quantity
 from athanor.workflows.saved_run import SavedRun
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.figure import Figure
 
     from athanor.workflows.saved_log import Series
@@ -34,10 +35,10 @@ _PANELS = {
     "fmax": "largest force (eV/Å)",
 }
 """Names of the panels, from top to bottom, and what stands at their axes."""
-_FAILED, _MANY, _AIM = "#D55E00", "#B0B0B0", "#606060"
+_FAILED_COLOUR, _MANY_COLOUR, _TARGET_COLOUR = "#D55E00", "#B0B0B0", "#606060"
 _ZERO_FORCE = 1e-5
 """eV/Å. Forces below it, as symmetry leaves them, are drawn there."""
-_OUTSIDE = 2
+_PERCENT_OUTSIDE = 2
 """Percent of the points that may lie below, and above, a panel of many systems."""
 _MOST_DRAWN = 100
 """Of more systems than this, some are drawn, evenly spaced."""
@@ -116,7 +117,7 @@ def plot(
     names = [name for name in _PANELS if any(name in line.panels for line in lines)]
     figure = figures.Figure(figsize=(7.5, 0.8 + 1.9 * len(names)), layout="constrained")
     for name, axes in zip(names, figure.subplots(len(names), sharex=True, squeeze=False)[:, 0], strict=True):
-        _draw(axes, name, lines, _aims(name, saved))
+        _draw(axes, name, lines, _targets(name, saved))
     _draw_stages(figure.axes, lines)
     figure.axes[-1].set_xlabel("step")
     _add_legend_and_title(figure, saved, lines, len(saved) if systems is None else len(numbers))
@@ -135,8 +136,6 @@ def _chosen(saved: SavedRun, systems: int | str | Sequence[int | str] | None) ->
 
 
 def _line_of(saved: SavedRun, number: int, series: Series) -> _Line:
-    import numpy as np
-
     row = saved.summary[number]
     kinds = np.array([kind == "md" for kind, _ in saved.stages])
     panels = {"fmax": np.maximum(series.fmax, _ZERO_FORCE), "temperature": series.temperature}
@@ -153,8 +152,6 @@ def _line_of(saved: SavedRun, number: int, series: Series) -> _Line:
 
 def _since_entry(values: np.ndarray, stage: np.ndarray) -> np.ndarray:
     """Values less the first one of their stage: every stage conserves a quantity of its own."""
-    import numpy as np
-
     values = np.where(np.isfinite(values), values, np.nan)
     for number in np.unique(stage):
         known = np.flatnonzero((stage == number) & ~np.isnan(values))
@@ -162,11 +159,9 @@ def _since_entry(values: np.ndarray, stage: np.ndarray) -> np.ndarray:
     return values
 
 
-def _draw(axes: Any, name: str, lines: list[_Line], aims: list[float]) -> None:
-    import numpy as np
-
+def _draw(axes: Any, name: str, lines: list[_Line], targets: list[float]) -> None:
     few = len(lines) <= len(_COLOURS)
-    drawn = [(line, line.panels[name], _COLOURS[place] if few else _FAILED if line.failed else _MANY)
+    drawn = [(line, line.panels[name], _COLOURS[place] if few else _FAILED_COLOUR if line.failed else _MANY_COLOUR)
              for place, line in enumerate(lines) if name in line.panels]  # fmt: skip
     for line, values, colour in drawn:
         axes.plot(line.step, values, color=colour, linewidth=1.4 if few else 0.6, zorder=2.5 if line.failed else 2)
@@ -175,13 +170,13 @@ def _draw(axes: Any, name: str, lines: list[_Line], aims: list[float]) -> None:
             axes.plot(line.step[change], values[change], "o", color=colour, markerfacecolor="white", markersize=4.5)
     if not few:
         axes.plot(*_median(drawn), color=_COLOURS[0], linewidth=1.8, zorder=3)
-    for aim in aims:
-        axes.axhline(aim, color=_AIM, linewidth=1, linestyle="--", zorder=1)
+    for target in targets:
+        axes.axhline(target, color=_TARGET_COLOUR, linewidth=1, linestyle="--", zorder=1)
     axes.set_ylabel(_PANELS[name])
     axes.grid(alpha=0.25)
     if name == "fmax":
         axes.set_yscale("log")
-    bottom, top = _limits([values for line, values, _ in drawn if not line.failed] or [drawn[0][1]], aims, few)
+    bottom, top = _limits([values for line, values, _ in drawn if not line.failed] or [drawn[0][1]], targets, few)
     axes.set_ylim(*((bottom / 1.5, top * 1.5) if name == "fmax" else _padded(bottom, top)))
     for line, values, colour in drawn:
         if line.failed:
@@ -190,13 +185,13 @@ def _draw(axes: Any, name: str, lines: list[_Line], aims: list[float]) -> None:
                       markeredgewidth=2, zorder=4, clip_on=False)  # fmt: skip
 
 
-def _limits(columns: list[np.ndarray], aims: list[float], few: bool) -> tuple[float, float]:
+def _limits(columns: list[np.ndarray], targets: list[float], few: bool) -> tuple[float, float]:
     """What to show: all of a few systems, most of many. A system that failed does not count: it may have exploded."""
-    import numpy as np
-
     values = np.concatenate(columns)
-    bottom, top = np.percentile(values[np.isfinite(values)], (0, 100) if few else (_OUTSIDE, 100 - _OUTSIDE))
-    return min(bottom, *aims, bottom), max(top, *aims, top)
+    bottom, top = np.percentile(
+        values[np.isfinite(values)], (0, 100) if few else (_PERCENT_OUTSIDE, 100 - _PERCENT_OUTSIDE)
+    )
+    return min(bottom, *targets, bottom), max(top, *targets, top)
 
 
 def _padded(bottom: float, top: float) -> tuple[float, float]:
@@ -206,8 +201,6 @@ def _padded(bottom: float, top: float) -> tuple[float, float]:
 
 def _median(drawn: list[tuple[_Line, np.ndarray, str]]) -> tuple[np.ndarray, np.ndarray]:
     """Median over the systems that are on their way, at steps where these are at least half of all."""
-    import numpy as np
-
     steps = np.unique(np.concatenate([line.step for line, _, _ in drawn]))
     table = np.full((len(drawn), len(steps)), np.nan)
     for row, (line, values, _) in zip(table, drawn, strict=True):
@@ -217,7 +210,7 @@ def _median(drawn: list[tuple[_Line, np.ndarray, str]]) -> tuple[np.ndarray, np.
     return steps[enough], np.nanmedian(table[:, enough], axis=0)
 
 
-def _aims(name: str, saved: SavedRun) -> list[float]:
+def _targets(name: str, saved: SavedRun) -> list[float]:
     """The temperature of the thermostat, the force that counts as relaxed."""
     found = []
     for kind, settings in saved.stages:
@@ -233,8 +226,6 @@ def _draw_stages(panels: Sequence[Any], lines: list[_Line]) -> None:
 
     Where systems do that more than once, circles alone tell.
     """
-    import numpy as np
-
     changes = [(line.step[1:][np.diff(line.is_md)], line) for line in lines]
     steps = np.concatenate([change for change, _ in changes])
     if not steps.size or any(change.size > 1 for change, _ in changes):
@@ -242,12 +233,12 @@ def _draw_stages(panels: Sequence[Any], lines: list[_Line]) -> None:
     for axes in panels:
         axes.axvspan(steps.min(), steps.max(), color="#0072B2", alpha=0.08, linewidth=0)
         if steps.min() == steps.max():
-            axes.axvline(steps.min(), color=_AIM, linewidth=1)
+            axes.axvline(steps.min(), color=_TARGET_COLOUR, linewidth=1)
     first = next(line.is_md[0] for change, line in changes if change.size)
     before, after = (MD.noun, RELAX.noun) if first else (RELAX.noun, MD.noun)
     top = panels[0].get_xaxis_transform()
-    panels[0].text(steps.min(), 1.02, f"{before} ", transform=top, ha="right", va="bottom", color=_AIM)
-    panels[0].text(steps.max(), 1.02, f" {after}", transform=top, ha="left", va="bottom", color=_AIM)
+    panels[0].text(steps.min(), 1.02, f"{before} ", transform=top, ha="right", va="bottom", color=_TARGET_COLOUR)
+    panels[0].text(steps.max(), 1.02, f" {after}", transform=top, ha="left", va="bottom", color=_TARGET_COLOUR)
 
 
 def _add_legend_and_title(figure: Any, saved: SavedRun, lines: list[_Line], asked: int) -> None:
@@ -262,14 +253,16 @@ def _add_legend_and_title(figure: Any, saved: SavedRun, lines: list[_Line], aske
         ]
         if any(len(set(line.is_md.tolist())) > 1 for line in lines):
             entries.append(
-                Line2D([], [], color=_AIM, marker="o", markerfacecolor="white", linewidth=0, label="next stage")
+                Line2D(
+                    [], [], color=_TARGET_COLOUR, marker="o", markerfacecolor="white", linewidth=0, label="next stage"
+                )
             )
     else:
         some = f"{len(lines)} of {asked}" if asked > len(lines) else str(len(lines))
-        shown = f"{some} systems (axes: the middle {100 - 2 * _OUTSIDE} % of points)"
-        entries = [Line2D([], [], color=_MANY, label=shown), Line2D([], [], color=_COLOURS[0], label="median")]
+        shown = f"{some} systems (axes: the middle {100 - 2 * _PERCENT_OUTSIDE} % of points)"
+        entries = [Line2D([], [], color=_MANY_COLOUR, label=shown), Line2D([], [], color=_COLOURS[0], label="median")]
         if failed:
-            entries.append(Line2D([], [], color=_FAILED, marker="x", label=f"{failed} failed"))
+            entries.append(Line2D([], [], color=_FAILED_COLOUR, marker="x", label=f"{failed} failed"))
     rows = -(-len(entries) // 4)
     figure.legend(handles=entries, loc="outside lower center", ncols=-(-len(entries) // rows), frameon=False)
     note = "" if saved.state == "finished" else f" ({saved.state})"

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from athanor.hooks.stages import DynamicsStage
@@ -15,7 +16,7 @@ from athanor.workflows.readable import format_seconds
 
 _SECONDS_BETWEEN_LINES = 60.0
 _SECONDS_BETWEEN_REFRESHES = 0.2
-_STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """Signals that end a run in order; Windows has no hangup."""
 
 
@@ -23,6 +24,7 @@ class StopRequested(KeyboardInterrupt):
     """Ctrl-C was pressed; raised between two steps, so that every system is in a whole state."""
 
 
+@dataclass(slots=True)
 class StopFlag:
     """Set by Ctrl-C, read between steps.
 
@@ -34,9 +36,8 @@ class StopFlag:
         Whether results are being written, which Ctrl-C must not cut short.
     """
 
-    def __init__(self) -> None:
-        self.is_set = False
-        self.is_writing = False
+    is_set: bool = False
+    is_writing: bool = False
 
 
 @contextmanager
@@ -56,7 +57,7 @@ def stop_between_steps() -> Iterator[StopFlag]:
             raise KeyboardInterrupt
         flag.is_set = True
 
-    caught = [number for number in _STOPS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    caught = [number for number in _STOP_SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, on_interrupt) for number in caught}
     try:
         yield flag

@@ -64,15 +64,11 @@ def parse_quantity(value: Any, kind: Kind) -> float:
         If it is no number, not finite, or its unit is not one of the kind.
     """
     example = f"{kind.example} {kind.default}"
-    if not (is_real(value) or isinstance(value, str)):
+    match = _PATTERN.match(value) if isinstance(value, str) else None
+    if match is None and not is_real(value):
         raise InputError(f"{value!r} is not a {kind.name}; write a number and a unit, for example `{example}`.")
-    if isinstance(value, str):
-        match = _PATTERN.match(value)
-        if match is None:
-            raise InputError(f"{value!r} is not a {kind.name}; write a number and a unit, for example `{example}`.")
-        number, unit = float(match[1]), _normal(match[2]) or kind.default
-    else:
-        number, unit = float(value), kind.default
+    number, unit = (match[1], _standard_spelling(match[2])) if match else (value, "")
+    number, unit = float(number), unit or kind.default
     if unit not in kind.units:
         raise InputError(
             f"{value!r} has the unit {unit!r}, which is not one of {kind.name}: use {', '.join(kind.units)}."
@@ -84,7 +80,7 @@ def parse_quantity(value: Any, kind: Kind) -> float:
     return number * kind.units[unit]
 
 
-def _normal(unit: str) -> str:
+def _standard_spelling(unit: str) -> str:
     """Accept ``A`` and ``Ang`` for Å, ``A3``, ``A**3`` and ``Å³`` for Å^3, ``/ps`` for 1/ps."""
     unit = unit.replace("**", "^").replace("³", "^3").replace("angstrom", "Å").replace("Ang", "Å")
     unit = re.sub(r"/\s*A", "/Å", unit)

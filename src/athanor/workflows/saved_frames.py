@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +35,7 @@ class SavedFrames:
             raise StorageError(f"`{path}` is missing: no frame was written yet, or it was removed.")
         self._path = path
         self._reader = TrajectoryReader(path)
+        self._columns: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self._reader)
@@ -43,17 +43,16 @@ class SavedFrames:
     @property
     def last_step(self) -> int:
         """Largest step of any frame; 0 if there is none."""
-        return int(self._step.max(initial=0))
+        return int(self._column("step").max(initial=0))
 
     def of(self, system: int) -> Batch:
         """All frames of one system in the order of time; those of a system that stood still are left out."""
-        rows = np.flatnonzero(self._system == system)
-        return self._read(rows[np.diff(self._step[rows], prepend=-1) != 0], system)
+        rows = self._rows_of(system)
+        return self._read(rows[np.diff(self._column("step")[rows], prepend=-1) != 0], system)
 
     def at(self, name: str, value: float, system: int | None = None) -> Batch:
         """The newest frame up to a ``"step"`` or ``"time"``, of one system or of each, in input order."""
-        stamps = self._step if name == "step" else self._time
-        rows = np.arange(len(self)) if system is None else np.flatnonzero(self._system == system)
+        stamps, rows = self._column(name), self._rows_of(system)
         if not rows.size:
             return self._read(rows, system)
         margin = 1e-9 * max(1.0, abs(value))
@@ -65,17 +64,20 @@ class SavedFrames:
                 f"The end of a run is in `run.structures`."
             )
         rows = rows[stamps[rows] <= value + margin][::-1]
-        _, newest = np.unique(self._system[rows], return_index=True)
+        _, newest = np.unique(self._column("system_id")[rows], return_index=True)
         return self._read(rows[newest], system)
 
-    def so_far(self) -> dict[int, tuple[int, int]]:
+    def last_steps_and_failures(self) -> dict[int, tuple[int, int]]:
         """Steps that each system with frames had taken at its last one, and its `failure_code` there."""
-        systems, first = np.unique(self._system, return_index=True)
-        last = len(self) - 1 - np.unique(self._system[::-1], return_index=True)[1]
+        ids, step = self._column("system_id"), self._column("step")
+        systems, first = np.unique(ids, return_index=True)
+        last = len(self) - 1 - np.unique(ids[::-1], return_index=True)[1]
         # the first frame is taken in the first step, unless the system failed before it
-        steps = self._step[last] - self._step[first] + (self._step[first] > 0)
-        codes = self._failure_code[last]
+        steps, codes = step[last] - step[first] + (step[first] > 0), self._column("failure_code")[last]
         return {int(system): (int(steps[place]), int(codes[place])) for place, system in enumerate(systems)}
+
+    def _rows_of(self, system: int | None) -> np.ndarray:
+        return np.arange(len(self)) if system is None else np.flatnonzero(self._column("system_id") == system)
 
     def _read(self, rows: np.ndarray, system: int | None) -> Batch:
         if not rows.size:
@@ -83,21 +85,9 @@ class SavedFrames:
             raise StorageError(f"`{self._path}` has no frame{which}: the run did not get so far.")
         return self._reader.read_rows(rows)
 
-    def _stamps(self, name: str) -> np.ndarray:
-        return self._reader.system_values(name).reshape(-1).numpy() if len(self) else np.empty(0)
-
-    @cached_property
-    def _system(self) -> np.ndarray:
-        return self._stamps("system_id")
-
-    @cached_property
-    def _failure_code(self) -> np.ndarray:
-        return self._stamps("failure_code")
-
-    @cached_property
-    def _step(self) -> np.ndarray:
-        return self._stamps("step")
-
-    @cached_property
-    def _time(self) -> np.ndarray:
-        return self._stamps("time")
+    def _column(self, name: str) -> np.ndarray:
+        """One number of every frame: a system field, read once."""
+        if name not in self._columns:
+            values = self._reader.system_values(name).reshape(-1).numpy() if len(self) else np.empty(0)
+            self._columns[name] = values
+        return self._columns[name]

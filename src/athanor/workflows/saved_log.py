@@ -10,12 +10,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
+
+import numpy as np
 
 from athanor.errors import StorageError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _LARGE = 50_000_000
 """Bytes beyond which a log is searched for a few systems instead of being parsed whole."""
@@ -89,15 +88,12 @@ class SavedLog:
 
     def of(self, systems: Sequence[int]) -> list[Series]:
         """Return what was logged of each of `systems`, in that order."""
-        import numpy as np
-
         columns, rows = self._read(systems)
         nothing = np.empty((0, len(columns)))
         return [self._series(columns, rows.get(system, nothing)) for system in systems]
 
     def _series(self, columns: list[str], rows: np.ndarray) -> Series:
         """Rows of one system as named arrays, without those of a system that stood still."""
-        import numpy as np
 
         def column(name: str) -> np.ndarray:
             return rows[:, columns.index(name)] if name in columns else np.full(len(rows), np.nan)
@@ -155,8 +151,6 @@ class SavedLog:
         return b"".join(line + b"\n" for line in found)
 
     def _by_system(self, columns: list[str], blocks: Iterator[bytes] | list[bytes]) -> dict[int, np.ndarray]:
-        import numpy as np
-
         parsed = [self._parse(block, len(columns)) for block in blocks]
         rows = np.concatenate(parsed) if parsed else np.empty((0, len(columns)))
         number = rows[:, columns.index("system_id")]
@@ -166,8 +160,6 @@ class SavedLog:
 
     def _parse(self, block: bytes, width: int) -> np.ndarray:
         """Numbers of whole lines; an empty field is NaN."""
-        import numpy as np
-
         if not block:
             return np.empty((0, width))
         text = block

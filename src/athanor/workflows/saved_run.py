@@ -17,7 +17,6 @@ from athanor._values import check_whole
 from athanor.errors import InputError, StorageError
 from athanor.workflows.folder import FINAL, LOG, NOT_STARTED, RUN, SUMMARY_JSON, TRAJECTORY
 from athanor.workflows.quantities import TIME, parse_quantity
-from athanor.workflows.saved_log import SavedLog, Series
 from athanor.workflows.saved_record import find_name, is_elsewhere, read_record, read_summary, state_of
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from athanor.data.batch import Batch
     from athanor.workflows.saved_frames import SavedFrames
+    from athanor.workflows.saved_log import SavedLog, Series
 
 
 class SavedRun:
@@ -137,7 +137,7 @@ class SavedRun:
         if not self.has_ended and (self.folder / TRAJECTORY).exists():
             from athanor.dynamics.failures import describe_failure
 
-            for number, (steps, code) in self._frames.so_far().items():
+            for number, (steps, code) in self._frames.last_steps_and_failures().items():
                 if rows[number]["status"] == NOT_STARTED:
                     status = f"failed: {describe_failure(code)}" if code else self.state
                     rows[number] |= {"status": status, "steps": steps}
@@ -283,6 +283,8 @@ class SavedRun:
 
     @cached_property
     def _log(self) -> SavedLog:
+        from athanor.workflows.saved_log import SavedLog
+
         return SavedLog(self.folder / LOG, [kind == "md" for kind, _ in self.stages])
 
     def number_of(self, system: int | str) -> int:

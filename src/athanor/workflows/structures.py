@@ -6,7 +6,7 @@ Input order is kept. Every system remembers its file, its index there and its na
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +67,7 @@ def load_sources(sources: Sequence[SourceSpec]) -> list[System]:
         loaded = _from_collection(source) if source.collection is not None else _from_file(source)
         for system in loaded:
             if source.compare_cell:
-                _note_reference(system)
+                _keep_cell_as_reference(system)
             systems.append(system)
     check_systems(systems)
     return systems
@@ -87,7 +87,7 @@ def from_python(structures: Any) -> list[System]:
         If an item is of another type, or there is none.
     """
     systems: list[System] = []
-    for item in _flat(structures):
+    for item in _one_by_one(structures):
         if isinstance(item, str | os.PathLike):
             systems.extend(_from_file(SourceSpec(file=Path(item))))
         else:
@@ -180,7 +180,7 @@ def _from_collection(source: SourceSpec) -> list[System]:
     return systems
 
 
-def _note_reference(system: System) -> None:
+def _keep_cell_as_reference(system: System) -> None:
     if not system.atoms.pbc.all():
         raise InputError(
             f"`compare_cell` is set, but {system.name} of `{system.file}` is not periodic in 3 directions."
@@ -189,26 +189,20 @@ def _note_reference(system: System) -> None:
     system.source = str(system.atoms.info.get("source", system.source or system.file))
 
 
-def _flat(structures: Any) -> Iterable[Any]:
-    for item in _as_items(structures):
-        yield from item.to_atoms() if _is_batch(item) else [item]
-
-
-def _is_batch(item: Any) -> bool:
-    return hasattr(item, "num_graphs") and hasattr(item, "to_atoms")
-
-
-def _as_items(structures: Any) -> Iterable[Any]:
+def _one_by_one(structures: Any) -> Iterator[Any]:
+    """Yield each structure of what a caller hands in; those of a batch as ASE atoms."""
     of_a_run = getattr(structures, "structures", None)
     if isinstance(of_a_run, list):
-        return of_a_run
-    if isinstance(structures, str | os.PathLike) or hasattr(structures, "get_chemical_formula"):
-        return [structures]
-    if _is_batch(structures):
-        return [structures]
-    if isinstance(structures, Iterable) and not hasattr(structures, "atomic_numbers"):
-        return structures
-    return [structures]
+        structures = of_a_run
+    elif not isinstance(structures, Iterable) or isinstance(structures, str | os.PathLike) or _is_system(structures):
+        structures = [structures]
+    for item in structures:
+        yield from item.to_atoms() if hasattr(item, "num_graphs") and hasattr(item, "to_atoms") else [item]
+
+
+def _is_system(item: Any) -> bool:
+    """Whether it is ASE atoms, `AtomicData` or a `Batch`, which are iterable too."""
+    return any(hasattr(item, name) for name in ("get_chemical_formula", "atomic_numbers", "num_graphs"))
 
 
 def _as_atoms(item: Any) -> Any:

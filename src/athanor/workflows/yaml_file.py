@@ -74,7 +74,7 @@ def read_yaml(file: Path) -> tuple[Any, Lines]:
         node = loader.get_single_node()
         if node is None:
             return None, {}
-        lines = _Walk(file).lines_of(node)
+        lines = _lines_of(file, node)
         return loader.construct_document(node), lines
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -90,35 +90,30 @@ def read_yaml(file: Path) -> tuple[Any, Lines]:
         loader.dispose()
 
 
-class _Walk:
-    """Collects the lines of keys; each node once, so that aliases can not make it endless."""
+def _lines_of(file: Path, document: Any) -> Lines:
+    """Return the line of every key and list item; each node once, so that aliases can not make it endless."""
+    lines: Lines = {}
+    seen: set[int] = set()
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._lines: Lines = {}
-        self._seen: set[int] = set()
-
-    def lines_of(self, node: Any) -> Lines:
-        self._visit(node, ())
-        return self._lines
-
-    def _visit(self, node: Any, path: KeyPath) -> None:
-        if id(node) in self._seen:
+    def visit(node: Any, path: KeyPath) -> None:
+        if id(node) in seen:
             return
-        self._seen.add(id(node))
+        seen.add(id(node))
         if node.id == "sequence":
             for index, item in enumerate(node.value):
-                self._lines[(*path, index)] = item.start_mark.line + 1
-                self._visit(item, (*path, index))
+                lines[(*path, index)] = item.start_mark.line + 1
+                visit(item, (*path, index))
         elif node.id == "mapping":
             first: dict[str, int] = {}
             for key, value in node.value:
                 name, line = str(key.value), key.start_mark.line + 1
                 if key.id == "scalar" and name in first:
                     raise InputError(
-                        f"`{self._file}`, line {line}: `{name}` is there twice, first in line {first[name]}. "
+                        f"`{file}`, line {line}: `{name}` is there twice, first in line {first[name]}. "
                         f"Remove one of them."
                     )
-                first[name] = line
-                self._lines[(*path, name)] = line
-                self._visit(value, (*path, name))
+                first[name] = lines[(*path, name)] = line
+                visit(value, (*path, name))
+
+    visit(document, ())
+    return lines

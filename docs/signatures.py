@@ -14,7 +14,7 @@ from pathlib import Path
 
 from athanor.workflows import settings
 from athanor.workflows.methods import MD, RELAX, SILENCE, StageKind, all_settings
-from athanor.workflows.quantities import Kind
+from athanor.workflows.quantities import Quantity
 from athanor.workflows.settings import Setting
 
 WORKFLOWS = Path(settings.__file__).parent
@@ -98,7 +98,7 @@ def declaration(argument: Setting | str) -> str:
     if name in PYTHON:
         return f"{name}: {' = '.join(PYTHON[name])}"
     assert isinstance(argument, Setting), f"`{name}` needs a type in PYTHON"
-    kind = "float | str" if isinstance(argument.quantity, Kind) else argument.quantity.__name__
+    kind = "float | str" if isinstance(argument.quantity, Quantity) else argument.quantity.__name__
     default = argument.python_default
     shown = f'"{default}"' if isinstance(default, str) else repr(default)
     return f"{name}: {kind}{' | None' if default is None else ''} = {shown}"

@@ -150,26 +150,26 @@ def call(arguments: list[str]) -> int:
         sys.stdout.flush()  # here, where a closed pipe or a full disk can still be reported
         return code
     except (InputError, OptionalDependencyError) as error:
-        return _complain(str(error), ExitCode.BAD_INPUT, as_json)
+        return _report(str(error), ExitCode.BAD_INPUT, as_json)
     except StorageError as error:
-        return _complain(str(error), ExitCode.STORAGE, as_json)
+        return _report(str(error), ExitCode.STORAGE, as_json)
     except (KeyboardInterrupt, _Interrupted):
-        return _complain("interrupted.", ExitCode.INTERRUPTED, as_json)
+        return _report("interrupted.", ExitCode.INTERRUPTED, as_json)
     except SystemExit:  # what rich and click make of a closed pipe; the command itself never exits
         return int(ExitCode.DONE)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.DONE)
     except OSError as error:
-        return _complain(f"{error.filename or 'the output'}: {error.strerror or error}.", ExitCode.STORAGE, as_json)
+        return _report(f"{error.filename or 'the output'}: {error.strerror or error}.", ExitCode.STORAGE, as_json)
     except Exception as error:
         if _is_usage_error(error):
-            return _complain(_usage_text(error), ExitCode.BAD_INPUT, as_json)
+            return _report(_usage_text(error), ExitCode.BAD_INPUT, as_json)
         if type(error).__name__ == "Abort":
-            return _complain("interrupted.", ExitCode.INTERRUPTED, as_json)
+            return _report("interrupted.", ExitCode.INTERRUPTED, as_json)
         if os.environ.get("ATHANOR_DEBUG"):
             raise
-        return _complain(
+        return _report(
             f"internal error: {type(error).__name__}: {error}\n"
             f"  This is a mistake in athanor. Run it again with ATHANOR_DEBUG=1 and report the traceback.",
             ExitCode.OUR_ERROR,
@@ -189,7 +189,7 @@ def _usage_text(error: Any) -> str:
     return f"{text}{'' if text.endswith('?') else '.'}{hint}"
 
 
-def _complain(text: str, code: ExitCode, as_json: bool) -> int:
+def _report(text: str, code: ExitCode, as_json: bool) -> int:
     with suppress(OSError):  # the terminal may be gone
         print(f"athanor: {text}", file=sys.stderr)
         if as_json:

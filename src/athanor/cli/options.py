@@ -29,7 +29,7 @@ def option(setting: Setting, *, required: bool = False) -> Parameter:
         return flag(name, setting.panel, setting.short_help)
     default = setting.default_in_words
     made = typer.Option(
-        *_spelled(name, setting.flags),
+        *_spellings(name, setting.flags),
         metavar=setting.metavar,
         autocompletion=_completion(setting),
         rich_help_panel=setting.panel,
@@ -41,11 +41,11 @@ def option(setting: Setting, *, required: bool = False) -> Parameter:
 
 def flag(name: str, panel: str, text: str, *flags: str) -> Parameter:
     """Return an option without a value."""
-    made = typer.Option(*_spelled(name, flags), metavar="", rich_help_panel=panel, help=text)
+    made = typer.Option(*_spellings(name, flags), metavar="", rich_help_panel=panel, help=text)
     return _keyword(name, Annotated[bool, made], False)
 
 
-def _spelled(name: str, more: tuple[str, ...]) -> list[str]:
+def _spellings(name: str, more: tuple[str, ...]) -> list[str]:
     """Return the spellings of an option, single letters first."""
     return sorted((f"--{name.replace('_', '-')}", *more), key=lambda flag: flag.startswith("--"))
 

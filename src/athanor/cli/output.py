@@ -29,15 +29,10 @@ class Screen:
         return not (self.quiet or self.as_json)
 
 
-def screen_of(given: Mapping[str, Any]) -> Screen:
-    """Return how the command that was given these options talks."""
-    return Screen(given["quiet"], given["json"])
-
-
 def print_json(document: Mapping[str, Any]) -> None:
     """Print `document`, the only thing on stdout of a command with ``--json``."""
-    as_it_is = (sys.stdout.encoding or "").lower() in ("utf-8", "utf8")
-    print(json.dumps(document, indent=1, ensure_ascii=not as_it_is, allow_nan=False))
+    prints_unicode = (sys.stdout.encoding or "").lower() in ("utf-8", "utf8")
+    print(json.dumps(document, indent=1, ensure_ascii=not prints_unicode, allow_nan=False))
 
 
 def exit_code(result: RunResult, *, allow_failures: bool = False) -> ExitCode:

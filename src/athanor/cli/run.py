@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from athanor.cli.output import document_of, exit_code, print_json, screen_of, warnings_as_lines
+from athanor.cli.output import Screen, document_of, exit_code, print_json, warnings_as_lines
 from athanor.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def evaluate_files(given: Given) -> int:
     from athanor.workflows.spec import CalculationSpec
     from athanor.workflows.structures import load_sources
 
-    spec, screen = _spec_of(CalculationSpec, given, {}), screen_of(given)
+    spec, screen = _spec_of(CalculationSpec, given, {}), Screen(given["quiet"], given["json"])
     if spec.output is not None:
         check_file(spec.output, overwrite=given["overwrite"])
     systems, started = load_sources(spec.structures), time.monotonic()
@@ -67,7 +67,7 @@ def _run(spec: RunSpec, given: Given) -> int:
     from athanor.workflows.output import check_output
     from athanor.workflows.structures import load_sources
 
-    screen = screen_of(given)
+    screen = Screen(given["quiet"], given["json"])
     if spec.output is not None:
         check_output(spec.output, overwrite=given["overwrite"])
     systems = load_sources(spec.structures)

@@ -39,7 +39,7 @@ class WrapPeriodicHook:
     def __init__(self, frequency: int = 1, stage: Enum | None = None) -> None:
         self.frequency = check_whole(frequency, "frequency", 1)
         self.stage: Enum | None = self.default_stage if stage is None else stage
-        self._frames: _Frames | None = None
+        self._cells: _CellOfEachAtom | None = None
 
     @torch.no_grad()
     def __call__(self, ctx: HookContext, stage: Enum) -> None:
@@ -49,9 +49,9 @@ class WrapPeriodicHook:
         if cell is None or pbc is None or batch.num_nodes == 0:
             return
         cell, pbc = cell.detach().reshape(-1, 3, 3), pbc.reshape(-1, 3)
-        if self._frames is None or not self._frames.fit(cell, pbc, batch.batch_idx):
-            self._frames = _Frames(cell, pbc, batch.batch_idx)
-        wrapped, offsets = self._frames.wrap(batch.positions.detach())
+        if self._cells is None or not self._cells.were_made_for(cell, pbc, batch.batch_idx):
+            self._cells = _CellOfEachAtom(cell, pbc, batch.batch_idx)
+        wrapped, offsets = self._cells.wrap(batch.positions.detach())
         if offsets is None:
             return
         with batch.keeping_results_fresh():
@@ -83,10 +83,10 @@ def wrap_positions(
     tuple
         Positions [N, 3], and int32 [N, 3]; the latter ``None`` if no atom moves.
     """
-    return _Frames(cell, pbc, batch_idx).wrap(positions)
+    return _CellOfEachAtom(cell, pbc, batch_idx).wrap(positions)
 
 
-class _Frames:
+class _CellOfEachAtom:
     """Cells and their inverses atom by atom; kept by the hook while cells and atoms stay, as in a run at fixed cell."""
 
     def __init__(self, cell: torch.Tensor, pbc: torch.Tensor, batch_idx: torch.Tensor) -> None:
@@ -95,29 +95,29 @@ class _Frames:
         self.cell, self.complete_cell = cell[batch_idx], complete[batch_idx]
         self.inverse, self.periodic = torch.linalg.inv(complete)[batch_idx], pbc[batch_idx]
 
-    def fit(self, *now: torch.Tensor) -> bool:
-        """Whether the values are those that the frames were made for."""
+    def were_made_for(self, *now: torch.Tensor) -> bool:
+        """Whether the values are those that this was made for."""
         return all(
-            one.device == two.device and one.dtype == two.dtype and torch.equal(one, two)
-            for one, two in zip(self.made_for, now, strict=True)
+            before.device == after.device and before.dtype == after.dtype and torch.equal(before, after)
+            for before, after in zip(self.made_for, now, strict=True)
         )
 
     def wrap(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """See `wrap_positions`."""
         total: torch.Tensor | None = None
         for _ in range(_MAX_PASSES):
-            offsets = torch.where(self.periodic, _times(positions, self.inverse).floor(), 0.0)
+            offsets = torch.where(self.periodic, _transform_rows(positions, self.inverse).floor(), 0.0)
             if not bool(offsets.any()):
                 break
             offsets = torch.where(offsets.isfinite(), offsets, 0.0)
             total = offsets if total is None else total + offsets
-            positions = positions - _times(offsets, self.cell)
+            positions = positions - _transform_rows(offsets, self.cell)
         else:
             positions = _step_off_faces(positions, self.inverse, self.complete_cell, self.periodic)
         return positions, None if total is None else total.to(torch.int32)
 
 
-def _times(vectors: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+def _transform_rows(vectors: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
     """Row vectors [N, 3] times matrices [N, 3, 3], in an order of operations that does not depend on N."""
     return vectors[:, 0:1] * matrices[:, 0] + vectors[:, 1:2] * matrices[:, 1] + vectors[:, 2:3] * matrices[:, 2]
 
@@ -126,11 +126,11 @@ def _step_off_faces(
     positions: torch.Tensor, inverse: torch.Tensor, cell: torch.Tensor, periodic: torch.Tensor
 ) -> torch.Tensor:
     """Move atoms that rounding holds on a periodic face just inside it; all others keep their bits."""
-    fractional = _times(positions, inverse)
+    fractional = _transform_rows(positions, inverse)
     margin = 64 * torch.finfo(positions.dtype).eps
     outside = periodic & fractional.isfinite() & ((fractional < 0.0) | (fractional >= 1.0))
     inside = torch.where(periodic, fractional.clamp(margin, 1.0 - margin), fractional)
-    moved = _times(inside, cell)
+    moved = _transform_rows(inside, cell)
     return torch.where(outside.any(dim=1, keepdim=True), moved, positions)
 
 

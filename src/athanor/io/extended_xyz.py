@@ -39,7 +39,7 @@ def storable(atoms: Any) -> tuple[Any, list[str]]:
         key = str(key)
         if key in results:
             continue
-        if key in _WRITTEN_BY_ASE or not _comes_back(key, 1) or not _has_its_shape(key, value):
+        if key in _WRITTEN_BY_ASE or not _survives_round_trip(key, 1) or not _is_readable_tensor(key, value):
             left_out.append(key)
         else:
             copy.info[key] = _as_text(key, value)
@@ -53,14 +53,14 @@ def storable(atoms: Any) -> tuple[Any, list[str]]:
 def _as_text(key: str, value: Any) -> Any:
     """Return `value`, as JSON if ASE would read it back as something else."""
     empty = isinstance(value, np.ndarray) and value.size == 0
-    if not (value is None or empty or (isinstance(value, str) and not _comes_back(key, str(value)))):
+    if not (value is None or empty or (isinstance(value, str) and not _survives_round_trip(key, str(value)))):
         return value
     plain = value.tolist() if isinstance(value, np.ndarray) else value
     return "_JSON " + json.dumps(plain).replace("\\", "\\\\")  # the reader takes away one of two
 
 
 @functools.lru_cache(maxsize=1024)
-def _comes_back(key: str, value: str | int) -> bool:
+def _survives_round_trip(key: str, value: str | int) -> bool:
     """Whether ASE reads back what it writes of an entry, and of the one behind it."""
     extxyz = OptionalDependency.ASE.load("io.extxyz", needed_by="Writing structure files")
     entries = {key: value, "behind": 1}
@@ -75,8 +75,8 @@ def _comes_back(key: str, value: str | int) -> bool:
     return list(found) == list(entries) and type(found[key]) in (str, np.int64) and found[key] == value
 
 
-def _has_its_shape(key: str, value: Any) -> bool:
-    """Whether it is no stress or virial, or one that the reader takes: an array of nine, or of six for a stress."""
+def _is_readable_tensor(key: str, value: Any) -> bool:
+    """Whether the reader takes it, if it is a stress or virial: an array of nine numbers, or of six for a stress."""
     if key not in ("stress", "virial"):
         return True
     sizes = (6, 9) if key == "stress" else (9,)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 STAMPS = ("system_id", "step", "time")
 """System fields that every stored frame carries, filled with their defaults if the batch has none."""
-_Kind = tuple[FieldSpec, torch.dtype, torch.Size]
+_FieldType = tuple[FieldSpec, torch.dtype, torch.Size]
 _FRAME_LEVELS: tuple[Level, ...] = ("node", "system")
 
 
@@ -43,7 +43,7 @@ class FrameSchema:
     """Fields seen so far, so that a frame that could not be joined with earlier ones is refused when it comes."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, _Kind] = {}
+        self._seen: dict[str, _FieldType] = {}
 
     def add(self, batch: Batch) -> None:
         """Check `batch` against earlier frames and remember its fields.
@@ -63,7 +63,7 @@ class FrameSchema:
         self._seen = {**self._seen, **found}
 
     @staticmethod
-    def _check(name: str, seen: _Kind | None, found: _Kind | None) -> None:
+    def _check(name: str, seen: _FieldType | None, found: _FieldType | None) -> None:
         if seen is not None and found is not None:
             if (seen[0].level, *seen[1:]) != (found[0].level, *found[1:]):
                 raise StorageError(

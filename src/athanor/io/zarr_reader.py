@@ -180,7 +180,7 @@ class TrajectoryReader:
 
     def rows(self, indices: Sequence[int] | slice | np.ndarray | torch.Tensor) -> Rows:
         """Chosen rows as plain arrays; fields that none of them has are left out."""
-        chosen = self._normalise(indices)
+        chosen = self._row_indices(indices)
         rows = Rows(self._counts("node", chosen), self._counts("edge", chosen))
         for item in self.fields:
             column = self._column(item, chosen)
@@ -188,7 +188,7 @@ class TrajectoryReader:
                 rows.columns[item.name] = column
         return rows
 
-    def _normalise(self, indices: Any) -> np.ndarray:
+    def _row_indices(self, indices: Any) -> np.ndarray:
         if isinstance(indices, slice):
             return np.arange(len(self))[indices]
         array = np.asarray(indices)
@@ -259,15 +259,15 @@ class TrajectoryReader:
         self._check_chunks(path, needed)
         first, last = int(numbers[0]), int(numbers[-1])
         if last - first + 1 == len(numbers) and (np.diff(numbers) == 1).all():
-            return self._slab(path, first, last + 1)
+            return self._read_slice(path, first, last + 1)
         for run in np.split(needed, np.flatnonzero(np.diff(needed) > 1) + 1):
             start, stop = int(run[0]) * size, min(int(run[-1] + 1) * size, array.shape[0])
             inside = (numbers >= start) & (numbers < stop)
             start, stop = int(numbers[inside].min()), int(numbers[inside].max()) + 1
-            out[inside] = self._slab(path, start, stop)[numbers[inside] - start]
+            out[inside] = self._read_slice(path, start, stop)[numbers[inside] - start]
         return out
 
-    def _slab(self, path: str, start: int, stop: int) -> np.ndarray:
+    def _read_slice(self, path: str, start: int, stop: int) -> np.ndarray:
         """Neighbouring rows of an array."""
         try:
             return np.asarray(self._arrays[path][start:stop])

@@ -80,7 +80,7 @@ class TrajectoryWriter:
         self._in_tail: list[Rows] = []
         self._writes_waiting = 0
         self._waiting_bytes = 0
-        self._torn = False
+        self._last_commit_failed = False
         self._fields: tuple[StoredField, ...] = ()
         self._head = Head()
         self._record: bytes | None = None
@@ -158,7 +158,7 @@ class TrajectoryWriter:
                                    f"the commit record says {rows}.")  # fmt: skip
             if array.shape[0] > rows:
                 array.resize((rows, *array.shape[1:]))
-        self._torn = False
+        self._last_commit_failed = False
 
     def _array(self, path: str) -> Any:
         if path not in self._arrays:
@@ -227,16 +227,16 @@ class TrajectoryWriter:
         StorageError
             If the store refuses; committed rows are safe, waiting ones stay in memory and the next call tries again.
         """
-        self._commit(fold=False)
+        self._commit(all_into_arrays=False)
 
     def close(self) -> None:
         """Commit what is waiting and move every block into the arrays. The writer can go on afterwards."""
-        self._commit(fold=True)
+        self._commit(all_into_arrays=True)
 
     def flush_at_exit(self) -> None:
         """Commit what is waiting as one block: plain writes only, for a moment when zarr can not run any more."""
-        if self._waiting and not self._torn:
-            self._check_alone()
+        if self._waiting and not self._last_commit_failed:
+            self._check_no_other_writer()
             self._put_block()
 
     def zero(self) -> None:
@@ -251,23 +251,23 @@ class TrajectoryWriter:
         self._fields = ()
         self._reload()
 
-    def _commit(self, *, fold: bool) -> None:
-        if not self._waiting and not (fold and self._in_tail) and not self._torn:
+    def _commit(self, *, all_into_arrays: bool) -> None:
+        if not self._waiting and not (all_into_arrays and self._in_tail) and not self._last_commit_failed:
             return
         try:
-            if self._torn:
+            if self._last_commit_failed:
                 self._recover()
-            self._check_alone()
+            self._check_no_other_writer()
             nbytes = self._waiting_bytes + sum(block.nbytes for block in self._head.tail)
-            if fold or nbytes >= self._config.buffer_bytes or len(self._in_tail) >= MAX_BLOCKS:
-                self._fold()
+            if all_into_arrays or nbytes >= self._config.buffer_bytes or len(self._in_tail) >= MAX_BLOCKS:
+                self._move_into_arrays()
             elif self._waiting:
                 self._put_block()
         except StorageError:
-            self._torn = True
+            self._last_commit_failed = True
             raise
         except BaseException as error:
-            self._torn = True
+            self._last_commit_failed = True
             if not isinstance(error, Exception):
                 raise
             reason = getattr(error, "strerror", None) or error
@@ -287,7 +287,7 @@ class TrajectoryWriter:
     def _forget_waiting(self) -> None:
         self._waiting, self._writes_waiting, self._waiting_bytes = [], 0, 0
 
-    def _check_alone(self) -> None:
+    def _check_no_other_writer(self) -> None:
         record = self._raw.get(HEAD_KEY)
         if record == self._record:
             return
@@ -297,7 +297,7 @@ class TrajectoryWriter:
             f"nothing was written. Let one writer have the store."
         )
 
-    def _finish(self, head: Head) -> None:
+    def _write_record(self, head: Head) -> None:
         """Write the commit record: from here on the new rows count."""
         record = head.to_bytes()
         self._raw.set(HEAD_KEY, record)
@@ -310,10 +310,10 @@ class TrajectoryWriter:
         counts = rows.counts
         block = TailBlock(tail_key(commit), counts["system"], counts["node"], counts["edge"], len(raw), zlib.crc32(raw))
         self._raw.set(block.key, raw)
-        self._finish(replace(self._head, commit=commit, fields=self._fields, tail=(*self._head.tail, block)))
+        self._write_record(replace(self._head, commit=commit, fields=self._fields, tail=(*self._head.tail, block)))
         self._in_tail.append(rows)
 
-    def _fold(self) -> None:
+    def _move_into_arrays(self) -> None:
         """Move blocks and waiting rows into the arrays, then drop the blocks."""
         head = self._head
         parts = [*self._in_tail, *self._waiting]
@@ -329,7 +329,7 @@ class TrajectoryWriter:
             base = head.rows(item.level)
             self._extend(field_path(item.name), base, rows.column(item), arrays, item.missing_rows(1))
         old_blocks = head.tail
-        self._finish(Head(head.commit + 1, head.systems + counts["system"], head.nodes + counts["node"],
+        self._write_record(Head(head.commit + 1, head.systems + counts["system"], head.nodes + counts["node"],
                           head.edges + counts["edge"], self._fields, tuple(sorted(arrays)), ()))  # fmt: skip
         self._in_tail = []
         for block in old_blocks:

@@ -86,8 +86,8 @@ class BlowUp:
     def __call__(self, ctx: Any, stage: Any) -> None:
         """Change positions in place."""
         if ctx.step_count == self.step:
-            doomed = (ctx.batch.system_id[:, 0] == self.system_id)[ctx.batch.batch_idx]
-            ctx.batch.positions[doomed] = float("nan")
+            failing = (ctx.batch.system_id[:, 0] == self.system_id)[ctx.batch.batch_idx]
+            ctx.batch.positions[failing] = float("nan")
 
 
 def trajectory(
@@ -135,10 +135,10 @@ def check_reversal(make_engine: MakeEngine, n_steps: int = 100) -> float:
 def check_batch_invariance(make_engine: MakeEngine, n_steps: int = 40) -> None:
     """Check that a system follows the same path, bit for bit, alone, in any slot, and beside one that fails."""
     systems = [argon_crystal(2, 3), argon_crystal(3, 7), argon_cluster(9, 1), argon_crystal(2, 12, strain=0.02)]
-    doomed = argon_cluster(5, 99)
+    failing = argon_cluster(5, 99)
     alone = {int(s["system_id"]): trajectory(make_engine, [s], n_steps) for s in systems}
     for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 3], [2, 0, 3]):
-        for partner in ([], [doomed]):
+        for partner in ([], [failing]):
             members = [systems[k] for k in order]
             together = trajectory(make_engine, [*partner, *members], n_steps, hooks=[BlowUp(99, n_steps // 3)])
             failed = (together.failure_code[:, 0] > 0).tolist()

@@ -153,12 +153,12 @@ def check_translation(model: BaseModelMixin, system: AtomicData) -> float:
 def check_rotation(model: BaseModelMixin, system: AtomicData) -> float:
     """Forces and stress turn along with the system, also under inversion; the energy stays."""
     generator = torch.Generator().manual_seed(1)
-    turn, _ = torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64))
+    rotation, _ = torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64))
     names = ["energy", "forces"]
     if system.cell is not None and "stress" in model.model_config.outputs:
         names.append("stress")
     worst = 0.0
-    for matrix in (turn, -turn):
+    for matrix in (rotation, -rotation):
         matrix = matrix.to(system.positions.dtype)
         cell = None if system.cell is None else system.cell[0] @ matrix
         here, there = evaluate(model, [system, moved(system, system.positions @ matrix, cell)], names)

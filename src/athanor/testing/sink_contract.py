@@ -118,13 +118,13 @@ def check_copies(make_sink: MakeSink) -> None:
         batch = make_batch(0)
         wanted = batch.clone()
         sink.write(batch, mask)
-        _spoil(batch)
+        _overwrite_with_zeros(batch)
         assert_equal(sink.read(), wanted)
-        _spoil(sink.read())
+        _overwrite_with_zeros(sink.read())
         assert_equal(sink.read(), wanted)
 
 
-def _spoil(batch: Batch) -> None:
+def _overwrite_with_zeros(batch: Batch) -> None:
     for level in ("node", "system"):
         for name in batch.field_names(level):
             batch[name].zero_()

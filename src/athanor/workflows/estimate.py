@@ -82,10 +82,10 @@ def estimate(plan: Plan[RunSpec]) -> Estimate:
     spec, largest = plan.spec, max(plan.chunks, key=plan.count_atoms)
     small = _first_systems(plan, largest, _SMALL_SAMPLE)
     timing = _time(plan, small)
-    times = plan.count_atoms(largest) / timing.atoms
-    if len(small) < len(largest) and timing.took * times < _MOST_SECONDS:
-        timing, times = _time(plan, largest), 1.0
-    per_step = [seconds * times for seconds in timing.seconds_per_step]
+    factor = plan.count_atoms(largest) / timing.atoms
+    if len(small) < len(largest) and timing.seconds_taken * factor < _MOST_SECONDS:
+        timing, factor = _time(plan, largest), 1.0
+    per_step = [seconds * factor for seconds in timing.seconds_per_step]
     stepping = sum(stage.steps * seconds for stage, seconds in zip(spec.stages, per_step, strict=True))
     batches = plan.num_atoms / plan.count_atoms(largest)
     disk = None if spec.output is None else estimate_disk(spec, plan.systems)
@@ -93,8 +93,8 @@ def estimate(plan: Plan[RunSpec]) -> Estimate:
     return Estimate(
         steps=spec.total_steps,
         seconds_per_step=per_step,
-        seconds=batches * (timing.first_step * times + stepping) + writing,
-        memory=round(timing.memory_before + (timing.memory_peak - timing.memory_before) * times),
+        seconds=batches * (timing.first_step * factor + stepping) + writing,
+        memory=round(timing.memory_before + (timing.memory_peak - timing.memory_before) * factor),
         free_memory=free_memory(plan.device),
         disk=disk,
         free_disk=None if spec.output is None else free_disk(spec.output),
@@ -113,7 +113,7 @@ class _Timing:
     steps: int
     first_step: float
     seconds_per_step: list[float]
-    took: float
+    seconds_taken: float
     memory_before: int
     memory_peak: int
     failures: list[tuple[int, str]]
@@ -133,14 +133,14 @@ def _time(plan: Plan[RunSpec], indices: list[int]) -> _Timing:
         batch.status[batch.status < len(endless.stages)] = number
         entering = _seconds_of(fused, batch, 1)  # compiles, searches neighbours, draws velocities
         first = first or entering
-        one = _seconds_of(fused, batch, 1)
-        count = max(1, min(_MOST_STEPS, round(_ENOUGH / one)))
+        single = _seconds_of(fused, batch, 1)
+        count = max(1, min(_MOST_STEPS, round(_ENOUGH / single)))
         seconds.append(_seconds_of(fused, batch, count) / count)
         steps += count
     codes = batch.failure_code.flatten().tolist()
     failures = [(index, describe_failure(code)) for index, code in zip(indices, codes, strict=True) if code]
-    took, peak = time.monotonic() - started, max(before, peak_memory(plan.device))
-    return _Timing(len(indices), batch.num_nodes, steps, first, seconds, took, before, peak, failures)
+    seconds_taken, peak = time.monotonic() - started, max(before, peak_memory(plan.device))
+    return _Timing(len(indices), batch.num_nodes, steps, first, seconds, seconds_taken, before, peak, failures)
 
 
 def _seconds_of(fused: Any, batch: Batch, steps: int) -> float:

@@ -232,7 +232,7 @@ def all_settings(kind: StageKind) -> dict[str, Setting]:
     """Return what stages of one kind can have: the method, then what every method takes, then what only some take."""
     methods = of_kind(kind)
     words = [f"{name} ({method.title})" for name, method in methods.items()]
-    chooser = Setting(kind.chooser, str, _or(words), kind.default, choices=tuple(methods), metavar="NAME")
+    chooser = Setting(kind.chooser, str, _joined_by_or(words), kind.default, choices=tuple(methods), metavar="NAME")
     found = {setting.name: setting for setting in (chooser, *kind.settings)}
     common = tuple(found)
     for method in reversed(methods.values()):  # where names are equal, the first method counts: the usual one
@@ -259,7 +259,7 @@ def stage_of(kind: StageKind, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return stage
 
 
-def _or(words: Sequence[str]) -> str:
+def _joined_by_or(words: Sequence[str]) -> str:
     return " or ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 

@@ -126,13 +126,13 @@ def find_device(name: str, dtype: str) -> torch.device:
     InputError
         If it is not there, with what there is; or if it can not compute in `dtype`.
     """
-    there = _devices()
+    available = _devices()
     if name == "auto":
         best = ["cuda:0", "mps", "cpu"] if dtype == "float32" else ["cuda:0", "cpu"]
-        return torch.device(next(device for device in best if device in there))
+        return torch.device(next(device for device in best if device in available))
     wanted = {"cuda": "cuda:0", "mps:0": "mps"}.get(name, name)
-    if wanted not in there:
-        raise InputError(f"`device` is {name!r}, which is not there. Use one of: {', '.join(there)}.")
+    if wanted not in available:
+        raise InputError(f"`device` is {name!r}, which is not there. Use one of: {', '.join(available)}.")
     if wanted == "mps" and dtype != "float32":
         raise InputError("`device` mps computes in float32 only. Set `dtype` to float32, or use another device.")
     return torch.device(wanted)

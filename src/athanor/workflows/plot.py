@@ -17,7 +17,7 @@ from athanor._optional import OptionalDependency
 from athanor.errors import InputError, StorageError
 from athanor.workflows import methods
 from athanor.workflows.methods import MD, RELAX
-from athanor.workflows.quantities import Kind, parse_quantity
+from athanor.workflows.quantities import Quantity, parse_quantity
 from athanor.workflows.saved_run import SavedRun
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def plot(
 def _chosen(saved: SavedRun, systems: int | str | Sequence[int | str] | None) -> list[int]:
     """Numbers of the systems to draw: those asked for, else all, else some."""
     if systems is not None:
-        return [saved.number_of(one) for one in ([systems] if isinstance(systems, int | str) else systems)]
+        return [saved.number_of(system) for system in ([systems] if isinstance(systems, int | str) else systems)]
     if len(saved) <= _MOST_DRAWN:
         return list(range(len(saved)))
     return [place * len(saved) // _MOST_DRAWN for place in range(_MOST_DRAWN)]
@@ -216,7 +216,7 @@ def _targets(name: str, saved: SavedRun) -> list[float]:
     for kind, settings in saved.stages:
         method = methods.find(kind, settings)
         for key, setting in method.all_settings().items() if method is not None else ():
-            if setting.plotted == name and isinstance(setting.quantity, Kind) and key in settings:
+            if setting.plotted == name and isinstance(setting.quantity, Quantity) and key in settings:
                 found.append(parse_quantity(settings[key], setting.quantity))
     return found
 

@@ -17,7 +17,7 @@ from athanor.errors import InputError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Kind:
+class Quantity:
     """One kind of quantity: default unit, a value for messages, and the size of every unit in that of the engines."""
 
     name: str
@@ -37,47 +37,49 @@ _PRESSURE = {
     "eV/Å^3": 1.0,
 }
 
-TEMPERATURE = Kind("temperature", "K", "300", {"K": 1.0})
-PRESSURE = Kind("pressure", "GPa", "1.5", _PRESSURE)
-FORCE = Kind("force", "eV/Å", "0.05", {"eV/Å": 1.0, "meV/Å": 1e-3})
-TIME = Kind("time", "fs", "1.0", {"fs": 1.0, "ps": units.ps, "ns": units.ns})
-RATE = Kind("rate", "1/fs", "0.01", {"1/fs": 1.0, "1/ps": 1.0 / units.ps, "1/ns": 1.0 / units.ns})
+TEMPERATURE = Quantity("temperature", "K", "300", {"K": 1.0})
+PRESSURE = Quantity("pressure", "GPa", "1.5", _PRESSURE)
+FORCE = Quantity("force", "eV/Å", "0.05", {"eV/Å": 1.0, "meV/Å": 1e-3})
+TIME = Quantity("time", "fs", "1.0", {"fs": 1.0, "ps": units.ps, "ns": units.ns})
+RATE = Quantity("rate", "1/fs", "0.01", {"1/fs": 1.0, "1/ps": 1.0 / units.ps, "1/ns": 1.0 / units.ns})
 
 _LARGEST = 1e15
-"""Of every kind, in its default unit: far beyond any use, and far from what overflows."""
+"""Of every quantity, in its default unit: far beyond any use, and far from what overflows."""
 _PATTERN = re.compile(r"^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*$")
 
 
-def parse_quantity(value: Any, kind: Kind) -> float:
+def parse_quantity(value: Any, quantity: Quantity) -> float:
     """Return `value` in the unit of the engines.
 
     Parameters
     ----------
     value
-        A number (default unit of `kind`) or text such as ``"0.05 GPa"``.
-    kind
+        A number (default unit of `quantity`) or text such as ``"0.05 GPa"``.
+    quantity
         What the value is.
 
     Raises
     ------
     InputError
-        If it is no number, not finite, or its unit is not one of the kind.
+        If it is no number, not finite, or its unit is not one of the quantity.
     """
-    example = f"{kind.example} {kind.default}"
+    example = f"{quantity.example} {quantity.default}"
     match = _PATTERN.match(value) if isinstance(value, str) else None
     if match is None and not is_real(value):
-        raise InputError(f"{value!r} is not a {kind.name}; write a number and a unit, for example `{example}`.")
+        raise InputError(f"{value!r} is not a {quantity.name}; write a number and a unit, for example `{example}`.")
     number, unit = (match[1], _standard_spelling(match[2])) if match else (value, "")
-    number, unit = float(number), unit or kind.default
-    if unit not in kind.units:
+    number, unit = float(number), unit or quantity.default
+    if unit not in quantity.units:
         raise InputError(
-            f"{value!r} has the unit {unit!r}, which is not one of {kind.name}: use {', '.join(kind.units)}."
+            f"{value!r} has the unit {unit!r}, which is not one of {quantity.name}: use {', '.join(quantity.units)}."
         )
     if not math.isfinite(number):
-        raise InputError(f"{value!r} is not finite; a {kind.name} must be a finite number, for example `{example}`.")
-    if abs(number) * kind.units[unit] > _LARGEST * kind.units[kind.default]:
-        raise InputError(f"{value!r} is beyond any {kind.name}; the largest is {_LARGEST:g} {kind.default}.")
-    return number * kind.units[unit]
+        raise InputError(
+            f"{value!r} is not finite; a {quantity.name} must be a finite number, for example `{example}`."
+        )
+    if abs(number) * quantity.units[unit] > _LARGEST * quantity.units[quantity.default]:
+        raise InputError(f"{value!r} is beyond any {quantity.name}; the largest is {_LARGEST:g} {quantity.default}.")
+    return number * quantity.units[unit]
 
 
 def _standard_spelling(unit: str) -> str:
@@ -88,9 +90,9 @@ def _standard_spelling(unit: str) -> str:
     return f"1{unit}" if unit.startswith("/") else unit
 
 
-def format_quantity(value: float, kind: Kind) -> str:
+def format_quantity(value: float, quantity: Quantity) -> str:
     """Return `value` (unit of the engines) with the default unit; `parse_quantity` reads it back."""
-    return f"{value / kind.units[kind.default]:.10g} {kind.default}"
+    return f"{value / quantity.units[quantity.default]:.10g} {quantity.default}"
 
 
 def parse_supercell(value: Any) -> tuple[int, int, int]:

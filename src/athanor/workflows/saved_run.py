@@ -279,7 +279,7 @@ class SavedRun:
         """
         if isinstance(system, str) or not isinstance(system, Iterable):
             return self._log.of([self.number_of(system)])[0]
-        return self._log.of([self.number_of(one) for one in system])
+        return self._log.of([self.number_of(each) for each in system])
 
     @cached_property
     def _log(self) -> SavedLog:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from athanor.workflows.quantities import Kind
+from athanor.workflows.quantities import Quantity
 
 STRUCTURES, MODEL, COMPUTING, OUTPUT = "Structures", "Model", "Computing", "Output"
 """Panels of the help, next to those of the kinds of stages."""
@@ -61,7 +61,7 @@ class Setting:
     """
 
     name: str
-    quantity: Kind | type
+    quantity: Quantity | type
     help: str
     default: Any = ...
     _: KW_ONLY
@@ -96,7 +96,9 @@ class Setting:
         """Default as a user would write it, or what it means to leave it out; empty if neither says anything."""
         if self.absent or self.default in (None, ..., ()):
             return self.absent
-        return f"{self.default:.10g} {self.quantity.default}" if isinstance(self.quantity, Kind) else str(self.default)
+        return (
+            f"{self.default:.10g} {self.quantity.default}" if isinstance(self.quantity, Quantity) else str(self.default)
+        )
 
     @property
     def short_help(self) -> str:
@@ -108,7 +110,7 @@ class Setting:
     def comment(self) -> str:
         """Line above the key in a job: what it is, its unit, and what it means to leave it empty."""
         unit = ""
-        if isinstance(self.quantity, Kind):
+        if isinstance(self.quantity, Quantity):
             plain = self.quantity.units[self.quantity.default] == 1.0  # the unit of the engines, which needs no words
             unit = f", {self.quantity.default}" if plain else f"; a bare number is {self.quantity.default}"
         words = f"{self.help}: {', '.join(self.choices)}" if self.quantity is list else self.help

@@ -25,7 +25,7 @@ from pydantic import (
 from athanor.errors import InputError
 from athanor.workflows import methods
 from athanor.workflows.methods import KINDS, MD, RELAX, TIMESTEP, Method, StageKind
-from athanor.workflows.quantities import TIME, Kind, format_quantity, parse_quantity
+from athanor.workflows.quantities import TIME, Quantity, format_quantity, parse_quantity
 from athanor.workflows.settings import Setting
 
 
@@ -76,12 +76,12 @@ def _type_of(setting: Setting) -> Any:
     """Return the type with which pydantic checks a setting."""
     quantity = setting.quantity
     found: Any = Literal[setting.choices] if setting.choices else quantity
-    if isinstance(quantity, Kind):
+    if isinstance(quantity, Quantity):
         found = Annotated[
             float,
-            BeforeValidator(partial(parse_quantity, kind=quantity)),
+            BeforeValidator(partial(parse_quantity, quantity=quantity)),
             AfterValidator(partial(_within_bounds, setting=setting)),
-            PlainSerializer(partial(format_quantity, kind=quantity), return_type=str, when_used="unless-none"),
+            PlainSerializer(partial(format_quantity, quantity=quantity), return_type=str, when_used="unless-none"),
         ]
     elif quantity is int:
         found = Annotated[Whole, Field(gt=setting.above, ge=setting.at_least)]
@@ -97,7 +97,7 @@ def _within_bounds(value: float, setting: Setting) -> float:
     return value
 
 
-def _of_the_method(cls: Any, value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+def _setting_value(cls: Any, value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
     """Take the default of the method where nothing was given, and refuse a setting that it does not have."""
     kind, name = KINDS[cls.model_fields["kind"].default], str(info.field_name)
     is_given = value is not _Unset and (value is not None or not methods.all_settings(kind)[name].only)
@@ -123,9 +123,9 @@ def _stage_of(kind: StageKind) -> Any:
         needed = setting.default is ... and not setting.only
         default = ... if needed else kind.default if setting.name == kind.chooser else _Unset
         fields[setting.name] = (_type_of(setting), Field(default, description=setting.comment))
-    check = field_validator(*(setting.name for setting in settings[1:]), mode="wrap")(_of_the_method)
+    check = field_validator(*(setting.name for setting in settings[1:]), mode="wrap")(_setting_value)
     return create_model(
-        f"_{kind.panel}", __base__=StageSpec, __module__=__name__, __validators__={"_of_the_method": check}, **fields
+        f"_{kind.panel}", __base__=StageSpec, __module__=__name__, __validators__={"_setting_value": check}, **fields
     )
 
 

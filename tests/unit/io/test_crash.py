@@ -105,7 +105,7 @@ class CommitRecordFirst(zarr_writer.TrajectoryWriter):
 class RecordBeforeArrays(zarr_writer.TrajectoryWriter):
     """Broken twin: rows go into the arrays after the record that counts them."""
 
-    def _fold(self):
+    def _move_into_arrays(self):
         late, real = [], self._extend
 
         def postponed(path, base, values, arrays, earlier):
@@ -114,7 +114,7 @@ class RecordBeforeArrays(zarr_writer.TrajectoryWriter):
 
         self._extend = postponed
         try:
-            super()._fold()
+            super()._move_into_arrays()
         finally:
             self._extend = real
         for arguments in late:
@@ -130,7 +130,7 @@ class NoCutting(zarr_writer.TrajectoryWriter):
         self._arrays.clear()
         self._head, self._record = load_head(self._raw), self._raw.get(HEAD_KEY)
         self._in_tail = load_tail(self._raw, self._head)
-        self._torn = False
+        self._last_commit_failed = False
 
     def _extend(self, path, base, values, arrays, earlier):
         if path in arrays:

@@ -1,4 +1,4 @@
-"""When a stored neighbor list must be built again."""
+"""When a stored neighbour list must be built again."""
 
 from __future__ import annotations
 

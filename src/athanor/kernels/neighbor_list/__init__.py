@@ -1,4 +1,4 @@
-"""Sorted packed neighbor lists of many systems."""
+"""Sorted packed neighbour lists of many systems."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ def plan(segment_ptr, pbc, grid, reach, status, half, threads):
         worst = max(worst, status[b])
         count += max(1, min(threads, (segment_ptr[b + 1] - segment_ptr[b]) // 1024))
     tasks = np.empty((count, 6), np.int64)
-    elapsed = np.empty(count + 1)
-    elapsed[0] = 0.0
+    work = np.empty(count + 1)
+    work[0] = 0.0
     count = 0
     counters = 0
     memory = 0
@@ -58,7 +58,7 @@ def plan(segment_ptr, pbc, grid, reach, status, half, threads):
             tasks[count, 1] = n * part // parts
             tasks[count, 2] = n * (part + 1) // parts
             tasks[count, 3] = counters
-            elapsed[count + 1] = elapsed[count] + 50.0 + (tasks[count, 2] - tasks[count, 1]) * (20.0 + 1.5 * candidates)
+            work[count + 1] = work[count] + 50.0 + (tasks[count, 2] - tasks[count, 1]) * (20.0 + 1.5 * candidates)
             tasks[count, 4] = memory
             room = np.int64(min(expected * (tasks[count, 2] - tasks[count, 1]) + 16.0, 1e9))
             if memory + room < MOST_REMEMBERED:
@@ -66,7 +66,7 @@ def plan(segment_ptr, pbc, grid, reach, status, half, threads):
             tasks[count, 5] = memory
             counters += n
             count += 1
-    return tasks, elapsed, counters, memory, worst
+    return tasks, work, counters, memory, worst
 
 
 @jit

@@ -166,10 +166,10 @@ def _build_cpu(positions, cell, pbc, segment_ptr, radius, half, rebuild, row_ptr
     )
 
     threads = torch.get_num_threads()
-    tasks, elapsed, num_counters, room, worst = _cpu.plan(ptr, periodic, grid, reach, status, half, threads)
+    tasks, work, num_counters, room, worst = _cpu.plan(ptr, periodic, grid, reach, status, half, threads)
     if worst >= _cpu_bins.FLAT_CELL:
         _refuse(int(np.argmax(status >= _cpu_bins.FLAT_CELL)), worst == _cpu_bins.FLAT_CELL, radius)
-    by_task = balanced_bounds(elapsed, min(num_parts(elapsed[-1]), max(len(tasks), 1)))
+    by_task = balanced_bounds(work, min(num_parts(work[-1]), max(len(tasks), 1)))
     counters, remembered = np.empty(num_counters, np.int64), np.empty((room, 2), np.int32)
     found_by = np.empty(n, np.int32)
     common = (tasks, ptr, status, periodic, full, grid, reach, x, g, bins, xs, ids, radius * radius, half)

@@ -44,7 +44,7 @@ def vectors(i, first, x, cell, row_ptr, neighbors, images, dx, dy, dz):
 
 
 @jit
-def evaluate(count, dx, dy, dz, kinds, table, cutoff, switch_start, square, energies, slopes):
+def evaluate(count, dx, dy, dz, pair_types, table, cutoff, switch_start, square, energies, slopes):
     """Write pair energies and slopes (dE/dr)/r, zero from the cutoff on; `table` has 4 eps, sigma^2 and the shift.
 
     Pairs of the skin are computed and thrown away: loops without a branch run in vector registers.
@@ -61,8 +61,8 @@ def evaluate(count, dx, dy, dz, kinds, table, cutoff, switch_start, square, ener
             slopes[m] = -6.0 * four_epsilon * sixth * (2.0 * sixth - 1.0) * inverse
     else:
         for m in range(count):
-            kind = kinds[m]
-            four_epsilon, sigma_squared, energy_shift = table[0, kind], table[1, kind], table[2, kind]
+            pair_type = pair_types[m]
+            four_epsilon, sigma_squared, energy_shift = table[0, pair_type], table[1, pair_type], table[2, pair_type]
             inverse = 1.0 / square[m]
             ratio = sigma_squared * inverse
             sixth = ratio * ratio * ratio
@@ -91,12 +91,12 @@ def pair_table(epsilon, sigma, cutoff, shift):
     table = np.empty((3, types * types))
     for a in range(types):
         for b in range(types):
-            kind = a * types + b
-            table[0, kind] = 4.0 * epsilon[a, b]
-            table[1, kind] = sigma[a, b] * sigma[a, b]
-            ratio = table[1, kind] / (cutoff * cutoff)
+            pair_type = a * types + b
+            table[0, pair_type] = 4.0 * epsilon[a, b]
+            table[1, pair_type] = sigma[a, b] * sigma[a, b]
+            ratio = table[1, pair_type] / (cutoff * cutoff)
             sixth = ratio * ratio * ratio
-            table[2, kind] = table[0, kind] * sixth * (sixth - 1.0) if shift else 0.0
+            table[2, pair_type] = table[0, pair_type] * sixth * (sixth - 1.0) if shift else 0.0
     return table
 
 
@@ -121,7 +121,7 @@ def rows(
             forces[i, 2] = 0.0
     dx, dy, dz = np.empty(longest), np.empty(longest), np.empty(longest)
     square, energies, slopes = np.empty(longest), np.empty(longest), np.empty(longest)
-    kinds = np.empty(longest, np.int64)
+    pair_types = np.empty(longest, np.int64)
     b = 0
     for i in range(start, stop):
         while i >= segment_ptr[b + 1]:
@@ -130,8 +130,8 @@ def rows(
         count = vectors(i, first, x, cell[b], row_ptr, neighbors, images, dx, dy, dz)
         if num_types > 1:
             for m in range(count):
-                kinds[m] = types[i] * num_types + types[first + neighbors[row_ptr[i] + m]]
-        evaluate(count, dx, dy, dz, kinds, table, cutoff, switch_start, square, energies, slopes)
+                pair_types[m] = types[i] * num_types + types[first + neighbors[row_ptr[i] + m]]
+        evaluate(count, dx, dy, dz, pair_types, table, cutoff, switch_start, square, energies, slopes)
         fx = fy = fz = energy = xx = xy = xz = yy = yz = zz = 0.0
         for m in range(count):
             slope = slopes[m]

@@ -13,8 +13,8 @@ def lennard_jones(
     system, i, d, j = pair_vectors(positions, cell, segment_ptr, row_ptr, neighbors, images, wrap_offsets)
     inside = ~((d * d).sum(-1) >= cutoff * cutoff)
     system, i, j, d = system[inside], i[inside], j[inside], d[inside]
-    kinds = (types[i].long(), types[j].long())
-    pair_epsilon, pair_sigma = epsilon.double()[kinds], sigma.double()[kinds]
+    pair_types = (types[i].long(), types[j].long())
+    pair_epsilon, pair_sigma = epsilon.double()[pair_types], sigma.double()[pair_types]
     square = (d * d).sum(-1)
     sixth = (pair_sigma * pair_sigma / square) ** 3
     energy = 4.0 * pair_epsilon * sixth * (sixth - 1.0)

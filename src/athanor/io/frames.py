@@ -6,7 +6,6 @@ The only module of sinks and stores that takes a batch apart and puts one togeth
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,10 +15,8 @@ from athanor.data._levels import LevelStorage
 from athanor.data.batch import Batch
 from athanor.data.fields import FIELDS, FieldSpec, Level
 from athanor.errors import StorageError
-
-if TYPE_CHECKING:
-    from athanor.io.zarr_rows import Rows
-    from athanor.io.zarr_schema import StoredField
+from athanor.io.zarr_rows import Rows
+from athanor.io.zarr_schema import StoredField, to_numpy, to_tensor
 
 STAMPS = ("system_id", "step", "time")
 """System fields that every stored frame carries, filled with their defaults if the batch has none."""
@@ -127,9 +124,6 @@ def _assemble(
 
 def batch_to_rows(batch: Batch) -> tuple[Rows, list[StoredField]]:
     """Copy a batch to rows on the host, with identity fields in any case."""
-    from athanor.io.zarr_rows import Rows
-    from athanor.io.zarr_schema import StoredField, to_numpy
-
     systems = batch.num_graphs
     fields = fields_of(batch)
     for name in STAMPS:
@@ -146,8 +140,6 @@ def batch_to_rows(batch: Batch) -> tuple[Rows, list[StoredField]]:
 
 def rows_to_batch(rows: Rows, fields: Sequence[StoredField]) -> Batch:
     """Make a CPU batch of rows; what some rows lack is NaN there."""
-    from athanor.io.zarr_schema import to_tensor
-
     tensors: dict[str, torch.Tensor] = {}
     specs: dict[str, FieldSpec] = {}
     for item in fields:

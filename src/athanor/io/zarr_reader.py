@@ -6,15 +6,17 @@ A reader sees the store as of one commit record until `refresh`. Only rows that 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from athanor.data._levels import gather_rows
+from athanor.data.batch import Batch
 from athanor.errors import InputError, MissingFieldError, OutOfRangeError, StorageError
 from athanor.io._replace import PARTIAL
 from athanor.io._zarr_store import RawStore
+from athanor.io.frames import rows_to_batch
 from athanor.io.zarr_rows import Rows, decode_block, merge_rows
 from athanor.io.zarr_schema import (
     FORMAT_KEY,
@@ -27,9 +29,6 @@ from athanor.io.zarr_schema import (
     field_path,
     to_tensor,
 )
-
-if TYPE_CHECKING:
-    from athanor.data.batch import Batch
 
 _ATTEMPTS = 10
 
@@ -171,8 +170,6 @@ class TrajectoryReader:
         StorageError
             If there are no rows, or a chunk is missing or damaged.
         """
-        from athanor.io.frames import rows_to_batch
-
         rows = self.rows(indices)
         if rows.counts["system"] == 0:
             raise StorageError(f"Nothing to read: {self._raw.where} is empty, or no rows were asked for.")

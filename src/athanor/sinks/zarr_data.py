@@ -16,12 +16,13 @@ import torch
 
 from athanor.data.batch import Batch
 from athanor.errors import InputError, StorageError
+from athanor.io.frames import batch_to_rows
+from athanor.io.zarr_reader import TrajectoryReader
 from athanor.sinks.base import DataSink, check_capacity
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from athanor.io.zarr_reader import TrajectoryReader
     from athanor.io.zarr_writer import TrajectoryWriter
 
 MODES = ("a", "r", "w", "x")
@@ -83,7 +84,6 @@ class ZarrData(DataSink):
         durability: str = "every:10,interval:5",
     ) -> None:
         from athanor.io.zarr_config import Durability, parse_config
-        from athanor.io.zarr_reader import TrajectoryReader
         from athanor.io.zarr_writer import TrajectoryWriter
 
         self._capacity = check_capacity(capacity, optional=True)
@@ -133,8 +133,6 @@ class ZarrData(DataSink):
         StorageError
             If a field does not fit the store (nothing is kept then), or the store can not be written (frames wait).
         """
-        from athanor.io.frames import batch_to_rows
-
         writer = self._open_writer()
         chosen = self._chosen_systems(batch, mask, full="Store is full")
         if chosen is not None:
@@ -142,8 +140,6 @@ class ZarrData(DataSink):
 
     def reader(self) -> TrajectoryReader:
         """Return a reader of everything written so far; what waits is committed first."""
-        from athanor.io.zarr_reader import TrajectoryReader
-
         if self._writer is None:
             assert self._reader is not None
             return self._reader

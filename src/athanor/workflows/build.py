@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import ValidationError
 
 from athanor._values import check_keywords
+from athanor.data.atomic_data import AtomicData
+from athanor.data.batch import Batch
+from athanor.dynamics import ConvergenceHook, FusedStage, initialize_velocities
 from athanor.errors import AthanorError, AthanorWarning, InputError
+from athanor.kernels import segment_sum
+from athanor.models import registry
 from athanor.workflows.methods import RELAX, load
 from athanor.workflows.problems import describe_problems
 from athanor.workflows.spec import DEFAULT_MODEL, CalculationSpec, ModelSpec, RunSpec
 from athanor.workflows.stages import MDSpec, StageSpec
 from athanor.workflows.structures import System, describe_system
-
-if TYPE_CHECKING:
-    from athanor.data.batch import Batch
-    from athanor.dynamics import FusedStage
-    from athanor.workflows.track import Tracker
+from athanor.workflows.track import Tracker
 
 SKIN = 0.5
 """Å added to the cutoff of the neighbour list, unless the model asks for a skin of its own."""
@@ -55,8 +56,6 @@ def build_model(spec: ModelSpec) -> Any:
     OptionalDependencyError
         If a package is missing; the text names the command that installs it.
     """
-    from athanor.models import registry
-
     called = f"model {spec.name!r}"
     advice = f"Write `--model-option KEY=VALUE`, or `model: {{name: {spec.name}, KEY: VALUE}}` in a job."
     check_keywords(registry.find(spec.name).load(), spec.options, called, "option", advice)
@@ -117,9 +116,6 @@ def build_batch(systems: Sequence[System], dtype: str) -> Batch:
     InputError
         If one can not be converted; the text names it.
     """
-    from athanor.data.atomic_data import AtomicData
-    from athanor.data.batch import Batch
-
     wanted = getattr(torch, dtype)
     data = []
     for index, system in enumerate(systems):
@@ -151,9 +147,6 @@ def build_stages(spec: RunSpec, model: Any, batch: Batch) -> tuple[FusedStage, T
 
     Neighbour lists and the tracker are registered; systems that start with dynamics have velocities, set in place.
     """
-    from athanor.dynamics import FusedStage
-    from athanor.workflows.track import Tracker
-
     start_velocities(spec, batch)
     engines = [_build_engine(stage, spec, model, batch) for stage in spec.stages]
     tracker = Tracker(spec.stages, engines, batch)
@@ -165,8 +158,6 @@ def build_stages(spec: RunSpec, model: Any, batch: Batch) -> tuple[FusedStage, T
 
 def _build_engine(stage: StageSpec, spec: RunSpec, model: Any, batch: Batch) -> Any:
     """Make the engine of a stage as the table says: by its home, with the settings that it has keywords for."""
-    from athanor.dynamics import ConvergenceHook
-
     method, home = stage.method, stage.method.engine
     keywords = {name: setting.keyword for name, setting in method.all_settings().items() if setting.keyword}
     given = {keyword: getattr(stage, name) for name, keyword in keywords.items()}
@@ -198,9 +189,6 @@ def start_velocities(spec: RunSpec, batch: Batch) -> None:
     first = spec.stages[0]
     if not isinstance(first, MDSpec):
         return
-    from athanor.dynamics import initialize_velocities
-    from athanor.kernels import segment_sum
-
     batch.ensure_field("velocities")
     moving = segment_sum((batch.velocities**2).sum(dim=1, keepdim=True), batch.batch_ptr)[:, 0] > 0
     drawn = initialize_velocities(

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from athanor.data.batch import Batch
+from athanor.dynamics.failures import describe_failure
 from athanor.workflows import build
 from athanor.workflows.advice import Advice, advise, estimate_disk, free_disk
 from athanor.workflows.memory import free_memory, peak_memory, used_memory
 from athanor.workflows.plan import Plan
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import RelaxSpec, StageSpec
-
-if TYPE_CHECKING:
-    from athanor.data.batch import Batch
 
 _SMALL_SAMPLE = 500
 """Atoms that are timed first; the largest batch is timed too if that promises to be quick."""
@@ -121,8 +120,6 @@ class _Timing:
 
 def _time(plan: Plan[RunSpec], indices: list[int]) -> _Timing:
     """Run a few steps of every stage in memory."""
-    from athanor.dynamics.failures import describe_failure
-
     started, before = time.monotonic(), used_memory(plan.device)
     endless = plan.spec.model_copy(update={"stages": tuple(_without_end(stage) for stage in plan.spec.stages)})
     batch = plan.batch(indices)

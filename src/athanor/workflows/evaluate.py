@@ -7,10 +7,17 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from athanor.data import observables
+from athanor.data.batch import Batch
+from athanor.dynamics.engine import BaseDynamics
+from athanor.dynamics.failures import explain_failure
 from athanor.errors import AthanorWarning, InputError
 from athanor.io.structures import write_structures
+from athanor.units import GPa
 from athanor.workflows.advice import advise
 from athanor.workflows.build import build_neighbor_hooks
 from athanor.workflows.plan import Plan, make_plan, spec_of_call
@@ -18,11 +25,6 @@ from athanor.workflows.progress import Progress, stop_between_steps
 from athanor.workflows.results import RunResult, add_not_started, identify, without_results
 from athanor.workflows.spec import CalculationSpec
 from athanor.workflows.structures import System, from_python
-
-if TYPE_CHECKING:
-    import torch
-
-    from athanor.data.batch import Batch
 
 _ENDINGS = (".extxyz", ".xyz")
 
@@ -167,8 +169,6 @@ def check_file(path: str | os.PathLike[str], *, overwrite: bool, inputs: Iterabl
 
 def _evaluate_batch(model: Any, batch: Batch) -> None:
     """One forward pass with the checks of a run, in place: a system that fails gets its `failure_code`."""
-    from athanor.dynamics.engine import BaseDynamics
-
     wanted = {"energy", "forces"} | ({"stress"} if bool(batch.has_cell.any()) else set())
     engine = BaseDynamics(model, n_steps=0)
     engine.__needs_keys__ = frozenset(wanted & model.model_config.outputs)
@@ -180,10 +180,6 @@ def _evaluate_batch(model: Any, batch: Batch) -> None:
 def _add(result: RunResult, plan: Plan[Any], indices: Sequence[int], batch: Batch) -> None:
     """Append what came out for one batch."""
     from ase.calculators.singlepoint import SinglePointCalculator
-
-    from athanor.data import observables
-    from athanor.dynamics.failures import explain_failure
-    from athanor.units import GPa
 
     fmax = observables.fmax(batch).tolist() if "forces" in batch else None
     pressure = (observables.pressure(batch, kinetic=False) / GPa).tolist() if "stress" in batch else None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
+from athanor._runtime import set_num_threads
+from athanor.data.batch import Batch
 from athanor.dynamics.arguments import check_model
 from athanor.errors import InputError
 from athanor.workflows import build
@@ -18,9 +20,6 @@ from athanor.workflows.readable import count
 from athanor.workflows.repeat import repeat_cells
 from athanor.workflows.spec import CalculationSpec, RunSpec, validated
 from athanor.workflows.structures import System
-
-if TYPE_CHECKING:
-    from athanor.data.batch import Batch
 
 Spec = TypeVar("Spec", bound=CalculationSpec)
 
@@ -97,8 +96,6 @@ def make_plan(spec: Spec, systems: Sequence[System], *, model: Any = None) -> Pl
     if not systems:
         raise InputError("There is no structure to run.")
     if spec.threads is not None:
-        from athanor._runtime import set_num_threads
-
         set_num_threads(spec.threads)
     device = find_device(spec.device, spec.dtype)
     repeated = repeat_cells(systems, spec.supercell, spec.min_atoms)

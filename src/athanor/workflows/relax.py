@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from athanor.workflows.methods import RELAX
 from athanor.workflows.results import RunResult
 from athanor.workflows.run import run_from_python
-
-if TYPE_CHECKING:
-    import torch
 
 
 def relax(

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import torch
 from torch.autograd import forward_ad
 
+_SCHEMA_TYPES = {torch.Tensor: "Tensor", torch.dtype: "ScalarType", float: "float", int: "int", bool: "bool"}
 _NUMBERS = frozenset({bool, int, float, torch.dtype})
 
 _library = torch.library.Library("athanor", "FRAGMENT")
@@ -33,14 +34,15 @@ class LazyModule:
 
 
 def register_op(
-    schema: str, *, cpu: Callable[..., Any], reference: Callable[..., Any], fake: Callable[..., Any]
+    public: Any, *, cpu: Callable[..., Any], reference: Callable[..., Any], fake: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """Register ``athanor::<name>`` and return the function to call.
+    """Register ``athanor::<name>`` under the name of its public call, and return the function for that to call.
 
     Parameters
     ----------
-    schema
-        Name and types, as ``torch.library.Library.define`` takes them.
+    public
+        The public call. Its signature becomes that of the operation: tensors, numbers and dtypes go in; a tensor, or a
+        tuple of tensors, comes out.
     cpu
         Implementation for CPU tensors.
     reference
@@ -48,8 +50,10 @@ def register_op(
     fake
         Returns empty tensors of the right shape, dtype and device.
     """
-    name = schema.split("(", 1)[0]
-    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    name, types = public.__name__, get_type_hints(public)
+    outputs = ", ".join(["Tensor"] * max(1, len(get_args(types.pop("return")))))
+    inputs = ", ".join(f"{_SCHEMA_TYPES[kind]} {argument}" for argument, kind in types.items())
+    _library.define(f"{name}({inputs}) -> ({outputs})", tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, reference, "CompositeExplicitAutograd")
     _library.impl(name, cpu, "CPU")
     torch.library.register_fake(f"athanor::{name}", fake, lib=_library)

@@ -101,15 +101,5 @@ def _strained_fake(positions: torch.Tensor, cell: torch.Tensor, *others: torch.T
     return torch.empty_like(positions), torch.empty_like(cell)
 
 
-_cell_shape = register_op(
-    "cell_shape(Tensor cell) -> (Tensor, Tensor)",
-    cpu=_shape_cpu,
-    reference=_reference.cell_shape,
-    fake=_shape_fake,
-)
-_strained = register_op(
-    "strained(Tensor positions, Tensor cell, Tensor log_strain, Tensor segment_ptr) -> (Tensor, Tensor)",
-    cpu=_strained_cpu,
-    reference=_reference.strained,
-    fake=_strained_fake,
-)
+_cell_shape = register_op(cell_shape, cpu=_shape_cpu, reference=_reference.cell_shape, fake=_shape_fake)
+_strained = register_op(strained, cpu=_strained_cpu, reference=_reference.strained, fake=_strained_fake)

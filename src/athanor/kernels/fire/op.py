@@ -145,16 +145,5 @@ def _moves_fake(velocities: torch.Tensor, *others: torch.Tensor) -> Moves:
     return torch.empty_like(velocities), torch.empty_like(velocities)
 
 
-_fire_sums = register_op(
-    "fire_sums(Tensor velocities, Tensor forces, Tensor segment_ptr) -> Tensor",
-    cpu=_sums_cpu,
-    reference=_reference.fire_sums,
-    fake=_sums_fake,
-)
-_fire_moves = register_op(
-    "fire_moves(Tensor velocities, Tensor forces, Tensor inverse_masses, Tensor segment_ptr, Tensor downhill, "
-    "Tensor keep, Tensor steer, Tensor dt, Tensor maxstep) -> (Tensor, Tensor)",
-    cpu=_moves_cpu,
-    reference=_reference.fire_moves,
-    fake=_moves_fake,
-)
+_fire_sums = register_op(fire_sums, cpu=_sums_cpu, reference=_reference.fire_sums, fake=_sums_fake)
+_fire_moves = register_op(fire_moves, cpu=_moves_cpu, reference=_reference.fire_moves, fake=_moves_fake)

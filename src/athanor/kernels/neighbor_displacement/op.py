@@ -86,10 +86,4 @@ def _fake(positions: torch.Tensor, reference_positions: torch.Tensor, cell: torc
     return torch.empty(cell.shape[0], dtype=torch.bool, device=cell.device)
 
 
-_needs_rebuild = register_op(
-    "needs_rebuild(Tensor positions, Tensor reference_positions, Tensor cell, Tensor reference_cell, "
-    "Tensor segment_ptr, float radius, float skin) -> Tensor",
-    cpu=_cpu_call,
-    reference=_reference.needs_rebuild,
-    fake=_fake,
-)
+_needs_rebuild = register_op(needs_rebuild, cpu=_cpu_call, reference=_reference.needs_rebuild, fake=_fake)

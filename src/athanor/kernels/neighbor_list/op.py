@@ -215,17 +215,7 @@ def _minimum_distance_fake(positions: torch.Tensor, cell: torch.Tensor, *lists: 
     return positions.new_empty((cell.shape[0],))
 
 
-_LISTS = "Tensor row_ptr, Tensor neighbors, Tensor images, Tensor wrap_offsets"
-_build = register_op(
-    "build_neighbor_list(Tensor positions, Tensor cell, Tensor pbc, Tensor segment_ptr, float radius, bool half, "
-    f"Tensor rebuild, {_LISTS}) -> (Tensor, Tensor, Tensor, Tensor)",
-    cpu=_build_cpu,
-    reference=_reference.build_neighbor_list,
-    fake=_build_fake,
-)
+_build = register_op(build_neighbor_list, cpu=_build_cpu, reference=_reference.build_neighbor_list, fake=_build_fake)
 _minimum_distance = register_op(
-    f"minimum_distance(Tensor positions, Tensor cell, Tensor segment_ptr, {_LISTS}) -> Tensor",
-    cpu=_minimum_distance_cpu,
-    reference=_reference.minimum_distance,
-    fake=_minimum_distance_fake,
+    minimum_distance, cpu=_minimum_distance_cpu, reference=_reference.minimum_distance, fake=_minimum_distance_fake
 )

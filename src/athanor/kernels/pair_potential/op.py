@@ -171,12 +171,5 @@ def _backward(ctx: Any, energy_gradient: torch.Tensor, *_: torch.Tensor) -> tupl
     return *results, *([None] * 12)
 
 
-_lennard_jones = register_op(
-    "lennard_jones(Tensor positions, Tensor cell, Tensor segment_ptr, Tensor row_ptr, Tensor neighbors, Tensor images, "
-    "Tensor wrap_offsets, Tensor types, Tensor epsilon, Tensor sigma, float cutoff, float switch_width, bool shift, "
-    "bool half) -> (Tensor, Tensor, Tensor)",
-    cpu=_cpu_call,
-    reference=_reference.lennard_jones,
-    fake=_fake,
-)
+_lennard_jones = register_op(lennard_jones, cpu=_cpu_call, reference=_reference.lennard_jones, fake=_fake)
 register_gradient("lennard_jones", setup_context=_setup_context, backward=_backward)

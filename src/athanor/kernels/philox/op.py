@@ -179,13 +179,10 @@ def _fake(segment_ptr: torch.Tensor, *rest: Any) -> torch.Tensor:
     return torch.empty((num_atoms, columns), dtype=dtype, device=segment_ptr.device)
 
 
-_ARGUMENTS = "Tensor segment_ptr, Tensor system_id, Tensor step, int seed, int purpose, int columns, ScalarType dtype"
-
-
-def _register(name: str, normal: bool, reference: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+def _register(public: Any, normal: bool, reference: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     cpu, elsewhere = partial(_draw_cpu, normal), partial(_draw_reference, reference)
-    return register_op(f"{name}({_ARGUMENTS}) -> Tensor", cpu=cpu, reference=elsewhere, fake=_fake)
+    return register_op(public, cpu=cpu, reference=elsewhere, fake=_fake)
 
 
-_philox_uniform = _register("philox_uniform", False, _reference.uniform)
-_philox_normal = _register("philox_normal", True, _reference.normal)
+_philox_uniform = _register(philox_uniform, False, _reference.uniform)
+_philox_normal = _register(philox_normal, True, _reference.normal)

@@ -126,16 +126,6 @@ def _sum_backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]
     return gradient.index_select(0, _reference.segment_index(segment_ptr, ctx.num_rows)), None
 
 
-_segment_sum = register_op(
-    "segment_sum(Tensor values, Tensor segment_ptr) -> Tensor",
-    cpu=_sum_cpu,
-    reference=_reference.segment_sum,
-    fake=_fake,
-)
+_segment_sum = register_op(segment_sum, cpu=_sum_cpu, reference=_reference.segment_sum, fake=_fake)
 register_gradient("segment_sum", setup_context=_keep_pointer, backward=_sum_backward)
-_segment_max = register_op(
-    "segment_max(Tensor values, Tensor segment_ptr) -> Tensor",
-    cpu=_max_cpu,
-    reference=_reference.segment_max,
-    fake=_fake,
-)
+_segment_max = register_op(segment_max, cpu=_max_cpu, reference=_reference.segment_max, fake=_fake)

@@ -170,7 +170,7 @@ def _pack_items(batch: BatchStorage, dicts: Sequence[Mapping[str, torch.Tensor]]
     for number, item in enumerate(dicts):
         if has_list[number]:
             found = _item_pairs(batch, number, item)
-            pairs.append(found[0] + int(batch._node.starts[number]))
+            pairs.append(found[0])
             shifts.append(found[1])
     edges, batch._edge = batch._edge, LevelStorage.empty(len(batch))
     packed = _pair_views.pack(batch, torch.cat(pairs), torch.cat(shifts), keep_order=True)
@@ -183,28 +183,23 @@ def _pack_items(batch: BatchStorage, dicts: Sequence[Mapping[str, torch.Tensor]]
 def _item_pairs(
     batch: BatchStorage, number: int, item: Mapping[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    first, atoms = int(batch._node.starts[number]), int(batch._node.counts[number])
     pairs = item.get("neighbor_list")
     if pairs is None:
-        return _pair_views.pairs_of_matrix(item)
-    pairs = pairs.long()
-    atoms = int(batch._node.counts[number])
+        pairs, shifts = _pair_views.pairs_of_matrix(item)
+        return pairs + first, shifts
     if pairs.numel() and (int(pairs.min()) < 0 or int(pairs.max()) >= atoms):
         raise InputError(
             f"`neighbor_list` of sample {number} holds atom indices from {int(pairs.min())} to {int(pairs.max())}; "
             f"the structure has {atoms} atoms. Indices count inside the structure."
         )
-    found = item.get("neighbor_list_shifts")
-    if found is None and "shifts" in item:
-        offset = pairs + int(batch._node.starts[number])
-        found = _pair_views.images_from_cartesian(item["shifts"], batch, offset)
-    return pairs, torch.zeros((len(pairs), 3), device=pairs.device) if found is None else found
+    return _pair_views.pairs_of_list(item, batch, first)
 
 
-def default_fields(device: torch.device) -> dict[Level, dict[str, torch.Tensor]]:
-    """Fields of an empty batch without a template."""
-    example = AtomicData(atomic_numbers=torch.ones(1, dtype=torch.int64), positions=torch.zeros(1, 3))
-    node = {name: tensor[:0].to(device) for name, tensor in example._fields.items()}
-    return {"node": node, "edge": {}, "system": {"energy": torch.zeros((0, 1), device=device)}}
+def one_atom() -> AtomicData:
+    """Return the template of an empty batch for which none is given."""
+    numbers = torch.ones(1, dtype=torch.int64)
+    return AtomicData(atomic_numbers=numbers, positions=torch.zeros(1, 3), energy=torch.zeros(1, 1))
 
 
 def emptied(cls: type[AnyBatch], template: Any, device: torch.device | str | None) -> AnyBatch:

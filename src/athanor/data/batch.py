@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
-from athanor._values import did_you_mean
+from athanor._values import did_you_mean, usable_device
 from athanor.data import _build, _membership, _structure
 from athanor.data._levels import LevelStorage
 from athanor.data._mixin import DataMixin
@@ -162,9 +162,7 @@ class Batch(BatchStorage):
         """
         if min(num_systems, num_nodes, num_edges) < 0:
             raise InputError(f"Sizes must not be negative: {num_systems=}, {num_nodes=}, {num_edges=}.")
-        if template is None:
-            return cls(device=device, storage=_build.default_fields(torch.device(device)))
-        return _build.emptied(cls, template, device)
+        return _build.emptied(cls, _build.one_atom() if template is None else template, device)
 
     @classmethod
     def empty_like(cls, batch: Batch, *, device: torch.device | str | None = None) -> Self:
@@ -336,17 +334,13 @@ class Batch(BatchStorage):
 
     def to_data_list(self) -> list[AtomicData]:
         """Return all structures; their tensors are views of the batch."""
-        return _membership.items(self)
+        return [_membership.item(self, number) for number in range(len(self))]
 
     def to_atoms(self) -> list[Atoms]:
         """Return all structures as ASE atoms; see `athanor.data.convert.ase.to_atoms`."""
         return [data.to_atoms() for data in self.without_pairs().to_data_list()]  # ASE has no place for pairs
 
     # ---------------------------------------------------------------------------------------------------- copies
-    def _like(self, node: LevelStorage, system: LevelStorage, device: torch.device | None = None) -> Self:
-        levels = {"node": node, "edge": LevelStorage.empty(len(self)), "system": system}
-        return type(self)._of(levels, dict(self._custom), device or self._device, item_class=self._item_class)
-
     def _mapped(
         self, move: Callable[[str, torch.Tensor], torch.Tensor], move_list: Callable[[PairList], PairList]
     ) -> Self:
@@ -354,8 +348,8 @@ class Batch(BatchStorage):
         device = next((t.device for s in (node, system) for t in s.tensors.values()), self._device)
         levels = {"node": node, "edge": edge, "system": system}
         lists = tuple(move_list(pairs) for pairs in self._pair_lists)
-        result = type(self)._of(levels, dict(self._custom), device, lists, self._item_class)
-        result._groups = {name: group.map(move) for name, group in self._groups.items()}
+        groups = {name: group.map(move) for name, group in self._groups.items()}
+        result = type(self)._of(levels, dict(self._custom), device, lists, self._item_class, groups)
         if device == self._device:
             node._idx, node._ptr = self._node._idx, self._node._ptr
         return result
@@ -389,9 +383,7 @@ class Batch(BatchStorage):
 
     def cuda(self, device: int | str | None = None, non_blocking: bool = False) -> Self:
         """Return the batch on a CUDA device."""
-        return self.to(
-            torch.device("cuda", device) if isinstance(device, int) else device or "cuda", None, non_blocking
-        )
+        return self.to(usable_device("cuda" if device is None else device), None, non_blocking)
 
     def separate_memory(self) -> None:
         """Copy, in place, fields of the table that can not be changed in place as they are; engines do so before a run.
@@ -403,9 +395,10 @@ class Batch(BatchStorage):
 
     def without_pairs(self) -> Self:
         """Return a batch of the same tensors without pair lists, edge fields, groups and state, as frames are."""
-        result = self._like(self._node.map(_same, with_state=False), self._system.map(_same, with_state=False))
-        result._custom = {name: spec for name, spec in self._custom.items() if spec.level != "edge"}
-        return result
+        node, system = (LevelStorage(level.counts, level.tensors.copy()) for level in (self._node, self._system))
+        levels = {"node": node, "edge": LevelStorage.empty(len(self)), "system": system}
+        custom = {name: spec for name, spec in self._custom.items() if spec.level != "edge"}
+        return type(self)._of(levels, custom, self._device, item_class=self._item_class)
 
     def shallow_view(self, without_flags: Iterable[str] = ("positions", "cell")) -> Self:
         """Return a batch of the same tensors, pointers and pair list, as models get one; assignments do not come back.
@@ -428,14 +421,13 @@ class Batch(BatchStorage):
         return self.clone()
 
     def __getstate__(self) -> dict[str, Any]:
-        keys = ("_node", "_edge", "_system", "_custom", "_pair_lists", "_groups", "_device", "_item_class", "_version")
-        self._edges()
-        return {key: getattr(self, key) for key in keys}
+        levels = {level: self._level(level) for level in LEVELS}
+        parts = (levels, self._custom, self._device, self._pair_lists, self._item_class, self._groups)
+        return {"parts": parts, "version": self._version}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for key, value in {**state, "_assigned": {}, "_stamp": None, "_membership": 0, "_layout": 0}.items():
-            object.__setattr__(self, key, value)
-        self._edge_rows_of = self._pair_lists[0].row_ptr if self._pair_lists else None
+        self._set_parts(*state["parts"])
+        self._version = state["version"]
 
     def model_dump(self, **kwargs: Any) -> dict[str, Any]:
         """Return a flat dictionary: device, keys, pointers and sizes, then every stored tensor."""
@@ -459,7 +451,3 @@ class Batch(BatchStorage):
             f"{type(self).__name__}(num_graphs={self.num_graphs}, num_nodes={self.num_nodes}, "
             f"num_edges={self.num_edges}, device={self._device})"
         )
-
-
-def _same(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    return tensor

@@ -39,6 +39,8 @@ class ComputedFrom:
 
     def holds(self, *tensors: torch.Tensor | None) -> bool:
         """Whether `tensors` are the same, unchanged."""
+        if len(tensors) != len(self._tensors):
+            return False
         for known, version, tensor in zip(self._tensors, self._versions, tensors, strict=True):
             if tensor is not known or (version >= 0 and version != tensor._version):  # type: ignore[union-attr]
                 return False
@@ -52,11 +54,7 @@ class ComputedFrom:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _nothing, ()  # a copy has tensors of its own: what was computed from these does not hold for it
-
-
-def _nothing() -> ComputedFrom:
-    return ComputedFrom(torch.empty(0))
+        return ComputedFrom, ()  # a copy has tensors of its own: what was computed from these does not hold for it
 
 
 class Stamp(NamedTuple):

@@ -261,6 +261,7 @@ class BatchStorage(Followers):
         """Count that a tensor was exchanged for another one."""
         self._version += 1
         self._layout += 1
+        self._absent = None  # it holds tensors that may be gone now
 
     # --------------------------------------------------------------------------------------------- pairs and edges
     @property

@@ -21,7 +21,6 @@ from athanor.data._storage import BatchStorage
 from athanor.data._view import view_of_batch
 from athanor.data.atomic_data import AtomicData
 from athanor.data.fields import FIELDS, KNOWN_FIELDS, LEVELS, FieldSpec, Level
-from athanor.data.pair_list import PairList
 from athanor.errors import ArgumentError, InputError, MissingFieldError
 
 if TYPE_CHECKING:
@@ -341,13 +340,11 @@ class Batch(BatchStorage):
         return [data.to_atoms() for data in self.without_pairs().to_data_list()]  # ASE has no place for pairs
 
     # ---------------------------------------------------------------------------------------------------- copies
-    def _mapped(
-        self, move: Callable[[str, torch.Tensor], torch.Tensor], move_list: Callable[[PairList], PairList]
-    ) -> Self:
+    def _mapped(self, move: Callable[[str, torch.Tensor], torch.Tensor]) -> Self:
         node, edge, system = (self._level(level).map(move) for level in LEVELS)
         device = next((t.device for s in (node, system) for t in s.tensors.values()), self._device)
         levels = {"node": node, "edge": edge, "system": system}
-        lists = tuple(move_list(pairs) for pairs in self._pair_lists)
+        lists = tuple(pairs.map(move) for pairs in self._pair_lists)
         groups = {name: group.map(move) for name, group in self._groups.items()}
         result = type(self)._of(levels, dict(self._custom), device, lists, self._item_class, groups)
         if device == self._device:
@@ -356,7 +353,7 @@ class Batch(BatchStorage):
 
     def clone(self) -> Self:
         """Return a copy that shares no tensor; pair lists and freshness go along."""
-        return self._carry_stamp(self._mapped(lambda name, tensor: tensor.clone(), PairList.clone))
+        return self._carry_stamp(self._mapped(lambda name, tensor: tensor.clone()))
 
     def to(
         self,
@@ -370,9 +367,7 @@ class Batch(BatchStorage):
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
-        result = self._mapped(
-            _structure.mover(device, dtype, non_blocking), lambda pairs: pairs.to(device, dtype, non_blocking)
-        )
+        result = self._mapped(_structure.mover(device, dtype, non_blocking))
         if not result._node.tensors and device is not None:
             result._device = torch.device(device)
         return self._carry_stamp(result) if dtype in (None, self.dtype) else result

@@ -158,7 +158,7 @@ def _searched(batch: Batch, old: PairList, request: PairRequest | None, rebuild:
         old.images,
         old.wrap_offsets,
     )
-    return PairList(
+    return old.replace(
         row_ptr=row_ptr,
         neighbors=neighbors,
         images=images,
@@ -167,10 +167,6 @@ def _searched(batch: Batch, old: PairList, request: PairRequest | None, rebuild:
         reference_cell=reference_cell,
         reference_pbc=reference_pbc,
         valid=torch.ones_like(old.valid),
-        cutoff=old.cutoff,
-        radius=old.radius,
-        half=old.half,
-        min_width=old.min_width,
-        requests=old.requests,
-        usage=PairUsage(one for one in old.requests if one != request),
+        order=None,
+        usage=PairUsage(other for other in old.requests if other != request),
     )

@@ -35,10 +35,10 @@ def from_items(
     exclude: set[str],
 ) -> AnyBatch:
     """Join structures; see `Batch.from_data_list`."""
-    items = _listed(items, AtomicData, "a Batch is made of AtomicData.")
+    items = _checked_list(items, AtomicData, "a Batch is made of AtomicData.")
     if dtype is not None:
         check_state_dtype(dtype)
-    custom = _collate.merge_specs([item._custom for item in items], _sample)
+    custom = _collate.merge_specs([item._custom for item in items], _name_of_sample)
     dicts: list[Mapping[str, torch.Tensor]] = [item._fields for item in items]
     for name, level in levels.items():
         level_of(name, level)
@@ -49,7 +49,7 @@ def from_items(
     return _assemble(cls, dicts, custom, device, dtype, validate, exclude, type(items[0]))
 
 
-def _sample(number: int) -> str:
+def _name_of_sample(number: int) -> str:
     return f"sample {number}"
 
 
@@ -58,7 +58,7 @@ def names_in(keys: Iterable[str] | None) -> set[str]:
     return {keys} if isinstance(keys, str) else set(keys or ())
 
 
-def _listed(items: Any, kind: type, wanted: str) -> list[Any]:
+def _checked_list(items: Any, kind: type, wanted: str) -> list[Any]:
     """Return the structures as a list of at least one `kind`."""
     if isinstance(items, AtomicData | BatchStorage):
         advice = "Pass a list: `[data]`." if isinstance(items, AtomicData) else "It is a batch already."
@@ -84,7 +84,7 @@ def from_dicts(
     exclude: set[str],
 ) -> AnyBatch:
     """Join plain dictionaries; see `Batch.from_raw_dicts`."""
-    items = _listed(items, Mapping, "pass dictionaries of tensors.")
+    items = _checked_list(items, Mapping, "pass dictionaries of tensors.")
     skip = {"batch_idx", "batch_ptr", "device", "dtype", "info"}
     dicts = [{n: v for n, v in item.items() if n not in skip and v is not None} for item in items]
     unknown = {n: "system" for item in dicts for n in item if n not in KNOWN_FIELDS}
@@ -132,15 +132,15 @@ def _assemble(
         if not exclude.isdisjoint(REQUIRED):
             raise InputError(f"`exclude_keys` names {sorted(exclude & {*REQUIRED})}; every system needs it.")
         dicts = [{name: tensor for name, tensor in item.items() if name not in exclude} for item in dicts]
-    state = _collate.common_state_dtype(dicts, dtype, _sample)
+    state = _collate.common_state_dtype(dicts, dtype, _name_of_sample)
     rows: dict[Level, list[int]] = {
         "node": [item["positions"].shape[0] for item in dicts],
         "edge": _edge_rows(dicts, custom),
         "system": [1] * len(dicts),
     }
     parts = Parts(dicts, rows)
-    _collate.check_cells_have_pbc(parts, _sample)
-    fields = _collate.join(parts, custom, _sample)
+    _collate.check_cells_have_pbc(parts, _name_of_sample)
+    fields = _collate.join(parts, custom, _name_of_sample)
     storages = {level: LevelStorage(np.array(rows[level], dtype=np.int64), fields[level]) for level in LEVELS}
     for storage in storages.values():
         for name, tensor in storage.tensors.items():

@@ -3,8 +3,8 @@
 One class serves atoms, pairs, systems and groups of atoms; for systems every count is 1. Counts are kept on the host as
 numpy integers, so that reading sizes never waits for a device. Levels know nothing of single fields.
 
-Beside fields, a level holds the rows that engines and hooks remember (`state`): they follow their system wherever it
-goes, and are no part of the structures.
+Beside fields, a level holds the rows that engines and hooks remember (`state`). They are selected, joined and copied
+with the systems, and are not fields.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LEVEL_NAMES: dict[str, Level] = {
 }  # fmt: skip
 
 StateName = tuple[str, str]
-"""Key of who remembers, and name of what."""
+"""Key of the engine or hook that owns a state row, and name of the row."""
 
 
 def level_of(name: str, given: str) -> Level:

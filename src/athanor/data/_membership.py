@@ -101,7 +101,7 @@ def _arranged(batch: BatchStorage, arrangement: Arrangement, other: BatchStorage
 
 
 def _levels_of(batch: BatchStorage) -> dict[Level, LevelStorage]:
-    return {"node": batch._node, "edge": _canonical_edges(batch), "system": batch._system}
+    return {"node": batch._node, "edge": _edges_in_stored_order(batch), "system": batch._system}
 
 
 def _replace_contents(batch: BatchStorage, parts: _BatchParts, fresh: tuple[Any, frozenset[str]] | None) -> None:
@@ -128,14 +128,14 @@ def _joined_fields(
         _collate.common_state_dtype(filled, None, name_of)
     _collate.check_cells_have_pbc(parts, name_of)
     custom = _collate.merge_specs([batch._custom, other._custom], name_of)
-    fields = _collate.join(parts, custom, name_of, lambda level, values: rows[level].move(*_widened(*values)))
+    fields = _collate.join(parts, custom, name_of, lambda level, values: rows[level].move(*_promoted(*values)))
     if filled:
         for tensors in fields.values():
             cast_state(tensors, filled[0]["positions"].dtype)
     return fields, custom
 
 
-def _widened(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _promoted(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return both in the wider of their dtypes."""
     wide = torch.promote_types(first.dtype, second.dtype)
     return first.to(wide), second.to(wide)
@@ -180,22 +180,24 @@ def joined_lists(
 ) -> tuple[PairList, ...]:
     """Return lists like those of `wanted`; systems that were not searched that way are still to be searched."""
     return tuple(
-        _list_like(pairs, batch).arranged(arrangement, nodes, rows, None if other is None else _list_like(pairs, other))
+        _list_searched_as(pairs, batch).arranged(
+            arrangement, nodes, rows, None if other is None else _list_searched_as(pairs, other)
+        )
         for pairs in wanted
     )
 
 
-def _list_like(wanted: PairList, batch: BatchStorage) -> PairList:
+def _list_searched_as(wanted: PairList, batch: BatchStorage) -> PairList:
     """Return the list of `batch` that was searched as `wanted` was, or one in which all is still to be searched."""
     found = next((pairs for pairs in batch.pair_lists if pairs.is_searched_as(wanted)), None)
     if found is not None:
         return found
     positions = batch.get("positions", wanted.reference_positions[:0])
     cell = batch.get("cell", positions.new_zeros((len(batch), 3, 3)))
-    return wanted.blank_like_this(positions, cell, batch.pbc_or_false)
+    return wanted.blank_for(positions, cell, batch.pbc_or_false)
 
 
-def _canonical_edges(batch: BatchStorage) -> LevelStorage:
+def _edges_in_stored_order(batch: BatchStorage) -> LevelStorage:
     """Edge fields in the stored order of pairs, whatever order a user assigned."""
     edges, pairs = batch._edges(), batch.pair_list
     if pairs is None or pairs.order is None or not edges.tensors:
@@ -246,7 +248,7 @@ def _add_edges(batch: BatchStorage, number: int, fields: dict[str, torch.Tensor]
         neighbor_list, shifts = pairs.coo(batch)
     else:
         i, j, shifts = pairs.pair_index(batch)
-        neighbor_list, edges = torch.stack((i, j), dim=1).to(torch.int32), _canonical_edges(batch)
+        neighbor_list, edges = torch.stack((i, j), dim=1).to(torch.int32), _edges_in_stored_order(batch)
     if bool(pairs.valid[number]):
         fields["neighbor_list"] = neighbor_list.narrow(0, start, count) - int(batch._node.starts[number])
         fields["neighbor_list_shifts"] = shifts.narrow(0, start, count)

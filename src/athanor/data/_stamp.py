@@ -25,9 +25,9 @@ _INPUTS = ("positions", "cell", "pbc", "atomic_numbers", "charge", "spin")
 
 
 class ComputedFrom:
-    """From which tensors something was computed, so that it can be told whether it still holds.
+    """The tensors that a result was computed from, and their versions, to tell whether the result is still valid.
 
-    It holds for the same tensors (the objects, not equal ones) as long as torch has seen no change in them. Any of them
+    It is for the same tensors (the objects, not equal ones) as long as torch has seen no change in them. Any of them
     may be None.
     """
 

@@ -47,7 +47,7 @@ class BatchStorage(Followers):
         "_system",
         "_version",
     )
-    _own = frozenset(
+    _attributes = frozenset(
         {*__slots__, *Followers.__slots__, "pair_list", "pair_lists", "_neighbor_list_cutoff", "neighbor_list_radius"}
     )
 
@@ -118,7 +118,7 @@ class BatchStorage(Followers):
 
     def __getattr__(self, name: str) -> Any:
         # custom fields and views of the pair list; fields of the table are properties of the class
-        if name not in BatchStorage._own:
+        if name not in BatchStorage._attributes:
             value = self.get(name)
             if value is not None:
                 return value
@@ -142,7 +142,7 @@ class BatchStorage(Followers):
         return [node.get(name) if name in node else system.get(name) for name in names]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in BatchStorage._own:
+        if name in BatchStorage._attributes:
             object.__setattr__(self, name, value)
         else:
             self.set_field(name, value)
@@ -356,7 +356,7 @@ class BatchStorage(Followers):
 
     def mark_results_fresh(self, model: Any, keys: Iterable[str]) -> None:
         """Stamp the results called `keys` as those of `model` for positions and cell as they stand."""
-        self._stamp = Stamp.of(self, _reference(model), frozenset(keys))
+        self._stamp = Stamp.of(self, _weak_reference(model), frozenset(keys))
 
     def results_fresh(self, model: Any, keys: Iterable[str]) -> bool:
         """Whether results called `keys` were stamped for `model` and nothing was changed since."""
@@ -378,7 +378,7 @@ class BatchStorage(Followers):
         if fresh is not None:
             self.mark_results_fresh(*fresh)
 
-    def _carry_stamp(self, result: Self) -> Self:
+    def _pass_freshness_to(self, result: Self) -> Self:
         fresh = self.fresh_results()
         if fresh is not None:
             result.mark_results_fresh(*fresh)
@@ -403,7 +403,7 @@ for _spec in FIELDS.values():
         setattr(BatchStorage, _spec.name, _field_property(_spec))
 
 
-def _reference(model: Any) -> Callable[[], Any]:
+def _weak_reference(model: Any) -> Callable[[], Any]:
     try:
         return weakref.ref(model)
     except TypeError:

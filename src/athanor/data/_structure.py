@@ -200,15 +200,15 @@ def chemical_hash(fields: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def same_fields(one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor]) -> bool:
+def same_fields(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
     """Whether both hold the same names, dtypes, shapes and values; NaN equals NaN."""
-    return one.keys() == two.keys() and all(_same_tensor(one[name], two[name]) for name in one)
+    return a.keys() == b.keys() and all(_same_tensor(a[name], b[name]) for name in a)
 
 
-def _same_tensor(one: torch.Tensor, two: torch.Tensor) -> bool:
-    if one.dtype != two.dtype or one.shape != two.shape or one.device != two.device:
+def _same_tensor(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if (a.dtype, a.shape, a.device) != (b.dtype, b.shape, b.device):
         return False
-    return torch.equal(one, two) or bool(((one == two) | ((one != one) & (two != two))).all())
+    return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def _tensor_to_json(tensor: torch.Tensor) -> dict[str, Any]:

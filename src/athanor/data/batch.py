@@ -319,7 +319,7 @@ class Batch(BatchStorage):
         OutOfRangeError
             An `IndexError`: if it names no system, one that is not there, or is of another type.
         """
-        return self._carry_stamp(_membership.select(self, system_indices(idx, len(self))))
+        return self._pass_freshness_to(_membership.select(self, system_indices(idx, len(self))))
 
     def get_data(self, idx: int) -> AtomicData:
         """Return one structure; its tensors are views of the batch, without labels that are NaN throughout.
@@ -353,7 +353,7 @@ class Batch(BatchStorage):
 
     def clone(self) -> Self:
         """Return a copy that shares no tensor; pair lists and freshness go along."""
-        return self._carry_stamp(self._mapped(lambda name, tensor: tensor.clone()))
+        return self._pass_freshness_to(self._mapped(lambda name, tensor: tensor.clone()))
 
     def to(
         self,
@@ -370,7 +370,7 @@ class Batch(BatchStorage):
         result = self._mapped(_structure.mover(device, dtype, non_blocking))
         if not result._node.tensors and device is not None:
             result._device = torch.device(device)
-        return self._carry_stamp(result) if dtype in (None, self.dtype) else result
+        return self._pass_freshness_to(result) if dtype in (None, self.dtype) else result
 
     def cpu(self) -> Self:
         """Return the batch on the CPU."""

@@ -212,7 +212,7 @@ class PairList:
             List of the systems that join. If it was searched differently, they are still to be searched.
         """
         if other is not None and not self.is_searched_as(other):
-            other = self.blank_like_this(other.reference_positions, other.reference_cell, other.reference_pbc)
+            other = self.blank_for(other.reference_positions, other.reference_cell, other.reference_pbc)
         device = self.row_ptr.device
         theirs = None if other is None or nodes[1] is None else other._level_of_pairs(nodes[1])
         moves = dict.fromkeys(_OF_PAIRS, arrangement.rows(self._level_of_pairs(nodes[0]), theirs))
@@ -226,7 +226,7 @@ class PairList:
         }
         return self.replace(row_ptr=row_ptr, order=None, usage=PairUsage(), **moved)
 
-    def blank_like_this(self, positions: torch.Tensor, cell: torch.Tensor, pbc: torch.Tensor) -> PairList:
+    def blank_for(self, positions: torch.Tensor, cell: torch.Tensor, pbc: torch.Tensor) -> PairList:
         """Return a list for other systems, all still to be searched, for what this one is for; see `blank`."""
         return PairList.blank(positions, cell, pbc, self.cutoff, self.radius, self.half, self.min_width, self.requests)
 

@@ -39,11 +39,12 @@ def find_pair_list(batch: Batch, cutoff: float, half: bool) -> PairList | None:
     if usage.unrepeated:
         usage.unrepeated -= {request for request in usage.unrepeated if abs(request.cutoff - cutoff) <= _SLACK}
     if best.cutoff > cutoff and best.requests and best.skin > 0.0 and is_far_longer(best.radius, cutoff + best.skin):
-        usage.shorter.add(PairRequest(cutoff, best.skin, half))
+        usage.shorter_requests.add(PairRequest(cutoff, best.skin, half))
     return best
 
 
 def _misfit(pairs: PairList, cutoff: float, half: bool) -> tuple[bool, bool, float]:
+    """How badly a list fits, to be compared: incomplete while atoms move, of the other kind, long."""
     return pairs.cutoff < cutoff - _SLACK, pairs.half != half, pairs.radius
 
 

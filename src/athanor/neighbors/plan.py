@@ -33,7 +33,7 @@ def plan_lists(requests: Iterable[PairRequest]) -> list[PlannedList]:
     request without skin asks for exactly the pairs within its cutoff, and shares with its equals only.
     """
     groups: list[list[PairRequest]] = []
-    for request in sorted(set(requests), key=lambda one: (one.radius, *one), reverse=True):
+    for request in sorted(set(requests), key=lambda request: (request.radius, *request), reverse=True):
         group = next((group for group in groups if _can_share([*group, request])), None)
         if group is None:
             groups.append([request])

@@ -51,7 +51,7 @@ def update_pair_list(batch: Batch, cutoff: float, skin: float, half: bool, max_n
     request = PairRequest(cutoff, skin, half, max_neighbors or 0)
     before = batch.pair_lists
     # in most runs there is one hook, which asks for the same at every step
-    is_planned = len(before) == 1 and before[0].requests == (request,) and not before[0].usage.shorter
+    is_planned = len(before) == 1 and before[0].requests == (request,) and not before[0].usage.shorter_requests
     planned = before if is_planned else _lists_for(batch, request)
     lists = []
     for pairs in planned:
@@ -91,8 +91,8 @@ def _lists_for(batch: Batch, request: PairRequest) -> tuple[PairList, ...]:
         usage = pairs.usage
         usage.unrepeated.discard(request)
         known.update(pairs.requests)
-        wanted.update(pairs.requests, usage.shorter)
-        usage.shorter.clear()
+        wanted.update(pairs.requests, usage.shorter_requests)
+        usage.shorter_requests.clear()
         if usage.unrepeated and _systems_to_search(batch, pairs) is not None:
             wanted -= usage.unrepeated
     if wanted == known:

@@ -32,7 +32,7 @@ def from_items(
     dtype: torch.dtype | None,
     validate: bool,
     levels: Mapping[str, str],
-    exclude: set[str],
+    exclude_keys: Iterable[str] | None = None,
 ) -> AnyBatch:
     """Join structures; see `Batch.from_data_list`."""
     items = _checked_list(items, AtomicData, "a Batch is made of AtomicData.")
@@ -46,16 +46,47 @@ def from_items(
         labels = [{n: v for n, v in i._extras.items() if n in levels and isinstance(v, torch.Tensor)} for i in items]
         dicts = [{**fields, **extra} for fields, extra in zip(dicts, labels, strict=True)]
         custom.update(_specs_of(dicts, levels, custom))
-    return _assemble(cls, dicts, custom, device, dtype, validate, exclude, type(items[0]))
+    if device is not None:
+        device = usable_device(device)
+    exclude = {exclude_keys} if isinstance(exclude_keys, str) else set(exclude_keys or ())
+    if exclude:
+        if not exclude.isdisjoint(REQUIRED):
+            raise InputError(f"`exclude_keys` names {sorted(exclude & {*REQUIRED})}; every system needs it.")
+        dicts = [{name: tensor for name, tensor in item.items() if name not in exclude} for item in dicts]
+    state = _collate.common_state_dtype(dicts, dtype, _name_of_sample)
+    levels_of_batch = _joined_levels(dicts, custom)
+    if state is not None:
+        cast = [name for storage in levels_of_batch.values() for name in cast_state(storage.tensors, state)]
+        warn_of_cast([] if dtype else cast, state, stacklevel=4)
+    node = levels_of_batch["node"]
+    if validate:
+        check_structures({**node.tensors, **levels_of_batch["system"].tensors}, node.starts)
+    batch = cls._of(levels_of_batch, custom, node.tensors["positions"].device, item_class=type(items[0]))
+    _pack_items(batch, dicts)
+    return batch if device is None else batch.to(device)
+
+
+def _joined_levels(
+    dicts: Sequence[Mapping[str, torch.Tensor]], custom: Mapping[str, FieldSpec]
+) -> dict[Level, LevelStorage]:
+    """Join the tensors of structures, and check what came out."""
+    rows: dict[Level, list[int]] = {
+        "node": [item["positions"].shape[0] for item in dicts],
+        "edge": _edge_rows(dicts, custom),
+        "system": [1] * len(dicts),
+    }
+    parts = Parts(dicts, rows)
+    _collate.check_cells_have_pbc(parts, _name_of_sample)
+    fields = _collate.join(parts, custom, _name_of_sample)
+    levels = {level: LevelStorage(np.array(rows[level], dtype=np.int64), fields[level]) for level in LEVELS}
+    for storage in levels.values():
+        for name, tensor in storage.tensors.items():
+            (FIELDS.get(name) or custom[name]).check(tensor, storage.rows, owner="the joined Batch")
+    return levels
 
 
 def _name_of_sample(number: int) -> str:
     return f"sample {number}"
-
-
-def names_in(keys: Iterable[str] | None) -> set[str]:
-    """Return the names that a caller lists, or the one that is given as plain text."""
-    return {keys} if isinstance(keys, str) else set(keys or ())
 
 
 def _checked_list(items: Any, kind: type, wanted: str) -> list[Any]:
@@ -76,23 +107,17 @@ def _checked_list(items: Any, kind: type, wanted: str) -> list[Any]:
     return listed
 
 
-def from_dicts(
-    cls: type[AnyBatch],
-    items: Sequence[Mapping[str, torch.Tensor]],
-    device: torch.device | str | None,
-    levels: Mapping[str, str],
-    exclude: set[str],
-) -> AnyBatch:
-    """Join plain dictionaries; see `Batch.from_raw_dicts`."""
-    items = _checked_list(items, Mapping, "pass dictionaries of tensors.")
+def items_of_dicts(dicts: Sequence[Mapping[str, torch.Tensor]], levels: Mapping[str, str]) -> list[AtomicData]:
+    """Return structures of plain dictionaries, with checks of rows and dtypes only; see `Batch.from_raw_dicts`."""
+    given = _checked_list(dicts, Mapping, "pass dictionaries of tensors.")
     skip = {"batch_idx", "batch_ptr", "device", "dtype", "info"}
-    dicts = [{n: v for n, v in item.items() if n not in skip and v is not None} for item in items]
-    unknown = {n: "system" for item in dicts for n in item if n not in KNOWN_FIELDS}
-    custom = _specs_of(dicts, {**unknown, **levels}, {})
-    dicts = [{n: (KNOWN_FIELDS.get(n) or custom[n]).as_column(v) for n, v in d.items()} for d in dicts]
-    for number, entries in enumerate(dicts):
-        _check_rows(entries, custom, number)
-    return _assemble(cls, dicts, custom, device, None, False, exclude, AtomicData)
+    given = [{n: v for n, v in item.items() if n not in skip and v is not None} for item in given]
+    unknown = {n: "system" for item in given for n in item if n not in KNOWN_FIELDS}
+    custom = _specs_of(given, {**unknown, **levels}, {})
+    items = [{n: (KNOWN_FIELDS.get(n) or custom[n]).as_column(v) for n, v in item.items()} for item in given]
+    for number, item in enumerate(items):
+        _check_rows(item, custom, number)
+    return [AtomicData._trusted(item, custom) for item in items]
 
 
 def _check_rows(item: Mapping[str, torch.Tensor], custom: Mapping[str, FieldSpec], number: int) -> None:
@@ -114,45 +139,6 @@ def _specs_of(
         if first is not None and name not in known and name not in PAIR_VIEWS:
             specs[name] = spec_for(AtomicData, name, first, level_of(name, given))
     return {name: spec for name, spec in specs.items() if name not in FIELDS}
-
-
-def _assemble(
-    cls: type[AnyBatch],
-    dicts: Sequence[Mapping[str, torch.Tensor]],
-    custom: dict[str, FieldSpec],
-    device: torch.device | str | None,
-    dtype: torch.dtype | None,
-    validate: bool,
-    exclude: set[str],
-    item_class: type[AtomicData],
-) -> AnyBatch:
-    if device is not None:
-        device = usable_device(device)
-    if exclude:
-        if not exclude.isdisjoint(REQUIRED):
-            raise InputError(f"`exclude_keys` names {sorted(exclude & {*REQUIRED})}; every system needs it.")
-        dicts = [{name: tensor for name, tensor in item.items() if name not in exclude} for item in dicts]
-    state = _collate.common_state_dtype(dicts, dtype, _name_of_sample)
-    rows: dict[Level, list[int]] = {
-        "node": [item["positions"].shape[0] for item in dicts],
-        "edge": _edge_rows(dicts, custom),
-        "system": [1] * len(dicts),
-    }
-    parts = Parts(dicts, rows)
-    _collate.check_cells_have_pbc(parts, _name_of_sample)
-    fields = _collate.join(parts, custom, _name_of_sample)
-    storages = {level: LevelStorage(np.array(rows[level], dtype=np.int64), fields[level]) for level in LEVELS}
-    for storage in storages.values():
-        for name, tensor in storage.tensors.items():
-            (FIELDS.get(name) or custom[name]).check(tensor, storage.rows, owner="the joined Batch")
-    if state is not None:
-        cast = [name for tensors in fields.values() for name in cast_state(tensors, state)]
-        warn_of_cast([] if dtype else cast, state, stacklevel=5)
-    if validate:
-        check_structures({**fields["node"], **fields["system"]}, storages["node"].starts)
-    batch = cls._of(storages, custom, fields["node"]["positions"].device, item_class=item_class)
-    _pack_items(batch, dicts)
-    return batch if device is None else batch.to(device)
 
 
 def _edge_rows(dicts: Sequence[Mapping[str, torch.Tensor]], custom: Mapping[str, FieldSpec]) -> list[int]:
@@ -207,7 +193,7 @@ def emptied(cls: type[AnyBatch], template: Any, device: torch.device | str | Non
     if not isinstance(template, AtomicData | BatchStorage):
         raise ArgumentError(f"The template is a {type(template).__name__}; pass a Batch or AtomicData.")
     if isinstance(template, AtomicData):
-        template = from_items(cls, [template], None, None, False, {}, set())
+        template = from_items(cls, [template], None, None, False, {})
     device = template.device if device is None else usable_device(device)
     none = np.zeros(0, dtype=np.int64)
     levels = {
@@ -238,13 +224,3 @@ def from_dump(cls: type[AnyBatch], dump: Mapping[str, Any]) -> AnyBatch:
             if name not in FIELDS:
                 custom[name] = FieldSpec.like(name, level, tensor)
     return cls._of(levels, custom, torch.device(dump["device"]))
-
-
-def check_batch(batch: BatchStorage) -> None:
-    """Check shapes, dtypes and values of everything stored."""
-    for level in LEVELS:
-        storage = batch._level(level)
-        for name, tensor in storage.tensors.items():
-            batch.field_spec(name).check(tensor, storage.rows, owner=f"a Batch of {len(batch)} systems")
-    if len(batch):
-        check_structures({**batch._node.tensors, **batch._system.tensors}, batch._node.starts)

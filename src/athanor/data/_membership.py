@@ -18,7 +18,6 @@ from athanor.data._stamp import AbsentFields, ComputedFrom
 from athanor.data._storage import BatchStorage
 from athanor.data._structure import cast_state, spec_for
 from athanor.data.atomic_data import AtomicData
-from athanor.data.elements import standard_masses
 from athanor.data.fields import FIELDS, KNOWN_FIELDS, LEVELS, FieldSpec, Level
 from athanor.data.pair_list import Nodes, PairList
 from athanor.errors import ArgumentError, InputError, ShapeError
@@ -311,19 +310,6 @@ def _check_rows_per_system(key: str, values: Sequence[torch.Tensor], counts: np.
             raise ShapeError(
                 f"`{key}` of system {number} has shape {tuple(value.shape)}; {int(counts[number])} rows are needed."
             )
-
-
-def filled(batch: BatchStorage, spec: FieldSpec) -> torch.Tensor:
-    """Return the tensor that `Batch.ensure_field` creates."""
-    if spec.name == "atomic_masses":
-        return standard_masses(batch.atomic_numbers, batch.positions.dtype)
-    shape = tuple(size or 0 for size in spec.shape)
-    return torch.full(
-        (batch._level(spec.level).rows, *shape),
-        0 if spec.default is None else spec.default,
-        dtype=spec.dtype_to_make(batch.dtype),
-        device=batch.device,
-    )
 
 
 def separate_memory(batch: BatchStorage) -> None:

@@ -31,14 +31,20 @@ def build(given: dict[str, Any]) -> dict[str, torch.Tensor]:
     check_all(fields, {})
     warn_of_cast(cast_state(fields, fields["positions"].dtype), fields["positions"].dtype, stacklevel=4)
     _warn_of_a_cell_without_pbc(fields)
-    positions = fields["positions"]
-    if "atomic_masses" not in fields:
-        fields["atomic_masses"] = standard_masses(fields["atomic_numbers"], positions.dtype)
-    if "atom_categories" not in fields:
-        fields["atom_categories"] = torch.zeros(len(positions), dtype=torch.int64, device=positions.device)
-    if "velocities" not in fields:
-        fields["velocities"] = torch.zeros_like(positions, requires_grad=False)
+    numbers, state = fields["atomic_numbers"], fields["positions"].dtype
+    for name in ("atomic_masses", "atom_categories", "velocities"):
+        if name not in fields:
+            fields[name] = initial_values(FIELDS[name], len(numbers), numbers, state)
     return fields
+
+
+def initial_values(spec: FieldSpec, rows: int, atomic_numbers: torch.Tensor, state: torch.dtype | None) -> torch.Tensor:
+    """Return a new tensor of a field: masses of the elements, else its default or zeros."""
+    if spec.name == "atomic_masses":
+        return standard_masses(atomic_numbers, state or torch.get_default_dtype())
+    shape, dtype = tuple(size or 0 for size in spec.shape), spec.dtype_to_make(state)
+    value = 0 if spec.default is None else spec.default
+    return torch.full((rows, *shape), value, dtype=dtype, device=atomic_numbers.device)
 
 
 def _warn_of_a_cell_without_pbc(fields: Mapping[str, torch.Tensor]) -> None:

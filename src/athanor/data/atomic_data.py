@@ -22,7 +22,6 @@ from athanor.data._view import view_of_structure
 from athanor.data.elements import (
     AtomicNumberTable,
     atomic_numbers_to_indices,
-    standard_masses,
     to_one_hot,
     voigt_to_matrix,
 )
@@ -296,17 +295,18 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
 
     def use_default_masses(self) -> Self:
         """Set standard masses of the elements, amu; in place."""
-        self._fields["atomic_masses"] = standard_masses(self.atomic_numbers, self.dtype)
-        return self
+        return self._use_default("atomic_masses")
 
     def use_default_categories(self) -> Self:
         """Set every atom's category to 0; in place."""
-        self._fields["atom_categories"] = torch.zeros(self.num_nodes, dtype=torch.int64, device=self.device)
-        return self
+        return self._use_default("atom_categories")
 
     def use_default_velocities(self) -> Self:
         """Set all velocities to zero; in place."""
-        self._fields["velocities"] = torch.zeros_like(self._fields["positions"])
+        return self._use_default("velocities")
+
+    def _use_default(self, name: str) -> Self:
+        self._fields[name] = _structure.initial_values(FIELDS[name], self.num_nodes, self.atomic_numbers, self.dtype)
         return self
 
     def check_node_consistency(self) -> Self:
@@ -375,13 +375,6 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
 
     def __copy__(self) -> Self:
         return self._with(dict(self._fields))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"fields": self._fields, "custom": self._custom, "extras": self._extras, "info": self.info}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            object.__setattr__(self, name if name == "info" else f"_{name}", value)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy, with the values of `update` assigned."""

@@ -14,6 +14,7 @@ import torch
 
 from athanor._values import did_you_mean, usable_device
 from athanor.data import _build, _membership, _structure
+from athanor.data._checks import check_structures
 from athanor.data._levels import LevelStorage
 from athanor.data._mixin import DataMixin
 from athanor.data._select import as_int, one_system, system_indices
@@ -114,9 +115,7 @@ class Batch(BatchStorage):
         `to_atoms`) leaves out a label that is NaN in all of its rows, also if it was given so. ``info`` is not batched.
         """
         levels = {**(attr_map or {}), **(field_levels or {})}
-        return _build.from_items(
-            cls, data_list, device, dtype, not skip_validation, levels, _build.names_in(exclude_keys)
-        )
+        return _build.from_items(cls, data_list, device, dtype, not skip_validation, levels, exclude_keys)
 
     @classmethod
     def from_raw_dicts(
@@ -137,7 +136,8 @@ class Batch(BatchStorage):
             If one has no ``positions``.
         """
         levels = {**(attr_map or {}), **(field_levels or {})}
-        return _build.from_dicts(cls, data_list, device, levels, _build.names_in(exclude_keys))
+        items = _build.items_of_dicts(data_list, levels)
+        return _build.from_items(cls, items, device, None, False, {}, exclude_keys)
 
     @classmethod
     def empty(
@@ -236,7 +236,9 @@ class Batch(BatchStorage):
         """Return the field called `name`; create it first if it is absent, filled with its default or zeros."""
         value = self.get(name)
         if value is None:
-            self.set_field(name, _membership.filled(self, self.field_spec(name)))
+            spec = self.field_spec(name)
+            rows = self._level(spec.level).rows
+            self.set_field(name, _structure.initial_values(spec, rows, self.atomic_numbers, self.dtype))
             value = self.get(name)
         return value
 
@@ -439,7 +441,12 @@ class Batch(BatchStorage):
 
     def debug(self) -> None:
         """Check shapes, dtypes and values of everything stored."""
-        _build.check_batch(self)
+        for level in LEVELS:
+            storage = self._level(level)
+            for name, tensor in storage.tensors.items():
+                self.field_spec(name).check(tensor, storage.rows, owner=f"a Batch of {len(self)} systems")
+        if len(self):
+            check_structures({**self._node.tensors, **self._system.tensors}, self._node.starts)
 
     def __repr__(self) -> str:
         return (

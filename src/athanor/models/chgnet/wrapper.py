@@ -163,10 +163,8 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
     @torch.no_grad()
     def compute_embeddings(self, data: AtomicData | Batch, **kwargs: Any) -> AtomicData | Batch:
         """Write to the batch the features of each atom before the last convolution, and their sums after it."""
-        inputs = self.adapt_input(data)
         batch = require_batch(self, data)
-        result = self.model(inputs["graph"], inputs["vectors"], inputs["atomic_numbers"], inputs["batch_idx"])
-        for key, value in self._embeddings(result, batch).items():
+        for key, value in self._embeddings(self.model(**self.adapt_input(data)), batch).items():
             batch.set_field(key, value)
         return data
 
@@ -202,9 +200,9 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
         self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
     ) -> dict[str, torch.Tensor]:
         batch, inputs = require_batch(self, data), self.adapt_input(data)
-        graph = inputs["graph"]
-        vectors = attached_vectors(inputs["vectors"], graph.bond_ends, batch, strain, model_name="CHGNet")
-        result = self.model(graph, vectors, inputs["atomic_numbers"], inputs["batch_idx"])
+        ends = inputs["graph"].bond_ends
+        vectors = attached_vectors(inputs["vectors"], ends, batch, strain, model_name="CHGNet")
+        result = self.model(**{**inputs, "vectors": vectors})
         outputs = {
             "energy": _system_sums(result.atomic_energies, batch).unsqueeze(1),
             "atomic_energies": result.atomic_energies,

@@ -21,9 +21,12 @@ from athanor.errors import DtypeError, InputError, MissingFieldError, ShapeError
 
 def build(given: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Check the fields of a new structure, cast its state, fill in defaults, and return them in table order."""
-    for name in REQUIRED:
-        if name not in given:
-            raise MissingFieldError(f"`{name}` is None; a structure needs a tensor, {_describe(FIELDS[name])}.")
+    for spec in (FIELDS[name] for name in REQUIRED):
+        if spec.name not in given:
+            shape, unit = f" of shape {spec.shape}" if spec.shape else "", f", in {spec.unit}" if spec.unit else ""
+            raise MissingFieldError(
+                f"`{spec.name}` is None; a structure needs a tensor, one row per {ROW_OF[spec.level]}{shape}{unit}."
+            )
     _refuse_symbols(given["atomic_numbers"])
     if "atom_categories" in given:
         given["atom_categories"] = categories(given["atom_categories"])
@@ -66,11 +69,6 @@ def check_all(fields: dict[str, torch.Tensor], custom: Mapping[str, FieldSpec]) 
         check_rows(fields, KNOWN_FIELDS.get(name) or custom[name], value)
     check_one_device(fields, fields["positions"].device, "AtomicData")
     check_structures(fields, np.array([0, fields["positions"].shape[0]]))
-
-
-def _describe(spec: FieldSpec) -> str:
-    rows = {"node": "one row per atom", "edge": "one row per pair", "system": "one row"}[spec.level]
-    return f"{rows}{f' of shape {spec.shape}' if spec.shape else ''}{f', in {spec.unit}' if spec.unit else ''}"
 
 
 def _refuse_symbols(numbers: Any) -> None:

@@ -108,7 +108,8 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
         given = {name: value for name, value in given.items() if value is not None}
         self._extras = {name: given.pop(name) for name in list(given) if name not in KNOWN_FIELDS}
         for name in self._extras:
-            _check_label(type(self), name)
+            if hasattr(type(self), name):
+                raise UnknownFieldError(f"`{name}` is a name of {type(self).__name__} itself; choose another label.")
         self._fields = _structure.build(given)
         if self._extras:
             _warn_unregistered(sorted(self._extras), stacklevel=3)
@@ -437,11 +438,6 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
 def _check_removable(name: str) -> None:
     if name in REQUIRED:
         raise InputError(f"`{name}` can not be removed: every structure needs it. Assign a tensor instead.")
-
-
-def _check_label(cls: type, name: str) -> None:
-    if hasattr(cls, name):
-        raise UnknownFieldError(f"`{name}` is a name of {cls.__name__} itself; choose another label.")
 
 
 def _warn_unregistered(names: list[str], stacklevel: int) -> None:

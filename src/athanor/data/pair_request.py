@@ -34,7 +34,7 @@ class PairRequest(NamedTuple):
 
 
 class PairUsage:
-    """Who uses a list; nothing of it is stored, copied or selected, and all of it may be forgotten.
+    """Which requests a list serves at present; this is not stored, copied or selected with the list.
 
     Attributes
     ----------

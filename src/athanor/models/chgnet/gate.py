@@ -171,7 +171,7 @@ def gated_rows(
     tables
         [n_t, 2H] each. Differentiable, as are `dense` and `weight`.
     dense
-        [R, width], a part of the input that each row has to itself.
+        [R, width], the part of the input that differs in every row.
     weight
         [n_w, H].
 

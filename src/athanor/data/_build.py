@@ -32,13 +32,13 @@ def from_items(
     dtype: torch.dtype | None,
     validate: bool,
     levels: Mapping[str, str],
-    exclude: set[str],
+    exclude_keys: Iterable[str] | None = None,
 ) -> AnyBatch:
     """Join structures; see `Batch.from_data_list`."""
-    items = _listed(items, AtomicData, "a Batch is made of AtomicData.")
+    items = _checked_list(items, AtomicData, "a Batch is made of AtomicData.")
     if dtype is not None:
         check_state_dtype(dtype)
-    custom = _collate.merge_specs([item._custom for item in items], _sample)
+    custom = _collate.merge_specs([item._custom for item in items], _name_of_sample)
     dicts: list[Mapping[str, torch.Tensor]] = [item._fields for item in items]
     for name, level in levels.items():
         level_of(name, level)
@@ -46,19 +46,50 @@ def from_items(
         labels = [{n: v for n, v in i._extras.items() if n in levels and isinstance(v, torch.Tensor)} for i in items]
         dicts = [{**fields, **extra} for fields, extra in zip(dicts, labels, strict=True)]
         custom.update(_specs_of(dicts, levels, custom))
-    return _assemble(cls, dicts, custom, device, dtype, validate, exclude, type(items[0]))
+    if device is not None:
+        device = usable_device(device)
+    exclude = {exclude_keys} if isinstance(exclude_keys, str) else set(exclude_keys or ())
+    if exclude:
+        if not exclude.isdisjoint(REQUIRED):
+            raise InputError(f"`exclude_keys` names {sorted(exclude & {*REQUIRED})}; every system needs it.")
+        dicts = [{name: tensor for name, tensor in item.items() if name not in exclude} for item in dicts]
+    state = _collate.common_state_dtype(dicts, dtype, _name_of_sample)
+    levels_of_batch = _joined_levels(dicts, custom)
+    if state is not None:
+        cast = [name for storage in levels_of_batch.values() for name in cast_state(storage.tensors, state)]
+        warn_of_cast([] if dtype else cast, state, stacklevel=4)
+    node = levels_of_batch["node"]
+    if validate:
+        check_structures({**node.tensors, **levels_of_batch["system"].tensors}, node.starts)
+    batch = cls._of(levels_of_batch, custom, node.tensors["positions"].device, item_class=type(items[0]))
+    _pack_items(batch, dicts)
+    return batch if device is None else batch.to(device)
 
 
-def _sample(number: int) -> str:
+def _joined_levels(
+    dicts: Sequence[Mapping[str, torch.Tensor]], custom: Mapping[str, FieldSpec]
+) -> dict[Level, LevelStorage]:
+    """Join the tensors of structures, and check what came out."""
+    rows: dict[Level, list[int]] = {
+        "node": [item["positions"].shape[0] for item in dicts],
+        "edge": _edge_rows(dicts, custom),
+        "system": [1] * len(dicts),
+    }
+    parts = Parts(dicts, rows)
+    _collate.check_cells_have_pbc(parts, _name_of_sample)
+    fields = _collate.join(parts, custom, _name_of_sample)
+    levels = {level: LevelStorage(np.array(rows[level], dtype=np.int64), fields[level]) for level in LEVELS}
+    for storage in levels.values():
+        for name, tensor in storage.tensors.items():
+            (FIELDS.get(name) or custom[name]).check(tensor, storage.rows, owner="the joined Batch")
+    return levels
+
+
+def _name_of_sample(number: int) -> str:
     return f"sample {number}"
 
 
-def names_in(keys: Iterable[str] | None) -> set[str]:
-    """Return the names that a caller lists, or the one that is given as plain text."""
-    return {keys} if isinstance(keys, str) else set(keys or ())
-
-
-def _listed(items: Any, kind: type, wanted: str) -> list[Any]:
+def _checked_list(items: Any, kind: type, wanted: str) -> list[Any]:
     """Return the structures as a list of at least one `kind`."""
     if isinstance(items, AtomicData | BatchStorage):
         advice = "Pass a list: `[data]`." if isinstance(items, AtomicData) else "It is a batch already."
@@ -76,23 +107,17 @@ def _listed(items: Any, kind: type, wanted: str) -> list[Any]:
     return listed
 
 
-def from_dicts(
-    cls: type[AnyBatch],
-    items: Sequence[Mapping[str, torch.Tensor]],
-    device: torch.device | str | None,
-    levels: Mapping[str, str],
-    exclude: set[str],
-) -> AnyBatch:
-    """Join plain dictionaries; see `Batch.from_raw_dicts`."""
-    items = _listed(items, Mapping, "pass dictionaries of tensors.")
+def items_of_dicts(dicts: Sequence[Mapping[str, torch.Tensor]], levels: Mapping[str, str]) -> list[AtomicData]:
+    """Return structures of plain dictionaries, with checks of rows and dtypes only; see `Batch.from_raw_dicts`."""
+    given = _checked_list(dicts, Mapping, "pass dictionaries of tensors.")
     skip = {"batch_idx", "batch_ptr", "device", "dtype", "info"}
-    dicts = [{n: v for n, v in item.items() if n not in skip and v is not None} for item in items]
-    unknown = {n: "system" for item in dicts for n in item if n not in KNOWN_FIELDS}
-    custom = _specs_of(dicts, {**unknown, **levels}, {})
-    dicts = [{n: (KNOWN_FIELDS.get(n) or custom[n]).as_column(v) for n, v in d.items()} for d in dicts]
-    for number, entries in enumerate(dicts):
-        _check_rows(entries, custom, number)
-    return _assemble(cls, dicts, custom, device, None, False, exclude, AtomicData)
+    given = [{n: v for n, v in item.items() if n not in skip and v is not None} for item in given]
+    unknown = {n: "system" for item in given for n in item if n not in KNOWN_FIELDS}
+    custom = _specs_of(given, {**unknown, **levels}, {})
+    items = [{n: (KNOWN_FIELDS.get(n) or custom[n]).as_column(v) for n, v in item.items()} for item in given]
+    for number, item in enumerate(items):
+        _check_rows(item, custom, number)
+    return [AtomicData._trusted(item, custom) for item in items]
 
 
 def _check_rows(item: Mapping[str, torch.Tensor], custom: Mapping[str, FieldSpec], number: int) -> None:
@@ -116,45 +141,6 @@ def _specs_of(
     return {name: spec for name, spec in specs.items() if name not in FIELDS}
 
 
-def _assemble(
-    cls: type[AnyBatch],
-    dicts: Sequence[Mapping[str, torch.Tensor]],
-    custom: dict[str, FieldSpec],
-    device: torch.device | str | None,
-    dtype: torch.dtype | None,
-    validate: bool,
-    exclude: set[str],
-    item_class: type[AtomicData],
-) -> AnyBatch:
-    if device is not None:
-        device = usable_device(device)
-    if exclude:
-        if not exclude.isdisjoint(REQUIRED):
-            raise InputError(f"`exclude_keys` names {sorted(exclude & {*REQUIRED})}; every system needs it.")
-        dicts = [{name: tensor for name, tensor in item.items() if name not in exclude} for item in dicts]
-    state = _collate.common_state_dtype(dicts, dtype, _sample)
-    rows: dict[Level, list[int]] = {
-        "node": [item["positions"].shape[0] for item in dicts],
-        "edge": _edge_rows(dicts, custom),
-        "system": [1] * len(dicts),
-    }
-    parts = Parts(dicts, rows)
-    _collate.check_cells_have_pbc(parts, _sample)
-    fields = _collate.join(parts, custom, _sample)
-    storages = {level: LevelStorage(np.array(rows[level], dtype=np.int64), fields[level]) for level in LEVELS}
-    for storage in storages.values():
-        for name, tensor in storage.tensors.items():
-            (FIELDS.get(name) or custom[name]).check(tensor, storage.rows, owner="the joined Batch")
-    if state is not None:
-        cast = [name for tensors in fields.values() for name in cast_state(tensors, state)]
-        warn_of_cast([] if dtype else cast, state, stacklevel=5)
-    if validate:
-        check_structures({**fields["node"], **fields["system"]}, storages["node"].starts)
-    batch = cls._of(storages, custom, fields["node"]["positions"].device, item_class=item_class)
-    _pack_items(batch, dicts)
-    return batch if device is None else batch.to(device)
-
-
 def _edge_rows(dicts: Sequence[Mapping[str, torch.Tensor]], custom: Mapping[str, FieldSpec]) -> list[int]:
     """Return the number of pairs of each structure: that of the list, else of the first field of pairs."""
     names = ("neighbor_list", "edge_embeddings", *(name for name, spec in custom.items() if spec.level == "edge"))
@@ -170,7 +156,7 @@ def _pack_items(batch: BatchStorage, dicts: Sequence[Mapping[str, torch.Tensor]]
     for number, item in enumerate(dicts):
         if has_list[number]:
             found = _item_pairs(batch, number, item)
-            pairs.append(found[0] + int(batch._node.starts[number]))
+            pairs.append(found[0])
             shifts.append(found[1])
     edges, batch._edge = batch._edge, LevelStorage.empty(len(batch))
     packed = _pair_views.pack(batch, torch.cat(pairs), torch.cat(shifts), keep_order=True)
@@ -183,28 +169,23 @@ def _pack_items(batch: BatchStorage, dicts: Sequence[Mapping[str, torch.Tensor]]
 def _item_pairs(
     batch: BatchStorage, number: int, item: Mapping[str, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    first, atoms = int(batch._node.starts[number]), int(batch._node.counts[number])
     pairs = item.get("neighbor_list")
     if pairs is None:
-        return _pair_views.pairs_of_matrix(item)
-    pairs = pairs.long()
-    atoms = int(batch._node.counts[number])
+        pairs, shifts = _pair_views.pairs_of_matrix(item)
+        return pairs + first, shifts
     if pairs.numel() and (int(pairs.min()) < 0 or int(pairs.max()) >= atoms):
         raise InputError(
             f"`neighbor_list` of sample {number} holds atom indices from {int(pairs.min())} to {int(pairs.max())}; "
             f"the structure has {atoms} atoms. Indices count inside the structure."
         )
-    found = item.get("neighbor_list_shifts")
-    if found is None and "shifts" in item:
-        offset = pairs + int(batch._node.starts[number])
-        found = _pair_views.images_from_cartesian(item["shifts"], batch, offset)
-    return pairs, torch.zeros((len(pairs), 3), device=pairs.device) if found is None else found
+    return _pair_views.pairs_of_list(item, batch, first)
 
 
-def default_fields(device: torch.device) -> dict[Level, dict[str, torch.Tensor]]:
-    """Fields of an empty batch without a template."""
-    example = AtomicData(atomic_numbers=torch.ones(1, dtype=torch.int64), positions=torch.zeros(1, 3))
-    node = {name: tensor[:0].to(device) for name, tensor in example._fields.items()}
-    return {"node": node, "edge": {}, "system": {"energy": torch.zeros((0, 1), device=device)}}
+def one_atom() -> AtomicData:
+    """Return the template of an empty batch for which none is given."""
+    numbers = torch.ones(1, dtype=torch.int64)
+    return AtomicData(atomic_numbers=numbers, positions=torch.zeros(1, 3), energy=torch.zeros(1, 1))
 
 
 def emptied(cls: type[AnyBatch], template: Any, device: torch.device | str | None) -> AnyBatch:
@@ -212,7 +193,7 @@ def emptied(cls: type[AnyBatch], template: Any, device: torch.device | str | Non
     if not isinstance(template, AtomicData | BatchStorage):
         raise ArgumentError(f"The template is a {type(template).__name__}; pass a Batch or AtomicData.")
     if isinstance(template, AtomicData):
-        template = from_items(cls, [template], None, None, False, {}, set())
+        template = from_items(cls, [template], None, None, False, {})
     device = template.device if device is None else usable_device(device)
     none = np.zeros(0, dtype=np.int64)
     levels = {
@@ -243,13 +224,3 @@ def from_dump(cls: type[AnyBatch], dump: Mapping[str, Any]) -> AnyBatch:
             if name not in FIELDS:
                 custom[name] = FieldSpec.like(name, level, tensor)
     return cls._of(levels, custom, torch.device(dump["device"]))
-
-
-def check_batch(batch: BatchStorage) -> None:
-    """Check shapes, dtypes and values of everything stored."""
-    for level in LEVELS:
-        storage = batch._level(level)
-        for name, tensor in storage.tensors.items():
-            batch.field_spec(name).check(tensor, storage.rows, owner=f"a Batch of {len(batch)} systems")
-    if len(batch):
-        check_structures({**batch._node.tensors, **batch._system.tensors}, batch._node.starts)

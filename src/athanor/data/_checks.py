@@ -69,7 +69,7 @@ def check_finite(fields: Mapping[str, torch.Tensor], starts: np.ndarray) -> None
         # the sum of finite numbers is finite but for overflow, and one reduction is cheaper than a mask
         if value is None or bool(value.detach().sum().isfinite()) or bool(value.isfinite().all()):
             continue
-        system, atoms = _rows_of_first(~value.isfinite().all(dim=1), starts)
+        system, atoms = _first_bad_system(~value.isfinite().all(dim=1), starts)
         shown = ", ".join(f"atom {a} {value[a + int(starts[system])].tolist()}" for a in atoms[:3])
         raise InputError(
             f"`{name}` of {system_name(fields, system)} are not finite: {shown}"
@@ -81,7 +81,7 @@ def check_finite(fields: Mapping[str, torch.Tensor], starts: np.ndarray) -> None
         raise InputError(f"`cell` of {system_name(fields, system)} is not finite: {cell[system].tolist()}. Correct it.")
 
 
-def _rows_of_first(bad: torch.Tensor, starts: np.ndarray) -> tuple[int, list[int]]:
+def _first_bad_system(bad: torch.Tensor, starts: np.ndarray) -> tuple[int, list[int]]:
     """Return the first system that has a bad row, and its bad atoms."""
     rows = bad.nonzero().flatten().tolist()
     system = int(np.searchsorted(starts, rows[0], side="right")) - 1
@@ -95,7 +95,7 @@ def _check_numbers(fields: Mapping[str, torch.Tensor], starts: np.ndarray) -> No
     low, high = torch.aminmax(numbers)
     if int(low) >= 0 and int(high) <= MAX_ATOMIC_NUMBER:
         return
-    system, atoms = _rows_of_first((numbers < 0) | (numbers > MAX_ATOMIC_NUMBER), starts)
+    system, atoms = _first_bad_system((numbers < 0) | (numbers > MAX_ATOMIC_NUMBER), starts)
     raise InputError(
         f"`atomic_numbers` of {system_name(fields, system)} holds {int(numbers[atoms[0] + int(starts[system])])} at "
         f"atom {atoms[0]}; allowed are 0 to {MAX_ATOMIC_NUMBER}. No element has this number; correct it."
@@ -109,7 +109,7 @@ def _check_masses(fields: Mapping[str, torch.Tensor], starts: np.ndarray) -> Non
     low, high = torch.aminmax(masses.detach())
     if float(low) > 0.0 and float(high) < math.inf:
         return
-    system, atoms = _rows_of_first(~((masses > 0) & masses.isfinite()), starts)
+    system, atoms = _first_bad_system(~((masses > 0) & masses.isfinite()), starts)
     raise InputError(
         f"`atomic_masses` of {system_name(fields, system)} is {float(masses[atoms[0] + int(starts[system])]):g} amu at "
         f"atom {atoms[0]}; a mass is positive and finite. Leave `atomic_masses` out to get those of the elements."

@@ -25,28 +25,28 @@ class Parts(NamedTuple):
     rows: Mapping[Level, Sequence[int]]
 
     @property
-    def alike(self) -> bool:
+    def have_same_fields(self) -> bool:
         """Whether all parts have the same names."""
         names = self.tensors[0].keys()
         return all(part.keys() == names for part in self.tensors)
 
 
-PutTogether = Callable[[Level, list[torch.Tensor]], torch.Tensor]
+Combine = Callable[[Level, list[torch.Tensor]], torch.Tensor]
 
 
-def _behind(level: Level, values: list[torch.Tensor]) -> torch.Tensor:
+def _concatenated(level: Level, values: list[torch.Tensor]) -> torch.Tensor:
     return values[0].clone() if len(values) == 1 else torch.cat(values)
 
 
-def merge_specs(schemas: Sequence[Mapping[str, FieldSpec]], name_of: Callable[[int], str]) -> dict[str, FieldSpec]:
-    """Join custom schemas; two rows of one name must agree."""
+def merge_specs(customs: Sequence[Mapping[str, FieldSpec]], name_of: Callable[[int], str]) -> dict[str, FieldSpec]:
+    """Join the rows of custom fields; two rows of one name must agree."""
     merged: dict[str, FieldSpec] = {}
     seen: set[int] = set()
-    for number, schema in enumerate(schemas):
-        if not schema or id(schema) in seen:
+    for number, custom in enumerate(customs):
+        if not custom or id(custom) in seen:
             continue
-        seen.add(id(schema))
-        for name, spec in schema.items():
+        seen.add(id(custom))
+        for name, spec in custom.items():
             known = merged.setdefault(name, spec)
             if known is not spec and (known.level, known.shape, known.kind) != (spec.level, spec.shape, spec.kind):
                 raise InputError(
@@ -58,7 +58,7 @@ def merge_specs(schemas: Sequence[Mapping[str, FieldSpec]], name_of: Callable[[i
 
 
 def join(
-    parts: Parts, custom: Mapping[str, FieldSpec], name_of: Callable[[int], str], put_together: PutTogether = _behind
+    parts: Parts, custom: Mapping[str, FieldSpec], name_of: Callable[[int], str], combine: Combine = _concatenated
 ) -> dict[Level, dict[str, torch.Tensor]]:
     """Put the fields of `parts` together, by default one part behind the other.
 
@@ -70,7 +70,7 @@ def join(
         Rows of the custom fields.
     name_of
         Part number -> how messages name it.
-    put_together
+    combine
         Level and tensors of one field, one for each part -> the tensor that holds them all.
 
     Returns
@@ -78,14 +78,14 @@ def join(
     dict
         Level -> name -> tensor.
     """
-    alike = parts.alike
-    names = parts.tensors[0] if alike else dict.fromkeys(name for part in parts.tensors for name in part)
+    same_names = parts.have_same_fields
+    names = parts.tensors[0] if same_names else dict.fromkeys(name for part in parts.tensors for name in part)
     levels: dict[Level, dict[str, torch.Tensor]] = {level: {} for level in LEVELS}
     for name in sorted(names, key=lambda name: _ORDER.get(name, len(_ORDER))):
         spec = FIELDS.get(name) or custom.get(name)
         if spec is not None:
-            values = [part[name] for part in parts.tensors] if alike else _with_fillers(spec, parts, name_of)
-            levels[spec.level][name] = _put(spec, values, name_of, put_together)
+            values = [part[name] for part in parts.tensors] if same_names else _with_fillers(spec, parts, name_of)
+            levels[spec.level][name] = _combined(spec, values, name_of, combine)
     return levels
 
 
@@ -100,13 +100,13 @@ def _with_fillers(spec: FieldSpec, parts: Parts, name_of: Callable[[int], str]) 
     ]
 
 
-def _put(
-    spec: FieldSpec, values: list[torch.Tensor], name_of: Callable[[int], str], put_together: PutTogether
+def _combined(
+    spec: FieldSpec, values: list[torch.Tensor], name_of: Callable[[int], str], combine: Combine
 ) -> torch.Tensor:
     try:
-        return put_together(spec.level, values)
+        return combine(spec.level, values)
     except (RuntimeError, TypeError, IndexError) as error:
-        raise _explain(spec, values, name_of) from error
+        raise _mismatch_error(spec, values, name_of) from error
 
 
 def _filler(spec: FieldSpec, like: torch.Tensor, rows: int, name: Callable[[], str]) -> torch.Tensor:
@@ -123,7 +123,7 @@ def _filler(spec: FieldSpec, like: torch.Tensor, rows: int, name: Callable[[], s
     )
 
 
-def _explain(spec: FieldSpec, values: list[torch.Tensor], name_of: Callable[[int], str]) -> InputError:
+def _mismatch_error(spec: FieldSpec, values: list[torch.Tensor], name_of: Callable[[int], str]) -> InputError:
     first = values[0]
     for number, value in enumerate(values):
         if value.ndim != first.ndim or value.shape[1:] != first.shape[1:]:
@@ -141,7 +141,7 @@ def _explain(spec: FieldSpec, values: list[torch.Tensor], name_of: Callable[[int
 
 def check_cells_have_pbc(parts: Parts, name_of: Callable[[int], str]) -> None:
     """Raise if a part has a cell but no pbc while others have one: it would silently stop being periodic."""
-    if parts.alike or not any("pbc" in part for part in parts.tensors):
+    if parts.have_same_fields or not any("pbc" in part for part in parts.tensors):
         return
     for number, part in enumerate(parts.tensors):
         if "cell" in part and "pbc" not in part and bool(part["cell"].any()):

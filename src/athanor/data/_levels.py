@@ -3,13 +3,13 @@
 One class serves atoms, pairs, systems and groups of atoms; for systems every count is 1. Counts are kept on the host as
 numpy integers, so that reading sizes never waits for a device. Levels know nothing of single fields.
 
-Beside fields, a level holds the rows that engines and hooks remember (`state`): they follow their system wherever it
-goes, and are no part of the structures.
+Beside fields, a level holds the rows that engines and hooks remember (`state`). They are selected, joined and copied
+with the systems, and are not fields.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ _LEVEL_NAMES: dict[str, Level] = {
 }  # fmt: skip
 
 StateName = tuple[str, str]
-"""Key of who remembers, and name of what."""
+"""Key of the engine or hook that owns a state row, and name of the row."""
 
 
 def level_of(name: str, given: str) -> Level:
@@ -72,9 +72,9 @@ class LevelStorage:
         self._idx: torch.Tensor | None = None
 
     @classmethod
-    def empty(cls, systems: int) -> LevelStorage:
-        """Storage of so many systems without rows or tensors."""
-        return cls(np.zeros(systems, dtype=np.int64))
+    def empty(cls, systems: int, like: Mapping[str, torch.Tensor] | None = None) -> LevelStorage:
+        """Storage of so many systems without rows, and with tensors like those of `like`."""
+        return cls(np.zeros(systems, dtype=np.int64), {name: tensor[:0] for name, tensor in (like or {}).items()})
 
     def ptr(self, device: torch.device) -> torch.Tensor:
         """First row of each system and the total, int32 [B+1]; cached."""
@@ -96,10 +96,10 @@ class LevelStorage:
         start, count = int(self.starts[system]), int(self.counts[system])
         return {name: tensor.narrow(0, start, count) for name, tensor in self.tensors.items()}
 
-    def map(self, function: Callable[[str, torch.Tensor], torch.Tensor], *, with_state: bool = True) -> LevelStorage:
+    def map(self, function: Callable[[str, torch.Tensor], torch.Tensor]) -> LevelStorage:
         """New storage with `function(name, tensor)` in place of every tensor; pointers are made anew on demand."""
         tensors = {name: function(name, tensor) for name, tensor in self.tensors.items()}
-        state = {name: function(name[1], tensor) for name, tensor in self.state.items()} if with_state else {}
+        state = {name: function(name[1], tensor) for name, tensor in self.state.items()}
         return LevelStorage(self.counts, tensors, state)
 
     def with_own_names(self) -> LevelStorage:
@@ -110,11 +110,8 @@ class LevelStorage:
         result.tensors, result.state = self.tensors.copy(), self.state.copy()
         return result
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"counts": self.counts, "tensors": self.tensors, "state": self.state}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["counts"], state["tensors"], state["state"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LevelStorage, (self.counts, self.tensors, self.state)
 
 
 class Arrangement:
@@ -148,7 +145,7 @@ class Arrangement:
         order[places], joining[places] = np.arange(len(places)), True
         return cls(order, joining)
 
-    def rows(self, first: LevelStorage, other: LevelStorage | None) -> Rows:
+    def rows(self, first: LevelStorage, other: LevelStorage | None = None) -> Rows:
         """Return how the rows of a level are moved."""
         if self.joining is None or other is None:
             return Rows(first.starts[self.systems], first.counts[self.systems])

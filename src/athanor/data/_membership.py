@@ -5,7 +5,7 @@ The methods of `Batch` delegate here. Joining itself is in `_collate`, one polic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,10 +14,10 @@ import torch
 from athanor.data import _collate
 from athanor.data._collate import Parts
 from athanor.data._levels import Arrangement, LevelStorage, Rows, StateName, level_of
+from athanor.data._stamp import AbsentFields, ComputedFrom
 from athanor.data._storage import BatchStorage
 from athanor.data._structure import cast_state, spec_for
 from athanor.data.atomic_data import AtomicData
-from athanor.data.elements import standard_masses
 from athanor.data.fields import FIELDS, KNOWN_FIELDS, LEVELS, FieldSpec, Level
 from athanor.data.pair_list import Nodes, PairList
 from athanor.errors import ArgumentError, InputError, ShapeError
@@ -31,13 +31,13 @@ def append(batch: BatchStorage, other: BatchStorage) -> None:
         raise ArgumentError(
             f"A {type(other).__name__} was appended; append a Batch, or use `append_data([...])` for AtomicData."
         )
-    _check_can_join(batch, other)
-    _put(batch, _arranged(batch, Arrangement.appending(len(batch), len(other)), other), _common_stamp(batch, other))
+    _join(batch, other, Arrangement.appending(len(batch), len(other)))
 
 
 def remove(batch: BatchStorage, places: np.ndarray) -> None:
     """Take the systems at `places` out of `batch` in place; see `Batch.remove_systems`."""
-    _put(batch, _arranged(batch, Arrangement(np.delete(np.arange(len(batch)), places))), batch.fresh_results())
+    staying = Arrangement(np.delete(np.arange(len(batch)), places))
+    _replace_contents(batch, _arranged(batch, staying), batch.fresh_results())
 
 
 def replace(batch: BatchStorage, places: np.ndarray, other: BatchStorage) -> None:
@@ -48,18 +48,25 @@ def replace(batch: BatchStorage, places: np.ndarray, other: BatchStorage) -> Non
         raise InputError(f"{len(places)} systems are to be replaced by {len(other)}; give one for each.")
     if len(np.unique(places)) != len(places):
         raise InputError(f"The systems to be replaced are {places.tolist()}; name each once.")
-    _check_can_join(batch, other)
-    _put(batch, _arranged(batch, Arrangement.replacing(len(batch), places), other), _common_stamp(batch, other))
+    _join(batch, other, Arrangement.replacing(len(batch), places))
 
 
 def select(batch: AnyBatch, systems: np.ndarray) -> AnyBatch:
     """Return a new batch of `systems`, int64 on the host; see `Batch.index_select`."""
     parts = _arranged(batch, Arrangement(systems))
-    result = type(batch)._of(parts.levels, parts.custom, batch.device, parts.pair_lists, batch._item_class)
-    result._groups = parts.groups
-    if not parts.levels["edge"].tensors:
-        result._edge_rows_of = None
-    return result
+    return type(batch)._of(parts.levels, parts.custom, batch.device, parts.pair_lists, batch._item_class, parts.groups)
+
+
+def _join(batch: BatchStorage, other: BatchStorage, arrangement: Arrangement) -> None:
+    """Make `batch` hold the systems of an arrangement of both, in place."""
+    positions = batch.get("positions")
+    if other is batch or (positions is not None and positions is other.get("positions")):
+        raise InputError("The appended Batch shares storage with this one. Append `other.clone()` instead.")
+    mine, theirs = batch.fresh_results(), other.fresh_results()
+    fresh = None
+    if mine is not None and theirs is not None and mine[0] is theirs[0]:
+        fresh = (mine[0], mine[1] & theirs[1])
+    _replace_contents(batch, _arranged(batch, arrangement, other), fresh)
 
 
 class _BatchParts(NamedTuple):
@@ -73,64 +80,46 @@ class _BatchParts(NamedTuple):
 
 def _arranged(batch: BatchStorage, arrangement: Arrangement, other: BatchStorage | None = None) -> _BatchParts:
     """Move everything that belongs to a system, of one batch or of two, into an arrangement of systems."""
-    mine, theirs = _levels_of(batch), None if other is None else _levels_of(other)
-    rows = {level: arrangement.rows(mine[level], None if theirs is None else theirs[level]) for level in LEVELS}
-    if other is None or theirs is None:
+    mine = _levels_of(batch)
+    theirs: Mapping[Level, LevelStorage | None] = dict.fromkeys(LEVELS) if other is None else _levels_of(other)
+    rows = {level: arrangement.rows(mine[level], theirs[level]) for level in LEVELS}
+    if other is None:
         fields = {
             level: {name: rows[level].move(tensor) for name, tensor in mine[level].tensors.items()} for level in LEVELS
         }
         custom = dict(batch._custom)
     else:
-        fields, custom = _joined_fields(batch, other, mine, theirs, rows)
+        fields, custom = _joined_fields(batch, other, rows)
     levels = {
-        level: LevelStorage(
-            rows[level].counts,
-            fields[level],
-            _joined_state(rows[level], mine[level], None if theirs is None else theirs[level]),
-        )
+        level: LevelStorage(rows[level].counts, fields[level], _joined_state(rows[level], mine[level], theirs[level]))
         for level in LEVELS
     }
-    nodes = (mine["node"], None if theirs is None else theirs["node"])
     wanted = batch.pair_lists or (() if other is None else other.pair_lists)
-    lists = joined_lists(wanted, batch, other, arrangement, nodes, rows)
+    lists = joined_lists(wanted, batch, other, arrangement, (mine["node"], theirs["node"]), rows)
     return _BatchParts(levels, custom, lists, _joined_groups(batch, other, arrangement))
 
 
 def _levels_of(batch: BatchStorage) -> dict[Level, LevelStorage]:
-    return {"node": batch._node, "edge": _canonical_edges(batch), "system": batch._system}
+    return {"node": batch._node, "edge": _edges_in_stored_order(batch), "system": batch._system}
 
 
-def _put(batch: BatchStorage, parts: _BatchParts, stamp: tuple[Any, frozenset[str]] | None) -> None:
-    """Make `batch` hold other systems, in place."""
-    for level, storage in parts.levels.items():
-        setattr(batch, f"_{level}", storage)
-    batch._custom, batch._pair_lists, batch._groups = parts.custom, parts.pair_lists, parts.groups
-    batch._edge_rows_of = parts.pair_lists[0].row_ptr if parts.pair_lists and batch._edge.tensors else None
-    batch._assigned.clear()
+def _replace_contents(batch: BatchStorage, parts: _BatchParts, fresh: tuple[Any, frozenset[str]] | None) -> None:
+    """Make `batch` hold other systems, in place; `fresh` says whose results they have, and which."""
+    batch._set_systems(*parts)
     batch._exchanged()
     batch._membership += 1
-    batch._stamp = None
-    if stamp is not None:
-        batch.mark_results_fresh(*stamp)
-
-
-def _check_can_join(batch: BatchStorage, other: BatchStorage) -> None:
-    mine, theirs = batch.get("positions"), other.get("positions")
-    if other is batch or (mine is not None and theirs is not None and mine is theirs):
-        raise InputError("The appended Batch shares storage with this one. Append `other.clone()` instead.")
+    if fresh is not None:
+        batch.mark_results_fresh(*fresh)
 
 
 def _joined_fields(
-    batch: BatchStorage,
-    other: BatchStorage,
-    mine: Mapping[Level, LevelStorage],
-    theirs: Mapping[Level, LevelStorage],
-    rows: Mapping[Level, Rows],
+    batch: BatchStorage, other: BatchStorage, rows: Mapping[Level, Rows]
 ) -> tuple[dict[Level, dict[str, torch.Tensor]], dict[str, FieldSpec]]:
     """Move fields of two batches; those that one lacks follow the rule of `_collate`."""
+    sides = [_levels_of(batch), _levels_of(other)]
     parts = Parts(
-        [{name: tensor for level in LEVELS for name, tensor in side[level].tensors.items()} for side in (mine, theirs)],
-        {level: [mine[level].rows, theirs[level].rows] for level in LEVELS},
+        [{name: tensor for level in LEVELS for name, tensor in side[level].tensors.items()} for side in sides],
+        {level: [side[level].rows for side in sides] for level in LEVELS},
     )
     name_of = ("this Batch", "the appended Batch").__getitem__
     filled = [part for part, systems in zip(parts.tensors, parts.rows["system"], strict=True) if systems]
@@ -138,14 +127,14 @@ def _joined_fields(
         _collate.common_state_dtype(filled, None, name_of)
     _collate.check_cells_have_pbc(parts, name_of)
     custom = _collate.merge_specs([batch._custom, other._custom], name_of)
-    fields = _collate.join(parts, custom, name_of, lambda level, values: rows[level].move(*_widened(*values)))
+    fields = _collate.join(parts, custom, name_of, lambda level, values: rows[level].move(*_promoted(*values)))
     if filled:
         for tensors in fields.values():
             cast_state(tensors, filled[0]["positions"].dtype)
     return fields, custom
 
 
-def _widened(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _promoted(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return both in the wider of their dtypes."""
     wide = torch.promote_types(first.dtype, second.dtype)
     return first.to(wide), second.to(wide)
@@ -153,16 +142,16 @@ def _widened(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, t
 
 def _joined_state(rows: Rows, mine: LevelStorage, theirs: LevelStorage | None) -> dict[StateName, torch.Tensor]:
     """Move what engines and hooks remember; zeros where they do not know a system yet."""
-    if theirs is None:
-        return {name: rows.move(tensor) for name, tensor in mine.state.items()}
+    sides = [mine] if theirs is None else [mine, theirs]
     state = {}
-    for name in dict.fromkeys((*mine.state, *theirs.state)):
-        first, second = mine.state.get(name), theirs.state.get(name)
-        like = first if first is not None else second
-        assert like is not None
-        first = like.new_zeros((mine.rows, *like.shape[1:])) if first is None else first
-        second = like.new_zeros((theirs.rows, *like.shape[1:])) if second is None else second
-        state[name] = rows.move(first, second.to(first.dtype))
+    for name in dict.fromkeys(name for side in sides for name in side.state):
+        like = next(side.state[name] for side in sides if name in side.state)
+        state[name] = rows.move(
+            *(
+                side.state[name].to(like.dtype) if name in side.state else like.new_zeros(side.rows, *like.shape[1:])
+                for side in sides
+            )
+        )
     return state
 
 
@@ -170,28 +159,14 @@ def _joined_groups(
     batch: BatchStorage, other: BatchStorage | None, arrangement: Arrangement
 ) -> dict[str, LevelStorage]:
     """Move groups of atoms; a batch without a group of a name has none of it in any system."""
+    sides = [batch] if other is None else [batch, other]
     groups = {}
-    for name in dict.fromkeys((*batch._groups, *(() if other is None else other._groups))):
-        mine, theirs = batch._groups.get(name), None if other is None else other._groups.get(name)
-        known = mine or theirs
-        assert known is not None
-        nothing = {key: tensor[:0] for key, tensor in known.tensors.items()}
-        first = mine or LevelStorage(np.zeros(len(batch), dtype=np.int64), nothing)
-        second = None if other is None else theirs or LevelStorage(np.zeros(len(other), dtype=np.int64), nothing)
-        rows = arrangement.rows(first, second)
-        tensors = {
-            key: rows.move(tensor, None if second is None else second.tensors[key])
-            for key, tensor in first.tensors.items()
-        }
-        groups[name] = LevelStorage(rows.counts, tensors)
+    for name in dict.fromkeys(name for side in sides for name in side._groups):
+        like = next(side._groups[name] for side in sides if name in side._groups).tensors
+        found = [side._groups.get(name) or LevelStorage.empty(len(side), like) for side in sides]
+        rows = arrangement.rows(*found)
+        groups[name] = LevelStorage(rows.counts, {key: rows.move(*(g.tensors[key] for g in found)) for key in like})
     return groups
-
-
-def _common_stamp(batch: BatchStorage, other: BatchStorage) -> tuple[Any, frozenset[str]] | None:
-    mine, theirs = batch.fresh_results(), other.fresh_results()
-    if mine is None or theirs is None or mine[0] is not theirs[0]:
-        return None
-    return mine[0], mine[1] & theirs[1]
 
 
 def joined_lists(
@@ -204,22 +179,24 @@ def joined_lists(
 ) -> tuple[PairList, ...]:
     """Return lists like those of `wanted`; systems that were not searched that way are still to be searched."""
     return tuple(
-        _list_like(pairs, batch).arranged(arrangement, nodes, rows, None if other is None else _list_like(pairs, other))
+        _list_searched_as(pairs, batch).arranged(
+            arrangement, nodes, rows, None if other is None else _list_searched_as(pairs, other)
+        )
         for pairs in wanted
     )
 
 
-def _list_like(wanted: PairList, batch: BatchStorage) -> PairList:
+def _list_searched_as(wanted: PairList, batch: BatchStorage) -> PairList:
     """Return the list of `batch` that was searched as `wanted` was, or one in which all is still to be searched."""
     found = next((pairs for pairs in batch.pair_lists if pairs.is_searched_as(wanted)), None)
     if found is not None:
         return found
     positions = batch.get("positions", wanted.reference_positions[:0])
     cell = batch.get("cell", positions.new_zeros((len(batch), 3, 3)))
-    return wanted.blank_like_this(positions, cell, batch.pbc_or_false)
+    return wanted.blank_for(positions, cell, batch.pbc_or_false)
 
 
-def _canonical_edges(batch: BatchStorage) -> LevelStorage:
+def _edges_in_stored_order(batch: BatchStorage) -> LevelStorage:
     """Edge fields in the stored order of pairs, whatever order a user assigned."""
     edges, pairs = batch._edges(), batch.pair_list
     if pairs is None or pairs.order is None or not edges.tensors:
@@ -228,36 +205,36 @@ def _canonical_edges(batch: BatchStorage) -> LevelStorage:
     return edges.map(lambda name, tensor: tensor[order])
 
 
-def items(batch: BatchStorage) -> list[AtomicData]:
-    """Return all systems as structures of views; see `Batch.to_data_list`."""
-    incomplete = _names_of_nan(batch, {**batch._node.tensors, **batch._system.tensors}, torch.any)
-    return [item(batch, number, incomplete) for number in range(len(batch))]
-
-
-def item(batch: BatchStorage, number: int, incomplete: Collection[str] | None = None) -> AtomicData:
-    """Return one system as a structure of views, without fields that it lacks; see `Batch.get_data`.
-
-    `incomplete` holds the names of fields that some systems lack, if the caller looked them up.
-    """
-    fields = batch._node.slice_of(number)
-    for name, tensor in batch._system.tensors.items():
-        fields[name] = tensor.narrow(0, number, 1)
-    asked = fields if incomplete is None else {name: fields[name] for name in incomplete}
-    for name in _names_of_nan(batch, asked, torch.all):
-        del fields[name]
+def item(batch: BatchStorage, number: int) -> AtomicData:
+    """Return one system as a structure of views, without fields that it lacks; see `Batch.get_data`."""
+    fields = batch._node.slice_of(number) | batch._system.slice_of(number)
+    for name, systems in _absent_fields(batch).items():
+        if systems[number]:
+            del fields[name]
     custom = {name: spec for name, spec in batch._custom.items() if name in fields or spec.level == "edge"}
     if batch.pair_lists or batch._edge.tensors:
         _add_edges(batch, number, fields)
     return batch._item_class._trusted(fields, custom)
 
 
-def _names_of_nan(batch: BatchStorage, fields: Mapping[str, torch.Tensor], where: Callable[..., Any]) -> list[str]:
-    """Return the names of `fields` in which NaN means absent and stands in any or all places."""
-    return [
-        name
-        for name, tensor in fields.items()
-        if batch.field_spec(name).may_be_absent and not tensor.is_meta and bool(where(tensor.isnan()))
-    ]
+def _absent_fields(batch: BatchStorage) -> dict[str, list[bool]]:
+    """Return in which systems a field is NaN throughout, which means absent; looked up anew only after a change."""
+    known = batch._absent
+    if known is not None and known.version == batch.version and known.tensors.is_unchanged():
+        return known.systems
+    looked_at, found = [], {}
+    for level in (batch._node, batch._system):
+        for name, tensor in level.tensors.items():
+            if batch.field_spec(name).may_be_absent and not tensor.is_meta:
+                looked_at.append(tensor)
+                is_nan = tensor.isnan()
+                if bool(is_nan.any()):
+                    has_value = ~is_nan.reshape(level.rows, -1).all(dim=1)
+                    absent = torch.ones(len(batch), dtype=torch.bool, device=batch.device)
+                    absent[level.idx(batch.device)[has_value]] = False
+                    found[name] = absent.tolist()
+    batch._absent = AbsentFields(batch.version, ComputedFrom(*looked_at), found)
+    return found
 
 
 def _add_edges(batch: BatchStorage, number: int, fields: dict[str, torch.Tensor]) -> None:
@@ -270,7 +247,7 @@ def _add_edges(batch: BatchStorage, number: int, fields: dict[str, torch.Tensor]
         neighbor_list, shifts = pairs.coo(batch)
     else:
         i, j, shifts = pairs.pair_index(batch)
-        neighbor_list, edges = torch.stack((i, j), dim=1).to(torch.int32), _canonical_edges(batch)
+        neighbor_list, edges = torch.stack((i, j), dim=1).to(torch.int32), _edges_in_stored_order(batch)
     if bool(pairs.valid[number]):
         fields["neighbor_list"] = neighbor_list.narrow(0, start, count) - int(batch._node.starts[number])
         fields["neighbor_list_shifts"] = shifts.narrow(0, start, count)
@@ -333,19 +310,6 @@ def _check_rows_per_system(key: str, values: Sequence[torch.Tensor], counts: np.
             raise ShapeError(
                 f"`{key}` of system {number} has shape {tuple(value.shape)}; {int(counts[number])} rows are needed."
             )
-
-
-def filled(batch: BatchStorage, spec: FieldSpec) -> torch.Tensor:
-    """Return the tensor that `Batch.ensure_field` creates."""
-    if spec.name == "atomic_masses":
-        return standard_masses(batch.atomic_numbers, batch.positions.dtype)
-    shape = tuple(size or 0 for size in spec.shape)
-    return torch.full(
-        (batch._level(spec.level).rows, *shape),
-        0 if spec.default is None else spec.default,
-        dtype=spec.dtype_to_make(batch.dtype),
-        device=batch.device,
-    )
 
 
 def separate_memory(batch: BatchStorage) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from athanor.data._structure import first_size
 from athanor.data.fields import PAIR_VIEWS
 from athanor.data.pair_list import PairList
 from athanor.errors import ArgumentError, DtypeError, InputError, MissingFieldError, ShapeError
@@ -62,7 +63,9 @@ def assign_view(
         If `name` is not the tensor that holds the neighbours and there is none yet.
     """
     group = COO_NAMES if name in COO_NAMES else MATRIX_NAMES
-    _check_view(batch, name, value)
+    spec = PAIR_VIEWS[name]
+    rows = first_size(value) if spec.level == "edge" else batch.num_nodes
+    spec.check(value, rows, owner=f"a Batch of {batch.num_nodes} atoms")
     main = group[0]
     if name == main:
         known = {}
@@ -73,32 +76,33 @@ def assign_view(
     else:
         raise MissingFieldError(f"`{name}` belongs to pairs, and the Batch has none. Assign `{main}` first.")
     known[name] = value
-    return _pack_coo(batch, known) if group is COO_NAMES else _pack_matrix(batch, known), known
+    is_list = group is COO_NAMES
+    pairs, shifts = pairs_of_list(known, batch) if is_list else pairs_of_matrix(known)
+    return pack(batch, pairs, shifts, keep_order=is_list), known
 
 
-def _check_view(batch: PairOwner, name: str, value: torch.Tensor) -> None:
-    spec = PAIR_VIEWS[name]
-    owner = f"a Batch of {batch.num_nodes} atoms"
-    rows = batch.num_nodes
-    if spec.level == "edge":
-        rows = value.shape[0] if isinstance(value, torch.Tensor) and value.ndim else 0
-    spec.check(value, rows, owner=owner)
+def pairs_of_list(
+    views: Mapping[str, torch.Tensor], batch: PairOwner, first_atom: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return pairs int64 [E, 2] and shifts [E, 3] of the views in `COO_NAMES`, of which the first must be there.
 
+    Its indices count from `first_atom` of `batch`; those of the result are batch-wide.
 
-def _pack_coo(batch: PairOwner, known: dict[str, torch.Tensor]) -> PairList:
-    pairs = known["neighbor_list"].long()
-    shifts = known.get("neighbor_list_shifts")
-    if shifts is None and "shifts" in known:
-        _check_pair_count("shifts", known["shifts"], pairs)
-        shifts = images_from_cartesian(known["shifts"], batch, pairs)
-    if shifts is None:
-        shifts = torch.zeros((pairs.shape[0], 3), dtype=torch.int32, device=pairs.device)
-    _check_pair_count("neighbor_list_shifts", shifts, pairs)
-    return pack(batch, pairs, shifts, keep_order=True)
-
-
-def _pack_matrix(batch: PairOwner, known: dict[str, torch.Tensor]) -> PairList:
-    return pack(batch, *pairs_of_matrix(known), keep_order=False)
+    Raises
+    ------
+    ShapeError
+        If there are not as many shifts as pairs.
+    """
+    pairs = views["neighbor_list"].long() + first_atom
+    for name in ("neighbor_list_shifts", "shifts"):
+        if name in views:
+            shifts = views[name]
+            if shifts.shape[0] != pairs.shape[0]:
+                raise ShapeError(
+                    f"`{name}` has {shifts.shape[0]} rows; `neighbor_list` has {pairs.shape[0]}. Pass one per pair."
+                )
+            return pairs, images_from_cartesian(shifts, batch, pairs) if name == "shifts" else shifts
+    return pairs, torch.zeros((pairs.shape[0], 3), dtype=torch.int32, device=pairs.device)
 
 
 def pairs_of_matrix(views: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,13 +126,6 @@ def pairs_of_matrix(views: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, to
     i, slot = torch.nonzero(used, as_tuple=True)
     picked = torch.zeros((len(i), 3), dtype=torch.int32, device=i.device) if shifts is None else shifts[i, slot]
     return torch.stack((i, dense[i, slot]), dim=1), picked
-
-
-def _check_pair_count(name: str, value: torch.Tensor, pairs: torch.Tensor) -> None:
-    if value.shape[0] != pairs.shape[0]:
-        raise ShapeError(
-            f"`{name}` has {value.shape[0]} rows; `neighbor_list` has {pairs.shape[0]}. Pass one per pair."
-        )
 
 
 def images_from_cartesian(shifts: torch.Tensor, batch: PairOwner, pairs: torch.Tensor) -> torch.Tensor:

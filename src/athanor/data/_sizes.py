@@ -121,10 +121,7 @@ class BatchSizes(DataMixin, Fields[torch.Tensor], PairViews[torch.Tensor]):
     @property
     def volume(self) -> torch.Tensor:
         """Volume of each cell, Å³, [B]; 0 for a system without a cell."""
-        cell = self._system.tensors.get("cell")
-        if cell is None:
-            return torch.zeros(len(self), dtype=self.dtype, device=self._device)
-        return torch.linalg.det(cell).abs()
+        return torch.linalg.det(self.cell_or_zeros).abs()
 
     @property
     def has_cell(self) -> torch.Tensor:

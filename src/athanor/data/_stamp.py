@@ -25,9 +25,9 @@ _INPUTS = ("positions", "cell", "pbc", "atomic_numbers", "charge", "spin")
 
 
 class ComputedFrom:
-    """From which tensors something was computed, so that it can be told whether it still holds.
+    """The tensors that a result was computed from, and their versions, to tell whether the result is still valid.
 
-    It holds for the same tensors (the objects, not equal ones) as long as torch has seen no change in them. Any of them
+    It is for the same tensors (the objects, not equal ones) as long as torch has seen no change in them. Any of them
     may be None.
     """
 
@@ -35,21 +35,26 @@ class ComputedFrom:
 
     def __init__(self, *tensors: torch.Tensor | None) -> None:
         self._tensors = tensors
-        self._versions = [-1 if one is None or one.is_inference() else one._version for one in tensors]
+        self._versions = [-1 if t is None or t.is_inference() else t._version for t in tensors]
 
     def holds(self, *tensors: torch.Tensor | None) -> bool:
         """Whether `tensors` are the same, unchanged."""
+        if len(tensors) != len(self._tensors):
+            return False
         for known, version, tensor in zip(self._tensors, self._versions, tensors, strict=True):
             if tensor is not known or (version >= 0 and version != tensor._version):  # type: ignore[union-attr]
                 return False
         return True
 
+    def is_unchanged(self) -> bool:
+        """Whether torch has seen no change in the tensors, and would have seen one."""
+        return all(
+            0 <= version == tensor._version  # type: ignore[union-attr]
+            for tensor, version in zip(self._tensors, self._versions, strict=True)
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return _nothing, ()  # a copy has tensors of its own: what was computed from these does not hold for it
-
-
-def _nothing() -> ComputedFrom:
-    return ComputedFrom(torch.empty(0))
+        return ComputedFrom, ()  # a copy has tensors of its own: what was computed from these does not hold for it
 
 
 class Stamp(NamedTuple):
@@ -68,3 +73,11 @@ class Stamp(NamedTuple):
     def holds(self, batch: Stamped) -> bool:
         """Whether nothing was changed since."""
         return self.version == batch.version and self.inputs.holds(*batch.tensors_of(_INPUTS))
+
+
+class AbsentFields(NamedTuple):
+    """Which systems lack which fields, and the counter and the tensors of the batch when that was looked up."""
+
+    version: int
+    tensors: ComputedFrom
+    systems: dict[str, list[bool]]

@@ -22,7 +22,7 @@ from athanor.data._followers import Followers
 from athanor.data._levels import LevelStorage
 from athanor.data._mixin import AbsentAttributeError
 from athanor.data._pair_views import check_pair_list, warn_dropped_edges
-from athanor.data._stamp import Stamp
+from athanor.data._stamp import AbsentFields, Stamp
 from athanor.data.atomic_data import AtomicData
 from athanor.data.fields import FIELDS, KNOWN_FIELDS, LEVELS, PAIR_VIEWS, REQUIRED, FieldSpec, Level
 from athanor.data.pair_list import PairList
@@ -34,6 +34,7 @@ class BatchStorage(Followers):
 
     __slots__ = (
         "__weakref__",
+        "_absent",
         "_assigned",
         "_custom",
         "_device",
@@ -46,26 +47,15 @@ class BatchStorage(Followers):
         "_system",
         "_version",
     )
-    _own = frozenset(
-        {
-            *__slots__,
-            *Followers.__slots__,
-            "pair_list",
-            "pair_lists",
-            "_neighbor_list_cutoff",
-            "neighbor_list_radius",
-        }
+    _attributes = frozenset(
+        {*__slots__, *Followers.__slots__, "pair_list", "pair_lists", "_neighbor_list_cutoff", "neighbor_list_radius"}
     )
 
-    _node: LevelStorage
-    _edge: LevelStorage
-    _system: LevelStorage
     _custom: dict[str, FieldSpec]
-    _pair_lists: tuple[PairList, ...]
     _assigned: dict[str, torch.Tensor]
     _stamp: Stamp | None
+    _absent: AbsentFields | None
     _version: int
-    _device: torch.device
     _item_class: type[AtomicData]
     _edge_rows_of: torch.Tensor | None
 
@@ -76,19 +66,26 @@ class BatchStorage(Followers):
         device: torch.device,
         pair_lists: tuple[PairList, ...] = (),
         item_class: type[AtomicData] = AtomicData,
+        groups: dict[str, LevelStorage] | None = None,
     ) -> None:
         _runtime.ready()
+        self._device, self._item_class = device, item_class
+        self._version = self._membership = self._layout = 0
+        self._set_systems(levels, custom, pair_lists, groups or {})
+
+    def _set_systems(
+        self,
+        levels: Mapping[Level, LevelStorage],
+        custom: dict[str, FieldSpec],
+        pair_lists: tuple[PairList, ...],
+        groups: dict[str, LevelStorage],
+    ) -> None:
+        """Make the batch hold these systems, without any results known to be fresh."""
         self._node, self._edge, self._system = levels["node"], levels["edge"], levels["system"]
-        self._custom = custom
-        self._device = device
-        self._pair_lists = pair_lists
-        self._edge_rows_of = pair_lists[0].row_ptr if pair_lists else None
-        self._item_class = item_class
+        self._custom, self._pair_lists, self._groups = custom, pair_lists, groups
+        self._edge_rows_of = pair_lists[0].row_ptr if pair_lists and self._edge.tensors else None
         self._assigned = {}
-        self._stamp = None
-        self._version = 0
-        self._groups = {}
-        self._membership = self._layout = 0
+        self._stamp = self._absent = None
 
     @classmethod
     def _of(cls, *parts: Any, **named: Any) -> Self:
@@ -121,7 +118,7 @@ class BatchStorage(Followers):
 
     def __getattr__(self, name: str) -> Any:
         # custom fields and views of the pair list; fields of the table are properties of the class
-        if name not in BatchStorage._own:
+        if name not in BatchStorage._attributes:
             value = self.get(name)
             if value is not None:
                 return value
@@ -145,7 +142,7 @@ class BatchStorage(Followers):
         return [node.get(name) if name in node else system.get(name) for name in names]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in BatchStorage._own:
+        if name in BatchStorage._attributes:
             object.__setattr__(self, name, value)
         else:
             self.set_field(name, value)
@@ -264,6 +261,7 @@ class BatchStorage(Followers):
         """Count that a tensor was exchanged for another one."""
         self._version += 1
         self._layout += 1
+        self._absent = None  # it holds tensors that may be gone now
 
     # --------------------------------------------------------------------------------------------- pairs and edges
     @property
@@ -358,12 +356,12 @@ class BatchStorage(Followers):
 
     def mark_results_fresh(self, model: Any, keys: Iterable[str]) -> None:
         """Stamp the results called `keys` as those of `model` for positions and cell as they stand."""
-        self._stamp = Stamp.of(self, _reference(model), frozenset(keys))
+        self._stamp = Stamp.of(self, _weak_reference(model), frozenset(keys))
 
     def results_fresh(self, model: Any, keys: Iterable[str]) -> bool:
         """Whether results called `keys` were stamped for `model` and nothing was changed since."""
-        stamp = self._stamp
-        return stamp is not None and stamp.holds(self) and stamp.model() is model and stamp.keys.issuperset(keys)
+        fresh = self.fresh_results()
+        return fresh is not None and fresh[0] is model and fresh[1].issuperset(keys)
 
     def fresh_results(self) -> tuple[Any, frozenset[str]] | None:
         """Return the model whose results are fresh, and which; None if none are."""
@@ -375,15 +373,15 @@ class BatchStorage(Followers):
     @contextmanager
     def keeping_results_fresh(self) -> Iterator[None]:
         """Keep fresh results fresh over changes inside that leave energies and forces as they are, such as wrapping."""
-        stamp = self._stamp
-        fresh = stamp is not None and stamp.holds(self)
+        fresh = self.fresh_results()
         yield
-        if fresh and stamp is not None:
-            self._stamp = Stamp.of(self, stamp.model, stamp.keys)
+        if fresh is not None:
+            self.mark_results_fresh(*fresh)
 
-    def _carry_stamp(self, result: Self) -> Self:
-        if self._stamp is not None and self._stamp.holds(self):
-            result._stamp = Stamp.of(result, self._stamp.model, self._stamp.keys)
+    def _pass_freshness_to(self, result: Self) -> Self:
+        fresh = self.fresh_results()
+        if fresh is not None:
+            result.mark_results_fresh(*fresh)
         return result
 
 
@@ -405,7 +403,7 @@ for _spec in FIELDS.values():
         setattr(BatchStorage, _spec.name, _field_property(_spec))
 
 
-def _reference(model: Any) -> Callable[[], Any]:
+def _weak_reference(model: Any) -> Callable[[], Any]:
     try:
         return weakref.ref(model)
     except TypeError:

@@ -21,9 +21,12 @@ from athanor.errors import DtypeError, InputError, MissingFieldError, ShapeError
 
 def build(given: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Check the fields of a new structure, cast its state, fill in defaults, and return them in table order."""
-    for name in REQUIRED:
-        if name not in given:
-            raise MissingFieldError(f"`{name}` is None; a structure needs a tensor, {_describe(FIELDS[name])}.")
+    for spec in (FIELDS[name] for name in REQUIRED):
+        if spec.name not in given:
+            shape, unit = f" of shape {spec.shape}" if spec.shape else "", f", in {spec.unit}" if spec.unit else ""
+            raise MissingFieldError(
+                f"`{spec.name}` is None; a structure needs a tensor, one row per {ROW_OF[spec.level]}{shape}{unit}."
+            )
     _refuse_symbols(given["atomic_numbers"])
     if "atom_categories" in given:
         given["atom_categories"] = categories(given["atom_categories"])
@@ -31,14 +34,20 @@ def build(given: dict[str, Any]) -> dict[str, torch.Tensor]:
     check_all(fields, {})
     warn_of_cast(cast_state(fields, fields["positions"].dtype), fields["positions"].dtype, stacklevel=4)
     _warn_of_a_cell_without_pbc(fields)
-    positions = fields["positions"]
-    if "atomic_masses" not in fields:
-        fields["atomic_masses"] = standard_masses(fields["atomic_numbers"], positions.dtype)
-    if "atom_categories" not in fields:
-        fields["atom_categories"] = torch.zeros(len(positions), dtype=torch.int64, device=positions.device)
-    if "velocities" not in fields:
-        fields["velocities"] = torch.zeros_like(positions, requires_grad=False)
+    numbers, state = fields["atomic_numbers"], fields["positions"].dtype
+    for name in ("atomic_masses", "atom_categories", "velocities"):
+        if name not in fields:
+            fields[name] = initial_values(FIELDS[name], len(numbers), numbers, state)
     return fields
+
+
+def initial_values(spec: FieldSpec, rows: int, atomic_numbers: torch.Tensor, state: torch.dtype | None) -> torch.Tensor:
+    """Return a new tensor of a field: masses of the elements, else its default or zeros."""
+    if spec.name == "atomic_masses":
+        return standard_masses(atomic_numbers, state or torch.get_default_dtype())
+    shape, dtype = tuple(size or 0 for size in spec.shape), spec.dtype_to_make(state)
+    value = 0 if spec.default is None else spec.default
+    return torch.full((rows, *shape), value, dtype=dtype, device=atomic_numbers.device)
 
 
 def _warn_of_a_cell_without_pbc(fields: Mapping[str, torch.Tensor]) -> None:
@@ -60,11 +69,6 @@ def check_all(fields: dict[str, torch.Tensor], custom: Mapping[str, FieldSpec]) 
         check_rows(fields, KNOWN_FIELDS.get(name) or custom[name], value)
     check_one_device(fields, fields["positions"].device, "AtomicData")
     check_structures(fields, np.array([0, fields["positions"].shape[0]]))
-
-
-def _describe(spec: FieldSpec) -> str:
-    rows = {"node": "one row per atom", "edge": "one row per pair", "system": "one row"}[spec.level]
-    return f"{rows}{f' of shape {spec.shape}' if spec.shape else ''}{f', in {spec.unit}' if spec.unit else ''}"
 
 
 def _refuse_symbols(numbers: Any) -> None:
@@ -200,15 +204,15 @@ def chemical_hash(fields: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def same_fields(one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor]) -> bool:
+def same_fields(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
     """Whether both hold the same names, dtypes, shapes and values; NaN equals NaN."""
-    return one.keys() == two.keys() and all(_same_tensor(one[name], two[name]) for name in one)
+    return a.keys() == b.keys() and all(_same_tensor(a[name], b[name]) for name in a)
 
 
-def _same_tensor(one: torch.Tensor, two: torch.Tensor) -> bool:
-    if one.dtype != two.dtype or one.shape != two.shape or one.device != two.device:
+def _same_tensor(a: torch.Tensor, b: torch.Tensor) -> bool:
+    if (a.dtype, a.shape, a.device) != (b.dtype, b.shape, b.device):
         return False
-    return torch.equal(one, two) or bool(((one == two) | ((one != one) & (two != two))).all())
+    return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def _tensor_to_json(tensor: torch.Tensor) -> dict[str, Any]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from athanor.data.batch import Batch
 
 
-_OWN_SLOTS = frozenset({"__weakref__", "_node", "_edge", "_system", "_assigned"})
+_UNSHARED_SLOTS = frozenset({"__weakref__", "_node", "_edge", "_system", "_assigned"})
 """What a view of a batch does not share with it."""
 
 
@@ -33,7 +33,7 @@ def view_of_batch(batch: Batch, without_flags: Iterable[str]) -> Any:
         batch._node.ptr(batch._device)
     node, system = batch._node.with_own_names(), batch._system.with_own_names()
     for name in without_flags:
-        _replace_by_unflagged(node.tensors if name in node.tensors else system.tensors, name)
+        _detach_unless_in_graph(node.tensors if name in node.tensors else system.tensors, name)
     assign = object.__setattr__
     assign(view, "_node", node)
     assign(view, "_system", system)
@@ -51,11 +51,11 @@ def view_of_structure(data: AtomicData, without_flags: Iterable[str]) -> Any:
     view = cls._trusted(data._fields.copy(), data._custom)
     view._extras, view.info = data._extras.copy(), data.info.copy()
     for name in without_flags:
-        _replace_by_unflagged(view._fields, name)
+        _detach_unless_in_graph(view._fields, name)
     return view
 
 
-def _replace_by_unflagged(tensors: dict[str, torch.Tensor], name: str) -> None:
+def _detach_unless_in_graph(tensors: dict[str, torch.Tensor], name: str) -> None:
     """Put a tensor of the same memory in place of `name`; one that carries a graph stays, so that the graph does."""
     tensor = tensors.get(name)
     if tensor is None or tensor.requires_grad:
@@ -71,13 +71,13 @@ class _View:
     """In front of the class of a batch or structure: pickled, it is one of those."""
 
     __slots__ = ()
-    _owner: type
+    _viewed: type
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _blank, (self._owner,), self.__getstate__()
+        return _uninitialized, (self._viewed,), self.__getstate__()
 
 
-def _blank(cls: Any) -> Any:
+def _uninitialized(cls: Any) -> Any:
     return cls.__new__(cls)
 
 
@@ -125,5 +125,5 @@ def _view_class(owner: Any, kind: type) -> Any:
         return owner
     names = {name: getattr(owner, name) for name in ("__module__", "__qualname__", "__doc__")}
     slots = (slot for parent in owner.__mro__ for slot in getattr(parent, "__slots__", ()))
-    shared = tuple(slot for slot in slots if slot not in _OWN_SLOTS)
-    return type(owner.__name__, (kind, owner), {"__slots__": (), "_owner": owner, "_shared_slots": shared, **names})
+    shared = tuple(slot for slot in slots if slot not in _UNSHARED_SLOTS)
+    return type(owner.__name__, (kind, owner), {"__slots__": (), "_viewed": owner, "_shared_slots": shared, **names})

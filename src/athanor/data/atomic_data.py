@@ -22,7 +22,6 @@ from athanor.data._view import view_of_structure
 from athanor.data.elements import (
     AtomicNumberTable,
     atomic_numbers_to_indices,
-    standard_masses,
     to_one_hot,
     voigt_to_matrix,
 )
@@ -109,7 +108,8 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
         given = {name: value for name, value in given.items() if value is not None}
         self._extras = {name: given.pop(name) for name in list(given) if name not in KNOWN_FIELDS}
         for name in self._extras:
-            _check_label(type(self), name)
+            if hasattr(type(self), name):
+                raise UnknownFieldError(f"`{name}` is a name of {type(self).__name__} itself; choose another label.")
         self._fields = _structure.build(given)
         if self._extras:
             _warn_unregistered(sorted(self._extras), stacklevel=3)
@@ -296,17 +296,18 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
 
     def use_default_masses(self) -> Self:
         """Set standard masses of the elements, amu; in place."""
-        self._fields["atomic_masses"] = standard_masses(self.atomic_numbers, self.dtype)
-        return self
+        return self._use_default("atomic_masses")
 
     def use_default_categories(self) -> Self:
         """Set every atom's category to 0; in place."""
-        self._fields["atom_categories"] = torch.zeros(self.num_nodes, dtype=torch.int64, device=self.device)
-        return self
+        return self._use_default("atom_categories")
 
     def use_default_velocities(self) -> Self:
         """Set all velocities to zero; in place."""
-        self._fields["velocities"] = torch.zeros_like(self._fields["positions"])
+        return self._use_default("velocities")
+
+    def _use_default(self, name: str) -> Self:
+        self._fields[name] = _structure.initial_values(FIELDS[name], self.num_nodes, self.atomic_numbers, self.dtype)
         return self
 
     def check_node_consistency(self) -> Self:
@@ -376,13 +377,6 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
     def __copy__(self) -> Self:
         return self._with(dict(self._fields))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"fields": self._fields, "custom": self._custom, "extras": self._extras, "info": self.info}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            object.__setattr__(self, name if name == "info" else f"_{name}", value)
-
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy, with the values of `update` assigned."""
         result = self.clone() if deep else copy.copy(self)
@@ -444,11 +438,6 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
 def _check_removable(name: str) -> None:
     if name in REQUIRED:
         raise InputError(f"`{name}` can not be removed: every structure needs it. Assign a tensor instead.")
-
-
-def _check_label(cls: type, name: str) -> None:
-    if hasattr(cls, name):
-        raise UnknownFieldError(f"`{name}` is a name of {cls.__name__} itself; choose another label.")
 
 
 def _warn_unregistered(names: list[str], stacklevel: int) -> None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
-from athanor._values import did_you_mean
+from athanor._values import did_you_mean, usable_device
 from athanor.data import _build, _membership, _structure
+from athanor.data._checks import check_structures
 from athanor.data._levels import LevelStorage
 from athanor.data._mixin import DataMixin
 from athanor.data._select import as_int, one_system, system_indices
@@ -21,7 +22,6 @@ from athanor.data._storage import BatchStorage
 from athanor.data._view import view_of_batch
 from athanor.data.atomic_data import AtomicData
 from athanor.data.fields import FIELDS, KNOWN_FIELDS, LEVELS, FieldSpec, Level
-from athanor.data.pair_list import PairList
 from athanor.errors import ArgumentError, InputError, MissingFieldError
 
 if TYPE_CHECKING:
@@ -115,9 +115,7 @@ class Batch(BatchStorage):
         `to_atoms`) leaves out a label that is NaN in all of its rows, also if it was given so. ``info`` is not batched.
         """
         levels = {**(attr_map or {}), **(field_levels or {})}
-        return _build.from_items(
-            cls, data_list, device, dtype, not skip_validation, levels, _build.names_in(exclude_keys)
-        )
+        return _build.from_items(cls, data_list, device, dtype, not skip_validation, levels, exclude_keys)
 
     @classmethod
     def from_raw_dicts(
@@ -138,7 +136,8 @@ class Batch(BatchStorage):
             If one has no ``positions``.
         """
         levels = {**(attr_map or {}), **(field_levels or {})}
-        return _build.from_dicts(cls, data_list, device, levels, _build.names_in(exclude_keys))
+        items = _build.items_of_dicts(data_list, levels)
+        return _build.from_items(cls, items, device, None, False, {}, exclude_keys)
 
     @classmethod
     def empty(
@@ -162,9 +161,7 @@ class Batch(BatchStorage):
         """
         if min(num_systems, num_nodes, num_edges) < 0:
             raise InputError(f"Sizes must not be negative: {num_systems=}, {num_nodes=}, {num_edges=}.")
-        if template is None:
-            return cls(device=device, storage=_build.default_fields(torch.device(device)))
-        return _build.emptied(cls, template, device)
+        return _build.emptied(cls, _build.one_atom() if template is None else template, device)
 
     @classmethod
     def empty_like(cls, batch: Batch, *, device: torch.device | str | None = None) -> Self:
@@ -239,7 +236,9 @@ class Batch(BatchStorage):
         """Return the field called `name`; create it first if it is absent, filled with its default or zeros."""
         value = self.get(name)
         if value is None:
-            self.set_field(name, _membership.filled(self, self.field_spec(name)))
+            spec = self.field_spec(name)
+            rows = self._level(spec.level).rows
+            self.set_field(name, _structure.initial_values(spec, rows, self.atomic_numbers, self.dtype))
             value = self.get(name)
         return value
 
@@ -322,7 +321,7 @@ class Batch(BatchStorage):
         OutOfRangeError
             An `IndexError`: if it names no system, one that is not there, or is of another type.
         """
-        return self._carry_stamp(_membership.select(self, system_indices(idx, len(self))))
+        return self._pass_freshness_to(_membership.select(self, system_indices(idx, len(self))))
 
     def get_data(self, idx: int) -> AtomicData:
         """Return one structure; its tensors are views of the batch, without labels that are NaN throughout.
@@ -336,33 +335,27 @@ class Batch(BatchStorage):
 
     def to_data_list(self) -> list[AtomicData]:
         """Return all structures; their tensors are views of the batch."""
-        return _membership.items(self)
+        return [_membership.item(self, number) for number in range(len(self))]
 
     def to_atoms(self) -> list[Atoms]:
         """Return all structures as ASE atoms; see `athanor.data.convert.ase.to_atoms`."""
         return [data.to_atoms() for data in self.without_pairs().to_data_list()]  # ASE has no place for pairs
 
     # ---------------------------------------------------------------------------------------------------- copies
-    def _like(self, node: LevelStorage, system: LevelStorage, device: torch.device | None = None) -> Self:
-        levels = {"node": node, "edge": LevelStorage.empty(len(self)), "system": system}
-        return type(self)._of(levels, dict(self._custom), device or self._device, item_class=self._item_class)
-
-    def _mapped(
-        self, move: Callable[[str, torch.Tensor], torch.Tensor], move_list: Callable[[PairList], PairList]
-    ) -> Self:
+    def _mapped(self, move: Callable[[str, torch.Tensor], torch.Tensor]) -> Self:
         node, edge, system = (self._level(level).map(move) for level in LEVELS)
         device = next((t.device for s in (node, system) for t in s.tensors.values()), self._device)
         levels = {"node": node, "edge": edge, "system": system}
-        lists = tuple(move_list(pairs) for pairs in self._pair_lists)
-        result = type(self)._of(levels, dict(self._custom), device, lists, self._item_class)
-        result._groups = {name: group.map(move) for name, group in self._groups.items()}
+        lists = tuple(pairs.map(move) for pairs in self._pair_lists)
+        groups = {name: group.map(move) for name, group in self._groups.items()}
+        result = type(self)._of(levels, dict(self._custom), device, lists, self._item_class, groups)
         if device == self._device:
             node._idx, node._ptr = self._node._idx, self._node._ptr
         return result
 
     def clone(self) -> Self:
         """Return a copy that shares no tensor; pair lists and freshness go along."""
-        return self._carry_stamp(self._mapped(lambda name, tensor: tensor.clone(), PairList.clone))
+        return self._pass_freshness_to(self._mapped(lambda name, tensor: tensor.clone()))
 
     def to(
         self,
@@ -376,12 +369,10 @@ class Batch(BatchStorage):
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
-        result = self._mapped(
-            _structure.mover(device, dtype, non_blocking), lambda pairs: pairs.to(device, dtype, non_blocking)
-        )
+        result = self._mapped(_structure.mover(device, dtype, non_blocking))
         if not result._node.tensors and device is not None:
             result._device = torch.device(device)
-        return self._carry_stamp(result) if dtype in (None, self.dtype) else result
+        return self._pass_freshness_to(result) if dtype in (None, self.dtype) else result
 
     def cpu(self) -> Self:
         """Return the batch on the CPU."""
@@ -389,9 +380,7 @@ class Batch(BatchStorage):
 
     def cuda(self, device: int | str | None = None, non_blocking: bool = False) -> Self:
         """Return the batch on a CUDA device."""
-        return self.to(
-            torch.device("cuda", device) if isinstance(device, int) else device or "cuda", None, non_blocking
-        )
+        return self.to(usable_device("cuda" if device is None else device), None, non_blocking)
 
     def separate_memory(self) -> None:
         """Copy, in place, fields of the table that can not be changed in place as they are; engines do so before a run.
@@ -403,9 +392,10 @@ class Batch(BatchStorage):
 
     def without_pairs(self) -> Self:
         """Return a batch of the same tensors without pair lists, edge fields, groups and state, as frames are."""
-        result = self._like(self._node.map(_same, with_state=False), self._system.map(_same, with_state=False))
-        result._custom = {name: spec for name, spec in self._custom.items() if spec.level != "edge"}
-        return result
+        node, system = (LevelStorage(level.counts, level.tensors.copy()) for level in (self._node, self._system))
+        levels = {"node": node, "edge": LevelStorage.empty(len(self)), "system": system}
+        custom = {name: spec for name, spec in self._custom.items() if spec.level != "edge"}
+        return type(self)._of(levels, custom, self._device, item_class=self._item_class)
 
     def shallow_view(self, without_flags: Iterable[str] = ("positions", "cell")) -> Self:
         """Return a batch of the same tensors, pointers and pair list, as models get one; assignments do not come back.
@@ -428,14 +418,13 @@ class Batch(BatchStorage):
         return self.clone()
 
     def __getstate__(self) -> dict[str, Any]:
-        keys = ("_node", "_edge", "_system", "_custom", "_pair_lists", "_groups", "_device", "_item_class", "_version")
-        self._edges()
-        return {key: getattr(self, key) for key in keys}
+        levels = {level: self._level(level) for level in LEVELS}
+        parts = (levels, self._custom, self._device, self._pair_lists, self._item_class, self._groups)
+        return {"parts": parts, "version": self._version}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for key, value in {**state, "_assigned": {}, "_stamp": None, "_membership": 0, "_layout": 0}.items():
-            object.__setattr__(self, key, value)
-        self._edge_rows_of = self._pair_lists[0].row_ptr if self._pair_lists else None
+        self._set_parts(*state["parts"])
+        self._version = state["version"]
 
     def model_dump(self, **kwargs: Any) -> dict[str, Any]:
         """Return a flat dictionary: device, keys, pointers and sizes, then every stored tensor."""
@@ -452,14 +441,15 @@ class Batch(BatchStorage):
 
     def debug(self) -> None:
         """Check shapes, dtypes and values of everything stored."""
-        _build.check_batch(self)
+        for level in LEVELS:
+            storage = self._level(level)
+            for name, tensor in storage.tensors.items():
+                self.field_spec(name).check(tensor, storage.rows, owner=f"a Batch of {len(self)} systems")
+        if len(self):
+            check_structures({**self._node.tensors, **self._system.tensors}, self._node.starts)
 
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}(num_graphs={self.num_graphs}, num_nodes={self.num_nodes}, "
             f"num_edges={self.num_edges}, device={self._device})"
         )
-
-
-def _same(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    return tensor

@@ -27,9 +27,9 @@ Kind = Literal["state", "float", "integer", "boolean", "any"]
 Role = Literal["structure", "motion", "result", "property", "identity"]
 """What a field is to a model and to a run.
 
-A model changes none of ``structure``, ``motion`` and ``identity`` (which system it is, how far it got). A ``result`` is
-what no structure has of itself: one that is not computed anew belongs to other positions, or to another model. A
-``property`` is given with a structure or computed, and kept until it is computed anew.
+A model reads ``structure``, ``motion`` and ``identity`` (which system it is, how far it got) and changes none of them.
+A ``result`` is computed by a model, and dropped when the next evaluation does not compute it again. A ``property`` is
+given with a structure or computed by a model, and kept until it is computed again.
 """
 
 
@@ -252,10 +252,10 @@ EXACT_FIELDS = frozenset(name for name, row in FIELDS.items() if row.dtype is no
 """Fields that `to(dtype=...)` leaves alone: a float32 would lose femtoseconds of a long run."""
 
 IDENTITY = names_of("identity")
-"""Who a system is and how far it got; every run has these on its batch, and they travel in ``atoms.info``."""
+"""Identity and progress of a system; every run has these on its batch, and ASE atoms carry them in ``info``."""
 
 GIVEN = frozenset(names_of("structure", "motion", "identity"))
-"""What a model is given. Networks that hand their input through, wrapped or in single precision, change no state."""
+"""Inputs of a model. One that it returns too, wrapped or in single precision, is not written to the batch."""
 
 RESULTS = names_of("result")
-"""What no structure has of itself. One that is not computed anew belongs to other positions, or to another model."""
+"""Fields that belong to the model and the positions of the last evaluation, and are dropped by one without them."""

@@ -212,7 +212,7 @@ class PairList:
             List of the systems that join. If it was searched differently, they are still to be searched.
         """
         if other is not None and not self.is_searched_as(other):
-            other = self.blank_like_this(other.reference_positions, other.reference_cell, other.reference_pbc)
+            other = self.blank_for(other.reference_positions, other.reference_cell, other.reference_pbc)
         device = self.row_ptr.device
         theirs = None if other is None or nodes[1] is None else other._level_of_pairs(nodes[1])
         moves = dict.fromkeys(_OF_PAIRS, arrangement.rows(self._level_of_pairs(nodes[0]), theirs))
@@ -224,16 +224,15 @@ class PairList:
             name: move.move(getattr(self, name), None if other is None else getattr(other, name))
             for name, move in moves.items()
         }
-        return self._with_tensors(row_ptr=row_ptr, **moved)
+        return self.replace(row_ptr=row_ptr, order=None, usage=PairUsage(), **moved)
 
-    def blank_like_this(self, positions: torch.Tensor, cell: torch.Tensor, pbc: torch.Tensor) -> PairList:
+    def blank_for(self, positions: torch.Tensor, cell: torch.Tensor, pbc: torch.Tensor) -> PairList:
         """Return a list for other systems, all still to be searched, for what this one is for; see `blank`."""
-        settings = (self.cutoff, self.radius, self.half, self.min_width, self.requests)
-        return PairList.blank(positions, cell, pbc, *settings)
+        return PairList.blank(positions, cell, pbc, self.cutoff, self.radius, self.half, self.min_width, self.requests)
 
     def is_searched_as(self, other: PairList) -> bool:
         """Whether both lists were searched for the same cutoff, radius and kind of pairs."""
-        return self.half == other.half and _same(self.radius, other.radius) and _same(self.cutoff, other.cutoff)
+        return self.half == other.half and _is_same(self.radius, other.radius) and _is_same(self.cutoff, other.cutoff)
 
     def _level_of_pairs(self, nodes: LevelStorage) -> LevelStorage:
         return LevelStorage(np.diff(self.row_ptr.cpu().numpy()[nodes.starts]))
@@ -298,30 +297,11 @@ class PairList:
             wrap_offsets=self.wrap_offsets - offsets, reference_positions=self.reference_positions - moved
         )
 
-    # -------------------------------------------------------------------------------------------------- transfer
-    def clone(self) -> PairList:
-        """Return a copy that shares nothing."""
-        return self._map(torch.Tensor.clone)
-
-    def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, non_blocking: bool = False
-    ) -> PairList:
-        """Return the list on `device`, its references in `dtype`; shares what need not change."""
-
-        def move(tensor: torch.Tensor) -> torch.Tensor:
-            wanted = dtype if tensor.is_floating_point() else None
-            return tensor.to(device=device, dtype=wanted, non_blocking=non_blocking)
-
-        return self._map(move)
-
-    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> PairList:
-        moved = {name: function(getattr(self, name)) for name in TENSORS}
-        order = None if self.order is None else function(self.order)
-        return self._with_tensors(order=order, **moved)
-
-    def _with_tensors(self, order: torch.Tensor | None = None, **tensors: torch.Tensor) -> PairList:
-        """Return a list for the same requests with other tensors, in stored order unless `order` says otherwise."""
-        return self.replace(order=order, usage=PairUsage(), **tensors)
+    def map(self, function: Callable[[str, torch.Tensor], torch.Tensor]) -> PairList:
+        """Return a list with `function(name, tensor)` in place of every tensor."""
+        moved = {name: function(name, getattr(self, name)) for name in TENSORS}
+        order = None if self.order is None else function("order", self.order)
+        return self.replace(order=order, usage=PairUsage(), **moved)
 
     def __repr__(self) -> str:
         return (
@@ -330,8 +310,8 @@ class PairList:
         )
 
 
-def _same(one: float, two: float) -> bool:
-    return one == two or (math.isnan(one) and math.isnan(two))
+def _is_same(a: float, b: float) -> bool:
+    return a == b or (math.isnan(a) and math.isnan(b))
 
 
 def _scatter(values: torch.Tensor, order: torch.Tensor) -> torch.Tensor:

@@ -34,18 +34,18 @@ class PairRequest(NamedTuple):
 
 
 class PairUsage:
-    """Who uses a list; nothing of it is stored, copied or selected, and all of it may be forgotten.
+    """Which requests a list serves at present; this is not stored, copied or selected with the list.
 
     Attributes
     ----------
     unrepeated
         Requests of the list that were not made again since the list was last searched.
-    shorter
+    shorter_requests
         Requests of models that read the list although it is far longer than what they need.
     """
 
-    __slots__ = ("shorter", "unrepeated")
+    __slots__ = ("shorter_requests", "unrepeated")
 
     def __init__(self, unrepeated: Iterable[PairRequest] = ()) -> None:
         self.unrepeated = set(unrepeated)
-        self.shorter: set[PairRequest] = set()
+        self.shorter_requests: set[PairRequest] = set()

@@ -12,6 +12,11 @@ from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
 __all__ = ["ModelConfig", "NeighborConfig", "NeighborListFormat"]
 
+_SETS_OF_NAMES = (
+    "outputs", "autograd_outputs", "autograd_inputs", "required_inputs", "optional_inputs", "active_outputs",
+    "gradient_keys",
+)  # fmt: skip
+
 
 class ModelConfig(Config):
     """Capabilities of a model and what it computes on each call.
@@ -80,15 +85,6 @@ class ModelConfig(Config):
                 )
         return data
 
-    @field_serializer(
-        "outputs",
-        "autograd_outputs",
-        "autograd_inputs",
-        "required_inputs",
-        "optional_inputs",
-        "active_outputs",
-        "gradient_keys",
-        when_used="json",
-    )
+    @field_serializer(*_SETS_OF_NAMES, when_used="json")
     def _sorted(self, value: frozenset[str] | set[str] | None) -> list[str] | None:
         return None if value is None else sorted(value)

@@ -54,17 +54,17 @@ def energy_and_derivatives(
     keep_graph = keep_graph or any(_carries_graph(data.get(name)) for name in ("positions", "cell"))
     with torch.inference_mode(False), torch.set_grad_enabled(keep_graph or not wanted.isdisjoint(("forces", "stress"))):
         view = data.shallow_view()
-        by: dict[str, torch.Tensor] = {}
+        variables: dict[str, torch.Tensor] = {}  # what the energy is differentiated by to get an output
         if "forces" in wanted:
-            by["forces"] = view.positions.requires_grad_(True)
+            variables["forces"] = view.positions.requires_grad_(True)
         if "stress" in wanted:
             shape = (view.num_graphs, 3, 3)
-            by["stress"] = torch.zeros(shape, dtype=torch.float64, device=view.device, requires_grad=True)
-        parts = [model._attached_energy(view, by.get("stress"), wanted) for model in models]
+            variables["stress"] = torch.zeros(shape, dtype=torch.float64, device=view.device, requires_grad=True)
+        parts = [model._attached_energy(view, variables.get("stress"), wanted) for model in models]
         outputs = sum_outputs(*parts)
-        if by:
+        if variables:
             _check_attached(models, parts)
-            outputs |= _derivatives(outputs["energy"], by, view, keep_graph)
+            outputs |= _derivatives(outputs["energy"], variables, view, keep_graph)
     return outputs if keep_graph else OrderedDict((key, value.detach()) for key, value in outputs.items())
 
 
@@ -82,10 +82,10 @@ def _check_attached(models: Sequence[GivesAttachedEnergy], parts: Sequence[dict[
 
 
 def _derivatives(
-    energy: torch.Tensor, by: dict[str, torch.Tensor], view: Any, keep_graph: bool
+    energy: torch.Tensor, variables: dict[str, torch.Tensor], view: Any, keep_graph: bool
 ) -> dict[str, torch.Tensor]:
-    """Return forces and stress from the positions and the strain that stand in `by` under these names."""
-    found = dict(zip(by, _gradients(energy, tuple(by.values()), keep_graph, False), strict=True))
+    """Return forces and stress; `variables` holds positions and strain under these names."""
+    found = dict(zip(variables, _gradients(energy, tuple(variables.values()), keep_graph, False), strict=True))
     if "forces" in found:
         found["forces"] = -found["forces"]
     if "stress" in found:

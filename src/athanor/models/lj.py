@@ -6,7 +6,6 @@ The formula stands in ``kernels/pair_potential``; here are its parameters, the c
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from athanor._values import check_whole
+from athanor.data._stamp import ComputedFrom
 from athanor.data.batch import Batch
 from athanor.data.elements import MAX_ATOMIC_NUMBER, number_of_symbol
 from athanor.errors import InputError, ModelOutputError, NotAvailableError
@@ -118,7 +118,7 @@ class LennardJonesModelWrapper(nn.Module, BaseModelMixin):
         if elements:
             self._type_of_element = torch.full((max(elements) + 2,), -1, dtype=torch.int32)
             self._type_of_element[torch.tensor(elements)] = torch.arange(len(elements), dtype=torch.int32)
-        self._types_of: tuple[Any, int, torch.Tensor] | None = None
+        self._types_of = (ComputedFrom(), torch.empty(0))
         self.model_config = ModelConfig(
             outputs=frozenset({"energy", "forces", "stress"}),
             supports_pbc=True,
@@ -137,9 +137,6 @@ class LennardJonesModelWrapper(nn.Module, BaseModelMixin):
         if name in ("epsilon", "sigma", "mixing", "cutoff") and "model_config" in self.__dict__:
             raise InputError(f"`{name}` of a {type(self).__name__} can not be changed. Make another one.")
         super().__setattr__(name, value)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_types_of": None}  # holds a weak reference, which can not be copied
 
     @property
     def embedding_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -188,9 +185,9 @@ class LennardJonesModelWrapper(nn.Module, BaseModelMixin):
     def _types(self, data: Batch) -> torch.Tensor:
         """Return the row of the parameter tables for each atom, int32 [N]; kept while the elements stay."""
         atomic_numbers = data.atomic_numbers
-        kept = self._types_of
-        if kept is not None and kept[0]() is atomic_numbers and kept[1] == atomic_numbers._version:
-            return kept[2]
+        computed_from, types = self._types_of
+        if computed_from.holds(atomic_numbers):
+            return types
         if self._type_of_element is None:
             types = torch.zeros(atomic_numbers.shape[0], dtype=torch.int32, device=atomic_numbers.device)
         else:
@@ -205,7 +202,7 @@ class LennardJonesModelWrapper(nn.Module, BaseModelMixin):
                     f"{type(self).__name__} has no parameters for atomic number {', '.join(map(str, unknown))}; it has "
                     f"some for {', '.join(map(str, known))}. Add them to `epsilon` and `sigma`."
                 )
-        self._types_of = (weakref.ref(atomic_numbers), atomic_numbers._version, types)
+        self._types_of = (ComputedFrom(atomic_numbers), types)
         return types
 
     def adapt_output(self, model_output: Any, data: AtomicData | Batch) -> ModelOutputs:

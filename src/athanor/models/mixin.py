@@ -155,22 +155,22 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
             A `TypeError`, if something to differentiate by is not a tensor.
         """
         config = self.model_config
-        gradient_keys = set(config.gradient_keys)
-        if config.autograd_outputs and config.autograd_outputs & (config.active_outputs or set()):
-            gradient_keys |= config.autograd_inputs
-        for key in sorted(gradient_keys):
+
+        def require(key: str) -> Any:
             value = getattr(data, key, None)
             if value is None:
                 raise self._missing(key, data)
+            return value
+
+        gradient_keys = set(config.gradient_keys)
+        if config.autograd_outputs & (config.active_outputs or set()):
+            gradient_keys |= config.autograd_inputs
+        for key in sorted(gradient_keys):
+            value = require(key)
             if not isinstance(value, torch.Tensor):
                 raise ContractError(f"`{key}` is not a tensor but a {type(value).__name__}; it can not require grad.")
             value.requires_grad_(True)
-        inputs: dict[str, Any] = {}
-        for key in sorted(self.input_data()):
-            value = getattr(data, key, None)
-            if value is None:
-                raise self._missing(key, data)
-            inputs[key] = value
+        inputs = {key: require(key) for key in sorted(self.input_data())}
         for key in sorted(config.optional_inputs):
             value = getattr(data, key, None)
             if value is not None:

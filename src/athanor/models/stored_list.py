@@ -50,7 +50,7 @@ def require_pairs(model: BaseModelMixin, batch: Batch, cutoff: float) -> PairLis
     if pairs is None:
         if not batch.pair_lists:
             raise model._missing("pair_list", batch)
-        radius = max(one.radius for one in batch.pair_lists)
+        radius = max(pairs.radius for pairs in batch.pair_lists)
         raise InputError(
             f"The neighbour list was searched to {radius:g} Å; {type(model).__name__} needs `cutoff` = "
             f"{cutoff:g} Å. {advice}"

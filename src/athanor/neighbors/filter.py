@@ -12,9 +12,7 @@ import torch
 
 from athanor.errors import InputError, SimulationError
 from athanor.neighbors.config import NeighborListFormat
-
-_SLACK = 1e-6
-"""Å: lists whose radius exceeds the cutoff by less are not filtered."""
+from athanor.neighbors.plan import TOLERANCE
 
 
 def _shift_vectors(
@@ -192,7 +190,7 @@ def prepare_neighbors_for_model(
     if wants_matrix and matrix is None:
         raise SimulationError("The target format is MATRIX and the data has pairs only. Build the list as a matrix.")
     radius = getattr(data, "neighbor_list_radius", None) or getattr(data, "_neighbor_list_cutoff", None)
-    is_larger = radius is not None and radius - model_cutoff > _SLACK
+    is_larger = radius is not None and radius - model_cutoff > TOLERANCE
     place = {"cell": getattr(data, "cell", None), "batch_idx": getattr(data, "batch_idx", None)}
     if wants_matrix or pairs is None:
         assert matrix is not None

@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from athanor.data.pair_request import PairRequest
-from athanor.neighbors.plan import is_far_longer
+from athanor.neighbors.plan import TOLERANCE, is_far_longer
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
     from athanor.data.pair_list import PairList
     from athanor.neighbors.config import NeighborConfig
-
-_SLACK = 1e-6
-"""Å by which a list may fall short of a cutoff."""
 
 
 def find_pair_list(batch: Batch, cutoff: float, half: bool) -> PairList | None:
@@ -28,23 +25,19 @@ def find_pair_list(batch: Batch, cutoff: float, half: bool) -> PairList | None:
     keeps that list keeps a shorter one beside it. A list without skin is read as it is, pairs beyond the cutoff
     included: to search a second list at every step would cost more than to read the first.
     """
-    best: PairList | None = None
-    for pairs in batch.pair_lists:
-        is_enough = not pairs.radius < cutoff - _SLACK
-        if is_enough and (best is None or _misfit(pairs, cutoff, half) < _misfit(best, cutoff, half)):
-            best = pairs
-    if best is None:
+    needed = cutoff - TOLERANCE
+    enough = [pairs for pairs in batch.pair_lists if not pairs.radius < needed]
+    if not enough:
         return None
+    best = enough[0]
+    if len(enough) > 1:
+        best = min(enough, key=lambda pairs: (pairs.cutoff < needed, pairs.half != half, pairs.radius))
     usage = best.usage
     if usage.unrepeated:
-        usage.unrepeated -= {request for request in usage.unrepeated if abs(request.cutoff - cutoff) <= _SLACK}
+        usage.unrepeated -= {request for request in usage.unrepeated if abs(request.cutoff - cutoff) <= TOLERANCE}
     if best.cutoff > cutoff and best.requests and best.skin > 0.0 and is_far_longer(best.radius, cutoff + best.skin):
-        usage.shorter.add(PairRequest(cutoff, best.skin, half))
+        usage.shorter_requests.add(PairRequest(cutoff, best.skin, half))
     return best
-
-
-def _misfit(pairs: PairList, cutoff: float, half: bool) -> tuple[bool, bool, float]:
-    return pairs.cutoff < cutoff - _SLACK, pairs.half != half, pairs.radius
 
 
 def show_pairs(batch: Batch, config: NeighborConfig | None) -> None:

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from athanor.data.pair_request import PairRequest
 
+TOLERANCE = 1e-6
+"""Å; cutoffs and radii that differ by less count as equal where a list is chosen or filtered."""
+
 LARGEST_SHARED_RATIO = 1.15
 """A list may be searched this many times as far as a request needs; such a list holds up to 1.5 times the pairs.
 
@@ -33,7 +36,7 @@ def plan_lists(requests: Iterable[PairRequest]) -> list[PlannedList]:
     request without skin asks for exactly the pairs within its cutoff, and shares with its equals only.
     """
     groups: list[list[PairRequest]] = []
-    for request in sorted(set(requests), key=lambda one: (one.radius, *one), reverse=True):
+    for request in sorted(set(requests), key=lambda request: (request.radius, *request), reverse=True):
         group = next((group for group in groups if _can_share([*group, request])), None)
         if group is None:
             groups.append([request])

@@ -51,7 +51,7 @@ def update_pair_list(batch: Batch, cutoff: float, skin: float, half: bool, max_n
     request = PairRequest(cutoff, skin, half, max_neighbors or 0)
     before = batch.pair_lists
     # in most runs there is one hook, which asks for the same at every step
-    is_planned = len(before) == 1 and before[0].requests == (request,) and not before[0].usage.shorter
+    is_planned = len(before) == 1 and before[0].requests == (request,) and not before[0].usage.shorter_requests
     planned = before if is_planned else _lists_for(batch, request)
     lists = []
     for pairs in planned:
@@ -91,8 +91,8 @@ def _lists_for(batch: Batch, request: PairRequest) -> tuple[PairList, ...]:
         usage = pairs.usage
         usage.unrepeated.discard(request)
         known.update(pairs.requests)
-        wanted.update(pairs.requests, usage.shorter)
-        usage.shorter.clear()
+        wanted.update(pairs.requests, usage.shorter_requests)
+        usage.shorter_requests.clear()
         if usage.unrepeated and _systems_to_search(batch, pairs) is not None:
             wanted -= usage.unrepeated
     if wanted == known:
@@ -158,7 +158,7 @@ def _searched(batch: Batch, old: PairList, request: PairRequest | None, rebuild:
         old.images,
         old.wrap_offsets,
     )
-    return PairList(
+    return old.replace(
         row_ptr=row_ptr,
         neighbors=neighbors,
         images=images,
@@ -167,10 +167,6 @@ def _searched(batch: Batch, old: PairList, request: PairRequest | None, rebuild:
         reference_cell=reference_cell,
         reference_pbc=reference_pbc,
         valid=torch.ones_like(old.valid),
-        cutoff=old.cutoff,
-        radius=old.radius,
-        half=old.half,
-        min_width=old.min_width,
-        requests=old.requests,
-        usage=PairUsage(one for one in old.requests if one != request),
+        order=None,
+        usage=PairUsage(other for other in old.requests if other != request),
     )

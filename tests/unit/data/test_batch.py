@@ -476,3 +476,26 @@ def test_stamp_does_not_keep_the_model_alive(batch: Batch) -> None:
     del model
     assert alive() is None
     assert not batch.results_fresh(None, ["stress"])
+
+
+def test_which_labels_are_absent_follows_every_change(batch: Batch) -> None:
+    nan = float("nan")
+    batch.energy = torch.zeros((len(batch), 1), dtype=batch.dtype)
+    batch.forces = torch.zeros_like(batch.positions)
+    assert {"energy", "forces"} <= dict(batch.get_data(1)).keys()
+    batch.energy[1] = nan  # torch sees it
+    assert "energy" not in batch.get_data(1)
+    assert "energy" in batch.get_data(0)
+    batch.forces.numpy()[int(batch.batch_ptr[1]) : int(batch.batch_ptr[2])] = nan  # torch does not
+    batch.touch()
+    assert "forces" not in batch.get_data(1)
+    batch.forces[int(batch.batch_ptr[1])] = 0.0  # a label with one value is there
+    assert "forces" in batch.get_data(1)
+    assert "energy" not in batch.clone().get_data(1)
+    batch.remove_systems([0])
+    assert "energy" not in batch.get_data(0)
+    with torch.inference_mode():
+        batch.energy = torch.zeros((len(batch), 1), dtype=batch.dtype)
+        assert "energy" in batch.get_data(0)
+        batch.energy[0] = nan  # nobody counts changes of such tensors
+        assert "energy" not in batch.get_data(0)

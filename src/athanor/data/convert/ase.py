@@ -15,13 +15,7 @@ import torch
 
 from athanor._optional import OptionalDependency
 from athanor._values import check_state_dtype, is_real, usable_device
-from athanor.data.convert._common import (
-    leftover_tensors,
-    one_hot_attributes,
-    per_atom,
-    system_row,
-    whole_sum,
-)
+from athanor.data.convert._common import leftover_tensors, one_hot_attributes, per_atom, system_row, whole_sum
 from athanor.data.elements import AtomicNumberTable
 from athanor.data.fields import FIELDS, IDENTITY
 from athanor.errors import ArgumentError, InputError

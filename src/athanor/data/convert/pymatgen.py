@@ -12,13 +12,7 @@ import numpy as np
 import torch
 
 from athanor._values import check_state_dtype, usable_device
-from athanor.data.convert._common import (
-    leftover_tensors,
-    one_hot_attributes,
-    per_atom,
-    system_row,
-    whole_sum,
-)
+from athanor.data.convert._common import leftover_tensors, one_hot_attributes, per_atom, system_row, whole_sum
 from athanor.data.elements import MAX_ATOMIC_NUMBER, AtomicNumberTable
 from athanor.errors import ArgumentError, InputError
 

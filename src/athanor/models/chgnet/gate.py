@@ -89,7 +89,7 @@ class GatedPerceptron(nn.Module):
         else:
             out.copy_(gradient)
 
-    def rows(self, x: torch.Tensor) -> torch.Tensor:
+    def evaluate(self, x: torch.Tensor) -> torch.Tensor:
         """Return f(x) [rows, H]; `x` [rows, 2H] is overwritten."""
         if self.is_hidden:
             torch.nn.functional.silu(x, inplace=True)
@@ -99,7 +99,7 @@ class GatedPerceptron(nn.Module):
             return torch.nn.functional.silu(core).mul_(torch.sigmoid(gate))
         return torch.nn.functional.silu(core, inplace=True).mul_(gate.sigmoid_())
 
-    def rows_backward(
+    def evaluate_backward(
         self, x: torch.Tensor, gradient: torch.Tensor, weight: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Differentiate ``(f(x) * weight) . gradient``; return the gradients of `x` [rows, 2H] and `weight`."""
@@ -171,7 +171,7 @@ def gated_rows(
     tables
         [n_t, 2H] each. Differentiable, as are `dense` and `weight`.
     dense
-        [R, width], a part of the input that each row has to itself.
+        [R, width], the part of the input that differs in every row.
     weight
         [n_w, H].
 
@@ -216,7 +216,7 @@ class _GatedRows(torch.autograd.Function):
         num_rows = plan.table_rows[0].shape[0] if plan.sum_row is None else plan.num_sums
         out = tables[0].new_zeros(num_rows, width)
         for block in _blocks(plan):
-            message = gate.rows(_input_rows(gate, plan, block, dense, tables))
+            message = gate.evaluate(_input_rows(gate, plan, block, dense, tables))
             if weight is not None and plan.weight_row is not None:
                 message.mul_(weight.index_select(0, plan.weight_row[block]))
             if plan.sum_row is None:
@@ -240,7 +240,7 @@ class _GatedRows(torch.autograd.Function):
             x = _input_rows(gate, plan, block, dense, tuple(tables))
             row_weight = None if weight is None else weight.index_select(0, plan.weight_row[block])
             of_messages = gradient[block] if plan.sum_row is None else gradient.index_select(0, plan.sum_row[block])
-            x_gradient, row_weight_gradient = gate.rows_backward(x, of_messages, row_weight)
+            x_gradient, row_weight_gradient = gate.evaluate_backward(x, of_messages, row_weight)
             for total, rows in zip(table_gradients, plan.table_rows, strict=True):
                 if total is not None:
                     total.index_add_(0, rows[block], x_gradient)

@@ -88,30 +88,9 @@ def build_graph(
     InputError
         If the list holds a pair without its opposite (a half list).
     """
-    arguments = (positions, cell, segment_ptr, row_ptr, neighbors, images, wrap_offsets)
-    if positions.device.type == "cpu":
-        return _build_cpu(*arguments, cutoff, bond_cutoff)
-    return build_graph_reference(*arguments, cutoff=cutoff, bond_cutoff=bond_cutoff)
-
-
-def _half_list_error(count: int) -> InputError:
-    return InputError(
-        f"`pair_list` holds {count} pairs without their opposites; CHGNet needs both directions. Build the list with "
-        "`compute_neighbors(batch, config=model.model_config.neighbor_config)`."
-    )
-
-
-def _build_cpu(
-    positions: torch.Tensor,
-    cell: torch.Tensor,
-    segment_ptr: torch.Tensor,
-    row_ptr: torch.Tensor,
-    neighbors: torch.Tensor,
-    images: torch.Tensor,
-    wrap_offsets: torch.Tensor,
-    cutoff: float,
-    bond_cutoff: float,
-) -> CrystalGraph:
+    if positions.device.type != "cpu":
+        arguments = (positions, cell, segment_ptr, row_ptr, neighbors, images, wrap_offsets)
+        return build_graph_reference(*arguments, cutoff=cutoff, bond_cutoff=bond_cutoff)
     from athanor.models.chgnet import _cpu
 
     pointer, rows, targets = segment_ptr.numpy(), row_ptr.numpy(), neighbors.numpy()
@@ -133,8 +112,7 @@ def _build_cpu(
         ends.numpy(),
         vectors.numpy(),
     )
-    if unmatched:
-        raise _half_list_error(unmatched)
+    _check_is_full(unmatched)
     num_bonds = num_short + num_long
     order = torch.cat((torch.arange(num_short), torch.arange(capacity - 1, capacity - 1 - num_long, -1)))
     center, neighbor, bond = torch.empty(3, 2 * num_bonds, dtype=torch.int64).unbind()
@@ -174,6 +152,14 @@ def _build_cpu(
     )
 
 
+def _check_is_full(unmatched: int) -> None:
+    if unmatched:
+        raise InputError(
+            f"`pair_list` holds {unmatched} pairs without their opposites; CHGNet needs both directions. Build the "
+            f"list with `compute_neighbors(batch, config=model.model_config.neighbor_config)`."
+        )
+
+
 def build_graph_reference(
     positions: torch.Tensor,
     cell: torch.Tensor,
@@ -203,17 +189,16 @@ def build_graph_reference(
     pairs = torch.arange(bond.shape[0], device=device)
     forward_pair[bond[forward]] = pairs[forward]
     within_cutoff = torch.linalg.vector_norm(vectors[forward_pair], dim=1) < cutoff
-    unmatched = int(((count != 2) & within_cutoff).sum())
-    if unmatched:
-        raise _half_list_error(unmatched)
+    _check_is_full(int(((count != 2) & within_cutoff).sum()))
 
     short = within_cutoff & (torch.linalg.vector_norm(vectors[forward_pair], dim=1) < bond_cutoff)
     num_short = int(short.sum())
     new_id = torch.where(short, short.cumsum(0) - 1, num_short + (within_cutoff & ~short).cumsum(0) - 1)
     kept = within_cutoff[bond]
     i, j, bond, forward = i[kept], j[kept], new_id[bond[kept]], forward[kept]
-    order = torch.argsort(new_id[within_cutoff])
-    forward_pair = forward_pair[within_cutoff][order]
+    forward_pair = forward_pair[within_cutoff][torch.argsort(new_id[within_cutoff])]
+    ends = torch.empty(forward_pair.shape[0], 2, dtype=torch.int64, device=device)
+    ends[bond[forward]] = torch.stack((i[forward], j[forward]), dim=1)
     in_bond_graph = bond < num_short
     short_center = i[in_bond_graph]
     degree = torch.bincount(short_center, minlength=num_atoms)
@@ -227,7 +212,7 @@ def build_graph_reference(
         pair_center=i,
         pair_neighbor=j,
         pair_bond=bond,
-        bond_ends=_ends(i, j, bond, forward, forward_pair.shape[0]),
+        bond_ends=ends,
         bond_vectors=vectors[forward_pair],
         num_short=num_short,
         short_center=short_center,
@@ -242,9 +227,3 @@ def _image_key(image: torch.Tensor) -> torch.Tensor:
     """Return a key that sorts images [P, 3] by (x, y, z)."""
     shifted = image + 1024
     return (shifted[:, 0] << 22) + (shifted[:, 1] << 11) + shifted[:, 2]
-
-
-def _ends(i: torch.Tensor, j: torch.Tensor, bond: torch.Tensor, forward: torch.Tensor, num_bonds: int) -> torch.Tensor:
-    ends = torch.empty(num_bonds, 2, dtype=torch.int64, device=i.device)
-    ends[bond[forward]] = torch.stack((i[forward], j[forward]), dim=1)
-    return ends

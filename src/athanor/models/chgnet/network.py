@@ -107,9 +107,9 @@ class CHGNetNetwork(nn.Module):
         if self.is_read_normalized:
             self.register_buffer("read_scale", tensors["readout_norm.weight"].clone())
             self.register_buffer("read_shift", tensors["readout_norm.bias"].clone())
-        self._take_layers(tensors)
+        self._register_layers(tensors)
 
-    def _take_layers(self, tensors: dict[str, torch.Tensor]) -> None:
+    def _register_layers(self, tensors: dict[str, torch.Tensor]) -> None:
         last = self.num_convolutions - 1
         atom_parts, bond_parts = ("center", "bond", "neighbor"), ("first", "second", "dense", "center")
         self.atom_gates = nn.ModuleList(
@@ -122,11 +122,11 @@ class CHGNetNetwork(nn.Module):
             GatedPerceptron(tensors, f"angle_layers.{k}.twoBody_bond", bond_parts) for k in range(last - 1)
         )
         self.atom_maps = nn.ModuleList(
-            _linear(tensors, f"atom_conv_layers.{k}.mlp_out.layers.1") for k in range(last + 1)
+            _Linear(tensors, f"atom_conv_layers.{k}.mlp_out.layers.1") for k in range(last + 1)
         )
-        self.bond_maps = nn.ModuleList(_linear(tensors, f"bond_conv_layers.{k}.mlp_out.layers.1") for k in range(last))
+        self.bond_maps = nn.ModuleList(_Linear(tensors, f"bond_conv_layers.{k}.mlp_out.layers.1") for k in range(last))
         depths = sorted(int(key.split(".")[2]) for key in tensors if key.startswith("mlp.layers.") and "weight" in key)
-        self.read_maps = nn.ModuleList(_linear(tensors, f"mlp.layers.{depth}") for depth in depths)
+        self.read_maps = nn.ModuleList(_Linear(tensors, f"mlp.layers.{depth}") for depth in depths)
 
     @property
     def num_elements(self) -> int:
@@ -260,17 +260,14 @@ class _Linear(nn.Module):
     weight: torch.Tensor
     bias: torch.Tensor | None
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(self, tensors: dict[str, torch.Tensor], prefix: str) -> None:
         super().__init__()
-        self.register_buffer("weight", weight.clone())
+        bias = tensors.get(f"{prefix}.bias")
+        self.register_buffer("weight", tensors[f"{prefix}.weight"].clone())
         self.register_buffer("bias", None if bias is None else bias.clone())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.linear(x, self.weight, self.bias)
-
-
-def _linear(tensors: dict[str, torch.Tensor], prefix: str) -> _Linear:
-    return _Linear(tensors[f"{prefix}.weight"], tensors.get(f"{prefix}.bias"))
 
 
 def _bonds_of_systems_with_angles(graph: CrystalGraph, batch_idx: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -7,7 +7,6 @@ sums over bonds of its gradient with respect to them, taken in float64.
 from __future__ import annotations
 
 import warnings
-import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from athanor._values import check_state_dtype, usable_device
+from athanor.data._stamp import ComputedFrom
 from athanor.data.batch import Batch
 from athanor.errors import ContractError, InputError
 from athanor.models.card import ModelCard
@@ -87,7 +87,7 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
     def __init__(self, model: nn.Module, *, name: str = "CHGNet", weights_digest: str = "") -> None:
         super().__init__()
         self.model = model if isinstance(model, CHGNetNetwork) else _converted(model)
-        self._checked: tuple[Any, int] | None = None
+        self._known_elements = ComputedFrom()  # the atomic numbers that were looked up last
         self._warned_of_isolated_atoms = False
         self.model_config = ModelConfig(
             outputs=frozenset(
@@ -149,9 +149,6 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
         )
         return cls(network, name=f"CHGNet {checkpoint.name}", weights_digest=checkpoint.digest)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_checked": None}  # holds a weak reference, which can not be copied
-
     @property
     def dtype(self) -> torch.dtype:
         """dtype of the network."""
@@ -166,10 +163,8 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
     @torch.no_grad()
     def compute_embeddings(self, data: AtomicData | Batch, **kwargs: Any) -> AtomicData | Batch:
         """Write to the batch the features of each atom before the last convolution, and their sums after it."""
-        inputs = self.adapt_input(data)
         batch = require_batch(self, data)
-        result = self.model(inputs["graph"], inputs["vectors"], inputs["atomic_numbers"], inputs["batch_idx"])
-        for key, value in self._embeddings(result, batch).items():
+        for key, value in self._embeddings(self.model(**self.adapt_input(data)), batch).items():
             batch.set_field(key, value)
         return data
 
@@ -205,9 +200,9 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
         self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
     ) -> dict[str, torch.Tensor]:
         batch, inputs = require_batch(self, data), self.adapt_input(data)
-        graph = inputs["graph"]
-        vectors = attached_vectors(inputs["vectors"], graph.bond_ends, batch, strain, model_name="CHGNet")
-        result = self.model(graph, vectors, inputs["atomic_numbers"], inputs["batch_idx"])
+        ends = inputs["graph"].bond_ends
+        vectors = attached_vectors(inputs["vectors"], ends, batch, strain, model_name="CHGNet")
+        result = self.model(**{**inputs, "vectors": vectors})
         outputs = {
             "energy": _system_sums(result.atomic_energies, batch).unsqueeze(1),
             "atomic_energies": result.atomic_energies,
@@ -247,7 +242,7 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
     def _check_elements(self, batch: Batch) -> None:
         """Refuse elements without an embedding; looked up again only when the atoms change."""
         numbers = batch.atomic_numbers
-        if self._checked is not None and self._checked[0]() is numbers and self._checked[1] == numbers._version:
+        if self._known_elements.holds(numbers):
             return
         unknown = (numbers < 1) | (numbers > self.model.num_elements)
         if bool(unknown.any()):
@@ -257,7 +252,7 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
                 f"CHGNet knows atomic numbers 1 to {self.model.num_elements}; "
                 f"the system of index {systems} has {found}. Leave it out of the batch."
             )
-        self._checked = (weakref.ref(numbers), numbers._version)
+        self._known_elements = ComputedFrom(numbers)
 
     def _warn_of_isolated_atoms(self, batch: Batch, graph: CrystalGraph) -> None:
         degree = torch.bincount(graph.pair_center, minlength=batch.num_nodes)

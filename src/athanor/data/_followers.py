@@ -23,7 +23,7 @@ from athanor.errors import InputError, MissingFieldError, ShapeError
 KNOWN = "known"
 """Row beside those of each key: whether its owner has written the rows of a system yet."""
 
-_owners: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+_owners: dict[str, list[weakref.ref[Any]]] = {}
 _numbers = itertools.count()
 
 
@@ -37,8 +37,16 @@ def new_key(owner: Any) -> str:
 
 
 def take_key(owner: Any, key: str) -> None:
-    """Make `owner` the one whose rows bear `key`, as after loading what another one saved."""
-    _owners[key] = owner
+    """Make `owner` one whose rows bear `key`; the one that saved what it loads may be there, too."""
+    _owners.setdefault(key, []).append(weakref.ref(owner))
+
+
+def _forget_dead_owners() -> None:
+    for key, owners in list(_owners.items()):
+        alive = [owner for owner in owners if owner() is not None]
+        _owners[key] = alive
+        if not alive:
+            del _owners[key]
 
 
 class Group(NamedTuple):
@@ -111,12 +119,14 @@ class Followers(BatchSizes):
             if tensor.ndim == 0 or tensor.shape[0] != storage.rows:
                 raise ShapeError(
                     f"State `{name}` has shape {tuple(tensor.shape)}; it needs one row for each of "
-                    f"{storage.rows} {'atoms' if level == 'node' else 'systems'}."
+                    f"{storage.rows} {'atoms' if level == 'node' else 'systems'}. What an engine remembers of each "
+                    f'atom is declared in its class: `{name} = StateVariable("node")`.'
                 )
-        self.drop_state_rows([key])
-        for name, (_, tensor) in rows.items():
-            storages[name].state[key, name] = tensor
-        self._system.state[key, KNOWN] = torch.ones(len(self), dtype=torch.bool, device=self._device)
+        known = {(key, KNOWN): torch.ones(len(self), dtype=torch.bool, device=self._device)}
+        for storage, added in ((self._node, {}), (self._system, known)):
+            kept = {name: tensor for name, tensor in storage.state.items() if name[0] != key}
+            mine = {(key, name): tensor for name, (_, tensor) in rows.items() if storages[name] is storage}
+            storage.state = {**kept, **mine, **added}
 
     def drop_state_rows(self, keys: Iterable[str]) -> None:
         """Forget what is remembered under `keys`."""
@@ -126,6 +136,7 @@ class Followers(BatchSizes):
 
     def drop_orphaned_state(self) -> None:
         """Forget rows whose owner is gone; what another process saved is kept until its owner was looked for."""
+        _forget_dead_owners()
         if orphans := self.state_keys - set(_owners):
             self.drop_state_rows(orphans)
 

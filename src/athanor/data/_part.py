@@ -12,7 +12,8 @@ import torch
 
 from athanor.data import _membership
 from athanor.data._levels import Arrangement, LevelStorage
-from athanor.data.fields import Level
+from athanor.data._stamp import ComputedFrom
+from athanor.data.fields import FIELDS, Level
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -46,6 +47,9 @@ class Part:
         self._rows = {"node": chosen[whole.batch_idx].nonzero().flatten(), "system": places}
         self.batch = whole.index_select(places)
         self._lists, self._lists_of_whole = self.batch.pair_lists, whole.pair_lists
+        self._groups_of_whole = whole._groups
+        self._memberships = (whole.membership, self.batch.membership)
+        self._note_custom()
 
     def to_whole(self, mask: torch.Tensor) -> torch.Tensor:
         """Return a mask of systems of the part as one of the whole batch."""
@@ -59,25 +63,25 @@ class Part:
         """Return the rows, one for each system of the whole batch, that belong to the part."""
         return rows if self.is_whole else rows.index_select(0, self._rows["system"])
 
-    def write_back(self, *, with_pairs: bool = True) -> None:
-        """Write what the part holds over the rows of its systems in the whole batch, in place.
+    @property
+    def is_intact(self) -> bool:
+        """Whether the part and the whole still hold the systems that they held when it was made."""
+        return self.is_whole or self._memberships == (self.whole.membership, self.batch.membership)
 
-        Parameters
-        ----------
-        with_pairs
-            Also the neighbour lists, if they were changed; who does not look at them can leave them for later.
-        """
-        if self.is_whole:
+    def write_back(self) -> None:
+        """Write what the part holds over the rows of its systems in the whole batch, in place, if it is intact."""
+        if self.is_whole or not self.is_intact:
             return
         for level in _LEVELS:
             rows = self._rows[level]
             theirs, mine = self.whole._level(level), self.batch._level(level)
-            for name in mine.tensors:
-                if name in theirs.tensors:
-                    theirs.tensors[name].index_copy_(0, rows, mine.tensors[name])
-                else:
-                    self.whole._custom |= {name: self.batch._custom[name]} if name in self.batch._custom else {}
-                    theirs.tensors[name] = _spread(mine.tensors[name], rows, theirs.rows, unknown=True)
+            for name, tensor in mine.tensors.items():
+                if name not in theirs.tensors:
+                    if name in self.batch._custom:
+                        self.whole._custom = {**self.whole._custom, name: self.batch._custom[name]}
+                    theirs.tensors[name] = _spread(tensor, rows, theirs.rows, unknown=True)
+                elif name in FIELDS or not self._custom[name].holds(tensor):
+                    theirs.tensors[name] = _written(theirs.tensors[name], rows, tensor)
             for name in theirs.tensors.keys() - mine.tensors.keys():  # dropped: what is not known any more is NaN
                 if theirs.tensors[name].is_floating_point():
                     theirs.tensors[name][rows] = float("nan")
@@ -88,7 +92,8 @@ class Part:
                 else:
                     theirs.state[key] = _spread(tensor, rows, theirs.rows, unknown=False)
         self.whole._exchanged()
-        if with_pairs and self.batch.pair_lists != self._lists:
+        self._note_custom()
+        if self.batch.pair_lists != self._lists:
             self._write_pairs()
 
     def _write_pairs(self) -> None:
@@ -101,26 +106,50 @@ class Part:
         self._lists, self._lists_of_whole = part.pair_lists, whole.pair_lists
 
     def read_again(self) -> None:
-        """Take up what was changed in the whole batch, in place."""
+        """Take up what was changed in the whole batch, in place; what was not keeps its version, and results theirs."""
         if self.is_whole:
             return
+        exchanged = False
         for level in _LEVELS:
             theirs, mine, rows = self.whole._level(level), self.batch._level(level), self._rows[level]
             for name, tensor in theirs.tensors.items():
-                found = tensor.index_select(0, rows)
-                if name in mine.tensors and mine.tensors[name].shape == found.shape:
-                    mine.tensors[name].copy_(found)
-                else:
-                    mine.tensors[name] = found
+                found, present = tensor.detach().index_select(0, rows), mine.tensors.get(name)
+                if present is None or present.shape != found.shape or present.dtype != found.dtype:
+                    mine.tensors[name], exchanged = found, True
+                elif not torch.equal(present, found):
+                    present.copy_(found)
             for name in mine.tensors.keys() - theirs.tensors.keys():
                 del mine.tensors[name]
+                exchanged = True
             for key, tensor in mine.state.items():
                 tensor.copy_(theirs.state[key].index_select(0, rows))
-        self.batch._custom = dict(self.whole._custom)
-        self.batch._exchanged()
+        if exchanged:
+            self.batch._custom = dict(self.whole._custom)
+            self.batch._exchanged()
+        self._note_custom()
+        if self.whole._groups is not self._groups_of_whole:
+            self.batch._groups = self.whole.index_select(self._places)._groups
+            self._groups_of_whole = self.whole._groups
         if self.whole.pair_lists != self._lists_of_whole:  # somebody assigned another list
             self.batch.pair_lists = self.whole.index_select(self._places).pair_lists
             self._lists, self._lists_of_whole = self.batch.pair_lists, self.whole.pair_lists
+
+    def _note_custom(self) -> None:
+        """Note custom fields as they are: only what was changed is written, as they may share memory with others."""
+        self._custom = {
+            name: ComputedFrom(tensor)
+            for level in _LEVELS
+            for name, tensor in self.batch._level(level).tensors.items()
+            if name not in FIELDS
+        }
+
+
+def _written(target: torch.Tensor, rows: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """Return `target` with `rows` set to `tensor`: in place, unless its rows are one row expanded."""
+    if 0 in target.stride() and target.numel():
+        target = target.clone(memory_format=torch.contiguous_format)
+    target.detach().index_copy_(0, rows, tensor.detach())
+    return target
 
 
 def _spread(tensor: torch.Tensor, rows: torch.Tensor, count: int, *, unknown: bool) -> torch.Tensor:

@@ -8,22 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from athanor.data.fields import FIELDS, PAIR_VIEWS, FieldSpec, Level
 
-if TYPE_CHECKING:
-    from athanor.data.atomic_data import AtomicData
-    from athanor.data.batch import Batch
-
-
 _UNSHARED_SLOTS = frozenset({"__weakref__", "_node", "_edge", "_system", "_assigned"})
 """What a view of a batch does not share with it."""
 
 
-def view_of_batch(batch: Batch, without_flags: Iterable[str]) -> Any:
+def view_of_batch(batch: Any, without_flags: Iterable[str]) -> Any:
     """Return the view of `batch`; see `Batch.shallow_view`."""
     owner: Any = type(batch)
     cls = _view_class(owner, _BatchView)
@@ -44,7 +39,7 @@ def view_of_batch(batch: Batch, without_flags: Iterable[str]) -> Any:
     return view
 
 
-def view_of_structure(data: AtomicData, without_flags: Iterable[str]) -> Any:
+def view_of_structure(data: Any, without_flags: Iterable[str]) -> Any:
     """Return the view of `data`; see `AtomicData.shallow_view`."""
     owner: Any = type(data)
     cls = _view_class(owner, _StructureView)

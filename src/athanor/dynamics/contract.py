@@ -62,6 +62,10 @@ class Engine(Protocol):
         """Level of each state variable that is not one row for each system."""
         ...
 
+    def works_on_part(self, batch: Batch) -> bool:
+        """Whether it can be given some of the systems of `batch`: nothing outside its state has a row for each."""
+        ...
+
     def take_on(self, batch: Batch, mask: Tensor) -> None:
         """Write what holds for the systems of a mask [B] while it moves them: `dof`, and rest if it is no motion."""
         ...
@@ -78,8 +82,8 @@ class Engine(Protocol):
         """Return the rows that a step changes, histories left out."""
         ...
 
-    def renew_parameters(self, batch: Batch) -> None:
-        """Bring the state up to parameters that were assigned since the last step, in place."""
+    def renew_parameters(self, batch: Batch) -> set[str]:
+        """Bring the state up to parameters that were assigned since the last step, in place; return their names."""
         ...
 
     def on_enter(self, batch: Batch, mask: Tensor) -> None:

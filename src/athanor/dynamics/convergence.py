@@ -212,6 +212,11 @@ class ConvergenceHook:
         return cls([_fmax_criterion(fmax), stress])
 
     @property
+    def works_on_part(self) -> bool:
+        """Whether it can judge some of the systems of a batch; a `custom_op` may have a threshold for each."""
+        return all(entry.custom_op is None for entry in self.criteria)
+
+    @property
     def num_criteria(self) -> int:
         """How many criteria must hold."""
         return len(self.criteria)

@@ -58,14 +58,13 @@ class Driver:
         call_hooks.look()
         for stage in self.stages:
             stage.converged = None
+        call_hooks.changed = False
         call_hooks(At.BEFORE_STEP)
         if call_hooks.changed:
-            self._quarantine.remember(systems.part.batch)
             systems.refresh()
         self._enter_stages()
         self._evaluate_newcomers()
         batch = systems.part.batch
-        time_steps = [stage.engine.time_step for stage in self.stages]
         for stage in self.stages:
             call_hooks(At.BEFORE_PRE_UPDATE, stage)
             if stage.active.any:
@@ -75,7 +74,7 @@ class Driver:
         if self._moves_cell:
             self._check_cells()
         self._compute(stepping=True)
-        batch = systems.part.batch
+        time_steps = [systems.on_part(stage.engine.time_step) for stage in self.stages]
         for stage in self.stages:
             call_hooks(At.BEFORE_POST_UPDATE, stage)
             if stage.active.any:
@@ -84,38 +83,46 @@ class Driver:
         if systems.active.any:
             count_step(batch, self.stages, time_steps)
         finished = self._migrate()
-        self._quarantine.remember(batch)  # from here on the step is done, and not undone, whatever hooks do
-        call_hooks.changed = False
-        call_hooks(At.AFTER_STEP, owner_last=True)
+        remember = self._quarantine.remember
+        remember()  # from here on the step is done: if a hook raises, neither it nor what hooks before did is undone
+        call_hooks(At.AFTER_STEP, owner_last=True, after_change=remember)
         if any(stage.converged is not None for stage in self.stages):
-            call_hooks(At.ON_CONVERGE)
+            call_hooks(At.ON_CONVERGE, after_change=remember)
         for engine in call_hooks.engines:
             engine.step_count += 1
         return finished
 
     # -- before and around a run ---------------------------------------------------------------------------------
 
-    def begin(self, batch: Batch) -> None:
-        """Take up `batch`: fields, identities, engine state, and results if they are stale."""
+    def begin(self, batch: Batch, *, forget_converged: bool) -> None:
+        """Take up `batch`: fields, identities, engine state, and results if they are stale.
+
+        Systems that converged in an earlier run of a plain engine move again if that is to be forgotten.
+        """
+        self.systems.release()
         ensure_bookkeeping(batch)
         for name in ("velocities", "dof"):
             batch.ensure_field(name)
         systems = self.systems
         systems.take_up(batch)
-        self._needs, self._computed = self.needs, frozenset()
+        if forget_converged:
+            systems.rows_of(batch)["converged"].zero_()
+        self._needs = self.needs
         self._first_step, self._counts = batch.step.clone(), [engine.step_count for engine in self._call_hooks.engines]
         self._call_hooks.look()
         fresh = batch.results_fresh(self.owner.model, self._needs)
+        self._computed = self._needs if fresh else frozenset()
         evaluated = systems.rows_of(batch)["evaluated"].fill_(fresh)
         for name in self._needs if fresh else ():  # NaN in a system that stood still whenever the model was called
             evaluated &= ~systems_where(batch, name, batch[name].isnan())
         raises = any(engine.hooks_raise_on_failure for engine in self._call_hooks.engines)
-        self._quarantine = Quarantine(self.owner.exit_status, raises or self.owner.on_error == "raise", self._last_good)
+        raises = raises or self.owner.on_error == "raise"
+        self._quarantine = Quarantine(self.owner.exit_status, raises, systems, self._last_good)
         systems.start(batch)
         for stage in self.stages:
             stage.engine.take_on(systems.part.batch, stage.active.systems)
         self._evaluate_newcomers()
-        self._quarantine.remember(systems.part.batch)
+        self._quarantine.remember()
 
     def advance(self, most_steps: int | None) -> None:
         """Step until no system is active, at most `most_steps` times."""
@@ -141,22 +148,18 @@ class Driver:
 
     def undo_unfinished_step(self, batch: Batch) -> None:
         """Put `batch` back to the end of its last whole step, if it was taken up at all."""
-        if not self.systems.is_taken_up or self.systems.part.whole is not batch:
+        systems = self.systems
+        if not systems.is_taken_up or systems.part.whole is not batch or not self._last_good.is_of_same_systems:
             return
         self._last_good.put_back()
-        self._last_good.put_back_pairs()
-        if self._computed:  # the next step of an undisturbed run would have taken these results, too
-            self.systems.part.batch.mark_results_fresh(self.owner.model, self._computed)
+        if (
+            computed := self._computed & self._last_good.fields
+        ):  # an undisturbed run would have taken these results, too
+            systems.part.batch.mark_results_fresh(self.owner.model, computed)
         self.end(failed=False)
         done = int((batch.step - self._first_step).max())  # a signal may come between a step and its count
         for engine, before in zip(self._call_hooks.engines, self._counts, strict=True):
             engine.step_count = before + done
-
-    def forget_converged(self, batch: Batch) -> None:
-        """Let systems that converged in an earlier run of a plain engine move again."""
-        rows = self.systems.rows_of(batch)
-        if rows:
-            rows["converged"].zero_()
 
     @property
     def needs(self) -> frozenset[str]:
@@ -175,23 +178,25 @@ class Driver:
         changed = systems.part.batch.status.reshape(-1) != systems.run["known_status"]
         if not renewed and not bool(changed.any()):
             return
+        assigned: list[tuple[str, str]] = []
         with systems.on_whole() as batch:
             changed = systems.part.to_whole(changed)
             for stage in self.stages:
-                stage.engine.renew_parameters(batch)
+                assigned += [(stage.engine.key, name) for name in stage.engine.renew_parameters(batch)]
                 arrived = changed & stage.mask(batch, self.owner.exit_status)
                 if bool(arrived.any()):
                     batch.stage_step[arrived] = 0
                     stage.engine.on_enter(batch, arrived)
         systems.run["known_status"].copy_(systems.part.batch.status.reshape(-1))
+        self._last_good.keep_variables(assigned)  # a user assigned them before this step, and not as a part of it
 
     def _check_cells(self) -> None:
         """Set collapsed cells aside before a hook searches their pairs."""
         batch, config = self.systems.part.batch, self.owner.model.model_config.neighbor_config
         radii = [pairs.radius for pairs in batch.pair_lists if not math.isnan(pairs.radius)]
         radius = max(radii, default=config.cutoff if config is not None else 1.0)
-        self._quarantine.check_cells(batch, self.systems.active, radius)
-        self.systems.refresh()
+        self._quarantine.check_cells(radius)
+        self.systems.leave_out_failed()
 
     def _evaluate_newcomers(self) -> None:
         """Compute results of systems that have none for where they are; the others keep theirs, to the bit."""
@@ -201,10 +206,11 @@ class Driver:
         systems.has_newcomers = False
         if bool(systems.run["evaluated"].all()):
             return
-        self._quarantine.check_elements(systems.part.batch, systems.active, self.owner.model)
+        self._quarantine.check_elements(self.owner.model)
         systems.refresh()
-        self._quarantine.remember(systems.part.batch)
+        self._quarantine.remember(~systems.run["evaluated"])
         self._compute(stepping=False)
+        systems.refresh()
 
     def _compute(self, *, stepping: bool) -> None:
         """One forward pass with its hooks, then the check for failed systems.
@@ -228,8 +234,8 @@ class Driver:
         if At.AFTER_COMPUTE in self._call_hooks:
             with batch.keeping_results_fresh():
                 self._call_hooks(At.AFTER_COMPUTE)
-        if self._quarantine.check(batch, systems.active, self.owner.model, stepping=stepping) is not None:
-            systems.refresh()
+        if self._quarantine.check(self.owner.model, stepping=stepping):
+            systems.leave_out_failed()
 
     def _migrate(self) -> Tensor | None:
         """Apply criteria and budgets, then move systems to their next status; at most one stage a step."""

@@ -270,15 +270,14 @@ class BaseDynamics(HookRegistryMixin):
         return self._state_for(self._driver.systems.batch)
 
     def _state_for(self, batch: Batch | None) -> dict[str, Any]:
-        rows = self.saved_rows if batch is None else save_rows(batch, batch.state_rows(self.key))
+        rows = self.saved_rows if batch is None else save_rows(batch, self.key, self.variable_levels)
         run = self._driver.systems.saved()
         return {
             "step_count": self.step_count,
             "key": self.key,
             "parameters": {name: getattr(self, name) for name in Parameter.names_in(type(self))},
-            "systems": None if rows is None else {"ids": rows.ids, "atoms": rows.atoms},
-            "state": None if rows is None else rows.rows,
-            "run": None if run is None else run.rows,
+            "state": None if rows is None else rows._asdict(),
+            "run": None if run is None else run._asdict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -301,9 +300,9 @@ class BaseDynamics(HookRegistryMixin):
         self._assigned.clear()
         self.key = state["key"]
         take_key(self, self.key)
-        systems = state["systems"]
-        self.saved_rows = None if systems is None else SavedRows(systems["ids"], systems["atoms"], state["state"])
-        self.saved_run = None if systems is None else SavedRows(systems["ids"], systems["atoms"], state["run"])
+        rows, run = state["state"], state["run"]
+        self.saved_rows = None if rows is None else SavedRows(**rows)
+        self.saved_run = None if run is None else SavedRows(**run)
 
     def __repr__(self) -> str:
         shown = [f"model={type(self.model).__name__}", f"n_steps={self.n_steps}", f"step_count={self.step_count}"]
@@ -353,7 +352,7 @@ class BaseDynamics(HookRegistryMixin):
     def fresh_rows(self, batch: Batch) -> Rows:
         """Return fresh state for every system."""
         state = self.make_state(batch)
-        return {} if state is None else state.tensors()
+        return {} if state is None else {name: tensor.contiguous() for name, tensor in state.tensors().items()}
 
     def use_rows(self, rows: Rows) -> None:
         """Work on `rows` from now on."""
@@ -365,13 +364,26 @@ class BaseDynamics(HookRegistryMixin):
         rows = {} if self._state is None else self._state.tensors()
         return {name: row for name, row in rows.items() if name not in declared or not declared[name].is_history}
 
-    def renew_parameters(self, batch: Batch) -> None:
-        """Bring the state up to parameters that were assigned since the last step, in place."""
+    def works_on_part(self, batch: Batch) -> bool:
+        """Whether it can be given some of the systems of `batch`: nothing outside its state has a row for each."""
+        if self.convergence_hook is not None and not self.convergence_hook.works_on_part:
+            return False
+        counts, ours = (len(batch), batch.num_nodes), Parameter.names_in(type(self))
+        return not any(
+            isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] in counts and name not in ours
+            for name, value in vars(self).items()
+        )
+
+    def renew_parameters(self, batch: Batch) -> set[str]:
+        """Bring the state up to parameters that were assigned since the last step, in place; return their names."""
+        renewed: set[str] = set()
         if self._assigned and self._state is not None:
             rows, fresh = self._state.tensors(), self.fresh_rows(batch)
-            for name in self._assigned & rows.keys():
+            renewed = self._assigned & rows.keys()
+            for name in renewed:
                 rows[name].copy_(fresh[name])
         self._assigned.clear()
+        return renewed
 
     def update(self, half: str, batch: Batch, active: ActiveSet) -> None:
         """Do ``pre_update`` or ``post_update`` for the active systems, in place."""
@@ -424,8 +436,7 @@ class BaseDynamics(HookRegistryMixin):
                 batch.separate_memory()
                 self.open_hooks(*self._members())
                 try:
-                    driver.forget_converged(batch)
-                    with self._taken_up(batch):
+                    with self._taken_up(batch, forget_converged=True):
                         if not driver.systems.active.any:
                             warn_if_nothing_moves(batch, self)
                         yield
@@ -438,10 +449,10 @@ class BaseDynamics(HookRegistryMixin):
             config.active_outputs = asked_before
 
     @contextmanager
-    def _taken_up(self, batch: Batch) -> Iterator[None]:
+    def _taken_up(self, batch: Batch, *, forget_converged: bool = False) -> Iterator[None]:
         """Take up a batch for some steps, and leave what they did on it in any case."""
         try:
-            self._driver.begin(batch)
+            self._driver.begin(batch, forget_converged=forget_converged)
             yield
         except BaseException:
             self._driver.end(failed=True)

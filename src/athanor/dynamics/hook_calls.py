@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,8 +55,15 @@ class HookCalls:
     def __contains__(self, at: At) -> bool:
         return at in self._places
 
-    def __call__(self, at: At, stage: StageSpec | None = None, *, owner_last: bool = False) -> None:
-        """Call the hooks that are due at `at`.
+    def __call__(
+        self,
+        at: At,
+        stage: StageSpec | None = None,
+        *,
+        owner_last: bool = False,
+        after_change: Callable[[], None] | None = None,
+    ) -> None:
+        """Call the hooks that are due at `at`, and `after_change` after each that may change the batch.
 
         Without `stage`, the owner's hooks come first, or last. Around a stage's update, the owner's hooks run once:
         before the first stage or after the last.
@@ -66,6 +73,8 @@ class HookCalls:
         for engine in self._callers(at, stage, owner_last):
             for bound in engine.due_hooks(at):
                 self._call(engine, bound, at)
+                if after_change is not None and not bound.observes:
+                    after_change()
 
     def _callers(self, at: At, stage: StageSpec | None, owner_last: bool) -> list[Engine]:
         if stage is None:
@@ -84,7 +93,7 @@ class HookCalls:
         on_part = part.is_whole or bound.on_active
         batch = part.batch if on_part else part.whole
         if not on_part:
-            self._systems.write_back(with_pairs=not bound.observes)
+            self._systems.write_back()
             converged = None if converged is None else part.to_whole(converged)
         before = (len(batch), batch.membership, batch.system_id, batch.system_id._version)
         bound.call(engine.make_context(at, batch, converged), at)

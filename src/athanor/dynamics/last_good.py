@@ -8,7 +8,7 @@ so they follow their systems; of a history nothing is copied, because the slot t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,9 +39,10 @@ class LastGood:
     def __init__(self) -> None:
         self.key = new_key(self)
         self._batch: Batch | None = None
-        self._layout = -1
+        self._layout = self._membership = -1
         self._table: KeptTensors | None = None
         self._variables: Variables = {}
+        self.fields: frozenset[str] = frozenset()
         self._tensors: dict[str, tuple[Level, Tensor, Tensor]] = {}
         self._pair_lists: Any = ()
         self.checked: tuple[str, ...] = ()
@@ -59,6 +60,8 @@ class LastGood:
             Results that the model computes: a label that came with a structure may be NaN.
         """
         self._batch, self._variables, self._layout = batch, variables, -1
+        self.fields, self._membership = frozenset((*CHECKED, *_COUNTERS)) | computed, batch.membership
+        self._pair_lists = batch.pair_lists
         self.checked = tuple(name for name in CHECKED if name in MOVED or name in computed)
         self._refresh()
 
@@ -68,13 +71,12 @@ class LastGood:
         assert batch is not None
         if batch.layout == self._layout:
             return
-        self._layout = batch.layout
-        fields = [(name, batch.get(name)) for name in (*CHECKED, *_COUNTERS)]
+        fields = [(name, batch.get(name)) for name in sorted(self.fields)]
         found = {name: (batch.field_spec(name).level, tensor) for name, tensor in fields if tensor is not None}
         named: dict[str, tuple[Level, Tensor]] = dict(found)
         named |= {f"{key}/{name}": entry for (key, name), entry in self._variables.items()}
         riding, known = batch.state_rows(self.key), batch.known_to(self.key)
-        self._tensors = {}
+        tensors: dict[str, tuple[Level, Tensor, Tensor]] = {}
         for name, (level, tensor) in named.items():
             present, copy = tensor.detach(), riding.get(name)
             if copy is None or copy.shape != present.shape or copy.dtype != present.dtype:
@@ -82,15 +84,16 @@ class LastGood:
             elif known is not None and not bool(known.all()):
                 mask = known[batch.batch_idx] if level == "node" else known
                 copy = torch.where(mask.reshape(-1, *([1] * (copy.ndim - 1))), copy, present)
-            self._tensors[name] = (level, tensor, copy)
-        batch.set_state_rows(self.key, {name: (level, copy) for name, (level, _, copy) in self._tensors.items()})
+            tensors[name] = (level, tensor, copy)
+        batch.set_state_rows(self.key, {name: (level, copy) for name, (level, _, copy) in tensors.items()})
         limits = {
             index: FAR_AWAY if name == "positions" else math.inf
-            for index, name in enumerate(self._tensors)
+            for index, name in enumerate(tensors)
             if name in self.checked
         }
-        entries = self._tensors.values()
+        entries = tensors.values()
         self._table = KeptTensors([entry[1] for entry in entries], [entry[2] for entry in entries], limits)
+        self._tensors, self._layout = tensors, batch.layout  # a signal may come anywhere above
 
     def is_sound(self) -> bool:
         """Whether every number of the checked fields is finite and within its limit. Waits for the device."""
@@ -103,27 +106,38 @@ class LastGood:
         self._refresh()
         assert self._table is not None
         assert self._batch is not None
+        is_sound = self._table.keep_if_below()
         self._pair_lists = self._batch.pair_lists
-        return self._table.keep_if_below()
+        return is_sound
 
     def keep(self, systems: Tensor) -> None:
         """Take the present state of the `systems` of a mask [B] as good, in place."""
+        self._refresh()
         for level, tensor, copy in self._tensors.values():
             copy.copy_(torch.where(self._rows(level, systems, copy), tensor.detach(), copy))
 
+    def keep_variables(self, names: Iterable[tuple[str, str]]) -> None:
+        """Take present variables as good: (key of the owner, name) of each."""
+        for key, name in names:
+            _, tensor, copy = self._tensors[f"{key}/{name}"]
+            copy.copy_(tensor)
+
     def put_back(self, systems: Tensor | None = None, *, only: tuple[str, ...] | None = None) -> None:
         """Bring back what was kept, in place; of the `systems` of a mask [B] only, and of the fields `only`."""
+        self._refresh()
         for name, (level, tensor, copy) in self._tensors.items():
             if only is not None and name not in only and "/" not in name:
                 continue
             target = tensor.detach()
             target.copy_(copy if systems is None else torch.where(self._rows(level, systems, copy), copy, target))
-
-    def put_back_pairs(self) -> None:
-        """Bring back the neighbour lists that were kept."""
         assert self._batch is not None
-        if self._batch.pair_lists != self._pair_lists:
+        if systems is None and self._batch.pair_lists != self._pair_lists:
             self._batch.pair_lists = self._pair_lists
+
+    @property
+    def is_of_same_systems(self) -> bool:
+        """Whether the batch holds the systems of which something is kept."""
+        return self._batch is not None and self._batch.membership == self._membership
 
     def release(self) -> None:
         """Let go of the batch; the copies stay on it."""

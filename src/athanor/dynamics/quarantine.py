@@ -21,6 +21,7 @@ from athanor.kernels import cell_shape, minimum_distance
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
     from athanor.dynamics.active import ActiveSet
+    from athanor.dynamics.working_set import WorkingSet
 
 
 _CODES = {
@@ -48,26 +49,30 @@ class Quarantine:
         Status that a failed system gets, so that no stage takes it up again.
     raise_errors
         Raise at the first failure instead.
+    systems
+        Those that are worked on; their batch is changed in place where a system failed.
     last_good
-        What is kept of the batch that is checked.
+        What is kept of them.
     """
 
-    def __init__(self, exit_status: int, raise_errors: bool, last_good: LastGood) -> None:
+    def __init__(self, exit_status: int, raise_errors: bool, systems: WorkingSet, last_good: LastGood) -> None:
         self.exit_status = exit_status
         self.raise_errors = raise_errors
-        self._last_good = last_good
+        self._systems, self._last_good = systems, last_good
 
-    def remember(self, batch: Batch) -> None:
-        """Take the present state as the last good one.
+    def remember(self, newcomers: Tensor | None = None) -> None:
+        """Take the present state as the last good one, or that of `newcomers` alone, bool [B].
 
         A system that was broken since the check, by a hook or by the second half of an update, keeps the state before:
         it is found in the next step and goes back to that.
         """
-        if not self._last_good.keep_if_sound():
+        if newcomers is not None or not self._last_good.keep_if_sound():
+            batch = self._systems.part.batch
             fields = [name for name in self._last_good.checked if name in batch]
-            self._last_good.keep(~torch.stack([_broken(batch, name) for name in fields]).any(dim=0))
+            sound = ~torch.stack([_broken(batch, name) for name in fields]).any(dim=0)
+            self._last_good.keep(sound if newcomers is None else sound & newcomers)
 
-    def check_elements(self, batch: Batch, active: ActiveSet, model: Any) -> None:
+    def check_elements(self, model: Any) -> None:
         """Set aside, before the first forward, systems with elements outside the model card.
 
         Raises
@@ -75,27 +80,22 @@ class Quarantine:
         SimulationError
             If errors are to be raised.
         """
-        known = model.model_card.elements
+        known, batch = model.model_card.elements, self._systems.part.batch
         if known is None:
             return
         unknown = ~torch.isin(batch.atomic_numbers, torch.tensor(sorted(known), device=batch.device))
         if bool(unknown.any()):
             codes = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
             codes[batch.batch_idx[unknown]] = int(FailureCode.ELEMENT_NOT_KNOWN)
-            codes = torch.where(active.systems, codes, torch.zeros_like(codes))
-            if self.raise_errors and bool(codes.any()):
-                self._raise(batch, codes, model)
-            self._set_aside(batch, codes)
+            codes = torch.where(self._systems.active.systems, codes, torch.zeros_like(codes))
+            if bool(codes.any()):
+                self._set_aside(codes, model, stepping=False)
 
-    def check_cells(self, batch: Batch, active: ActiveSet, radius: float) -> None:
+    def check_cells(self, radius: float) -> None:
         """Set aside systems whose moved cell is not finite or has collapsed, before their pairs are searched.
 
         Parameters
         ----------
-        batch
-            Changed in place as in `check`.
-        active
-            Systems that moved.
         radius
             Search radius of the pair list, Å.
 
@@ -104,50 +104,38 @@ class Quarantine:
         SimulationError
             If errors are to be raised.
         """
+        batch = self._systems.part.batch
         cell = batch.get("cell")
         if cell is None:
             return
         volume, height = cell_shape(cell.detach())
         crowded = volume * (_MOST_NEIGHBORS / (4.0 / 3.0 * math.pi * radius**3)) <= batch.num_nodes_per_graph
         collapsed = (crowded | (height <= radius / _MOST_IMAGES)) & (volume > 0) & batch.pbc.all(dim=1)
-        bad = (collapsed | ~torch.isfinite(volume)) & active.systems
+        bad = (collapsed | ~torch.isfinite(volume)) & self._systems.active.systems
         if bool(bad.any()):
-            codes = bad.long() * int(FailureCode.CELL_NOT_FINITE)
-            if self.raise_errors:
-                self._raise(batch, codes)
-            self._set_aside(batch, codes, stepping=True)
+            self._set_aside(bad.long() * int(FailureCode.CELL_NOT_FINITE), None, stepping=True)
 
-    def check(self, batch: Batch, active: ActiveSet, model: Any, *, stepping: bool) -> Tensor | None:
-        """Look for failed systems among the active ones.
+    def check(self, model: Any, *, stepping: bool) -> bool:
+        """Look for failed systems among the active ones, and set them aside; return whether there are any.
 
         Parameters
         ----------
-        batch
-            Changed in place where a system failed: restored, `status`, `failure_code`, `failure_step` set.
-        active
-            Systems that were evaluated.
         model
             For its card's smallest distance.
         stepping
             Whether this is part of a step (else the evaluation before the first one).
-
-        Returns
-        -------
-        Tensor or None
-            bool [B] of newly failed systems, or None if there are none.
 
         Raises
         ------
         NonFiniteError, SimulationError
             If errors are to be raised; the text names systems, step and closest pair.
         """
-        codes = self._codes(batch, active, model) if active.any else None
+        active = self._systems.active
+        codes = self._codes(self._systems.part.batch, active, model) if active.any else None
         if codes is None:
-            return None
-        if self.raise_errors:
-            self._raise(batch, codes)
-        self._set_aside(batch, codes, stepping=stepping)
-        return codes > 0
+            return False
+        self._set_aside(codes, None, stepping=stepping)
+        return True
 
     def _codes(self, batch: Batch, active: ActiveSet, model: Any) -> Tensor | None:
         floor = model.model_card.minimum_distance
@@ -168,26 +156,29 @@ class Quarantine:
         codes = torch.where(active.systems, codes, torch.zeros_like(codes))
         return codes if bool((codes > 0).any()) else None
 
-    def _set_aside(self, batch: Batch, codes: Tensor, *, stepping: bool = False) -> None:
-        failed = codes > 0
+    def _set_aside(self, codes: Tensor, model: Any, *, stepping: bool) -> None:
+        if self.raise_errors:
+            self._raise(codes, model)
+        batch, failed = self._systems.part.batch, codes > 0
         self._last_good.put_back(failed, only=CHECKED)
         batch.failure_code[failed, 0] = codes[failed].to(batch.failure_code.dtype)
         batch.failure_step[failed] = batch.step[failed].to(batch.failure_step.dtype) + int(stepping)
         batch.status[failed] = self.exit_status
 
-    @staticmethod
-    def _raise(batch: Batch, codes: Tensor, model: Any = None) -> None:
-        rows = codes.nonzero().flatten().tolist()
+    def _raise(self, codes: Tensor, model: Any) -> None:
+        part = self._systems.part
+        batch, rows = part.batch, codes.nonzero().flatten().tolist()
+        places = part.to_whole(codes > 0).nonzero().flatten().tolist()
         parts = []
-        for row in rows[:3]:
+        for row, place in zip(rows[:3], places, strict=False):
             reason = explain_failure(batch, row, model, int(codes[row]))
             parts.append(
-                f"system_id {int(batch.system_id[row])} (index {row}): {reason}, after step {int(batch.step[row])}"
+                f"system_id {int(batch.system_id[row])} (index {place}): {reason}, after step {int(batch.step[row])}"
             )
         more = f", and {len(rows) - 3} more" if len(rows) > 3 else ""
         kind = SimulationError if int(codes[rows[0]]) >= FailureCode.ATOMS_TOO_CLOSE else NonFiniteError
         raise kind(
-            f"{len(rows)} of {batch.num_graphs} systems failed: {'; '.join(parts)}{more}. "
+            f"{len(rows)} of {part.whole.num_graphs} systems failed: {'; '.join(parts)}{more}. "
             f"Reduce `dt` or relax these systems first. "
             f'With on_error="quarantine" they would be set aside and the others go on.'
         )

@@ -40,12 +40,19 @@ class SavedRows(NamedTuple):
     rows: Rows
 
 
-def save_rows(batch: Batch, rows: Rows) -> SavedRows:
-    """Return copies of `rows` of `batch` with what tells to which systems they belong."""
+def save_rows(batch: Batch, key: str, levels: Mapping[str, Level]) -> SavedRows:
+    """Return copies of the rows under `key`, and to which systems they belong: those that its owner knows."""
+    known = batch.known_to(key)
+    if known is None:
+        known = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
+    atoms = known[batch.batch_idx]
     return SavedRows(
-        batch.system_id.reshape(-1).clone(),
-        batch.num_nodes_per_graph.long(),
-        {name: tensor.clone() for name, tensor in rows.items()},
+        batch.system_id.reshape(-1)[known],
+        batch.num_nodes_per_graph.long()[known],
+        {
+            name: tensor[atoms if levels.get(name) == "node" else known]
+            for name, tensor in batch.state_rows(key).items()
+        },
     )
 
 

@@ -34,9 +34,20 @@ class IntegratorState:
     **tensors
         Tensors [B, ...], or [N, ...] for a variable that is declared with the level ``"node"``; each becomes an
         attribute.
+
+    Raises
+    ------
+    ArgumentError
+        If one is no tensor.
     """
 
     def __init__(self, **tensors: Tensor) -> None:
+        for name, value in tensors.items():
+            if not isinstance(value, Tensor):
+                raise ArgumentError(
+                    f"State `{name}` is a {type(value).__name__}; it is a tensor with one row for each system. Declare "
+                    f"it in the class of the engine: `{name} = StateVariable()`."
+                )
         self.__dict__.update(tensors)
 
     def __setattr__(self, name: str, value: Tensor) -> None:

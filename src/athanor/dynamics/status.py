@@ -80,13 +80,15 @@ def count_step(batch: Batch, stages: Sequence[StageSpec], time_steps: Sequence[f
             batch.step.add_(1)
             batch.stage_step.add_(1)
             if time_step is not None:
-                batch.time.add_(time_step[:, None].to(batch.time.dtype) if isinstance(time_step, Tensor) else time_step)
+                batch.time.add_(
+                    time_step.reshape(-1, 1).to(batch.time.dtype) if isinstance(time_step, Tensor) else time_step
+                )
         elif stage.active.any:
             moved = stage.active.systems[:, None]
             batch.step.add_(moved)
             batch.stage_step.add_(moved)
             if time_step is not None:
-                length = time_step[:, None].to(batch.time.dtype) if isinstance(time_step, Tensor) else time_step
+                length = time_step.reshape(-1, 1).to(batch.time.dtype) if isinstance(time_step, Tensor) else time_step
                 batch.time.copy_(torch.where(moved, batch.time + length, batch.time))
 
 

@@ -60,6 +60,7 @@ class WorkingSet:
         self._key = new_key(self)
         self._batch: weakref.ref[Batch] | None = None
         self._membership = -1
+        self._ids = ComputedFrom()
         self._chosen: Tensor | None = None
         self.is_taken_up = self.has_arrivals = self.has_newcomers = False
         self.part: Part
@@ -80,12 +81,14 @@ class WorkingSet:
     def saved(self) -> SavedRows | None:
         """Return what a restart needs to know of the run."""
         batch = self.batch
-        return self._owner.saved_run if batch is None else save_rows(batch, self.rows_of(batch))
+        return self._owner.saved_run if batch is None else save_rows(batch, self._key, {})
 
     def take_up(self, batch: Batch) -> None:
         """Put state on a batch, of the engines and of the run itself, unless it is there and nobody joined."""
         restarts = any(engine.saved_run is not None for engine in (self._owner, *self._members))
-        if self.batch is batch and self._membership == batch.membership and not restarts:
+        keys = {self._key, *(engine.key for engine in self._members)}
+        is_known = self.batch is batch and self._membership == batch.membership and keys <= batch.state_keys
+        if is_known and self._ids.holds(batch.system_id) and not restarts:
             return
         batch.drop_orphaned_state()
         check_distinct(batch.system_id.reshape(-1))
@@ -99,6 +102,7 @@ class WorkingSet:
             engine.saved_rows = engine.saved_run = None
         self._owner.saved_run = None
         self._batch, self._membership = weakref.ref(batch), batch.membership
+        self._ids = ComputedFrom(batch.system_id)
 
     @property
     def _members(self) -> list[Engine]:
@@ -125,6 +129,8 @@ class WorkingSet:
         if self._chosen is not None:  # who stood still may have been changed meanwhile
             run["evaluated"].logical_and_(self._chosen)
         self._chosen = torch.stack(masks).any(dim=0) & ~run["converged"]
+        if not all(engine.works_on_part(whole) for engine in self._members):
+            self._chosen = torch.ones_like(self._chosen)
         self.part, self.is_taken_up = Part(whole, self._chosen), True
         self.run = self.rows_of(self.part.batch)
         self.use_rows_of(self.part.batch)
@@ -139,19 +145,23 @@ class WorkingSet:
         computed = frozenset(self._owner.model.model_config.active_outputs or ())
         self._last_good.follow(self.part.batch, variables, computed)
         self._mask_stages()
+        self._note_seen()
 
     def _masks(self) -> list[Tensor]:
         batch = self.part.batch
         return [stage.mask(batch, self._owner.exit_status) & ~self.run["converged"] for stage in self._stages]
 
     def _mask_stages(self) -> None:
-        """Say which systems of the part are in which stage, and note on what that depends."""
+        """Say which systems of the part are in which stage."""
         batch, masks = self.part.batch, self._masks()
         self.active = ActiveSet(torch.stack(masks).any(dim=0), batch)
         for stage, mask in zip(self._stages, masks, strict=True):
             stage.active = self.active if len(masks) == 1 else ActiveSet(mask, batch)
         self.has_arrivals = self.has_newcomers = True
-        self._seen = ComputedFrom(*self._deciding(batch))
+
+    def _note_seen(self) -> None:
+        """Note on what the choice of the active systems depends."""
+        self._seen = ComputedFrom(*self._deciding(self.part.batch))
         self._seen_of_whole = ComputedFrom(*self._deciding(self.part.whole))
 
     def _deciding(self, batch: Batch) -> tuple[Tensor | None, ...]:
@@ -167,18 +177,29 @@ class WorkingSet:
             return
         if not others_changed and bool(torch.stack(self._masks()).any(dim=0).all()):
             self._mask_stages()
+            self._note_seen()
         else:
             part.write_back()
             self._choose(part.whole)
 
+    def leave_out_failed(self) -> None:
+        """Move systems that failed no further in this step. They stay in the part, so that the step can be undone."""
+        if not self._seen.holds(*self._deciding(self.part.batch)):
+            self._mask_stages()
+
     # -- the whole batch -----------------------------------------------------------------------------------------
 
-    def write_back(self, *, with_pairs: bool) -> None:
+    def write_back(self) -> None:
         """Write the part onto the whole batch, where that is no news about who is active."""
         known = self._seen_of_whole.holds(*self._deciding(self.part.whole))
-        self.part.write_back(with_pairs=with_pairs)
+        self.part.write_back()
         if known:
             self._seen_of_whole = ComputedFrom(*self._deciding(self.part.whole))
+
+    def on_part(self, value: float | Tensor | None) -> float | Tensor | None:
+        """Return `value` for the systems of the part, if it has one for each of the whole batch."""
+        is_of_whole = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == len(self.part.whole)
+        return self.part.of_whole(value) if is_of_whole else value  # type: ignore[arg-type]
 
     @contextmanager
     def on_whole(self) -> Iterator[Batch]:
@@ -187,7 +208,7 @@ class WorkingSet:
         if part.is_whole:
             yield part.batch
             return
-        self.write_back(with_pairs=False)
+        self.write_back()
         self.use_rows_of(part.whole)
         yield part.whole
         part.read_again()

@@ -153,7 +153,7 @@ def test_what_a_hook_breaks_behind_the_back_of_torch_is_not_remembered(name, wri
 class Credulous(Quarantine):
     """Broken twin: remembers whatever it sees."""
 
-    def remember(self, batch):
+    def remember(self, newcomers=None):
         self._last_good._table.keep()
 
 

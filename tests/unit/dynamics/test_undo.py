@@ -12,6 +12,7 @@ from athanor.dynamics import FIRE, NVE, BaseDynamics, ConvergenceHook, FIREVaria
 from athanor.dynamics.driver import Driver
 from athanor.dynamics.hooks import SnapshotHook
 from athanor.dynamics.state import StateVariable
+from athanor.errors import InputError
 from athanor.hooks import WrapPeriodicHook
 from athanor.hooks.stages import DynamicsStage
 from athanor.sinks import HostMemory
@@ -57,7 +58,18 @@ class WithoutSpareSlot(HeavyBall):
         newest += 1
 
 
+class Assigns(BaseDynamics):
+    """Exchanges the tensor of positions in every step, as users do."""
+
+    __needs_keys__ = frozenset({"forces"})
+    __provides_keys__ = frozenset({"positions"})
+
+    def pre_update(self, batch: Batch) -> None:
+        batch.positions = batch.positions + 0.5 * batch.forces
+
+
 ENGINES = {
+    "Assigns": lambda model: Assigns(model),
     "NVE": lambda model: NVE(model, dt=4.0),
     "NVTLangevin": lambda model: NVTLangevin(model, dt=4.0, temperature=60.0, friction=0.02),
     "FIRE": lambda model: FIRE(model, dt=0.3),
@@ -228,3 +240,105 @@ def test_converged_systems_that_leave_take_it_along() -> None:
     held = engine.step(batch)[1].tolist()
     rest = batch.index_select([row for row in range(3) if row not in held])
     assert engine.step(rest)[1] is None or len(engine.step(rest)[1]) < len(rest)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("change_at", ["BEFORE_STEP", "AFTER_STEP", "AFTER_PRE_UPDATE"])
+def test_changes_by_hooks_happen_once(change_at: str, finished: bool) -> None:
+    """Those of a step that is undone happen when it is run again; those after a step belong to it."""
+
+    class Pushes:
+        frequency, stage = 1, DynamicsStage[change_at]
+
+        def __call__(self, ctx: Any, stage: Any) -> None:
+            ctx.batch.velocities.mul_(1.01)
+
+    def make(model: Any) -> Any:
+        return NVE(model, dt=2.0, hooks=[Pushes()])
+
+    whole, _ = run_through(make, None, finished=finished)
+    for place in PLACES:
+        cut, _ = run_through(make, Interrupt(DynamicsStage[place], 7), finished=finished)
+        assert_equal_bits(whole, cut)
+
+
+@pytest.mark.parametrize("place", PLACES[2:-1])
+def test_a_failure_in_an_undone_step_is_undone(place: str) -> None:
+    class Breaks:
+        frequency, stage = 1, DynamicsStage.AFTER_PRE_UPDATE
+
+        def __call__(self, ctx: Any, stage: Any) -> None:
+            if ctx.step_count == 4:
+                ctx.batch.positions[ctx.batch.batch_idx == 0] = float("nan")
+
+    batch, whole = systems(finished=True), systems(finished=True)
+    engine = with_neighbor_hooks(NVE(argon_model(), dt=2.0, hooks=[Breaks()]))
+    engine.register_hook(Interrupt(DynamicsStage[place], 4))
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(batch, 8)
+    engine.undo_unfinished_step(batch)
+    with_neighbor_hooks(NVE(argon_model(), dt=2.0)).run(whole, 4)
+    assert_equal_bits(batch, whole)
+    assert not bool(batch.failure_code.any())
+
+
+@pytest.mark.parametrize("place", PLACES[:-1])
+def test_a_step_is_undone_after_a_system_converged(place: str) -> None:
+    def make(model: Any) -> Any:
+        return FIRE(model, dt=0.3, convergence_hook=ConvergenceHook.from_fmax(0.035))
+
+    whole, engine = run_through(make, None)
+    assert bool((whole.step < 12).any())
+    first = int(whole.step.min())
+    cut = systems(finished=False)
+    engine = with_neighbor_hooks(make(argon_model()))
+    engine.register_hook(WrapPeriodicHook())
+    engine.register_hook(Interrupt(DynamicsStage[place], first))
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(cut, 12)
+    engine.undo_unfinished_step(cut)
+    uncut = systems(finished=False)
+    engine = with_neighbor_hooks(make(argon_model()))
+    engine.register_hook(WrapPeriodicHook())
+    engine.run(uncut, first)
+    assert_equal_bits(uncut, cut)
+
+
+def test_a_parameter_assigned_before_an_undone_step_holds() -> None:
+    engine, batch = with_neighbor_hooks(ENGINES["NVTLangevin"](argon_model())), systems(finished=True)
+    engine.run(batch, 4)
+    engine.temperature = 600.0
+    engine.register_hook(Interrupt(DynamicsStage.BEFORE_COMPUTE, 4))
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(batch, 4)
+    engine.undo_unfinished_step(batch)
+    engine.run(batch, 4)
+    other, whole = with_neighbor_hooks(ENGINES["NVTLangevin"](argon_model())), systems(finished=True)
+    other.run(whole, 4)
+    other.temperature = 600.0
+    other.run(whole, 4)
+    assert_equal_bits(whole, batch)
+
+
+def test_an_interrupt_before_the_first_step_leaves_nothing_to_undo() -> None:
+    engine, batch = with_neighbor_hooks(NVE(argon_model(), dt=2.0)), systems(finished=False)
+    engine.register_hook(Interrupt(DynamicsStage.BEFORE_COMPUTE, 0))
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(batch, 4)
+    engine.undo_unfinished_step(batch)
+    assert engine.step_count == 0
+    assert torch.equal(batch.positions, systems(finished=False).positions)
+
+
+def test_a_run_that_is_refused_does_not_touch_a_repaired_batch() -> None:
+    """What an engine kept of a failed run is let go when the next one begins, even if that one is refused."""
+    engine, batch = with_neighbor_hooks(NVE(argon_model(), dt=2.0)), systems(finished=True)
+    engine.register_hook(Interrupt(DynamicsStage.BEFORE_COMPUTE, 2))
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(batch, 4)
+    repaired = systems(finished=True).positions
+    batch.positions = repaired.clone()
+    batch.system_id[1] = int(batch.system_id[0])
+    with pytest.raises(InputError, match="the ids of a run differ"):
+        engine.run(batch, 4)
+    assert torch.equal(batch.positions, repaired)

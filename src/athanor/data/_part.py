@@ -49,7 +49,7 @@ class Part:
         self._lists, self._lists_of_whole = self.batch.pair_lists, whole.pair_lists
         self._groups_of_whole = whole._groups
         self._memberships = (whole.membership, self.batch.membership)
-        self._note_custom()
+        self._note_seen()
 
     def to_whole(self, mask: torch.Tensor) -> torch.Tensor:
         """Return a mask of systems of the part as one of the whole batch."""
@@ -80,7 +80,7 @@ class Part:
                     if name in self.batch._custom:
                         self.whole._custom = {**self.whole._custom, name: self.batch._custom[name]}
                     theirs.tensors[name] = _spread(tensor, rows, theirs.rows, unknown=True)
-                elif name in FIELDS or not self._custom[name].holds(tensor):
+                elif name not in self._seen or not self._seen[name].holds(tensor):
                     theirs.tensors[name] = _written(theirs.tensors[name], rows, tensor)
             for name in theirs.tensors.keys() - mine.tensors.keys():  # dropped: what is not known any more is NaN
                 if theirs.tensors[name].is_floating_point():
@@ -92,7 +92,7 @@ class Part:
                 else:
                     theirs.state[key] = _spread(tensor, rows, theirs.rows, unknown=False)
         self.whole._exchanged()
-        self._note_custom()
+        self._note_seen()
         if self.batch.pair_lists != self._lists:
             self._write_pairs()
 
@@ -126,7 +126,7 @@ class Part:
         if exchanged:
             self.batch._custom = dict(self.whole._custom)
             self.batch._exchanged()
-        self._note_custom()
+        self._note_seen()
         if self.whole._groups is not self._groups_of_whole:
             self.batch._groups = self.whole.index_select(self._places)._groups
             self._groups_of_whole = self.whole._groups
@@ -134,13 +134,14 @@ class Part:
             self.batch.pair_lists = self.whole.index_select(self._places).pair_lists
             self._lists, self._lists_of_whole = self.batch.pair_lists, self.whole.pair_lists
 
-    def _note_custom(self) -> None:
-        """Note custom fields as they are: only what was changed is written, as they may share memory with others."""
-        self._custom = {
-            name: ComputedFrom(tensor)
-            for level in _LEVELS
-            for name, tensor in self.batch._level(level).tensors.items()
-            if name not in FIELDS
+    def _note_seen(self) -> None:
+        """Note fields as they are, to write only what was changed: others may share memory with something.
+
+        What moves is written in any case, as torch does not see what is done through a NumPy view.
+        """
+        fields = [entry for level in _LEVELS for entry in self.batch._level(level).tensors.items()]
+        self._seen = {
+            name: ComputedFrom(tensor) for name, tensor in fields if name not in FIELDS or FIELDS[name].kind != "state"
         }
 
 

@@ -122,7 +122,9 @@ class Part:
                 del mine.tensors[name]
                 exchanged = True
             for key, tensor in mine.state.items():
-                tensor.copy_(theirs.state[key].index_select(0, rows))
+                found = theirs.state[key].index_select(0, rows)
+                if not torch.equal(tensor, found):
+                    tensor.copy_(found)
         if exchanged:
             self.batch._custom = dict(self.whole._custom)
             self.batch._exchanged()

@@ -59,9 +59,10 @@ class Part:
             0, self._rows["system"], mask
         )
 
-    def of_whole(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the rows, one for each system of the whole batch, that belong to the part."""
-        return rows if self.is_whole else rows.index_select(0, self._rows["system"])
+    def of_whole(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the rows of its systems if `values` has one for each system of the whole batch; else `values`."""
+        is_of_whole = not self.is_whole and values.ndim > 0 and values.shape[0] == len(self.whole)
+        return values.index_select(0, self._rows["system"]) if is_of_whole else values
 
     @property
     def is_intact(self) -> bool:

@@ -74,20 +74,19 @@ class Driver:
         if self._moves_cell:
             self._check_cells()
         self._compute(stepping=True)
-        time_steps = [systems.on_part(stage.engine.time_step) for stage in self.stages]
+        time_steps = [stage.engine.time_step for stage in self.stages]
         for stage in self.stages:
             call_hooks(At.BEFORE_POST_UPDATE, stage)
             if stage.active.any:
                 stage.engine.update("post_update", batch, stage.active)
             call_hooks(At.AFTER_POST_UPDATE, stage)
         if systems.active.any:
-            count_step(batch, self.stages, time_steps)
+            count_step(systems.part, self.stages, time_steps)
         finished = self._migrate()
         remember = self._quarantine.remember
         remember()  # from here on the step is done: if a hook raises, neither it nor what hooks before did is undone
         call_hooks(At.AFTER_STEP, owner_last=True, after_change=remember)
-        if any(stage.converged is not None for stage in self.stages):
-            call_hooks(At.ON_CONVERGE, after_change=remember)
+        call_hooks(At.ON_CONVERGE, after_change=remember)
         for engine in call_hooks.engines:
             engine.step_count += 1
         return finished

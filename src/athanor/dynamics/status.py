@@ -16,6 +16,7 @@ from torch import Tensor
 from athanor.data.fields import IDENTITY
 
 if TYPE_CHECKING:
+    from athanor.data._part import Part
     from athanor.data.batch import Batch
     from athanor.dynamics.active import ActiveSet
     from athanor.dynamics.contract import Engine
@@ -63,33 +64,33 @@ class StageSpec:
         return spent if self.converged is None else spent | self.converged
 
 
-def count_step(batch: Batch, stages: Sequence[StageSpec], time_steps: Sequence[float | Tensor | None]) -> None:
+def count_step(part: Part, stages: Sequence[StageSpec], time_steps: Sequence[float | Tensor | None]) -> None:
     """Count one step of the systems that moved, in place: `step`, `stage_step`, and `time` where steps advance it.
 
     Parameters
     ----------
-    batch
-        Holds the counters [B, 1].
+    part
+        Its batch holds the counters [B, 1].
     stages
         Stages, with the systems that were active in each.
     time_steps
-        fs of each stage, a number or [B]; None for optimizers.
+        fs of each stage: a number, or one for each system, of the part or of the whole batch; None for optimizers.
     """
+    batch = part.batch
     for stage, time_step in zip(stages, time_steps, strict=True):
+        if not stage.active.any:
+            continue
+        moved: Tensor | int = 1 if stage.active.all else stage.active.systems[:, None]
+        batch.step.add_(moved)
+        batch.stage_step.add_(moved)
+        if time_step is None:
+            continue
+        if isinstance(time_step, Tensor):
+            time_step = part.of_whole(time_step).reshape(-1, 1).to(batch.time.dtype)
         if stage.active.all:
-            batch.step.add_(1)
-            batch.stage_step.add_(1)
-            if time_step is not None:
-                batch.time.add_(
-                    time_step.reshape(-1, 1).to(batch.time.dtype) if isinstance(time_step, Tensor) else time_step
-                )
-        elif stage.active.any:
-            moved = stage.active.systems[:, None]
-            batch.step.add_(moved)
-            batch.stage_step.add_(moved)
-            if time_step is not None:
-                length = time_step.reshape(-1, 1).to(batch.time.dtype) if isinstance(time_step, Tensor) else time_step
-                batch.time.copy_(torch.where(moved, batch.time + length, batch.time))
+            batch.time.add_(time_step)
+        else:
+            batch.time.copy_(torch.where(stage.active.systems[:, None], batch.time + time_step, batch.time))
 
 
 def ensure_bookkeeping(batch: Batch) -> None:

@@ -196,11 +196,6 @@ class WorkingSet:
         if known:
             self._seen_of_whole = ComputedFrom(*self._deciding(self.part.whole))
 
-    def on_part(self, value: float | Tensor | None) -> float | Tensor | None:
-        """Return `value` for the systems of the part, if it has one for each of the whole batch."""
-        is_of_whole = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == len(self.part.whole)
-        return self.part.of_whole(value) if is_of_whole else value  # type: ignore[arg-type]
-
     @contextmanager
     def on_whole(self) -> Iterator[Batch]:
         """Work on the whole batch for a while: parameters of engines have a row for each of its systems."""

@@ -187,7 +187,7 @@ class BaseDynamics(HookRegistryMixin):
                 return batch, self._driver.step()
             check_batch(batch, self)
             batch.separate_memory()
-            with self._taken_up(batch):
+            with self._asking_for_outputs(), self._taken_up(batch):
                 finished = self._driver.step()
         return batch, finished
 
@@ -425,27 +425,32 @@ class BaseDynamics(HookRegistryMixin):
     def _around_run(self, batch: Batch) -> Iterator[None]:
         """Open hooks, ask for outputs and prime results for a whole run; close and restore in any case."""
         check_batch(batch, self)
-        driver, config = self._driver, self.model.model_config
-        needs = driver.needs
+        with self._asking_for_outputs(), torch.inference_mode(False):
+            batch.separate_memory()
+            self.open_hooks(*self._members())
+            try:
+                self._running = True
+                with self._taken_up(batch, forget_converged=True):
+                    if not self._driver.systems.active.any:
+                        warn_if_nothing_moves(batch, self)
+                    yield
+            except BaseException as error:
+                self.close_hooks(type(error), error, error.__traceback__)
+                raise
+            finally:
+                self._running = False
+            self.close_hooks()
+
+    @contextmanager
+    def _asking_for_outputs(self) -> Iterator[None]:
+        """Ask the model for what the stages need, and for what it was asked before again afterwards."""
+        config, needs = self.model.model_config, self._driver.needs
         check_can_produce(self.model, needs, type(self).__name__)
         asked_before = set(config.active_outputs or ())
         config.active_outputs = asked_before | needs
-        self._running = True
         try:
-            with torch.inference_mode(False):
-                batch.separate_memory()
-                self.open_hooks(*self._members())
-                try:
-                    with self._taken_up(batch, forget_converged=True):
-                        if not driver.systems.active.any:
-                            warn_if_nothing_moves(batch, self)
-                        yield
-                except BaseException as error:
-                    self.close_hooks(type(error), error, error.__traceback__)
-                    raise
-                self.close_hooks()
+            yield
         finally:
-            self._running = False
             config.active_outputs = asked_before
 
     @contextmanager

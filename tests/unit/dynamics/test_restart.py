@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from athanor.data import Batch
-from athanor.dynamics import FIRE, NVE, ConvergenceHook, NVTLangevin
+from athanor.dynamics import FIRE, NVE, ConvergenceHook, FIREVariableCell, NVTLangevin
 from athanor.testing.dynamics_contract import argon_cluster, argon_crystal, argon_model, with_neighbor_hooks
 
 
@@ -90,3 +90,15 @@ def test_rows_outlive_a_twin_that_was_restored_from_them() -> None:
     assert float(saved["dt"].min()) > 0.0
     engine.run(batch, 2)
     assert int(batch.step.max()) == 6
+
+
+def test_single_steps_ask_the_model_for_what_they_need() -> None:
+    """As a run does: nobody has to set `active_outputs` for an optimizer that reads the stress."""
+    whole, stepped = systems(), systems()
+    with_neighbor_hooks(FIREVariableCell(argon_model(), dt=0.3)).run(whole, 3)
+    engine = with_neighbor_hooks(FIREVariableCell(argon_model(), dt=0.3))
+    asked = set(engine.model.model_config.active_outputs)
+    for _ in range(3):
+        engine.step(stepped)
+    assert torch.equal(whole.cell, stepped.cell)
+    assert set(engine.model.model_config.active_outputs) == asked

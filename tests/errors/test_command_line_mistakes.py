@@ -158,7 +158,7 @@ VALUES = {
     "timestep NaN": Mistake(md("--timestep", "nan"), "--timestep.*not a time"),
     "timestep infinite": Mistake(md("--timestep", "inf fs"), "--timestep.*not a time"),
     "friction negative": Mistake(md("--friction", "-0.1"), "--friction.*negative"),
-    "ensemble unknown": Mistake(md("--ensemble", "npt"), "--ensemble.*'nvt' or 'nve'"),
+    "ensemble unknown": Mistake(md("--ensemble", "anvil"), "--ensemble.*'nvt'.*'nve'"),
     "steps zero": Mistake(md("--steps", "0"), "--steps.*1; got 0"),
     "steps negative": Mistake(md("--steps", "-3"), "--steps.*1; got -3"),
     "steps a word": Mistake(md("--steps", "many"), "--steps.*integer"),

@@ -132,7 +132,7 @@ MISTAKES = [
     (["relax", "argon.extxyz", "-o", "out", "--wrong"], "No such option"),
     (["relax", "argon.extxyz", "-o", "out", "--max-steps", "many"], "--max-steps.*integer"),
     (["md", "argon.extxyz", "-o", "out", "--time", "1ps", "--steps", "3", *LJ], "not both"),
-    (["md", "argon.extxyz", "-o", "out", "--ensemble", "npt", *LJ], "'nvt' or 'nve'"),
+    (["md", "argon.extxyz", "-o", "out", "--ensemble", "anvil", *LJ], "'nvt'.*'nve'"),
     (["run", "argon.extxyz"], "holds only text"),
     (["show", "."], "not a results folder"),
     (["bake"], "No such command"),

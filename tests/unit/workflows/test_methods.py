@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +79,14 @@ def test_an_unknown_method_is_refused_in_jobs_in_python_and_on_the_command_line(
     monkeypatch.chdir(tmp_path)
     crystal = bulk("Ar", "fcc", a=5.3, cubic=True)
     crystal.write("argon.extxyz")
-    with pytest.raises(InputError, match=r"`stages\[0\].relax.optimizer`: input should be 'fire'; got 'bfgs'"):
-        make_spec({"stages": [{"relax": {"optimizer": "bfgs"}}]})
-    with pytest.raises(InputError, match="`optimizer`: input should be 'fire'; got 'bfgs'"):
-        athanor.relax(crystal, model=ARGON, optimizer="bfgs")
-    with pytest.raises(InputError, match="`ensemble`: input should be 'nvt' or 'nve'; got 'npt'"):
-        athanor.md(crystal, model=ARGON, ensemble="npt")
-    assert call(["relax", "argon.extxyz", "-o", "out", "--optimizer", "bfgs", "--model", "demo"]) == 65
-    assert "`--optimizer`: input should be 'fire'; got 'bfgs'" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"`stages\[0\].relax.optimizer`: input should be .*'fire'.*; got 'anvil'"):
+        make_spec({"stages": [{"relax": {"optimizer": "anvil"}}]})
+    with pytest.raises(InputError, match=r"`optimizer`: input should be .*'fire'.*; got 'anvil'"):
+        athanor.relax(crystal, model=ARGON, optimizer="anvil")
+    with pytest.raises(InputError, match=r"`ensemble`: input should be .*'nve'.*; got 'anvil'"):
+        athanor.md(crystal, model=ARGON, ensemble="anvil")
+    assert call(["relax", "argon.extxyz", "-o", "out", "--optimizer", "anvil", "--model", "demo"]) == 65
+    assert re.search("`--optimizer`: input should be .*'fire'.*; got 'anvil'", capsys.readouterr().err)
 
 
 def test_an_optimizer_that_moves_atoms_only_is_not_asked_to_move_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,17 @@ def ready() -> None:
     _state["ready"] = True
 
 
+def level_of_caller() -> int:
+    """Return the `stacklevel` at which a warning points at whoever called into athanor, however deep this is.
+
+    Counting frames by hand breaks where a comprehension has a frame of its own (Python 3.11) or none (3.12).
+    """
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("athanor", "torch"):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
 def announce(text: str) -> None:
     """Print on stderr why something takes long, unless `set_announcing` turned that off."""
     if _state["announces"]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from athanor import _runtime
 from athanor._values import check_state_dtype, usable_device
 from athanor.data._stamp import ComputedFrom
 from athanor.data.batch import Batch
@@ -265,7 +266,7 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
             f"{self.model.cutoff:g} Å; CHGNet was not fitted to isolated atoms. They are evaluated all the same; later "
             f"ones are not warned about.",
             UserWarning,
-            stacklevel=11,  # who called the model
+            stacklevel=_runtime.level_of_caller(),
         )
 
 

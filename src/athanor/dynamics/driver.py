@@ -20,6 +20,7 @@ from athanor.dynamics.evaluate import evaluate
 from athanor.dynamics.hook_calls import HookCalls
 from athanor.dynamics.last_good import LastGood
 from athanor.dynamics.quarantine import Quarantine, systems_where
+from athanor.dynamics.rows import mask_of_rows
 from athanor.dynamics.status import StageSpec, count_step, ensure_bookkeeping
 from athanor.dynamics.working_set import WorkingSet
 from athanor.errors import InputError
@@ -151,9 +152,8 @@ class Driver:
         if not systems.is_taken_up or systems.part.whole is not batch or not self._last_good.is_of_same_systems:
             return
         self._last_good.put_back()
-        if (
-            computed := self._computed & self._last_good.fields
-        ):  # an undisturbed run would have taken these results, too
+        computed = self._computed & self._last_good.fields
+        if computed:  # an undisturbed run would have taken these results, too
             systems.part.batch.mark_results_fresh(self.owner.model, computed)
         self.end(failed=False)
         done = int((batch.step - self._first_step).max())  # a signal may come between a step and its count
@@ -225,8 +225,7 @@ class Driver:
             self._computed = frozenset(evaluate(self.owner.model, batch, self._needs))
             for name, tensor in kept.items():
                 if name in batch:
-                    rows = known[batch.batch_idx] if batch.field_spec(name).level == "node" else known
-                    rows = rows.reshape(-1, *([1] * (tensor.ndim - 1)))
+                    rows = mask_of_rows(batch, known, batch.field_spec(name).level, tensor)
                     batch[name].copy_(torch.where(rows, tensor, batch[name]))
             if not stepping:
                 known.fill_(True)

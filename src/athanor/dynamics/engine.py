@@ -25,7 +25,7 @@ from athanor.dynamics.arguments import (
 from athanor.dynamics.convergence import ConvergenceHook
 from athanor.dynamics.driver import Driver, check_can_produce
 from athanor.dynamics.evaluate import evaluate
-from athanor.dynamics.rows import Rows, SavedRows, save_rows, take_up_rows
+from athanor.dynamics.rows import Rows, SavedRows, mask_of_rows, save_rows, take_up_rows
 from athanor.dynamics.state import IntegratorState, Parameter, StateVariable, make_rows
 from athanor.dynamics.status import StageSpec, ensure_bookkeeping
 from athanor.errors import InputError, MissingFieldError, NotAvailableError
@@ -220,9 +220,9 @@ class BaseDynamics(HookRegistryMixin):
         self.take_on(batch, mask)
         levels = self.variable_levels
         for name, fresh in self.fresh_rows(batch).items():
-            rows = mask[batch.batch_idx] if levels.get(name) == "node" else mask
             present = getattr(self._state, name)
-            present.copy_(torch.where(rows.reshape(-1, *([1] * (present.ndim - 1))), fresh, present))
+            arrived = mask_of_rows(batch, mask, levels.get(name, "system"), present)
+            present.copy_(torch.where(arrived, fresh, present))
         if self.entry_velocities == "thermal" and not self.keep_velocities:
             self._draw_velocities(batch, mask)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from athanor.data._followers import new_key
 from athanor.data.fields import Level
+from athanor.dynamics.rows import mask_of_rows
 from athanor.kernels import KeptTensors
 
 if TYPE_CHECKING:
@@ -82,8 +83,7 @@ class LastGood:
             if copy is None or copy.shape != present.shape or copy.dtype != present.dtype:
                 copy = present.clone()
             elif known is not None and not bool(known.all()):
-                mask = known[batch.batch_idx] if level == "node" else known
-                copy = torch.where(mask.reshape(-1, *([1] * (copy.ndim - 1))), copy, present)
+                copy = torch.where(mask_of_rows(batch, known, level, copy), copy, present)
             tensors[name] = (level, tensor, copy)
         batch.set_state_rows(self.key, {name: (level, copy) for name, (level, _, copy) in tensors.items()})
         limits = {
@@ -145,5 +145,4 @@ class LastGood:
 
     def _rows(self, level: Level, systems: Tensor, like: Tensor) -> Tensor:
         assert self._batch is not None
-        rows = systems[self._batch.batch_idx] if level == "node" else systems
-        return rows.reshape(-1, *([1] * (like.ndim - 1)))
+        return mask_of_rows(self._batch, systems, level, like)

@@ -40,6 +40,12 @@ class SavedRows(NamedTuple):
     rows: Rows
 
 
+def mask_of_rows(batch: Batch, systems: Tensor, level: Level, like: Tensor) -> Tensor:
+    """Return a mask of systems [B] as one of the rows of `like`, which are of `level`, in a shape to select by."""
+    rows = systems[batch.batch_idx] if level == "node" else systems
+    return rows.reshape(-1, *([1] * (like.ndim - 1)))
+
+
 def save_rows(batch: Batch, key: str, levels: Mapping[str, Level]) -> SavedRows:
     """Return copies of the rows under `key`, and to which systems they belong: those that its owner knows."""
     known = batch.known_to(key)
@@ -93,8 +99,7 @@ def take_up_rows(
             there = batch.state_rows(key)
             check_same_names(there, fresh)
             for name, tensor in fresh.items():
-                mask = known[batch.batch_idx] if levels.get(name) == "node" else known
-                mask = mask.reshape(-1, *([1] * (tensor.ndim - 1)))
+                mask = mask_of_rows(batch, known, levels.get(name, "system"), tensor)
                 fresh[name] = torch.where(mask, there[name].to(tensor.dtype), tensor)
     batch.set_state_rows(key, {name: (levels.get(name, "system"), tensor) for name, tensor in fresh.items()})
     return fresh, known

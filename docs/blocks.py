@@ -83,7 +83,7 @@ def blocks(text: str) -> list[Block]:
 
 def run_page(page: Path, folder: Path) -> Iterator[tuple[Block, str]]:
     """Run the blocks of `page` in `folder`, and give each with what it printed."""
-    namespace: dict[str, object] = {"__name__": page.stem}
+    namespace: dict[str, object] = {"__name__": f"docs.{page.stem}"}
     text, before, arguments = page.read_text(encoding="utf-8"), Path.cwd(), sys.argv
     if " examples/" in text:
         (folder / "examples").symlink_to(ROOT / "examples")

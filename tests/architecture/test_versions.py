@@ -1,8 +1,10 @@
-"""`make test-lowest` tests the oldest versions that are allowed: `constraints-lowest.txt` follows pyproject.toml."""
+"""What is installed for the tests: `constraints.txt` and `constraints-lowest.txt` follow pyproject.toml."""
 
 from __future__ import annotations
 
 import tomllib
+import warnings
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,35 +12,96 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYTHONS = [
+    text.split()[-1] for text in PROJECT["classifiers"] if text.startswith("Programming Language :: Python :: 3.")
+]
 
 
-def floors(project: dict) -> dict[str, Version]:
-    """Package -> the oldest version that users may have."""
-    extras = project["optional-dependencies"]
-    texts = project["dependencies"] + [text for name in extras if name not in ("dev", "docs") for text in extras[name]]
-    wanted = [Requirement(text) for text in texts]
-    return {each.name: Version(next(iter(each.specifier)).version) for each in wanted}
+def wanted(*without: str) -> list[Requirement]:
+    """What the project asks for, with all extras but some."""
+    extras = PROJECT["optional-dependencies"]
+    more = [text for name in extras if name not in without for text in extras[name]]
+    return [Requirement(text) for text in PROJECT["dependencies"] + more]
 
 
-def differences(wanted: dict[str, Version], pins: str) -> set[str]:
-    """Packages whose pin is missing, or is not of the series that their floor names (2.16 names 2.16.2)."""
-    pinned = {each.name: next(iter(each.specifier)).version for each in map(Requirement, requirements(pins))}
-    return {
-        name
-        for name, floor in wanted.items()
-        if name not in pinned or Version(pinned[name]).release[: len(floor.release)] != floor.release
+def pinned(pins: str, python: str) -> list[Requirement]:
+    """The lines of a file of constraints that hold on a version of Python."""
+    here = {"python_version": python, "python_full_version": f"{python}.9"}
+    lines = [Requirement(line) for line in pins.splitlines() if line and not line.startswith("#")]
+    return [line for line in lines if line.marker is None or line.marker.evaluate(here)]
+
+
+def wrong_pins(pins: str, python: str) -> set[str]:
+    """Packages that are not pinned to exactly one version, or not to one that the project allows."""
+    lines = pinned(pins, python)
+    exact = {line.name: line.specifier for line in lines if [each.operator for each in line.specifier] == ["=="]}
+    twice = {name for name, times in Counter(line.name for line in lines).items() if times > 1}
+    open_ends = {line.name for line in lines} - set(exact)
+    others = {
+        each.name
+        for each in wanted()
+        if each.name.lower() not in exact
+        or not each.specifier.contains(next(iter(exact[each.name.lower()])).version, prereleases=True)
     }
+    return twice | open_ends | others
 
 
-def requirements(pins: str) -> list[str]:
-    return [line for line in pins.splitlines() if line and not line.startswith("#")]
+def above_the_floor(pins: str) -> set[str]:
+    """Packages whose pin is not of the series that their floor names (2.16 names 2.16.2)."""
+    exact = {line.name: Version(next(iter(line.specifier)).version) for line in pinned(pins, PYTHONS[0])}
+    floors = {each.name: Version(next(iter(each.specifier)).version) for each in wanted("dev", "docs")}
+    return {name for name, floor in floors.items() if exact[name].release[: len(floor.release)] != floor.release}
 
 
-def test_the_oldest_versions_are_those_of_the_project():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert differences(floors(project), (ROOT / "constraints-lowest.txt").read_text()) == set()
+@pytest.fixture(params=["constraints.txt", "constraints-lowest.txt"])
+def pins(request: pytest.FixtureRequest) -> str:
+    return (ROOT / request.param).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("pins", ["numpy==1.27.0", "numpy==2.0", ""])
-def test_other_versions_are_noticed(pins: str):
-    assert differences({"numpy": Version("1.26")}, pins) == {"numpy"}
+@pytest.mark.parametrize("python", PYTHONS)
+def test_everything_is_pinned_once_on_every_python(pins: str, python: str) -> None:
+    assert wrong_pins(pins, python) == set()
+    assert not any(word in pins for word in ("://", " @ ", "--", "/"))
+
+
+@pytest.mark.parametrize(
+    ("line", "other", "noticed"),
+    [
+        ("numpy==1.26.4", "", "numpy"),
+        ("numpy==1.26.4", "numpy==1.26.3", "numpy"),
+        ("numpy==1.26.4", "numpy>=1.26.4", "numpy"),
+        ("numpy==1.26.4", "numpy==1.26.4 ; python_full_version < '3.12'", "numpy"),
+        ("click==8.1.8", "click==8.1.8\nclick==8.1.7", "click"),
+        ("click==8.1.8", "click", "click"),
+    ],
+)
+def test_a_wrong_pin_is_noticed(line: str, other: str, noticed: str) -> None:
+    text = (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8")
+    assert line in text
+    assert wrong_pins(text.replace(line, other), "3.12") == {noticed}
+
+
+def test_the_oldest_versions_are_those_of_the_project() -> None:
+    text = (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8")
+    assert above_the_floor(text) == set()
+    assert above_the_floor(text.replace("numpy==1.26.4", "numpy==2.0")) == {"numpy"}
+
+
+@pytest.mark.parametrize(
+    ("module", "ours"),
+    [
+        ("athanor", True),
+        ("athanor.data.batch", True),
+        ("/a/folder/src/athanor/kernels/segment/_numba", True),
+        ("tests.unit.data.test_batch", True),
+        ("docs.tour", True),
+        ("ase.io.extxyz", False),
+        ("/a/folder/athanor/.venv/lib/python3.12/site-packages/numba/core/typing", False),
+    ],
+)
+def test_a_warning_is_an_error_where_our_code_gives_or_gets_it(module: str, ours: bool) -> None:
+    outcome = pytest.raises(DeprecationWarning, match="old") if ours else warnings.catch_warnings(record=True)
+    with outcome as found:
+        warnings.warn_explicit("old", DeprecationWarning, "a_file.py", 1, module=module)
+    assert ours or [str(each.message) for each in found] == ["old"]

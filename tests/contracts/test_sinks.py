@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 import torch
@@ -114,6 +115,16 @@ class InventsLabels(HostMemory):
         return found
 
 
+class TakesNoTurns(HostMemory):
+    """Broken twin: another thread may come between its look at the count and its write."""
+
+    def write(self, batch: Batch, mask: torch.Tensor | None = None) -> None:
+        before = len(self)
+        super().write(batch, mask)
+        time.sleep(0.001)
+        self._count = before + batch.num_graphs
+
+
 TWINS = {
     DropsAField: "check_round_trip",
     NarrowsDtypes: "check_round_trip",
@@ -124,6 +135,7 @@ TWINS = {
     Reverses: "check_round_trip",
     DrainsNothing: "check_empty_and_drain",
     InventsLabels: "check_missing_labels",
+    TakesNoTurns: "check_threads",
 }
 
 

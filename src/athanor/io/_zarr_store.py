@@ -15,6 +15,10 @@ import numpy as np
 
 from athanor.errors import InputError, OptionalDependencyError, StorageError
 from athanor.io._replace import replacing
+from athanor.io._store_lock import StoreLock
+
+_WRITE_EVERY_CHUNK: Any = {"write_empty_chunks": True}
+"""zarr leaves out, and removes, chunks that hold only the fill value; then a missing one would be no sign of damage."""
 
 StoreLike = Any
 """A path (``str`` or ``Path``), a ``dict`` kept in memory, a zarr ``Store`` or ``StorePath``."""
@@ -79,6 +83,12 @@ class RawStore:
                 f"`store` is a {type(store).__name__}; pass a path, a dict, or a zarr store (for example LocalStore)."
             )
         self._folder = Path(self.store.root) if type(self.store) is zarr.storage.LocalStore else None
+
+    def lock(self) -> StoreLock:
+        """Return the right to write to this store, to be acquired."""
+        folder = None if self._folder is None else self._folder / self._prefix
+        place = str(self.store) if folder is None else str(folder.resolve())
+        return StoreLock(f"{place} {self._prefix}", folder, self.where)
 
     def _sync(self, awaitable: Any) -> Any:
         from zarr.core.sync import sync
@@ -161,7 +171,7 @@ class RawStore:
             compressors=[ZstdCodec(level=level), Crc32cCodec()],
             zarr_format=3,
             overwrite=True,
-            config={"write_empty_chunks": True},
+            config=_WRITE_EVERY_CHUNK,
         )
 
     def open_array(self, path: str) -> Any:
@@ -175,9 +185,10 @@ class RawStore:
         import zarr
 
         try:
-            return zarr.open_array(
-                self.store, path=self._prefix + path, mode="r" if self.read_only else "r+", zarr_format=3,
-                config={"write_empty_chunks": True},
-            )  # fmt: skip
+            found: Any = zarr.open_array(
+                self.store, path=self._prefix + path, mode="r" if self.read_only else "r+", zarr_format=3
+            )
         except (FileNotFoundError, KeyError, ValueError) as error:
             raise StorageError(f"Array `{path}` of {self.where} is missing or damaged ({error}).") from error
+        # not an argument of open_array, which has forgotten it in some versions
+        return zarr.Array(zarr.AsyncArray(found.metadata, found.store_path, config=_WRITE_EVERY_CHUNK))

@@ -4,6 +4,7 @@ A store holds system-level rows, and node-level (edge-level) rows concatenated o
 system. Layout of format ``athanor-trajectory`` version 0, all inside one Zarr 3 group:
 
 ========================  ======================================================================================
+``LOCK``                  locked by the one writer, see `athanor.io._store_lock`
 ``format.json``           name and version of the format; written once
 ``head.json``             the commit record: row counts, fields, blocks, checksum; written last, trusted alone
 ``tail/<commit>``         committed rows that are not in the arrays yet, one immutable checksummed block per commit
@@ -147,7 +148,11 @@ class TailBlock:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The commit record. `systems`, `nodes`, `edges` count rows inside `arrays` (paths); blocks come behind them."""
+    """The commit record. `systems`, `nodes`, `edges` count rows inside `arrays` (paths); blocks come behind them.
+
+    `is_whole` says that every chunk of these rows was written, so that a missing one is damage. Older records do not
+    say it: their writers left out chunks that hold only the fill value.
+    """
 
     commit: int = 0
     systems: int = 0
@@ -156,6 +161,7 @@ class Head:
     fields: tuple[StoredField, ...] = ()
     arrays: tuple[str, ...] = ()
     tail: tuple[TailBlock, ...] = ()
+    is_whole: bool = True
 
     @property
     def total_systems(self) -> int:
@@ -192,7 +198,7 @@ class Head:
             body = outer["record"]
             if zlib.crc32(body.encode()) != outer["crc32"]:
                 raise ValueError("checksum differs")
-            values = json.loads(body)
+            values = {"is_whole": False} | json.loads(body)
             fields = tuple(_stored_field(item) for item in values.pop("fields"))
             tail = tuple(TailBlock(**item) for item in values.pop("tail"))
             arrays = values.pop("arrays")

@@ -17,6 +17,7 @@ import numpy as np
 
 from athanor.errors import StorageError
 from athanor.io._replace import PARTIAL
+from athanor.io._store_lock import LOCK_KEY
 from athanor.io._zarr_store import RawStore
 from athanor.io.zarr_config import Durability, TrajectoryConfig
 from athanor.io.zarr_reader import load_head, load_tail
@@ -47,6 +48,8 @@ MAX_BLOCKS = 64
 class TrajectoryWriter:
     """The one writer of a store: keeps its schema, buffers rows, commits them.
 
+    It has the lock of the store from its opening to `close`, and again from the next `append`.
+
     Parameters
     ----------
     store
@@ -68,11 +71,13 @@ class TrajectoryWriter:
     Raises
     ------
     StorageError
-        If the place holds something else, or a store that can not be read.
+        If the place holds something else, or a store that can not be read, or another writer has it; nothing is changed
+        then.
     """
 
     def __init__(self, store: Any, *, mode: str = "a", durability: Durability, config: TrajectoryConfig) -> None:
         self._raw = RawStore(store)
+        self._lock = self._raw.lock()
         self._durability = durability
         self._config = config
         self._arrays: dict[str, Any] = {}
@@ -86,13 +91,13 @@ class TrajectoryWriter:
         self._record: bytes | None = None
         try:
             self._open(mode)
-        except StorageError:
-            raise
-        except OSError as error:
+        except BaseException as error:
+            self._lock.release()
+            if not isinstance(error, OSError) or isinstance(error, StorageError):
+                raise
             raise StorageError(
                 f"{self._raw.where} can not be opened to write: {error.strerror or error}. Choose another place."
             ) from error
-        self._fields = self._head.fields
         self._last_commit = time.monotonic()
 
     @property
@@ -116,23 +121,35 @@ class TrajectoryWriter:
         return self._raw
 
     def _open(self, mode: str) -> None:
-        raw = self._raw
-        exists = raw.get(FORMAT_KEY) is not None
-        if exists and mode == "x":
-            raise StoreExistsError(
-                f"{raw.where} holds a trajectory already. Choose another place, or open it to append."
-            )
-        if not exists:
-            ours = {f"{group}/zarr.json".lstrip("/") for group in GROUPS}
-            if any(key not in ours and not key.endswith(PARTIAL) for key in raw.keys("")):
-                raise StorageError(f"{raw.where} is not empty and not a trajectory store; nothing was changed. "
-                                   f"Choose another place.")  # fmt: skip
+        self._check_place(mode)
+        self._lock.acquire()
+        if not self._check_place(mode):  # again: another writer may have been quicker
             self._create_groups()
-            raw.set(FORMAT_KEY, format_bytes())
+            self._raw.set(FORMAT_KEY, format_bytes())
         if mode == "w":
             self.zero()
         else:
-            self._reload()
+            self._take_over()
+
+    def _take_over(self) -> None:
+        """Go on from what the commit record says, with the lock and nothing waiting."""
+        self._reload()
+        self._fields = self._head.fields
+
+    def _check_place(self, mode: str) -> bool:
+        """Whether there is a store; raises if the place can not be used. Changes nothing."""
+        raw = self._raw
+        if raw.get(FORMAT_KEY) is not None:
+            if mode == "x":
+                raise StoreExistsError(
+                    f"{raw.where} holds a trajectory already. Choose another place, or open it to append."
+                )
+            return True
+        ours = {LOCK_KEY} | {f"{group}/zarr.json".lstrip("/") for group in GROUPS}
+        if any(key not in ours and not key.endswith(PARTIAL) for key in raw.keys("")):
+            raise StorageError(f"{raw.where} is not empty and not a trajectory store; nothing was changed. "
+                               f"Choose another place.")  # fmt: skip
+        return False
 
     def _create_groups(self) -> None:
         present = set(self._raw.keys())
@@ -178,9 +195,11 @@ class TrajectoryWriter:
         Raises
         ------
         StorageError
-            If a field differs from the store's, or is new; nothing is kept then. Also if a commit fails; the rows stay
-            waiting then, and the committed ones are safe.
+            If a field differs from the store's, or is new, or another writer has the store; nothing is kept then. Also
+            if a commit fails; the rows stay waiting then, and the committed ones are safe.
         """
+        if self._lock.acquire():
+            self._take_over()  # closed before: others may have written meanwhile
         self._fields = self._accept(fields)
         self._waiting.append(rows)
         self._writes_waiting += 1
@@ -230,17 +249,22 @@ class TrajectoryWriter:
         self._commit(all_into_arrays=False)
 
     def close(self) -> None:
-        """Commit what is waiting and move every block into the arrays. The writer can go on afterwards."""
+        """Commit what is waiting, move every block into the arrays, let others write. The writer can go on later."""
         self._commit(all_into_arrays=True)
+        self._lock.release()
 
-    def flush_at_exit(self) -> None:
+    def end(self) -> None:
         """Commit what is waiting as one block: plain writes only, for a moment when zarr can not run any more."""
-        if self._waiting and not self._last_commit_failed:
-            self._check_no_other_writer()
-            self._put_block()
+        try:
+            if self._waiting and not self._last_commit_failed:
+                self._check_no_other_writer()
+                self._put_block()
+        finally:
+            self._lock.release()
 
     def zero(self) -> None:
         """Forget all rows and fields; the place stays a valid, empty store."""
+        self._lock.acquire()
         record = self._raw.get(HEAD_KEY)
         commit = load_head(self._raw).commit + 1 if record is not None else 0
         self._raw.set(HEAD_KEY, Head(commit=commit).to_bytes())
@@ -329,8 +353,10 @@ class TrajectoryWriter:
             base = head.rows(item.level)
             self._extend(field_path(item.name), base, rows.column(item), arrays, item.missing_rows(1))
         old_blocks = head.tail
-        self._write_record(Head(head.commit + 1, head.systems + counts["system"], head.nodes + counts["node"],
-                          head.edges + counts["edge"], self._fields, tuple(sorted(arrays)), ()))  # fmt: skip
+        self._write_record(replace(
+            head, commit=head.commit + 1, systems=head.systems + counts["system"], nodes=head.nodes + counts["node"],
+            edges=head.edges + counts["edge"], fields=self._fields, arrays=tuple(sorted(arrays)), tail=(),
+        ))  # fmt: skip
         self._in_tail = []
         for block in old_blocks:
             self._raw.delete(block.key)

@@ -40,23 +40,26 @@ class BatchListSink(DataSink):
 
     def write(self, batch: Batch, mask: torch.Tensor | None = None) -> None:
         """Store copies of the systems of `batch`, see `DataSink.write`."""
-        chosen = self._chosen_systems(batch, mask, full="Buffer is full")
-        if chosen is None:
-            return
-        device = self._target_device(chosen)
-        self._schema.add(chosen)
-        copy = copy_frame(chosen, device)
-        self._batches.append(copy)
-        self._count += copy.num_graphs
+        with self._mutex:
+            chosen = self._chosen_systems(batch, mask, full="Buffer is full")
+            if chosen is None:
+                return
+            device = self._target_device(chosen)
+            self._schema.add(chosen)
+            copy = copy_frame(chosen, device)
+            self._batches.append(copy)
+            self._count += copy.num_graphs
 
     def read(self) -> Batch:
         """Return all stored systems as one new batch, see `DataSink.read`."""
-        if not self._batches:
-            raise self._refuse_empty()
-        return concatenate(self._batches)
+        with self._mutex:
+            if not self._batches:
+                raise self._refuse_empty()
+            return concatenate(self._batches)
 
     def zero(self) -> None:
         """Forget everything."""
-        self._batches = []
-        self._schema = FrameSchema()
-        self._count = 0
+        with self._mutex:
+            self._batches = []
+            self._schema = FrameSchema()
+            self._count = 0

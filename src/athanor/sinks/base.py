@@ -1,11 +1,12 @@
 """DataSink: where snapshots go. Capacity and mask rules live here, once; a sink only stores and reads.
 
 Every sink copies: what it holds never shares memory with a batch that came in or goes out. A refused write leaves the
-sink as it was.
+sink as it was. Threads may share a sink: each call is whole.
 """
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 
 import torch
@@ -18,8 +19,11 @@ class DataSink(ABC):
     """A store of systems, in the order in which they were written.
 
     A subclass defines `write`, `read`, `zero`, ``__len__`` and `capacity`, and begins its `write` with
-    `_chosen_systems`.
+    `_chosen_systems`; calls that change or read the sink hold `_mutex`.
     """
+
+    _mutex = threading.RLock()
+    """One for all sinks, so that a sink can be pickled; a sink that waits for something has one of its own."""
 
     @abstractmethod
     def write(self, batch: Batch, mask: torch.Tensor | None = None) -> None:
@@ -76,9 +80,10 @@ class DataSink(ABC):
         StorageError
             If the sink is empty.
         """
-        batch = self.read()
-        self.zero()
-        return batch
+        with self._mutex:
+            batch = self.read()
+            self.zero()
+            return batch
 
     def flush(self) -> None:  # noqa: B027
         """Make what was written as safe as this sink can; nothing to do for memory."""

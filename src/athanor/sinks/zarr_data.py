@@ -36,6 +36,9 @@ class ZarrData(DataSink):
     (NaN, -1, or the default of the field table) and marked; one that is new or of another kind is refused. Pair lists
     and edge-level fields are not stored.
 
+    One sink writes to a store at a time, from its opening to `close` or its end, whichever program it is in; another
+    one is refused before it changes anything. Readers (``mode="r"``) are free to look on.
+
     Parameters
     ----------
     store
@@ -64,7 +67,8 @@ class ZarrData(DataSink):
     InputError
         If `mode`, `durability`, `config` or `capacity` is not usable.
     StorageError
-        If the store is missing (mode ``"r"``), there already (``"x"``), damaged, or something else.
+        If the store is missing (mode ``"r"``), there already (``"x"``), damaged, something else, or being written by
+        another sink.
 
     Examples
     --------
@@ -91,6 +95,7 @@ class ZarrData(DataSink):
             raise InputError(f"`mode={mode!r}` is unknown. Use one of {', '.join(map(repr, MODES))}.")
         layout, when = parse_config(config), Durability.parse(durability)
         self.mode = mode
+        self._mutex = threading.RLock()
         self._writer: TrajectoryWriter | None = None
         self._reader: TrajectoryReader | None = None
         if mode == "r":
@@ -131,56 +136,63 @@ class ZarrData(DataSink):
         Raises
         ------
         StorageError
-            If a field does not fit the store (nothing is kept then), or the store can not be written (frames wait).
+            If a field does not fit the store or another sink has it (nothing is kept then), or the store can not be
+            written (frames wait).
         """
         writer = self._open_writer()
-        chosen = self._chosen_systems(batch, mask, full="Store is full")
-        if chosen is not None:
-            writer.append(*batch_to_rows(chosen))
+        with self._mutex:
+            chosen = self._chosen_systems(batch, mask, full="Store is full")
+            if chosen is not None:
+                writer.append(*batch_to_rows(chosen))
 
     def reader(self) -> TrajectoryReader:
         """Return a reader of everything written so far; what waits is committed first."""
-        if self._writer is None:
+        with self._mutex:
+            if self._writer is not None:
+                self._writer.flush()
+                if self._reader is None:
+                    self._reader = TrajectoryReader(self._writer.raw)
+                elif self._reader.commit != self._writer.commit:
+                    self._reader.refresh()
             assert self._reader is not None
             return self._reader
-        self._writer.flush()
-        if self._reader is None:
-            self._reader = TrajectoryReader(self._writer.raw)
-        elif self._reader.commit != self._writer.commit:
-            self._reader.refresh()
-        return self._reader
+
+    def _filled_reader(self) -> TrajectoryReader:
+        if len(self) == 0:
+            raise self._refuse_empty()
+        return self.reader()
 
     def read(self) -> Batch:
         """Return every stored row as one CPU batch, see `DataSink.read`."""
-        if len(self) == 0:
-            raise self._refuse_empty()
-        return self.reader().read()
+        with self._mutex:
+            return self._filled_reader().read()
 
     def read_rows(self, indices: Sequence[int] | slice | np.ndarray | torch.Tensor) -> Batch:
         """Return chosen rows, in the order asked for; only the chunks that hold them are read."""
-        if len(self) == 0:
-            raise self._refuse_empty()
-        return self.reader().read_rows(indices)
+        with self._mutex:
+            return self._filled_reader().read_rows(indices)
 
     def frames(self, system_id: int) -> Batch:
         """Return all frames of one system, in the order of writing."""
-        if len(self) == 0:
-            raise self._refuse_empty()
-        return self.reader().frames(system_id)
+        with self._mutex:
+            return self._filled_reader().frames(system_id)
 
     def zero(self) -> None:
         """Empty the store; it stays valid, and the next write fixes its fields anew."""
-        self._open_writer().zero()
+        with self._mutex:
+            self._open_writer().zero()
 
     def flush(self) -> None:
         """Commit what waits."""
-        if self._writer is not None:
-            self._writer.flush()
+        with self._mutex:
+            if self._writer is not None:
+                self._writer.flush()
 
     def close(self) -> None:
-        """Commit what waits and leave a store of plain arrays; the sink can go on afterwards."""
-        if self._writer is not None:
-            self._writer.close()
+        """Commit what waits, leave a store of plain arrays and let others write to it; the sink can go on later."""
+        with self._mutex:
+            if self._writer is not None:
+                self._writer.close()
 
     def __enter__(self) -> ZarrData:
         return self
@@ -195,6 +207,6 @@ def _close_at_end(writer: TrajectoryWriter, process: int) -> None:
         return
     if threading.current_thread() is not threading.main_thread() and asyncio._get_running_loop() is not None:
         # the garbage collector came by in the thread of zarr's event loop, which can not wait for itself
-        threading.Thread(target=writer.flush_at_exit, name="athanor-flush").start()
+        threading.Thread(target=writer.end, name="athanor-flush").start()
     else:
-        writer.flush_at_exit()
+        writer.end()

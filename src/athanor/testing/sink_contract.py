@@ -6,6 +6,7 @@ raises AssertionError if the sink does not keep the promise. Nothing here needs 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import torch
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
 from athanor.data.fields import FieldSpec
+from athanor.errors import CapacityError
 
 if TYPE_CHECKING:
     from athanor.sinks.base import DataSink
@@ -201,7 +203,40 @@ def check_missing_labels(make_sink: MakeSink) -> None:
     assert_equal(sink.read(), mixed)
 
 
-CHECKS = (check_round_trip, check_copies, check_masks, check_capacity_edge, check_empty_and_drain, check_missing_labels)
+def check_threads(make_sink: MakeSink) -> None:
+    """What threads write at the same time is there as if they had taken turns, and the last place is given once."""
+    threads, writes = 4, 5
+    sink, refused = make_sink(3 * threads * writes - 1), []
+
+    def write(thread: int) -> None:
+        for number in range(writes):
+            try:
+                sink.write(make_batch(10 * (writes * thread + number)))
+            except CapacityError as error:
+                refused.append(error)
+
+    together = [threading.Thread(target=write, args=(thread,)) for thread in range(threads)]
+    for each in together:
+        each.start()
+    for each in together:
+        each.join()
+    assert len(refused) == 1, f"{len(refused)} writes were refused, not one"
+    found = sink.read()
+    assert len(sink) == len(found) == 3 * (threads * writes - 1), f"len is {len(sink)}, {len(found)} can be read"
+    starts = found["system_id"].flatten().tolist()[::3]
+    assert len(set(starts)) == len(starts), "something is stored twice"
+    assert_equal(found, _joined(*(make_batch(start) for start in starts)))
+
+
+CHECKS = (
+    check_round_trip,
+    check_copies,
+    check_masks,
+    check_capacity_edge,
+    check_empty_and_drain,
+    check_missing_labels,
+    check_threads,
+)
 """Every check of the contract."""
 
 

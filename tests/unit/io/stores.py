@@ -18,11 +18,11 @@ NAMES = ("atomic_numbers", "positions", "cell", "pbc", "energy", "system_id", "s
 def make_rows(
     step: int, sizes: tuple[int, ...] = (2, 3), names: tuple[str, ...] = NAMES, dtype: torch.dtype = torch.float64
 ) -> tuple[Rows, list[StoredField]]:
-    """Rows whose every value tells step, system and place."""
+    """Rows whose every value tells step, system and place; those of a field called `filled` are its fill value."""
     rows = Rows(np.array(sizes), np.zeros(len(sizes), dtype=np.int64))
     fields = []
     for number, name in enumerate(names):
-        spec = FIELDS.get(name) or FieldSpec(name, "system", (1,), "float")
+        spec = FIELDS.get(name) or FieldSpec(name, "system", (1,), "integer" if name == "filled" else "float")
         count = rows.counts[spec.level]
         shape = (count, *(size or 4 for size in spec.shape))
         values = torch.arange(int(np.prod(shape)), dtype=torch.float64).reshape(shape) + 1000 * step + 100_000 * number
@@ -32,6 +32,8 @@ def make_rows(
             values = (values.long() + step) % 2 == 0
         else:
             values = values.to(dtype)
+        if name == "filled":
+            values = torch.full((count, 1), -1)
         if name == "system_id":
             values = torch.arange(count)[:, None]
         if name == "step":

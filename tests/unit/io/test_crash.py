@@ -9,10 +9,12 @@ import textwrap
 
 import numpy as np
 import pytest
+import zarr
 import zarr.storage
 
 from athanor.errors import StorageError
 from athanor.io import zarr_writer
+from athanor.io._store_lock import StoreLock
 from athanor.io.zarr_reader import TrajectoryReader
 from athanor.io.zarr_schema import HEAD_KEY
 
@@ -20,7 +22,7 @@ from . import stores
 from .stores import FailingStore, Fault, make_rows, writer
 
 STEPS = 6
-FIELDS = ("positions", "system_id", "step")
+FIELDS = ("positions", "system_id", "step", "filled")
 CONFIG = {"chunk_bytes": 1024, "buffer_bytes": 500}
 """So small that 6 frames make blocks and several moves into the arrays, some of which rewrite a part-filled chunk."""
 
@@ -121,6 +123,15 @@ class RecordBeforeArrays(zarr_writer.TrajectoryWriter):
             real(*arguments)
 
 
+class ForgetsEmptyChunks(zarr_writer.TrajectoryWriter):
+    """Broken twin: an array that is opened again loses chunks of fill values, as zarr does when left to itself."""
+
+    def _array(self, path):
+        if path not in self._arrays:
+            self._arrays[path] = zarr.open_array(self._raw.store, path=path, mode="r+")
+        return self._arrays[path]
+
+
 class NoCutting(zarr_writer.TrajectoryWriter):
     """Broken twin: what an interrupted writer left beyond the record stays, and appends go behind it."""
 
@@ -138,7 +149,7 @@ class NoCutting(zarr_writer.TrajectoryWriter):
         super()._extend(path, base, values, arrays, earlier)
 
 
-@pytest.mark.parametrize("twin", [CommitRecordFirst, RecordBeforeArrays, NoCutting])
+@pytest.mark.parametrize("twin", [CommitRecordFirst, RecordBeforeArrays, ForgetsEmptyChunks, NoCutting])
 def test_a_wrong_order_is_found(twin, monkeypatch):
     monkeypatch.setattr(stores, "TrajectoryWriter", twin)
     with pytest.raises((AssertionError, StorageError, KeyError, ValueError)):
@@ -154,13 +165,15 @@ def test_kill_during_writing(tmp_path):
         from stores import make_rows, writer
         target = writer(sys.argv[1], "frame", chunk_bytes=1024, buffer_bytes=500)
         for step in range(10**6):
-            target.append(*make_rows(step, names=("positions", "system_id", "step")))
+            target.append(*make_rows(step, names=sys.argv[3:]))
             print(step + 1, flush=True)
         """
     )
     place = tmp_path / "t.zarr"
     child = subprocess.Popen(
-        [sys.executable, "-c", script, str(place), os.path.dirname(__file__)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, str(place), os.path.dirname(__file__), *FIELDS],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert child.stdout is not None
     acknowledged = 0
@@ -194,7 +207,27 @@ def test_a_failed_commit_can_be_tried_again():
     check(memory, 3, extra=0)
 
 
-def test_two_writers_are_noticed():
+def test_a_disk_error_may_pass_at_any_operation():
+    counter = FailingStore(zarr.storage.MemoryStore({}))
+    run(counter)
+    for number in range(1, counter.operations + 1):
+        memory: dict = {}
+        store = FailingStore(zarr.storage.MemoryStore(memory))
+        target = writer(store, "close", **CONFIG | {"buffer_bytes": 10**6})
+        store.fail_at = store.operations + number
+        for step in range(STEPS):
+            target.append(*make_rows(step, names=FIELDS))
+            try:
+                target.close() if step % 2 else target.flush()
+            except StorageError:
+                store.fail_at = None
+        target.close()
+        check(memory, STEPS, extra=0)
+
+
+def test_two_writers_are_noticed(monkeypatch):
+    """Where locks mean nothing, the commit record tells."""
+    monkeypatch.setattr(StoreLock, "acquire", lambda self: False)
     memory: dict = {}
     first, second = writer(memory), writer(memory)
     first.append(*make_rows(0, names=FIELDS))
@@ -209,6 +242,7 @@ def test_a_left_over_part_of_a_file_does_not_block_the_place(tmp_path):
     (place / "format.json.0f.partial").write_bytes(b"{")
     target = writer(place, "frame")
     target.append(*make_rows(0, names=FIELDS))
+    del target
     (place / "tail" / "0000000002.0f.partial").write_bytes(b"ATHB")
     again = writer(place, "frame")
     assert again.acknowledged == 2

@@ -16,13 +16,14 @@ from athanor.data.fields import FIELDS
 from athanor.errors import InputError, MissingFieldError, StorageError
 from athanor.io.zarr_config import Durability, parse_config
 from athanor.io.zarr_reader import TrajectoryReader
-from athanor.io.zarr_rows import decode_block
+from athanor.io.zarr_rows import Rows, decode_block
 from athanor.io.zarr_schema import (
     FORMAT_KEY,
     Head,
     StoredField,
     check_name,
     chunk_shape,
+    fill_value,
     to_numpy,
     to_tensor,
 )
@@ -78,6 +79,7 @@ def test_modes(tmp_path):
     again = writer(place)
     assert again.acknowledged == 2
     again.append(*make_rows(1))
+    again.close()
     assert len(TrajectoryReader(place)) == 4
     fresh = writer(place, mode="w")
     assert fresh.written == 0
@@ -160,6 +162,46 @@ def test_a_store_with_presence_rows_is_read_and_continued(repository, tmp_path):
     found = ZarrData(tmp_path, mode="r").read()
     assert [data.energy is None for data in found.to_data_list()] == [False, True, True, False, True, False]
     assert found.num_nodes_list == [1, 2, 3, 4, 5, 1]
+
+
+def test_a_store_whose_writer_left_out_empty_chunks_is_read_and_continued(repository, tmp_path):
+    with zipfile.ZipFile(repository / "tests" / "data" / "store_without_empty_chunks.zip") as archive:
+        archive.extractall(tmp_path)
+    for steps in (4, 6):
+        found = ZarrData(tmp_path, mode="r").read()
+        assert found.system_id.flatten().tolist() == [-1] * steps
+        assert not found.pbc.any()
+        assert found.positions[:6, 0].tolist() == [0.0, 1.0, 4.0, 10.0, 11.0, 14.0]
+        assert all(data.energy is None for data in found.to_data_list())
+        with ZarrData(tmp_path) as sink:
+            sink.write(found.index_select([0, 1]))
+
+
+def rows_at_fill_values() -> tuple[Rows, list[StoredField]]:
+    """Two systems with every field of the field table, each at its fill value throughout."""
+    rows, fields = Rows(np.array([2, 3]), np.array([4, 0])), []
+    for spec in FIELDS.values():
+        dtype = {"integer": torch.int64, "boolean": torch.bool}.get(spec.kind, torch.float64)
+        item = StoredField.of(spec, torch.zeros(1, *(size or 4 for size in spec.shape), dtype=dtype))
+        shape = (rows.counts[spec.level], *item.shape)
+        rows.columns[spec.name] = np.full(shape, fill_value(item.numpy_dtype), dtype=item.numpy_dtype)
+        fields.append(item)
+    return rows, fields
+
+
+@pytest.mark.parametrize("buffer_bytes", [0, 10**7])
+def test_every_field_may_be_at_its_fill_value_in_a_store_that_is_opened_again(tmp_path, buffer_bytes):
+    given, fields = rows_at_fill_values()
+    for opened in range(1, 4):
+        target = writer(tmp_path, chunk_bytes=1024, buffer_bytes=buffer_bytes)
+        for _ in range(3):
+            target.append(given, fields)
+        target.close()
+        reader = TrajectoryReader(tmp_path)
+        assert len(reader) == 6 * opened
+        for item in reader.fields:
+            found = reader._column(item, np.arange(len(reader)))
+            np.testing.assert_array_equal(found, np.concatenate([given.columns[item.name]] * 3 * opened), item.name)
 
 
 def test_a_field_that_can_not_be_filled_must_stay():
@@ -336,7 +378,6 @@ def test_chunks_are_sized_by_bytes():
 )  # fmt: skip
 def test_every_dtype_survives(dtype):
     from athanor.data.fields import FieldSpec
-    from athanor.io.zarr_rows import Rows
 
     values = torch.arange(6).reshape(2, 3).to(dtype)
     item = StoredField.of(FieldSpec("mine", "system", (3,), "any"), values)

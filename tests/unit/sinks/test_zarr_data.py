@@ -118,6 +118,12 @@ def test_arguments():
     assert ZarrData({}).capacity is None
 
 
+def test_opening_a_store_warns_of_nothing():
+    """Also with the packages below zarr in their versions of the day; numcodecs puts its own filter of warnings."""
+    code = "from athanor.sinks import ZarrData; ZarrData({})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr == ""
+
+
 SCRIPT = textwrap.dedent(
     """
     import os, sys, torch

@@ -1,0 +1,152 @@
+"""One writer for a store: a lock that the operating system takes back when its process ends, however it ends.
+
+A folder is locked by its file ``LOCK``, which stays there and says who had it last. Other stores can only be kept from
+a second writer of the same program.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import sys
+import threading
+import warnings
+import weakref
+from contextlib import suppress
+from pathlib import Path
+
+from athanor.errors import AthanorWarning, StorageError
+
+LOCK_KEY = "LOCK"
+_REFUSED = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_guard = threading.RLock()
+_held: weakref.WeakSet[StoreLock] = weakref.WeakSet()
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # behind the text: what is locked there can not be read
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class StoreLock:
+    """The right to write to one store.
+
+    Parameters
+    ----------
+    identity
+        What tells this store from others of the program.
+    folder
+        Where it is, if it is a folder.
+    where
+        How messages call it.
+    """
+
+    def __init__(self, identity: str, folder: Path | None, where: str) -> None:
+        self.identity, self._folder, self._where = identity, folder, where
+        self._descriptor: int | None = None
+        self.is_held = False
+
+    def __del__(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+    def acquire(self) -> bool:
+        """Take the lock; return False if it was held already.
+
+        Raises
+        ------
+        StorageError
+            If another writer has it, in this program or another one.
+        """
+        if self.is_held:
+            return False
+        with _guard:
+            if any(other.identity == self.identity for other in _held):
+                raise StorageError(
+                    f"{self._where} is being written by another sink of this program; nothing was changed. "
+                    f"`close()` that one first, or open this one with `mode='r'` to read."
+                )
+            if self._folder is not None:
+                self._descriptor = _lock_file(self._folder / LOCK_KEY, self._where)
+            _held.add(self)
+            self.is_held = True
+        return True
+
+    def release(self) -> None:
+        """Let others write; nothing happens if the lock is not held."""
+        with _guard:
+            _held.discard(self)
+            self.is_held, descriptor, self._descriptor = False, self._descriptor, None
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+def _lock_file(path: Path, where: str) -> int:
+    """Return the descriptor of the file, locked; it is unlocked when that is closed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if _is_locked_now(descriptor, where) and _is_at(path, descriptor):
+                with suppress(OSError):  # only for messages: a full disk is told by who needs it
+                    os.ftruncate(descriptor, 0)
+                    os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # the folder was replaced in the meantime
+
+
+def _is_locked_now(descriptor: int, where: str) -> bool:
+    """Lock the file, or raise if another one has it; a file system without locks is told, and taken as it is."""
+    try:
+        _lock(descriptor)
+    except OSError as error:
+        if error.errno in _REFUSED:
+            raise StorageError(
+                f"{where} is being written by {_holder(descriptor)}; nothing was changed. "
+                f"Wait until it has ended, or open the store with `mode='r'` to read."
+            ) from None
+        if error.errno not in _NO_LOCKS:
+            raise
+        text = f"The file system of {where} has no locks ({error.strerror}). Let only one program write there."
+        warnings.warn(AthanorWarning(text), stacklevel=2)
+    return True
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    return False
+
+
+def _holder(descriptor: int) -> str:
+    with suppress(OSError):
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        text = os.read(descriptor, 300).decode(errors="replace")
+        if text.isprintable() and text:
+            return text
+    return "another process"
+
+
+def _forget_in_child() -> None:
+    """A forked child has no right to write, and must not keep the lock of its parent alive."""
+    global _guard
+    _guard = threading.RLock()
+    for lock in list(_held):
+        lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

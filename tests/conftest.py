@@ -1,11 +1,13 @@
-"""Settings that every test shares: one thread per process, fixed seeds, kernels compiled once before the fan-out."""
+"""Settings that every test shares: what a shell hands down, fixed seeds, kernels compiled once before the fan-out."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,10 @@ import pytest
 for _name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# What a person has set for their own screen is not what the tests are about; programs that tests start inherit this.
+for _name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "ATHANOR_DEBUG", "LINES"):
+    os.environ.pop(_name, None)
+os.environ["COLUMNS"] = "80"
 
 WARM_UP = Path(__file__).parent / "warm_up.py"
 
@@ -43,6 +49,19 @@ def _fixed_seeds() -> None:
     random.seed(0)
     numpy.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def foreground() -> Iterator[None]:
+    """Let Ctrl-C and hangups be heard as in the foreground, also by programs that the test starts.
+
+    A shell starts what runs in the background with Ctrl-C ignored, and `nohup` with hangups, which programs inherit.
+    """
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

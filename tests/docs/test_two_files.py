@@ -110,7 +110,7 @@ def found(copy: Path, repository: Path) -> dict[str, Any]:
     """What the copy says and does, in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PROGRAM, str(repository / "docs/signatures.py"), LJ],
-        cwd=copy, capture_output=True, text=True, timeout=100, check=False,
+        cwd=copy, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "md.py: written anew" in done.stdout

@@ -205,15 +205,13 @@ def test_names_that_are_no_text_and_terminals_that_know_few_letters(folder: Path
         "--json",
     ]
     words = os.environ | {"PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(command, env=words, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, env=words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"][0]["atoms"] == 4
     run = athanor.open("out")
     assert run.names == ["argon?:0", "argon?:1", "argon?:2"]
     assert run.structures[0].info["name"] == os.fsdecode(b"argon\xff:0")
-    shown = subprocess.run(
-        [*command[:3], "show", "out"], env=words, capture_output=True, text=True, timeout=100, check=False
-    )
+    shown = subprocess.run([*command[:3], "show", "out"], env=words, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
     assert "fmax eV/?" in shown.stdout
 
@@ -221,7 +219,7 @@ def test_names_that_are_no_text_and_terminals_that_know_few_letters(folder: Path
 @pytest.mark.skipif(os.name != "posix", reason="uses a shell")
 def test_closed_streams_end_no_run(folder: Path) -> None:
     words = [sys.executable, "-m", "athanor.cli.main", "relax", "argon.extxyz", *LJ, "-o", "out", "--max-steps", "2"]
-    done = subprocess.run(f"{shlex.join(words)} >&- 2>&-", shell=True, timeout=100, check=False)
+    done = subprocess.run(f"{shlex.join(words)} >&- 2>&-", shell=True, check=False)
     assert done.returncode == 0
     run = athanor.open("out")
     assert (run.state, run.num_frames) == ("finished", 3)
@@ -244,23 +242,23 @@ def test_an_internal_error_is_70_without_a_traceback(
 LONG = [sys.executable, "-m", "athanor", "md", "argon.extxyz", "-o", "out", "--steps", "1000000", "--every", "5", *LJ]
 
 
-def wait_for_frames(folder: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (folder / "out/trajectory.zarr").exists():
+def wait_for_steps(folder: Path, process: subprocess.Popen) -> None:
+    while not (folder / "out/log.csv").exists():
+        assert process.poll() is None, "the run ended before its first step"
         time.sleep(0.05)
-    time.sleep(0.5)
 
 
+@pytest.mark.usefixtures("foreground")
 def test_a_closed_terminal_stops_a_run_like_an_interrupt(folder: Path) -> None:
     screen, terminal = os.openpty()
     process = subprocess.Popen(
         LONG, cwd=folder, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
     )
     os.close(terminal)
-    wait_for_frames(folder)
+    wait_for_steps(folder, process)
     os.close(screen)  # from here on, writing to the terminal is an error
     process.send_signal(signal.SIGHUP)
-    process.wait(60)
+    process.wait()
     run = athanor.open(folder / "out")
     assert run.state == "interrupted"
     assert run.num_frames > 0
@@ -269,9 +267,9 @@ def test_a_closed_terminal_stops_a_run_like_an_interrupt(folder: Path) -> None:
 
 def test_sigterm_writes_what_is_done(folder: Path) -> None:  # Ctrl-C: tests/errors
     process = subprocess.Popen(LONG, cwd=folder, stderr=subprocess.PIPE, text=True)
-    wait_for_frames(folder)
+    wait_for_steps(folder, process)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate()
     assert process.returncode == 130
     assert "interrupted; what was done is in out" in told
     rows = json.loads((folder / "out/summary.json").read_text())

@@ -159,7 +159,7 @@ def test_check_names_what_would_be_set_aside(folder: Path, capsys: pytest.Captur
 def test_the_shell_completes(line: str, expected: str) -> None:
     words = {"_ATHANOR_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
     command = [sys.executable, "-c", "from athanor.cli.main import main; main([])"]
-    shown = subprocess.run(command, env=os.environ | words, capture_output=True, text=True, timeout=60, check=False)
+    shown = subprocess.run(command, env=os.environ | words, capture_output=True, text=True, check=False)
     assert expected in shown.stdout.split(), shown.stderr
 
 
@@ -177,7 +177,7 @@ def test_no_color_is_honoured(
     for name, value in {"TERM": "xterm-256color", **asked}.items():
         monkeypatch.setenv(name, value)
     command = [sys.executable, "-m", "athanor.cli.main", "--help"]  # typer reads the variables when it is imported
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert bool(COLORS.search(shown)) == colored
     atoms = bulk("Ar", "fcc", a=5.3, cubic=True)
     atoms.positions[1] = atoms.positions[0]

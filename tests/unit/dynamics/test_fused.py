@@ -160,7 +160,6 @@ def test_what_can_not_run_is_refused(build, words):
         build(argon_model())
 
 
-@pytest.mark.timeout(60)
 def test_a_batch_without_systems_is_finished_at_once():
     model = argon_model()
     fused = with_neighbor_hooks(FIRE(model, dt=0.1, n_steps=3) + NVE(model, dt=1.0, n_steps=3))

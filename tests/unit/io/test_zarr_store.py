@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ import zarr
 from athanor.data import Batch
 from athanor.data.fields import FIELDS
 from athanor.errors import InputError, MissingFieldError, StorageError
+from athanor.io import zarr_writer
 from athanor.io.zarr_config import Durability, parse_config
 from athanor.io.zarr_reader import TrajectoryReader
 from athanor.io.zarr_rows import Rows, decode_block
@@ -340,22 +341,23 @@ def test_a_wrong_durability_names_the_words(text):
         Durability.parse(text)
 
 
-def test_durability_decides_when_frames_are_committed():
+def test_durability_decides_when_frames_are_committed(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(zarr_writer, "time", SimpleNamespace(monotonic=lambda: now[0]))
     counts = {}
-    for text in ("frame", "every:3", "interval:0.05", "close"):
+    for text in ("frame", "every:3", "interval:5", "close"):
         target = writer({}, text)
         counts[text] = []
         for step in range(7):
-            if text.startswith("interval") and step == 4:
-                time.sleep(0.06)
             target.append(*make_rows(step))
             counts[text].append(target.acknowledged // 2)
+            now[0] += 2.0
         assert target.written == 14
         target.close()
         assert target.acknowledged == 14
     assert counts["frame"] == [1, 2, 3, 4, 5, 6, 7]
     assert counts["every:3"] == [0, 0, 3, 3, 3, 6, 6]
-    assert counts["interval:0.05"][-1] >= 5
+    assert counts["interval:5"] == [0, 0, 0, 4, 4, 4, 7]
     assert counts["close"] == [0] * 7
 
 

@@ -2,29 +2,62 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from athanor.workflows import chunks, memory
 from athanor.workflows.averages import BlockAverages
-from athanor.workflows.chunks import default_max_atoms, split_into_chunks
-from athanor.workflows.memory import free_memory
+from athanor.workflows.chunks import split_into_chunks
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 60))
 def test_chunks_keep_everything_in_order_and_are_small_enough(sizes: list[int], most: int) -> None:
-    chunks = split_into_chunks(sizes, most)
-    assert [index for chunk in chunks for index in chunk] == list(range(len(sizes)))
-    for chunk in chunks:
+    found = split_into_chunks(sizes, most)
+    assert [index for chunk in found for index in chunk] == list(range(len(sizes)))
+    for chunk in found:
         assert chunk
         assert len(chunk) == 1 or sum(sizes[index] for index in chunk) <= most
 
 
-def test_memory_gives_a_sensible_batch() -> None:
-    assert free_memory() > 0
-    assert 64 <= default_max_atoms("chgnet") <= default_max_atoms("lennard-jones")
+@pytest.mark.parametrize(
+    ("available", "room", "free"),
+    [(8e9, 3e9, 3e9), (2e9, 3e9, 2e9), (8e9, None, 8e9), (None, 3e9, 3e9), (None, None, 4e9)],
+)
+def test_what_is_free_is_what_machine_and_container_both_have(
+    available: float | None, room: float | None, free: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_available", lambda: available)
+    monkeypatch.setattr(memory, "_cgroup_room", lambda: room)
+    assert memory.free_memory() == free
+
+
+def test_kilobytes_of_a_file_of_the_kernel(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal:  900 kB\nMemAvailable:     20 kB\n", encoding="ascii")
+    assert memory._value_in_proc(str(tmp_path / "meminfo"), "MemAvailable") == 20 * 1024
+    assert memory._value_in_proc(str(tmp_path / "meminfo"), "Mem") is None
+    assert memory._value_in_proc(str(tmp_path / "nothing"), "MemAvailable") is None
+
+
+@pytest.mark.parametrize(
+    ("model", "free", "atoms"),
+    [
+        ("chgnet", 1e9, 200),  # half of it, 2.5 MB an atom
+        ("chgnet", 1e12, 2048),  # more is not faster
+        ("lennard-jones", 1e9, 20_000),
+        ("lennard-jones", 1e3, 64),
+        ("a new one", 1e9, 200),
+    ],
+)
+def test_a_batch_takes_half_of_what_is_free(
+    model: str, free: float, atoms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "free_memory", lambda device: int(free))
+    assert chunks.default_max_atoms(model) == atoms
 
 
 def correlated(length: int, memory: float, seed: int) -> np.ndarray:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,12 +40,22 @@ def test_a_folder_with_other_things_is_never_emptied(tmp_path: Path, foreign: st
     assert (tmp_path / "run.yaml").exists()
 
 
+@pytest.fixture
+def another_process() -> Iterator[int]:
+    """A process that lives as long as the test."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process.pid
+        process.communicate(b"\n")
+
+
 @pytest.mark.parametrize(
     ("mine", "host", "goes_on"), [(False, None, True), (True, None, False), (False, "elsewhere", False)]
 )
-def test_a_run_that_goes_on_is_never_emptied(tmp_path: Path, mine: bool, host: str | None, goes_on: bool) -> None:
+def test_a_run_that_goes_on_is_never_emptied(
+    tmp_path: Path, another_process: int, mine: bool, host: str | None, goes_on: bool
+) -> None:
     """What this process left behind, or what may have died on another machine, is emptied."""
-    process = os.getpid() if mine else os.getppid()
+    process = os.getpid() if mine else another_process
     record = dict.fromkeys(("athanor", "systems", "job", "model", "versions", "citations"), 0)
     record |= {"state": "running", "process": {"host": host or platform.node(), "id": process}}
     write_yaml(tmp_path / "run.yaml", record)

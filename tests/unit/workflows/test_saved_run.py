@@ -259,8 +259,7 @@ athanor.md([crystal] * 2, argon, temperature=30, steps=10**6, max_atoms=32, ever
 def test_a_run_that_goes_on_and_is_killed(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=tmp_path, stderr=subprocess.PIPE)
     try:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not (tmp_path / "out/log.csv").exists():
+        while not (tmp_path / "out/log.csv").exists():
             assert process.poll() is None, process.stderr and process.stderr.read()
             time.sleep(0.1)
         run = athanor.open(tmp_path / "out")
@@ -272,7 +271,7 @@ def test_a_run_that_goes_on_and_is_killed(tmp_path: Path) -> None:
             _ = run.structures
     finally:
         os.kill(process.pid, signal.SIGKILL)
-        process.communicate(timeout=30)
+        process.communicate()
     run = athanor.open(tmp_path / "out")
     assert run.state == "killed"
     assert [row["status"] for row in run.summary] == ["killed", "not started"]

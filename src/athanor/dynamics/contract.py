@@ -66,6 +66,10 @@ class Engine(Protocol):
         """Whether it can be given some of the systems of `batch`: nothing outside its state has a row for each."""
         ...
 
+    def misfits(self, batch: Batch) -> Tensor | None:
+        """Return a failure code for each system that it can not move, else 0, int64 [B]; None if it can move all."""
+        ...
+
     def take_on(self, batch: Batch, mask: Tensor) -> None:
         """Write what holds for the systems of a mask [B] while it moves them: `dof`, and rest if it is no motion."""
         ...

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from athanor._values import check_whole, is_real
-from athanor.data import observables
+from athanor.data.stress import residual_stress, spectral_norm
 from athanor.dynamics.state import check_positive
 from athanor.errors import ArgumentError, InputError, MissingFieldError
 from athanor.hooks.stages import DynamicsStage
@@ -28,6 +28,7 @@ _REDUCTIONS: dict[str, Callable[[Tensor, tuple[int, ...]], Tensor]] = {
     "norm": lambda value, dims: torch.linalg.vector_norm(value, dim=dims),
     "mean": lambda value, dims: value.mean(dims),
     "sum": lambda value, dims: value.sum(dims),
+    "spectral": lambda value, dims: spectral_norm(value.movedim(dims, (-2, -1))),
 }
 
 
@@ -38,15 +39,17 @@ class ConvergenceCriterion:
     Parameters
     ----------
     key
-        Field of the batch. Atoms held by `fixed` do not count for ``forces``; the engine's target pressure is
-        added to ``stress``, so that zero means mechanical equilibrium; directions that are not periodic do not count.
+        Field of the batch. Atoms held by `fixed` do not count for ``forces``. ``stress`` is what is left of it against
+        the engine's target pressure along periodic directions, in the space that the atoms of a slab or wire take; see
+        `athanor.data.stress.residual_stress`.
     threshold
         Largest value that counts as converged, in the unit of the field (inclusive).
     reduce_dims
         Trailing dimensions that are reduced inside each row.
     reduce_op
-        ``"min"``, ``"max"``, ``"absmax"``, ``"norm"`` (L2), ``"mean"``, ``"sum"`` or None. What is left of a node
-        field is reduced by the largest value of each system.
+        ``"min"``, ``"max"``, ``"absmax"``, ``"norm"`` (L2), ``"mean"``, ``"sum"``, ``"spectral"`` (largest absolute
+        principal value of a tensor, over two dimensions) or None. What is left of a node field is reduced by the
+        largest value of each system.
     custom_op
         Callable on the raw tensor that returns the verdict, bool [B]; overrides everything else.
 
@@ -87,7 +90,7 @@ class ConvergenceCriterion:
             )
         value = value.detach()
         if self.key == "stress":
-            value = _stress_against_pressure(value, batch, pressure)
+            value = residual_stress(batch, pressure)
         if self.reduce_op is not None:
             dims = (self.reduce_dims,) if isinstance(self.reduce_dims, int) else tuple(self.reduce_dims)
             if not {0, -value.ndim}.isdisjoint(dims):
@@ -97,9 +100,10 @@ class ConvergenceCriterion:
                 )
             try:
                 value = _REDUCTIONS[self.reduce_op](value, dims)
-            except IndexError as error:
+            except (IndexError, RuntimeError) as error:
                 raise InputError(
-                    f"`reduce_dims` is {self.reduce_dims}; `{self.key}` has {value.ndim} dimensions. -1 is the last."
+                    f"`reduce_dims` is {self.reduce_dims}; `{self.key}` has shape {tuple(value.shape)}, which "
+                    f"{self.reduce_op!r} can not reduce so. -1 is the last dimension."
                 ) from error
         value = value.flatten(1).amax(1) if value.ndim > 1 else value
         if batch.field_spec(self.key).level != "node":
@@ -121,17 +125,6 @@ class ConvergenceCriterion:
                 )
             return verdict.reshape(-1)
         return self.measure(batch, pressure) <= self.threshold
-
-
-def _stress_against_pressure(stress: Tensor, batch: Batch, pressure: float | Tensor) -> Tensor:
-    """Stress plus the target pressure on the diagonal, along periodic directions; zero where a system has no cell."""
-    eye = torch.eye(3, dtype=stress.dtype, device=stress.device)
-    target = torch.as_tensor(pressure, dtype=stress.dtype, device=stress.device).reshape(-1, 1, 1)
-    stress = torch.where(batch.has_cell[:, None, None], stress + target * eye, torch.zeros_like(stress))
-    if "pbc" in batch and not bool(batch.pbc.all()):
-        projector = observables.periodic_projector(batch)
-        stress = torch.bmm(projector, torch.bmm(stress, projector))
-    return stress
 
 
 class ConvergenceHook:
@@ -205,10 +198,11 @@ class ConvergenceHook:
     def from_fmax_and_smax(cls, fmax: float = 0.05, smax: float = 0.05 * GPa) -> ConvergenceHook:
         """Converged when forces and stress are small: `fmax` in eV/Å, `smax` in eV/Å³ (default 0.05 GPa).
 
-        The stress compared is the largest component of the stress plus the engine's target pressure.
+        The stress compared is the largest principal value of the stress plus the engine's target pressure, so a turned
+        copy of a system converges in the same step.
         """
         check_positive(smax, "smax", "eV/Å³ (1 GPa is `athanor.units.GPa`)", zero_allowed=True)
-        stress = ConvergenceCriterion("stress", smax, reduce_dims=(-2, -1), reduce_op="absmax")
+        stress = ConvergenceCriterion("stress", smax, reduce_dims=(-2, -1), reduce_op="spectral")
         return cls([_fmax_criterion(fmax), stress])
 
     @property

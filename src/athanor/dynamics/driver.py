@@ -121,6 +121,7 @@ class Driver:
         systems.start(batch)
         for stage in self.stages:
             stage.engine.take_on(systems.part.batch, stage.active.systems)
+        self._leave_out_misfits()
         self._evaluate_newcomers()
         self._quarantine.remember()
 
@@ -188,6 +189,17 @@ class Driver:
                     stage.engine.on_enter(batch, arrived)
         systems.run["known_status"].copy_(systems.part.batch.status.reshape(-1))
         self._last_good.keep_variables(assigned)  # a user assigned them before this step, and not as a part of it
+        self._leave_out_misfits()
+
+    def _leave_out_misfits(self) -> None:
+        """Set aside systems that a stage which they are in, or come to, can not move."""
+        systems = self.systems
+        for stage in self.stages:
+            ahead = systems.active.systems
+            if stage.code is not None:
+                ahead = ahead & (systems.part.batch.status.reshape(-1) <= stage.code)
+            if self._quarantine.check_fitness(stage.engine, ahead):
+                systems.refresh()
 
     def _check_cells(self) -> None:
         """Set collapsed cells aside before a hook searches their pairs."""
@@ -214,25 +226,27 @@ class Driver:
     def _compute(self, *, stepping: bool) -> None:
         """One forward pass with its hooks, then the check for failed systems.
 
-        Outside a step, systems that were evaluated before keep their results.
+        Systems that do not move keep their results and, outside a step, so do those that were evaluated before.
         """
         self._call_hooks(At.BEFORE_COMPUTE)
         systems = self.systems
         batch = systems.part.batch
         if systems.active.any:
-            known = systems.run["evaluated"]
-            kept = {} if stepping or not bool(known.any()) else _copies_of_results(batch)
+            keeping = ~systems.active.systems if stepping else ~systems.active.systems | systems.run["evaluated"]
+            everybody = stepping and systems.active.all
+            kept = {} if everybody or not bool(keeping.any()) else _copies_of_results(batch)
             self._computed = frozenset(evaluate(self.owner.model, batch, self._needs))
             for name, tensor in kept.items():
                 if name in batch:
-                    rows = mask_of_rows(batch, known, batch.field_spec(name).level, tensor)
+                    rows = mask_of_rows(batch, keeping, batch.field_spec(name).level, tensor)
                     batch[name].copy_(torch.where(rows, tensor, batch[name]))
-            if not stepping:
-                known.fill_(True)
         if At.AFTER_COMPUTE in self._call_hooks:
             with batch.keeping_results_fresh():
                 self._call_hooks(At.AFTER_COMPUTE)
-        if self._quarantine.check(self.owner.model, stepping=stepping):
+        failed = self._quarantine.check(self.owner.model, stepping=stepping)
+        if systems.active.any and not stepping:
+            systems.run["evaluated"].fill_(True)
+        if failed:
             systems.leave_out_failed()
 
     def _migrate(self) -> Tensor | None:

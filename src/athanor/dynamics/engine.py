@@ -342,6 +342,10 @@ class BaseDynamics(HookRegistryMixin):
         """Whether a parameter was assigned since the last step."""
         return bool(self._assigned)
 
+    def misfits(self, batch: Batch) -> Tensor | None:
+        """Return a failure code for each system that it can not move, else 0, int64 [B]; None if it can move all."""
+        return None
+
     def take_on(self, batch: Batch, mask: Tensor) -> None:
         """Write what holds for the systems of a mask [B] while it moves them: `dof`, and rest if it is no motion."""
         dof = count_degrees_of_freedom(batch, momentum_conserved=self.conserves_momentum)

@@ -25,6 +25,7 @@ class FailureCode(IntEnum):
     STRESS_NOT_FINITE = 6
     ATOMS_TOO_CLOSE = 7
     ELEMENT_NOT_KNOWN = 8
+    PRESSURE_WITHOUT_CRYSTAL = 9
 
 
 _TEXTS = {
@@ -37,7 +38,14 @@ _TEXTS = {
     FailureCode.STRESS_NOT_FINITE: "the stress became NaN or infinite",
     FailureCode.ATOMS_TOO_CLOSE: "two atoms came closer than the model allows",
     FailureCode.ELEMENT_NOT_KNOWN: "it holds an element that the model does not know",
+    FailureCode.PRESSURE_WITHOUT_CRYSTAL: (
+        "a target pressure needs a cell that is periodic in all three directions: on a slab it would act on empty space"
+    ),
 }
+
+
+_NOT_OF_ATOMS = (FailureCode.NONE, FailureCode.PRESSURE_WITHOUT_CRYSTAL)
+"""Codes for which no atom is to blame."""
 
 
 def describe_failure(code: int) -> str:
@@ -93,8 +101,10 @@ def explain_failure(batch: Batch, system: int, model: Any = None, code: int | No
     text = describe_failure(code)
     if code == FailureCode.ELEMENT_NOT_KNOWN:
         return text if model is None else text + _unknown_element(batch, system, model)
+    if code in _NOT_OF_ATOMS:
+        return text
     pair = closest_pair(batch, system)
-    if code == FailureCode.NONE or pair is None:
+    if pair is None:
         return text
     i, j, distance = pair
     who = f"atoms {i} and {j}" if i != j else f"atom {i} and its image"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from athanor.data._followers import new_key
-from athanor.data.fields import Level
+from athanor.data.fields import GIVEN, Level
 from athanor.dynamics.rows import mask_of_rows
 from athanor.kernels import KeptTensors
 
@@ -44,6 +44,7 @@ class LastGood:
         self._table: KeptTensors | None = None
         self._variables: Variables = {}
         self.fields: frozenset[str] = frozenset()
+        self.computed: frozenset[str] = frozenset()
         self._tensors: dict[str, tuple[Level, Tensor, Tensor]] = {}
         self._pair_lists: Any = ()
         self.checked: tuple[str, ...] = ()
@@ -61,7 +62,8 @@ class LastGood:
             Results that the model computes: a label that came with a structure may be NaN.
         """
         self._batch, self._variables, self._layout = batch, variables, -1
-        self.fields, self._membership = frozenset((*CHECKED, *_COUNTERS)) | computed, batch.membership
+        self.fields, self.computed = frozenset((*CHECKED, *_COUNTERS)) | computed, computed - GIVEN
+        self._membership = batch.membership
         self._pair_lists = batch.pair_lists
         self.checked = tuple(name for name in CHECKED if name in MOVED or name in computed)
         self._refresh()
@@ -122,17 +124,27 @@ class LastGood:
             _, tensor, copy = self._tensors[f"{key}/{name}"]
             copy.copy_(tensor)
 
-    def put_back(self, systems: Tensor | None = None, *, only: tuple[str, ...] | None = None) -> None:
-        """Bring back what was kept, in place; of the `systems` of a mask [B] only, and of the fields `only`."""
+    def put_back(self, systems: Tensor | None = None, *, counters: bool = True) -> None:
+        """Bring back what was kept, in place: of all, or of the `systems` of a mask [B]; with or without `counters`."""
         self._refresh()
         for name, (level, tensor, copy) in self._tensors.items():
-            if only is not None and name not in only and "/" not in name:
+            if not counters and name in _COUNTERS:
                 continue
             target = tensor.detach()
             target.copy_(copy if systems is None else torch.where(self._rows(level, systems, copy), copy, target))
         assert self._batch is not None
         if systems is None and self._batch.pair_lists != self._pair_lists:
             self._batch.pair_lists = self._pair_lists
+
+    def forget_results(self, systems: Tensor) -> None:
+        """Set what the model would have computed of the `systems` of a mask [B] to NaN, unknown, in place."""
+        if not bool(systems.any()):
+            return
+        self._refresh()
+        for name, (level, tensor, copy) in self._tensors.items():
+            if name in self.computed and tensor.is_floating_point():
+                for rows in (tensor.detach(), copy):
+                    rows.masked_fill_(self._rows(level, systems, rows), torch.nan)
 
     @property
     def is_of_same_systems(self) -> bool:

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from athanor.dynamics.failures import FailureCode, explain_failure
-from athanor.dynamics.last_good import CHECKED, FAR_AWAY, LastGood
+from athanor.dynamics.last_good import FAR_AWAY, LastGood
 from athanor.errors import NonFiniteError, SimulationError
 from athanor.kernels import cell_shape, minimum_distance
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
     from athanor.dynamics.active import ActiveSet
+    from athanor.dynamics.contract import Engine
     from athanor.dynamics.working_set import WorkingSet
 
 
@@ -72,6 +73,23 @@ class Quarantine:
             sound = ~torch.stack([_broken(batch, name) for name in fields]).any(dim=0)
             self._last_good.keep(sound if newcomers is None else sound & newcomers)
 
+    def check_fitness(self, engine: Engine, systems: Tensor) -> bool:
+        """Set aside those of the `systems` of a mask [B] that `engine` can not move; return whether there are any.
+
+        Raises
+        ------
+        SimulationError
+            If errors are to be raised.
+        """
+        codes = engine.misfits(self._systems.part.batch)
+        if codes is None:
+            return False
+        codes = torch.where(systems, codes, torch.zeros_like(codes))
+        if not bool(codes.any()):
+            return False
+        self._refuse(codes, None)
+        return True
+
     def check_elements(self, model: Any) -> None:
         """Set aside, before the first forward, systems with elements outside the model card.
 
@@ -89,7 +107,7 @@ class Quarantine:
             codes[batch.batch_idx[unknown]] = int(FailureCode.ELEMENT_NOT_KNOWN)
             codes = torch.where(self._systems.active.systems, codes, torch.zeros_like(codes))
             if bool(codes.any()):
-                self._set_aside(codes, model, stepping=False)
+                self._refuse(codes, model)
 
     def check_cells(self, radius: float) -> None:
         """Set aside systems whose moved cell is not finite or has collapsed, before their pairs are searched.
@@ -113,7 +131,7 @@ class Quarantine:
         collapsed = (crowded | (height <= radius / _MOST_IMAGES)) & (volume > 0) & batch.pbc.all(dim=1)
         bad = (collapsed | ~torch.isfinite(volume)) & self._systems.active.systems
         if bool(bad.any()):
-            self._set_aside(bad.long() * int(FailureCode.CELL_NOT_FINITE), None, stepping=True)
+            self._set_aside(bad.long() * int(FailureCode.CELL_NOT_FINITE), stepping=True)
 
     def check(self, model: Any, *, stepping: bool) -> bool:
         """Look for failed systems among the active ones, and set them aside; return whether there are any.
@@ -134,7 +152,7 @@ class Quarantine:
         codes = self._codes(self._systems.part.batch, active, model) if active.any else None
         if codes is None:
             return False
-        self._set_aside(codes, None, stepping=stepping)
+        self._set_aside(codes, stepping=stepping)
         return True
 
     def _codes(self, batch: Batch, active: ActiveSet, model: Any) -> Tensor | None:
@@ -156,11 +174,22 @@ class Quarantine:
         codes = torch.where(active.systems, codes, torch.zeros_like(codes))
         return codes if bool((codes > 0).any()) else None
 
-    def _set_aside(self, codes: Tensor, model: Any, *, stepping: bool) -> None:
+    def _set_aside(self, codes: Tensor, *, stepping: bool) -> None:
+        """Put the systems with a code back to their last good state, and mark them as failed."""
+        if self.raise_errors:
+            self._raise(codes, None)
+        self._last_good.put_back(codes > 0, counters=False)
+        self._mark(codes, stepping=stepping)
+
+    def _refuse(self, codes: Tensor, model: Any) -> None:
+        """Mark systems as failed that nobody has moved yet, and leave them as they are."""
         if self.raise_errors:
             self._raise(codes, model)
+        self._mark(codes, stepping=False)
+
+    def _mark(self, codes: Tensor, *, stepping: bool) -> None:
         batch, failed = self._systems.part.batch, codes > 0
-        self._last_good.put_back(failed, only=CHECKED)
+        self._last_good.forget_results(failed & ~self._systems.run["evaluated"])
         batch.failure_code[failed, 0] = codes[failed].to(batch.failure_code.dtype)
         batch.failure_step[failed] = batch.step[failed].to(batch.failure_step.dtype) + int(stepping)
         batch.status[failed] = self.exit_status

@@ -123,7 +123,7 @@ def load(home: str) -> Any:
 
 # ------------------------------------------------------------------------------------------------------- the settings
 FMAX = Setting("fmax", FORCE, "Largest force of a relaxed structure", 0.05, above=0.0, plotted="fmax", metavar="FORCE")
-SMAX = Setting("smax", PRESSURE, "Largest component of stress plus pressure", 0.05, above=0.0, metavar="STRESS")
+SMAX = Setting("smax", PRESSURE, "Largest principal value of stress plus pressure", 0.05, above=0.0, metavar="STRESS")
 TARGET_PRESSURE = Setting("pressure", PRESSURE, "Target pressure, compression positive", 0.0, python_unit="eV/Å^3",
                           metavar="PRESSURE")  # fmt: skip
 FIXED_CELL = Setting("fixed_cell", bool, "Move atoms only", False)

@@ -53,7 +53,7 @@ def relax(
     fmax
         Largest force of a relaxed structure, eV/Å.
     smax
-        Largest component of stress plus pressure; a bare number is GPa.
+        Largest principal value of stress plus pressure; a bare number is GPa.
     max_steps
         At most so many steps for each system.
     pressure

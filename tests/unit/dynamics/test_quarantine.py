@@ -8,8 +8,18 @@ import pytest
 import torch
 
 from athanor.data import Batch
-from athanor.dynamics import NVE, DynamicsStage, FailureCode, FIREVariableCell, FusedStage, describe_failure, driver
+from athanor.dynamics import (
+    NVE,
+    ConvergenceHook,
+    DynamicsStage,
+    FailureCode,
+    FIREVariableCell,
+    FusedStage,
+    describe_failure,
+    driver,
+)
 from athanor.dynamics.hooks import NaNDetectorHook
+from athanor.dynamics.last_good import LastGood
 from athanor.dynamics.quarantine import Quarantine
 from athanor.errors import NonFiniteError, SimulationError
 from athanor.testing.dynamics_contract import BlowUp, argon_cluster, argon_crystal, argon_model, with_neighbor_hooks
@@ -195,3 +205,64 @@ def test_collapse_and_explosion_are_found_although_numbers_are_finite(what, fact
         Batch.from_data_list([argon_crystal(2, 4)]), 6
     )
     assert torch.equal(batch.get_data(1).cell, alone.cell)
+
+
+def broken_from_the_start(batch):
+    """Two atoms of the second system too close to each other, and results of a script that allocated them as zeros."""
+    positions = batch.positions.clone()
+    first = int(batch.batch_ptr[1])
+    positions[first + 1] = positions[first] + torch.tensor([0.0, 0.0, 0.8], dtype=torch.float64)
+    batch.positions = positions
+    batch.energy = torch.zeros(len(batch), 1, dtype=torch.float64)
+    batch.forces = torch.zeros_like(positions)
+    return batch
+
+
+def shows_numbers_that_nobody_computed(make_engine) -> bool:
+    batch = with_neighbor_hooks(make_engine()).run(broken_from_the_start(two_systems()), 3)
+    assert batch.failure_code.flatten().tolist() == [0, FailureCode.ATOMS_TOO_CLOSE]
+    alone = with_neighbor_hooks(make_engine()).run(two_systems().index_select([0]), 3)
+    assert torch.equal(batch.get_data(0).forces, alone.forces)
+    failed = batch.batch_idx == 1
+    return not (bool(batch.energy[1].isnan().all()) and bool(batch.forces[failed].isnan().all()))
+
+
+def close_atoms_refused():
+    return with_card(argon_model(), minimum_distance=1.0)
+
+
+@pytest.mark.parametrize("custom_op", [None, lambda energy: energy[:, 0] > 1e9], ids=["part", "whole"])
+@pytest.mark.parametrize("engine", [NVE, FIREVariableCell])
+def test_what_was_never_computed_is_unknown(engine, custom_op, monkeypatch):
+    def make():
+        hook = None if custom_op is None else ConvergenceHook({"key": "energy", "custom_op": custom_op})
+        return engine(close_atoms_refused(), dt=1.0, convergence_hook=hook)
+
+    assert not shows_numbers_that_nobody_computed(make)
+    monkeypatch.setattr(LastGood, "forget_results", lambda self, systems: None)  # mutant: what stood there stays
+    assert shows_numbers_that_nobody_computed(make)
+
+
+def test_results_of_a_system_with_an_unknown_element_are_unknown_and_given_fields_stay():
+    model = with_card(argon_model(), elements=frozenset({18}))
+    stranger = argon_cluster(4, 8)
+    stranger.atomic_numbers[2] = 10
+    batch = Batch.from_data_list([argon_cluster(5, 1), stranger])
+    batch.energy, batch.forces = torch.ones(2, 1, dtype=torch.float64), torch.ones_like(batch.positions)
+    with_neighbor_hooks(NVE(model, dt=1.0)).run(batch, 3)
+    assert batch.energy.isnan().flatten().tolist() == [False, True]
+    assert batch.get_data(1).forces is None
+    assert torch.equal(batch.get_data(1).positions, stranger.positions)
+
+
+def test_a_system_that_fails_later_keeps_what_was_computed_for_it():
+    engine = with_neighbor_hooks(NVE(argon_model(), dt=2.0, hooks=[BlowUp(4, 4)]))
+    batch = engine.run(broken_results(two_systems()), 9)
+    assert batch.failure_code.flatten().tolist() == [0, FailureCode.POSITIONS_NOT_FINITE]
+    assert not batch.energy.isnan().any()
+    assert not batch.forces.isnan().any()
+
+
+def broken_results(batch):
+    batch.energy = torch.zeros(len(batch), 1, dtype=torch.float64)
+    return batch

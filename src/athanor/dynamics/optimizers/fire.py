@@ -9,8 +9,10 @@ from torch import Tensor
 
 from athanor.data import observables
 from athanor.data._stamp import ComputedFrom
+from athanor.data.stress import is_partly_periodic, spectral_norm
 from athanor.dynamics.active import ActiveSet
 from athanor.dynamics.engine import BaseDynamics
+from athanor.dynamics.failures import FailureCode
 from athanor.dynamics.optimizers.variable_cell import cell_force, strain_
 from athanor.dynamics.state import IntegratorState, Parameter, StateVariable, check_finite, check_positive
 from athanor.dynamics.updates import sum_last
@@ -161,9 +163,10 @@ class FIREVariableCell(FIRE):
     model
         Wrapped model that gives forces and stress.
     pressure
-        Target pressure in eV/Å³ (``units.GPa`` converts), a number or one per system.
+        Target pressure in eV/Å³ (``units.GPa`` converts), a number or one per system. A slab or a wire can have none
+        and is set aside: how far it gives way would depend on the empty space in its cell.
     dt, dt_max, dt_min, maxstep, n_min, f_dec, f_inc, alpha_start, f_alpha, mass_scale
-        As in `FIRE`; `maxstep` also bounds the largest row of :math:`\delta u`.
+        As in `FIRE`; `maxstep` also bounds the largest principal value of :math:`\delta u`.
     n_steps, hooks, convergence_hook, **kwargs
         As in `BaseDynamics`.
 
@@ -221,6 +224,11 @@ class FIREVariableCell(FIRE):
             )
         return super().make_state(batch)
 
+    def misfits(self, batch: Batch) -> Tensor | None:
+        """Slabs and wires, if they are to be under pressure: how far they gave way would depend on their vacuum."""
+        wrong = is_partly_periodic(batch) & (self._state.pressure != 0)
+        return wrong.long() * int(FailureCode.PRESSURE_WITHOUT_CRYSTAL) if bool(wrong.any()) else None
+
     def pre_update(self, batch: Batch) -> None:
         """The whole update of atoms and cell, with the forces and stress at hand."""
         state, active = self._state, self.active or _everyone(batch)
@@ -243,8 +251,8 @@ class FIREVariableCell(FIRE):
         velocity = torch.where(decision.downhill[:, None, None], velocity, torch.zeros_like(velocity))
         velocity = velocity + (state.dt / mass)[:, None, None] * pull
         increment = state.dt[:, None, None] * velocity
-        longest = torch.linalg.vector_norm(increment, dim=2).amax(1)
-        bound = torch.where(longest > state.maxstep, state.maxstep / longest, torch.ones_like(longest))
+        largest = spectral_norm(increment)  # not the longest row, which depends on how the system is turned
+        bound = torch.where(largest > state.maxstep, state.maxstep / largest, torch.ones_like(largest))
         return velocity, increment * bound[:, None, None]
 
 

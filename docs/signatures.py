@@ -111,10 +111,6 @@ def text(call: str, argument: Setting | str) -> str:
         return OF_A_CALL[call].get(name) or TEXTS[name]
     assert isinstance(argument, Setting), f"`{name}` needs a text in TEXTS"
     words = argument.comment.replace(" if null.", " by default.").replace("``", "`")
-    if argument.python_unit:
-        unit = argument.python_unit.replace("^3", "³")
-        bare = f"bare number is {argument.quantity.default}"
-        words = f"{words.replace(bare, f'bare number is {unit}, as everywhere in Python')}"
     if argument.only:
         words += f" Taken by {', '.join(argument.only)}; {argument.default_in_words} by default."
     elif argument.sets:

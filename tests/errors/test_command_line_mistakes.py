@@ -167,6 +167,7 @@ VALUES = {
     "fmax zero": Mistake(relax("argon.extxyz", "--fmax", "0"), "--fmax.*positive"),
     "fmax negative": Mistake(relax("argon.extxyz", "--fmax", "-1"), "--fmax.*positive"),
     "fmax NaN": Mistake(relax("argon.extxyz", "--fmax", "nan"), "--fmax.*not a force.*eV/Å"),
+    "pressure absurd": Mistake(relax("argon.extxyz", "--pressure", "10 eV/A3"), "--pressure.*1602.*GPa.*at most 1000"),
     "pressure a list": Mistake(relax("argon.extxyz", "--pressure", "[1, 2, 3]"), "--pressure.*not a pressure.*GPa"),
     "max-atoms zero": Mistake(md("--max-atoms", "0"), "--max-atoms.*1; got 0"),
     "threads zero": Mistake(md("--threads", "0"), "--threads.*1; got 0"),

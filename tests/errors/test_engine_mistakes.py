@@ -139,6 +139,8 @@ ENGINES = [
     ("seed", lambda: langevin(random_seed=1.5), InputError, "`random_seed` is 1.5; give a whole number"),
     ("pressure NaN", squeezed(math.nan), InputError, "`pressure` is nan; it must be finite, in eV/Å³ .*units.GPa"),
     ("pressure in words", squeezed("1 GPa"), ArgumentError, "`pressure` is '1 GPa'; pass a number in eV/Å³"),
+    ("pressure in GPa", squeezed(10), InputError, "`pressure` is 10 eV/Å³, which is 1,602 GPa; .*at most 1,000"),
+    ("pressures in GPa", squeezed(torch.tensor([0.5, -30.0])), InputError, r"is \[0.5, -30.0\] eV/Å³, .* 4,807 GPa"),
     ("pressure 3x3", lambda: run(squeezed(torch.eye(3))), InputError, "`pressure` has leading size 3; .*2 systems"),
     ("pressure of 6", lambda: run(squeezed(torch.zeros(1, 6))), InputError, r"`pressure` has shape \(1, 6\); it is on"),
     ("FIRE", lambda: fire(f_dec=2.0), InputError, "`f_dec` is 2.0; it must be at most 1"),

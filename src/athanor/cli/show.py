@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from athanor.cli.exit_codes import ExitCode
 from athanor.cli.output import print_json
-from athanor.cli.table import count_outcomes, make_console, print_failures, print_pairs, print_table
+from athanor.cli.table import make_console, print_counts, print_failures, print_pairs, print_table
 
 if TYPE_CHECKING:
     from athanor.workflows.saved_run import SavedRun
@@ -32,7 +32,7 @@ def show_run(out: Path, *, system: str | None = None, all_rows: bool = False, as
         return int(ExitCode.DONE)
     print_pairs(console, _headline(run))
     print_table(console, run.summary, all_rows=all_rows)
-    console.print(f"[bold]{count_outcomes(run.summary)}[/bold]", highlight=False)
+    print_counts(console, run.summary)
     print_failures(console, run.summary)
     _print_how_to_read(console, run, run.summary[0])
     return int(ExitCode.DONE)

@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from athanor.workflows.columns import ANGLES, count_outcomes, tell_apart
+
 Row = dict[str, Any]
 MOST_ROWS = 120
-_WIDTH = 112
+_WIDTH = 140
 _MOST_FAILURES = 20
 
 
@@ -21,9 +23,9 @@ def print_result(rows: Sequence[Row], folder: Path | None, seconds: float, *, al
 
     console = make_console()
     print_table(console, rows)
-    console.print(f"[bold]{count_outcomes(rows)}[/bold] in {format_seconds(seconds)}", highlight=False)
+    print_counts(console, rows, f" in {format_seconds(seconds)}")
     print_failures(console, rows)
-    if allow_failures and any(row["status"].startswith("failed") for row in rows):
+    if allow_failures and any(map(_has_failed, rows)):
         console.print("The job allows failures: the exit code is 0.", highlight=False)
     if folder is not None:
         console.print(f"Results: {folder}  (athanor show {folder} tells more)", highlight=False, soft_wrap=True)
@@ -35,7 +37,7 @@ def print_evaluation(rows: Sequence[Row], file: Path | None, seconds: float) -> 
 
     console = make_console()
     print_table(console, rows, columns=_EVALUATED, all_rows=file is None)
-    console.print(f"[bold]{count_outcomes(rows)}[/bold] in {format_seconds(seconds)}", highlight=False)
+    print_counts(console, rows, f" in {format_seconds(seconds)}")
     print_failures(console, rows)
     if file is not None:
         console.print(f"Results: {file}", highlight=False, soft_wrap=True)
@@ -57,21 +59,23 @@ def print_table(
     from rich.table import Table
 
     shown, left_out = (rows, 0) if all_rows or len(rows) <= MOST_ROWS else _shorten(rows)
-    present = [column for column in columns or _COLUMNS if any(_cell(row, *column[1::2]) for row in rows)]
+    first, *others = columns or _COLUMNS
+    wanted = [*(_APART[name] for name in tell_apart(rows)), first, *_telling(others, rows)]
+    present = [column for column in wanted if any(_cell(row, *column[1::2]) for row in rows)]
     present, too_wide = _fit(present, shown, console.width)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for title, _, justify, _ in present:
-        words = title in ("system", "status")  # numbers are never cut or wrapped
+        words = title in _WORDS  # numbers are never cut or wrapped
         table.add_column(title, justify=justify, no_wrap=not words, overflow="fold")  # type: ignore[arg-type]
     for row in shown:
-        style = "red" if row["status"].startswith("failed") else None
+        style = "red" if _has_failed(row) else None
         table.add_row(*(_cell(row, key, show) for _, key, _, show in present), style=style)
     console.print(table)
     if too_wide:
         console.print(f"Left out, as the window is narrow: {', '.join(too_wide)}.", style="dim", highlight=False)
     if left_out:
         console.print(f"{left_out} more rows are in summary.csv.", highlight=False)
-    for note in _notes(rows) if columns is None else ():
+    for note in _notes(rows):
         console.print(note, style="dim", highlight=False)
 
 
@@ -89,12 +93,11 @@ def print_pairs(console: Any, pairs: Mapping[str, str]) -> None:
 
 def print_failures(console: Any, rows: Sequence[Row]) -> None:
     """Print why systems were set aside, one line each."""
-    failed = [row for row in rows if row["status"].startswith("failed")]
+    failed = [row for row in rows if _has_failed(row)]
     for row in failed[:_MOST_FAILURES]:
         where = f"frame {row['index_in_file']} of {row['file']}" if row.get("file") else f"number {row['index']}"
-        text = row["status"].removeprefix("failed: ")
         after = f" after step {row['steps']}" if "steps" in row else ""
-        console.print(f"  {row['system']} ({where}) failed{after}: {text}", highlight=False, markup=False)
+        console.print(f"  {row['system']} ({where}) failed{after}: {row['reason']}", highlight=False, markup=False)
     if len(failed) > _MOST_FAILURES:
         console.print(f"  and {len(failed) - _MOST_FAILURES} more, see summary.csv", highlight=False)
     for advice in dict.fromkeys(_advice(row) for row in failed):
@@ -102,25 +105,23 @@ def print_failures(console: Any, rows: Sequence[Row]) -> None:
 
 
 def _advice(row: Row) -> str:
-    if "element" in row["status"]:
+    if "element" in row["reason"]:
         return "An element that the model does not know: choose another model, see `athanor models`."
     if row.get("steps", 0) == 0:
         return "Failed at the start: look there for atoms on top of each other, a wrong cell or wrong elements."
-    if row["status"].endswith("(MD)"):
+    if row["reason"].endswith("(MD)"):
         return "Failed in MD: try a shorter time step or a lower temperature, or relax first."
     return "Failed on the way: start from a better structure, or relax it with a fixed cell first."
 
 
-def count_outcomes(rows: Sequence[Row]) -> str:
-    """Return ``83 systems: 80 converged, 3 failed``."""
-    from athanor.workflows.readable import count
-
-    counts = Counter(row["status"].partition(":")[0] for row in rows)
-    parts = ", ".join(f"{number} {_IN_WORDS.get(key, key)}" for key, number in counts.items())
-    return f"{count(len(rows), 'system')}: {parts}"
+def print_counts(console: Any, rows: Sequence[Row], after: str = "") -> None:
+    """Print how many systems ended how, as ``83 systems: 80 converged, 3 failed``."""
+    counts = count_outcomes(Counter(row["status"] for row in rows))
+    console.print(f"[bold]{counts}[/bold]{after}", highlight=False)
 
 
-_IN_WORDS = {"step limit": "at the step limit"}
+def _has_failed(row: Row) -> bool:
+    return bool(row["status"] == "failed")
 
 
 def _cell(row: Row, key: str, show: Callable[[Any, Row], str]) -> str:
@@ -133,7 +134,36 @@ def _temperature(value: float, row: Row) -> str:
     return f"{value:.0f}" if error is None else f"{value:.0f} ± {error:.0f}"
 
 
+def _lengths(value: float, row: Row) -> str:
+    return _once_if_equal([f"{row[axis]:.3f}" for axis in "abc" if row.get(axis) is not None])
+
+
+def _angles(value: float, row: Row) -> str:
+    found = [row[name] for name in ANGLES if row.get(name) is not None]
+    return "" if all(abs(angle - 90.0) < 0.05 for angle in found) else _once_if_equal([f"{a:.4g}" for a in found])
+
+
+def _once_if_equal(numbers: list[str]) -> str:
+    return " ".join(numbers if len(set(numbers)) > 1 else numbers[:1])
+
+
 _Column = tuple[str, str, str, Callable[[Any, Row], str]]
+_APART: dict[str, _Column] = {
+    "index": ("no.", "index", "right", lambda value, row: str(value)),
+    "formula": ("formula", "formula", "left", lambda value, row: str(value)),
+    "file": ("file", "file", "left", lambda value, row: str(value)),
+}
+_STATUS: _Column = ("status", "status", "left", lambda value, row: str(value).replace("_", " "))
+_CELL: list[_Column] = [
+    ("a b c / Å", "a", "left", _lengths),
+    ("α β γ / °", "gamma", "left", _angles),
+    ("Å³/atom", "volume_per_atom", "right", lambda value, row: f"{value:.3f}"),
+]
+_COMPARED: list[_Column] = [
+    ("∛V / Å", "lattice_constant", "right", lambda value, row: f"{value:.3f}"),
+    ("source", "reference_lattice_constant", "right", lambda value, row: f"{value:.3f}"),
+    ("error %", "error_percent", "right", lambda value, row: f"{value:+.2f}"),
+]
 _COLUMNS: list[_Column] = [
     ("system", "system", "left", lambda value, row: str(value)),
     ("atoms", "atoms", "right", lambda value, row: str(value)),
@@ -141,13 +171,11 @@ _COLUMNS: list[_Column] = [
     ("eV/atom", "energy_per_atom", "right", lambda value, row: f"{value:.4f}"),
     ("fmax eV/Å", "fmax", "right", lambda value, row: f"{value:.3f}"),
     ("smax GPa", "smax_GPa", "right", lambda value, row: f"{value:.3f}"),
-    ("a / Å", "lattice_constant", "right", lambda value, row: f"{value:.3f}"),
-    ("source", "reference_lattice_constant", "right", lambda value, row: f"{value:.3f}"),
-    ("error %", "error_percent", "right", lambda value, row: f"{value:+.2f}"),
+    *_CELL,
+    *_COMPARED,
     ("T / K", "temperature", "right", _temperature),
-    ("status", "status", "left", lambda value, row: str(value).partition(":")[0]),
+    _STATUS,
 ]
-
 
 _EVALUATED: list[_Column] = [
     *_COLUMNS[:2],
@@ -155,14 +183,23 @@ _EVALUATED: list[_Column] = [
     ("eV/atom", "energy_per_atom", "right", lambda value, row: f"{value:.4f}"),
     ("fmax eV/Å", "fmax", "right", lambda value, row: f"{value:.3f}"),
     ("pressure GPa", "pressure_GPa", "right", lambda value, row: f"{value:.3f}"),
-    ("volume Å³", "volume", "right", lambda value, row: f"{value:.2f}"),
-    ("status", "status", "left", lambda value, row: "" if value == "done" else str(value).partition(":")[0]),
+    *_CELL,
+    ("status", "status", "left", lambda value, row: "" if value == "done" else _STATUS[3](value, row)),
 ]
-
-
-_LEFT_OUT_FIRST = ("volume", "reference_lattice_constant", "smax_GPa", "atoms", "energy", "fmax", "lattice_constant",
-                   "error_percent", "pressure_GPa", "steps", "temperature")  # fmt: skip
+_WORDS = ("system", "formula", "file", "status")
+_LEFT_OUT_FIRST = ("file", "gamma", "smax_GPa", "volume_per_atom", "reference_lattice_constant", "atoms", "energy",
+                   "a", "fmax", "lattice_constant", "error_percent", "pressure_GPa", "steps", "temperature",
+                   "formula")  # fmt: skip
 _WIDEST_NAME = 24
+
+
+def _telling(columns: Sequence[_Column], rows: Sequence[Row]) -> list[_Column]:
+    """Columns without those of the cell where it is compared, which says it better."""
+    return [column for column in columns if not (_is_compared(rows) and column in _CELL)]
+
+
+def _is_compared(rows: Sequence[Row]) -> bool:
+    return any(row.get("lattice_constant") is not None for row in rows)
 
 
 def _fit(columns: list[_Column], rows: Sequence[Row], width: int) -> tuple[list[_Column], list[str]]:
@@ -171,7 +208,7 @@ def _fit(columns: list[_Column], rows: Sequence[Row], width: int) -> tuple[list[
     def needed(column: _Column) -> int:
         title, key, _, show = column
         widest = max(len(text) for text in (title, *(_cell(row, key, show) for row in rows)))
-        return 3 + (min(widest, _WIDEST_NAME) if key == "system" else widest)
+        return 3 + (min(widest, _WIDEST_NAME) if title in _WORDS else widest)
 
     kept, left_out = list(columns), []
     for key in _LEFT_OUT_FIRST:
@@ -185,11 +222,13 @@ def _fit(columns: list[_Column], rows: Sequence[Row], width: int) -> tuple[list[
 def _notes(rows: Sequence[Row]) -> list[str]:
     """Say what the columns mean, those that are there."""
     notes = []
-    if any(row.get("fmax") is not None for row in rows):
-        notes.append("eV/atom, fmax, smax, a: at the end of the relaxation.")
-    if any(row.get("lattice_constant") is not None for row in rows):
+    if any(row.get("relax_steps") is not None for row in rows):
+        notes.append("eV/atom, fmax, smax and the cell: at the end of the relaxation.")
+    if any(row.get("a") is not None for row in rows) and not _is_compared(rows):
+        notes.append("a b c, α β γ: one number where all are equal; no angles where all are 90°.")
+    if _is_compared(rows):
         notes.append(
-            "a: cube root of the volume of the cell as it stands in the source; cubic cells: the lattice constant."
+            "∛V: cube root of the volume of the cell as it stands in the source; cubic cells: the lattice constant."
         )
     errors = [abs(row["error_percent"]) for row in rows if row.get("error_percent") is not None]
     if errors:
@@ -205,7 +244,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
 
 def _shorten(rows: Sequence[Row]) -> tuple[list[Row], int]:
     """Every failed row, and the first others."""
-    failed = [row for row in rows if row["status"].startswith("failed")][: MOST_ROWS // 2]
+    failed = [row for row in rows if _has_failed(row)][: MOST_ROWS // 2]
     chosen = {row["index"] for row in failed}
     for row in rows:
         if len(chosen) >= MOST_ROWS:

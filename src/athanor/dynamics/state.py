@@ -257,9 +257,9 @@ def check_finite(value: Any, name: str, unit: str = "") -> Tensor:
         tensor = torch.tensor(float(value), dtype=torch.float64)
     else:
         number = f"a number in {unit}" if unit else "a number"
-        raise ArgumentError(f"`{name}` is {_short(value)}; pass {number}, or a tensor with one for each system.")
+        raise ArgumentError(f"`{name}` is {shortened(value)}; pass {number}, or a tensor with one for each system.")
     if not bool(torch.isfinite(tensor).all()):
-        raise InputError(f"`{name}` is {_short(value)}; it must be finite{in_unit}.")
+        raise InputError(f"`{name}` is {shortened(value)}; it must be finite{in_unit}.")
     return tensor
 
 
@@ -269,10 +269,11 @@ def check_positive(value: Any, name: str, unit: str = "", *, zero_allowed: bool 
     wanted = "zero or positive" if zero_allowed else "positive"
     tensor = check_finite(value, name, unit)
     if not bool(((tensor >= 0) if zero_allowed else (tensor > 0)).all()):
-        raise InputError(f"`{name}` is {_short(value)}; it must be finite and {wanted}{in_unit}.")
+        raise InputError(f"`{name}` is {shortened(value)}; it must be finite and {wanted}{in_unit}.")
     if bool((tensor > most).any()):
-        raise InputError(f"`{name}` is {_short(value)}; it must be at most {most:g}{in_unit}.")
+        raise InputError(f"`{name}` is {shortened(value)}; it must be at most {most:g}{in_unit}.")
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
+    """Return `value` for a message: of a tensor its numbers, of many the first ones."""
     return reprlib.repr(value.tolist() if isinstance(value, Tensor) else value)

@@ -20,6 +20,7 @@ from athanor.io.structures import write_structures
 from athanor.units import GPa
 from athanor.workflows.advice import advise
 from athanor.workflows.build import build_neighbor_hooks
+from athanor.workflows.columns import cell_columns, outcome_columns
 from athanor.workflows.plan import Plan, make_plan, spec_of_call
 from athanor.workflows.progress import Progress, stop_between_steps
 from athanor.workflows.results import RunResult, add_not_started, identify, without_results
@@ -188,14 +189,14 @@ def _add(result: RunResult, plan: Plan[Any], indices: Sequence[int], batch: Batc
         reason = f"failed: {explain_failure(batch, place, plan.model)}" if code else "done"
         atoms = without_results(system.atoms) if code else system.atoms.copy()
         energy = math.nan if code else float(batch.energy[place])
-        row: dict[str, Any] = identify(system, index) | {"status": reason}
+        row: dict[str, Any] = identify(system, index) | outcome_columns(reason)
         if not code:
             atoms.calc = SinglePointCalculator(atoms, **computed.calc.results)
             row |= {"energy": energy, "energy_per_atom": energy / len(atoms)}
             row |= {"fmax": fmax[place]} if fmax is not None else {}
-        if bool(batch.has_cell[place]):
-            row["volume"] = float(batch.volume[place])
-            row |= {"pressure_GPa": pressure[place]} if pressure is not None and not code else {}
+        row |= cell_columns(atoms.cell.array, atoms.pbc, len(atoms))
+        if pressure is not None and bool(batch.has_cell[place]) and not code:
+            row["pressure_GPa"] = pressure[place]
         result.structures.append(atoms)
         result.energies.append(energy)
         result.reasons.append(reason)

@@ -9,4 +9,4 @@ LOG = "log.csv"
 PLOT = "plot.png"
 CONTENT = frozenset({TRAJECTORY, FINAL, SUMMARY_CSV, SUMMARY_JSON, RUN, LOG, PLOT})
 NOT_STARTED = "not started"
-"""Status in the table of a system whose turn has not come."""
+"""Why a system has no result whose turn has not come."""

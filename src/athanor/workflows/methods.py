@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
-from athanor._values import is_real
 from athanor.workflows.quantities import FORCE, PRESSURE, RATE, TEMPERATURE, TIME, format_quantity
 from athanor.workflows.settings import OUTPUT, Setting
 
@@ -124,7 +123,7 @@ def load(home: str) -> Any:
 # ------------------------------------------------------------------------------------------------------- the settings
 FMAX = Setting("fmax", FORCE, "Largest force of a relaxed structure", 0.05, above=0.0, plotted="fmax", metavar="FORCE")
 SMAX = Setting("smax", PRESSURE, "Largest principal value of stress plus pressure", 0.05, above=0.0, metavar="STRESS")
-TARGET_PRESSURE = Setting("pressure", PRESSURE, "Target pressure, compression positive", 0.0, python_unit="eV/Å^3",
+TARGET_PRESSURE = Setting("pressure", PRESSURE, "Target pressure, compression positive", 0.0, at_most=1000.0,
                           metavar="PRESSURE")  # fmt: skip
 FIXED_CELL = Setting("fixed_cell", bool, "Move atoms only", False)
 MOST_STEPS = Setting("steps", int, "At most so many steps for each system", 500, at_least=1, keyword="n_steps",
@@ -251,9 +250,7 @@ def stage_of(kind: StageKind, arguments: Mapping[str, Any]) -> dict[str, Any]:
     stage: dict[str, Any] = {}
     for setting in all_settings(kind).values():
         if setting.as_argument in arguments:
-            value = arguments[setting.as_argument]
-            in_python_unit = setting.python_unit and is_real(value)
-            stage[setting.name] = f"{float(value)!r} {setting.python_unit}" if in_python_unit else value
+            stage[setting.name] = arguments[setting.as_argument]
         elif setting.sets and setting.sets not in arguments:
             stage[setting.name] = setting.default
     return stage

@@ -147,7 +147,7 @@ def _line_of(saved: SavedRun, number: int, series: Series) -> _Line:
     if (np.abs(change) > 1e-7).any():
         panels["volume"] = change
     panels = {name: values for name, values in panels.items() if np.isfinite(values).any()}
-    return _Line(row["system"], row["status"].startswith("failed"), series.step, kinds[series.stage], panels)
+    return _Line(row["system"], row["status"] == "failed", series.step, kinds[series.stage], panels)
 
 
 def _since_entry(values: np.ndarray, stage: np.ndarray) -> np.ndarray:

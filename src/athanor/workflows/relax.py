@@ -57,7 +57,7 @@ def relax(
     max_steps
         At most so many steps for each system.
     pressure
-        Target pressure, compression positive; a bare number is eV/Å³, as everywhere in Python.
+        Target pressure, compression positive; a bare number is GPa.
     fixed_cell
         Move atoms only.
     supercell

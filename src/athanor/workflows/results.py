@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from athanor.units import GPa
 from athanor.workflows.averages import BlockAverages
+from athanor.workflows.columns import cell_columns, count_outcomes, outcome_columns
 from athanor.workflows.folder import NOT_STARTED
 from athanor.workflows.methods import KINDS
 from athanor.workflows.spec import RunSpec
@@ -36,7 +39,7 @@ class RunResult:
         Potential energy of each of `structures`, eV; NaN where there is none.
     reasons
         Why each system stopped: ``"converged"``, ``"step limit"``, ``"done"`` (dynamics), ``"failed: ..."``,
-        ``"interrupted"`` or ``"not started"``.
+        ``"interrupted"`` or ``"not started"``. In `rows` this is two columns, see `outcome_columns`.
     steps
         Steps taken by each system.
     rows
@@ -65,15 +68,15 @@ class RunResult:
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """How many systems ended how; failures of every reason count together."""
-        return dict(Counter(reason.partition(":")[0] for reason in self.reasons))
+        """Status -> how many systems have it; failures of every reason count together."""
+        return dict(Counter(outcome_columns(reason)["status"] for reason in self.reasons))
 
     def __len__(self) -> int:
         return len(self.structures)
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{number} {outcome}" for outcome, number in self.outcomes.items())
-        return f"RunResult({len(self)} systems: {counts}; folder={str(self.folder) if self.folder else None!r})"
+        folder = str(self.folder) if self.folder else None
+        return f"RunResult({count_outcomes(self.outcomes)}; folder={folder!r})"
 
 
 def add_chunk(
@@ -86,9 +89,9 @@ def add_chunk(
         atoms = atoms_list[place]
         energy = float(batch.energy[place]) if "energy" in batch else math.nan
         reason = _reason(record, batch, place, int(batch.status[place]) >= last, model)
-        steps, volume = steps_done[place], float(abs(atoms.cell.volume))
-        row = identify(system, len(result)) | {"steps": steps, "status": reason}
-        row |= _measured(system, record, energy, volume) | _temperature(temperatures, place)
+        steps = steps_done[place]
+        row = identify(system, len(result)) | {"steps": steps} | outcome_columns(reason)
+        row |= _measured(system, record, energy, atoms.cell.array) | _temperature(temperatures, place)
         row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         if not math.isfinite(energy):  # of a system that failed before its first step
             atoms, energy = without_results(atoms), math.nan
@@ -104,7 +107,8 @@ def add_chunk(
 def not_started_rows(systems: Sequence[System], first: int = 0) -> list[dict[str, Any]]:
     """Return the lines of the table for systems that wait; `first` is the index of the first one."""
     return [
-        identify(system, index) | {"steps": 0, "status": NOT_STARTED} for index, system in enumerate(systems, first)
+        identify(system, index) | {"steps": 0} | outcome_columns(NOT_STARTED)
+        for index, system in enumerate(systems, first)
     ]
 
 
@@ -162,7 +166,7 @@ def identify(system: System, index: int) -> dict[str, Any]:
     }
 
 
-def _measured(system: System, record: SystemRecord, energy: float, volume: float) -> dict[str, Any]:
+def _measured(system: System, record: SystemRecord, energy: float, cell: np.ndarray) -> dict[str, Any]:
     """Energy, forces and cell for the table: as they stand or, after a relaxation, at its end."""
     row: dict[str, Any] = {}
     relaxed = [stage for stage in record.stages if stage.kind == "relax"]
@@ -170,17 +174,14 @@ def _measured(system: System, record: SystemRecord, energy: float, volume: float
         at = relaxed[-1]
         row |= {"relax_steps": at.steps, "energy": at.energy, "energy_per_atom": at.energy / len(system.atoms)}
         row |= {"fmax": at.fmax, "smax_GPa": at.smax / GPa}
-        volume = at.volume
+        cell = np.array(at.cell)
     else:
         row |= {"energy": energy, "energy_per_atom": energy / len(system.atoms)}
-    if system.atoms.pbc.all():
-        row["volume"] = volume
-        if relaxed or system.reference_volume is not None:
-            row["lattice_constant"] = _edge(volume / system.repeats)
-        if system.reference_volume is not None:
-            reference = _edge(system.reference_volume)
-            row |= {"reference_lattice_constant": reference, "reference_source": system.source}
-            row["error_percent"] = 100.0 * (row["lattice_constant"] / reference - 1.0)
+    row |= cell_columns(cell, system.atoms.pbc, len(system.atoms))
+    if system.reference_volume is not None:
+        found, reference = _edge(abs(np.linalg.det(cell)) / system.repeats), _edge(system.reference_volume)
+        row |= {"lattice_constant": found, "reference_lattice_constant": reference}
+        row |= {"reference_source": system.source, "error_percent": 100.0 * (found / reference - 1.0)}
     return row
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from athanor.errors import InputError, StorageError
+from athanor.workflows.columns import tell_apart
 from athanor.workflows.folder import RUN, SUMMARY_CSV, SUMMARY_JSON
 
 _KEYS = ("athanor", "state", "systems", "job", "model", "versions", "citations")
@@ -78,19 +79,20 @@ def is_elsewhere(record: Mapping[str, Any]) -> bool:
     return record["state"] == "running" and bool(record.get("process", {}).get("host") != platform.node())
 
 
-def find_name(names: Sequence[str], name: str, where: str) -> int:
-    """Return the place of `name` in `names`, or the number that it spells.
+def find_system(rows: Sequence[Mapping[str, Any]], name: str, where: str) -> int:
+    """Return the number of the system called `name` in the table `rows`, or that `name` spells.
 
     Raises
     ------
     InputError
         If it is not there, or several times; the text says which there are.
     """
+    names = [row["system"] for row in rows]
     found = [number for number, other in enumerate(names) if other == name]
     if len(found) == 1:
         return found[0]
     if found:
-        some = ", ".join(map(str, found[:5])) + (" ..." if len(found) > 5 else "")
+        some = ", ".join(_number_and_origin(rows, number) for number in found[:5]) + (" ..." if len(found) > 5 else "")
         raise InputError(f"{len(found)} systems are called {name!r}. Take one by its number: {some}.")
     if name.isdecimal() and int(name) < len(names):
         return int(name)
@@ -98,6 +100,12 @@ def find_name(names: Sequence[str], name: str, where: str) -> int:
     listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     hint = f"Did you mean {near[0]!r}?" if near else f"It has {listed}."
     raise InputError(f"{where} has no system {name!r}. {hint}")
+
+
+def _number_and_origin(rows: Sequence[Mapping[str, Any]], number: int) -> str:
+    """Return ``3 (Cu4, slabs/b.cif)``: the number, and what else tells it from others of its name."""
+    origin = ", ".join(str(rows[number][key]) for key in tell_apart(rows)[1:])
+    return f"{number} ({origin})" if origin else str(number)
 
 
 def _is_alive(process: int) -> bool:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, overload
 from athanor._optional import OptionalDependency
 from athanor._values import check_whole
 from athanor.errors import InputError, StorageError
+from athanor.workflows.columns import outcome_columns
 from athanor.workflows.folder import FINAL, LOG, NOT_STARTED, RUN, SUMMARY_JSON, TRAJECTORY
 from athanor.workflows.quantities import TIME, parse_quantity
-from athanor.workflows.saved_record import find_name, is_elsewhere, read_record, read_summary, state_of
+from athanor.workflows.saved_record import find_system, is_elsewhere, read_record, read_summary, state_of
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -137,10 +138,11 @@ class SavedRun:
         if not self.has_ended and (self.folder / TRAJECTORY).exists():
             from athanor.dynamics.failures import describe_failure
 
+            waiting = outcome_columns(NOT_STARTED)["status"]
             for number, (steps, code) in self._frames.last_steps_and_failures().items():
-                if rows[number]["status"] == NOT_STARTED:
-                    status = f"failed: {describe_failure(code)}" if code else self.state
-                    rows[number] |= {"status": status, "steps": steps}
+                if rows[number]["status"] == waiting:
+                    reason = f"failed: {describe_failure(code)}" if code else self.state
+                    rows[number] |= {"steps": steps} | outcome_columns(reason)
         return rows
 
     @property
@@ -151,7 +153,7 @@ class SavedRun:
     @property
     def failed(self) -> list[int]:
         """Numbers of the systems that were set aside."""
-        return [row["index"] for row in self.summary if row["status"].startswith("failed")]
+        return [row["index"] for row in self.summary if row["status"] == "failed"]
 
     def to_pandas(self) -> Any:
         """Return the summary as a pandas DataFrame, one row for each system.
@@ -296,7 +298,7 @@ class SavedRun:
             If there is none, or several have the name; the text says which there are.
         """
         if isinstance(system, str):
-            return find_name(self.names, system, f"`{self.folder}`")
+            return find_system(self.summary, system, f"`{self.folder}`")
         number = check_whole(system, "system", None)
         if not 0 <= number < len(self):
             raise InputError(f"`system={number}` is not in `{self.folder}`; its systems are 0 to {len(self) - 1}.")

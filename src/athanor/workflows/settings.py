@@ -36,8 +36,8 @@ class Setting:
         What it means to leave it out, in words, where the default does not say it.
     choices
         The words that it can be, which the shell completes.
-    above, at_least
-        Bounds of a number.
+    above, at_least, at_most
+        Bounds of a number in its default unit; the last one also of its size where it is negative.
     keyword
         What the engine calls it; empty if the engine does not take it.
     plotted
@@ -52,8 +52,6 @@ class Setting:
         Panel of the help; a key without one is no option of the command line.
     in_python
         Whether it is an argument of the Python calls.
-    python_unit
-        Unit of a bare number in Python, if it is not the default unit.
     only
         Methods that take it, if not all of the kind do.
     sets
@@ -70,6 +68,7 @@ class Setting:
     choices: tuple[str, ...] = ()
     above: float | None = None
     at_least: float | None = None
+    at_most: float | None = None
     keyword: str = ""
     plotted: str = ""
     argument: str = ""
@@ -77,7 +76,6 @@ class Setting:
     metavar: str = ""
     panel: str = ""
     in_python: bool = True
-    python_unit: str = ""
     only: tuple[str, ...] = ()
     sets: str = ""
 

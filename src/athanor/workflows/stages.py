@@ -80,7 +80,7 @@ def _type_of(setting: Setting) -> Any:
         found = Annotated[
             float,
             BeforeValidator(partial(parse_quantity, quantity=quantity)),
-            AfterValidator(partial(_within_bounds, setting=setting)),
+            AfterValidator(partial(_within_bounds, setting=setting, quantity=quantity)),
             PlainSerializer(partial(format_quantity, quantity=quantity), return_type=str, when_used="unless-none"),
         ]
     elif quantity is int:
@@ -88,12 +88,17 @@ def _type_of(setting: Setting) -> Any:
     return found | None if setting.only or setting.default is None else found
 
 
-def _within_bounds(value: float, setting: Setting) -> float:
+def _within_bounds(value: float, setting: Setting, quantity: Quantity) -> float:
     if setting.above is not None and value <= setting.above:
         raise InputError("this must be positive." if setting.above == 0 else f"this must be above {setting.above:g}.")
     if setting.at_least is not None and value < setting.at_least:
         least = setting.at_least
         raise InputError("this must not be negative." if least == 0 else f"this must be at least {least:g}.")
+    if setting.at_most is not None and abs(value) > setting.at_most * quantity.units[quantity.default]:
+        raise InputError(
+            f"{format_quantity(value, quantity)} is too much; at most {setting.at_most:g}. "
+            f"A bare number is read in {quantity.default}."
+        )
     return value
 
 

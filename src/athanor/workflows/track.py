@@ -21,7 +21,7 @@ from athanor.workflows.stages import MDSpec, StageSpec
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
 
-_VALUES = ("energy", "fmax", "smax", "volume")
+_VALUES = ("energy", "fmax", "smax")
 
 
 @dataclass(slots=True)
@@ -36,8 +36,10 @@ class StageRecord:
         Steps taken in the stage.
     converged
         Whether the criteria held; None for dynamics.
-    energy, fmax, smax, volume
-        At that moment: eV, eV/Å, eV/Å³ (stress plus target pressure; NaN if the cell is fixed), Å³.
+    energy, fmax, smax
+        At that moment: eV, eV/Å, eV/Å³ (stress plus target pressure; NaN if the cell is fixed).
+    cell
+        At that moment, rows in Å, [3][3].
     """
 
     kind: str
@@ -46,7 +48,7 @@ class StageRecord:
     energy: float
     fmax: float
     smax: float
-    volume: float
+    cell: list[list[float]]
 
 
 @dataclass(slots=True)
@@ -99,6 +101,7 @@ class Tracker:
             "steps": nothing[:, None].repeat(1, count) - 1,  # -1: has not left that stage
             "converged": nothing[:, None].repeat(1, count) - 1,  # -1: there is no criterion
             "values": torch.full((self._count, count, len(_VALUES)), torch.nan, dtype=torch.float64).to(batch.device),
+            "cells": torch.zeros((self._count, count, 3, 3), dtype=batch.positions.dtype, device=batch.device),
             "sums": averages.sums,
             "length": averages.length,
             "samples": averages.samples,
@@ -134,7 +137,7 @@ class Tracker:
     def _leave(self, batch: Batch, rows: dict[str, Tensor], where: int, leaving: Tensor) -> None:
         """Record how the systems `leaving`, bool [B], left the stage number `where`."""
         engine, unknown = self._engines[where], torch.full_like(batch.energy[:, 0], torch.nan)
-        measured = {"energy": batch.energy[:, 0], "volume": torch.where(batch.has_cell, batch.volume, unknown)}
+        measured = {"energy": batch.energy[:, 0]}
         hook = engine.convergence_hook
         if hook is not None:
             for name, criterion in zip(("fmax", "smax"), hook.criteria, strict=False):
@@ -143,6 +146,7 @@ class Tracker:
             rows["converged"][leaving, where] = converged[leaving]
         values = torch.stack([measured.get(name, unknown) for name in _VALUES], dim=1)
         rows["values"][leaving, where] = values[leaving].double()
+        rows["cells"][leaving, where] = batch.cell[leaving]
         rows["steps"][leaving, where] = (batch.step.reshape(-1) - rows["entered"])[leaving]
 
     @property
@@ -183,7 +187,8 @@ class Tracker:
                 if steps >= 0:
                     values = dict(zip(_VALUES, rows["values"][system, number].tolist(), strict=True))
                     verdict = None if converged < 0 else bool(converged)
-                    record.stages.append(StageRecord(settings.kind, steps, verdict, **values))
+                    cell = rows["cells"][system, number].tolist()
+                    record.stages.append(StageRecord(settings.kind, steps, verdict, **values, cell=cell))
             where = int(rows["failed_in"][system])
             record.failed_in = self._stages[where].kind if where >= 0 else ""
             records.append(record)

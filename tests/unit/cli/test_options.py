@@ -70,7 +70,7 @@ def test_json_is_one_document_and_progress_is_not_in_it(folder: Path, capsys: py
     screen = capsys.readouterr()
     document = json.loads(screen.out)
     assert document["rows"] == json.loads((folder / "out/summary.json").read_text())
-    assert document["outcome"] == {"step limit": 2}
+    assert document["outcome"] == {"step_limit": 2}
     assert (document["folder"], document["exit_code"]) == ("out", 0)
     assert document["seconds"] > 0
     assert "2 systems, 64 atoms" in screen.err

@@ -41,7 +41,7 @@ def make_unfinished(folder: Path, process: dict[str, object]) -> None:
     (folder / "run.yaml").write_text(yaml.safe_dump(record), encoding="utf-8")
     rows = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     for row in rows:
-        row |= {"status": "not started", "steps": 0}
+        row |= {"status": "not_started", "reason": None, "steps": 0}
     (folder / "summary.json").write_text(json.dumps(rows), encoding="utf-8")
     (folder / "final.extxyz").unlink()
 

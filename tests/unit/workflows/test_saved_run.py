@@ -264,7 +264,7 @@ def test_a_run_that_goes_on_and_is_killed(tmp_path: Path) -> None:
             time.sleep(0.1)
         run = athanor.open(tmp_path / "out")
         assert run.state == "running"
-        assert [row["status"] for row in run.summary] == ["running", "not started"]
+        assert [row["status"] for row in run.summary] == ["running", "not_started"]
         assert run.num_frames == len(run.frames(0).energy) > 0
         assert len(run.series(0)) > 0
         with pytest.raises(StorageError, match="this one is running"):
@@ -274,7 +274,7 @@ def test_a_run_that_goes_on_and_is_killed(tmp_path: Path) -> None:
         process.communicate()
     run = athanor.open(tmp_path / "out")
     assert run.state == "killed"
-    assert [row["status"] for row in run.summary] == ["killed", "not started"]
+    assert [row["status"] for row in run.summary] == ["killed", "not_started"]
     assert run.summary[0]["steps"] == run.last_step > 0
     assert len(run.atoms(step=run.last_step)) == 1
     with pytest.raises(AthanorError, match="no frame of system 1"):

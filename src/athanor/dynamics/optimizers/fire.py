@@ -13,8 +13,8 @@ from athanor.data.stress import is_partly_periodic, spectral_norm
 from athanor.dynamics.active import ActiveSet
 from athanor.dynamics.engine import BaseDynamics
 from athanor.dynamics.failures import FailureCode
-from athanor.dynamics.optimizers.variable_cell import cell_force, strain_
-from athanor.dynamics.state import IntegratorState, Parameter, StateVariable, check_finite, check_positive
+from athanor.dynamics.optimizers.variable_cell import cell_force, check_pressure, strain_
+from athanor.dynamics.state import IntegratorState, Parameter, StateVariable, check_positive
 from athanor.dynamics.updates import sum_last
 from athanor.errors import InputError
 from athanor.kernels import fire_moves, fire_sums, segment_sum
@@ -173,7 +173,8 @@ class FIREVariableCell(FIRE):
     Raises
     ------
     InputError
-        As in `FIRE`, if the pressure is not finite, or, at the start of a run, if no system of the batch has a cell.
+        As in `FIRE`, if the pressure is not finite or beyond 1000 GPa, or, at the start of a run, if no system of the
+        batch has a cell.
 
     References
     ----------
@@ -186,7 +187,7 @@ class FIREVariableCell(FIRE):
     __needs_keys__ = frozenset({"forces", "stress"})
     __provides_keys__ = frozenset({"positions", "cell"})
     _selects_active = True
-    pressure = Parameter(check_finite, unit="eV/Å³ (1 GPa is `athanor.units.GPa`)")
+    pressure = Parameter(check_pressure, unit="eV/Å³ (1 GPa is `athanor.units.GPa`)")
     cell_velocity = StateVariable(shape=(3, 3))
     projector = StateVariable(shape=(3, 3), fresh=lambda engine, batch, made: observables.periodic_projector(batch))
 

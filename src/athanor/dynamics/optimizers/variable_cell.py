@@ -5,16 +5,33 @@ The coordinate is ``u = N log(strain)`` measured from the present cell; see `FIR
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from athanor.dynamics.state import check_finite, shortened
+from athanor.errors import InputError
 from athanor.kernels import cell_shape, strained
+from athanor.units import GPa
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
     from athanor.dynamics.active import ActiveSet
+
+
+MOST_PRESSURE = 1000.0 * GPa
+"""eV/Å³. A target beyond it, positive or negative, is taken for a number in another unit and refused."""
+
+
+def check_pressure(value: Any, name: str, unit: str) -> None:
+    """Raise InputError unless `value` is finite and a pressure that makes sense in eV/Å³; the text helps with GPa."""
+    largest = float(check_finite(value, name, unit).abs().max())
+    if largest > MOST_PRESSURE:
+        raise InputError(
+            f"`{name}` is {shortened(value)} eV/Å³, which is {largest / GPa:,.4g} GPa; it must be at most "
+            f"{MOST_PRESSURE / GPa:,.4g} GPa. If the number is in GPa, multiply it by `athanor.units.GPa`."
+        )
 
 
 def cell_force(batch: Batch, pressure: Tensor, projector: Tensor) -> Tensor:

@@ -11,6 +11,13 @@ from athanor.workflows.readable import count
 
 ANGLES = ("alpha", "beta", "gamma")
 """Angles of a cell: between b and c, a and c, a and b."""
+
+
+def in_words(status: str) -> str:
+    """Return a status as part of a sentence: ``at the step limit``."""
+    return _IN_WORDS.get(status, status)
+
+
 _IN_WORDS = {"step_limit": "at the step limit", "not_started": "not started"}
 
 
@@ -28,7 +35,7 @@ def outcome_columns(reason: str) -> dict[str, Any]:
 
 def count_outcomes(outcomes: Mapping[str, int]) -> str:
     """Return ``83 systems: 80 converged, 3 failed``."""
-    parts = ", ".join(f"{number} {_IN_WORDS.get(status, status)}" for status, number in outcomes.items())
+    parts = ", ".join(f"{number} {in_words(status)}" for status, number in outcomes.items())
     return f"{count(sum(outcomes.values()), 'system')}: {parts}"
 
 

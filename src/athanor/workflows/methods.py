@@ -124,7 +124,7 @@ def load(home: str) -> Any:
 FMAX = Setting("fmax", FORCE, "Largest force of a relaxed structure", 0.05, above=0.0, plotted="fmax", metavar="FORCE")
 SMAX = Setting("smax", PRESSURE, "Largest principal value of stress plus pressure", 0.05, above=0.0, metavar="STRESS")
 TARGET_PRESSURE = Setting("pressure", PRESSURE, "Target pressure, compression positive", 0.0, at_most=1000.0,
-                          metavar="PRESSURE")  # fmt: skip
+                          plotted="pressure", metavar="PRESSURE")  # fmt: skip
 FIXED_CELL = Setting("fixed_cell", bool, "Move atoms only", False)
 MOST_STEPS = Setting("steps", int, "At most so many steps for each system", 500, at_least=1, keyword="n_steps",
                      argument="max_steps", flags=("--steps",), metavar="N")  # fmt: skip

@@ -1,4 +1,4 @@
-"""One picture of a run: energy, temperature, volume and largest force against step.
+"""One picture of a run: relaxations against their steps, dynamics against time.
 
 matplotlib is loaded here and only here, through its figure objects: no window, no pyplot, no change of its settings.
 """
@@ -6,8 +6,8 @@ matplotlib is loaded here and only here, through its figure objects: no window, 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,51 +15,39 @@ import numpy as np
 
 from athanor._optional import OptionalDependency
 from athanor.errors import InputError, StorageError
-from athanor.workflows import methods
-from athanor.workflows.methods import MD, RELAX
-from athanor.workflows.quantities import Quantity, parse_quantity
+from athanor.workflows.columns import count_outcomes, in_words
+from athanor.workflows.plot_lines import MIDDLE, Line, Part, abscissa, crowd_of, lines_of, parts_of
 from athanor.workflows.saved_run import SavedRun
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from athanor.workflows.saved_log import Series
-
 # Okabe and Ito's colours, which colour-blind people can tell apart, without the yellow, which is faint on white
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
+_OF_OUTCOME = {"converged": "#0072B2", "done": "#0072B2", "step_limit": "#CC79A7", "failed": "#D55E00"}
+_DRAWN_ABOVE = ("failed", "step_limit")
+"""Outcomes whose lines are drawn above the others."""
+_OTHER_COLOUR, _MEDIAN_COLOUR, _TARGET_COLOUR = "#8C8C8C", "#002B45", "#606060"
+_BAND_COLOUR, _BAND_ALPHA = "#0072B2", 0.18
 _PANELS = {
     "energy": "energy above lowest\n(meV/atom)",
     "conserved": "drift of the conserved\nenergy (meV/atom)",
     "temperature": "temperature (K)",
-    "volume": "volume change (%)",
     "fmax": "largest force (eV/Å)",
+    "volume": "volume change (%)",
+    "pressure": "pressure (GPa)",
 }
 """Names of the panels, from top to bottom, and what stands at their axes."""
-_FAILED_COLOUR, _MANY_COLOUR, _TARGET_COLOUR = "#D55E00", "#B0B0B0", "#606060"
-_ZERO_FORCE = 1e-5
-"""eV/Å. Forces below it, as symmetry leaves them, are drawn there."""
 _PERCENT_OUTSIDE = 2
 """Percent of the points that may lie below, and above, a panel of many systems."""
-_MOST_DRAWN = 100
-"""Of more systems than this, some are drawn, evenly spaced."""
-
-
-@dataclass(slots=True)
-class _Line:
-    """What is drawn of one system."""
-
-    name: str
-    failed: bool
-    step: np.ndarray
-    is_md: np.ndarray
-    panels: dict[str, np.ndarray]
-
-    @property
-    def label(self) -> str:
-        """Name for the legend."""
-        if not self.failed:
-            return self.name
-        return f"{self.name} (failed)" if self.step[-1] > self.step[0] else f"{self.name} (failed at the start)"
+_MOST_READ = 2000
+"""Of more systems than this, some are read, evenly spaced."""
+_MOST_DRAWN = 30
+"""Of more systems than this, some have a line of their own."""
+_SHARES = 4
+"""The rarer outcomes have at most this part of the lines each."""
+_PER_COLUMN = 4
+"""Entries of the legend side by side below one column of panels."""
 
 
 def plot(
@@ -67,12 +55,13 @@ def plot(
     systems: int | str | Sequence[int | str] | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    r"""Draw energy, temperature, volume and largest force of a run against step; a panel for each that has data.
+    r"""Draw energy, temperature, largest force, volume and pressure of a run; a panel for each that has data.
 
-    The energy of a system counts from the lowest that was logged of it, its volume from the first, and what a method
-    conserves (in NVE the total energy) from the first of the stage. A circle marks where
-    a system goes on from relaxation to dynamics, a cross the last good state of one that failed. Up to eight systems
-    have a colour each; more are grey, with their median. Of more than a hundred, a hundred are drawn.
+    Relaxations are drawn against their steps and dynamics against time, side by side if a run has both. The energy of
+    a system counts from the lowest that was logged of it, its volume from the first, and what a method conserves (in
+    NVE the total energy) from the first of the stage. A cross marks the last good state of a system that failed. Up to
+    eight systems have a colour each. More are coloured by how they ended, with their median and the band that holds 90
+    percent of them, without those that failed; thirty of them have a line each, and the title counts all.
 
     Parameters
     ----------
@@ -105,84 +94,160 @@ def plot(
     >>> _ = athanor.relax(bulk("Ar", "fcc", a=5.5), model=argon, every=1, out="argon")
     >>> figure = athanor.plot("argon", path="argon.png")
     >>> [axes.get_ylabel() for axes in figure.axes]
-    ['energy above lowest\n(meV/atom)', 'volume change (%)', 'largest force (eV/Å)']
+    ['energy above lowest\n(meV/atom)', 'largest force (eV/Å)', 'volume change (%)', 'pressure (GPa)']
     """
     saved = run if isinstance(run, SavedRun) else SavedRun(run)
     figures = OptionalDependency.MATPLOTLIB.load("figure", needed_by="athanor.plot")
-    numbers = _chosen(saved, systems)
-    lines = [_line_of(saved, number, series) for number, series in zip(numbers, saved.series(numbers), strict=True)]
-    lines = [line for line in lines if len(line.step)]
-    if not lines:
+    numbers, parts = _numbers(saved, systems), parts_of(saved)
+    found = zip(parts, lines_of(saved, _spaced(numbers, _MOST_READ), parts), strict=True)
+    drawn = [(part, lines) for part, lines in found if lines]
+    if not drawn:
         raise StorageError(f"`{saved.folder}` has nothing to draw: no step of these systems was logged.")
-    names = [name for name in _PANELS if any(name in line.panels for line in lines)]
-    figure = figures.Figure(figsize=(7.5, 0.8 + 1.9 * len(names)), layout="constrained")
-    for name, axes in zip(names, figure.subplots(len(names), sharex=True, squeeze=False)[:, 0], strict=True):
-        _draw(axes, name, lines, _targets(name, saved))
-    _draw_stages(figure.axes, lines)
-    figure.axes[-1].set_xlabel("step")
-    _add_legend_and_title(figure, saved, lines, len(saved) if systems is None else len(numbers))
+    look = _Look([line for _, lines in drawn for line in lines], has_targets=any(part.targets for part, _ in drawn))
+    panels = [[name for name in _PANELS if any(name in line.panels for line in lines)] for _, lines in drawn]
+    size = 2.0 + 5.5 * len(drawn), 1.5 + 1.7 * max(map(len, panels))
+    figure = figures.Figure(figsize=size, layout="constrained")
+    columns = figure.subfigures(1, len(drawn), squeeze=False)[0]
+    for (part, lines), names, column in zip(drawn, panels, columns, strict=True):
+        _draw_part(column, names, part, lines, look)
+    outcomes = Counter(saved.summary[number]["status"] for number in numbers)
+    note = "" if saved.state == "finished" else f" ({saved.state})"
+    title = f"{saved.settings.get('title') or saved.folder.name}{note}"
+    figure.suptitle(f"{title}\n{count_outcomes(outcomes)}", fontsize="large")
+    entries = look.legend(outcomes)
+    rows = -(-len(entries) // (_PER_COLUMN * len(drawn)))
+    figure.legend(handles=entries, loc="outside lower center", ncols=-(-len(entries) // rows), frameon=False)
     if path is not None:
         _save(figure, Path(path))
     return figure
 
 
-def _chosen(saved: SavedRun, systems: int | str | Sequence[int | str] | None) -> list[int]:
-    """Numbers of the systems to draw: those asked for, else all, else some."""
-    if systems is not None:
-        return [saved.number_of(system) for system in ([systems] if isinstance(systems, int | str) else systems)]
-    if len(saved) <= _MOST_DRAWN:
+class _Look:
+    """Who has a line of his own, in which colour, and what the legend says: the same in every panel.
+
+    Parameters
+    ----------
+    lines
+        All lines of all parts; of the lines of one system the last one counts.
+    has_targets
+        Whether anything is aimed at.
+    """
+
+    def __init__(self, lines: Sequence[Line], *, has_targets: bool) -> None:
+        self._has_targets = has_targets
+        self._systems = {line.place: line for line in lines}
+        self.few = len(self._systems) <= len(_COLOURS)
+        self._order = {place: number for number, place in enumerate(sorted(self._systems))}
+        self._shown = set(self._choose())
+
+    def _choose(self) -> list[int]:
+        """Places of the systems with a line; of a crowd some of every outcome, the rare ones first."""
+        if len(self._systems) <= _MOST_DRAWN:
+            return list(self._systems)
+        of_outcome: dict[str, list[int]] = {}
+        for place, line in self._systems.items():
+            of_outcome.setdefault(line.status, []).append(place)
+        *rare, common = sorted(of_outcome.values(), key=len)
+        chosen = [place for places in rare for place in _spaced(places, _MOST_DRAWN // _SHARES)]
+        return chosen + _spaced(common, _MOST_DRAWN - len(chosen))
+
+    def shows(self, line: Line) -> bool:
+        """Whether a system has a line of its own."""
+        return line.place in self._shown
+
+    def colour(self, line: Line) -> str:
+        """Colour of a system: its own among a few, that of its outcome among many."""
+        if self.few:
+            return _COLOURS[self._order[line.place]]
+        return _OF_OUTCOME.get(line.status, _OTHER_COLOUR)
+
+    def legend(self, outcomes: Mapping[str, int]) -> list[Any]:
+        """Return the entries of the legend; `outcomes` counts all systems, drawn or not."""
+        from matplotlib.lines import Line2D
+        from matplotlib.patches import Patch
+
+        def entry(line: Line, label: str) -> Any:
+            return Line2D([], [], color=self.colour(line), marker="x" if line.status == "failed" else "", label=label)
+
+        aim = [Line2D([], [], color=_TARGET_COLOUR, linewidth=1, linestyle="--", label="aim")] * self._has_targets
+        if self.few:
+            return [entry(self._systems[place], _named(self._systems[place])) for place in self._order] + aim
+        shown = {line.status: line for place, line in self._systems.items() if place in self._shown}
+        counts = Counter(self._systems[place].status for place in self._shown)
+        entries = []
+        for status, line in shown.items():
+            some = f"{counts[status]} of {outcomes[status]}" if counts[status] < outcomes[status] else counts[status]
+            entries.append(entry(line, f"{some} {in_words(status)}"))
+        whole = sum(line.status != "failed" for line in self._systems.values())
+        of_all = f"the middle {MIDDLE[-1] - MIDDLE[0]:.0f} % of {'the other ' if 'failed' in shown else ''}{whole}"
+        return [
+            *entries,
+            Line2D([], [], color=_MEDIAN_COLOUR, linewidth=1.8, label="median"),
+            Patch(color=_BAND_COLOUR, alpha=_BAND_ALPHA, linewidth=0, label=of_all),
+            *aim,
+        ]
+
+
+def _named(line: Line) -> str:
+    """Name of a system for the legend, with what went wrong."""
+    if line.status == "failed":
+        return f"{line.label} ({'failed' if len(line.x) > 1 else 'failed at the start'})"
+    return f"{line.label} ({in_words(line.status)})" if line.status == "step_limit" else line.label
+
+
+def _numbers(saved: SavedRun, systems: int | str | Sequence[int | str] | None) -> list[int]:
+    """Numbers of the systems that were asked for."""
+    if systems is None:
         return list(range(len(saved)))
-    return [place * len(saved) // _MOST_DRAWN for place in range(_MOST_DRAWN)]
+    return [saved.number_of(system) for system in ([systems] if isinstance(systems, int | str) else systems)]
 
 
-def _line_of(saved: SavedRun, number: int, series: Series) -> _Line:
-    row = saved.summary[number]
-    kinds = np.array([kind == "md" for kind, _ in saved.stages])
-    panels = {"fmax": np.maximum(series.fmax, _ZERO_FORCE), "temperature": series.temperature}
-    energy = np.where(np.isfinite(series.energy), series.energy, np.nan)
-    if np.isfinite(energy).any():
-        panels["energy"] = 1e3 * (energy - np.nanmin(energy)) / row["atoms"]
-    panels["conserved"] = 1e3 * _since_entry(series.conserved, series.stage) / row["atoms"]
-    change = 100.0 * (series.volume / series.volume[:1] - 1.0)
-    if (np.abs(change) > 1e-7).any():
-        panels["volume"] = change
-    panels = {name: values for name, values in panels.items() if np.isfinite(values).any()}
-    return _Line(row["system"], row["status"] == "failed", series.step, kinds[series.stage], panels)
+def _spaced(numbers: Sequence[Any], most: int) -> list[Any]:
+    """Return at most `most` of `numbers`, evenly spaced."""
+    if len(numbers) <= most:
+        return list(numbers)
+    return [numbers[place * len(numbers) // most] for place in range(most)]
 
 
-def _since_entry(values: np.ndarray, stage: np.ndarray) -> np.ndarray:
-    """Values less the first one of their stage: every stage conserves a quantity of its own."""
-    values = np.where(np.isfinite(values), values, np.nan)
-    for number in np.unique(stage):
-        known = np.flatnonzero((stage == number) & ~np.isnan(values))
-        values[stage == number] -= values[known[0]] if known.size else np.nan
-    return values
+def _draw_part(column: Any, names: Sequence[str], part: Part, lines: list[Line], look: _Look) -> None:
+    """Draw the panels of one part, from top to bottom."""
+    label, unit = abscissa(part, lines)
+    panels = column.subplots(len(names), sharex=True, squeeze=False)[:, 0]
+    for name, axes in zip(names, panels, strict=True):
+        _draw(axes, name, part, lines, unit, look)
+    panels[0].set_title(part.title, fontsize="medium", color=_TARGET_COLOUR)
+    panels[-1].set_xlabel(label)
 
 
-def _draw(axes: Any, name: str, lines: list[_Line], targets: list[float]) -> None:
-    few = len(lines) <= len(_COLOURS)
-    drawn = [(line, line.panels[name], _COLOURS[place] if few else _FAILED_COLOUR if line.failed else _MANY_COLOUR)
-             for place, line in enumerate(lines) if name in line.panels]  # fmt: skip
-    for line, values, colour in drawn:
-        axes.plot(line.step, values, color=colour, linewidth=1.4 if few else 0.6, zorder=2.5 if line.failed else 2)
-        change = np.flatnonzero(np.diff(line.is_md)) + 1
-        if few and change.size:
-            axes.plot(line.step[change], values[change], "o", color=colour, markerfacecolor="white", markersize=4.5)
-    if not few:
-        axes.plot(*_median(drawn), color=_COLOURS[0], linewidth=1.8, zorder=3)
+def _draw(axes: Any, name: str, part: Part, lines: list[Line], unit: float, look: _Look) -> None:
+    have = [line for line in lines if name in line.panels]
+    own = [line for line in have if look.shows(line)]
+    for line in own:
+        above = line.status in _DRAWN_ABOVE
+        style = {"linewidth": 1.4} if look.few else {"linewidth": 0.8, "alpha": 0.9 if above else 0.4}
+        axes.plot(line.x / unit, line.panels[name], color=look.colour(line), zorder=2.5 if above else 2, **style)
+    crowd = None if look.few else crowd_of(have, name, part)
+    if crowd is not None:
+        axes.fill_between(crowd.x / unit, crowd.lower, crowd.upper, color=_BAND_COLOUR, alpha=_BAND_ALPHA, linewidth=0)
+        axes.plot(crowd.x / unit, crowd.median, color=_MEDIAN_COLOUR, linewidth=1.8, zorder=3)
+    targets = part.targets.get(name, [])
     for target in targets:
         axes.axhline(target, color=_TARGET_COLOUR, linewidth=1, linestyle="--", zorder=1)
     axes.set_ylabel(_PANELS[name])
     axes.grid(alpha=0.25)
+    axes.margins(x=0.02)
     if name == "fmax":
         axes.set_yscale("log")
-    bottom, top = _limits([values for line, values, _ in drawn if not line.failed] or [drawn[0][1]], targets, few)
+    calm = [line.panels[name] for line in have if not line.failed_here]
+    bottom, top = _limits(calm or [have[0].panels[name]], targets, look.few)
     axes.set_ylim(*((bottom / 1.5, top * 1.5) if name == "fmax" else _padded(bottom, top)))
-    for line, values, colour in drawn:
-        if line.failed:
+    size = {"markersize": 8, "markeredgewidth": 2} if look.few else {"markersize": 6, "markeredgewidth": 1.3}
+    for line in own:
+        if line.failed_here:
+            values = line.panels[name]
             last = np.flatnonzero(np.isfinite(values))[-1]
-            axes.plot(line.step[last], np.clip(values[last], *axes.get_ylim()), "x", color=colour, markersize=8,
-                      markeredgewidth=2, zorder=4, clip_on=False)  # fmt: skip
+            end = np.clip(values[last], *axes.get_ylim())
+            axes.plot(line.x[last] / unit, end, "x", color=look.colour(line), zorder=4, clip_on=False, **size)
 
 
 def _limits(columns: list[np.ndarray], targets: list[float], few: bool) -> tuple[float, float]:
@@ -197,76 +262,6 @@ def _limits(columns: list[np.ndarray], targets: list[float], few: bool) -> tuple
 def _padded(bottom: float, top: float) -> tuple[float, float]:
     margin = 0.05 * (top - bottom) or 0.05 * abs(top) or 1.0
     return bottom - margin, top + margin
-
-
-def _median(drawn: list[tuple[_Line, np.ndarray, str]]) -> tuple[np.ndarray, np.ndarray]:
-    """Median over the systems that are on their way, at steps where these are at least half of all."""
-    steps = np.unique(np.concatenate([line.step for line, _, _ in drawn]))
-    table = np.full((len(drawn), len(steps)), np.nan)
-    for row, (line, values, _) in zip(table, drawn, strict=True):
-        known = np.isfinite(values)
-        row[:] = np.interp(steps, line.step[known], values[known], left=np.nan, right=np.nan)
-    enough = np.isfinite(table).sum(axis=0) >= len(drawn) / 2
-    return steps[enough], np.nanmedian(table[:, enough], axis=0)
-
-
-def _targets(name: str, saved: SavedRun) -> list[float]:
-    """The temperature of the thermostat, the force that counts as relaxed."""
-    found = []
-    for kind, settings in saved.stages:
-        method = methods.find(kind, settings)
-        for key, setting in method.all_settings().items() if method is not None else ():
-            if setting.plotted == name and isinstance(setting.quantity, Quantity) and key in settings:
-                found.append(parse_quantity(settings[key], setting.quantity))
-    return found
-
-
-def _draw_stages(panels: Sequence[Any], lines: list[_Line]) -> None:
-    """Shade the steps in which systems go on from relaxation to dynamics or back, and name what lies beside.
-
-    Where systems do that more than once, circles alone tell.
-    """
-    changes = [(line.step[1:][np.diff(line.is_md)], line) for line in lines]
-    steps = np.concatenate([change for change, _ in changes])
-    if not steps.size or any(change.size > 1 for change, _ in changes):
-        return
-    for axes in panels:
-        axes.axvspan(steps.min(), steps.max(), color="#0072B2", alpha=0.08, linewidth=0)
-        if steps.min() == steps.max():
-            axes.axvline(steps.min(), color=_TARGET_COLOUR, linewidth=1)
-    first = next(line.is_md[0] for change, line in changes if change.size)
-    before, after = (MD.noun, RELAX.noun) if first else (RELAX.noun, MD.noun)
-    top = panels[0].get_xaxis_transform()
-    panels[0].text(steps.min(), 1.02, f"{before} ", transform=top, ha="right", va="bottom", color=_TARGET_COLOUR)
-    panels[0].text(steps.max(), 1.02, f" {after}", transform=top, ha="left", va="bottom", color=_TARGET_COLOUR)
-
-
-def _add_legend_and_title(figure: Any, saved: SavedRun, lines: list[_Line], asked: int) -> None:
-    """Say what the lines are, and of how many systems that were asked for; above it, which run it is."""
-    from matplotlib.lines import Line2D
-
-    failed = sum(line.failed for line in lines)
-    if len(lines) <= len(_COLOURS):
-        entries = [
-            Line2D([], [], color=_COLOURS[place], marker="x" if line.failed else "", label=line.label)
-            for place, line in enumerate(lines)
-        ]
-        if any(len(set(line.is_md.tolist())) > 1 for line in lines):
-            entries.append(
-                Line2D(
-                    [], [], color=_TARGET_COLOUR, marker="o", markerfacecolor="white", linewidth=0, label="next stage"
-                )
-            )
-    else:
-        some = f"{len(lines)} of {asked}" if asked > len(lines) else str(len(lines))
-        shown = f"{some} systems (axes: the middle {100 - 2 * _PERCENT_OUTSIDE} % of points)"
-        entries = [Line2D([], [], color=_MANY_COLOUR, label=shown), Line2D([], [], color=_COLOURS[0], label="median")]
-        if failed:
-            entries.append(Line2D([], [], color=_FAILED_COLOUR, marker="x", label=f"{failed} failed"))
-    rows = -(-len(entries) // 4)
-    figure.legend(handles=entries, loc="outside lower center", ncols=-(-len(entries) // rows), frameon=False)
-    note = "" if saved.state == "finished" else f" ({saved.state})"
-    figure.suptitle(f"{saved.settings.get('title') or saved.folder.name}{note}", fontsize="large")
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,60 +52,148 @@ def one_explodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return go(tmp_path_factory.mktemp("plot") / "hot", [HEAT], [argon("calm"), hot, on_top])
 
 
+def first_words(panels: Sequence[Any]) -> list[str]:
+    return [axes.get_ylabel().split()[0] for axes in panels]
+
+
+def aims(axes: Any) -> list[float]:
+    return [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"]
+
+
 def labels(figure: object) -> list[str]:
     return [text.get_text() for text in figure.legends[0].get_texts()]  # type: ignore[attr-defined]
 
 
 def test_panels_lines_and_the_change_of_stage(relaxed_and_heated: Path) -> None:
     figure = athanor.plot(relaxed_and_heated)
-    assert [axes.get_ylabel().split()[0] for axes in figure.axes] == ["energy", "temperature", "volume", "largest"]
+    relaxation, dynamics = (column.axes for column in figure.subfigs)
+    assert first_words(relaxation) == ["energy", "largest", "volume", "pressure"]
+    assert first_words(dynamics)[:2] == ["energy", "temperature"]
+    assert "volume" not in first_words(dynamics)
     assert all("(" in axes.get_ylabel() for axes in figure.axes)
-    assert figure.axes[-1].get_xlabel() == "step"
-    assert labels(figure) == ["small", "large", "next stage"]
-    run = athanor.open(relaxed_and_heated)
-    series = run.series("small")
-    line = figure.axes[0].lines[0]
-    assert (line.get_xdata() == series.step).all()
-    assert line.get_ydata() == pytest.approx(1e3 * (series.energy - series.energy.min()) / 32)
-    change = figure.axes[0].lines[1].get_xdata()
-    assert change.tolist() == [series.step[np.argmax(series.stage == 1)]]
-    assert {text.get_text().strip() for text in figure.axes[0].texts} == {"relaxation", "MD"}
-    assert figure.axes[3].get_yscale() == "log"
-    aims = [line.get_ydata()[0] for line in figure.axes[1].lines if line.get_linestyle() == "--"]
-    assert aims == [30.0]
+    assert [axes.get_title() for axes in (relaxation[0], dynamics[0])] == ["relaxation", "NVT at 30 K"]
+    assert labels(figure) == ["small", "large", "aim"]
+    assert relaxation[1].get_yscale() == "log"
+    assert [aims(axes) for axes in relaxation] == [[], [0.005], [], [0.0]]
+    assert aims(dynamics[1]) == [30.0]
+    assert figure.get_suptitle() == "two\n2 systems: 2 converged"
+
+
+def test_relaxation_is_drawn_against_its_steps_and_dynamics_against_time(relaxed_and_heated: Path) -> None:
+    figure = athanor.plot(relaxed_and_heated)
+    relaxation, dynamics = (column.axes for column in figure.subfigs)
+    assert relaxation[-1].get_xlabel() == "step of the relaxation"
+    assert dynamics[-1].get_xlabel() == "time (fs)"
+    series = athanor.open(relaxed_and_heated).series("small")
+    energy = 1e3 * (series.energy - series.energy.min()) / 32
+    before, after = relaxation[0].lines[0], dynamics[0].lines[0]
+    assert before.get_xdata() == pytest.approx(series.step[series.stage == 0])
+    assert after.get_xdata() == pytest.approx(series.time[series.stage == 1])
+    assert before.get_ydata() == pytest.approx(energy[series.stage == 0])
+    assert after.get_ydata() == pytest.approx(energy[series.stage == 1])
+
+
+def test_steps_of_a_relaxation_count_from_its_start(relaxed_and_heated: Path, tmp_path: Path) -> None:
+    warm = athanor.open(relaxed_and_heated).structures
+    assert warm[0].info["step"] > 20
+    figure = athanor.plot(go(tmp_path / "again", [RELAX, HEAT, RELAX], warm))
+    first, hot, second = (column.axes[0].lines[0].get_xdata() for column in figure.subfigs)
+    assert first[0] == 1
+    assert 1 <= second[0] <= 2
+    assert hot[0] > warm[0].info["time"] > 0
+
+
+def test_long_times_are_picoseconds(tmp_path: Path) -> None:
+    figure = athanor.plot(go(tmp_path / "out", [{"md": HEAT["md"] | {"timestep": "6 fs", "steps": 400}}], [argon("a")]))
+    assert figure.axes[-1].get_xlabel() == "time (ps)"
+    assert figure.axes[0].lines[0].get_xdata()[-1] == pytest.approx(2.4, abs=0.02)
 
 
 def test_constant_volume_has_no_panel_and_relaxation_no_temperature(one_explodes: Path, tmp_path: Path) -> None:
-    figure = athanor.plot(one_explodes)
-    assert [axes.get_ylabel().split()[0] for axes in figure.axes] == ["energy", "temperature", "largest"]
+    assert first_words(athanor.plot(one_explodes).axes)[:2] == ["energy", "temperature"]
+    assert not {"volume", "largest"} & set(first_words(athanor.plot(one_explodes).axes))
     figure = athanor.plot(go(tmp_path / "out", [RELAX], [argon("a", 5.5)]))
-    assert [axes.get_ylabel().split()[0] for axes in figure.axes] == ["energy", "volume", "largest"]
+    assert first_words(figure.axes) == ["energy", "largest", "volume", "pressure"]
 
 
 def test_a_system_that_failed_is_marked_and_does_not_set_the_scale(one_explodes: Path) -> None:
     figure = athanor.plot(one_explodes)
-    assert labels(figure) == ["calm", "hot (failed)", "on top (failed at the start)"]
+    assert labels(figure) == ["calm", "hot (failed)", "on top (failed at the start)", "aim"]
     for axes in figure.axes:
         bottom, top = axes.get_ylim()
         assert top < 1e3
         crosses = [line for line in axes.lines if line.get_marker() == "x"]
         assert crosses
         assert all(bottom <= line.get_ydata()[0] <= top for line in crosses)
-    assert labels(athanor.plot(one_explodes, systems=["calm"])) == ["calm"]
-    assert labels(athanor.plot(one_explodes, systems=1)) == ["hot (failed)"]
+    assert labels(athanor.plot(one_explodes, systems=["calm"])) == ["calm", "aim"]
+    assert labels(athanor.plot(one_explodes, systems=1)) == ["hot (failed)", "aim"]
 
 
-def test_many_systems_are_grey_with_their_median(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve crystals of one atom to be relaxed: nine converge one after the other, two do not, and one fails."""
+    crystals = [bulk("Ar", "fcc", a=a) for a in np.linspace(5.22, 5.3, 9)] + [
+        bulk("Ar", "fcc", a=a) for a in (4.5, 4.8)
+    ]
+    crystals.append(Atoms("Ar2", [[0, 0, 0], [0, 0, 0]], cell=[9, 9, 9], pbc=True))
+    stage = {"relax": {"fmax": 0.005, "smax": 0.002, "steps": 14}}
+    settings = {"model": ARGON, "stages": [stage], "every": 1, "output": str(tmp_path_factory.mktemp("plot") / "crowd")}
+    run_spec(make_spec(settings), from_python(crystals))
+    return Path(settings["output"])
+
+
+def test_many_systems_are_coloured_by_outcome_and_all_are_counted(crowd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = Counter(row["status"] for row in athanor.open(crowd).summary)
+    assert outcomes == {"converged": 9, "step_limit": 2, "failed": 1}
+    figure = athanor.plot(crowd)
+    counted = "12 systems: 9 converged, 2 at the step limit, 1 failed"
+    assert figure.get_suptitle() == f"crowd\n{counted}"
+    drawn = [line for line in figure.axes[0].lines if line.get_linestyle() == "-" and line.get_linewidth() < 1]
+    assert len(drawn) == 11  # one failed before it had an energy
+    assert len({line.get_color() for line in drawn}) == 2
+    assert set(labels(figure)[:3]) == {"9 converged", "2 at the step limit", "1 failed"}
+    assert labels(figure)[3:] == ["median", "the middle 90 % of the other 11", "aim"]
+    monkeypatch.setattr("athanor.workflows.plot._MOST_DRAWN", 6)
+    figure = athanor.plot(crowd)
+    assert figure.get_suptitle() == f"crowd\n{counted}"
+    assert set(labels(figure)[:3]) == {"4 of 9 converged", "1 of 2 at the step limit", "1 failed"}
+    assert labels(figure)[4] == "the middle 90 % of the other 11"
+
+
+def test_a_median_does_not_jump_where_systems_are_done(crowd: Path) -> None:
+    """Mutant: those that are done do not count any more, and the median is that of the ones still on their way."""
+    run = athanor.open(crowd)
+    going = [
+        series
+        for series, row in zip(run.series(list(range(12))), run.summary, strict=True)
+        if row["status"] != "failed"
+    ]
+    last = max(series.step[-1] for series in going)
+    held = [np.interp(last, series.step, series.volume / series.volume[0]) for series in going]
+    alive = [series.volume[-1] / series.volume[0] for series in going if series.step[-1] == last]
+    volume = athanor.plot(run).axes[2]
+    median = next(line for line in volume.lines if line.get_linewidth() > 1.5)
+    end = median.get_ydata()[-1]
+    assert end == pytest.approx(100 * (np.median(held) - 1))
+    assert abs(end - 100 * (np.median(alive) - 1)) > 1.0, "a median of those on their way would do as well"
+    lower, upper = volume.collections[0].get_datalim(volume.transData).intervaly
+    assert lower <= median.get_ydata().min() <= median.get_ydata().max() <= upper
+
+
+def test_the_median_of_dynamics_is_that_of_every_system_that_goes_on(tmp_path: Path) -> None:
     out = go(tmp_path / "many", [HEAT], [argon(str(number)) for number in range(10)])
-    figure = athanor.plot(out)
-    assert labels(figure) == ["10 systems (axes: the middle 96 % of points)", "median"]
-    temperature = figure.axes[1]
-    lines = [line for line in temperature.lines if line.get_linestyle() == "-"]
-    assert len(lines) == 11
-    every = np.array([series.temperature for series in athanor.open(out).series(list(range(10)))])
-    assert lines[-1].get_ydata() == pytest.approx(np.median(every, axis=0))
-    monkeypatch.setattr("athanor.workflows.plot._MOST_DRAWN", 9)
-    assert labels(athanor.plot(out))[0].startswith("9 of 10 systems")
+    temperature = athanor.plot(out).axes[1]
+    median = next(line for line in temperature.lines if line.get_linewidth() > 1.5)
+    series = athanor.open(out).series(list(range(10)))
+    grid = median.get_xdata()
+    assert (grid[0], grid[-1]) == (series[0].time[0], series[0].time[-1])
+    every = [np.interp(grid, one.time, one.temperature) for one in series]
+    assert median.get_ydata() == pytest.approx(np.median(every, axis=0))
+
+
+def test_systems_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    out = go(tmp_path / "out", [HEAT], [argon("slab"), argon("slab") * (2, 1, 1), argon("bulk")])
+    assert labels(athanor.plot(out))[:3] == ["slab (0, Ar32)", "slab (1, Ar64)", "bulk"]
 
 
 def test_the_file(one_explodes: Path, tmp_path: Path) -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -86,6 +89,34 @@ def set_num_threads(num_threads: int | None = None) -> None:
     torch.set_num_threads(num_threads)  # last: the others may share torch's OpenMP library and set it too
 
 
+@contextmanager
+def keeping_num_threads() -> Iterator[None]:
+    """Put back, at the end, the numbers of threads that torch, numba and the linear-algebra library use now."""
+    threads, numba, blas = torch.get_num_threads(), sys.modules.get("numba"), _threadpoolctl()
+    numba_threads = None if numba is None else numba.get_num_threads()
+    limits = None if blas is None else blas.threadpool_limits(user_api="blas")
+    try:
+        yield
+    finally:
+        if limits is not None:
+            limits.restore_original_limits()
+        if numba is not None:
+            numba.set_num_threads(numba_threads)
+        torch.set_num_threads(threads)
+
+
+def global_rank() -> int:
+    """Return the rank of this process among all of a job; 0 unless `torch.distributed` is set up."""
+    distributed = torch.distributed
+    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+
+
+def local_rank() -> int:
+    """Return the rank of this process on its machine, as launchers such as torchrun say; 0 without one."""
+    given = os.environ.get("LOCAL_RANK", "")
+    return int(given) if given.isdecimal() else 0
+
+
 def get_num_threads() -> int:
     """Return the number of CPU threads; torch's setting is the one that counts."""
     return torch.get_num_threads()
@@ -98,8 +129,14 @@ def _available_cores() -> int:
 
 
 def _set_blas_threads(num_threads: int) -> None:
+    threadpoolctl = _threadpoolctl()
+    if threadpoolctl is not None:
+        threadpoolctl.threadpool_limits(limits=num_threads, user_api="blas")
+
+
+def _threadpoolctl() -> Any:
+    """Return the package that sets threads of linear-algebra libraries; None if it is not installed."""
     try:
-        threadpoolctl = importlib.import_module("threadpoolctl")
+        return importlib.import_module("threadpoolctl")
     except ImportError:
-        return
-    threadpoolctl.threadpool_limits(limits=num_threads, user_api="blas")
+        return None

@@ -97,10 +97,15 @@ def check_keywords(
 
 
 def is_slip(name: str, known: str) -> bool:
-    """Whether the names differ by one letter (added, left out, changed) or by two neighbours that changed places."""
+    """Whether the names differ by one letter (added, left out, changed) or by two neighbours that changed places.
+
+    A digit is no slip, since things are numbered, and names of one or two letters are too short to tell.
+    """
     start = _letters_shared(name, known)
     end = _letters_shared(name[start:][::-1], known[start:][::-1])
     one, two = name[start : len(name) - end], known[start : len(known) - end]
+    if min(len(name), len(known)) < 3 or any(letter.isdigit() for letter in one + two):
+        return False
     return max(len(one), len(two)) <= 1 or (len(one) == 2 and one == two[::-1])
 
 

@@ -58,3 +58,21 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = athanor.no_such_name
+
+
+ADDRESSES = {
+    "athanor.data.data": "DataMixin",
+    "athanor.dynamics.base": "BaseDynamics",
+    "athanor.dynamics.hooks.logging": "LoggingHook",
+    "athanor.dynamics.hooks.safety": "NaNDetectorHook",
+    "athanor.dynamics.sinks": "ZarrData",
+}
+"""Modules where scripts written for the public design import names from."""
+
+
+@pytest.mark.parametrize(("door", "name"), ADDRESSES.items())
+def test_an_address_of_the_public_design_defines_nothing(door: str, name: str) -> None:
+    module = importlib.import_module(door)
+    assert name in module.__all__
+    assert getattr(module, name).__module__ != door
+    assert what_a_door_defines(Path(str(module.__file__)).read_text(encoding="utf-8")) == []

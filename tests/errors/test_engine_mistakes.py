@@ -166,7 +166,7 @@ ENGINES = [
     ("engine | engine", lambda: NVE(MODEL, dt=1.0) | fire(), NotAvailableError, "not part of this version. `first . s"),
     ("two models", lambda: fire(n_steps=1) + NVE(lennard_jones(), dt=1.0), InputError, "another model object than sta"),
     ("one twice", lambda: (one := fire(n_steps=1)) + one, InputError, "one engine stands in two stages"),
-    ("endless", lambda: fire() + NVE(MODEL, dt=1.0), InputError, r"stage 0 \(FIRE\) can never be left. Give it"),
+    ("endless", lambda: NVE(MODEL, dt=1.0) + fire(), InputError, r"stage 0 \(NVE\) can never be left. Give it"),
     ("no pairs", lambda: FusedStage([fire()]), ArgumentError, r"holds a FIRE; .*`\[\(0, relax\), \(1, heat\)\]`"),
     ("lost status", lambda: run(lambda **k: fused(), with_status(-3)), InputError, r"`status` of system_id 0 .*is -3;"),
     ("no list", lambda: NVE(MODEL, dt=1.0).run(batch(), 1), MissingFieldError, "no neighbour list.*make_neighbor_hook"),

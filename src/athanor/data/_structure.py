@@ -41,6 +41,13 @@ def build(given: dict[str, Any]) -> dict[str, torch.Tensor]:
     return fields
 
 
+def placed(given: Mapping[str, Any], device: torch.device | str | None, dtype: torch.dtype | None) -> dict[str, Any]:
+    """Return what was given with its tensors on `device` and those of the state in `dtype`; labels keep theirs."""
+    to_device, cast = mover(device, None, False), mover(None, dtype, False)
+    tensors = {name: to_device(name, value) for name, value in given.items() if isinstance(value, torch.Tensor)}
+    return {**given, **tensors, **{name: cast(name, value) for name, value in tensors.items() if name in STATE_FIELDS}}
+
+
 def initial_values(spec: FieldSpec, rows: int, atomic_numbers: torch.Tensor, state: torch.dtype | None) -> torch.Tensor:
     """Return a new tensor of a field: masses of the elements, else its default or zeros."""
     if spec.name == "atomic_masses":

@@ -57,6 +57,8 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
         Float [N, 3], Å; their dtype is the state dtype.
     info
         Name -> tensor that belongs to the structure as a whole; kept, never batched.
+    device, dtype
+        Where to put the tensors, and the dtype of the state, instead of those of `positions`.
     **fields
         Any field of `athanor.data.fields` or neighbour name, with its rows: N for atoms, 1 for the system. Other names
         are kept on the object, with one warning, and are not batched until an ``add_*_property`` call.
@@ -100,12 +102,16 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
         atomic_numbers: torch.Tensor,
         positions: torch.Tensor,
         info: Mapping[str, torch.Tensor] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         **fields: Any,
     ) -> None:
         self._custom = {}
         self.info = dict(info or {})
         given = {"atomic_numbers": atomic_numbers, "positions": positions, **fields}
         given = {name: value for name, value in given.items() if value is not None}
+        if device is not None or dtype is not None:
+            given = _structure.placed(given, device, dtype)
         self._extras = {name: given.pop(name) for name in list(given) if name not in KNOWN_FIELDS}
         for name in self._extras:
             if hasattr(type(self), name):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import warnings
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from athanor._values import keywords_of, unknown_keyword
 from athanor.data.batch import Batch
-from athanor.dynamics.convergence import ConvergenceHook
+from athanor.dynamics.convergence import ConvergenceHook, has_verdict
 from athanor.errors import ArgumentError, AthanorWarning, ContractError, InputError
 from athanor.models.mixin import BaseModelMixin
 
@@ -31,6 +33,14 @@ def check_model(model: Any) -> None:
     raise ContractError(f"`model` is a {kind}; pass a model that is wrapped with BaseModelMixin. {hint}")
 
 
+def device_of(model: Any) -> torch.device | None:
+    """Return where the tensors of a model are; None if it has none."""
+    if not isinstance(model, torch.nn.Module):
+        return None
+    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return None if tensor is None else tensor.device
+
+
 def check_keywords(engine: type, keywords: dict[str, Any]) -> None:
     """Refuse keywords that belong to parts of the design that are not built, and unknown ones, by name."""
     for name in keywords:
@@ -42,9 +52,11 @@ def check_keywords(engine: type, keywords: dict[str, Any]) -> None:
 
 
 def as_convergence_hook(given: Any) -> ConvergenceHook | None:
-    """Return the `ConvergenceHook` that a caller means: one, a dict of its arguments, or None."""
+    """Return the `ConvergenceHook` that a caller means: one, a dict of its arguments, what acts as one, or None."""
     if given is None or isinstance(given, ConvergenceHook):
         return given
+    if has_verdict(given):
+        return ConvergenceHook(given)
     if isinstance(given, dict):
         known = list(inspect.signature(ConvergenceHook).parameters)
         unknown = [name for name in given if name not in known]

@@ -28,7 +28,7 @@ class Engine(Protocol):
     on_error: str
     convergence_hook: ConvergenceHook | None
     step_count: int
-    hooks: Sequence[Any]
+    bound_hooks: tuple[BoundHook, ...]
     saved_rows: SavedRows | None
     saved_run: SavedRows | None
 
@@ -98,8 +98,11 @@ class Engine(Protocol):
         """Do ``pre_update`` or ``post_update`` for the active systems, in place."""
         ...
 
-    def judge(self, batch: Batch, systems: Tensor) -> Tensor | None:
-        """Return which of the `systems` of a mask [B] satisfy its criteria, bool [B]; None if none does."""
+    def judge(self, batch: Batch, systems: Tensor, default: ConvergenceHook | None = None) -> Tensor | None:
+        """Return which of the `systems` of a mask [B] satisfy its criteria, bool [B]; None if none does.
+
+        The criteria are those of `default` if it has none.
+        """
         ...
 
     def has_hooks(self, stage: Enum) -> bool:

@@ -21,6 +21,9 @@ from athanor.units import GPa
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
 
+DEFAULT_FMAX = 0.05
+"""eV/Å; largest force of a converged system where nothing else is said."""
+
 _REDUCTIONS: dict[str, Callable[[Tensor, tuple[int, ...]], Tensor]] = {
     "min": lambda value, dims: value.amin(dims),
     "max": lambda value, dims: value.amax(dims),
@@ -113,6 +116,15 @@ class ConvergenceCriterion:
             value = torch.where(fixed, torch.zeros_like(value), value)
         return segment_max(value, batch.batch_ptr)
 
+    @property
+    def works_on_part(self) -> bool:
+        """Whether it can judge some of the systems of a batch; a `custom_op` may have a threshold for each."""
+        return self.custom_op is None
+
+    def in_words(self) -> str:
+        """Return what `repr` of a hook says of it."""
+        return f"{self.key}:{self.reduce_op or 'custom'} <= {self.threshold:g}"
+
     def evaluate(self, batch: Batch, pressure: float | Tensor = 0.0) -> Tensor:
         """Return the verdict, bool [B]."""
         if self.custom_op is not None:
@@ -127,14 +139,62 @@ class ConvergenceCriterion:
         return self.measure(batch, pressure) <= self.threshold
 
 
+@dataclass(frozen=True)
+class ForeignCriterion:
+    """A criterion of somebody else: any object with ``evaluate(batch)``.
+
+    Parameters
+    ----------
+    judge
+        The object. It returns bool [B] or [B, 1], the indices of converged systems, or None if there are none.
+    """
+
+    judge: Any
+    works_on_part = False
+    """It may know something of each system by its place."""
+
+    @property
+    def key(self) -> str:
+        """Field that it reads, if it says so."""
+        key = getattr(self.judge, "key", "")
+        return key if isinstance(key, str) else ""
+
+    def evaluate(self, batch: Batch, pressure: float | Tensor = 0.0) -> Tensor:
+        """Return the verdict, bool [B]."""
+        found = self.judge.evaluate(batch)
+        verdict = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
+        if found is None:
+            return verdict
+        if isinstance(found, Tensor) and found.dtype == torch.bool and found.numel() == len(batch):
+            return found.reshape(-1)
+        if isinstance(found, Tensor) and not found.is_floating_point() and found.dtype != torch.bool:
+            verdict[found.reshape(-1)] = True
+            return verdict
+        got = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)
+        raise InputError(
+            f"`evaluate` of {type(self.judge).__name__} returned {got}; return a bool tensor with one entry for each "
+            f"of {len(batch)} systems, the indices of those that converged, or None."
+        )
+
+    def in_words(self) -> str:
+        """Return what `repr` of a hook says of it."""
+        return type(self.judge).__name__
+
+
+def has_verdict(thing: Any) -> bool:
+    """Whether `thing` is an object with ``evaluate(batch)``."""
+    return not isinstance(thing, type) and callable(getattr(thing, "evaluate", None))
+
+
 class ConvergenceHook:
     """Decide which systems are converged; as a hook, migrate their status.
 
     Parameters
     ----------
     criteria
-        None for the default (largest force at most 0.05 eV/Å), one criterion, one dict of its arguments, or a list
-        of either; all must hold.
+        None for the default (largest force at most 0.05 eV/Å), one criterion, or a list; all must hold. A criterion is
+        a `ConvergenceCriterion`, a dict of its arguments, an object with attributes of these names, or an object with
+        ``evaluate(batch)`` that returns bool [B], the indices of converged systems, or None.
     source_status, target_status
         As a hook: move converged systems from one status to the other. Nothing is moved unless both are given.
     frequency
@@ -163,7 +223,7 @@ class ConvergenceHook:
         frequency: int = 1,
     ) -> None:
         if criteria is None:
-            criteria = _fmax_criterion(0.05)
+            criteria = _fmax_criterion(DEFAULT_FMAX)
         listed = list(criteria) if isinstance(criteria, list | tuple) else [criteria]
         if not listed:
             raise InputError("`criteria` is empty; give at least one, or None for a largest force of 0.05 eV/Å.")
@@ -175,7 +235,7 @@ class ConvergenceHook:
     @classmethod
     def from_fmax(
         cls,
-        threshold: float = 0.05,
+        threshold: float = DEFAULT_FMAX,
         source_status: int | None = None,
         target_status: int | None = None,
         frequency: int = 1,
@@ -195,7 +255,7 @@ class ConvergenceHook:
         return cls(_fmax_criterion(threshold), source_status, target_status, frequency)
 
     @classmethod
-    def from_fmax_and_smax(cls, fmax: float = 0.05, smax: float = 0.05 * GPa) -> ConvergenceHook:
+    def from_fmax_and_smax(cls, fmax: float = DEFAULT_FMAX, smax: float = 0.05 * GPa) -> ConvergenceHook:
         """Converged when forces and stress are small: `fmax` in eV/Å, `smax` in eV/Å³ (default 0.05 GPa).
 
         The stress compared is the largest principal value of the stress plus the engine's target pressure, so a turned
@@ -207,8 +267,8 @@ class ConvergenceHook:
 
     @property
     def works_on_part(self) -> bool:
-        """Whether it can judge some of the systems of a batch; a `custom_op` may have a threshold for each."""
-        return all(entry.custom_op is None for entry in self.criteria)
+        """Whether it can judge some of the systems of a batch."""
+        return all(entry.works_on_part for entry in self.criteria)
 
     @property
     def num_criteria(self) -> int:
@@ -218,7 +278,7 @@ class ConvergenceHook:
     @property
     def keys(self) -> frozenset[str]:
         """Fields that the criteria read."""
-        return frozenset(entry.key for entry in self.criteria)
+        return frozenset(entry.key for entry in self.criteria if entry.key)
 
     def mask(self, batch: Batch, pressure: float | Tensor = 0.0) -> Tensor:
         """Return bool [B]: which systems satisfy every criterion."""
@@ -242,7 +302,7 @@ class ConvergenceHook:
         status[moved] = self.target_status
 
     def __repr__(self) -> str:
-        parts = ", ".join(f"{c.key}:{c.reduce_op or 'custom'} <= {c.threshold:g}" for c in self.criteria)
+        parts = ", ".join(entry.in_words() for entry in self.criteria)
         move = "" if self.source_status is None else f", status {self.source_status} -> {self.target_status}"
         return f"ConvergenceHook({parts}{move})"
 
@@ -252,11 +312,15 @@ def _fmax_criterion(threshold: float) -> ConvergenceCriterion:
     return ConvergenceCriterion("forces", threshold, reduce_dims=-1, reduce_op="norm")
 
 
-def _as_criterion(entry: Any) -> ConvergenceCriterion:
+def _as_criterion(entry: Any) -> ConvergenceCriterion | ForeignCriterion:
     if isinstance(entry, ConvergenceCriterion):
         return entry
+    if has_verdict(entry):
+        return ForeignCriterion(entry)
+    allowed = {field.name for field in fields(ConvergenceCriterion)}
+    if isinstance(getattr(entry, "key", None), str) and not isinstance(entry, type):
+        entry = {name: getattr(entry, name) for name in allowed if hasattr(entry, name)}
     if isinstance(entry, dict):
-        allowed = {field.name for field in fields(ConvergenceCriterion)}
         unknown = sorted(set(entry) - allowed)
         if unknown or "key" not in entry:
             problem = f"has no {', '.join(unknown)}" if unknown else "needs a `key`, the field to look at"

@@ -254,7 +254,8 @@ class Driver:
         systems = self.systems
         batch = systems.part.batch
         for stage in self.stages:
-            stage.converged = stage.engine.judge(batch, stage.active.systems) if stage.active.any else None
+            moving, default = stage.active, stage.criterion
+            stage.converged = stage.engine.judge(batch, moving.systems, default) if moving.any else None
         if self._is_plain:
             return self._hold(self.stages[0].converged)
         crossed = torch.zeros_like(systems.active.systems)

@@ -20,6 +20,7 @@ from athanor.dynamics.arguments import (
     check_batch,
     check_keywords,
     check_model,
+    device_of,
     warn_if_nothing_moves,
 )
 from athanor.dynamics.convergence import ConvergenceHook
@@ -53,7 +54,7 @@ class BaseDynamics(HookRegistryMixin):
     hooks
         Hooks to register, each with its own stage.
     convergence_hook
-        `ConvergenceHook`, a dict of its arguments, or None: nothing converges.
+        `ConvergenceHook`, a dict of its arguments, an object with ``evaluate(batch)``, or None: nothing converges.
     n_steps
         Default number of steps of `run`; in a fused run, the step budget of this stage.
     exit_status
@@ -128,7 +129,7 @@ class BaseDynamics(HookRegistryMixin):
         self._selects_active_itself = selects_active(self)
         self._running = False
         self._driver = Driver(self, self._stages())
-        self._init_hooks(hooks)
+        self.replace_hooks(hooks)
 
     # -- what an integrator overrides ----------------------------------------------------------------------------
 
@@ -245,12 +246,35 @@ class BaseDynamics(HookRegistryMixin):
             f"version. `first + second` runs both in one batch."
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return settings, counters and hooks; what it remembers of systems rides on the batch, and goes with that."""
+        return {**vars(self), "_state": None, "active": None, "_opened": None, "_running": False}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        take_key(self, self.key)
+
     def __enter__(self) -> BaseDynamics:
         """Return self; on a CPU there is nothing to prepare."""
         return self
 
     def __exit__(self, *exc: object) -> None:
         """Do nothing."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, and a batch belongs; what `device_type` says for a model without tensors."""
+        return device_of(self.model) or torch.device(self.device_type)
+
+    @property
+    def global_rank(self) -> int:
+        """Rank of this process among all of a job; 0 unless `torch.distributed` is set up."""
+        return _runtime.global_rank()
+
+    @property
+    def local_rank(self) -> int:
+        """Rank of this process on its machine; 0 unless a launcher says otherwise."""
+        return _runtime.local_rank()
 
     @property
     def model_config(self) -> Any:
@@ -400,9 +424,12 @@ class BaseDynamics(HookRegistryMixin):
             with restored_where_inactive(batch, active, self._mutable_fields, state):
                 getattr(self, half)(batch)
 
-    def judge(self, batch: Batch, systems: Tensor) -> Tensor | None:
-        """Return which of the `systems` of a mask [B] satisfy its criteria, bool [B]; None if none does."""
-        hook = self.convergence_hook
+    def judge(self, batch: Batch, systems: Tensor, default: ConvergenceHook | None = None) -> Tensor | None:
+        """Return which of the `systems` of a mask [B] satisfy its criteria, bool [B]; None if none does.
+
+        The criteria are those of `default` if it has none.
+        """
+        hook = self.convergence_hook or default
         if hook is None:
             return None
         if hook.frequency > 1:  # counted by each system, so that it does not matter when others joined
@@ -415,7 +442,12 @@ class BaseDynamics(HookRegistryMixin):
     def make_context(self, stage: Any, batch: Batch, converged: Tensor | None = None) -> DynamicsContext:
         """Return what hooks are given."""
         return DynamicsContext(
-            batch=batch, model=self.model, workflow=self, step_count=self.step_count, converged_mask=converged
+            batch=batch,
+            model=self.model,
+            global_rank=self.global_rank,
+            workflow=self,
+            step_count=self.step_count,
+            converged_mask=converged,
         )
 
     def _members(self) -> list[BaseDynamics]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from athanor import _runtime
 from athanor._values import check_whole
 from athanor.data._checks import system_name
 from athanor.dynamics.arguments import can_not_add
+from athanor.dynamics.convergence import DEFAULT_FMAX, ConvergenceHook
 from athanor.dynamics.engine import BaseDynamics
 from athanor.dynamics.status import StageSpec
-from athanor.errors import ArgumentError, InputError
+from athanor.errors import ArgumentError, AthanorWarning, InputError
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -44,6 +47,11 @@ class FusedStage(BaseDynamics):
     InputError
         If there are no stages, codes repeat or do not rise, models differ, or a stage before the last can never be
         left.
+
+    Warns
+    -----
+    AthanorWarning
+        If an optimizer before the last stage has neither criterion nor budget: systems leave it at 0.05 eV/Å.
 
     Examples
     --------
@@ -140,7 +148,7 @@ class FusedStage(BaseDynamics):
     def _stages(self) -> list[StageSpec]:
         codes = [code for code, _ in self.sub_stages] + [self.exit_status]
         return [
-            StageSpec(engine, code, following)
+            StageSpec(engine, code, following, ConvergenceHook() if _is_endless(engine) and code < codes[-2] else None)
             for (code, engine), following in zip(self.sub_stages, codes[1:], strict=True)
         ]
 
@@ -190,7 +198,21 @@ def _check_stages(stages: list[tuple[int, BaseDynamics]]) -> None:
                 f"A fused run has one forward pass; build all stages with the same model."
             )
     for code, engine in stages[:-1]:
-        if engine.convergence_hook is None and engine.n_steps is None:
-            raise InputError(
-                f"stage {code} ({type(engine).__name__}) can never be left. Give it a `convergence_hook` or `n_steps`."
-            )
+        if not _is_endless(engine):
+            continue
+        what = f"stage {code} ({type(engine).__name__})"
+        if not _is_optimizer(engine):
+            raise InputError(f"{what} can never be left. Give it a `convergence_hook` or `n_steps`.")
+        text = (
+            f"{what} has no criterion; systems leave it when their largest force is at most {DEFAULT_FMAX:g} eV/Å. Say "
+            f"so with `convergence_hook=ConvergenceHook.from_fmax({DEFAULT_FMAX:g})`, or give it `n_steps`."
+        )
+        warnings.warn(AthanorWarning(text), stacklevel=_runtime.level_of_caller())
+
+
+def _is_endless(engine: BaseDynamics) -> bool:
+    return engine.convergence_hook is None and engine.n_steps is None
+
+
+def _is_optimizer(engine: BaseDynamics) -> bool:
+    return engine.entry_velocities == "zero"

@@ -45,7 +45,7 @@ class HookCalls:
 
     def look(self) -> None:
         """Note at which points there are hooks at all; looked up again when one was registered."""
-        known = [engine.hooks for engine in self.engines]
+        known = [engine.bound_hooks for engine in self.engines]
         if len(known) == len(self._known) and all(a is b for a, b in zip(known, self._known, strict=True)):
             return
         self._known = known

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from athanor.data._followers import new_key
+from athanor.data._followers import new_key, take_key
 from athanor.data.fields import GIVEN, Level
 from athanor.dynamics.rows import mask_of_rows
 from athanor.kernels import KeptTensors
@@ -48,6 +48,9 @@ class LastGood:
         self._tensors: dict[str, tuple[Level, Tensor, Tensor]] = {}
         self._pair_lists: Any = ()
         self.checked: tuple[str, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _of_key, (self.key,)
 
     def follow(self, batch: Batch, variables: Variables, computed: frozenset[str]) -> None:
         """Keep `batch` and what is remembered of it from now on; copies that ride on it stay.
@@ -158,3 +161,11 @@ class LastGood:
     def _rows(self, level: Level, systems: Tensor, like: Tensor) -> Tensor:
         assert self._batch is not None
         return mask_of_rows(self._batch, systems, level, like)
+
+
+def _of_key(key: str) -> LastGood:
+    """Return one whose copies ride on a batch under `key`, such as one that was pickled together with it."""
+    result = LastGood()
+    result.key = key
+    take_key(result, key)
+    return result

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from athanor.data.batch import Batch
     from athanor.dynamics.active import ActiveSet
     from athanor.dynamics.contract import Engine
+    from athanor.dynamics.convergence import ConvergenceHook
 
 
 @dataclass(slots=True)
@@ -34,6 +35,8 @@ class StageSpec:
         Status of the systems in this stage, or None for every system below the exit status.
     next_status
         Status that a system gets when it leaves; None in a plain engine, where nothing leaves.
+    criterion
+        When a system has converged in it, unless its engine says so.
 
     Attributes
     ----------
@@ -46,6 +49,7 @@ class StageSpec:
     engine: Engine
     code: int | None
     next_status: int | None
+    criterion: ConvergenceHook | None = None
     active: ActiveSet = field(init=False)
     converged: Tensor | None = field(init=False, default=None)
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from athanor.data._followers import new_key
+from athanor.data._followers import new_key, take_key
 from athanor.data._part import Part
 from athanor.data._stamp import ComputedFrom
 from athanor.dynamics.active import ActiveSet
@@ -58,14 +58,27 @@ class WorkingSet:
     def __init__(self, owner: Engine, stages: Sequence[StageSpec], last_good: LastGood) -> None:
         self._owner, self._stages, self._last_good = owner, stages, last_good
         self._key = new_key(self)
+        self._forget_batch()
+        self.part: Part
+        self.active: ActiveSet
+        self.run: Rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return it without the batch: what it remembers rides on that, and is found there by the key."""
+        kept = ("_owner", "_stages", "_last_good", "_key")
+        return {name: value for name, value in vars(self).items() if name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        take_key(self, self._key)
+        self._forget_batch()
+
+    def _forget_batch(self) -> None:
         self._batch: weakref.ref[Batch] | None = None
         self._membership = -1
         self._ids = ComputedFrom()
         self._chosen: Tensor | None = None
         self.is_taken_up = self.has_arrivals = self.has_newcomers = False
-        self.part: Part
-        self.active: ActiveSet
-        self.run: Rows
 
     # -- the batch -----------------------------------------------------------------------------------------------
 

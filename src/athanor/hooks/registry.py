@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from athanor.errors import ContractError, InputError
 from athanor.hooks.context import HookContext
+from athanor.hooks.hook_list import HookList
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,25 +38,52 @@ class BoundHook:
 class HookRegistryMixin:
     """Gives an engine its hooks.
 
-    The engine provides `step_count` and overrides `make_context`. `hooks` lists the registered objects in order.
+    The engine provides `step_count` and overrides `make_context`.
     """
 
     _stage_type: ClassVar[type[Enum] | tuple[type[Enum], ...] | None] = None
     """Enumerations whose members are accepted as stages; ``None`` accepts any."""
 
     step_count: int = 0
-    hooks: Sequence[Any] = ()
+    bound_hooks: tuple[BoundHook, ...] = ()
+    """What was registered, in order; another tuple after every change."""
     _hooks_at: Mapping[Enum, Sequence[BoundHook]] = MappingProxyType({})
     _multi_stage_hooks: Sequence[BoundHook] = ()
-    _bound_hooks: Sequence[BoundHook] = ()
     _opened: ExitStack | None = None
 
-    def _init_hooks(self, hooks: Iterable[Any] | None = None) -> None:
-        """Register `hooks`; for the constructor of an engine."""
+    @property
+    def hooks(self) -> HookList:
+        """The registered hooks in order, as a list: one that is appended is registered."""
+        return HookList(self)
+
+    @hooks.setter
+    def hooks(self, hooks: Iterable[Any] | None) -> None:
+        self.replace_hooks(hooks)
+
+    def replace_hooks(self, hooks: Iterable[Any] | None) -> None:
+        """Make `hooks` those of the engine, in that order. The new ones are registered, as by `register_hook`.
+
+        Raises
+        ------
+        InputError, ContractError
+            As in `register_hook`; the hooks are then those of before.
+        """
         if hooks is not None and not isinstance(hooks, Iterable):
             raise ContractError(f"`hooks` is a {type(hooks).__name__}; pass a list of hooks: `hooks=[hook]`.")
-        for hook in hooks or ():
-            self.register_hook(hook)
+        wanted, before = list(hooks or ()), self.bound_hooks
+        known: dict[int, list[BoundHook]] = {}
+        for bound in before:  # an object may be there at several stages
+            known.setdefault(id(bound.hook), []).append(bound)
+        self._arrange(())
+        try:
+            for hook in wanted:
+                if known.get(id(hook)):
+                    self._arrange((*self.bound_hooks, known[id(hook)].pop(0)))
+                else:
+                    self.register_hook(hook)
+        except BaseException:
+            self._arrange(before)
+            raise
 
     def register_hook(self, hook: Any, stage: Enum | None = None) -> None:
         """Add a hook behind those already there.
@@ -82,16 +110,16 @@ class HookRegistryMixin:
         on_register = getattr(hook, "on_register", None)
         if on_register is not None:
             on_register(self)
-        # new sequences each time: the empty ones of the class, or one that a loop is reading, are never changed
-        self.hooks = [*self.hooks, hook]
-        self._bound_hooks = [*self._bound_hooks, bound]
-        if bound.runs_on_stage is not None:
-            self._multi_stage_hooks = [*self._multi_stage_hooks, bound]
-            self._hooks_at = {at: [*row, bound] for at, row in self._hooks_at.items()}
-        else:
-            assert bound.stage is not None
-            row = self._hooks_at.get(bound.stage, self._multi_stage_hooks)
-            self._hooks_at = {**self._hooks_at, bound.stage: [*row, bound]}
+        self._arrange((*self.bound_hooks, bound))
+
+    def _arrange(self, bound: tuple[BoundHook, ...]) -> None:
+        """Take over what is registered; new sequences, because a loop may be reading the present ones."""
+        self.bound_hooks = bound
+        self._multi_stage_hooks = [one for one in bound if one.runs_on_stage is not None]
+        stages = {one.stage for one in bound if one.runs_on_stage is None and one.stage is not None}
+        self._hooks_at = {
+            at: [one for one in bound if one.runs_on_stage is not None or one.stage == at] for at in stages
+        }
 
     def _bind(self, hook: Any, stage: Enum | None) -> BoundHook:
         """Check `hook` and probe its optional members, once."""
@@ -155,7 +183,7 @@ class HookRegistryMixin:
     @property
     def hooks_raise_on_failure(self) -> bool:
         """Whether a registered hook asks that a failed system raises."""
-        return any(bound.raises_on_failure for bound in self._bound_hooks)
+        return any(bound.raises_on_failure for bound in self.bound_hooks)
 
     def make_context(self, stage: Enum, batch: Any, converged: Any = None) -> HookContext:
         """Return what hooks are given; engines override it."""
@@ -193,7 +221,7 @@ class HookRegistryMixin:
         seen: set[int] = set()
         with ExitStack() as stack:
             for registry in (self, *others):
-                for bound in registry._bound_hooks:
+                for bound in registry.bound_hooks:
                     if id(bound.hook) in seen:
                         continue
                     seen.add(id(bound.hook))

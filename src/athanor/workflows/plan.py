@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -11,7 +10,7 @@ import torch
 
 from athanor._runtime import set_num_threads
 from athanor.data.batch import Batch
-from athanor.dynamics.arguments import check_model
+from athanor.dynamics.arguments import check_model, device_of
 from athanor.errors import InputError
 from athanor.workflows import build
 from athanor.workflows.chunks import default_max_atoms, split_into_chunks
@@ -161,17 +160,10 @@ def spec_of_call(kind: type[Spec], arguments: Mapping[str, Any], **more: Any) ->
     given = {key: arguments[name] for key, name in names.items() if name in arguments} | more
     model = None if isinstance(given["model"], str | dict) else given.pop("model")
     if model is not None and given["device"] is None:
-        given["device"] = _device_of(model)
+        device = device_of(model)
+        given["device"] = None if device is None else str(device)
     given = {key: value for key, value in given.items() if value is not None}
     return validated(kind, given, Origin(spell=as_argument)), model
-
-
-def _device_of(model: Any) -> str | None:
-    """Return where the tensors of a model object are; None if it has none."""
-    if not isinstance(model, torch.nn.Module):
-        return None
-    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
-    return None if tensor is None else str(tensor.device)
 
 
 def _devices() -> list[str]:

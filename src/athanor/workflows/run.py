@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from athanor._runtime import keeping_num_threads
 from athanor.errors import AthanorWarning, StorageError
 from athanor.workflows import build
 from athanor.workflows.advice import Advice, advise
@@ -104,14 +105,15 @@ def run_from_python(kind: StageKind, arguments: dict[str, Any]) -> RunResult:
     given = {key: arguments[key] for key in defaults.keys() & arguments.keys()}
     given = {key: value for key, value in given.items() if value is not None or defaults[key] is not None}
     spec, model = spec_of_call(RunSpec, arguments, stages=[{kind.name: stage_of(kind, given)}])
-    result = run(
-        spec,
-        from_python(arguments["structures"]),
-        model=model,
-        overwrite=arguments["overwrite"],
-        progress=arguments["progress"],
-        command=f"athanor.{kind.name}(...)",
-    )
+    with keeping_num_threads():
+        result = run(
+            spec,
+            from_python(arguments["structures"]),
+            model=model,
+            overwrite=arguments["overwrite"],
+            progress=arguments["progress"],
+            command=f"athanor.{kind.name}(...)",
+        )
     if result.interrupted:
         raise KeyboardInterrupt
     return result

@@ -271,3 +271,15 @@ def test_consistency_is_checked_on_the_tensors_as_they_are() -> None:
     data.neighbor_list_shifts.resize_(3, 3)
     with pytest.raises(ShapeError, match="number of edges"):
         data.check_edge_consistency()
+
+
+def test_a_structure_is_made_on_a_device_and_in_a_dtype(recwarn: pytest.WarningsRecorder) -> None:
+    parts = {"atomic_numbers": torch.tensor([8, 1]), "positions": torch.zeros(2, 3), "charges": torch.zeros(2)}
+    data = AtomicData(**parts, velocities=torch.ones(2, 3), dtype=torch.float64, device="meta")
+    assert (data.dtype, data.velocities.dtype, data.atomic_masses.dtype) == (torch.float64,) * 3
+    assert data.charges.dtype == torch.float32  # a label keeps its own
+    assert {tensor.device.type for _, tensor in data} == {"meta"}
+    assert "dtype" not in data
+    assert not recwarn
+    with pytest.raises(ValueError, match="dtype"):
+        AtomicData(**parts, dtype=torch.int64)

@@ -119,6 +119,8 @@ def test_a_new_name_declares_itself_by_its_first_size(batch: Batch) -> None:
     for slip in ("enrgy", "frces", "pcb", "neighbour_list", "fmaxx"):
         with pytest.raises(UnknownFieldError, match=f"`{slip}` is not a field of a Batch"):
             setattr(batch, slip, torch.zeros(3))
+    for number in ("x", "y", "h1", "h2", "charge2"):  # things that are numbered, or have short names, are no slips
+        setattr(batch, number, torch.zeros(3))
     single = Batch.from_data_list([crystal(1), crystal(1)])
     with pytest.raises(InputError, match=r"`msd` has 2 rows, which may be one per atom or one per system.*add_key"):
         single.msd = torch.zeros(2)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from athanor.data import AtomicData, Batch
 from athanor.dynamics import FIRE, ConvergenceHook
+from athanor.dynamics.arguments import as_convergence_hook
 from athanor.dynamics.convergence import ConvergenceCriterion
 from athanor.errors import InputError, MissingFieldError
 from athanor.hooks.context import DynamicsContext
@@ -137,3 +140,47 @@ def test_when_a_system_is_judged_does_not_depend_on_when_it_joined():
     assert int(alone.step) % 4 == 1
     assert int(batch.step[1]) == int(alone.step)
     assert torch.equal(batch[1].positions, alone[0].positions)
+
+
+class Judge:
+    """A criterion of somebody else's class."""
+
+    def __init__(self, verdict):
+        self.verdict = verdict
+
+    def evaluate(self, batch):
+        return self.verdict
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected"),
+    [
+        (torch.tensor([True, False]), [True, False]),
+        (torch.tensor([[False], [True]]), [False, True]),
+        (torch.tensor([1]), [False, True]),
+        (None, [False, False]),
+    ],
+)
+def test_criteria_of_other_classes_are_taken_by_what_they_can_do(verdict, expected):
+    batch = batch_with([[[0.01, 0, 0]], [[0.01, 0, 0]]])
+    hook = ConvergenceHook([Judge(verdict), {"key": "forces", "threshold": 1.0, "reduce_op": "norm"}])
+    assert hook.mask(batch).tolist() == expected
+    assert not hook.works_on_part
+    assert repr(hook) == "ConvergenceHook(Judge, forces:norm <= 1)"
+    assert as_convergence_hook(Judge(verdict)).mask(batch).tolist() == expected
+
+
+def test_a_criterion_may_be_any_object_with_the_attributes_of_one():
+    batch = batch_with([[[0.1, 0, 0]], [[0.01, 0, 0]]])
+    given = SimpleNamespace(key="forces", threshold=0.05, reduce_op="norm", note="mine")
+    assert ConvergenceHook(given).criteria == ConvergenceHook.from_fmax(0.05).criteria
+    assert ConvergenceHook(given).mask(batch).tolist() == [False, True]
+
+
+def test_a_verdict_that_is_none_is_refused_by_name():
+    batch = batch_with([[[0.1, 0, 0]], [[0.01, 0, 0]]])
+    for verdict in (torch.tensor([0.5, 1.0]), torch.tensor([True]), "yes"):
+        with pytest.raises(InputError, match=r"`evaluate` of Judge returned .* one entry for each of 2 systems"):
+            ConvergenceHook(Judge(verdict)).mask(batch)
+    with pytest.raises(TypeError, match="criteria hold a type"):
+        ConvergenceHook(Judge)

@@ -357,3 +357,34 @@ def test_who_honours_the_active_set_and_who_is_restored():
     assert [engine._selects_active_itself for engine in ours] == [True] * 4
     assert not Overridden(model, dt=1.0)._selects_active_itself
     assert not OneHalf(model)._selects_active_itself
+
+
+def test_an_engine_says_where_its_batches_belong_and_which_process_it_is(monkeypatch):
+    model = argon_model()
+    engine = NVE(model, dt=1.0)
+    assert engine.device == torch.device("cpu")
+    assert (engine.global_rank, engine.local_rank) == (0, 0)
+    assert NVE(DemoModelWrapper(DemoModel()).to("meta"), dt=1.0).device == torch.device("meta")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 11)
+    assert (engine.global_rank, engine.local_rank) == (11, 3)
+    assert engine.make_context(DynamicsStage.AFTER_STEP, None).global_rank == 11
+
+
+def test_a_hook_that_is_appended_to_the_list_is_called():
+    seen = []
+
+    class Look:
+        frequency, stage = 1, DynamicsStage.AFTER_STEP
+
+        def __call__(self, ctx, stage):
+            seen.append(ctx.step_count)
+            if ctx.step_count == 2:
+                ctx.workflow.hooks.remove(self)
+
+    engine = with_neighbor_hooks(NVE(argon_model(), dt=1.0))
+    engine.run(Batch.from_data_list([argon_cluster(4, 0)]), 1)
+    engine.hooks.append(Look())
+    engine.run(Batch.from_data_list([argon_cluster(4, 0)]), 5)
+    assert seen == [1, 2]

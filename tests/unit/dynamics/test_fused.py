@@ -7,7 +7,7 @@ import torch
 
 from athanor.data import Batch
 from athanor.dynamics import FIRE, NVE, ConvergenceHook, DynamicsStage, FusedStage, NVTLangevin
-from athanor.errors import InputError
+from athanor.errors import AthanorWarning, InputError
 from athanor.testing.dynamics_contract import argon_cluster, argon_crystal, argon_model, with_neighbor_hooks
 
 
@@ -174,3 +174,42 @@ def test_adding_something_else_is_a_type_error():
 
 def test_a_batch_that_never_ran_is_not_complete():
     assert not FusedStage.all_complete(batch_of(argon_crystal(1, 0)), 1)
+
+
+def squeezed():
+    batch = batch_of(argon_cluster(5, 0), argon_cluster(7, 1))
+    batch.positions = 0.85 * batch.positions
+    return batch
+
+
+def relax_then_heat(**settings):
+    model = argon_model()
+    relax = FIRE(model, dt=0.3, **settings)
+    return relax, with_neighbor_hooks(relax + NVE(model, dt=1.0, n_steps=2, convergence_hook=None))
+
+
+def test_an_optimizer_before_another_stage_is_left_at_a_small_force_and_says_so():
+    with pytest.warns(AthanorWarning, match=r"stage 0 \(FIRE\) has no criterion; .* at most 0.05 eV/Å") as said:
+        relax, fused = relax_then_heat()
+    assert len(said) == 1
+    assert said[0].filename == __file__
+    log = Recorder()
+    fused.register_hook(log)
+    batch = fused.run(squeezed())
+    left = batch.step.flatten().tolist()
+    assert relax.convergence_hook is None
+    _, named = relax_then_heat(convergence_hook=ConvergenceHook.from_fmax(0.05))
+    assert named.run(squeezed()).step.flatten().tolist() == left
+    _, budget = relax_then_heat(n_steps=3)  # says when it is left, so nothing is added
+    assert budget.run(squeezed()).step.flatten().tolist() == [5, 5]
+    assert min(left) > 5
+
+
+def test_a_criterion_that_an_optimizer_gets_later_counts_and_the_last_stage_gets_none(recwarn):
+    relax, fused = relax_then_heat(n_steps=3)
+    relax.n_steps, relax.convergence_hook = None, ConvergenceHook.from_fmax(1e6)
+    assert fused.run(squeezed().index_select([0])).step.item() == 3
+    model = argon_model()
+    last = with_neighbor_hooks(NVE(model, dt=1.0, n_steps=1) + FIRE(model, dt=0.3))
+    assert last.run(squeezed().index_select([0]), 300).step.item() == 300
+    assert not [one for one in recwarn if issubclass(one.category, AthanorWarning)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import pickle
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from athanor.data import Batch
-from athanor.dynamics import FIRE, NVE, ConvergenceHook, FIREVariableCell, NVTLangevin
+from athanor.dynamics import FIRE, NVE, ConvergenceHook, DynamicsStage, FIREVariableCell, NVTLangevin
+from athanor.dynamics import engine as engine_module
 from athanor.testing.dynamics_contract import argon_cluster, argon_crystal, argon_model, with_neighbor_hooks
 
 
@@ -102,3 +104,76 @@ def test_single_steps_ask_the_model_for_what_they_need() -> None:
         engine.step(stepped)
     assert torch.equal(whole.cell, stepped.cell)
     assert set(engine.model.model_config.active_outputs) == asked
+
+
+MAKERS = {
+    "FIRE": lambda: with_neighbor_hooks(FIREVariableCell(argon_model(), dt=0.2)),
+    "Langevin": lambda: with_neighbor_hooks(NVTLangevin(argon_model(), 4.0, temperature=60.0, friction=0.02)),
+    "fused": fused,
+}
+
+
+def goes_on_after_pickling(make, copy, steps: int) -> bool:
+    """Whether an engine and a batch that were copied together, and the originals thrown away, end as undisturbed."""
+    whole, batch, engine = systems(), systems(), make()
+    make().run(whole, 12)
+    engine.run(batch, steps)
+    together = engine, batch
+    engine, batch = copy(together)
+    del together
+    gc.collect()
+    engine.run(batch, 12 - steps)
+    return all(torch.equal(whole[name], batch[name]) for name in ("positions", "cell", "step", "status"))
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
+def test_an_engine_that_ran_is_pickled_and_goes_on_with_its_batch(make, monkeypatch) -> None:
+    def pickled(both):
+        return pickle.loads(pickle.dumps(both))
+
+    for steps in (4, 6):  # the fused run is in its first stage, and between both
+        assert goes_on_after_pickling(make, pickled, steps)
+        assert goes_on_after_pickling(make, copy.deepcopy, steps)
+    if make is not MAKERS["Langevin"]:  # which has no memory
+        monkeypatch.setattr(engine_module, "take_key", lambda owner, key: None)  # mutant: nobody owns the rows any more
+        assert not goes_on_after_pickling(make, pickled, 4)
+
+
+def test_a_pickled_engine_brings_nothing_of_one_batch_to_another() -> None:
+    engine = MAKERS["FIRE"]()
+    engine.run(systems(), 6)
+    again, fresh = pickle.loads(pickle.dumps(engine)), MAKERS["FIRE"]()
+    assert (again.step_count, len(again.hooks)) == (6, 1)
+    assert torch.equal(again.run(systems(), 4).positions, fresh.run(systems(), 4).positions)
+
+
+@pytest.mark.parametrize("leave", [lambda batch: batch.index_select([0]), lambda batch: batch.remove_systems([1])])
+def test_those_that_stay_go_on_when_others_leave(leave) -> None:
+    for make in MAKERS.values():
+        whole, batch, engine = systems(), systems(), make()
+        make().run(whole, 12)
+        engine.run(batch, 6)
+        batch = leave(batch) or batch
+        engine.run(batch, 6)
+        for name in ("positions", "cell", "step", "status"):
+            assert torch.equal(whole.get_data(0)[name], batch.get_data(0)[name]), name
+
+
+def test_hooks_of_a_smaller_batch_are_told_of_its_systems_only() -> None:
+    masks = []
+
+    class Look:
+        frequency, stage = 1, DynamicsStage.AFTER_STEP
+
+        def __call__(self, ctx, stage):
+            masks.append(None if ctx.converged_mask is None else ctx.converged_mask.tolist())
+
+    engine = FIRE(argon_model(), dt=0.2, convergence_hook=ConvergenceHook.from_fmax(1e6), hooks=[Look()])
+    with_neighbor_hooks(engine)
+    batch = systems()
+    engine.run(batch, 5)
+    engine.run(batch.index_select([1]), 5)
+    engine.convergence_hook = ConvergenceHook.from_fmax(1e-9)
+    engine.run(systems(), 1)
+    engine.run(Batch.from_data_list([argon_cluster(5, 0)]), 1)
+    assert masks == [[True, True], [True], None, None]

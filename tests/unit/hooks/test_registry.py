@@ -19,7 +19,7 @@ class Engine(HookRegistryMixin):
     _stage_type = DynamicsStage
 
     def __init__(self, hooks=None):
-        self._init_hooks(hooks)
+        self.replace_hooks(hooks)
         self.contexts = 0
 
     def make_context(self, stage, batch):
@@ -285,3 +285,49 @@ def test_an_engine_without_hooks_costs_nothing() -> None:
     assert bare.has_hooks(DynamicsStage.AFTER_STEP)
     assert not Bare().has_hooks(DynamicsStage.AFTER_STEP), "hooks of one engine are not those of another"
     assert isinstance(bare._hooks_at[DynamicsStage.AFTER_STEP][0], BoundHook)
+
+
+def test_the_list_of_hooks_registers_what_is_put_into_it() -> None:
+    log: list = []
+    engine = Engine([Recorder(log, "a")])
+    engine.hooks.append(Recorder(log, "b"))
+    engine.hooks.insert(0, Recorder(log, "first"))
+    engine.hooks += [Recorder(log, "last")]
+    engine.call_hooks(DynamicsStage.AFTER_STEP, None)
+    assert [name for name, _ in log] == ["first", "a", "b", "last"]
+    log.clear()
+    del engine.hooks[1]
+    engine.hooks.remove(engine.hooks[-1])
+    engine.call_hooks(DynamicsStage.AFTER_STEP, None)
+    assert [name for name, _ in log] == ["first", "b"]
+    assert [hook.name for hook in engine.hooks] == ["first", "b"]
+    assert repr(engine.hooks) == repr(list(engine.hooks))
+    log.clear()
+    engine.hooks = [Recorder(log, "only")]
+    engine.call_hooks(DynamicsStage.AFTER_STEP, None)
+    assert [name for name, _ in log] == ["only"]
+
+
+def test_what_is_put_into_the_list_is_checked_and_what_is_there_keeps_its_stage() -> None:
+    log: list = []
+    hook = Recorder(log, "both")
+    engine = Engine([hook])
+    engine.register_hook(hook, stage=DynamicsStage.BEFORE_STEP)
+    with pytest.raises(TypeError, match="not callable"):
+        engine.hooks.append(object())
+    with pytest.raises(ValueError, match="`frequency` of Recorder is 0"):
+        engine.hooks = [Recorder(frequency=0)]
+    with pytest.raises(TypeError, match="`hooks` is a int"):
+        engine.hooks = 3
+    assert engine.hooks == [hook, hook]
+    engine.hooks.append(Recorder(log, "late"))
+    engine.call_hooks(DynamicsStage.AFTER_STEP, None)
+    engine.call_hooks(DynamicsStage.BEFORE_STEP, None)
+    assert [name for name, _ in log] == ["both", "late", "both"]
+
+
+def test_hooks_of_one_engine_are_not_those_of_another() -> None:
+    first, second = Engine(), Engine()
+    first.hooks.append(Recorder())
+    assert len(first.hooks) == 1
+    assert len(second.hooks) == 0

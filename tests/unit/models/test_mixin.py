@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -233,3 +233,22 @@ def test_what_is_not_offered_says_so() -> None:
 def test_sums_of_models_are_refused_with_a_way_out() -> None:
     with pytest.raises(NotImplementedError, match=r"Wrapper \+ Wrapper: sums of models are not part of this version"):
         Wrapper() + Wrapper()
+
+
+def test_asking_an_unfinished_wrapper_for_its_configuration_is_no_error() -> None:
+    asked = []
+
+    class Unfinished(nn.Module, BaseModelMixin):
+        embedding_shapes: ClassVar[dict] = {}
+
+        def __init__(self) -> None:
+            super().__init__()
+            asked.append((hasattr(self, "model_config"), getattr(self, "model_config", "none")))
+
+        def compute_embeddings(self, data, **kwargs):
+            return data
+
+    with pytest.raises(TypeError, match="Unfinished has no `model_config`"):
+        Unfinished()
+    assert asked == [(False, "none")]
+    assert not hasattr(Unfinished, "model_config")

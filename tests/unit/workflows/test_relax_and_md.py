@@ -346,3 +346,18 @@ def test_what_was_written_on_a_structure_stays_on_it(tmp_path: Path) -> None:
         assert "energy" not in found.info
         assert np.abs(found.get_forces()).max() < 0.5
     assert crystal.info == kept.info
+
+
+def test_the_number_of_threads_is_that_of_before_after_a_call() -> None:
+    before, seen = torch.get_num_threads(), []
+    other = 1 if before > 1 else 2
+    model = argon_model()
+    model.register_forward_hook(lambda *given: seen.append(torch.get_num_threads()))
+    athanor.evaluate(crystals(1), model=model, threads=other)
+    athanor.relax(crystals(1), model=model, threads=other, max_steps=1)
+    athanor.md(crystals(1), model=model, threads=other, steps=1)
+    assert set(seen) == {other}
+    assert torch.get_num_threads() == before
+    with pytest.raises(InputError):
+        athanor.relax(crystals(1), model=ARGON | {"depth": 3}, threads=other)
+    assert torch.get_num_threads() == before

@@ -1,0 +1,7 @@
+"""Door: the hooks that guard a run at the address where scripts import them from."""
+
+from __future__ import annotations
+
+from athanor.dynamics.hooks.nan_detector import NaNDetectorHook
+
+__all__ = ["NaNDetectorHook"]

@@ -18,6 +18,8 @@ from athanor._values import check_whole
 from athanor.errors import InputError
 
 _MOST_THREADS = 64
+_INSIDE = ("athanor", "torch", "contextlib")
+"""Packages whose frames are not those of a caller."""
 _state = {"ready": False, "announces": True}
 
 
@@ -42,7 +44,7 @@ def level_of_caller() -> int:
     Counting frames by hand breaks where a comprehension has a frame of its own (Python 3.11) or none (3.12).
     """
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("athanor", "torch"):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _INSIDE:
         level, frame = level + 1, frame.f_back
     return level
 

@@ -111,6 +111,17 @@ class BatchStorage(Followers):
             )
         return spec
 
+    @property
+    def custom_fields(self) -> Mapping[str, FieldSpec]:
+        """Name -> row of the fields that were declared for this batch, whether they are stored or not."""
+        return self._custom
+
+    @classmethod
+    def takes_name(cls, name: str) -> bool:
+        """Whether `name` may be that of a custom field: an identifier that means nothing else here."""
+        free = name not in KNOWN_FIELDS and not hasattr(cls, name)
+        return free and name.isidentifier() and not name.startswith("_")
+
     def _level(self, level: Level) -> LevelStorage:
         if level == "edge":
             return self._edges()

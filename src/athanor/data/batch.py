@@ -204,7 +204,7 @@ class Batch(BatchStorage):
                 f"`spec` is a {type(spec).__name__}; pass `FieldSpec(name, level, shape)` of `athanor.data.fields`, or "
                 f"use `add_key`."
             )
-        if spec.name in KNOWN_FIELDS or not spec.name.isidentifier() or hasattr(Batch, spec.name):
+        if not self.takes_name(spec.name):
             raise InputError(f"`{spec.name}` is taken; choose another name for the custom field.")
         known = self._custom.get(spec.name)
         if known is not None and known != spec and spec.name in self:

@@ -71,12 +71,12 @@ class FieldSpec:
     dtype: torch.dtype | None = None
 
     @classmethod
-    def like(cls, name: str, level: Level, value: torch.Tensor) -> Self:
+    def like(cls, name: str, level: Level, value: torch.Tensor, role: Role = "property") -> Self:
         """Return the row of a custom field that is first stored as `value`."""
         dtype = value.dtype
         kind: Kind = "float" if dtype.is_floating_point else "integer"
         kind = "boolean" if dtype == torch.bool else "any" if dtype.is_complex else kind
-        return cls(name, level, tuple(value.shape[1:]), kind)
+        return cls(name, level, tuple(value.shape[1:]), kind, role=role)
 
     def accepts_dtype(self, dtype: torch.dtype) -> bool:
         """Whether a tensor of `dtype` may be stored in this field."""

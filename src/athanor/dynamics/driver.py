@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from athanor.data.fields import RESULTS
 from athanor.dynamics.contract import Engine
 from athanor.dynamics.evaluate import evaluate
 from athanor.dynamics.hook_calls import HookCalls
@@ -234,7 +233,7 @@ class Driver:
         if systems.active.any:
             keeping = ~systems.active.systems if stepping else ~systems.active.systems | systems.run["evaluated"]
             everybody = stepping and systems.active.all
-            kept = {} if everybody or not bool(keeping.any()) else _copies_of_results(batch)
+            kept = {} if everybody or not bool(keeping.any()) else self._last_good.copies_of_computed(batch)
             self._computed = frozenset(evaluate(self.owner.model, batch, self._needs))
             for name, tensor in kept.items():
                 if name in batch:
@@ -278,11 +277,6 @@ class Driver:
             run["converged"].logical_or_(converged)
         held = part.to_whole(run["converged"]) | self.systems.rows_of(part.whole)["converged"]
         return held.nonzero().flatten() if bool(held.any()) else None
-
-
-def _copies_of_results(batch: Batch) -> dict[str, Tensor]:
-    found = zip(RESULTS, batch.tensors_of(RESULTS), strict=True)
-    return {name: tensor.clone() for name, tensor in found if tensor is not None}
 
 
 def check_can_produce(model: Any, needs: frozenset[str], who: str) -> None:

@@ -6,28 +6,32 @@ flags or assigns reaches the state.
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from athanor.data.fields import FIELDS, GIVEN, RESULTS
-from athanor.errors import ModelOutputError
+from athanor import _runtime
+from athanor.data.fields import FIELDS, GIVEN, RESULTS, FieldSpec, Level
+from athanor.errors import AthanorWarning, ModelOutputError
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
 
 
 def evaluate(model: Any, batch: Batch, needs: frozenset[str]) -> OrderedDict[str, Tensor]:
-    """Evaluate `model` on a batch and store energy, forces and what else it returns of the field table.
+    """Evaluate `model` on a batch and store what it returns: fields of the table, and other outputs that it declares.
 
     Parameters
     ----------
     model
         A wrapped model.
     batch
-        Changed in place: result fields; created if absent, and dropped if they are not computed.
+        Changed in place: result fields; created if absent, and dropped if they are not computed. An output that is not
+        in the table becomes a custom field, of the level that ``model_config.output_levels`` names or its rows tell;
+        what belongs to pairs, or to nothing in the batch, is only returned.
     needs
         Outputs that must be there.
 
@@ -40,12 +44,18 @@ def evaluate(model: Any, batch: Batch, needs: frozenset[str]) -> OrderedDict[str
     ------
     ModelOutputError
         If a needed output is missing or has the wrong shape.
+    AthanorWarning
+        If an output is left out because it may belong to atoms or to systems.
     """
     outputs = _outputs_of(model, batch, needs)
     for key, value in outputs.items():
-        if key in FIELDS and key not in GIVEN:
-            _store(batch, key, value, model)
-    for key, old in zip(RESULTS, batch.tensors_of(RESULTS), strict=True):
+        spec = None if key in GIVEN else _field_of(batch, key, value, model)
+        if spec is not None and spec.level != "edge":
+            _store(batch, spec, value, model)
+    results = RESULTS
+    if batch.custom_fields:
+        results = (*RESULTS, *(key for key, spec in batch.custom_fields.items() if spec.role == "result"))
+    for key, old in zip(results, batch.tensors_of(results), strict=True):
         if old is not None and key not in outputs:
             batch.set_field(key, None)
     batch.mark_results_fresh(model, frozenset(outputs))
@@ -77,9 +87,38 @@ def _detached(value: Tensor) -> Tensor:
     return value.detach() if value.requires_grad else value
 
 
-def _store(batch: Batch, key: str, value: Tensor, model: Any) -> None:
-    """Copy one output into the field `key`."""
-    spec = FIELDS[key]
+def _field_of(batch: Batch, key: str, value: Tensor, model: Any) -> FieldSpec | None:
+    """Return the field in which an output is stored, declared now if it is new; None if there is none for it."""
+    spec = FIELDS.get(key) or batch.custom_fields.get(key)
+    if spec is not None:
+        return spec
+    config = model.model_config
+    if key not in config.outputs or not batch.takes_name(key) or value.ndim == 0:
+        return None
+    level = config.output_levels.get(key) or _level_by_rows(batch, key, value, model)
+    if level is None or level == "edge":
+        return None
+    spec = FieldSpec.like(key, level, value, role="result")
+    batch.register_field(spec)
+    return spec
+
+
+def _level_by_rows(batch: Batch, key: str, value: Tensor, model: Any) -> Level | None:
+    rows: dict[Level, int] = {"node": batch.num_nodes, "system": batch.num_graphs}
+    levels = [level for level, count in rows.items() if count == value.shape[0]]
+    if len(levels) == 2:
+        name = type(model).__name__
+        text = (
+            f"`{key}` of {name} is left out: with {rows['node']} atoms in as many systems its rows may be those of "
+            f"either. Say which in its configuration: `ModelConfig(..., output_levels={{'{key}': 'node'}})`."
+        )
+        warnings.warn(AthanorWarning(text), stacklevel=_runtime.level_of_caller())
+    return levels[0] if len(levels) == 1 else None
+
+
+def _store(batch: Batch, spec: FieldSpec, value: Tensor, model: Any) -> None:
+    """Copy one output into its field."""
+    key = spec.name
     target = batch.get(key)
     if target is None:
         tail = tuple(value.shape[1 + i] if size is None else size for i, size in enumerate(spec.shape))

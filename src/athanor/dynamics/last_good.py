@@ -139,6 +139,10 @@ class LastGood:
         if systems is None and self._batch.pair_lists != self._pair_lists:
             self._batch.pair_lists = self._pair_lists
 
+    def copies_of_computed(self, batch: Batch) -> dict[str, Tensor]:
+        """Return copies of what the model computes, as it stands on `batch`."""
+        return {name: batch[name].clone() for name in sorted(self.computed) if name in batch}
+
     def forget_results(self, systems: Tensor) -> None:
         """Set what the model would have computed of the `systems` of a mask [B] to NaN, unknown, in place."""
         if not bool(systems.any()):

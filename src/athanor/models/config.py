@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from athanor._config import Config
+from athanor.data._levels import level_of
+from athanor.data.fields import FIELDS, Level
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
 __all__ = ["ModelConfig", "NeighborConfig", "NeighborListFormat"]
@@ -40,6 +43,10 @@ class ModelConfig(Config):
         Whether periodic systems work, and whether nothing else does. Fixed.
     neighbor_config
         The neighbour list the model needs, or ``None``. Fixed.
+    output_levels
+        Name -> ``"node"`` (or ``"atom"``), ``"edge"`` or ``"system"``: what the rows of an output belong to that is not
+        in the field table, such as an uncertainty. Without it their number tells, which it can not where every system
+        has one atom. Such outputs are stored on the batch of a run, except those of pairs. Fixed.
     active_outputs
         What to compute; all of `outputs` unless given. May be changed at any time.
     gradient_keys
@@ -59,6 +66,7 @@ class ModelConfig(Config):
     supports_pbc: bool = Field(default=False, frozen=True)
     needs_pbc: bool = Field(default=False, frozen=True)
     neighbor_config: NeighborConfig | None = Field(default=None, frozen=True)
+    output_levels: dict[str, Level] = Field(default_factory=dict, frozen=True)
     active_outputs: set[str] | None = Field(default=None, validate_default=True)
     gradient_keys: set[str] = Field(default_factory=set)
 
@@ -66,6 +74,19 @@ class ModelConfig(Config):
     def needs_neighborlist(self) -> bool:
         """Whether the model needs a neighbour list."""
         return self.neighbor_config is not None
+
+    @field_validator("output_levels", mode="before")
+    @classmethod
+    def _known_levels(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        levels = {name: level_of(name, level) for name, level in value.items()}
+        for name, level in levels.items():
+            if name in info.data.get("outputs", ()) and (name not in FIELDS or FIELDS[name].level == level):
+                continue
+            what = f"is {FIELDS[name].level}-level" if name in FIELDS else f"is not in `outputs` ({level}-level)"
+            raise ValueError(f"`output_levels` names `{name}`, which {what}. Leave it out, or correct it.")
+        return levels
 
     @field_validator("active_outputs", mode="after")
     @classmethod

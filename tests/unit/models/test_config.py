@@ -87,3 +87,20 @@ def test_card_is_fixed_and_knows_nothing_by_itself() -> None:
     assert (card.elements, card.minimum_distance, card.batch_invariance) == (None, None, "unknown")
     with pytest.raises(AttributeError):
         card.name = "other"
+
+
+def test_levels_of_outputs_are_those_of_the_table_and_belong_to_outputs() -> None:
+    config = ModelConfig(
+        outputs={"energy", "uncertainty", "spread"}, output_levels={"uncertainty": "atom", "spread": "system"}
+    )
+    assert config.output_levels == {"uncertainty": "node", "spread": "system"}
+    assert ModelConfig(output_levels={"energy": "system"}).output_levels == {"energy": "system"}
+    assert ModelConfig().output_levels == {}
+    for levels, words in (
+        ({"uncertainty": "node"}, r"names `uncertainty`, which is not in `outputs`"),
+        ({"energy": "node"}, "names `energy`, which is system-level"),
+        ({"energy": "molecule"}, "`energy` is given the level 'molecule'; levels are 'node'"),
+        (["energy"], "`output_levels` of ModelConfig is"),
+    ):
+        with pytest.raises(InputError, match=words):
+            ModelConfig(output_levels=levels)

@@ -109,14 +109,16 @@ def keeping_num_threads() -> Iterator[None]:
 
 def global_rank() -> int:
     """Return the rank of this process among all of a job; 0 unless `torch.distributed` is set up."""
-    distributed = torch.distributed
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+    return int(torch.distributed.get_rank()) if _is_distributed() else 0
 
 
 def local_rank() -> int:
-    """Return the rank of this process on its machine, as launchers such as torchrun say; 0 without one."""
-    given = os.environ.get("LOCAL_RANK", "")
-    return int(given) if given.isdecimal() else 0
+    """Return the rank of this process on its machine; 0 unless `torch.distributed` is set up."""
+    return int(torch.distributed.get_node_local_rank(fallback_rank=0)) if _is_distributed() else 0
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def get_num_threads() -> int:

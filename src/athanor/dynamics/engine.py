@@ -273,7 +273,7 @@ class BaseDynamics(HookRegistryMixin):
 
     @property
     def local_rank(self) -> int:
-        """Rank of this process on its machine; 0 unless a launcher says otherwise."""
+        """Rank of this process on its machine; 0 unless `torch.distributed` is set up."""
         return _runtime.local_rank()
 
     @property

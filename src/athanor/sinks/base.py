@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 
 import torch
 
+from athanor import _runtime
 from athanor.data.batch import Batch
 from athanor.errors import ArgumentError, CapacityError, InputError, ShapeError, StorageError
 
@@ -95,16 +96,12 @@ class DataSink(ABC):
     @property
     def global_rank(self) -> int:
         """Rank of this process among all; 0 without torch.distributed."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return int(torch.distributed.get_rank())
-        return 0
+        return _runtime.global_rank()
 
     @property
     def local_rank(self) -> int:
         """Rank of this process on its machine; 0 without torch.distributed."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return int(torch.distributed.get_node_local_rank(fallback_rank=0))
-        return 0
+        return _runtime.local_rank()
 
     def _chosen_systems(self, batch: Batch, mask: torch.Tensor | None, *, full: str) -> Batch | None:
         """Check mask and capacity; return the systems to store without pairs, or None if there are none.

@@ -61,6 +61,9 @@ test-newest:
 	@rm -f .venv-newest/.ready
 	@PIP_UPGRADE=1 PIP_UPGRADE_STRATEGY=eager $(MAKE) --no-print-directory test VENV=.venv-newest PINS=
 
+test-everywhere: $(READY)
+	@$(BIN)/python tests/everywhere.py $(WHERE)
+
 lint: $(READY)
 	@echo "==> Lint: ruff, layers, types"
 	@$(BIN)/ruff check src tests benchmarks docs

@@ -70,7 +70,7 @@ def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> Press:
 
 
 def rows() -> list[dict[str, Any]]:
-    return json.loads(Path("out/summary.json").read_text())
+    return json.loads(Path("out/summary.json").read_text(encoding="utf-8"))
 
 
 def test_ctrl_c_while_loading(ctrl_c: Press, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,7 +173,7 @@ def test_full_disk(capsys: pytest.CaptureFixture[str], limit: int) -> None:
         # frames or log: which of the two files is full first is a matter of the machine's speed
         assert "frames are safe" in told or "rows wait in memory" in told
         assert "what is done is in `out`" in told
-        assert "state: failed" in Path("out/run.yaml").read_text()
+        assert "state: failed" in Path("out/run.yaml").read_text(encoding="utf-8")
         assert {row["status"] for row in rows()} == {"interrupted"}
         assert call(["show", "out"]) == 0
     assert call(["md", "argon.extxyz", "-o", "out", "--overwrite", "--steps", "2", "-T", "30", *LJ]) == 0
@@ -193,7 +193,7 @@ def test_a_screen_that_can_not_be_written() -> None:
     closed = subprocess.run(models, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (closed.returncode, closed.stderr) == (0, "")
-    with open("/dev/full", "w") as full:
+    with open("/dev/full", "w", encoding="utf-8") as full:
         refused = subprocess.run(models, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert refused.returncode == 74
     assert "No space left on device" in refused.stderr

@@ -43,7 +43,7 @@ BAD = {
 
 
 def results(out: str) -> tuple[list[dict[str, Any]], list[Atoms]]:
-    return json.loads(Path(out, "summary.json").read_text()), read(f"{out}/final.extxyz", ":")
+    return json.loads(Path(out, "summary.json").read_text(encoding="utf-8")), read(f"{out}/final.extxyz", ":")
 
 
 @pytest.mark.parametrize("name", BAD)

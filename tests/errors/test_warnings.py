@@ -42,7 +42,7 @@ def test_each_is_said_once_a_run_and_kept(capsys: pytest.CaptureFixture[str]) ->
     assert "warning" not in screen.out
     import yaml
 
-    kept = yaml.safe_load(Path("out/run.yaml").read_text())["warnings"]
+    kept = yaml.safe_load(Path("out/run.yaml").read_text(encoding="utf-8"))["warnings"]
     assert [f"warning: {text}" for text in kept] == [line.rpartition(" [")[0] for line in lines]
     assert call(["show", "out"]) == 0
     assert "damps all motion within 5 fs" in " ".join(capsys.readouterr().out.split())

@@ -34,7 +34,7 @@ def test_frames_and_rows_of_a_run(tmp_path):
     assert frames.time.flatten().tolist() == [2.0, 12.0, 22.0, 32.0]
     assert torch.equal(memory.read().positions, stored.read().positions)
     assert (frames.positions[:32] != frames.positions[32:64]).any()
-    with open(tmp_path / "log.csv", newline="") as file:
+    with open(tmp_path / "log.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     wanted = [(str(step), str(number)) for step in (1, 6, 11, 16) for number in (0, 1)]
     assert [(row["step"], row["system_id"]) for row in rows] == wanted

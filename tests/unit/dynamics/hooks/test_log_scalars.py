@@ -23,7 +23,7 @@ def context(batch: Batch, step_count: int = 0) -> DynamicsContext:
 
 
 def rows_of(path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
+    with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

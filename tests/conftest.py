@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Before torch or numba load: several test processes share few cores, and results must not depend on threads anyway.
@@ -20,6 +21,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 for _name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "ATHANOR_DEBUG", "LINES"):
     os.environ.pop(_name, None)
 os.environ["COLUMNS"] = "80"
+
+# The same examples everywhere, however slow the machine is that tries them.
+hypothesis.settings.register_profile(
+    "everywhere",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("everywhere")
 
 WARM_UP = Path(__file__).parent / "warm_up.py"
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from athanor.data import AtomicData, Batch
@@ -186,10 +186,6 @@ class BelievesAnything(AtomicData):
 
 
 def test_broken_twin_is_caught() -> None:
-    @settings(PROFILE, phases=[Phase.generate])
-    @given(any_fields())
-    def check(fields: dict[str, Any]) -> None:
-        check_one_step(quietly(lambda: BelievesAnything(**fields)))
-
-    with pytest.raises((TypeError, AttributeError, KeyError, RuntimeError)):
-        check()
+    fields = {"atomic_numbers": torch.tensor([18]), "positions": [[0.0, 0.0, 0.0]]}
+    with pytest.raises(AttributeError, match="'list' object has no attribute"):
+        check_one_step(BelievesAnything(**fields))

@@ -116,7 +116,7 @@ def read(job: Any) -> RunSpec | None:
         return None
 
 
-@settings(max_examples=250, derandomize=True, deadline=1000)
+@settings(max_examples=250, derandomize=True)
 @given(job=jobs())
 def test_a_job_is_a_run_that_can_be_repeated_or_a_mistake(job: dict[str, Any]) -> None:
     spec = read(job)
@@ -125,13 +125,13 @@ def test_a_job_is_a_run_that_can_be_repeated_or_a_mistake(job: dict[str, Any]) -
         assert make_spec(spec.to_job()) == spec
 
 
-@settings(max_examples=80, derandomize=True, deadline=1000)
+@settings(max_examples=80, derandomize=True)
 @given(job=st.dictionaries(st.one_of(st.sampled_from(KEYS), st.text(max_size=3), numbers), values, max_size=4))
 def test_a_job_of_anything(job: dict[Any, Any]) -> None:
     read(job)
 
 
-@settings(max_examples=80, derandomize=True, deadline=1000, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, derandomize=True)
 @given(
     text=st.one_of(st.text(max_size=40), jobs().map(yaml.safe_dump), st.binary(max_size=30)), cut=st.integers(0, 400)
 )

@@ -30,10 +30,10 @@ def batch_of(*ids: int) -> Batch:
 
 def assert_holds(batch: Batch, *ids: int) -> None:
     """Every system has all that it has in a batch of its own."""
-    assert batch.system_id.flatten().tolist() == list(ids)
+    assert batch.system_id.flatten().tolist() == list(ids), "other systems"
     state, group = batch.state_rows("somebody"), batch.group("bonds")
-    assert state["a"].tolist() == list(ids)
-    assert torch.equal(state["b"], 10 * batch.system_id[batch.batch_idx, 0])
+    assert state["a"].tolist() == list(ids), "state of the systems"
+    assert torch.equal(state["b"], 10 * batch.system_id[batch.batch_idx, 0]), "state of the atoms"
     for place, number in enumerate(ids):
         alone, here = batch_of(number), batch.get_data(place)
         for name in ("positions", "atomic_numbers", "velocities", "cell", "neighbor_list", "neighbor_list_shifts"):
@@ -118,5 +118,5 @@ def test_a_wrong_row_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_levels, "gather_rows", lambda starts, counts: np.roll(gather_rows(starts, counts), 1))
     selected = batch.index_select([1, 2])
     monkeypatch.undo()
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match="other systems"):
         assert_holds(selected, 2, 3)

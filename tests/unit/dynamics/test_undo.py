@@ -142,7 +142,7 @@ def test_a_history_needs_a_slot_to_spare() -> None:
 def test_without_undoing_the_path_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Driver, "undo_unfinished_step", lambda self, batch: None)
     interrupt = Interrupt(DynamicsStage.BEFORE_COMPUTE, 7)
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match="positions"):
         assert_equal_bits(run_through(ENGINES["FIRE"], None)[0], run_through(ENGINES["FIRE"], interrupt)[0])
 
 

@@ -89,13 +89,14 @@ def test_an_error_in_any_part_reaches_the_caller() -> None:
     assert sorted(seen) == [(0, 3), (3, 5)]
 
 
-def test_threads_are_set_and_checked() -> None:
+def test_threads_are_set_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     before = _runtime.get_num_threads()
     try:
         _runtime.set_num_threads(2)
         assert torch.get_num_threads() == 2
+        monkeypatch.setattr(_runtime, "_available_cores", lambda: 3)
         _runtime.set_num_threads()
-        assert torch.get_num_threads() >= 1
+        assert torch.get_num_threads() == _runtime.get_num_threads() == 3
         for wrong in (0, -1, 1.5, True):
             with pytest.raises(InputError, match="num_threads"):
                 _runtime.set_num_threads(wrong)  # type: ignore[arg-type]

@@ -53,7 +53,7 @@ def test_capabilities_are_fixed(name: str) -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="output"):
         ModelConfig(output={"energy"})
     with pytest.raises(ValueError, match="no_such_field"):
         ModelConfig().no_such_field = 1

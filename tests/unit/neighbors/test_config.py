@@ -16,20 +16,20 @@ def test_defaults_and_plain_strings() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "name"),
     [
-        {"cutoff": 0.0},
-        {"cutoff": -1.0},
-        {"cutoff": float("nan")},
-        {"cutoff": float("inf")},
-        {"cutoff": 5.0, "skin": -0.1},
-        {"cutoff": 5.0, "format": "csr"},
-        {"cutoff": 5.0, "max_neighbors": 3},
-        {},
+        ({"cutoff": 0.0}, "cutoff"),
+        ({"cutoff": -1.0}, "cutoff"),
+        ({"cutoff": float("nan")}, "cutoff"),
+        ({"cutoff": float("inf")}, "cutoff"),
+        ({"cutoff": 5.0, "skin": -0.1}, "skin"),
+        ({"cutoff": 5.0, "format": "csr"}, "format"),
+        ({"cutoff": 5.0, "max_neighbors": 3}, "max_neighbors"),
+        ({}, "cutoff"),
     ],
 )
-def test_wrong_values_are_refused(wrong: dict) -> None:
-    with pytest.raises(InputError):
+def test_wrong_values_are_refused(wrong: dict, name: str) -> None:
+    with pytest.raises(InputError, match=f"`{name}`"):
         NeighborConfig(**wrong)
 
 

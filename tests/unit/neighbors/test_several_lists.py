@@ -412,7 +412,8 @@ def assert_complete(batch: Batch) -> None:
                 batch.positions[first:last], batch.cell[system], batch.pbc[system], pairs.cutoff, pairs.half
             )
             close = (listed[0] == system) & (listed[2].norm(dim=1) < pairs.cutoff)
-            assert torch.equal(torch.bincount(listed[1][close] - first, minlength=last - first), counts)
+            found = torch.bincount(listed[1][close] - first, minlength=last - first)
+            assert torch.equal(found, counts), f"pairs within {pairs.cutoff:g}"
 
 
 def test_a_list_that_does_not_follow_would_be_noticed() -> None:
@@ -427,14 +428,14 @@ def test_a_list_that_does_not_follow_would_be_noticed() -> None:
     batch.positions[0] -= batch.cell[0, 1]
     call(batch, WrapPeriodicHook(), hook(2.8))
     batch.pair_lists = (batch.pair_list, behind)
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match=r"pairs within 4\.5"):
         assert_complete(batch)
     batch.pair_lists = (shown,)
     call(batch, hook(2.8), hook(4.5))
     for pairs in (batch.pair_lists[1], batch.pair_lists[0]):
         batch.positions[0] += 1.0
         batch.pair_lists = (pairs,)
-        with pytest.raises(AssertionError):
+        with pytest.raises(AssertionError, match=f"pairs within {pairs.cutoff:g}"):
             assert_complete(batch)
 
 

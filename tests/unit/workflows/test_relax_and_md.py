@@ -228,8 +228,12 @@ def test_nothing_is_written_when_the_input_is_wrong(tmp_path: Path) -> None:
     out = tmp_path / "out"
     bad = bulk("Ar")
     bad.positions[:] = np.nan
-    for structures, model in [([bad], ARGON), (crystals(), ARGON | {"cutof": 3}), (crystals(), "no-such-model")]:
-        with pytest.raises(InputError):
+    for structures, model, words in (
+        ([bad], ARGON, "must be finite"),
+        (crystals(), ARGON | {"cutof": 3}, "cutof"),
+        (crystals(), "no-such-model", "no-such-model"),
+    ):
+        with pytest.raises(InputError, match=words):
             athanor.relax(structures, model=model, out=out)
         assert not out.exists()
 

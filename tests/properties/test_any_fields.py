@@ -186,6 +186,7 @@ class BelievesAnything(AtomicData):
 
 
 def test_broken_twin_is_caught() -> None:
-    fields = {"atomic_numbers": torch.tensor([18]), "positions": [[0.0, 0.0, 0.0]]}
-    with pytest.raises(AttributeError, match="'list' object has no attribute"):
+    fields = {"atomic_numbers": torch.tensor([18]), "positions": torch.zeros(1, 3), "energy": "a"}
+    assert quietly(lambda: AtomicData(**fields)) is None, "refused in words"
+    with pytest.raises(AttributeError, match="'str' object has no attribute 'shape'"):
         check_one_step(BelievesAnything(**fields))

@@ -9,7 +9,9 @@ A page is one session in an empty folder, from its first block to its last:
 * a block of ``bash`` holds ``athanor`` commands, which are called in this process, and ``ls``, ``cat`` or ``head``;
   a comment ``# exit code 65`` behind a command says how it ends, otherwise it must end with 0;
 * a ``{code-block}`` with a caption is written to the file of that name;
-* a block of ``text`` directly below is what the block above it prints, and the tests compare it;
+* a block of ``text`` directly below is what the block above it prints, and the tests compare it; with the comment
+  ``<!-- of one machine -->`` between the two, its figures hang on the last bit of the arithmetic, and form and range of
+  them are compared;
 * a picture of the page that the session makes, such as a plot, is copied beside the page.
 
 Seconds, dates, versions and the like differ from run to run: `NORMALISE` lists what is not compared.
@@ -29,6 +31,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,10 +52,20 @@ TERMINAL = {"COLUMNS": "100", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
 """Environment in which the output of the pages is made."""
 
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d+\.\d+(?:e[+-]?\d+)?|\b\d+(?= K\b)")
+COUNT = re.compile(r"(?<![\w.])\d+(?![\w.])")
 MEAN = re.compile(r"(\d+) ± +(\d+)")
-"""What is compared as a number: with a decimal point, or a temperature. Counts must be equal."""
+"""What is compared as a number: with a decimal point, or a temperature. Counts must be equal.
 
-_BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.M | re.S)
+Of one machine are figures whose counts are within a third and whose decimals are within `RANGE` of those of another.
+"""
+RANGE = 0.05
+
+_MARK = "<!-- of one machine -->"
+_BLOCK = re.compile(
+    r"^```(?P<language>\w+)\n(?P<code>.*?)^```\n"
+    rf"(?:\n(?P<mark>{_MARK}\n\n)?```text\n(?P<output>.*?)^```\n)?",
+    re.M | re.S,
+)
 _FILE = re.compile(r"^```\{code-block\} \w+\n:caption: (?P<name>\S+)\n\n(?P<code>.*?)^```\n", re.M | re.S)
 
 
@@ -66,6 +79,7 @@ class Block:
     output: str | None = None
     span: tuple[int, int] = (0, 0)
     name: str = ""
+    of_one_machine: bool = False
 
 
 def blocks(text: str) -> list[Block]:
@@ -74,7 +88,8 @@ def blocks(text: str) -> list[Block]:
     for match in _BLOCK.finditer(text):
         if match["language"] in ("python", "bash"):
             line = text.count("\n", 0, match.start()) + 1
-            found.append(Block(match["language"], match["code"], line, match["output"], match.span("output")))
+            output = {"output": match["output"], "span": match.span("output"), "of_one_machine": bool(match["mark"])}
+            found.append(Block(match["language"], match["code"], line, **output))
     for match in _FILE.finditer(text):
         line = text.count("\n", 0, match.start()) + 1
         found.append(Block("file", match["code"], line, name=match["name"]))
@@ -130,32 +145,48 @@ def _run_commands(code: str) -> None:
             ended = call(words[1:])
         else:
             assert words[0] in ("ls", "cat", "head"), f"`{words[0]}` does not belong into a block of bash: {line}"
-            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            done = subprocess.run(words, capture_output=True, encoding="utf-8", check=False)
             print(done.stdout + done.stderr, end="")
             ended = done.returncode
         assert ended == wanted, f"`{line.strip()}` ended with {ended}"
 
 
-def difference(shown: str, printed: str) -> str:
+def difference(shown: str, printed: str, *, of_one_machine: bool = False) -> str:
     """Return how the output on the page differs from the real one, or nothing.
 
-    Words must agree once `NORMALISE` is applied, numbers to two units of the last digit shown. A mean with its error,
-    ``253 ± 19``, is that of a path that hangs on the last bit of the arithmetic, and differs between machines as two
-    samples do: it must agree within five standard errors.
+    Words must agree once `NORMALISE` is applied, numbers to two units of the last digit shown; `of_one_machine`, counts
+    to a third and numbers to `RANGE`. A mean with its error, ``253 ± 19``, is that of a path that hangs on the last bit
+    of the arithmetic, and differs between machines as two samples do: it must agree within five standard errors.
     """
+    rules = [(MEAN, _far_mean), (NUMBER, partial(_far_number, least=RANGE if of_one_machine else 0.0))]
+    if of_one_machine:
+        rules.append((COUNT, _far_count))
     one, other = _normal(shown), _normal(printed)
-    for (first, error), (second, another) in zip(MEAN.findall(one), MEAN.findall(other), strict=False):
-        if abs(float(first) - float(second)) > 5.0 * math.hypot(float(error), float(another)):
-            return f"the page shows {first} ± {error} and the real output is {second} ± {another} in\n{printed}"
-    one, other = MEAN.sub("MEAN", one), MEAN.sub("MEAN", other)
-    if NUMBER.sub("NUMBER", one) != NUMBER.sub("NUMBER", other):
-        return f"the page shows\n{shown}\nand the real output is\n{printed}"
-    for first, second in zip(NUMBER.findall(one), NUMBER.findall(other), strict=True):
-        digits, _, exponent = first.lower().partition("e")
-        unit = 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
-        if abs(float(first) - float(second)) > 2.0001 * unit:
-            return f"the page shows {first} and the real output is {second} in\n{printed}"
-    return ""
+    for pattern, is_far in rules:
+        for first, second in zip(pattern.finditer(one), pattern.finditer(other), strict=False):
+            if is_far(first, second):
+                return f"the page shows {first[0]} and the real output is {second[0]} in\n{printed}"
+        one, other = pattern.sub("FIGURE", one), pattern.sub("FIGURE", other)
+    return "" if one == other else f"the page shows\n{shown}\nand the real output is\n{printed}"
+
+
+def _far_mean(first: re.Match[str], second: re.Match[str]) -> bool:
+    return abs(float(first[1]) - float(second[1])) > 5.0 * math.hypot(float(first[2]), float(second[2]))
+
+
+def _far_number(first: re.Match[str], second: re.Match[str], least: float) -> bool:
+    digits, _, exponent = first[0].lower().partition("e")
+    unit = 10.0 ** (int(exponent or 0) - len(digits.partition(".")[2]))
+    return abs(float(first[0]) - float(second[0])) > max(2.0001 * unit, least)
+
+
+def _far_count(first: re.Match[str], second: re.Match[str]) -> bool:
+    return abs(int(first[0]) - int(second[0])) > max(1, int(first[0]) // 3)
+
+
+def same(block: Block, printed: str) -> bool:
+    """Return whether a block prints what the page shows."""
+    return not difference(block.output or "", printed, of_one_machine=block.of_one_machine)
 
 
 def _normal(text: str) -> str:
@@ -174,7 +205,7 @@ def rewrite(page: Path, folder: Path) -> bool:
     new, end = "", 0
     for block, printed in run_page(page, folder):
         if block.output is not None:
-            new += text[end : block.span[0]] + (_tidy(printed) if difference(block.output, printed) else block.output)
+            new += text[end : block.span[0]] + (block.output if same(block, printed) else _tidy(printed))
             end = block.span[1]
     new += text[end:]
     for name in re.findall(r"!\[[^\]]*\]\((.+\.png)\)", text):

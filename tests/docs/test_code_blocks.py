@@ -27,7 +27,7 @@ def test_page(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setenv(key, value)
     for block, printed in pages.run_page(PAGES[name], tmp_path):
         if block.output is not None:
-            wrong = pages.difference(block.output, printed)
+            wrong = pages.difference(block.output, printed, of_one_machine=block.of_one_machine)
             assert not wrong, f"{name}:{block.line}: {wrong}\nIf it should be so: python docs/blocks.py {name}"
 
 
@@ -51,6 +51,22 @@ def test_page(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_outputs_are_compared(shown: str, printed: str, same: bool) -> None:
     assert (pages.difference(shown, printed) == "") is same
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "same"),
+    [
+        ("MgO: 32 logged steps, -6.300 eV", "MgO: 35 logged steps, -6.318 eV", True),
+        ("MgO: 32 logged steps, -6.300 eV", "MgO: 62 logged steps, -6.300 eV", False),
+        ("MgO: 32 logged steps, -6.300 eV", "MgO: 32 logged steps, -5.300 eV", False),
+        ("MgO: 32 logged steps, -6.300 eV", "MgO: 32 logged steps, nan eV", False),
+        ("MgO: 32 logged steps", "NaCl: 32 logged steps", False),
+        ("[59, 61, 63]", "[60, 61, 63]", True),
+        ("[59, 61, 63]", "[59, 61]", False),
+    ],
+)
+def test_figures_of_one_machine_are_compared_in_form_and_range(shown: str, printed: str, same: bool) -> None:
+    assert (pages.difference(shown, printed, of_one_machine=True) == "") is same
 
 
 def test_a_page_is_taken_apart(tmp_path: Path) -> None:

@@ -136,14 +136,14 @@ def main() -> int:
     output = OUTPUTS[precision]
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    done = json.loads(output.read_text())["elements"] if output.exists() else {}
+    done = json.loads(output.read_text(encoding="utf-8"))["elements"] if output.exists() else {}
     calculator = make_calculator(precision)
     for name in sorted(dcdft.names, key=lambda key: (len(dcdft[key]), key)):
         if name in done:
             continue
         done[name] = relax(name, calculator)
         data = {"source": source_note(precision), "elements": done}
-        output.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+        output.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         print(name, done[name], flush=True)
     within = sum(abs(entry["length_ratio"] - 1.0) < 0.03 for entry in done.values())
     print(f"{within} of {len(done)} lie within 3 % of the collection")

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.chgnet
 
 def read_volumes(name: str) -> dict[str, float]:
     """Volume per atom, Å^3, by element."""
-    text = Path(__file__).parent.with_name("data").joinpath(name).read_text()
+    text = Path(__file__).parent.with_name("data").joinpath(name).read_text(encoding="utf-8")
     return {element: entry["volume_per_atom"] for element, entry in json.loads(text)["elements"].items()}
 
 

@@ -62,13 +62,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(path / "argon.extxyz", crystals)
     write(path / "water.xyz", molecule("H2O"))
     (path / "folder").mkdir()
-    (path / "file").write_text("in the way")
+    (path / "file").write_text("in the way", encoding="utf-8")
     (path / "thesis").mkdir()
-    (path / "thesis/chapter.tex").write_text("precious")
+    (path / "thesis/chapter.tex").write_text("precious", encoding="utf-8")
     (path / "other").mkdir()
-    (path / "other/run.yaml").write_text("program: another\n")
+    (path / "other/run.yaml").write_text("program: another\n", encoding="utf-8")
     (path / "damaged").mkdir()
-    (path / "damaged/run.yaml").write_text("athanor: '1'\njob: [")
+    (path / "damaged/run.yaml").write_text("athanor: '1'\njob: [", encoding="utf-8")
     assert call(["relax", str(path / "argon.extxyz"), "-o", str(path / "done"), "--max-steps", "2", "-q", *LJ]) == 0
     return path
 
@@ -263,7 +263,7 @@ def test_a_mistake_in_a_job(
 ) -> None:
     text, words = JOBS[name]
     monkeypatch.chdir(folder)
-    (folder / "job.yaml").write_text(text)
+    (folder / "job.yaml").write_text(text, encoding="utf-8")
     before = snapshot(folder)
     found = call(["run", "job.yaml", "-o", "out"])
     told = capsys.readouterr()

@@ -78,14 +78,14 @@ def test_stores_of_other_programs_are_left_as_they_are(tmp_path: Path) -> None:
 
 
 def test_a_record_that_leads_out_of_the_store_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("not a frame")
+    (tmp_path / "secret").write_text("not a frame", encoding="utf-8")
     sink = ZarrData(tmp_path / "frames")
     sink.write(batch())
     sink.flush()
     head = tmp_path / "frames" / "head.json"
-    record = json.loads(json.loads(head.read_text())["record"])
+    record = json.loads(json.loads(head.read_text(encoding="utf-8"))["record"])
     record["tail"][0]["key"] = "../secret"
     text = json.dumps(record)
-    head.write_text(json.dumps({"record": text, "crc32": zlib.crc32(text.encode())}))
+    head.write_text(json.dumps({"record": text, "crc32": zlib.crc32(text.encode())}), encoding="utf-8")
     with pytest.raises(StorageError, match=r"names `../secret`, which leads out of the store"):
         ZarrData(tmp_path / "frames", mode="r").read()

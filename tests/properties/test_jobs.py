@@ -181,5 +181,5 @@ def test_a_command_ends_with_a_code_that_means_something(
         assert code in (0, 65, 69), told
         assert out.exists() == (code != 65)
         assert told.startswith("athanor: ") if code == 65 else told == ""
-        for row in json.loads((out / "summary.json").read_text()) if out.exists() else []:
+        for row in json.loads((out / "summary.json").read_text(encoding="utf-8")) if out.exists() else []:
             assert row["status"] == "failed" or math.isfinite(row["energy"])

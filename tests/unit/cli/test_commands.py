@@ -59,7 +59,7 @@ def test_relax(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "3 systems: 3 converged" in screen.out
     assert "Results: out" in screen.out
     assert "3 systems, 12 atoms, one batch; Lennard-Jones; relaxation, at most 500 steps" in screen.err
-    rows = json.loads((folder / "out/summary.json").read_text())
+    rows = json.loads((folder / "out/summary.json").read_text(encoding="utf-8"))
     assert [row["system"] for row in rows] == ["argon:0", "argon:1", "argon:2"]
     assert all(row["fmax"] <= 0.05 for row in rows)
 
@@ -70,12 +70,16 @@ def test_md_with_units(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     screen = capsys.readouterr()
     assert screen.out == ""
     assert screen.err == ""
-    assert [row["steps"] for row in json.loads((folder / "out/summary.json").read_text())] == [20, 20, 20]
+    assert [row["steps"] for row in json.loads((folder / "out/summary.json").read_text(encoding="utf-8"))] == [
+        20,
+        20,
+        20,
+    ]
 
 
 def test_a_job_with_two_stages_and_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["run", "job.yaml", "-o", "out"]) == 0
-    rows = json.loads((folder / "out/summary.json").read_text())
+    rows = json.loads((folder / "out/summary.json").read_text(encoding="utf-8"))
     assert all(row["status"] == "converged" and row["temperature"] > 0 and row["atoms"] == 8 for row in rows)
     assert [row["reference_lattice_constant"] for row in rows] == pytest.approx([5.2, 5.3, 5.4])
     # the same crystal from three starts: one lattice constant
@@ -91,21 +95,23 @@ def test_a_job_with_two_stages_and_show(folder: Path, capsys: pytest.CaptureFixt
 
 def test_quick_and_options_win_over_the_job(folder: Path) -> None:
     assert call(["run", "job.yaml", "--quick", "-o", "out", "--seed", "7", "--every", "1", "-q"]) == 0
-    text = (folder / "out/run.yaml").read_text()
+    text = (folder / "out/run.yaml").read_text(encoding="utf-8")
     assert "seed: 7" in text
     assert "every: 1" in text
-    assert max(row["steps"] for row in json.loads((folder / "out/summary.json").read_text())) <= 11
+    assert max(row["steps"] for row in json.loads((folder / "out/summary.json").read_text(encoding="utf-8"))) <= 11
 
 
 def test_run_yaml_repeats_the_run(folder: Path) -> None:
     import yaml
 
     assert call(["run", "job.yaml", "-o", "one", "-q"]) == 0
-    resolved = yaml.safe_load((folder / "one/run.yaml").read_text())["job"]
+    resolved = yaml.safe_load((folder / "one/run.yaml").read_text(encoding="utf-8"))["job"]
     (folder / "again.yaml").write_text(yaml.safe_dump(resolved, allow_unicode=True), encoding="utf-8")
     assert call(["run", "again.yaml", "-o", "two", "-q"]) == 0
-    assert (folder / "one/summary.csv").read_text() == (folder / "two/summary.csv").read_text()
-    assert (folder / "one/log.csv").read_text() == (folder / "two/log.csv").read_text()
+    assert (folder / "one/summary.csv").read_text(encoding="utf-8") == (folder / "two/summary.csv").read_text(
+        encoding="utf-8"
+    )
+    assert (folder / "one/log.csv").read_text(encoding="utf-8") == (folder / "two/log.csv").read_text(encoding="utf-8")
 
 
 def test_failures_have_their_code_and_reason(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,13 +165,13 @@ def test_results_are_replaced_only_on_request(folder: Path, capsys: pytest.Captu
     assert call(command) == 65
     assert "--overwrite" in capsys.readouterr().err
     assert call([*command, "--overwrite"]) == 0
-    (folder / "out/notes.txt").write_text("mine")
+    (folder / "out/notes.txt").write_text("mine", encoding="utf-8")
     assert call([*command, "--overwrite"]) == 65
-    assert (folder / "out/notes.txt").read_text() == "mine"
+    assert (folder / "out/notes.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_storage_trouble_is_74(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "file").write_text("")
+    (folder / "file").write_text("", encoding="utf-8")
     assert call(["relax", "argon.extxyz", "-o", "file/out", *LJ]) == 74
     assert "can not be written" in capsys.readouterr().err
 
@@ -272,8 +278,8 @@ def test_sigterm_writes_what_is_done(folder: Path) -> None:  # Ctrl-C: tests/err
     _, told = process.communicate()
     assert process.returncode == 130
     assert "interrupted; what was done is in out" in told
-    rows = json.loads((folder / "out/summary.json").read_text())
+    rows = json.loads((folder / "out/summary.json").read_text(encoding="utf-8"))
     assert {row["status"] for row in rows} == {"interrupted"}
     assert len({row["steps"] for row in rows}) == 1
-    assert "state: interrupted" in (folder / "out/run.yaml").read_text()
+    assert "state: interrupted" in (folder / "out/run.yaml").read_text(encoding="utf-8")
     assert len(read(folder / "out/final.extxyz", ":")) == 3

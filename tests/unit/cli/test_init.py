@@ -48,7 +48,7 @@ def test_a_template_is_a_checked_job_of_defaults(folder: Path, kind: str, capsys
 
 def test_every_key_has_one_line_of_comment(folder: Path) -> None:
     assert call(["init", "relax-then-md", "--structures", "argon.extxyz", "--structures", "b.cif"]) == 0
-    lines = (folder / "relax-then-md.yaml").read_text().splitlines()
+    lines = (folder / "relax-then-md.yaml").read_text(encoding="utf-8").splitlines()
     job = yaml.safe_load("\n".join(lines))
     assert set(job) == set(RunSpec.model_fields)
     assert set(job["structures"][0]) == set(SourceSpec.model_fields)
@@ -66,8 +66,8 @@ def test_every_key_has_one_line_of_comment(folder: Path) -> None:
 
 def test_a_template_runs(folder: Path) -> None:
     assert call(["init", "md", "-o", "job.yaml", "--structures", "argon.extxyz"]) == 0
-    text = (folder / "job.yaml").read_text().replace("steps: 1000", "steps: 3").replace("300 K", "30 K")
-    (folder / "job.yaml").write_text(text)
+    text = (folder / "job.yaml").read_text(encoding="utf-8").replace("steps: 1000", "steps: 3").replace("300 K", "30 K")
+    (folder / "job.yaml").write_text(text, encoding="utf-8")
     assert call(["run", "job.yaml", "--quiet", *LJ]) == 0
     assert (folder / "job-output/final.extxyz").exists()
 
@@ -81,7 +81,7 @@ def test_structures_are_named_as_the_job_sees_them(folder: Path) -> None:
 def test_it_prints_and_refuses(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["init", "md", "-o", "-"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["stages"][0]["md"]["timestep"] == "1 fs"
-    (folder / "md.yaml").write_text("mine")
+    (folder / "md.yaml").write_text("mine", encoding="utf-8")
     for arguments, words in (
         (["md"], "`md.yaml` exists. Choose another name with -o, or add --overwrite"),
         (["md", "-o", "."], "is a folder; give a file"),
@@ -90,6 +90,6 @@ def test_it_prints_and_refuses(folder: Path, capsys: pytest.CaptureFixture[str])
     ):
         assert call(["init", *arguments]) == 65
         assert words in capsys.readouterr().err
-    assert (folder / "md.yaml").read_text() == "mine"
+    assert (folder / "md.yaml").read_text(encoding="utf-8") == "mine"
     assert call(["init", "md", "--overwrite"]) == 0
     assert load_job("md.yaml").title == "md"

@@ -69,7 +69,7 @@ def test_json_is_one_document_and_progress_is_not_in_it(folder: Path, capsys: py
     assert call(["relax", "argon.extxyz", "-o", "out", "--max-steps", "2", "--smax", "1e-6", "--json", *LJ]) == 0
     screen = capsys.readouterr()
     document = json.loads(screen.out)
-    assert document["rows"] == json.loads((folder / "out/summary.json").read_text())
+    assert document["rows"] == json.loads((folder / "out/summary.json").read_text(encoding="utf-8"))
     assert document["outcome"] == {"step_limit": 2}
     assert (document["folder"], document["exit_code"]) == ("out", 0)
     assert document["seconds"] > 0
@@ -140,7 +140,7 @@ def test_check_estimates_and_leaves_nothing(folder: Path, capsys: pytest.Capture
     assert 0 < found["seconds"] < 60
     assert not (folder / "out").exists()
     (folder / "out").mkdir()
-    (folder / "out/notes").write_text("")
+    (folder / "out/notes").write_text("", encoding="utf-8")
     assert call([*command, "--check"]) == 65
 
 

@@ -107,7 +107,7 @@ def test_another_sink_of_the_program_is_refused_until_the_first_is_closed(tmp_pa
 
 def test_a_store_that_was_refused_is_free_again(tmp_path):
     (tmp_path / "head.json").write_bytes(b"{")
-    (tmp_path / "format.json").write_text('{"format": "athanor-trajectory", "version": 0}')
+    (tmp_path / "format.json").write_text('{"format": "athanor-trajectory", "version": 0}', encoding="utf-8")
     for _ in range(2):
         with pytest.raises(StorageError, match="is damaged"):
             writer(tmp_path)

@@ -61,7 +61,7 @@ def test_at_sign_as_in_ase(files):
 )
 def test_errors_name_the_file(tmp_path, name, content, index, text):
     if content is not None:
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=text):
         read_structures(tmp_path / name, index)
 
@@ -76,7 +76,8 @@ def test_partly_occupied_sites_are_refused(tmp_path):
         "data_brass\n_cell_length_a 3.6\n_cell_length_b 3.6\n_cell_length_c 3.6\n_cell_angle_alpha 90\n"
         "_cell_angle_beta 90\n_cell_angle_gamma 90\n_symmetry_space_group_name_H-M 'P 1'\nloop_\n_atom_site_label\n"
         "_atom_site_type_symbol\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\n_atom_site_occupancy\n"
-        "Cu1 Cu 0 0 0 0.6\nZn1 Zn 0 0 0 0.4\nCu2 Cu 0.5 0.5 0 1.0\n"
+        "Cu1 Cu 0 0 0 0.6\nZn1 Zn 0 0 0 0.4\nCu2 Cu 0.5 0.5 0 1.0\n",
+        encoding="utf-8",
     )
     with pytest.raises(InputError, match=r"Frame 0 of `.*brass\.cif` has partly occupied sites \(Cu 0\.6, Zn 0\.4\)"):
         read_structures(tmp_path / "brass.cif")

@@ -91,7 +91,7 @@ def test_modes(tmp_path):
 
 @pytest.mark.parametrize("mode", ["a", "w", "x"])
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path, mode):
-    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "thesis.tex").write_text("years of work", encoding="utf-8")
     with pytest.raises(StorageError, match="not a trajectory store; nothing was changed"):
         writer(tmp_path, mode=mode)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

@@ -45,7 +45,7 @@ def test_first_compilation_is_announced_once_and_kept(tmp_path: Path) -> None:
 
 def test_without_a_writable_folder_kernels_work_and_say_so(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
-    blocked.write_text("")
+    blocked.write_text("", encoding="utf-8")
     done = _python(SUM, NUMBA_CACHE_DIR=str(blocked))
     assert done.stdout.strip() == "3.0"
     assert "can not be written" in done.stderr

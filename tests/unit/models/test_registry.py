@@ -55,13 +55,15 @@ def other_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "def soft(cutoff=5.0):\n"
         "    return LennardJonesModelWrapper(0.1, 2.0, cutoff)\n"
         "def wrong():\n"
-        "    return 'a model'\n"
+        "    return 'a model'\n",
+        encoding="utf-8",
     )
     info = tmp_path / "otherpackage-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: otherpackage\nVersion: 1.0\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: otherpackage\nVersion: 1.0\n", encoding="utf-8")
     (info / "entry_points.txt").write_text(
-        "[athanor.models]\nSoft_Spheres = otherpackage:soft\nwrong = otherpackage:wrong\ndemo = otherpackage:wrong\n"
+        "[athanor.models]\nSoft_Spheres = otherpackage:soft\nwrong = otherpackage:wrong\ndemo = otherpackage:wrong\n",
+        encoding="utf-8",
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.invalidate_caches()

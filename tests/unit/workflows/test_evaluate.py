@@ -112,11 +112,11 @@ def test_a_model_object_is_taken_as_it_is() -> None:
     ],
 )
 def test_where_results_can_not_go(tmp_path: Path, name: str, words: str) -> None:
-    (tmp_path / "there.extxyz").write_text("mine")
+    (tmp_path / "there.extxyz").write_text("mine", encoding="utf-8")
     (tmp_path / "folder.extxyz").mkdir()
     with pytest.raises(InputError, match=words):
         athanor.evaluate(crystals(), ARGON, out=tmp_path / name)
-    assert (tmp_path / "there.extxyz").read_text() == "mine"
+    assert (tmp_path / "there.extxyz").read_text(encoding="utf-8") == "mine"
 
 
 def test_an_input_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

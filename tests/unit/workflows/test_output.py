@@ -23,7 +23,7 @@ def test_a_new_or_empty_folder_is_fine(tmp_path: Path) -> None:
 
 
 def test_results_are_not_replaced_unasked(tmp_path: Path) -> None:
-    (tmp_path / "run.yaml").write_text("athanor: 1\n")
+    (tmp_path / "run.yaml").write_text("athanor: 1\n", encoding="utf-8")
     with pytest.raises(InputError, match="--overwrite"):
         check_output(tmp_path, overwrite=False)
     create_output(tmp_path, overwrite=True)
@@ -32,11 +32,11 @@ def test_results_are_not_replaced_unasked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("foreign", ["thesis.tex", ".git"])
 def test_a_folder_with_other_things_is_never_emptied(tmp_path: Path, foreign: str) -> None:
-    (tmp_path / "run.yaml").write_text("athanor: 1\n")
-    (tmp_path / foreign).write_text("precious")
+    (tmp_path / "run.yaml").write_text("athanor: 1\n", encoding="utf-8")
+    (tmp_path / foreign).write_text("precious", encoding="utf-8")
     with pytest.raises(InputError, match=foreign):
         create_output(tmp_path, overwrite=True)
-    assert (tmp_path / foreign).read_text() == "precious"
+    assert (tmp_path / foreign).read_text(encoding="utf-8") == "precious"
     assert (tmp_path / "run.yaml").exists()
 
 
@@ -59,25 +59,25 @@ def test_a_run_that_goes_on_is_never_emptied(
     record = dict.fromkeys(("athanor", "systems", "job", "model", "versions", "citations"), 0)
     record |= {"state": "running", "process": {"host": host or platform.node(), "id": process}}
     write_yaml(tmp_path / "run.yaml", record)
-    (tmp_path / "log.csv").write_text("precious")
+    (tmp_path / "log.csv").write_text("precious", encoding="utf-8")
     if not goes_on:
         create_output(tmp_path, overwrite=True)
         assert not (tmp_path / "log.csv").exists()
         return
     with pytest.raises(InputError, match=f"a run that goes on, process {process}"):
         create_output(tmp_path, overwrite=True)
-    assert (tmp_path / "log.csv").read_text() == "precious"
+    assert (tmp_path / "log.csv").read_text(encoding="utf-8") == "precious"
 
 
 def test_a_folder_without_a_run_is_never_emptied(tmp_path: Path) -> None:
-    (tmp_path / "log.csv").write_text("mine")
+    (tmp_path / "log.csv").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match=r"no run\.yaml"):
         create_output(tmp_path, overwrite=True)
-    assert (tmp_path / "log.csv").read_text() == "mine"
+    assert (tmp_path / "log.csv").read_text(encoding="utf-8") == "mine"
 
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("")
+    (tmp_path / "out").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match="is a file"):
         check_output(tmp_path / "out", overwrite=True)
 
@@ -89,4 +89,4 @@ def test_the_summary_as_json_and_csv(tmp_path: Path) -> None:
     ]
     write_summary(tmp_path, rows)
     assert json.loads((tmp_path / "summary.json").read_text(encoding="utf-8")) == rows
-    assert (tmp_path / "summary.csv").read_text().splitlines()[0] == "index,energy,status,fmax"
+    assert (tmp_path / "summary.csv").read_text(encoding="utf-8").splitlines()[0] == "index,energy,status,fmax"

@@ -211,7 +211,7 @@ def test_the_folder_has_everything_in_input_order(tmp_path: Path) -> None:
     final = read(out / "final.extxyz", ":")
     assert [atoms.info["name"] for atoms in final] == ["in:0", "in:1", "in:2", "in:3"]
     assert [atoms.get_potential_energy() for atoms in final] == pytest.approx(result.energies)
-    assert len((out / "log.csv").read_text().splitlines()) == 9
+    assert len((out / "log.csv").read_text(encoding="utf-8").splitlines()) == 9
 
 
 def test_frames_are_read_back(tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def damage(run: Path, name: str, change: Callable[[str], str]) -> None:
 
 DAMAGE: list[tuple[Callable[[Path], object], Callable[[SavedRun], object], str]] = [
     (lambda out: (out / "log.csv").unlink(), lambda run: run.series(0), "log.csv` is missing"),
-    (lambda out: (out / "log.csv").write_text("a,b\n1,2\n"), lambda run: run.series(0), "no column `step`"),
+    (lambda out: (out / "log.csv").write_text("a,b\n1,2\n", "utf-8"), lambda run: run.series(0), "no column `step`"),
     (lambda out: damage(out, "log.csv", lambda text: text[:300] + "\n" + text[300:]), lambda run: run.series(0),
      "damaged line: .* 11 numbers"),
     (lambda out: (out / "summary.json").unlink(), lambda run: run.names, "summary.json` is missing.*0 to 3"),
@@ -202,7 +202,7 @@ DAMAGE: list[tuple[Callable[[Path], object], Callable[[SavedRun], object], str]]
     (lambda out: (out / "final.extxyz").unlink(), lambda run: run.structures, "final.extxyz` is missing"),
     (lambda out: damage(out, "final.extxyz", lambda text: text[:-300]), lambda run: run.structures, "final.extxyz"),
     (lambda out: shutil.rmtree(out / "trajectory.zarr"), lambda run: run.frames(0), "trajectory.zarr` is missing"),
-    (lambda out: (out / "trajectory.zarr/format.json").write_text('{"format": "other", "version": 3}'),
+    (lambda out: (out / "trajectory.zarr/format.json").write_text('{"format": "other", "version": 3}', "utf-8"),
      lambda run: run.frames(0), "format 'other' version 3"),
 ]  # fmt: skip
 
@@ -221,14 +221,14 @@ def test_what_is_no_run(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(InputError, match="not a results folder"):
             athanor.open(place)
-    (tmp_path / "run.yaml").write_text("athanor: 1")
+    (tmp_path / "run.yaml").write_text("athanor: 1", encoding="utf-8")
     (tmp_path / "part").mkdir()
     with pytest.raises(InputError, match="is a part of a results folder"):
         athanor.open(tmp_path / "part")
-    (tmp_path / "run.yaml").write_text("a: [")
+    (tmp_path / "run.yaml").write_text("a: [", encoding="utf-8")
     with pytest.raises(StorageError, match="can not be read"):
         athanor.open(tmp_path)
-    (tmp_path / "run.yaml").write_text("other: program\n")
+    (tmp_path / "run.yaml").write_text("other: program\n", encoding="utf-8")
     with pytest.raises(StorageError, match="not written by athanor"):
         athanor.open(tmp_path)
 

@@ -176,7 +176,7 @@ def test_every_job_of_the_examples_is_valid(repository: Path) -> None:
 )
 def test_frames_are_what_was_written(tmp_path: Path, text: str, wanted: object) -> None:
     job = f"structures:\n  - file: a.cif\n    index: {text}\nmodel: demo\nstages: [relax]\n"
-    (tmp_path / "job.yaml").write_text(job)
+    (tmp_path / "job.yaml").write_text(job, encoding="utf-8")
     assert load_job(tmp_path / "job.yaml").structures[0].index == wanted
 
 
@@ -184,7 +184,9 @@ def test_frames_are_what_was_written(tmp_path: Path, text: str, wanted: object) 
     ("text", "steps"), [("1e3", 1000), ("1.0e3", 1000), ("010", 10), ("1_000", 1000), ("1:30", None), ("yes", None)]
 )
 def test_numbers_of_a_job(tmp_path: Path, text: str, steps: int | None) -> None:
-    (tmp_path / "job.yaml").write_text(f"structures: [a.cif]\nmodel: demo\nstages:\n  - md: {{steps: {text}}}\n")
+    (tmp_path / "job.yaml").write_text(
+        f"structures: [a.cif]\nmodel: demo\nstages:\n  - md: {{steps: {text}}}\n", encoding="utf-8"
+    )
     if steps is None:
         with pytest.raises(InputError, match=r"line 4: `stages\[0\]\.md\.steps`"):
             load_job(tmp_path / "job.yaml")

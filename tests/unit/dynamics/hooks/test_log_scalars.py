@@ -69,7 +69,7 @@ def test_a_second_run_appends(tmp_path):
     other(context(make_batch(0)), AFTER)
     other.close()
     assert len(rows_of(path)) == 9
-    assert path.read_text().count("system_id") == 1
+    assert path.read_text(encoding="utf-8").count("system_id") == 1
 
 
 def test_two_hooks_on_one_file_share_its_header(tmp_path):
@@ -90,22 +90,22 @@ def test_a_half_written_line_is_cut(tmp_path):
     hook = LoggingHook("csv", log_path=path)
     hook(context(make_batch(0)), AFTER)
     hook.close()
-    whole = path.read_text()
-    path.write_text(whole + "14,0.")
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole + "14,0.", encoding="utf-8")
     hook(context(make_batch(0)), AFTER)
     hook.close()
-    assert path.read_text().startswith(whole)
+    assert path.read_text(encoding="utf-8").startswith(whole)
     assert len(rows_of(path)) == 6
 
 
 def test_other_columns_are_refused(tmp_path):
     path = tmp_path / "log.csv"
-    path.write_text("step,mood\n1,good\n")
+    path.write_text("step,mood\n1,good\n", encoding="utf-8")
     hook = LoggingHook("csv", log_path=path)
     with pytest.raises(StorageError, match=r"`time_fs` is not a column of `.*log\.csv`, whose header is step,mood"):
         hook(context(make_batch(0)), AFTER)
     hook.close()
-    assert path.read_text() == "step,mood\n1,good\n"
+    assert path.read_text(encoding="utf-8") == "step,mood\n1,good\n"
 
 
 def test_a_column_that_is_missing_later_stays_empty(tmp_path):
@@ -156,7 +156,7 @@ def test_errors_come_through(tmp_path):
 
     with pytest.raises(OSError, match="disk full"):
         LoggingHook("custom", writer_fn=broken)(context(make_batch(0)), AFTER)
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     hook = LoggingHook("csv", log_path=tmp_path / "file" / "log.csv")
     with pytest.raises(StorageError, match=r"can not be (written|continued)"), hook:
         hook(context(make_batch(0)), AFTER)
@@ -198,4 +198,6 @@ def test_memory_goes_into_a_checkpoint(tmp_path):
     other.load_state_dict(state)
     other(context(Batch.from_data_list([make_system(1, 2, energy=False)])), AFTER)
     assert other.state_dict()["rows"] == 4
-    assert (tmp_path / "b.csv").read_text().splitlines()[0] == (tmp_path / "a.csv").read_text().splitlines()[0]
+    assert (tmp_path / "b.csv").read_text(encoding="utf-8").splitlines()[0] == (tmp_path / "a.csv").read_text(
+        encoding="utf-8"
+    ).splitlines()[0]

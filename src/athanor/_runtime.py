@@ -92,12 +92,22 @@ def set_num_threads(num_threads: int | None = None) -> None:
 
 
 @contextmanager
-def keeping_num_threads() -> Iterator[None]:
-    """Put back, at the end, the numbers of threads that torch, numba and the linear-algebra library use now."""
+def using_num_threads(num_threads: int | None) -> Iterator[None]:
+    """Use so many threads for a while, as by `set_num_threads`, and put back what was before; None changes nothing.
+
+    Raises
+    ------
+    InputError
+        As `set_num_threads`.
+    """
+    if num_threads is None:  # numba must not even be asked: it starts its threads then, and sets those of OpenMP
+        yield
+        return
     threads, numba, blas = torch.get_num_threads(), sys.modules.get("numba"), _threadpoolctl()
     numba_threads = None if numba is None else numba.get_num_threads()
     limits = None if blas is None else blas.threadpool_limits(user_api="blas")
     try:
+        set_num_threads(num_threads)
         yield
     finally:
         if limits is not None:

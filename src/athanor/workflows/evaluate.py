@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from athanor._runtime import keeping_num_threads
+from athanor._runtime import using_num_threads
 from athanor.data import observables
 from athanor.data.batch import Batch
 from athanor.dynamics.engine import BaseDynamics
@@ -90,7 +90,7 @@ def evaluate(
     ['-0.0837', '-0.0841']
     """
     spec, model = spec_of_call(CalculationSpec, locals())
-    with keeping_num_threads():
+    with using_num_threads(spec.threads):
         result = evaluate_systems(spec, from_python(structures), model=model, overwrite=overwrite, progress=progress)
     if result.interrupted:
         raise KeyboardInterrupt

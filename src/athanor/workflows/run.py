@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from athanor._runtime import keeping_num_threads
+from athanor._runtime import using_num_threads
 from athanor.errors import AthanorWarning, StorageError
 from athanor.workflows import build
 from athanor.workflows.advice import Advice, advise
@@ -105,7 +105,7 @@ def run_from_python(kind: StageKind, arguments: dict[str, Any]) -> RunResult:
     given = {key: arguments[key] for key in defaults.keys() & arguments.keys()}
     given = {key: value for key, value in given.items() if value is not None or defaults[key] is not None}
     spec, model = spec_of_call(RunSpec, arguments, stages=[{kind.name: stage_of(kind, given)}])
-    with keeping_num_threads():
+    with using_num_threads(spec.threads):
         result = run(
             spec,
             from_python(arguments["structures"]),

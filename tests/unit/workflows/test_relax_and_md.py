@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -365,3 +368,28 @@ def test_the_number_of_threads_is_that_of_before_after_a_call() -> None:
     with pytest.raises(InputError):
         athanor.relax(crystals(1), model=ARGON | {"depth": 3}, threads=other)
     assert torch.get_num_threads() == before
+
+
+THREADS_OF_OPENMP = """
+import re, torch, athanor
+from ase.build import bulk
+from athanor.testing.dynamics_contract import argon_model
+
+def threads():
+    return re.search(r"omp_get_max_threads\\(\\) : (\\d+)", torch.__config__.parallel_info())[1]
+
+model, seen = argon_model(), [threads()]
+model.register_forward_hook(lambda *given: seen.append(threads()))
+for threads_of_call in (None, None, 2, None):
+    athanor.evaluate(bulk("Ar", a=5.3), model=model, threads=threads_of_call, silence=["small-cell"])
+print(*seen)
+"""
+
+
+def test_a_call_without_threads_leaves_those_of_openmp_alone() -> None:
+    """Numba, when it is asked how many threads it uses, sets those of OpenMP to all cores."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
+    run = subprocess.run(
+        [sys.executable, "-c", THREADS_OF_OPENMP], env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["1", "1", "1", "2", "1"]

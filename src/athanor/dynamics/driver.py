@@ -223,20 +223,17 @@ class Driver:
         systems.refresh()
 
     def _compute(self, *, stepping: bool) -> None:
-        """One forward pass with its hooks, then the check for failed systems.
-
-        Systems that do not move keep their results and, outside a step, so do those that were evaluated before.
-        """
+        """One forward pass with its hooks, then the check for failed systems."""
         self._call_hooks(At.BEFORE_COMPUTE)
         systems = self.systems
         batch = systems.part.batch
         if systems.active.any:
-            keeping = ~systems.active.systems if stepping else ~systems.active.systems | systems.run["evaluated"]
-            everybody = stepping and systems.active.all
-            kept = {} if everybody or not bool(keeping.any()) else self._last_good.copies_of_computed(batch)
+            keeping = self._keep_their_results(stepping=stepping)
+            kept = {} if keeping is None else self._last_good.copies_of_computed(batch)
             self._computed = frozenset(evaluate(self.owner.model, batch, self._needs))
             for name, tensor in kept.items():
                 if name in batch:
+                    assert keeping is not None
                     rows = mask_of_rows(batch, keeping, batch.field_spec(name).level, tensor)
                     batch[name].copy_(torch.where(rows, tensor, batch[name]))
         if At.AFTER_COMPUTE in self._call_hooks:
@@ -247,6 +244,14 @@ class Driver:
             systems.run["evaluated"].fill_(True)
         if failed:
             systems.leave_out_failed()
+
+    def _keep_their_results(self, *, stepping: bool) -> Tensor | None:
+        """Systems whose results stay: of those that do not move and, outside a step, of those evaluated before."""
+        systems = self.systems
+        if stepping and systems.active.all:
+            return None
+        keeping = ~systems.active.systems if stepping else ~systems.active.systems | systems.run["evaluated"]
+        return keeping if bool(keeping.any()) else None
 
     def _migrate(self) -> Tensor | None:
         """Apply criteria and budgets, then move systems to their next status; at most one stage a step."""

@@ -9,6 +9,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -204,11 +205,11 @@ def write_structures(
         raise InputError("`structures` is empty; there is nothing to write.")
     target = Path(path)
     try:
-        if append:
-            ase_io.write(target, images, format="extxyz", append=True)
-        else:
-            with replacing(target) as partial:
-                ase_io.write(partial, images, format="extxyz")
+        with (
+            nullcontext(target) if append else replacing(target) as place,
+            place.open("a" if append else "w", encoding="utf-8") as file,  # ASE would take that of the locale
+        ):
+            ase_io.write(file, images, format="extxyz")
     except OSError as error:
         raise StorageError(
             f"`{target}` can not be written: {error.strerror}. Make room or choose another place."

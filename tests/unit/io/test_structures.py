@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -158,3 +162,20 @@ def test_what_the_format_has_no_place_for_is_left_out_and_named(tmp_path):
     back = read(tmp_path / "x.extxyz")
     assert back.info == {"3": "whole"}
     assert back.arrays["label"].tolist() == ["word"]
+
+
+PROGRAM = """
+from ase.build import bulk
+from athanor.io.structures import write_structures
+atoms = bulk("Ar")
+atoms.info["name"] = "5.3 \\xc5"
+for append in (False, True):
+    write_structures("argon.extxyz", [atoms], append=append)
+"""
+
+
+def test_text_is_utf_8_whatever_the_locale_is(tmp_path):
+    ascii_only = os.environ | {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, env=ascii_only, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "argon.extxyz").read_text(encoding="utf-8").count("5.3 Å") == 2

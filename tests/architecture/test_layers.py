@@ -18,7 +18,7 @@ def lint_imports(folder: Path, source: Path) -> subprocess.CompletedProcess[str]
         cwd=folder,
         env={"PYTHONPATH": str(source), "PATH": ""},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     done.stdout = click.unstyle(done.stdout)  # some versions colour what they write to a pipe

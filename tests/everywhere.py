@@ -38,18 +38,26 @@ IN_BACKGROUND = ["sh", "-c", "trap '' INT HUP; exec \"$@\"", "sh"]
 
 
 def pythons() -> dict[str, str]:
-    """Version -> interpreter, of those versions that pyproject.toml names."""
+    """Version -> interpreter on the path or of pyenv, of those versions that pyproject.toml names."""
     classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["classifiers"]
     versions = [text.split()[-1] for text in classifiers if text.startswith("Programming Language :: Python :: 3.")]
+    pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
     found = {}
     for version in versions:
-        interpreter = shutil.which(f"python{version}")
-        works = interpreter and subprocess.run([interpreter, "-c", "import venv, ensurepip"], capture_output=True)
-        if works and works.returncode == 0:
-            found[version] = interpreter
+        places = [shutil.which(f"python{version}"), *sorted(map(str, pyenv.glob(f"{version}.*/bin/python")))]
+        working = [place for place in places if place and has_venv(place)]
+        if working:
+            found[version] = working[0]
         else:
             print(f"==> There is no python{version} here", flush=True)
     return found
+
+
+def has_venv(interpreter: str) -> bool:
+    """Whether an interpreter runs, and can make an environment."""
+    return (
+        subprocess.run([interpreter, "-c", "import venv, ensurepip"], capture_output=True, check=False).returncode == 0
+    )
 
 
 def test(python: str, interpreter: str, machine: str) -> bool:
@@ -75,6 +83,9 @@ def main(asked: list[str]) -> int:
     turns = range(max(len(found), len(MACHINES)))
     in_turn = [f"{python}:{machine}" for _, python, machine in zip(turns, cycle(found), cycle(MACHINES), strict=False)]
     pairs = [each.split(":") for each in asked or in_turn]
+    if unknown := [each for each in pairs if len(each) != 2 or each[0] not in found or each[1] not in MACHINES]:
+        print(f"Ask for pairs of {', '.join(found)} and {', '.join(MACHINES)}, as 3.12:threads; not {unknown}")
+        return 1
     passed = {(python, machine): test(python, found[python], machine) for python, machine in pairs}
     for (python, machine), ok in passed.items():
         print(f"==> Python {python}, {machine}: {'passed' if ok else 'FAILED'}")

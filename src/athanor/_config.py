@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from athanor._values import did_you_mean
+from athanor._values import did_you_mean, shown
 from athanor.errors import InputError
 
 
@@ -55,7 +54,7 @@ def explain(problem: Any, name: str, known: Iterable[str], owner: str = "") -> s
     owner
         Class that it was given to, if the reader knows classes.
     """
-    kind, found = problem["type"], reprlib.repr(problem.get("input"))
+    kind, found = problem["type"], shown(problem.get("input"))
     message = str(problem["msg"]).removeprefix("Value error, ")
     if kind in ("extra_forbidden", "no_such_attribute"):
         names, near = ", ".join(known), did_you_mean(name.rpartition(".")[2], known)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import operator
+import reprlib
 from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,23 @@ from athanor.errors import ArgumentError, DtypeError, InputError
 
 if TYPE_CHECKING:
     import torch
+
+
+def shown(value: object) -> str:
+    """Return `value` for a message, as Python writes it, a long one cut in the middle."""
+    try:
+        return _CUT.repr(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        return f"a {type(value).__name__} of very many digits"
+
+
+_CUT = reprlib.Repr()
+_CUT.maxstring = _CUT.maxother = _CUT.maxlong = 60
+
+
+def describe(thing: object, *names: str) -> str:
+    """Return ``Class(name=value, ...)`` of the attributes `names`, for a `__repr__`."""
+    return f"{type(thing).__name__}({', '.join(f'{name}={getattr(thing, name)!r}' for name in names)})"
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
@@ -133,7 +151,7 @@ def check_whole(value: Any, name: str, at_least: int | None = 0) -> int:
         number = None
     if number is None or isinstance(value, bool) or (at_least is not None and number < at_least):
         bound = "" if at_least is None else f" of at least {at_least}"
-        raise InputError(f"`{name}` is {value!r}; give a whole number{bound}.")
+        raise InputError(f"`{name}` is {shown(value)}; give a whole number{bound}.")
     return number
 
 
@@ -151,7 +169,7 @@ def usable_device(device: torch.device | str | int) -> torch.device:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
         hint = f" `{device}` looks like a dtype: pass `dtype=`." if hasattr(torch, str(device)) else ""
-        raise InputError(f'`device` is {device!r}; use "cpu", "cuda" or "cuda:0".{hint}') from error
+        raise InputError(f'`device` is {shown(device)}; use "cpu", "cuda" or "cuda:0".{hint}') from error
     there = torch.cuda.device_count() if found.type == "cuda" else 1
     if found.type == "cuda" and (found.index or 0) >= there:
         what = f"torch sees {there} CUDA devices" if there else "torch sees no CUDA device"
@@ -172,5 +190,5 @@ def check_state_dtype(dtype: Any) -> torch.dtype:
     import torch
 
     if dtype not in (torch.float32, torch.float64):
-        raise DtypeError(f"`dtype` is {dtype!r}; pass torch.float64 or torch.float32.")
+        raise DtypeError(f"`dtype` is {shown(dtype)}; pass torch.float64 or torch.float32.")
     return dtype

@@ -43,8 +43,17 @@ def _document(plan: Plan[RunSpec], found: Estimate) -> dict[str, Any]:
     return head | asdict(found)
 
 
+def _by_reason(failures: Sequence[tuple[int, str]]) -> dict[str, list[int]]:
+    """Systems that would fail, in one list for each reason."""
+    found: dict[str, list[int]] = {}
+    for index, reason in failures:
+        found.setdefault(reason, []).append(index)
+    return found
+
+
 def _print(plan: Plan[RunSpec], found: Estimate) -> None:
-    from athanor.workflows.readable import count, format_bytes, format_seconds
+    from athanor.workflows.advice import name_systems
+    from athanor.workflows.readable import count, format_bytes, format_seconds, printable
     from athanor.workflows.stages import describe_stages
 
     largest = max(plan.chunks, key=plan.count_atoms)
@@ -67,9 +76,8 @@ def _print(plan: Plan[RunSpec], found: Estimate) -> None:
         pairs["disk"] = f"at most {format_bytes(found.disk)}; {format_bytes(found.free_disk)} are free"
     print_pairs(console, pairs)
     for advice in found.warnings:
-        console.print(f"warning: {advice.text}", highlight=False, markup=False)
-    for index, reason in found.failures:
-        console.print(
-            f"{plan.systems[index].name} (system {index}) would be set aside: {reason}.", highlight=False, markup=False
-        )
+        console.print(printable(f"warning: {advice.text}"), highlight=False, markup=False)
+    for reason, indices in _by_reason(found.failures).items():
+        text = f"{name_systems(indices, plan.systems)} would be set aside: {reason}."
+        console.print(printable(text), highlight=False, markup=False)
     console.print("The job is valid; nothing was run or written.", highlight=False)

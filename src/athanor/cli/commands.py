@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 
@@ -16,8 +16,15 @@ from athanor.workflows.methods import MD, RELAX, StageKind, load
 from athanor.workflows.settings import OUT, OUTPUT
 
 
-def _command(name: str, text: str, parameters: Sequence[Parameter], home: str, *first: Any) -> Callable[..., None]:
-    """Return a function as typer takes it: its signature says the options, its docstring is the help.
+class Command(NamedTuple):
+    """One command: the function as typer takes it, and an example for its help."""
+
+    function: Callable[..., None]
+    example: str
+
+
+def _command(name: str, text: str, example: str, parameters: Sequence[Parameter], home: str, *first: Any) -> Command:
+    """Return a command: the signature of its function says the options, its docstring is the help.
 
     What it does stands at `home`, imported when the command runs; it is called with `first` and the options by name.
     """
@@ -27,7 +34,7 @@ def _command(name: str, text: str, parameters: Sequence[Parameter], home: str, *
 
     command.__name__, command.__doc__ = name, text
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return command
+    return Command(command, f"athanor {name} {example}".strip())
 
 
 _JOB = options.argument("job", Path, "JOB.yaml", "Description of the run; `athanor init` writes one.")
@@ -45,6 +52,7 @@ def _stage_parameters(kind: StageKind) -> list[Parameter]:
 MODELS = _command(
     "models",
     "List the potentials that can be used, and how to install the others.",
+    "",
     [options.JSON],
     "athanor.cli.models:show_models",
 )
@@ -53,22 +61,30 @@ COMMANDS = (
         "run",
         "Run a job: structures, a model, and stages that every system goes through in one batch.\n\n"
         "What is given here wins over the job; what is not is taken from the job.",
+        "job.yaml --check",
         [_JOB, *SYSTEMS, QUICK, *COMPUTER, SEED, options.option(OUT), EVERY, OVERWRITE, CHECK, *SCREEN],
         "athanor.cli.run:run_job",
     ),
     _command(
         "relax",
         "Relax structures: atoms, and the cell of periodic ones.",
+        "*.cif --pressure 10GPa -o relaxed",
         _stage_parameters(RELAX),
         "athanor.cli.run:run_files",
         RELAX,
     ),
     _command(
-        "md", "Run molecular dynamics at constant volume.", _stage_parameters(MD), "athanor.cli.run:run_files", MD
+        "md",
+        "Run molecular dynamics at constant volume.",
+        "*.cif --min-atoms 100 --temperature 300K --time 1ps -o hot",
+        _stage_parameters(MD),
+        "athanor.cli.run:run_files",
+        MD,
     ),
     _command(
         "evaluate",
         "Compute energies, forces and stress of structures as they are; nothing moves.",
+        "*.cif -o evaluated.extxyz",
         [FILES, *SYSTEMS, *COMPUTER, options.option(_FILE), _REPLACE, *SCREEN],
         "athanor.cli.run:evaluate_files",
     ),

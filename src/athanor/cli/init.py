@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 
 from athanor.cli.exit_codes import ExitCode
 from athanor.errors import InputError
@@ -33,5 +34,5 @@ def write_job(kind: str, out: str | None, structures: Sequence[str], *, overwrit
         raise InputError(f"`{file}` exists. Choose another name with -o, or add --overwrite to replace it.")
     seen_from_job = [os.path.relpath(path, file.parent) for path in structures]
     replace_text(file, make_template(kind, seen_from_job, job=file.name))
-    print(f"Wrote {file}. Look through it, then: athanor run {file} --check")
+    print(f"Wrote {file}. Look through it, then: athanor run {quote(str(file))} --check")
     return int(ExitCode.DONE)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from athanor.cli import commands
 from athanor.cli.exit_codes import ExitCode
@@ -31,7 +31,22 @@ def _interrupts_raised() -> Iterator[None]:
         raise _Interrupted from None
 
 
-class _Commands(TyperGroup):
+class _FlagsWithoutType:
+    """Of a command: the help says of a flag what it does, not that it is a `<bool>`."""
+
+    def get_params(self, ctx: Any) -> Any:
+        params = super().get_params(ctx)  # type: ignore[misc]  # of the command beside this class
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.metavar = ""
+        return params
+
+
+class _Command(_FlagsWithoutType, TyperCommand):
+    pass
+
+
+class _Commands(_FlagsWithoutType, TyperGroup):
     def make_context(self, *arguments: Any, **more: Any) -> Any:
         with _interrupts_raised():
             return super().make_context(*arguments, **more)
@@ -66,15 +81,18 @@ def _show_version(wanted: bool) -> None:
 def _common(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", metavar="", callback=_show_version, is_eager=True, help="Print the version and exit."
-        ),
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Options before the command."""
 
 
-@app.command(rich_help_panel="Get started")
+def _register(panel: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that makes a function a command, in a panel of the help, with an example below its options."""
+    return app.command(cls=_Command, rich_help_panel=panel, epilog=f"Example: `{example}`")
+
+
+@_register("Get started", "athanor init relax-then-md --structures my.cif -o job.yaml")
 def init(
     kind: Annotated[Kind, typer.Argument(metavar="KIND", help="relax, md, or relax-then-md.")],
     *,
@@ -84,7 +102,7 @@ def init(
     out: Annotated[
         str | None, typer.Option("-o", "--out", metavar="FILE", help="Job to write; - prints it.  [default: KIND.yaml]")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", metavar="", help="Replace the file if it exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
 ) -> None:
     """Write a job to start from, with a comment on every key."""
     from athanor.cli.init import write_job
@@ -92,12 +110,12 @@ def init(
     raise typer.Exit(write_job(kind.value, out, structures or [], overwrite=overwrite))
 
 
-app.command(rich_help_panel="Get started")(commands.MODELS)
+_register("Get started", commands.MODELS.example)(commands.MODELS.function)
 for _command in commands.COMMANDS:
-    app.command(rich_help_panel="Calculate")(_command)
+    _register("Calculate", _command.example)(_command.function)
 
 
-@app.command(rich_help_panel="Look at results")
+@_register("Look at results", "athanor show relaxed --system NaCl")
 def show(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run.")],
     system: Annotated[str | None, typer.Option(metavar="NAME", help="Only this system, by name or number.")] = None,
@@ -110,7 +128,7 @@ def show(
     raise typer.Exit(show_run(out, system=system, all_rows=all_rows, as_json=as_json))
 
 
-@app.command(rich_help_panel="Look at results")
+@_register("Look at results", "athanor plot relaxed -o relaxed.pdf")
 def plot(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run.")],
     picture: Annotated[
@@ -120,7 +138,7 @@ def plot(
         list[str] | None, typer.Option(metavar="NAME", help="Only this system, by name or number; repeatable.")
     ] = None,
 ) -> None:
-    """Draw energy, temperature, volume and largest force of a run against step."""
+    """Draw relaxations of a run against step and dynamics against time: energy, force, temperature, pressure."""
     from athanor.cli.show import plot_run
 
     raise typer.Exit(plot_run(out, picture, system or []))
@@ -190,8 +208,10 @@ def _usage_text(error: Any) -> str:
 
 
 def _report(text: str, code: ExitCode, as_json: bool) -> int:
+    from athanor.workflows.readable import printable
+
     with suppress(OSError):  # the terminal may be gone
-        print(f"athanor: {text}", file=sys.stderr)
+        print(printable(f"athanor: {text}"), file=sys.stderr)
         if as_json:
             print_json({"error": text, "exit_code": int(code)})
     return int(code)

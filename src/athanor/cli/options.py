@@ -18,10 +18,6 @@ from athanor.workflows.settings import COMPUTING, MODEL, OUTPUT, Setting
 Parameter = inspect.Parameter
 
 
-_TYPES: dict[Any, Any] = {int: int, list: list[str]}
-"""What the command line checks itself; all else is text."""
-
-
 def option(setting: Setting, *, required: bool = False) -> Parameter:
     """Return the option of a setting."""
     name = setting.as_argument
@@ -35,13 +31,13 @@ def option(setting: Setting, *, required: bool = False) -> Parameter:
         rich_help_panel=setting.panel,
         help=setting.short_help + (f"  [default: {default}]" if default and not required else ""),
     )
-    found = _TYPES.get(setting.quantity, str)
+    found: Any = list[str] if setting.quantity is list else str  # read and checked as the keys of a job are
     return _keyword(name, Annotated[found if required else found | None, made], Parameter.empty if required else None)
 
 
 def flag(name: str, panel: str, text: str, *flags: str) -> Parameter:
     """Return an option without a value."""
-    made = typer.Option(*_spellings(name, flags), metavar="", rich_help_panel=panel, help=text)
+    made = typer.Option(*_spellings(name, flags), rich_help_panel=panel, help=text)
     return _keyword(name, Annotated[bool, made], False)
 
 

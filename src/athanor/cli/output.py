@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from athanor.cli.exit_codes import ExitCode
+from athanor.workflows.readable import printable
 
 if TYPE_CHECKING:
     from athanor.workflows.results import RunResult
@@ -66,7 +67,7 @@ def warnings_as_lines(*, quiet: bool) -> Iterator[None]:
         if isinstance(message, AthanorWarning):
             silence = f" [--silence {message.topic}]" if message.topic else ""
             message = f"{message.text}{silence}"
-        print(f"warning: {message}", file=sys.stderr)
+        print(printable(f"warning: {message}"), file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", AthanorWarning)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from athanor.cli.output import Screen, document_of, exit_code, print_json, warnings_as_lines
 from athanor.errors import InputError
+from athanor.workflows.readable import printable
 
 if TYPE_CHECKING:
     from athanor.workflows.methods import StageKind
@@ -87,7 +88,7 @@ def _run(spec: RunSpec, given: Given) -> int:
     elif screen.shows_tables:
         print_result(result.rows, result.folder, seconds, allow_failures=spec.allow_failures)
     if result.interrupted:
-        print(f"athanor: interrupted; what was done is in {result.folder}", file=sys.stderr)
+        print(printable(f"athanor: interrupted; what was done is in {result.folder}"), file=sys.stderr)
     return int(code)
 
 

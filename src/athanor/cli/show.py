@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from athanor.cli.exit_codes import ExitCode
@@ -87,7 +89,7 @@ def _state(run: SavedRun) -> str:
     if run.has_ended:
         return f"{run.state}, {started}, took {format_seconds(record['seconds'])}"
     note = " (its process is gone)" if run.state == "killed" else " (on another machine, or killed there)"
-    ago = f"last written {format_seconds(time.time() - run.last_written)} ago"
+    ago = f"last written {format_seconds(max(0.0, time.time() - run.last_written))} ago"  # a clock may go back
     return f"{run.state}{note if run.state == 'killed' or run.is_elsewhere else ''}, {started}, {ago}"
 
 
@@ -108,8 +110,14 @@ def _short(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def _in_quotes(path: Path) -> str:
+    """Return a path as Python reads it, in double quotes where it has none."""
+    return json.dumps(str(path), ensure_ascii=False)
+
+
 def _print_how_to_read(console: Any, run: SavedRun, row: dict[str, Any]) -> None:
     from athanor.workflows.folder import FINAL, LOG, PLOT, RUN, SUMMARY_CSV
+    from athanor.workflows.readable import printable
 
     name = row["system"] if run.names.count(row["system"]) == 1 else row["index"]
     lines = [
@@ -119,12 +127,12 @@ def _print_how_to_read(console: Any, run: SavedRun, row: dict[str, Any]) -> None
         (f"run.frames({name!r})", "one system; .atoms(...) as ASE atoms"),
         ("run.frames(step=1)", "all systems at one step; or time=..., in fs"),
         (f"run.series({name!r}).energy", "array; also .step, .time, .temperature, ..."),
-        ("athanor.plot(run)", f"or: athanor plot {run.folder}"),
+        ("athanor.plot(run)", f"or: athanor plot {quote(str(run.folder))}"),
     ]  # fmt: skip
     width = max(len(call) for call, _ in lines)
-    console.print(f'\nTo read it in Python: import athanor; run = athanor.open("{run.folder}")', highlight=False,
-                  markup=False, soft_wrap=True)  # fmt: skip
+    opening = f"import athanor; run = athanor.open({_in_quotes(run.folder)})"
+    console.print(printable(f"\nTo read it in Python: {opening}"), highlight=False, markup=False, soft_wrap=True)
     for call, what in lines:
-        console.print(f"  {call:<{width}}  {what}", highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(f"  {call:<{width}}  {what}"), highlight=False, markup=False, soft_wrap=True)
     files = [name for name in (FINAL, SUMMARY_CSV, LOG, PLOT) if (run.folder / name).exists()]
     console.print(f"Files: {', '.join(files)}; settings and citations: {RUN}.", highlight=False, soft_wrap=True)

@@ -7,9 +7,11 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from athanor.workflows.columns import ANGLES, count_outcomes, tell_apart
+from athanor.workflows.readable import printable
 
 Row = dict[str, Any]
 MOST_ROWS = 120
@@ -28,7 +30,8 @@ def print_result(rows: Sequence[Row], folder: Path | None, seconds: float, *, al
     if allow_failures and any(map(_has_failed, rows)):
         console.print("The job allows failures: the exit code is 0.", highlight=False)
     if folder is not None:
-        console.print(f"Results: {folder}  (athanor show {folder} tells more)", highlight=False, soft_wrap=True)
+        text = printable(f"Results: {folder}  (athanor show {quote(str(folder))} tells more)")
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_evaluation(rows: Sequence[Row], file: Path | None, seconds: float) -> None:
@@ -40,7 +43,7 @@ def print_evaluation(rows: Sequence[Row], file: Path | None, seconds: float) -> 
     print_counts(console, rows, f" in {format_seconds(seconds)}")
     print_failures(console, rows)
     if file is not None:
-        console.print(f"Results: {file}", highlight=False, soft_wrap=True)
+        console.print(printable(f"Results: {file}"), highlight=False, markup=False, soft_wrap=True)
 
 
 def make_console() -> Any:
@@ -57,6 +60,7 @@ def print_table(
     """Print one line per system; columns that do not fit, and the middle of a very long list, are left out."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
     shown, left_out = (rows, 0) if all_rows or len(rows) <= MOST_ROWS else _shorten(rows)
     first, *others = columns or _COLUMNS
@@ -69,7 +73,7 @@ def print_table(
         table.add_column(title, justify=justify, no_wrap=not words, overflow="fold")  # type: ignore[arg-type]
     for row in shown:
         style = "red" if _has_failed(row) else None
-        table.add_row(*(_cell(row, key, show) for _, key, _, show in present), style=style)
+        table.add_row(*(Text(_cell(row, key, show)) for _, key, _, show in present), style=style)
     console.print(table)
     if too_wide:
         console.print(f"Left out, as the window is narrow: {', '.join(too_wide)}.", style="dim", highlight=False)
@@ -87,7 +91,7 @@ def print_pairs(console: Any, pairs: Mapping[str, str]) -> None:
     table = Table.grid(padding=(0, 2))
     for name, value in pairs.items():
         if value:
-            table.add_row(Text(name, style="bold"), Text(value))
+            table.add_row(Text(name, style="bold"), Text(printable(value)))
     console.print(table)
 
 
@@ -97,7 +101,8 @@ def print_failures(console: Any, rows: Sequence[Row]) -> None:
     for row in failed[:_MOST_FAILURES]:
         where = f"frame {row['index_in_file']} of {row['file']}" if row.get("file") else f"number {row['index']}"
         after = f" after step {row['steps']}" if "steps" in row else ""
-        console.print(f"  {row['system']} ({where}) failed{after}: {row['reason']}", highlight=False, markup=False)
+        text = printable(f"  {row['system']} ({where}) failed{after}: {row['reason']}")
+        console.print(text, highlight=False, markup=False)
     if len(failed) > _MOST_FAILURES:
         console.print(f"  and {len(failed) - _MOST_FAILURES} more, see summary.csv", highlight=False)
     for advice in dict.fromkeys(_advice(row) for row in failed):
@@ -126,7 +131,7 @@ def _has_failed(row: Row) -> bool:
 
 def _cell(row: Row, key: str, show: Callable[[Any, Row], str]) -> str:
     value = row.get(key)
-    return "" if value is None else show(value, row)
+    return "" if value is None else printable(show(value, row))
 
 
 def _temperature(value: float, row: Row) -> str:

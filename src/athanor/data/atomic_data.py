@@ -22,6 +22,7 @@ from athanor.data._view import view_of_structure
 from athanor.data.elements import (
     AtomicNumberTable,
     atomic_numbers_to_indices,
+    chemical_formula,
     to_one_hot,
     voigt_to_matrix,
 )
@@ -273,7 +274,8 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{name}={list(tensor.shape)}" for name, tensor in self._fields.items())
-        return f"{type(self).__name__}({parts}, dtype={self.dtype}, device={self.device})"
+        formula = chemical_formula(self.atomic_numbers.flatten().tolist())
+        return f"{type(self).__name__}({formula}, {parts}, dtype={self.dtype}, device={self.device})"
 
     # ---------------------------------------------------------------------------------------------- custom fields
     def add_node_property(self, key: str, value: torch.Tensor, node_dim: int = 0) -> None:

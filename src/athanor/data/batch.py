@@ -7,6 +7,7 @@ moved, as short methods that delegate to the modules beside this one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -21,6 +22,7 @@ from athanor.data._select import as_int, one_system, system_indices
 from athanor.data._storage import BatchStorage
 from athanor.data._view import view_of_batch
 from athanor.data.atomic_data import AtomicData
+from athanor.data.elements import chemical_formula
 from athanor.data.fields import FIELDS, KNOWN_FIELDS, LEVELS, FieldSpec, Level
 from athanor.errors import ArgumentError, InputError, MissingFieldError
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 __all__ = ["AtomicData", "Batch", "DataMixin"]
+
+_FORMULAS_SHOWN = 4
+"""Systems whose composition a `repr` tells."""
 
 
 class Batch(BatchStorage):
@@ -449,7 +454,11 @@ class Batch(BatchStorage):
             check_structures({**self._node.tensors, **self._system.tensors}, self._node.starts)
 
     def __repr__(self) -> str:
+        ends = self.batch_ptr[: _FORMULAS_SHOWN + 1].tolist()
+        numbers = self.atomic_numbers[: ends[-1]].flatten().tolist() if "atomic_numbers" in self else []
+        systems = [chemical_formula(numbers[start:end]) for start, end in pairwise(ends)] if numbers else []
+        systems += ["..."] * (len(self) > len(systems))
         return (
             f"{type(self).__name__}(num_graphs={self.num_graphs}, num_nodes={self.num_nodes}, "
-            f"num_edges={self.num_edges}, device={self._device})"
+            f"num_edges={self.num_edges}, device={self._device}, systems=[{', '.join(systems)}])"
         )

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -175,3 +176,17 @@ def voigt_to_matrix(t: torch.Tensor) -> torch.Tensor:
     if t.shape == (9,):
         return t.view(3, 3)
     raise ShapeError(f"Stress tensor must be of shape (3, 3), (6,) or (9,); `t` has shape {tuple(t.shape)}.")
+
+
+def chemical_formula(numbers: Iterable[int]) -> str:
+    """Return the formula of atoms by their numbers in Hill's order: carbon, hydrogen, then by letter.
+
+    Examples
+    --------
+    >>> chemical_formula([17, 11, 17, 11]), chemical_formula([8, 1, 6, 1])
+    ('Cl2Na2', 'CH2O')
+    """
+    counts = Counter(SYMBOLS[n] if 0 <= n <= MAX_ATOMIC_NUMBER else f"[{n}]" for n in numbers)
+    first = [symbol for symbol in ("C", "H") if "C" in counts and symbol in counts]
+    order = first + sorted(counts.keys() - set(first))
+    return "".join(f"{symbol}{counts[symbol] if counts[symbol] > 1 else ''}" for symbol in order)

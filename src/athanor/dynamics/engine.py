@@ -27,7 +27,7 @@ from athanor.dynamics.convergence import ConvergenceHook
 from athanor.dynamics.driver import Driver, check_can_produce
 from athanor.dynamics.evaluate import evaluate
 from athanor.dynamics.rows import Rows, SavedRows, mask_of_rows, save_rows, take_up_rows
-from athanor.dynamics.state import IntegratorState, Parameter, StateVariable, make_rows
+from athanor.dynamics.state import IntegratorState, Parameter, StateVariable, make_rows, parameters_in_words
 from athanor.dynamics.status import StageSpec, ensure_bookkeeping
 from athanor.errors import InputError, MissingFieldError, NotAvailableError
 from athanor.hooks.context import DynamicsContext
@@ -329,7 +329,8 @@ class BaseDynamics(HookRegistryMixin):
         self.saved_run = None if run is None else SavedRows(**run)
 
     def __repr__(self) -> str:
-        shown = [f"model={type(self.model).__name__}", f"n_steps={self.n_steps}", f"step_count={self.step_count}"]
+        shown = [f"model={type(self.model).__name__}", *parameters_in_words(self)]
+        shown += [f"n_steps={self.n_steps}", f"step_count={self.step_count}"]
         if self.convergence_hook is not None:
             shown.append(f"convergence_hook={self.convergence_hook!r}")
         return f"{type(self).__name__}({', '.join(shown)})"

@@ -15,6 +15,7 @@ from athanor.data._checks import system_name
 from athanor.dynamics.arguments import can_not_add
 from athanor.dynamics.convergence import DEFAULT_FMAX, ConvergenceHook
 from athanor.dynamics.engine import BaseDynamics
+from athanor.dynamics.state import parameters_in_words
 from athanor.dynamics.status import StageSpec
 from athanor.errors import ArgumentError, AthanorWarning, InputError
 
@@ -164,7 +165,10 @@ class FusedStage(BaseDynamics):
             engine.load_state_dict(saved)
 
     def __repr__(self) -> str:
-        parts = ", ".join(f"{code}: {type(engine).__name__}" for code, engine in self.sub_stages)
+        parts = ", ".join(
+            f"{code}: {type(engine).__name__}({', '.join(parameters_in_words(engine))})"
+            for code, engine in self.sub_stages
+        )
         return f"FusedStage({parts}, exit_status={self.exit_status}, step_count={self.step_count})"
 
 

@@ -7,7 +7,7 @@ that a restart needs is in these rows.
 
 from __future__ import annotations
 
-import reprlib
+import inspect
 from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from athanor._values import is_real
+from athanor._values import is_real, shown
 from athanor.data.fields import Level
 from athanor.errors import ArgumentError, InputError, UnknownFieldError
 
@@ -183,6 +183,22 @@ class Parameter(StateVariable):
         vars(engine).setdefault("_assigned", set()).add(self.name)
 
 
+def parameters_in_words(engine: Any) -> list[str]:
+    """Return ``temperature=300 K`` of every parameter of an engine that is not at the default of its constructor."""
+    defaults = inspect.signature(type(engine)).parameters
+    words = []
+    for name, parameter in Parameter.declared_in(type(engine)).items():
+        value = getattr(engine, name, None) if isinstance(parameter, Parameter) else None
+        default = defaults[name].default if name in defaults else None
+        if value is None or (not isinstance(value, Tensor) and value == default):
+            continue
+        numbers = torch.as_tensor(value).double()
+        ends = dict.fromkeys(f"{end:g}" for end in (float(numbers.min()), float(numbers.max())))
+        unit = parameter.unit.partition(" (")[0]
+        words.append(f"{name}={' to '.join(ends)}{unit and ' '}{unit}")
+    return words
+
+
 def make_rows(engine: Any, batch: Batch) -> dict[str, Tensor]:
     """Return fresh rows of every variable that the class of `engine` declares, in the order of declaration."""
     made: dict[str, Tensor] = {}
@@ -276,4 +292,4 @@ def check_positive(value: Any, name: str, unit: str = "", *, zero_allowed: bool 
 
 def shortened(value: Any) -> str:
     """Return `value` for a message: of a tensor its numbers, of many the first ones."""
-    return reprlib.repr(value.tolist() if isinstance(value, Tensor) else value)
+    return shown(value.tolist() if isinstance(value, Tensor) else value)

@@ -10,7 +10,7 @@ from enum import Enum
 
 import torch
 
-from athanor._values import check_whole
+from athanor._values import check_whole, describe
 from athanor.hooks.context import HookContext
 from athanor.hooks.stages import DynamicsStage
 
@@ -40,6 +40,9 @@ class WrapPeriodicHook:
         self.frequency = check_whole(frequency, "frequency", 1)
         self.stage: Enum | None = self.default_stage if stage is None else stage
         self._cells: _CellOfEachAtom | None = None
+
+    def __repr__(self) -> str:
+        return describe(self, "frequency")
 
     @torch.no_grad()
     def __call__(self, ctx: HookContext, stage: Enum) -> None:

@@ -43,6 +43,10 @@ class ModelEntry:
         One line.
     requires
         Optional package it needs.
+    variants
+        Weights or the like that one can choose, the default first.
+    variant_argument
+        Argument that chooses one.
     """
 
     name: str
@@ -52,6 +56,8 @@ class ModelEntry:
     licence: str = ""
     summary: str = ""
     requires: OptionalDependency | None = None
+    variants: tuple[str, ...] = ()
+    variant_argument: str = ""
 
     @property
     def installed(self) -> bool:
@@ -85,6 +91,8 @@ BUILT_IN: dict[str, ModelEntry] = {
             licence="BSD-3-Clause, modified",
             summary="CHGNet: universal potential for inorganic crystals, with magnetic moments",
             requires=OptionalDependency.CHGNET,
+            variants=("0.3.0", "0.2.0", "r2scan"),
+            variant_argument="name",
         ),
         ModelEntry(
             name="lennard-jones",

@@ -68,6 +68,10 @@ class DataSink(ABC):
     def capacity(self) -> int | None:
         """Largest number of systems, or None if there is no bound."""
 
+    def __repr__(self) -> str:
+        bound = "" if self.capacity is None else f" of at most {self.capacity:,}"
+        return f"{type(self).__name__}({len(self):,} frames{bound})"
+
     @property
     def is_full(self) -> bool:
         """Whether no further system fits."""

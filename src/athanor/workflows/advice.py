@@ -96,7 +96,7 @@ def _about_model(systems: Sequence[System], model: Any) -> Iterator[Advice]:
     if card.kind == "materials" and non_periodic:
         yield Advice(
             "non-periodic",
-            f"{name} is made for crystals, and not for what is not periodic: {_which(non_periodic, systems)}. "
+            f"{name} is made for crystals, and not for what is not periodic: {name_systems(non_periodic, systems)}. "
             f"Its numbers there mean little. Choose another model (see `athanor models`), or give a cell.",
         )
     if card.trained_elements is None:
@@ -111,7 +111,7 @@ def _about_model(systems: Sequence[System], model: Any) -> Iterator[Advice]:
         symbols = [SYMBOLS[number] for number in sorted(set.union(*untrained.values()))]
         yield Advice(
             "elements",
-            f"{name} was not fitted to {', '.join(symbols)}, found in {_which(affected, systems)}. "
+            f"{name} was not fitted to {', '.join(symbols)}, found in {name_systems(affected, systems)}. "
             f"Check the results against another source.",
         )
 
@@ -125,7 +125,7 @@ def _about_dynamics(stage: MDSpec, systems: Sequence[System]) -> Iterator[Advice
         size = len(systems[worst].atoms)
         yield Advice(
             "small-cell",
-            f"the temperature of a moment means little in a cell as small as that of {_which(small, systems)}: "
+            f"the temperature of a moment means little in a cell as small as that of {name_systems(small, systems)}: "
             f"with N = {size} atoms it swings by sqrt(2/3N) = {100 * _fluctuation(systems[worst]):.0f} %. "
             f"Repeat the cell, for example with `--supercell 2x2x2`, or trust averages over time only.",
         )
@@ -136,8 +136,8 @@ def _about_dynamics(stage: MDSpec, systems: Sequence[System]) -> Iterator[Advice
         yield Advice(
             "time-step",
             f"a time step of {format_quantity(stage.timestep, TIME)} is long for the lightest atoms of "
-            f"{_which(too_long, systems)}: a tenth of the fastest vibration of {_lightest(systems[worst]):.3g} amu is "
-            f"about {limits[worst]:.2g} fs. Shorten it with `--timestep`.",
+            f"{name_systems(too_long, systems)}: a tenth of the fastest vibration of "
+            f"{_lightest(systems[worst]):.3g} amu is about {limits[worst]:.2g} fs. Shorten it with `--timestep`.",
         )
 
 
@@ -154,7 +154,7 @@ def _about_disk(spec: RunSpec, systems: Sequence[System]) -> Iterator[Advice]:
         )
 
 
-def _which(indices: Sequence[int], systems: Sequence[System]) -> str:
+def name_systems(indices: Sequence[int], systems: Sequence[System]) -> str:
     """Return ``3 of 84 systems, the first is system 5 (Cu)``, or the one it is."""
     first = describe_system(indices[0], systems[indices[0]])
     return first if len(indices) == 1 else f"{len(indices)} of {len(systems)} systems, the first is {first}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from athanor._optional import OptionalDependency
 from athanor.workflows.readable import count
 
 ANGLES = ("alpha", "beta", "gamma")
@@ -61,6 +62,18 @@ def cell_columns(cell: Any, pbc: Any, atoms: int) -> dict[str, float | None]:
         "volume": volume,
         "volume_per_atom": None if volume is None else volume / atoms,
     }
+
+
+def data_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the table as a pandas DataFrame, whose index is that of the systems.
+
+    Raises
+    ------
+    OptionalDependencyError
+        If pandas is not installed.
+    """
+    pandas = OptionalDependency.PANDAS.load(needed_by="to_pandas")
+    return pandas.DataFrame(list(rows), columns=None if rows else ["index"]).set_index("index")
 
 
 def tell_apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -126,7 +126,8 @@ SMAX = Setting("smax", PRESSURE, "Largest principal value of stress plus pressur
 TARGET_PRESSURE = Setting("pressure", PRESSURE, "Target pressure, compression positive", 0.0, at_most=1000.0,
                           plotted="pressure", metavar="PRESSURE")  # fmt: skip
 FIXED_CELL = Setting("fixed_cell", bool, "Move atoms only", False)
-MOST_STEPS = Setting("steps", int, "At most so many steps for each system", 500, at_least=1, keyword="n_steps",
+MOST_STEPS = Setting("steps", int, "At most so many steps for each system", 500, at_least=0, keyword="n_steps",
+                     note="0 evaluates the structures as they are",
                      argument="max_steps", flags=("--steps",), metavar="N")  # fmt: skip
 
 START_TEMPERATURE = Setting("temperature", TEMPERATURE, "Of the velocities at the start", 300.0, at_least=0.0,

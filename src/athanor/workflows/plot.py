@@ -17,6 +17,7 @@ from athanor._optional import OptionalDependency
 from athanor.errors import InputError, StorageError
 from athanor.workflows.columns import count_outcomes, in_words
 from athanor.workflows.plot_lines import MIDDLE, Line, Part, abscissa, crowd_of, lines_of, parts_of
+from athanor.workflows.readable import printable
 from athanor.workflows.saved_run import SavedRun
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def plot(
         _draw_part(column, names, part, lines, look)
     outcomes = Counter(saved.summary[number]["status"] for number in numbers)
     note = "" if saved.state == "finished" else f" ({saved.state})"
-    title = f"{saved.settings.get('title') or saved.folder.name}{note}"
+    title = _plain(f"{saved.settings.get('title') or saved.folder.name}{note}")
     figure.suptitle(f"{title}\n{count_outcomes(outcomes)}", fontsize="large")
     entries = look.legend(outcomes)
     rows = -(-len(entries) // (_PER_COLUMN * len(drawn)))
@@ -190,9 +191,15 @@ class _Look:
 
 def _named(line: Line) -> str:
     """Name of a system for the legend, with what went wrong."""
+    label = _plain(line.label)
     if line.status == "failed":
-        return f"{line.label} ({'failed' if len(line.x) > 1 else 'failed at the start'})"
-    return f"{line.label} ({in_words(line.status)})" if line.status == "step_limit" else line.label
+        return f"{label} ({'failed' if len(line.x) > 1 else 'failed at the start'})"
+    return f"{label} ({in_words(line.status)})" if line.status == "step_limit" else label
+
+
+def _plain(text: str) -> str:
+    """Return text that matplotlib draws as it is, dollars too."""
+    return printable(text).replace("$", r"\$")
 
 
 def _numbers(saved: SavedRun, systems: int | str | Sequence[int | str] | None) -> list[int]:

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from athanor.hooks.stages import DynamicsStage
-from athanor.workflows.readable import format_seconds
+from athanor.workflows.readable import format_seconds, printable
 
 _SECONDS_BETWEEN_LINES = 60.0
 _SECONDS_BETWEEN_REFRESHES = 0.2
+_GAPS = 3
+"""Blanks between the columns of the bar."""
+_LEAST_DESCRIPTION = 8
 _STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """Signals that end a run in order; Windows has no hangup."""
 
@@ -112,9 +115,10 @@ class Progress:
         """Print one line of text above the bar."""
         if not self._shown:
             return
+        text = printable(text)
         with self._while_it_can_be_written():
             if self._bar is not None:
-                self._bar.console.print(text, highlight=False)
+                self._bar.console.print(text, highlight=False, markup=False)
             else:
                 print(text, file=self._stream, flush=True)
 
@@ -147,7 +151,12 @@ class Progress:
             self.say(f"{self._done} of at most {total} {self._noun}, {self._batch()}{description}, {self._pace(now)}")
 
     def _draw(self, pace: str) -> None:
+        total = self._chunks * self._steps
+        others = _bar_width(self._bar.console) + len(f"{total}/{total} {self._noun} {pace}") + _GAPS
+        room = max(_LEAST_DESCRIPTION, self._bar.console.width - others)
         description = self._batch() + self._description
+        if len(description) > room:  # cut here: rich would rather leave out the bar and the count
+            description = f"{description[: room - 1]}…"
         self._bar.update(self._task, completed=self._done, description=description, pace=pace)
 
     @property
@@ -161,7 +170,8 @@ class Progress:
     def _pace(self, now: float) -> str:
         rate = (self._taken_before + self._step) / max(now - self._started, 1e-9)
         left = format_seconds((self._chunks * self._steps - self._done) / rate) if rate > 0 else "?"
-        return f"{rate:.3g} {self._noun}/s, at most {left} left"
+        noun = "" if self._bar is not None else f" {self._noun}"  # beside a bar it stands there already
+        return f"{rate:.3g}{noun}/s, at most {left} left"
 
 
 class ProgressHook:
@@ -190,16 +200,21 @@ class ProgressHook:
             raise StopRequested
 
 
+def _bar_width(console: Any) -> int:
+    return 12 if console.width >= 80 else 4
+
+
 def _make_bar(stream: Any, noun: str) -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
+    console = Console(file=stream)
     return Bar(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=_bar_width(console)),
         MofNCompleteColumn(),
-        TextColumn(f"{noun}  {{task.fields[pace]}}"),
-        console=Console(file=stream),
+        TextColumn(f"{noun} {{task.fields[pace]}}"),
+        console=console,
         refresh_per_second=4,
     )

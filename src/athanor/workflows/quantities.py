@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from athanor import units
-from athanor._values import is_real
+from athanor._values import is_real, shown
 from athanor.errors import InputError
 
 
@@ -66,19 +66,24 @@ def parse_quantity(value: Any, quantity: Quantity) -> float:
     example = f"{quantity.example} {quantity.default}"
     match = _PATTERN.match(value) if isinstance(value, str) else None
     if match is None and not is_real(value):
-        raise InputError(f"{value!r} is not a {quantity.name}; write a number and a unit, for example `{example}`.")
+        raise InputError(
+            f"{shown(value)} is not a {quantity.name}; write a number and a unit, for example `{example}`."
+        )
     number, unit = (match[1], _standard_spelling(match[2])) if match else (value, "")
     number, unit = float(number), unit or quantity.default
     if unit not in quantity.units:
         raise InputError(
-            f"{value!r} has the unit {unit!r}, which is not one of {quantity.name}: use {', '.join(quantity.units)}."
+            f"{shown(value)} has the unit {shown(unit)}, which is not one of {quantity.name}: use "
+            f"{', '.join(quantity.units)}."
         )
     if not math.isfinite(number):
         raise InputError(
-            f"{value!r} is not finite; a {quantity.name} must be a finite number, for example `{example}`."
+            f"{shown(value)} is not finite; a {quantity.name} must be a finite number, for example `{example}`."
         )
     if abs(number) * quantity.units[unit] > _LARGEST * quantity.units[quantity.default]:
-        raise InputError(f"{value!r} is beyond any {quantity.name}; the largest is {_LARGEST:g} {quantity.default}.")
+        raise InputError(
+            f"{shown(value)} is beyond any {quantity.name}; the largest is {_LARGEST:g} {quantity.default}."
+        )
     return number * quantity.units[unit]
 
 
@@ -120,7 +125,9 @@ def parse_supercell(value: Any) -> tuple[int, int, int]:
     except (TypeError, ValueError, OverflowError):
         parts, counts = [], []
     if len(counts) not in (1, 3) or len(counts) != len(parts) or min(counts) < 1:
-        raise InputError(f"{value!r} is not a supercell; write repeats of at least 1, for example `2x2x1`, or `2`.")
+        raise InputError(
+            f"{shown(value)} is not a supercell; write repeats of at least 1, for example `2x2x1`, or `2`."
+        )
     if len(counts) == 1:
         counts *= 3
     return counts[0], counts[1], counts[2]

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """Return text whose control characters are spelled out, so that a name can not steer the terminal; lines stay."""
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
 def count(number: int, noun: str) -> str:
     """Return ``1 atom`` or ``1,200 atoms``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

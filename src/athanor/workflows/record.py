@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
@@ -55,7 +56,7 @@ class RunRecord:
         advice: Sequence[Advice] = (),
     ) -> None:
         self._path = folder / RUN
-        self._started = datetime.now(UTC)
+        self._started, self._clock = datetime.now(UTC), time.monotonic()
         self._content: dict[str, Any] = {
             "athanor": __version__,
             "command": command,
@@ -74,12 +75,12 @@ class RunRecord:
 
     def finish(self, state: str, counts: dict[str, int], frames: int) -> None:
         """Write how it ended: a state, how many systems ended how, and how many frames there are."""
-        ended = datetime.now(UTC)
+        ended = max(datetime.now(UTC), self._started)  # the clock of the machine may have been put back
         head = {
             "state": state,
             "started": self._content["started"],
             "ended": ended.isoformat(timespec="seconds"),
-            "seconds": round((ended - self._started).total_seconds(), 1),
+            "seconds": round(time.monotonic() - self._clock, 1),
             "outcome": counts,
             "frames": frames,
         }

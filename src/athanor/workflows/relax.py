@@ -55,7 +55,7 @@ def relax(
     smax
         Largest principal value of stress plus pressure; a bare number is GPa.
     max_steps
-        At most so many steps for each system.
+        At most so many steps for each system; 0 evaluates the structures as they are.
     pressure
         Target pressure, compression positive; a bare number is GPa.
     fixed_cell

@@ -13,7 +13,7 @@ import numpy as np
 
 from athanor.units import GPa
 from athanor.workflows.averages import BlockAverages
-from athanor.workflows.columns import cell_columns, count_outcomes, outcome_columns
+from athanor.workflows.columns import cell_columns, count_outcomes, data_frame, outcome_columns
 from athanor.workflows.folder import NOT_STARTED
 from athanor.workflows.methods import KINDS
 from athanor.workflows.spec import RunSpec
@@ -70,6 +70,16 @@ class RunResult:
     def outcomes(self) -> dict[str, int]:
         """Status -> how many systems have it; failures of every reason count together."""
         return dict(Counter(outcome_columns(reason)["status"] for reason in self.reasons))
+
+    def to_pandas(self) -> Any:
+        """Return the table as a pandas DataFrame, one row for each system.
+
+        Raises
+        ------
+        OptionalDependencyError
+            If pandas is not installed; the text names the command that installs it.
+        """
+        return data_frame(self.rows)
 
     def __len__(self) -> int:
         return len(self.structures)

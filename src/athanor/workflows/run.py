@@ -186,7 +186,7 @@ class _Run:
         fused.register_hook(ProgressHook(self.progress, flag, lambda: _describe(spec, tracker)))
         try:
             try:
-                self._attempt(fused.run, batch)
+                self._attempt(self._go_through_stages, fused, batch)
             finally:
                 flag.is_writing = True
         except StopRequested:
@@ -203,6 +203,14 @@ class _Run:
         add_chunk(self.result, spec, systems, batch, tracker, self.plan.model)
         if time.monotonic() - self._summary_written > _SECONDS_BETWEEN_SUMMARIES:
             self._attempt(self._write_summary)
+
+    def _go_through_stages(self, fused: Any, batch: Batch) -> None:
+        """Run to the end of the last stage; a run of no steps evaluates, and its systems are at the end at once."""
+        if self.spec.total_steps:
+            fused.run(batch)
+        else:
+            fused.run(batch, 0)
+            batch.status.fill_(fused.exit_status)
 
     def _writers(self, tracker: Tracker, engines: list[Any]) -> list[Any]:
         """Hooks that keep frames and scalars, every so many steps."""

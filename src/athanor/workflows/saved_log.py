@@ -152,7 +152,9 @@ class SavedLog:
 
     def _by_system(self, columns: list[str], blocks: Iterator[bytes] | list[bytes]) -> dict[int, np.ndarray]:
         parsed = [self._parse(block, len(columns)) for block in blocks]
-        rows = np.concatenate(parsed) if parsed else np.empty((0, len(columns)))
+        rows = np.concatenate([np.empty((0, len(columns))), *parsed])
+        if not len(rows):  # only the header was written so far
+            return {}
         number = rows[:, columns.index("system_id")]
         order = np.argsort(number, kind="stable")
         systems, starts = np.unique(number[order], return_index=True)

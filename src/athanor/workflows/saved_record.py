@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from athanor._values import shown
 from athanor.errors import InputError, StorageError
 from athanor.workflows.columns import tell_apart
 from athanor.workflows.folder import RUN, SUMMARY_CSV, SUMMARY_JSON
@@ -93,13 +94,13 @@ def find_system(rows: Sequence[Mapping[str, Any]], name: str, where: str) -> int
         return found[0]
     if found:
         some = ", ".join(_number_and_origin(rows, number) for number in found[:5]) + (" ..." if len(found) > 5 else "")
-        raise InputError(f"{len(found)} systems are called {name!r}. Take one by its number: {some}.")
+        raise InputError(f"{len(found)} systems are called {shown(name)}. Take one by its number: {some}.")
     if name.isdecimal() and int(name) < len(names):
         return int(name)
     near = difflib.get_close_matches(name, names, n=1)
     listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     hint = f"Did you mean {near[0]!r}?" if near else f"It has {listed}."
-    raise InputError(f"{where} has no system {name!r}. {hint}")
+    raise InputError(f"{where} has no system {shown(name)}. {hint}")
 
 
 def _number_and_origin(rows: Sequence[Mapping[str, Any]], number: int) -> str:

@@ -12,10 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from athanor._optional import OptionalDependency
 from athanor._values import check_whole
 from athanor.errors import InputError, StorageError
-from athanor.workflows.columns import outcome_columns
+from athanor.workflows.columns import data_frame, outcome_columns
 from athanor.workflows.folder import FINAL, LOG, NOT_STARTED, RUN, SUMMARY_JSON, TRAJECTORY
 from athanor.workflows.quantities import TIME, parse_quantity
 from athanor.workflows.saved_record import find_system, is_elsewhere, read_record, read_summary, state_of
@@ -163,7 +162,7 @@ class SavedRun:
         OptionalDependencyError
             If pandas is not installed; the text names the command that installs it.
         """
-        return OptionalDependency.PANDAS.load(needed_by="to_pandas").DataFrame(self.summary).set_index("index")
+        return data_frame(self.summary)
 
     @cached_property
     def structures(self) -> list[Atoms]:

@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from athanor._values import shown
 from athanor.errors import InputError
 from athanor.workflows import settings
 from athanor.workflows.methods import SILENCE, TOPICS
@@ -99,7 +100,7 @@ class SourceSpec(Description):
     @classmethod
     def _frames(cls, value: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, str | int):
-            raise InputError(f'{value!r} chooses no frames; write an integer, or a slice such as "::10".')
+            raise InputError(f'{shown(value)} chooses no frames; write an integer, or a slice such as "::10".')
         return value
 
     @model_validator(mode="after")
@@ -141,7 +142,7 @@ class CalculationSpec(Description):
     @classmethod
     def _known_device(cls, value: Any) -> Any:
         if not re.fullmatch(r"auto|cpu|(cuda|mps)(:\d+)?", str(value)):
-            raise InputError(f"{str(value)!r} is not a device; write cpu, cuda, cuda:1, mps, or auto.")
+            raise InputError(f"{shown(str(value))} is not a device; write cpu, cuda, cuda:1, mps, or auto.")
         return str(value)
 
 
@@ -164,6 +165,12 @@ class RunSpec(CalculationSpec):
         if not value:
             raise InputError("at least one stage is needed, for example `- relax: {steps: 200}`.")
         return [read_stage(place, item) for place, item in enumerate(value)]
+
+    @model_validator(mode="after")
+    def _no_steps_in_one_stage_only(self) -> RunSpec:
+        if len(self.stages) > 1 and not all(stage.steps for stage in self.stages):
+            raise InputError("a stage with `steps: 0` evaluates structures as they are; let it be the only stage.")
+        return self
 
     def quick(self) -> RunSpec:
         """Return this run with the `quick_steps` of every stage that has them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from athanor._values import shown
 from athanor.errors import InputError
 from athanor.workflows import methods
 from athanor.workflows.methods import KINDS, MD, RELAX, TIMESTEP, Method, StageKind
@@ -90,10 +90,11 @@ def _type_of(setting: Setting) -> Any:
 
 def _within_bounds(value: float, setting: Setting, quantity: Quantity) -> float:
     if setting.above is not None and value <= setting.above:
-        raise InputError("this must be positive." if setting.above == 0 else f"this must be above {setting.above:g}.")
+        least = "positive" if setting.above == 0 else f"above {setting.above:g}"
+        raise InputError(f"this must be {least}; got {format_quantity(value, quantity)}.")
     if setting.at_least is not None and value < setting.at_least:
-        least = setting.at_least
-        raise InputError("this must not be negative." if least == 0 else f"this must be at least {least:g}.")
+        least = "zero or positive" if setting.at_least == 0 else f"at least {setting.at_least:g}"
+        raise InputError(f"this must be {least}; got {format_quantity(value, quantity)}.")
     if setting.at_most is not None and abs(value) > setting.at_most * quantity.units[quantity.default]:
         raise InputError(
             f"{format_quantity(value, quantity)} is too much; at most {setting.at_most:g}. "
@@ -152,7 +153,7 @@ class MDSpec(_stage_of(MD)):  # type: ignore[misc]
         step = rest.get("timestep", TIMESTEP.default)
         length, step = _positive_time(value["time"], "time"), _positive_time(step, "timestep")
         if not math.isfinite(length / step):
-            raise InputError(f"`time` {value['time']!r} is too many steps of `timestep`.")
+            raise InputError(f"`time` {shown(value['time'])} is too many steps of `timestep`.")
         return rest | {"steps": max(1, round(length / step))}
 
 
@@ -179,10 +180,10 @@ def read_stage(place: int, item: Any) -> Any:
             raise InputError(f"stage {place} has the keys {', '.join(map(str, item))}; name one of `relax` and `md`.")
         kind, settings = next(iter(item.items()))
         if kind not in KINDS:
-            raise InputError(f"stage {place} is {kind!r}; use `relax` or `md`.")
+            raise InputError(f"stage {place} is {shown(kind)}; use `relax` or `md`.")
         if settings is not None and not isinstance(settings, dict):
             raise InputError(
-                f"stage {place} (`{kind}`) must hold settings such as `steps: 100`; got {reprlib.repr(settings)}."
+                f"stage {place} (`{kind}`) must hold settings such as `steps: 100`; got {shown(settings)}."
             )
         return {"kind": kind, **(settings or {})}
     return item
@@ -194,5 +195,5 @@ def _positive_time(value: Any, key: str) -> float:
     except InputError as error:
         raise InputError(f"`{key}`: {error}") from None
     if time <= 0.0:
-        raise InputError(f"`{key}` must be positive; got {value!r}.")
+        raise InputError(f"`{key}` must be positive; got {shown(value)}.")
     return time

@@ -6,6 +6,7 @@ Keys, defaults and lines are those of the descriptions, so a template can not fa
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from shlex import quote
 from typing import Any
 
 from pydantic import BaseModel
@@ -42,7 +43,7 @@ def make_template(kind: str, structures: Sequence[str] = (), *, job: str = "job.
     )
     head = [
         "# A job for athanor: what to run, on what, with which model. Every key is here with its default.",
-        f"# Check it with `athanor run {job} --check`, run it with `athanor run {job}`.",
+        f"# Check it with `athanor run {quote(job)} --check`, run it with `athanor run {quote(job)}`.",
         "",
     ]
     return "\n".join([*head, *_entries(spec)]) + "\n"

@@ -149,7 +149,96 @@ def test_check_names_what_would_be_set_aside(folder: Path, capsys: pytest.Captur
     atoms.positions[1] = atoms.positions[0]
     write("bad.extxyz", atoms)
     assert call(["relax", "argon.extxyz", "bad.extxyz", "-o", "out", "--check", *LJ]) == 0
-    assert re.search(r"bad \(system 2\) would be set aside: ", capsys.readouterr().out)
+    assert re.search(r"system 2 \(bad, frame 0 of `bad.extxyz`\) would be set aside: ", capsys.readouterr().out)
+
+
+def test_check_tells_a_reason_once_however_many_have_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    atoms = bulk("Ar", "fcc", a=5.3, cubic=True)
+    atoms.positions[1] = atoms.positions[0]
+    write("bad.extxyz", [atoms] * 40)
+    assert call(["relax", "bad.extxyz", "argon.extxyz", "-o", "out", "--check", *LJ]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if "would be set aside" in line]
+    assert len(told) == 1
+    assert told[0].startswith("40 of 42 systems, the first is system 0 (bad:0")
+
+
+def test_no_steps_are_a_single_point(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["relax", "argon.extxyz", "-o", "out", "--max-steps", "0", "--smax", "1e-6", "--json", *LJ]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert call(["evaluate", "argon.extxyz", "--json", *LJ]) == 0
+    as_they_are = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["steps"] for row in rows] == [0, 0]
+    assert [row["status"] for row in rows] == ["step_limit"] * 2
+    for name in ("energy", "fmax", "volume", "a"):
+        assert [row[name] for row in rows] == [row[name] for row in as_they_are]
+    assert call(["show", "out"]) == 0
+    capsys.readouterr()
+    loose = ["--fmax", "9", "--smax", "9"]
+    assert call(["relax", "argon.extxyz", "-o", "easy", "--max-steps", "0", "--json", *loose, *LJ]) == 0
+    assert [row["status"] for row in json.loads(capsys.readouterr().out)["rows"]] == ["converged"] * 2
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--temperature=-5K", "`--temperature`: this must be zero or positive; got -5 K."),
+        ("--timestep=0", "must be positive; got '0'."),
+        ("--every=x", "`--every`: input should be a valid integer, unable to parse string as an integer; got 'x'."),
+        ("--seed=-3", "`--seed`: input should be greater than or equal to 0; got '-3'."),
+        ("--friction=-1", "`--friction`: this must be zero or positive; got -1 1/fs."),
+        ("--ensemble=npx", "got 'npx'"),
+        ("--device=gpu7", "'gpu7' is not a device"),
+        ("--supercell=0x1x1", "'0x1x1' is not a supercell"),
+    ],
+)
+def test_a_wrong_value_is_quoted(folder: Path, capsys: pytest.CaptureFixture[str], option: str, words: str) -> None:
+    assert call(["md", "argon.extxyz", "-o", "out", option, *LJ]) == 65
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--temperature", "--every", "--supercell", "--device", "--dtype", "--time"])
+def test_a_long_value_is_cut(folder: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    assert call(["md", "argon.extxyz", "-o", "out", option, "7x" * 5000, *LJ]) == 65
+    told = capsys.readouterr().err
+    assert "7x7x" in told
+    assert len(told) < 400
+
+
+def test_a_name_with_a_blank_is_quoted_where_a_command_is_printed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["relax", "argon.extxyz", "-o", "my out", "--max-steps", "1", *LJ]) == 0
+    assert "athanor show 'my out' tells" in capsys.readouterr().out
+    assert call(["show", "my out"]) == 0
+    shown = capsys.readouterr().out
+    assert "athanor plot 'my out'" in shown
+    assert 'athanor.open("my out")' in shown
+    assert call(["init", "relax", "-o", "my job.yaml"]) == 0
+    assert "athanor run 'my job.yaml' --check" in capsys.readouterr().out
+    assert "athanor run 'my job.yaml' --check" in (folder / "my job.yaml").read_text(encoding="utf-8")
+
+
+def test_a_name_can_not_steer_the_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    atoms = bulk("Ar", "fcc", a=5.3, cubic=True)
+    atoms.info["name"] = "[red]wild[/nothing] \x1b[2J"
+    from athanor import relax
+
+    relax([atoms], {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}, max_steps=1, out="out")
+    assert call(["show", "out"]) == 0
+    shown = capsys.readouterr().out
+    assert "\x1b[2J" not in shown
+    assert "[red]wild[/nothing] \\x1b[2J" in shown
+    assert call(["show", "out", "--system", "\x1b]0;title\x07"]) == 65
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_models_have_their_variants(capsys: pytest.CaptureFixture[str]) -> None:
+    from athanor.models.chgnet.weights import SHIPPED
+    from athanor.models.registry import find
+
+    assert set(find("chgnet").variants) == set(SHIPPED)
+    assert call(["models"]) == 0
+    assert "variants: 0.3.0 (default), 0.2.0, r2scan; choose with --model-option name=r2scan" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

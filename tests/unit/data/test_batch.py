@@ -45,7 +45,8 @@ def test_sizes(batch: Batch) -> None:
     assert batch.edge_ptr.tolist() == [0] * 7
     assert batch.volume.tolist() == pytest.approx([125.0] * 3)
     assert batch.has_cell.all()
-    assert repr(batch) == "Batch(num_graphs=3, num_nodes=6, num_edges=0, device=cpu)"
+    assert repr(batch) == "Batch(num_graphs=3, num_nodes=6, num_edges=0, device=cpu, systems=[Si2, Si3, Si])"
+    assert repr(Batch.from_data_list([molecule(2)] * 6)).endswith("systems=[H2, H2, H2, H2, ...])")
 
 
 @pytest.mark.parametrize("name", sorted(FIELDS))

@@ -60,7 +60,7 @@ def test_the_bar_ends_with_what_was_last_told(clock: list[float], monkeypatch: p
         progress.update(24, "5 done")
     last = [line for line in re.split(r"[\r\n]", stream.getvalue()) if "5 done" in line][-1]
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", last)
-    assert re.search(r"5 done .* 24/500 structures  in 0 s", plain)
+    assert re.search(r"5 done .* 24/500 structures in 0 s", plain)
     assert "one line above" in stream.getvalue()
 
 
@@ -99,3 +99,37 @@ def test_a_stream_that_breaks_is_left_alone() -> None:
     with Progress(shown=True, chunks=1, steps=3, stream=Gone()) as shown:
         shown.say("no longer heard")
         shown.update(1, "running")
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_narrow_terminal_cuts_the_words_and_keeps_bar_and_count(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with Progress(shown=True, chunks=12, steps=800, stream=stream) as progress:
+        progress.next_chunk(3)
+        clock[0] = 100.0
+        progress.update(400, "31 relaxing, 17 in MD, 36 done")
+        progress._bar.refresh()  # its own thread would do so in a while
+        during = plain_lines(stream)[-1]
+    after = plain_lines(stream)[-1]
+    for line, pace in ((during, "4/s, at most 28 min 20 s left"), (after, "in 1 min 40 s")):
+        assert len(line) <= width
+        assert "━" in line
+        assert f"2800/9600 steps {pace}" in line
+        assert line.startswith("batch 4 of" if len(pace) < 15 or width > 70 else "batch")
+    assert "…" in during
+
+
+def plain_lines(stream: io.StringIO) -> list[str]:
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    return [line for line in re.split(r"[\r\n]", text) if "steps" in line]
+
+
+def test_no_name_steers_the_terminal() -> None:
+    stream = io.StringIO()
+    with Progress(shown=True, chunks=1, steps=3, stream=stream) as progress:
+        progress.say("NVT\x1b[2J at 300 K, 1 Å\n\ttwice")
+    assert stream.getvalue() == "NVT\\x1b[2J at 300 K, 1 Å\n\ttwice\n"

@@ -280,3 +280,54 @@ def test_a_run_that_goes_on_and_is_killed(tmp_path: Path) -> None:
     with pytest.raises(AthanorError, match="no frame of system 1"):
         run.frames(1)
     assert len(run.series(1)) == 0
+
+
+def test_a_log_with_nothing_but_its_header(tmp_path: Path) -> None:
+    """As a run leaves that was killed before its first row was on disk."""
+    athanor.md(bulk("Ar", "fcc", a=5.3, cubic=True) * 2, ARGON, temperature=30, steps=2, out=tmp_path / "out")
+    log = tmp_path / "out" / "log.csv"
+    log.write_text(log.read_text(encoding="utf-8").partition("\n")[0] + "\n", encoding="utf-8")
+    run = athanor.open(tmp_path / "out")
+    assert len(run.series(0)) == 0
+    assert run.series([0])[0].energy.shape == (0,)
+    with pytest.raises(StorageError, match="no step of these systems was logged"):
+        athanor.plot(run)
+
+
+def test_a_clock_that_goes_back_gives_no_negative_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from athanor.cli.main import call
+    from athanor.workflows import record
+
+    class Back(record.datetime):  # type: ignore[name-defined, misc]
+        year_now = 2031
+
+        @classmethod
+        def now(cls, tz: object = None) -> object:
+            cls.year_now -= 1
+            return record_datetime(cls.year_now, 1, 1, tzinfo=tz)
+
+    record_datetime = record.datetime
+    monkeypatch.setattr(record, "datetime", Back)
+    athanor.md(bulk("Ar", "fcc", a=5.3, cubic=True) * 2, ARGON, temperature=30, steps=2, out=tmp_path / "out")
+    told = athanor.open(tmp_path / "out").record
+    assert told["seconds"] >= 0
+    assert told["ended"] >= told["started"]
+    monkeypatch.setattr("athanor.cli.show.time.time", lambda: 0.0)
+    text = (tmp_path / "out" / "run.yaml").read_text(encoding="utf-8")
+    text = text.replace("state: finished", "state: running\nprocess: {host: elsewhere, id: 1}")
+    (tmp_path / "out" / "run.yaml").write_text(text, encoding="utf-8")
+    assert call(["show", str(tmp_path / "out")]) == 0
+    assert "last written 0 s ago" in capsys.readouterr().out
+
+
+def test_the_table_of_a_result_as_a_data_frame() -> None:
+    pytest.importorskip("pandas")
+    from athanor.workflows.results import RunResult
+
+    result = athanor.evaluate([bulk("Ar", "fcc", a=a) for a in (5.2, 5.3)], ARGON)
+    frame = result.to_pandas()
+    assert frame.index.tolist() == [0, 1]
+    assert frame["energy"].tolist() == result.energies
+    assert len(RunResult().to_pandas()) == 0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from athanor._values import check_whole
+from athanor._values import check_whole, describe
 from athanor.data import observables
 from athanor.dynamics.hooks.log_writers import Columns, make_writer
 from athanor.errors import ContractError, ShapeError
@@ -75,7 +75,7 @@ class LoggingHook:
         writer_fn: Callable[[int, list[dict[str, Any]]], Any] | None = None,
         stage: Enum = DynamicsStage.AFTER_STEP,
     ) -> None:
-        self.backend = backend
+        self.backend, self.log_path = backend, log_path
         for name, function in (custom_scalars or {}).items():
             if not callable(function):
                 raise ContractError(
@@ -93,6 +93,9 @@ class LoggingHook:
         for name, function in self.custom_scalars.items():
             columns[name] = _per_system(name, function(ctx), ctx.batch.num_graphs)
         self._writer.write(int(ctx.step_count), columns)
+
+    def __repr__(self) -> str:
+        return describe(self, "backend", "frequency", "log_path")
 
     def __enter__(self) -> LoggingHook:
         return self

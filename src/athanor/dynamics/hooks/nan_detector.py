@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from athanor._values import check_whole
+from athanor._values import check_whole, describe
 from athanor.errors import NonFiniteError
 from athanor.hooks.stages import DynamicsStage
 
@@ -52,6 +52,9 @@ class NaNDetectorHook:
         self.frequency = check_whole(frequency, "frequency", 1)
         self.stage: Enum | None = stage
         self.extra_keys = (extra_keys,) if isinstance(extra_keys, str) else tuple(extra_keys or ())
+
+    def __repr__(self) -> str:
+        return describe(self, "frequency", "extra_keys")
 
     def __call__(self, ctx: DynamicsContext, stage: Enum) -> None:
         """Check ``ctx.batch``. Waits for the device."""

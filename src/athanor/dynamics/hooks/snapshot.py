@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from athanor._values import check_whole
+from athanor._values import check_whole, describe
 from athanor.errors import ContractError
 from athanor.hooks.stages import DynamicsStage
 
@@ -33,6 +33,9 @@ class _SinkHook:
         self.sink = sink
         self.frequency = check_whole(frequency, "frequency", 1)
         self.stage: Enum | None = stage
+
+    def __repr__(self) -> str:
+        return describe(self, "sink", "frequency")
 
     def close(self) -> None:
         """Flush the sink; called at the end of each run. The sink stays open for the next one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 PATH = re.compile(r"`([\w./]+(?:\.py|/))`")
 
 
@@ -53,3 +54,18 @@ def test_a_page_that_is_wrong_would_be_noticed(repository: Path) -> None:
     assert missing_from_the_tree(page.replace("`registry.py`, and", "`moved.py`, and"), source) == ["hooks: moved.py"]
     assert missing_from_the_tree(page.replace("`dynamics/driver.py`", "`driver.py`"), source) == ["driver.py"]
     assert missing_from_the_page(page.replace("`quarantine.py`, ", ""), source) == ["dynamics: quarantine.py"]
+
+
+def test_printed_output_is_as_large_as_code_and_keeps_its_columns() -> None:
+    style = (ROOT / "docs/_static/athanor.css").read_text(encoding="utf-8")
+    rules = [rule for rule in style.split("}") if re.search(r"\bpre\b[^{]*\{", rule)]
+    assert rules
+    assert not any("font-size" in rule or "pre-wrap" in rule for rule in rules)
+    assert any("overflow-x: auto" in rule for rule in rules)
+
+
+def test_the_first_page_shows_what_one_gets() -> None:
+    text = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    pictures = re.findall(r"!\[[^\]]{40,}\]\(([^)]+)\)", text)
+    assert pictures
+    assert all((ROOT / "docs" / picture).is_file() for picture in pictures)

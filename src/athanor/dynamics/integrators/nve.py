@@ -50,7 +50,7 @@ class NVE(BaseDynamics):
     >>> from athanor.dynamics import NVE
     >>> from athanor.models.lj import LennardJonesModelWrapper
     >>> NVE(LennardJonesModelWrapper(0.0104, 3.4, 8.5), dt=2.0, n_steps=100)
-    NVE(model=LennardJonesModelWrapper, n_steps=100, step_count=0)
+    NVE(model=LennardJonesModelWrapper, dt=2 fs, n_steps=100, step_count=0)
     """
 
     __needs_keys__ = frozenset({"forces"})

@@ -71,8 +71,8 @@ class FIRE(BaseDynamics):
     --------
     >>> from athanor.dynamics import FIRE
     >>> from athanor.models.lj import LennardJonesModelWrapper
-    >>> FIRE(LennardJonesModelWrapper(0.0104, 3.4, 8.5), dt=0.1, n_steps=200)
-    FIRE(model=LennardJonesModelWrapper, n_steps=200, step_count=0)
+    >>> FIRE(LennardJonesModelWrapper(0.0104, 3.4, 8.5), dt=0.1, n_steps=200).dt_max
+    1.0
     """
 
     __needs_keys__ = frozenset({"forces"})

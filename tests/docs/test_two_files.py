@@ -165,7 +165,7 @@ def test_settings_of_every_sort(found: dict[str, Any]) -> None:
         "lacks": 65, "wrong": 65, "right": 0, "other": 65, "plain": 0,
     }  # fmt: skip
     assert "`--bath-pressure`: ensemble `toy` needs it." in toy["lacks"][2]
-    assert "`--chain-length`: input should be greater than or equal to 1; got 0." in toy["wrong"][2]
+    assert "`--chain-length`: input should be greater than or equal to 1; got '0'." in toy["wrong"][2]
     assert "`--coupling`: input should be 'isotropic' or 'tensor'; got 'loose'." in toy["wrong"][2]
     assert "TOY, 2 steps" in toy["right"][2]
     assert "`--chain-length`: ensemble `nvt` does not take it. It takes temperature, " in toy["other"][2]

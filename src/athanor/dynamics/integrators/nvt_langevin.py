@@ -75,8 +75,9 @@ class NVTLangevin(BaseDynamics):
     --------
     >>> from athanor.dynamics import NVTLangevin
     >>> from athanor.models.lj import LennardJonesModelWrapper
-    >>> NVTLangevin(LennardJonesModelWrapper(0.0104, 3.4, 8.5), dt=2.0, temperature=80.0, friction=0.01)
-    NVTLangevin(model=LennardJonesModelWrapper, dt=2 fs, temperature=80 K, friction=0.01 1/fs, n_steps=None, step_count=0)
+    >>> model = LennardJonesModelWrapper(0.0104, 3.4, 8.5)
+    >>> NVTLangevin(model, dt=2.0, temperature=80.0, friction=0.01, n_steps=9)
+    NVTLangevin(model=LennardJonesModelWrapper, dt=2 fs, temperature=80 K, friction=0.01 1/fs, n_steps=9, step_count=0)
     """
 
     __needs_keys__ = frozenset({"forces"})

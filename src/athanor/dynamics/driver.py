@@ -8,7 +8,8 @@ unfinished one is undone. Which systems are worked on is in `working_set`, who i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -228,14 +229,8 @@ class Driver:
         systems = self.systems
         batch = systems.part.batch
         if systems.active.any:
-            keeping = self._keep_their_results(stepping=stepping)
-            kept = {} if keeping is None else self._last_good.copies_of_computed(batch)
-            self._computed = frozenset(evaluate(self.owner.model, batch, self._needs))
-            for name, tensor in kept.items():
-                if name in batch:
-                    assert keeping is not None
-                    rows = mask_of_rows(batch, keeping, batch.field_spec(name).level, tensor)
-                    batch[name].copy_(torch.where(rows, tensor, batch[name]))
+            with self._leaving_results_alone(stepping=stepping):
+                self._computed = frozenset(evaluate(self.owner.model, batch, self._needs))
         if At.AFTER_COMPUTE in self._call_hooks:
             with batch.keeping_results_fresh():
                 self._call_hooks(At.AFTER_COMPUTE)
@@ -245,13 +240,29 @@ class Driver:
         if failed:
             systems.leave_out_failed()
 
-    def _keep_their_results(self, *, stepping: bool) -> Tensor | None:
-        """Systems whose results stay: of those that do not move and, outside a step, of those evaluated before."""
-        systems = self.systems
+    @contextmanager
+    def _leaving_results_alone(self, *, stepping: bool) -> Iterator[None]:
+        """Put back results of systems that do not move and, outside a step, of those that were evaluated before.
+
+        Where nobody ever computed any, they stay unknown, which is NaN.
+        """
+        systems, last_good = self.systems, self._last_good
         if stepping and systems.active.all:
-            return None
-        keeping = ~systems.active.systems if stepping else ~systems.active.systems | systems.run["evaluated"]
-        return keeping if bool(keeping.any()) else None
+            yield
+            return
+        batch, resting, known = systems.part.batch, ~systems.active.systems, systems.run["evaluated"]
+        keeping = resting if stepping else resting | known
+        if not bool(keeping.any()):
+            yield
+            return
+        before = last_good.copies_of_computed(batch)
+        yield
+        for name, now in last_good.copies_of_computed(batch).items():
+            old, put_back = before.get(name), keeping
+            if old is None:
+                old, put_back = torch.full_like(now, torch.nan), resting & ~known
+            rows = mask_of_rows(batch, put_back, batch.field_spec(name).level, now)
+            batch[name].copy_(torch.where(rows, old, now))
 
     def _migrate(self) -> Tensor | None:
         """Apply criteria and budgets, then move systems to their next status; at most one stage a step."""

@@ -140,8 +140,9 @@ class LastGood:
             self._batch.pair_lists = self._pair_lists
 
     def copies_of_computed(self, batch: Batch) -> dict[str, Tensor]:
-        """Return copies of what the model computes, as it stands on `batch`."""
-        return {name: batch[name].clone() for name in sorted(self.computed) if name in batch}
+        """Return copies of the floating fields that the model computes, as they stand on `batch`."""
+        found = {name: batch[name] for name in sorted(self.computed) if name in batch}
+        return {name: tensor.clone() for name, tensor in found.items() if tensor.is_floating_point()}
 
     def forget_results(self, systems: Tensor) -> None:
         """Set what the model would have computed of the `systems` of a mask [B] to NaN, unknown, in place."""

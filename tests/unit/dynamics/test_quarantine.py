@@ -243,13 +243,17 @@ def test_what_was_never_computed_is_unknown(engine, custom_op, monkeypatch):
     assert shows_numbers_that_nobody_computed(make)
 
 
-def test_results_of_a_system_with_an_unknown_element_are_unknown_and_given_fields_stay():
+@pytest.mark.parametrize("allocated", [True, False])
+@pytest.mark.parametrize("custom_op", [None, lambda energy: energy[:, 0] > 1e9], ids=["part", "whole"])
+def test_results_of_a_system_with_an_unknown_element_are_unknown_and_given_fields_stay(custom_op, allocated):
     model = with_card(argon_model(), elements=frozenset({18}))
     stranger = argon_cluster(4, 8)
     stranger.atomic_numbers[2] = 10
     batch = Batch.from_data_list([argon_cluster(5, 1), stranger])
-    batch.energy, batch.forces = torch.ones(2, 1, dtype=torch.float64), torch.ones_like(batch.positions)
-    with_neighbor_hooks(NVE(model, dt=1.0)).run(batch, 3)
+    if allocated:
+        batch.energy, batch.forces = torch.ones(2, 1, dtype=torch.float64), torch.ones_like(batch.positions)
+    hook = None if custom_op is None else ConvergenceHook({"key": "energy", "custom_op": custom_op})
+    with_neighbor_hooks(NVE(model, dt=1.0, convergence_hook=hook)).run(batch, 3)
     assert batch.energy.isnan().flatten().tolist() == [False, True]
     assert batch.get_data(1).forces is None
     assert torch.equal(batch.get_data(1).positions, stranger.positions)

@@ -156,7 +156,7 @@ def test_mistakes(found: dict[str, Any]) -> None:
 
 
 def test_the_plot(found: dict[str, Any]) -> None:
-    assert [label.split()[0] for label in found["plot"]] == ["energy", "temperature"]
+    assert [label.split()[0] for label in found["plot"]] == ["energy", "temperature", "pressure"]
 
 
 def test_settings_of_every_sort(found: dict[str, Any]) -> None:

@@ -87,7 +87,7 @@ def run(engine: Any, systems: Any = None, n_steps: Any = 1) -> Any:
 
 
 def nve(**values: Any) -> Callable[..., NVE]:
-    return lambda **more: NVE(MODEL, **{"dt": 1.0, **values, **more})
+    return lambda **more: NVE(MODEL, **{"dt": 1.0, "keep_velocities": True, **values, **more})
 
 
 def langevin(**values: Any) -> NVTLangevin:
@@ -118,7 +118,7 @@ def with_status(status: int) -> Batch:
 
 def returning(output: Any) -> Any:
     tagged = [crystal(tags=torch.zeros(3, dtype=int)) for _ in range(2)]
-    return NVE(Charged(output, "tags"), dt=1.0).run(Batch.from_data_list(tagged), 1)
+    return NVE(Charged(output, "tags"), dt=1.0, keep_velocities=True).run(Batch.from_data_list(tagged), 1)
 
 
 ENGINES = [
@@ -169,7 +169,12 @@ ENGINES = [
     ("endless", lambda: NVE(MODEL, dt=1.0) + fire(), InputError, r"stage 0 \(NVE\) can never be left. Give it"),
     ("no pairs", lambda: FusedStage([fire()]), ArgumentError, r"holds a FIRE; .*`\[\(0, relax\), \(1, heat\)\]`"),
     ("lost status", lambda: run(lambda **k: fused(), with_status(-3)), InputError, r"`status` of system_id 0 .*is -3;"),
-    ("no list", lambda: NVE(MODEL, dt=1.0).run(batch(), 1), MissingFieldError, "no neighbour list.*make_neighbor_hook"),
+    (
+        "no list",
+        lambda: nve()().run(batch(), 1),
+        MissingFieldError,
+        "no neighbour list.*make_neighbor_hook",
+    ),
     ("no stress", lambda: FIREVariableCell(Charged(), dt=0.1).run(batch(), 1), InputError, "needs `stress`, which Cha"),
     ("no cell", lambda: run(squeezed(0.0), Batch.from_data_list([argon()])), InputError, "needs a `cell`; none .*Use"),
     ("one id", lambda: run(nve(), with_ids(3, 7, 3)), InputError, "`system_id` 3 stands at the indices 0, 2 .*= None"),
@@ -221,7 +226,7 @@ def test_a_failing_system_is_named_and_leaves_the_others_alone(bad: AtomicData, 
     model.model_card = dataclasses.replace(model.model_card, elements=frozenset({18}))
 
     def go(*systems: AtomicData, on_error: str = "quarantine") -> Batch:
-        engine = NVE(model, dt=2.0, hooks=model.make_neighbor_hooks(), on_error=on_error)
+        engine = NVE(model, dt=2.0, hooks=model.make_neighbor_hooks(), on_error=on_error, keep_velocities=True)
         return engine.run(Batch.from_data_list(systems), 5)
 
     good = [argon(5), argon(3)]

@@ -273,7 +273,7 @@ def test_both_ways_to_register_the_neighbor_hook_are_equivalent() -> None:
     found = []
     for block in ("neighbor_hooks_made", "neighbor_hooks_manual"):
         model = LennardJonesModelWrapper(0.0104, 3.4, 6.0, switch_width=1.0)
-        batch, dynamics = crystal(), NVE(model, dt=2.0, n_steps=40)
+        batch, dynamics = crystal(), NVE(model, dt=2.0, n_steps=40, start_temperature=30.0)
         run(block, model=model, dynamics=dynamics, DynamicsStage=DynamicsStage)
         dynamics.run(batch)
         found.append((batch.energy.clone(), batch.positions.clone()))

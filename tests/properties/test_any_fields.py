@@ -116,7 +116,9 @@ def check_one_step(data: AtomicData) -> None:
     )
 
     def go(systems: list[AtomicData]) -> Batch:
-        return NVE(model, dt=1e-3, hooks=model.make_neighbor_hooks()).run(Batch.from_data_list(systems), 1)
+        return NVE(model, dt=1e-3, hooks=model.make_neighbor_hooks(), keep_velocities=True).run(
+            Batch.from_data_list(systems), 1
+        )
 
     found = quietly(lambda: go([data, sound]))
     if found is None:

@@ -196,6 +196,8 @@ class BatchStorage(Followers):
         if name == "pbc" and self._pair_lists and not torch.equal(value, self.pbc_or_false):
             self.pair_list = None
         storage.tensors[name] = value
+        if name == "velocities":
+            self._system.tensors["velocities_present"] = torch.ones(len(self), 1, dtype=torch.bool, device=self._device)
         self._exchanged()
 
     def _declare(self, name: str, value: Any) -> None:
@@ -238,6 +240,8 @@ class BatchStorage(Followers):
         if name == "pbc" and bool(self.pbc_or_false.any()):
             self.pair_list = None
         del self._level(self.field_spec(name).level).tensors[name]
+        if name == "velocities":
+            self._system.tensors.pop("velocities_present", None)
         self._exchanged()
 
     def __delitem__(self, name: str) -> None:

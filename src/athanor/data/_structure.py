@@ -35,6 +35,7 @@ def build(given: dict[str, Any]) -> dict[str, torch.Tensor]:
     warn_of_cast(cast_state(fields, fields["positions"].dtype), fields["positions"].dtype, stacklevel=4)
     _warn_of_a_cell_without_pbc(fields)
     numbers, state = fields["atomic_numbers"], fields["positions"].dtype
+    fields.setdefault("velocities_present", torch.full((1, 1), "velocities" in fields, device=numbers.device))
     for name in ("atomic_masses", "atom_categories", "velocities"):
         if name not in fields:
             fields[name] = initial_values(FIELDS[name], len(numbers), numbers, state)

@@ -156,15 +156,23 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
         elif value is None:
             _check_removable(name)
             self._fields.pop(name, None)
+            self._note_velocities(name, present=False)
         else:
             if name == "atom_categories":
                 value = _structure.categories(value)
             value = spec.as_column(value)
             _structure.check_assignment(self._fields, spec, value)
             self._fields[name] = value
+            self._note_velocities(name, present=True)
+
+    def _note_velocities(self, name: str, *, present: bool) -> None:
+        """Note that the velocities, if that is what `name` is, were given or taken away."""
+        if name == "velocities":
+            self._fields["velocities_present"] = torch.full((1, 1), present, device=self.device)
 
     def __delattr__(self, name: str) -> None:
         _check_removable(name)
+        self._note_velocities(name, present=False)
         for store in (self._fields, self._extras):
             if name in store:
                 del store[name]
@@ -301,6 +309,7 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
             self._custom = {**self._custom, key: spec}
         self._extras.pop(key, None)
         self._fields[key] = value
+        self._note_velocities(key, present=True)
 
     def use_default_masses(self) -> Self:
         """Set standard masses of the elements, amu; in place."""
@@ -311,7 +320,8 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
         return self._use_default("atom_categories")
 
     def use_default_velocities(self) -> Self:
-        """Set all velocities to zero; in place."""
+        """Set all velocities to zero, and say that nobody gave them; in place."""
+        self._note_velocities("velocities", present=False)
         return self._use_default("velocities")
 
     def _use_default(self, name: str) -> Self:

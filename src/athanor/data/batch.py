@@ -245,6 +245,8 @@ class Batch(BatchStorage):
             rows = self._level(spec.level).rows
             self.set_field(name, _structure.initial_values(spec, rows, self.atomic_numbers, self.dtype))
             value = self.get(name)
+            if name == "velocities":  # nobody gave them
+                self.velocities_present.zero_()
         return value
 
     # ------------------------------------------------------------------------------------------------ membership

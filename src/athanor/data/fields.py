@@ -207,6 +207,7 @@ class Fields(Generic[T]):
     status: Annotated[T, _identity("system", (1,), "integer", "", "stage the system is in", 0)]
     failure_code: Annotated[T, _identity("system", (1,), "integer", "", "why it was set aside; 0 is healthy", 0)]
     failure_step: Annotated[T, _identity("system", (1,), "integer", "", "lifetime step of the failure; -1 is none", -1)]
+    velocities_present: Annotated[T, _motion("system", (1,), "boolean", "", "whether its velocities are known", False)]
     dof: Annotated[T, _motion("system", (1,), "float", "", "degrees of freedom, set by the stage", dtype=torch.float64)]
 
 

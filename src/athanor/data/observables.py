@@ -7,7 +7,7 @@ absent is a `MissingFieldError`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -33,32 +33,58 @@ def _moving(batch: Batch, values: torch.Tensor) -> torch.Tensor:
     return values if fixed is None else torch.where(fixed, 0.0, values)
 
 
+def known_velocities(batch: Batch) -> torch.Tensor:
+    """Return whether the velocities of each system are known, bool [B, 1].
+
+    They are where a user gave them, zeros too, where dynamics left them, and where one of them is not zero. They are
+    not where nobody gave any, and after a relaxation.
+    """
+    velocities, present = batch.get("velocities"), batch.get("velocities_present")
+    if velocities is None or present is None:
+        return torch.full((len(batch), 1), velocities is not None, device=batch.device)
+    is_moving = (velocities != 0).any(dim=1).to(velocities.dtype)
+    return present | (segment_max(is_moving, batch.batch_ptr) > 0).unsqueeze(1)
+
+
 def kinetic_energy(batch: Batch) -> torch.Tensor:
-    r"""Return the kinetic energy of each system.
+    r"""Return the kinetic energy of each system, that of its centre of mass too.
 
     .. math:: K_s = \tfrac{1}{2} \sum_{i \in s} m_i v_i^2
 
     Returns
     -------
     torch.Tensor
-        eV, [B, 1]; fixed atoms are left out.
+        eV, [B, 1]; fixed atoms are left out. NaN where velocities are not known, see `known_velocities`.
     """
-    velocities = _need(batch, "velocities", "the kinetic energy")
-    masses = _need(batch, "atomic_masses", "the kinetic energy")
-    x, y, z = velocities.unbind(dim=1)
-    each = 0.5 * masses * (x * x + y * y + z * z)
-    return segment_sum(_moving(batch, each), batch.batch_ptr).unsqueeze(1)
+    return _Motion.of(batch).kinetic_energy()
 
 
-def count_degrees_of_freedom(batch: Batch, momentum_conserved: bool = False) -> torch.Tensor:
-    """Count the degrees of freedom of each system: 3 per moving atom, less 3 if the total momentum is held at zero.
+def thermal_kinetic_energy(batch: Batch) -> torch.Tensor:
+    r"""Return the kinetic energy that counts as heat: without that of the centre of mass, where a stage conserves it.
+
+    .. math:: K_s - \frac{|P_s|^2}{2 M_s}
+
+    with the momentum :math:`P_s` and the mass :math:`M_s` of the moving atoms, where `degrees_of_freedom` are three
+    less than three per moving atom; else :math:`K_s`.
+
+    Returns
+    -------
+    torch.Tensor
+        eV, [B, 1]; NaN where velocities are not known.
+    """
+    return _Motion.of(batch).thermal_kinetic_energy()
+
+
+def count_degrees_of_freedom(batch: Batch, momentum_conserved: bool | torch.Tensor = False) -> torch.Tensor:
+    """Count the degrees of freedom of each system: 3 per moving atom, less 3 if the total momentum is conserved.
 
     Parameters
     ----------
     batch
         Any batch.
     momentum_conserved
-        Whether the centre of mass stays at rest; counts only for systems without fixed atoms.
+        Whether the momentum of the centre of mass is a constant of motion, for all or for each system [B]; counts only
+        for systems without fixed atoms.
 
     Returns
     -------
@@ -71,23 +97,18 @@ def count_degrees_of_freedom(batch: Batch, momentum_conserved: bool = False) -> 
     if fixed is not None:
         held = segment_sum(fixed.double(), batch.batch_ptr)
     dof = 3.0 * (atoms - held)
-    if momentum_conserved:
-        dof = torch.where(held == 0, dof - 3.0, dof)
-    return dof.unsqueeze(1)
+    conserved = torch.as_tensor(momentum_conserved, device=dof.device) & (held == 0)
+    return torch.where(conserved, dof - 3.0, dof).unsqueeze(1)
 
 
 def degrees_of_freedom(batch: Batch) -> torch.Tensor:
     """Return the degrees of freedom of each system, float64 [B, 1].
 
-    The field ``dof``, which a stage writes because only it knows whether the total momentum is held, counts where it is
-    set (0 or more); otherwise 3 for every atom that is not fixed.
+    The field ``dof``, which a stage writes because only it knows whether the total momentum is conserved, counts where
+    it is set (0 or more); otherwise 3 for every atom that is not fixed.
     """
-    written = batch.get("dof")
-    if written is None:
-        return count_degrees_of_freedom(batch)
-    if bool((written >= 0).all()):
-        return written.double()
-    return torch.where(written >= 0, written.double(), count_degrees_of_freedom(batch))
+    everything, written = count_degrees_of_freedom(batch), batch.get("dof")
+    return everything if written is None else torch.where(written >= 0, written.double(), everything)
 
 
 def temperature(batch: Batch) -> torch.Tensor:
@@ -95,16 +116,16 @@ def temperature(batch: Batch) -> torch.Tensor:
 
     .. math:: T_s = 2 K_s / (n_s k_B)
 
-    with :math:`n_s` from `degrees_of_freedom`.
+    with :math:`n_s` from `degrees_of_freedom` and the energy from `thermal_kinetic_energy`: what a stage conserves is
+    taken off both.
 
     Returns
     -------
     torch.Tensor
-        K, [B, 1], in the state dtype; 0 where there is no degree of freedom.
+        K, [B, 1], in the state dtype; 0 where there is no degree of freedom, NaN where velocities are not known.
     """
-    kinetic = kinetic_energy(batch)
-    dof = degrees_of_freedom(batch).to(kinetic.dtype)
-    return torch.where(dof > 0, 2.0 * kinetic / (dof.clamp(min=1.0) * BOLTZMANN), 0.0)
+    kinetic, dof = thermal_kinetic_energy(batch), degrees_of_freedom(batch)
+    return torch.where(dof > 0, 2.0 * kinetic / (dof.clamp(min=1.0).to(kinetic.dtype) * BOLTZMANN), 0.0)
 
 
 def pressure(batch: Batch, kinetic: bool = True) -> torch.Tensor:
@@ -117,8 +138,8 @@ def pressure(batch: Batch, kinetic: bool = True) -> torch.Tensor:
     batch
         Needs ``stress`` and ``cell``.
     kinetic
-        Whether to add the kinetic part; False gives the static pressure, the one that an optimizer works on, whose
-        velocities are no motion.
+        Whether to add the kinetic part, from `thermal_kinetic_energy`, where velocities are known. False gives the
+        static pressure.
 
     Returns
     -------
@@ -130,9 +151,77 @@ def pressure(batch: Batch, kinetic: bool = True) -> torch.Tensor:
     static = -(stress[:, 0, 0] + stress[:, 1, 1] + stress[:, 2, 2]) / 3.0
     volume = batch.volume
     if kinetic and "velocities" in batch:
-        safe = torch.where(volume > 0, volume, 1.0)
-        static = static + 2.0 * kinetic_energy(batch)[:, 0] / (3.0 * safe)
+        heat = thermal_kinetic_energy(batch)[:, 0]
+        static = static + torch.where(heat.isnan(), 0.0, 2.0 * heat / (3.0 * torch.where(volume > 0, volume, 1.0)))
     return torch.where(volume > 0, static, 0.0)
+
+
+def total_stress(batch: Batch) -> torch.Tensor:
+    r"""Return the stress of each system with its kinetic part.
+
+    .. math:: \sigma_s - \frac{1}{V_s} \sum_{i \in s} m_i\,(v_i - u_s) \otimes (v_i - u_s)
+
+    with the velocity :math:`u_s` of the centre of mass where a stage conserves it, else 0. Its trace is -3 times
+    `pressure`.
+
+    Returns
+    -------
+    torch.Tensor
+        eV/Å³, [B, 3, 3], tensile positive; 0 for a system without a cell, without the kinetic part where velocities
+        are not known.
+    """
+    stress = _need(batch, "stress", "the stress")
+    volume = batch.volume[:, None, None]
+    if "velocities" in batch:
+        flow = torch.where(known_velocities(batch)[:, :, None], _Motion.of(batch).momentum_flow(), 0.0)
+        stress = stress - flow / torch.where(volume > 0, volume, 1.0)
+    return torch.where(volume > 0, stress, 0.0)
+
+
+class _Motion(NamedTuple):
+    """Sums over the moving atoms of each system from which everything above follows."""
+
+    batch: Batch
+    momenta: torch.Tensor  # of each atom, [N, 3]; 0 if it is fixed
+    squares: torch.Tensor  # sums of m v², by component, [B, 3]
+    momentum: torch.Tensor  # [B, 3]
+    mass: torch.Tensor  # [B, 1]
+
+    @classmethod
+    def of(cls, batch: Batch) -> _Motion:
+        velocities = _need(batch, "velocities", "the kinetic energy")
+        masses = _moving(batch, _need(batch, "atomic_masses", "the kinetic energy")).unsqueeze(1)
+        momenta = masses * velocities
+        sums = segment_sum(torch.cat([momenta * velocities, momenta, masses], dim=1), batch.batch_ptr)
+        return cls(batch, momenta, *sums.split([3, 3, 1], dim=1))
+
+    def kinetic_energy(self) -> torch.Tensor:
+        energy, present = 0.5 * _sum_of_three(self.squares), self.batch.get("velocities_present")
+        return energy if present is None else torch.where(present | (energy > 0), energy, torch.nan)
+
+    def thermal_kinetic_energy(self) -> torch.Tensor:
+        whole = self.kinetic_energy()
+        gliding = 0.5 * _sum_of_three(self.momentum * self._velocity_of_centre())
+        return torch.where(self._glides(), (whole - gliding).clamp_min(0.0), whole)
+
+    def momentum_flow(self) -> torch.Tensor:
+        """Sum of m v ⊗ v without that of the centre of mass where it is conserved, [B, 3, 3]."""
+        velocities, momentum = self.batch.velocities, self.momentum
+        flow = segment_sum((self.momenta[:, :, None] * velocities[:, None, :]).flatten(1), self.batch.batch_ptr)
+        flow, of_centre = flow.reshape(-1, 3, 3), momentum[:, :, None] * self._velocity_of_centre()[:, None, :]
+        return torch.where(self._glides()[:, :, None], flow - of_centre, flow)
+
+    def _velocity_of_centre(self) -> torch.Tensor:
+        return self.momentum / torch.where(self.mass > 0, self.mass, 1.0)
+
+    def _glides(self) -> torch.Tensor:
+        """Whether the motion of the centre of mass is conserved, and so no heat, bool [B, 1]."""
+        return degrees_of_freedom(self.batch) <= count_degrees_of_freedom(self.batch) - 3.0
+
+
+def _sum_of_three(values: torch.Tensor) -> torch.Tensor:
+    """Sum over the columns of [B, 3], [B, 1]; in order, as torch's sum depends on B."""
+    return (values[:, 0] + values[:, 1] + values[:, 2]).unsqueeze(1)
 
 
 def periodic_projector(batch: Batch) -> torch.Tensor:
@@ -173,6 +262,4 @@ max_force = fmax
 
 def momentum(batch: Batch) -> torch.Tensor:
     """Return the total momentum of the moving atoms of each system, √(eV·amu), [B, 3]."""
-    velocities = _need(batch, "velocities", "the momentum")
-    masses = _moving(batch, _need(batch, "atomic_masses", "the momentum"))
-    return segment_sum(masses.unsqueeze(1) * velocities, batch.batch_ptr)
+    return _Motion.of(batch).momentum

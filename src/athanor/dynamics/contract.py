@@ -71,7 +71,7 @@ class Engine(Protocol):
         ...
 
     def take_on(self, batch: Batch, mask: Tensor) -> None:
-        """Write what holds for the systems of a mask [B] while it moves them: `dof`, and rest if it is no motion."""
+        """Write what holds for the systems of a mask [B] while it moves them: `dof`, and velocities if unknown."""
         ...
 
     def fresh_rows(self, batch: Batch) -> Rows:
@@ -103,6 +103,10 @@ class Engine(Protocol):
 
         The criteria are those of `default` if it has none.
         """
+        ...
+
+    def wanted_outputs(self) -> frozenset[str]:
+        """Return the outputs of the model that hooks want which are due in this step."""
         ...
 
     def has_hooks(self, stage: Enum) -> bool:

@@ -31,6 +31,8 @@ class DemoDynamics(NVE):
         If `dt` is not positive and finite.
     """
 
+    warns_of_start = False  # a tutorial starts at rest
+
     def __init__(
         self,
         model: Any,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from athanor.dynamics.contract import Engine
-from athanor.dynamics.evaluate import evaluate
+from athanor.dynamics.evaluate import drop_results, evaluate
 from athanor.dynamics.hook_calls import HookCalls
 from athanor.dynamics.last_good import LastGood
 from athanor.dynamics.quarantine import Quarantine, systems_where
@@ -101,7 +101,7 @@ class Driver:
         """
         self.systems.release()
         ensure_bookkeeping(batch)
-        for name in ("velocities", "dof"):
+        for name in ("velocities", "velocities_present", "dof"):
             batch.ensure_field(name)
         systems = self.systems
         systems.take_up(batch)
@@ -118,9 +118,10 @@ class Driver:
         raises = any(engine.hooks_raise_on_failure for engine in self._call_hooks.engines)
         raises = raises or self.owner.on_error == "raise"
         self._quarantine = Quarantine(self.owner.exit_status, raises, systems, self._last_good)
+        systems.use_rows_of(batch)
+        for stage, mask in zip(self.stages, systems.masks_of(batch), strict=True):
+            stage.engine.take_on(batch, mask)
         systems.start(batch)
-        for stage in self.stages:
-            stage.engine.take_on(systems.part.batch, stage.active.systems)
         self._leave_out_misfits()
         self._evaluate_newcomers()
         self._quarantine.remember()
@@ -153,6 +154,7 @@ class Driver:
         if not systems.is_taken_up or systems.part.whole is not batch or not self._last_good.is_of_same_systems:
             return
         self._last_good.put_back()
+        drop_results(systems.part.batch, except_for=self._last_good.fields)  # of the step that is undone
         computed = self._computed & self._last_good.fields
         if computed:  # an undisturbed run would have taken these results, too
             systems.part.batch.mark_results_fresh(self.owner.model, computed)
@@ -229,8 +231,9 @@ class Driver:
         systems = self.systems
         batch = systems.part.batch
         if systems.active.any:
+            wanted = self._call_hooks.wanted_outputs() if stepping else frozenset()
             with self._leaving_results_alone(stepping=stepping):
-                self._computed = frozenset(evaluate(self.owner.model, batch, self._needs))
+                self._computed = frozenset(evaluate(self.owner.model, batch, self._needs, wanted))
         if At.AFTER_COMPUTE in self._call_hooks:
             with batch.keeping_results_fresh():
                 self._call_hooks(At.AFTER_COMPUTE)

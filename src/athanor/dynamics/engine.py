@@ -27,13 +27,22 @@ from athanor.dynamics.convergence import ConvergenceHook
 from athanor.dynamics.driver import Driver, check_can_produce
 from athanor.dynamics.evaluate import evaluate
 from athanor.dynamics.rows import Rows, SavedRows, mask_of_rows, save_rows, take_up_rows
-from athanor.dynamics.state import IntegratorState, Parameter, StateVariable, make_rows, parameters_in_words
+from athanor.dynamics.start import check_start, settle_velocities_
+from athanor.dynamics.state import (
+    IntegratorState,
+    Parameter,
+    StateVariable,
+    make_rows,
+    parameters_in_words,
+    per_system,
+)
 from athanor.dynamics.status import StageSpec, ensure_bookkeeping
-from athanor.errors import InputError, MissingFieldError, NotAvailableError
+from athanor.errors import InputError, NotAvailableError
 from athanor.hooks.context import DynamicsContext
 from athanor.hooks.registry import HookRegistryMixin
 from athanor.hooks.stages import DynamicsStage
 from athanor.models.mixin import BaseModelMixin
+from athanor.models.outputs import asking_for
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -63,7 +72,12 @@ class BaseDynamics(HookRegistryMixin):
         ``"quarantine"``: a system whose physics breaks down goes back to its last good state and stands still, with
         its reason in `failure_code`. ``"raise"``: raise at once.
     keep_velocities
-        When systems enter this stage from another, keep their velocities instead of drawing new ones.
+        Take velocities as they are: where they are not known, systems start at rest instead of with drawn ones.
+    start_temperature
+        K, a number or one per system: velocities that neither a user nor an earlier dynamics gave are drawn at it. By
+        default that of the thermostat; without one, systems start at rest, with a warning.
+    random_seed
+        Seed of the velocities that are drawn, 64 bits, and of the noise of a method that has some.
     device_type
         Accepted for compatibility, and the same for all stages of a fused run: tensors stay on the device of the batch.
 
@@ -88,9 +102,15 @@ class BaseDynamics(HookRegistryMixin):
     _mutable_fields: tuple[str, ...] = ("positions", "velocities", "cell")
     _selects_active = True  # of the two empty halves below, which move nothing
     _stage_type = DynamicsStage
-    entry_velocities: str = "keep"
-    """What happens to velocities: ``keep``; ``thermal``: they are drawn for systems that enter from another stage;
-    ``zero``: systems that it moves are at rest, because its steps are no motion."""
+    is_motion = True
+    """Whether `batch.velocities` are what moves the atoms. The steps of an optimizer are no motion: it drops them."""
+    conserves_momentum: bool | Tensor = False
+    """Whether the total momentum is a constant of motion, of all systems or of each [B]. It is then no heat, and three
+    degrees of freedom less."""
+    start_temperature = Parameter(check_start, has_rows=False, unit="K")
+    random_seed = Parameter(check_whole, has_rows=False)
+    warns_of_start = True
+    """Whether to warn of velocities at the start that are probably not meant."""
 
     def __init__(
         self,
@@ -102,6 +122,8 @@ class BaseDynamics(HookRegistryMixin):
         *,
         on_error: str = "quarantine",
         keep_velocities: bool = False,
+        start_temperature: float | Tensor | None = None,
+        random_seed: int = 42,
         device_type: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -116,6 +138,7 @@ class BaseDynamics(HookRegistryMixin):
         self.exit_status = check_whole(exit_status, "exit_status", None)
         self.on_error = on_error
         self.keep_velocities = keep_velocities
+        self.start_temperature, self.random_seed = start_temperature, random_seed
         self.device_type = device_type or "cpu"
         self.step_count = 0
         self.pressure: float | Tensor = 0.0
@@ -149,8 +172,10 @@ class BaseDynamics(HookRegistryMixin):
         """Time step in fs, one for all or one per system [B]; None if steps do not advance time."""
         return None
 
-    conserves_momentum = False
-    """Whether the total momentum is a constant of motion (three degrees of freedom less if it is zero)."""
+    def temperature_at_start(self, batch: Batch) -> Tensor | None:
+        """Return the temperature at which unknown velocities are drawn, K, [B]; None if there is none."""
+        given = self.start_temperature
+        return None if given is None else per_system(given, "start_temperature", batch.positions, batch.num_graphs)
 
     @property
     def movable(self) -> Tensor | None:
@@ -218,14 +243,13 @@ class BaseDynamics(HookRegistryMixin):
 
     def on_enter(self, batch: Batch, mask: Tensor) -> None:
         """Prepare systems that arrive from another stage, in place: degrees of freedom, state, velocities."""
-        self.take_on(batch, mask)
+        self._count_degrees_of_freedom(batch, mask)
         levels = self.variable_levels
         for name, fresh in self.fresh_rows(batch).items():
             present = getattr(self._state, name)
             arrived = mask_of_rows(batch, mask, levels.get(name, "system"), present)
             present.copy_(torch.where(arrived, fresh, present))
-        if self.entry_velocities == "thermal" and not self.keep_velocities:
-            self._draw_velocities(batch, mask)
+        settle_velocities_(self, batch, mask, says=self.is_motion and self.warns_of_start)
 
     # -- operators and bookkeeping -------------------------------------------------------------------------------
 
@@ -372,11 +396,9 @@ class BaseDynamics(HookRegistryMixin):
         return None
 
     def take_on(self, batch: Batch, mask: Tensor) -> None:
-        """Write what holds for the systems of a mask [B] while it moves them: `dof`, and rest if it is no motion."""
-        dof = count_degrees_of_freedom(batch, momentum_conserved=self.conserves_momentum)
-        batch.dof.copy_(torch.where(mask[:, None], dof.to(batch.dof.dtype), batch.dof))
-        if self.entry_velocities == "zero":
-            batch.velocities.masked_fill_(mask[batch.batch_idx][:, None], 0.0)
+        """Write what holds for the systems of a mask [B] while it moves them: `dof`, and velocities if unknown."""
+        self._count_degrees_of_freedom(batch, mask)
+        settle_velocities_(self, batch, mask, says=self.warns_of_start)
 
     def fresh_rows(self, batch: Batch) -> Rows:
         """Return fresh state for every system."""
@@ -481,14 +503,10 @@ class BaseDynamics(HookRegistryMixin):
     @contextmanager
     def _asking_for_outputs(self) -> Iterator[None]:
         """Ask the model for what the stages need, and for what it was asked before again afterwards."""
-        config, needs = self.model.model_config, self._driver.needs
+        needs = self._driver.needs
         check_can_produce(self.model, needs, type(self).__name__)
-        asked_before = set(config.active_outputs or ())
-        config.active_outputs = asked_before | needs
-        try:
+        with asking_for(self.model, needs.union(self.model.model_config.active_outputs or ())):
             yield
-        finally:
-            config.active_outputs = asked_before
 
     @contextmanager
     def _taken_up(self, batch: Batch, *, forget_converged: bool = False) -> Iterator[None]:
@@ -501,5 +519,6 @@ class BaseDynamics(HookRegistryMixin):
             raise
         self._driver.end(failed=False)
 
-    def _draw_velocities(self, batch: Batch, mask: Tensor) -> None:
-        raise MissingFieldError(f"{type(self).__name__} has no temperature to draw velocities at.")
+    def _count_degrees_of_freedom(self, batch: Batch, mask: Tensor) -> None:
+        dof = count_degrees_of_freedom(batch, self.conserves_momentum)
+        batch.dof.copy_(torch.where(mask[:, None], dof.to(batch.dof.dtype), batch.dof))

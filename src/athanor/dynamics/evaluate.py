@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,12 +17,15 @@ from torch import Tensor
 from athanor import _runtime
 from athanor.data.fields import FIELDS, GIVEN, RESULTS, FieldSpec, Level
 from athanor.errors import AthanorWarning, ModelOutputError
+from athanor.models.outputs import asking_for
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
 
 
-def evaluate(model: Any, batch: Batch, needs: frozenset[str]) -> OrderedDict[str, Tensor]:
+def evaluate(
+    model: Any, batch: Batch, needs: frozenset[str], wanted: frozenset[str] = frozenset()
+) -> OrderedDict[str, Tensor]:
     """Evaluate `model` on a batch and store what it returns: fields of the table, and other outputs that it declares.
 
     Parameters
@@ -34,6 +38,10 @@ def evaluate(model: Any, batch: Batch, needs: frozenset[str]) -> OrderedDict[str
         what belongs to pairs, or to nothing in the batch, is only returned.
     needs
         Outputs that must be there.
+    wanted
+        Outputs that somebody looks at and the motion does without. They come from a pass of their own, whose forces are
+        dropped, unless the card of the model says that they change no bit of the forces; left out where the model has
+        none.
 
     Returns
     -------
@@ -47,19 +55,38 @@ def evaluate(model: Any, batch: Batch, needs: frozenset[str]) -> OrderedDict[str
     AthanorWarning
         If an output is left out because it may belong to atoms or to systems.
     """
-    outputs = _outputs_of(model, batch, needs)
+    asked = frozenset(model.model_config.active_outputs or ())
+    extra = (wanted & model.model_config.outputs) - asked
+    if extra and model.model_card.stress_keeps_forces and extra == {"stress"}:
+        with asking_for(model, asked | extra):
+            outputs = _outputs_of(model, batch, needs)
+    else:
+        outputs = _outputs_of(model, batch, needs)
+        outputs |= compute_apart(model, batch, extra) if extra else {}
     for key, value in outputs.items():
         spec = None if key in GIVEN else _field_of(batch, key, value, model)
         if spec is not None and spec.level != "edge":
             _store(batch, spec, value, model)
+    drop_results(batch, except_for=outputs.keys())
+    batch.mark_results_fresh(model, frozenset(outputs))
+    return outputs
+
+
+def compute_apart(model: Any, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:
+    """Return detached `outputs` of a pass of their own; nothing is written to the batch."""
+    with asking_for(model, outputs):
+        found = _outputs_of(model, batch, outputs)
+    return {key: found[key] for key in outputs}
+
+
+def drop_results(batch: Batch, *, except_for: Collection[str]) -> None:
+    """Remove results that are not those of the present state, in place."""
     results = RESULTS
     if batch.custom_fields:
         results = (*RESULTS, *(key for key, spec in batch.custom_fields.items() if spec.role == "result"))
     for key, old in zip(results, batch.tensors_of(results), strict=True):
-        if old is not None and key not in outputs:
+        if old is not None and key not in except_for:
             batch.set_field(key, None)
-    batch.mark_results_fresh(model, frozenset(outputs))
-    return outputs
 
 
 def _outputs_of(model: Any, batch: Batch, needs: frozenset[str]) -> OrderedDict[str, Tensor]:

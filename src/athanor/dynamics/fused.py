@@ -205,7 +205,7 @@ def _check_stages(stages: list[tuple[int, BaseDynamics]]) -> None:
         if not _is_endless(engine):
             continue
         what = f"stage {code} ({type(engine).__name__})"
-        if not _is_optimizer(engine):
+        if engine.is_motion:
             raise InputError(f"{what} can never be left. Give it a `convergence_hook` or `n_steps`.")
         text = (
             f"{what} has no criterion; systems leave it when their largest force is at most {DEFAULT_FMAX:g} eV/Å. Say "
@@ -216,7 +216,3 @@ def _check_stages(stages: list[tuple[int, BaseDynamics]]) -> None:
 
 def _is_endless(engine: BaseDynamics) -> bool:
     return engine.convergence_hook is None and engine.n_steps is None
-
-
-def _is_optimizer(engine: BaseDynamics) -> bool:
-    return engine.entry_velocities == "zero"

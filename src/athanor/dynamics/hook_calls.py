@@ -52,6 +52,10 @@ class HookCalls:
         found = {at: [engine for engine in self.engines if engine.has_hooks(at)] for at in At}
         self._places = {at: engines for at, engines in found.items() if engines}
 
+    def wanted_outputs(self) -> frozenset[str]:
+        """Return the outputs of the model that hooks want which are due in this step."""
+        return frozenset().union(*(engine.wanted_outputs() for engine in self.engines))
+
     def __contains__(self, at: At) -> bool:
         return at in self._places
 

@@ -28,7 +28,7 @@ CHECKED = ("positions", "velocities", "cell", "energy", "forces", "stress")
 """Fields whose numbers must stay finite."""
 MOVED = ("positions", "velocities", "cell")
 """What an engine or a hook moves; the rest follows from it."""
-_COUNTERS = ("step", "stage_step", "time", "status", "failure_code", "failure_step", "dof")
+_COUNTERS = ("step", "stage_step", "time", "status", "failure_code", "failure_step", "dof", "velocities_present")
 
 Variables = Mapping[tuple[str, str], tuple[Level, Tensor]]
 """(key of the owner, name) -> level and rows of what is remembered."""

@@ -185,12 +185,12 @@ class Parameter(StateVariable):
 
 def parameters_in_words(engine: Any) -> list[str]:
     """Return ``temperature=300 K`` of every parameter of an engine that is not at the default of its constructor."""
-    defaults = inspect.signature(type(engine)).parameters
+    makers = [one.__init__ for one in reversed(type(engine).__mro__) if "__init__" in vars(one)]
+    defaults = {name: entry.default for make in makers for name, entry in inspect.signature(make).parameters.items()}
     words = []
     for name, parameter in Parameter.declared_in(type(engine)).items():
         value = getattr(engine, name, None) if isinstance(parameter, Parameter) else None
-        default = defaults[name].default if name in defaults else None
-        if value is None or (not isinstance(value, Tensor) and value == default):
+        if value is None or (not isinstance(value, Tensor) and value == defaults.get(name)):
             continue
         numbers = torch.as_tensor(value).double()
         ends = dict.fromkeys(f"{end:g}" for end in (float(numbers.min()), float(numbers.max())))

@@ -6,6 +6,8 @@ batch and slot.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,9 @@ from athanor.errors import InputError
 from athanor.kernels import philox_normal, segment_sum
 from athanor.kernels.philox import Purpose
 from athanor.units import BOLTZMANN
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
 
 
 def initialize_velocities(
@@ -30,6 +35,7 @@ def initialize_velocities(
     system_id: Tensor | None = None,
     step: Tensor | None = None,
     fixed: Tensor | None = None,
+    dof: Tensor | None = None,
 ) -> Tensor:
     r"""Draw velocities from the Maxwell-Boltzmann distribution, in place.
 
@@ -51,13 +57,17 @@ def initialize_velocities(
         Remove the momentum of the centre of mass, and the angular momentum (needs `positions`). Systems that hold
         fixed atoms keep both, since neither is conserved there.
     rescale
-        After a removal, scale each system to exactly `temperature`, counting the degrees of freedom that are left.
+        After a removal, scale each system to exactly `temperature`, counted with `dof`.
     positions
         [N, 3], Å, for `remove_rotations`.
     system_id, step
         Identity and lifetime step of each system, [B]; 0..B-1 and zeros if left out.
     fixed
         bool [N]: atoms that get no velocity.
+    dof
+        Degrees of freedom that the temperature counts, [B] or [B, 1]; 3 per moving atom if left out, so that a later
+        stage that conserves the momentum, and counts three less, reads a temperature higher by N/(N-1). Engines that
+        draw velocities themselves count as they will read. Given, all systems are scaled.
 
     Returns
     -------
@@ -88,22 +98,54 @@ def initialize_velocities(
     free = torch.ones(num_systems, dtype=torch.bool, device=index.device)
     if fixed is not None:
         free = ~(segment_sum(fixed.to(velocities.dtype)[:, None], pointer)[:, 0] > 0)
-    removed = torch.zeros(num_systems, dtype=velocities.dtype, device=index.device)
     if remove_com:
         _remove_com_(velocities, masses, index, pointer, free)
-        removed += 3.0 * free
     if remove_rotations and positions is not None:
-        rank = _remove_rotations_(velocities, masses, positions, index, pointer, free)
-        removed += rank * free
-    if rescale and (remove_com or remove_rotations):
-        atoms = segment_sum(movable.to(velocities.dtype)[:, None], pointer)[:, 0]
-        dof = (3.0 * atoms - removed).clamp_min(0.0)
-        twice_kinetic = segment_sum(masses[:, None] * velocities * velocities, pointer)
-        twice_kinetic = twice_kinetic[:, 0] + twice_kinetic[:, 1] + twice_kinetic[:, 2]
-        good = (twice_kinetic > 0) & (dof > 0)
-        factor = torch.sqrt(dof * kT / torch.where(good, twice_kinetic, torch.ones_like(twice_kinetic)))
-        velocities.mul_(torch.where(good, factor, torch.zeros_like(factor))[index][:, None])
+        _remove_rotations_(velocities, masses, positions, index, pointer, free)
+    if rescale and (remove_com or remove_rotations or dof is not None):
+        if dof is None:
+            dof = 3.0 * segment_sum(movable.to(velocities.dtype)[:, None], pointer)
+        _rescale_(velocities, masses, kT * dof.reshape(-1).to(velocities.dtype), index, pointer)
     return velocities
+
+
+def draw_velocities_(
+    batch: Batch, systems: Tensor, temperature: Tensor, random_seed: int, momentum_conserved: bool | Tensor
+) -> None:
+    """Draw the velocities of some systems at a temperature, counted as the stage that moves them will; in place.
+
+    Parameters
+    ----------
+    batch
+        Its `velocities` change, and are known from then on; `dof` is what the stage counts.
+    systems
+        Which, bool [B].
+    temperature
+        K, [B].
+    random_seed
+        Seed, 64 bits.
+    momentum_conserved
+        Whether the stage conserves the momentum, for all or for each system [B]: it is zero there.
+    """
+    velocities, index = torch.empty_like(batch.velocities), batch.batch_idx.long()
+    at_rest = torch.as_tensor(momentum_conserved, device=index.device) & torch.ones_like(systems)
+    identity = {"system_id": batch.system_id, "step": batch.step, "fixed": batch.get("fixed")}
+    for mask, remove_com in ((systems & at_rest, True), (systems & ~at_rest, False)):
+        if bool(mask.any()):
+            initialize_velocities(
+                velocities, batch.atomic_masses, temperature, index, random_seed, remove_com, dof=batch.dof, **identity
+            )
+            batch.velocities.copy_(torch.where(mask[index][:, None], velocities, batch.velocities))
+    batch.velocities_present.logical_or_(systems[:, None])
+
+
+def _rescale_(velocities: Tensor, masses: Tensor, twice_wanted: Tensor, index: Tensor, pointer: Tensor) -> None:
+    """Scale the velocities of each system so that twice its kinetic energy is `twice_wanted`, eV [B]."""
+    squares = segment_sum(masses[:, None] * velocities * velocities, pointer)
+    twice_kinetic = squares[:, 0] + squares[:, 1] + squares[:, 2]
+    good = (twice_kinetic > 0) & (twice_wanted > 0)
+    factor = torch.sqrt(twice_wanted / torch.where(good, twice_kinetic, torch.ones_like(twice_kinetic)))
+    velocities.mul_(torch.where(good, factor, torch.zeros_like(factor))[index][:, None])
 
 
 def _remove_com_(velocities: Tensor, masses: Tensor, index: Tensor, pointer: Tensor, free: Tensor) -> None:
@@ -119,8 +161,8 @@ def _remove_com_(velocities: Tensor, masses: Tensor, index: Tensor, pointer: Ten
 
 def _remove_rotations_(
     velocities: Tensor, masses: Tensor, positions: Tensor, index: Tensor, pointer: Tensor, free: Tensor
-) -> Tensor:
-    """Subtract the rigid rotation that carries each system's angular momentum; return how many axes it has, [B]."""
+) -> None:
+    """Subtract the rigid rotation that carries each system's angular momentum."""
     weight = masses[:, None]
     total = segment_sum(torch.cat([weight * positions, weight], dim=1), pointer)
     arm = positions - (total[:, :3] / total[:, 3:])[index]
@@ -134,4 +176,3 @@ def _remove_rotations_(
     rate = torch.where(real, along / torch.where(real, moments, torch.ones_like(moments)), torch.zeros_like(along))
     omega = torch.einsum("bij,bj->bi", axes, rate) * free[:, None]
     velocities.sub_(torch.linalg.cross(omega[index], arm))
-    return real.sum(dim=1).to(velocities.dtype)

@@ -138,10 +138,10 @@ class WorkingSet:
     def _choose(self, whole: Batch) -> None:
         """Put the systems that are active into a batch of their own, unless all are."""
         run = self.rows_of(whole)
-        masks = [stage.mask(whole, self._owner.exit_status) for stage in self._stages]
+        masks = self.masks_of(whole)
         if self._chosen is not None:  # who stood still may have been changed meanwhile
             run["evaluated"].logical_and_(self._chosen)
-        self._chosen = torch.stack(masks).any(dim=0) & ~run["converged"]
+        self._chosen = torch.stack(masks).any(dim=0)
         if not all(engine.works_on_part(whole) for engine in self._members):
             self._chosen = torch.ones_like(self._chosen)
         self.part, self.is_taken_up = Part(whole, self._chosen), True
@@ -160,13 +160,15 @@ class WorkingSet:
         self._mask_stages()
         self._note_seen()
 
-    def _masks(self) -> list[Tensor]:
-        batch = self.part.batch
-        return [stage.mask(batch, self._owner.exit_status) & ~self.run["converged"] for stage in self._stages]
+    def masks_of(self, batch: Batch) -> list[Tensor]:
+        """Return which systems of a batch each stage moves, bool [B]."""
+        moving = ~self.rows_of(batch)["converged"]
+        return [stage.mask(batch, self._owner.exit_status) & moving for stage in self._stages]
 
     def _mask_stages(self) -> None:
         """Say which systems of the part are in which stage."""
-        batch, masks = self.part.batch, self._masks()
+        batch = self.part.batch
+        masks = self.masks_of(batch)
         self.active = ActiveSet(torch.stack(masks).any(dim=0), batch)
         for stage, mask in zip(self._stages, masks, strict=True):
             stage.active = self.active if len(masks) == 1 else ActiveSet(mask, batch)
@@ -188,7 +190,7 @@ class WorkingSet:
         others_changed = not part.is_whole and not self._seen_of_whole.holds(*self._deciding(part.whole))
         if not others_changed and self._seen.holds(*self._deciding(part.batch)):
             return
-        if not others_changed and bool(torch.stack(self._masks()).any(dim=0).all()):
+        if not others_changed and bool(torch.stack(self.masks_of(self.part.batch)).any(dim=0).all()):
             self._mask_stages()
             self._note_seen()
         else:

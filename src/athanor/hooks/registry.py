@@ -33,6 +33,7 @@ class BoundHook:
     raises_on_failure: bool
     on_active: bool
     observes: bool
+    wants: frozenset[str]
 
 
 class HookRegistryMixin:
@@ -162,6 +163,7 @@ class HookRegistryMixin:
             raises_on_failure=bool(getattr(hook, "raises_on_failure", False)),
             on_active=bool(getattr(hook, "on_active", False)),
             observes=bool(getattr(hook, "observes", False)),
+            wants=frozenset(getattr(hook, "wants", ())),
         )
 
     def _check_stage(self, name: str, stage: Enum | None) -> None:
@@ -188,6 +190,12 @@ class HookRegistryMixin:
     def make_context(self, stage: Enum, batch: Any, converged: Any = None) -> HookContext:
         """Return what hooks are given; engines override it."""
         return HookContext(batch=batch, model=getattr(self, "model", None), workflow=self)
+
+    def wanted_outputs(self) -> frozenset[str]:
+        """Return the outputs of the model that hooks want which are due in this step."""
+        step_count = self.step_count
+        wanting = [bound.wants for bound in self.bound_hooks if bound.wants and step_count % bound.frequency == 0]
+        return frozenset().union(*wanting)
 
     def due_hooks(self, stage: Enum) -> list[BoundHook]:
         """Return the hooks that are due at `stage`, in order of registration."""

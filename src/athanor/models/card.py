@@ -30,6 +30,9 @@ class ModelCard:
     batch_invariance
         Whether a system gets equal bits alone and among others, in any slot: ``"verified"`` by test,
         ``"not_verified"``, ``"no"``.
+    stress_keeps_forces
+        Whether energy and forces have equal bits with and without stress, verified by test: what only a log wants is
+        then computed in the same pass.
     licence, citation, url
         Terms of the parameters, DOI or text to cite, home page.
     weights_digest
@@ -43,6 +46,7 @@ class ModelCard:
     minimum_distance: float | None = None
     dtype: torch.dtype | None = None
     batch_invariance: Literal["verified", "not_verified", "no", "unknown"] = "unknown"
+    stress_keeps_forces: bool = False
     licence: str = ""
     citation: str = ""
     url: str = ""

@@ -129,6 +129,7 @@ class LennardJonesModelWrapper(nn.Module, BaseModelMixin):
             name="Lennard-Jones",
             elements=frozenset(elements) or None,
             batch_invariance="verified",
+            stress_keeps_forces=True,
             licence="Apache-2.0",
             citation="doi:10.1098/rspa.1924.0082",
         )

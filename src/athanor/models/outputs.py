@@ -1,9 +1,11 @@
-"""Combining the outputs of models."""
+"""What models are asked for, and combining what they return."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -37,3 +39,15 @@ def sum_outputs(
             present = total.get(key)
             total[key] = present + value if key in additive and present is not None else value
     return total
+
+
+@contextmanager
+def asking_for(model: Any, outputs: Collection[str]) -> Iterator[None]:
+    """Ask `model` for `outputs` only, for the time of the block."""
+    config = model.model_config
+    asked_before = config.active_outputs
+    config.active_outputs = set(outputs)
+    try:
+        yield
+    finally:
+        config.active_outputs = asked_before

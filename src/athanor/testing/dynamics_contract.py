@@ -49,6 +49,7 @@ def argon_crystal(repeat: int, system_id: int, temperature: float = 60.0, strain
         temperature,
         torch.zeros(data.num_nodes, dtype=torch.long),
         system_id=torch.tensor([system_id]),
+        dof=torch.tensor([3.0 * data.num_nodes - 3.0]),
     )
     return data
 
@@ -62,12 +63,18 @@ def argon_cluster(count: int, system_id: int) -> AtomicData:
     return AtomicData(
         positions=positions,
         atomic_numbers=torch.full((count,), 18),
+        velocities=torch.zeros_like(positions),
         system_id=torch.tensor([[system_id]]),
     )
 
 
 def with_neighbor_hooks(engine: BaseDynamics, skin: float = 0.6) -> BaseDynamics:
-    """Register the model's neighbour hooks on `engine` with a skin in Å, and return it."""
+    """Register the model's neighbour hooks on `engine` with a skin in Å, and return it.
+
+    It does not warn of the velocities that it starts with: the systems here are hot, whatever they are given to.
+    """
+    for stage in (engine, *engine._members()):
+        stage.warns_of_start = False
     for hook in engine.model.make_neighbor_hooks():
         hook.skin = skin
         engine.register_hook(hook)

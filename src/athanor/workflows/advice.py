@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from athanor.workflows.quantities import TIME, format_quantity
+from athanor.workflows.methods import load
+from athanor.workflows.quantities import TEMPERATURE, TIME, format_quantity
 from athanor.workflows.readable import format_bytes
 from athanor.workflows.spec import CalculationSpec, RunSpec
-from athanor.workflows.stages import MDSpec
+from athanor.workflows.stages import MDSpec, StageSpec
 from athanor.workflows.structures import System, describe_system
 
 MOST_FLUCTUATION = 0.3
@@ -64,6 +65,7 @@ def advise(spec: CalculationSpec, systems: Sequence[System], model: Any) -> list
     """
     found = [*_about_model(systems, model)]
     if isinstance(spec, RunSpec):
+        found += _about_start(spec.stages[0], systems)
         for stage in spec.stages:
             if isinstance(stage, MDSpec):
                 found += _about_dynamics(stage, systems)
@@ -113,6 +115,47 @@ def _about_model(systems: Sequence[System], model: Any) -> Iterator[Advice]:
             "elements",
             f"{name} was not fitted to {', '.join(symbols)}, found in {name_systems(affected, systems)}. "
             f"Check the results against another source.",
+        )
+
+
+def _about_start(stage: StageSpec, systems: Sequence[System]) -> Iterator[Advice]:
+    """What becomes of the velocities that structures come with."""
+    moving = [index for index, system in enumerate(systems) if np.any(system.atoms.arrays.get("momenta", 0.0))]
+    repeated = [index for index, system in enumerate(systems) if system.lost_velocities]
+    if repeated and isinstance(stage, MDSpec):
+        yield Advice(
+            "velocities",
+            f"{name_systems(repeated, systems)}: repeated, all copies of the cell would move in step, so new velocities "
+            f"are drawn. To go on with the motion, leave `supercell` and `min_atoms` out.",
+        )
+    if moving and not isinstance(stage, MDSpec):
+        yield Advice(
+            "velocities",
+            f"a relaxation drops the velocities of {name_systems(moving, systems)}: its steps are no motion, and "
+            f"dynamics after it draws new ones.",
+        )
+    if isinstance(stage, MDSpec):
+        yield from _about_far_starts(stage, systems, moving)
+
+
+def _about_far_starts(stage: MDSpec, systems: Sequence[System], moving: Sequence[int]) -> Iterator[Advice]:
+    """Systems whose own velocities are of another temperature than the one asked for."""
+    from athanor.data.observables import count_degrees_of_freedom, temperature
+    from athanor.dynamics.start import is_far
+    from athanor.workflows.build import build_batch
+
+    if not moving:
+        return
+    batch = build_batch([systems[index] for index in moving], "float64")
+    batch.dof = count_degrees_of_freedom(batch, load(stage.method.engine).conserves_momentum is True)
+    kelvin, dof = temperature(batch)[:, 0].tolist(), batch.dof[:, 0].tolist()
+    far = [place for place in range(len(moving)) if is_far(kelvin[place], stage.temperature, dof[place])]
+    if far:
+        yield Advice(
+            "start",
+            f"{name_systems([moving[place] for place in far], systems)}: the velocities that came with it are those of "
+            f"{kelvin[far[0]]:.4g} K, far from {format_quantity(stage.temperature, TEMPERATURE)}, and are kept. "
+            f"Ask for that temperature, or drop them to have new ones drawn (`del atoms.arrays['momenta']` in ASE).",
         )
 
 

@@ -12,16 +12,16 @@ from pydantic import ValidationError
 from athanor._values import check_keywords
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
-from athanor.dynamics import ConvergenceHook, FusedStage, initialize_velocities
+from athanor.dynamics import ConvergenceHook, FusedStage
+from athanor.dynamics.evaluate import compute_apart
 from athanor.errors import AthanorError, AthanorWarning, InputError
-from athanor.kernels import segment_sum
 from athanor.models import registry
 from athanor.workflows.methods import RELAX, load
 from athanor.workflows.problems import describe_problems
 from athanor.workflows.spec import DEFAULT_MODEL, CalculationSpec, ModelSpec, RunSpec
-from athanor.workflows.stages import MDSpec, StageSpec
+from athanor.workflows.stages import StageSpec
 from athanor.workflows.structures import System, describe_system
-from athanor.workflows.track import Tracker
+from athanor.workflows.track import StressHook, Tracker
 
 SKIN = 0.5
 """Å added to the cutoff of the neighbour list, unless the model asks for a skin of its own."""
@@ -145,15 +145,44 @@ def _without_labels(atoms: Any) -> Any:
 def build_stages(spec: RunSpec, model: Any, batch: Batch) -> tuple[FusedStage, Tracker, list[Any]]:
     """Return the stages of a run, ready for `batch`, what follows each system through them, and their engines.
 
-    Neighbour lists and the tracker are registered; systems that start with dynamics have velocities, set in place.
+    Neighbour lists and the tracker are registered, and what has the stress computed that dynamics does without.
     """
-    start_velocities(spec, batch)
     engines = [_build_engine(stage, spec, model, batch) for stage in spec.stages]
     tracker = Tracker(spec.stages, engines, batch)
     fused = FusedStage(list(enumerate(engines)))
-    for hook in (*build_neighbor_hooks(model), tracker):
+    hooks = [*build_neighbor_hooks(model), tracker]
+    if gives_stress(model, batch):
+        hooks.append(StressHook(spec.every))
+    for hook in hooks:
         fused.register_hook(hook)
     return fused, tracker, engines
+
+
+def gives_stress(model: Any, batch: Batch) -> bool:
+    """Whether a model computes the stress of some system of a batch."""
+    return "stress" in model.model_config.outputs and "cell" in batch
+
+
+def complete_stress(model: Any, batch: Batch) -> None:
+    """Compute the stress of healthy systems that have none where they ended, in place.
+
+    Parameters
+    ----------
+    model
+        A wrapped model.
+    batch
+        After a run, with its pair lists.
+    """
+    if not gives_stress(model, batch):
+        return
+    healthy = (batch.failure_code[:, 0] == 0) & batch.energy[:, 0].isfinite() & batch.has_cell
+    if "stress" in batch:
+        healthy &= batch.stress.isnan().flatten(1).any(dim=1)
+    if bool(healthy.any()):
+        found = compute_apart(model, batch[healthy], frozenset({"stress"}))["stress"]
+        if "stress" not in batch:
+            batch.stress = torch.full_like(batch.cell, torch.nan)
+        batch.stress[healthy] = found.to(batch.stress.dtype)
 
 
 def _build_engine(stage: StageSpec, spec: RunSpec, model: Any, batch: Batch) -> Any:
@@ -162,8 +191,7 @@ def _build_engine(stage: StageSpec, spec: RunSpec, model: Any, batch: Batch) -> 
     keywords = {name: setting.keyword for name, setting in method.all_settings().items() if setting.keyword}
     given = {keyword: getattr(stage, name) for name, keyword in keywords.items()}
     given |= method.constants
-    if method.seed:
-        given[method.seed] = spec.seed
+    given["random_seed"] = spec.seed
     if method.kind is RELAX and (stage.fixed_cell or "cell" not in batch):
         given["convergence_hook"] = ConvergenceHook.from_fmax(stage.fmax)
     elif method.kind is RELAX:
@@ -172,7 +200,9 @@ def _build_engine(stage: StageSpec, spec: RunSpec, model: Any, batch: Batch) -> 
     with warnings.catch_warnings():
         for topic in method.advice:  # which `advise` says once for all batches
             warnings.filterwarnings("ignore", rf".*silence=\['{topic}'\]", AthanorWarning)
-        return load(home)(model, **given)
+        engine = load(home)(model, **given)
+    engine.warns_of_start = False  # which `advise` says, too
+    return engine
 
 
 def build_neighbor_hooks(model: Any) -> list[Any]:
@@ -182,22 +212,3 @@ def build_neighbor_hooks(model: Any) -> list[Any]:
         if hook.skin <= 0.0:
             hook.skin = SKIN
     return list(hooks)
-
-
-def start_velocities(spec: RunSpec, batch: Batch) -> None:
-    """Give systems that start with dynamics velocities at its temperature, unless they came with some; in place."""
-    first = spec.stages[0]
-    if not isinstance(first, MDSpec):
-        return
-    batch.ensure_field("velocities")
-    moving = segment_sum((batch.velocities**2).sum(dim=1, keepdim=True), batch.batch_ptr)[:, 0] > 0
-    drawn = initialize_velocities(
-        torch.empty_like(batch.velocities),
-        batch.atomic_masses,
-        first.temperature,
-        batch.batch_idx,
-        random_seed=spec.seed,
-        system_id=batch.system_id,
-        fixed=batch.get("fixed"),
-    )
-    batch.velocities = torch.where(moving[batch.batch_idx][:, None], batch.velocities, drawn)

@@ -22,6 +22,7 @@ def md(
     time: float | str | None = None,
     steps: int | None = None,
     timestep: float | str = 1.0,
+    stress: bool = False,
     friction: float | str | None = None,
     supercell: str | int | Sequence[int] = 1,
     min_atoms: int = 1,
@@ -58,6 +59,8 @@ def md(
         Length in steps; or give `time`, such as 1 ps.
     timestep
         Length of a step, fs.
+    stress
+        Log the stress of dynamics too, component by component.
     friction
         Of the thermostat, 1/fs; 0.001 to 0.05 is usual. Taken by nvt; 0.01 1/fs by default.
     seed

@@ -76,8 +76,6 @@ class Method:
         Optimizers: the engine that moves the cell too. It also gets ``pressure``.
     constants
         Further keywords of the engine.
-    seed
-        Keyword of the engine for the seed of the run, if it draws random numbers.
     citations, cell_citations
         What to cite; the latter if the cell moves too.
     ignores
@@ -98,7 +96,6 @@ class Method:
     settings: tuple[Setting, ...] = ()
     cell_engine: str = ""
     constants: Mapping[str, Any] = field(default_factory=dict)
-    seed: str = ""
     citations: tuple[str, ...] = ()
     cell_citations: tuple[str, ...] = ()
     ignores: tuple[str, ...] = ()
@@ -131,7 +128,7 @@ MOST_STEPS = Setting("steps", int, "At most so many steps for each system", 500,
                      argument="max_steps", flags=("--steps",), metavar="N")  # fmt: skip
 
 START_TEMPERATURE = Setting("temperature", TEMPERATURE, "Of the velocities at the start", 300.0, at_least=0.0,
-                            flags=("-T",), metavar="T")  # fmt: skip
+                            keyword="start_temperature", flags=("-T",), metavar="T")  # fmt: skip
 BATH_TEMPERATURE = replace(START_TEMPERATURE, help="Of the thermostat, and of the velocities at the start",
                            keyword="temperature", plotted="temperature")  # fmt: skip
 TIMESTEP = Setting("timestep", TIME, "Length of a step", 1.0, above=0.0, keyword="dt", metavar="TIME")
@@ -141,6 +138,8 @@ STEPS = Setting(
 )
 FRICTION = Setting("friction", RATE, "Of the thermostat", 0.01, at_least=0.0, keyword="friction",
                    note="0.001 to 0.05 is usual", metavar="RATE")  # fmt: skip
+
+STRESS = Setting("stress", bool, "Log the stress of dynamics too, component by component", False)
 
 QUICK_STEPS = Setting("quick_steps", int, "The same in a run with --quick", None, absent="`steps`", at_least=1,
                       in_python=False)  # fmt: skip
@@ -163,7 +162,7 @@ MD = StageKind(
     doing="in MD",
     panel="Dynamics",
     length="{steps} steps",
-    settings=(START_TEMPERATURE, LENGTH, STEPS, QUICK_STEPS, TIMESTEP),
+    settings=(START_TEMPERATURE, LENGTH, STEPS, QUICK_STEPS, TIMESTEP, STRESS),
 )
 KINDS = {kind.name: kind for kind in (RELAX, MD)}
 TEMPLATES = {**{name: (name,) for name in KINDS}, "relax-then-md": ("relax", "md")}
@@ -201,7 +200,6 @@ METHODS: tuple[Method, ...] = (
     Method(
         MD, "nvt", "Langevin", "NVT at {temperature}", "athanor.dynamics:NVTLangevin",
         settings=(BATH_TEMPERATURE, FRICTION),
-        seed="random_seed",
         citations=(
             "B. Leimkuhler, C. Matthews, Appl. Math. Res. Express 2013, 34 (2013), doi:10.1093/amrx/abs010",
             _PHILOX,
@@ -262,7 +260,7 @@ def _joined_by_or(words: Sequence[str]) -> str:
 
 
 TOPICS = (
-    *("non-periodic", "elements", "small-cell", "time-step", "disk"),
+    *("non-periodic", "elements", "velocities", "start", "small-cell", "time-step", "disk"),
     *dict.fromkeys(topic for method in METHODS for topic in method.advice),
 )
 """What a run may warn of before its first step, see `athanor.workflows.advice`."""

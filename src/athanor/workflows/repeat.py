@@ -70,9 +70,10 @@ def _repeat(system: System, counts: Sequence[int]) -> System:
         return system
     atoms = system.atoms.repeat(tuple(counts))
     atoms.info = dict(system.atoms.info)
+    had_velocities = atoms.arrays.pop("momenta", None) is not None  # repeated, all copies would move in step
     charge, spin = atoms.info.get("charge"), atoms.info.get("spin")
     if is_real(charge) or isinstance(charge, np.ndarray):
         atoms.info["charge"] = charge * times
     if is_real(spin) or isinstance(spin, np.ndarray):  # a multiplicity: unpaired electrons add up, as moments do
         atoms.info["spin"] = (spin - 1) * times + 1
-    return dataclasses.replace(system, atoms=atoms, repeats=system.repeats * times)
+    return dataclasses.replace(system, atoms=atoms, repeats=system.repeats * times, lost_velocities=had_velocities)

@@ -94,14 +94,16 @@ def add_chunk(
 ) -> None:
     """Append what became of one chunk; `model` helps to say why a system failed."""
     atoms_list = batch.to_atoms()
-    last, steps_done, temperatures = len(spec.stages), tracker.steps_done(batch).tolist(), tracker.temperatures(batch)
+    last, steps_done = len(spec.stages), tracker.steps_done(batch).tolist()
     for place, (system, record) in enumerate(zip(systems, tracker.records(batch), strict=True)):
         atoms = atoms_list[place]
         energy = float(batch.energy[place]) if "energy" in batch else math.nan
         reason = _reason(record, batch, place, int(batch.status[place]) >= last, model)
         steps = steps_done[place]
         row = identify(system, len(result)) | {"steps": steps} | outcome_columns(reason)
-        row |= _measured(system, record, energy, atoms.cell.array) | _temperature(temperatures, place)
+        row |= _measured(system, record, energy, atoms.cell.array)
+        row |= _averaged(tracker.averages(batch, "temperature"), place, "temperature", "", 1.0)
+        row |= _averaged(tracker.averages(batch, "pressure"), place, "pressure", "_GPa", GPa)
         row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         if not math.isfinite(energy):  # of a system that failed before its first step
             atoms, energy = without_results(atoms), math.nan
@@ -137,7 +139,7 @@ def _keep_notes(atoms: Atoms, given: Atoms) -> None:
     notes = without_results(given)
     for name, value in notes.info.items():
         atoms.info.setdefault(name, value)
-    for name in notes.arrays.keys() - atoms.arrays.keys():
+    for name in notes.arrays.keys() - atoms.arrays.keys() - {"momenta"}:  # a relaxation drops them
         atoms.set_array(name, notes.arrays[name])
 
 
@@ -195,12 +197,13 @@ def _measured(system: System, record: SystemRecord, energy: float, cell: np.ndar
     return row
 
 
-def _temperature(temperatures: BlockAverages, place: int) -> dict[str, Any]:
-    samples = int(temperatures.samples[place])
+def _averaged(averages: BlockAverages, place: int, name: str, suffix: str, unit: float) -> dict[str, Any]:
+    """Columns of what was averaged over dynamics: mean, its error, and number of samples."""
+    samples = int(averages.samples[place])
     if not samples:
         return {}
-    mean, error = temperatures.mean_and_error(place)
-    return {"temperature": mean, "temperature_error": error, "temperature_samples": samples}
+    mean, error = averages.mean_and_error(place)
+    return {f"{name}{suffix}": mean / unit, f"{name}_error{suffix}": error / unit, f"{name}_samples": samples}
 
 
 def _edge(volume: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,9 @@ from athanor.workflows.plan import Plan, make_plan, spec_of_call
 from athanor.workflows.progress import Progress, ProgressHook, StopFlag, StopRequested, stop_between_steps
 from athanor.workflows.record import RunRecord
 from athanor.workflows.results import RunResult, add_chunk, add_not_started, not_started_rows
+from athanor.workflows.saved_log import VOIGT
 from athanor.workflows.spec import RunSpec
-from athanor.workflows.stages import describe_stages
+from athanor.workflows.stages import MDSpec, describe_stages
 from athanor.workflows.structures import System, from_python
 from athanor.workflows.track import Tracker
 
@@ -199,6 +201,7 @@ class _Run:
                     tracker.look(batch)
                     add_chunk(self.result, spec, systems, batch, tracker, self.plan.model)
                 raise
+        build.complete_stress(self.plan.model, batch)
         tracker.look(batch)  # at systems that failed, and at a step that was cut short before it was looked at
         add_chunk(self.result, spec, systems, batch, tracker, self.plan.model)
         if time.monotonic() - self._summary_written > _SECONDS_BETWEEN_SUMMARIES:
@@ -220,6 +223,8 @@ class _Run:
 
         every, log = self.spec.every, self.result.folder / LOG
         columns: dict[str, Any] = {"stage": lambda ctx: tracker.stage_of_step(ctx.batch)}
+        if any(isinstance(stage, MDSpec) and stage.stress for stage in self.spec.stages):
+            columns |= {f"stress_{name}": partial(_stress, index) for index, name in enumerate(VOIGT)}
         if any(stage.method.conserved for stage in self.spec.stages):
             columns["conserved"] = lambda ctx: _conserved(self.spec, engines, tracker, ctx.batch)
         return [SnapshotHook(self.sink, every), LoggingHook("csv", every, log, custom_scalars=columns)]
@@ -257,6 +262,17 @@ def _conserved(spec: RunSpec, engines: list[Any], tracker: Tracker, batch: Batch
         if stage.method.conserved is not None and bool(here.any()):
             values = torch.where(here, stage.method.conserved(engine, batch).reshape(-1).double(), values)
     return values
+
+
+def _stress(component: int, ctx: Any) -> torch.Tensor:
+    """One component of the stress of each system, with its kinetic part, eV/Å³; NaN without a stress or a cell."""
+    from athanor.data.observables import total_stress
+
+    batch = ctx.batch
+    if "stress" not in batch or "cell" not in batch:
+        return batch.energy[:, 0] * float("nan")
+    row, column = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))[component]
+    return total_stress(batch)[:, row, column]
 
 
 def _describe(spec: RunSpec, tracker: Tracker) -> str:

@@ -22,6 +22,8 @@ _FEW = 100
 """Systems up to which that is quicker."""
 _BLOCK = 32_000_000
 """Bytes that are parsed at a time."""
+VOIGT = ("xx", "yy", "zz", "yz", "xz", "xy")
+"""Order of the components of a stress, as in ASE."""
 _NEEDED = ("step", "time_fs", "system_id")
 
 
@@ -41,12 +43,17 @@ class Series:
         Potential energy, eV.
     fmax
         Largest force on an atom, eV/Å.
+    kinetic_energy, total_energy
+        eV; NaN in a relaxation, which is no motion.
     temperature
-        K; NaN in a relaxation, whose velocities are no temperature.
+        K; NaN in a relaxation.
     volume
         Å³.
     pressure
-        eV/Å³, compression positive; divide by `athanor.units.GPa` for GPa.
+        eV/Å³, compression positive, with its kinetic part; divide by `athanor.units.GPa` for GPa.
+    stress
+        eV/Å³, tension positive, with its kinetic part: xx, yy, zz, yz, xz and xy of each row. NaN unless dynamics was
+        told to log it.
     conserved
         What the method of the stage conserves, eV: in NVE the total energy. NaN where it conserves nothing.
     """
@@ -56,9 +63,12 @@ class Series:
     stage: np.ndarray
     energy: np.ndarray
     fmax: np.ndarray
+    kinetic_energy: np.ndarray
+    total_energy: np.ndarray
     temperature: np.ndarray
     volume: np.ndarray
     pressure: np.ndarray
+    stress: np.ndarray
     conserved: np.ndarray
 
     def __len__(self) -> int:
@@ -72,8 +82,8 @@ class SavedLog:
     ----------
     path
         The file.
-    stage_is_md
-        Whether each stage of the job is dynamics.
+    stages
+        How many the job has.
 
     Raises
     ------
@@ -81,9 +91,9 @@ class SavedLog:
         From a call: if the file is missing, damaged, or was not written by a run.
     """
 
-    def __init__(self, path: Path, stage_is_md: Sequence[bool]) -> None:
+    def __init__(self, path: Path, stages: int) -> None:
         self._path = path
-        self._stage_is_md = list(stage_is_md)
+        self._stages = stages
         self._whole: dict[int, np.ndarray] | None = None
 
     def of(self, systems: Sequence[int]) -> list[Series]:
@@ -102,16 +112,19 @@ class SavedLog:
             rows = rows[np.diff(column("step"), prepend=-1) != 0]
         # logs without `stage` have the stage that the system goes on to
         stage = column("stage" if "stage" in columns else "status").astype(np.int64)
-        stage = np.minimum(stage, len(self._stage_is_md) - 1)
+        stage = np.minimum(stage, self._stages - 1)
         return Series(
             step=column("step").astype(np.int64),
             time=column("time_fs"),
             stage=stage,
             energy=column("energy"),
             fmax=column("fmax"),
-            temperature=np.where(np.array(self._stage_is_md)[stage], column("temperature"), np.nan),
+            kinetic_energy=column("kinetic_energy"),
+            total_energy=column("total_energy"),
+            temperature=column("temperature"),
             volume=column("volume"),
             pressure=column("pressure"),
+            stress=np.stack([column(f"stress_{name}") for name in VOIGT], axis=1),
             conserved=column("conserved"),
         )
 

@@ -286,7 +286,7 @@ class SavedRun:
     def _log(self) -> SavedLog:
         from athanor.workflows.saved_log import SavedLog
 
-        return SavedLog(self.folder / LOG, [kind == "md" for kind, _ in self.stages])
+        return SavedLog(self.folder / LOG, len(self.stages))
 
     def number_of(self, system: int | str) -> int:
         """Return the number of a system, given by number or name.

@@ -34,6 +34,8 @@ class System:
         What to call it, the file or collection it came from, its number there.
     repeats
         How many source cells it holds.
+    lost_velocities
+        Whether it had velocities before it was repeated.
     reference_volume
         Volume of the source's cell in Å³, if it is a value from the literature.
     source
@@ -45,6 +47,7 @@ class System:
     file: str = ""
     index: int = 0
     repeats: int = 1
+    lost_velocities: bool = False
     reference_volume: float | None = None
     source: str = ""
 

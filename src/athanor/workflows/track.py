@@ -1,4 +1,4 @@
-"""What happens to each system during a run: when and how it left each stage, and how warm it was.
+"""What happens to each system during a run: when and how it left each stage, how warm it was and under which pressure.
 
 All of it is state rows of the batch, so it follows a system wherever that goes.
 """
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from athanor.data.batch import Batch
 
 _VALUES = ("energy", "fmax", "smax")
+_AVERAGED = ("temperature", "pressure")
 
 
 @dataclass(slots=True)
@@ -59,6 +60,27 @@ class SystemRecord:
     failed_in: str = ""
 
 
+class StressHook:
+    """Has the stress computed every so many steps, for whoever looks at it then: the log, frames and averages.
+
+    Parameters
+    ----------
+    frequency
+        Steps between.
+    """
+
+    stage = DynamicsStage.AFTER_STEP
+    observes = True
+    on_active = True
+    wants = frozenset({"stress"})
+
+    def __init__(self, frequency: int) -> None:
+        self.frequency = frequency
+
+    def __call__(self, ctx: Any, stage: Any) -> None:
+        """Do nothing: what is wanted is there."""
+
+
 class Tracker:
     """Hook that follows every system of a batch through the stages.
 
@@ -73,8 +95,8 @@ class Tracker:
 
     Notes
     -----
-    Temperatures are averaged over the second half of the steps of a dynamics stage, so that the start from a relaxed
-    crystal, which takes half of the heat, does not count.
+    Temperature and pressure are averaged over the second half of the steps of a dynamics stage, so that the start from
+    a relaxed crystal, which takes half of the heat, does not count; the pressure where the stress is computed.
     """
 
     frequency = 1
@@ -89,7 +111,6 @@ class Tracker:
         half = [stage.steps // 2 if isinstance(stage, MDSpec) else torch.iinfo(torch.int64).max for stage in stages]
         self._half = torch.tensor([*half, torch.iinfo(torch.int64).max], device=batch.device)
         nothing, count = torch.zeros_like(started), len(stages)
-        averages = BlockAverages.empty(self._count, batch.device)
         rows = {
             "started": started,
             "status": nothing.clone(),
@@ -102,10 +123,11 @@ class Tracker:
             "converged": nothing[:, None].repeat(1, count) - 1,  # -1: there is no criterion
             "values": torch.full((self._count, count, len(_VALUES)), torch.nan, dtype=torch.float64).to(batch.device),
             "cells": torch.zeros((self._count, count, 3, 3), dtype=batch.positions.dtype, device=batch.device),
-            "sums": averages.sums,
-            "length": averages.length,
-            "samples": averages.samples,
         }
+        for name in _AVERAGED:
+            averages = BlockAverages.empty(self._count, batch.device)
+            parts = {"sums": averages.sums, "length": averages.length, "samples": averages.samples}
+            rows |= {f"{name}_{part}": tensor for part, tensor in parts.items()}
         batch.set_state_rows(self.key, {name: ("system", tensor) for name, tensor in rows.items()})
         self._in_stage, self._looks = [0] * count, 0
 
@@ -121,7 +143,9 @@ class Tracker:
         stepped = step > rows["seen"]
         due = stepped & ~failed & (step - rows["entered"] > self._half[before.clamp(max=last)])
         if bool(due.any()):
-            self.temperatures(batch).add(due, observables.temperature(batch).reshape(-1))
+            self.averages(batch, "temperature").add(due, observables.temperature(batch).reshape(-1))
+            if "stress" in batch and "cell" in batch:
+                self.averages(batch, "pressure").add(due & batch.has_cell, observables.pressure(batch))
         for where in before[(status != before) & (before < last)].unique().tolist():
             left = (status != before) & (before == where)
             self._leave(batch, rows, where, left & ~failed)
@@ -146,7 +170,7 @@ class Tracker:
             rows["converged"][leaving, where] = converged[leaving]
         values = torch.stack([measured.get(name, unknown) for name in _VALUES], dim=1)
         rows["values"][leaving, where] = values[leaving].double()
-        rows["cells"][leaving, where] = batch.cell[leaving]
+        rows["cells"][leaving, where] = batch.cell_or_zeros[leaving]
         rows["steps"][leaving, where] = (batch.step.reshape(-1) - rows["entered"])[leaving]
 
     @property
@@ -167,10 +191,10 @@ class Tracker:
         rows = batch.state_rows(self.key)
         return torch.where(rows["look"] == self._looks, rows["last_stage"], len(self._stages))
 
-    def temperatures(self, batch: Batch) -> BlockAverages:
-        """Return the averages of the temperature of each system."""
+    def averages(self, batch: Batch, name: str) -> BlockAverages:
+        """Return the averages of the temperature, K, or of the pressure, eV/Å³, of each system."""
         rows = batch.state_rows(self.key)
-        return BlockAverages(rows["sums"], rows["length"], rows["samples"])
+        return BlockAverages(*(rows[f"{name}_{part}"] for part in ("sums", "length", "samples")))
 
     def steps_done(self, batch: Batch) -> Tensor:
         """Return the steps that each system took in this run, int64 [B]."""

@@ -135,7 +135,7 @@ def test_unregistered_label_warns_once_and_registering_batches_it() -> None:
     assert "my_label" not in data.system_properties
     data.add_system_property("my_label", data.my_label)
     data.add_node_property("colour", torch.zeros(3, dtype=torch.int64))
-    assert set(data.system_properties) == {"my_label"}
+    assert set(data.system_properties) == {"my_label", "velocities_present"}
     assert "colour" in data.__node_keys__
     assert "colour" not in water().__node_keys__
     for twin in (
@@ -249,7 +249,7 @@ def test_fields_by_level() -> None:
     data = water(**CUBE, neighbor_list=torch.tensor([[0, 1], [1, 0]]))
     assert {"positions", "atomic_masses"} <= set(data.node_properties)
     assert set(data.edge_properties) == {"neighbor_list"}
-    assert set(data.system_properties) == {"cell", "pbc"}
+    assert set(data.system_properties) == {"cell", "pbc", "velocities_present"}
 
 
 def test_defaults_can_be_set_again() -> None:

@@ -174,7 +174,7 @@ def test_molecule_beside_a_crystal() -> None:
 
 def test_label_of_some_systems_is_nan_in_the_others() -> None:
     batch = Batch.from_data_list([crystal(2, energy=torch.ones(1, 1)), crystal(1), crystal(1)])
-    assert list(batch.field_names("system")) == ["cell", "pbc", "energy"]
+    assert list(batch.field_names("system")) == ["cell", "pbc", "energy", "velocities_present"]
     assert batch.energy.isnan().flatten().tolist() == [False, True, True]
     assert batch.to_data_list()[1].energy is None
     batch.append(Batch.from_data_list([crystal(1, energy=torch.zeros(1, 1))]))

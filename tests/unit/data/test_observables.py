@@ -10,6 +10,7 @@ from ase.build import bulk
 
 from athanor.data import AtomicData, Batch, observables
 from athanor.errors import MissingFieldError
+from athanor.units import BOLTZMANN
 
 
 def moving() -> Batch:
@@ -71,19 +72,58 @@ def test_degrees_of_freedom_written_by_a_stage_count() -> None:
     batch = moving()
     assert observables.count_degrees_of_freedom(batch).tolist() == [[12.0], [24.0]]
     assert observables.count_degrees_of_freedom(batch, momentum_conserved=True).tolist() == [[9.0], [21.0]]
-    plain = observables.temperature(batch)
+    plain, energy = observables.temperature(batch), observables.kinetic_energy(batch)
     batch.dof = torch.tensor([[9.0], [-1.0]], dtype=torch.float64)
     assert observables.degrees_of_freedom(batch).tolist() == [[9.0], [24.0]]
-    torch.testing.assert_close(observables.temperature(batch), plain * torch.tensor([[12 / 9], [1.0]]).double())
+    gliding = observables.momentum(batch).square().sum(dim=1, keepdim=True) / (2 * 4 * batch.atomic_masses[0])
+    kelvin = torch.stack([2 * (energy - gliding)[0] / (9 * BOLTZMANN), plain[1]])
+    torch.testing.assert_close(observables.temperature(batch), kelvin)
+    assert torch.equal(observables.kinetic_energy(batch), energy)
     one = Batch.from_data_list([AtomicData(atomic_numbers=torch.tensor([1]), positions=torch.zeros(1, 3))])
+    assert observables.temperature(one).isnan().all()
+    one.velocities = torch.ones(1, 3)
     assert observables.count_degrees_of_freedom(one, momentum_conserved=True).tolist() == [[0.0]]
     one.dof = torch.zeros(1, 1)
     assert observables.temperature(one).tolist() == [[0.0]]
 
 
+def test_a_gliding_crystal_is_as_warm_as_one_that_stays_where_the_stage_conserves_its_momentum() -> None:
+    batch = moving()
+    batch.dof = observables.count_degrees_of_freedom(batch, momentum_conserved=torch.tensor([True, False]))
+    batch.velocities -= (observables.momentum(batch) / (batch.num_nodes_per_graph * 63.546)[:, None])[batch.batch_idx]
+    warm, pressed, stress = (getattr(observables, n)(batch) for n in ("temperature", "pressure", "total_stress"))
+    batch.velocities += torch.tensor([0.3, 0.0, -0.1])
+    assert_close = torch.testing.assert_close
+    assert_close(observables.temperature(batch)[0], warm[0])
+    assert_close(observables.pressure(batch)[0], pressed[0])
+    assert_close(observables.total_stress(batch)[0], stress[0])
+    assert float(observables.temperature(batch)[1]) > 10 * float(warm[1])  # where it is not conserved, it is heat
+    assert_close(observables.pressure(batch), -observables.total_stress(batch).diagonal(dim1=1, dim2=2).sum(1) / 3)
+
+
+def test_velocities_that_nobody_gave_are_unknown() -> None:
+    atoms = bulk("Cu", cubic=True)
+    still = atoms.copy()
+    still.set_velocities(np.zeros((4, 3)))
+    batch = Batch.from_data_list([AtomicData.from_atoms(each, dtype=torch.float64) for each in (atoms, still, atoms)])
+    assert observables.known_velocities(batch).tolist() == [[False], [True], [False]]
+    assert observables.temperature(batch).isnan().flatten().tolist() == [True, False, True]
+    assert [each.has("momenta") for each in batch.to_atoms()] == [False, True, False]
+    copy = Batch.from_data_list([AtomicData.from_dict(each.to_dict()) for each in batch.to_data_list()])
+    assert observables.known_velocities(copy).tolist() == [[False], [True], [False]]
+    batch.velocities[-4:] += 0.1  # in place, which nobody is told of
+    assert observables.known_velocities(batch).tolist() == [[False], [True], [True]]
+    batch.velocities = torch.zeros_like(batch.positions)
+    assert observables.known_velocities(batch).all()
+    batch.velocities = None
+    assert not observables.known_velocities(batch).any()
+    assert not batch.ensure_field("velocities").any()
+    assert not observables.known_velocities(batch).any()
+
+
 def test_bits_do_not_depend_on_companions() -> None:
     batch = moving()
-    for name in ("kinetic_energy", "temperature", "pressure", "fmax", "momentum"):
+    for name in ("kinetic_energy", "temperature", "pressure", "total_stress", "fmax", "momentum"):
         together = getattr(observables, name)(batch)
         alone = getattr(observables, name)(batch[[1]])
         assert torch.equal(together[1:], alone), name

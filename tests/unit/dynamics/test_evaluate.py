@@ -63,7 +63,9 @@ class Untidy(Spring):
 
 
 def cluster() -> Batch:
-    return Batch.from_data_list([standard_systems()["cluster"]])
+    batch = Batch.from_data_list([standard_systems()["cluster"]])
+    batch.velocities = torch.zeros_like(batch.positions)
+    return batch
 
 
 def state_of(batch: Batch) -> dict[str, torch.Tensor]:

@@ -164,10 +164,9 @@ class Remembers(BaseDynamics):
     """Notes in which order a system is prepared, by what is there when its state and velocities are made."""
 
     __needs_keys__ = frozenset({"forces"})
-    entry_velocities = "thermal"
     seen = StateVariable(fresh=lambda engine, batch, made: batch.dof.reshape(-1).clone())
 
-    def _draw_velocities(self, batch: Batch, mask: torch.Tensor) -> None:
+    def temperature_at_start(self, batch: Batch) -> None:
         self.dof_in_state = self._state.seen.clone()
 
 

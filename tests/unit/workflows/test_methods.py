@@ -29,7 +29,7 @@ ids = pytest.mark.parametrize("method", METHODS, ids=[method.name for method in 
 def keywords(method: Method) -> set[str]:
     """Everything with which its engine is made."""
     named = {setting.keyword for setting in method.all_settings().values() if setting.keyword}
-    return named | set(method.constants) | ({method.seed} if method.seed else set())
+    return named | set(method.constants) | {"random_seed"}
 
 
 @ids

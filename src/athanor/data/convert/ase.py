@@ -201,6 +201,9 @@ def _identity(info: dict[str, Any], system_id: int | None) -> dict[str, torch.Te
     return fields
 
 
+_SIGNS_OF_MOTION = ("velocities_present", "velocities")
+
+
 def to_atoms(data: Any) -> Atoms:
     """Return ASE atoms with everything that ASE has a place for.
 
@@ -212,9 +215,9 @@ def to_atoms(data: Any) -> Atoms:
     Returns
     -------
     ase.Atoms
-        With masses, velocities, tags, initial charges and moments, `FixAtoms`, and a `SinglePointCalculator` that holds
-        energy, forces, stress and dipole. Charge, spin and the names in `IDENTITY` are in ``info``, as is the
-        structure's own ``info``.
+        With masses, velocities if they are known, tags, initial charges and moments, `FixAtoms`, and a
+        `SinglePointCalculator` that holds energy, forces, stress and dipole. Charge, spin and the names in `IDENTITY`
+        are in ``info``, as is the structure's own ``info``.
     """
     ase = OptionalDependency.ASE.load(needed_by="AtomicData.to_atoms")
     fields = {name: tensor.detach().cpu() for name, tensor in data}
@@ -226,7 +229,7 @@ def to_atoms(data: Any) -> Atoms:
     )
     if "atomic_masses" in fields:
         atoms.set_masses(fields["atomic_masses"].double().numpy())
-    if "velocities" in fields and bool(fields["velocities"].any()):
+    if "velocities" in fields and any(bool(fields[name].any()) for name in _SIGNS_OF_MOTION if name in fields):
         atoms.set_velocities(fields["velocities"].double().numpy())
     if "tags" in fields:
         atoms.set_tags(fields["tags"].numpy())

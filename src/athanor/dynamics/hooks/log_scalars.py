@@ -7,7 +7,7 @@ shows. Values are read at once, so nothing that happens later leaks into a row.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,10 @@ class LoggingHook:
     """Record scalars of every system, every `frequency` steps.
 
     Columns: ``step`` (lifetime steps of the system), ``time_fs``, ``system_id``, ``graph_idx``, ``status``, ``energy``
-    (eV), ``fmax`` (eV/Å), ``temperature`` (K), with a cell ``volume`` (Å³) and, with a stress, ``pressure`` (eV/Å³,
-    with its kinetic part), then those of `custom_scalars`. From ``energy`` on, what the batch lacks is left out.
+    (eV), ``fmax`` (eV/Å), ``kinetic_energy`` and ``total_energy`` (eV), ``temperature`` (K), with a cell ``volume``
+    (Å³) and, with a stress, ``pressure`` (eV/Å³, with its kinetic part), then those of `custom_scalars`. From
+    ``energy`` on, what the batch lacks is left out; kinetic energy and temperature are NaN where velocities are not
+    known, as in a relaxation.
 
     Parameters
     ----------
@@ -50,6 +52,8 @@ class LoggingHook:
         For ``"custom"``: called as ``writer_fn(step, rows)`` with one dictionary per system.
     stage
         Where in the step.
+    outputs
+        Outputs of the model that are computed for the rows where the engine does without, such as ``{"stress"}``.
 
     Raises
     ------
@@ -74,6 +78,8 @@ class LoggingHook:
         custom_scalars: Mapping[str, Scalar] | None = None,
         writer_fn: Callable[[int, list[dict[str, Any]]], Any] | None = None,
         stage: Enum = DynamicsStage.AFTER_STEP,
+        *,
+        outputs: Iterable[str] = (),
     ) -> None:
         self.backend, self.log_path = backend, log_path
         for name, function in (custom_scalars or {}).items():
@@ -85,6 +91,7 @@ class LoggingHook:
         self.frequency = check_whole(frequency, "frequency", 1)
         self.stage: Enum | None = stage
         self.custom_scalars = dict(custom_scalars or {})
+        self.wants = frozenset(outputs)
         self._writer = make_writer(backend, log_path, writer_fn)
 
     def __call__(self, ctx: DynamicsContext, stage: Enum) -> None:
@@ -142,6 +149,9 @@ def collect_columns(ctx: DynamicsContext) -> Columns:
     if "forces" in batch:
         values["fmax"] = observables.fmax(batch)
     if "velocities" in batch:
+        values["kinetic_energy"] = observables.kinetic_energy(batch)
+        if "energy" in batch:
+            values["total_energy"] = batch.energy + values["kinetic_energy"]
         values["temperature"] = observables.temperature(batch)
     if "cell" in batch:
         nothing = torch.full((), float("nan"), dtype=batch.cell.dtype, device=batch.cell.device)

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from athanor._values import check_whole
 from athanor.data._stamp import ComputedFrom
 from athanor.dynamics.engine import BaseDynamics
 from athanor.dynamics.state import Parameter, check_positive, is_scalar
 from athanor.dynamics.updates import AtomSteps, drift_, kick_
-from athanor.dynamics.velocities import initialize_velocities
 from athanor.errors import AthanorWarning
 from athanor.kernels import philox_normal
 from athanor.kernels.philox import Purpose
@@ -25,7 +23,12 @@ if TYPE_CHECKING:
 
 def _warn_of_strong_friction(friction: float | Tensor, dt: float | Tensor) -> None:
     """Warn if friction stops all motion within one step: a rate of 1/ps given in 1/fs, most often."""
-    rate, step = float(torch.as_tensor(friction).max()), float(torch.as_tensor(dt).max())
+    rates, steps = (torch.as_tensor(value, dtype=torch.float64).reshape(-1) for value in (friction, dt))
+    if rates.numel() > 1 and steps.numel() > 1 and rates.numel() != steps.numel():
+        return  # refused when there is a batch
+    rates, steps = torch.broadcast_tensors(rates, steps)
+    worst = int((rates * steps).argmax())
+    rate, step = float(rates[worst]), float(steps[worst])
     if rate * step >= 1.0:
         text = (
             f"`friction={rate:g}` is given in 1/fs and damps motion within {1.0 / rate:.2g} fs, no longer than one "
@@ -45,7 +48,7 @@ class NVTLangevin(BaseDynamics):
         \text{B:}\quad v &\leftarrow v + \tfrac{1}{2}\,\Delta t\,F/m
 
     The noise is a function of seed, system id, lifetime step and atom: a system follows the same path in any batch,
-    slot or restart. Systems that enter from another stage get Maxwell-Boltzmann velocities.
+    slot or restart.
 
     Parameters
     ----------
@@ -83,11 +86,9 @@ class NVTLangevin(BaseDynamics):
     __needs_keys__ = frozenset({"forces"})
     __provides_keys__ = frozenset({"positions", "velocities"})
     _selects_active = True
-    entry_velocities = "thermal"
     dt = Parameter(check_positive, unit="fs", convert=fs_to_internal_time)
     temperature = Parameter(check_positive, unit="K", zero_allowed=True)
     friction = Parameter(check_positive, unit="1/fs", zero_allowed=True, convert=per_fs_to_internal_rate)
-    random_seed = Parameter(check_whole, has_rows=False)
 
     def __init__(
         self,
@@ -101,11 +102,21 @@ class NVTLangevin(BaseDynamics):
         convergence_hook: Any = None,
         **kwargs: Any,
     ) -> None:
-        self.dt, self.temperature, self.friction, self.random_seed = dt, temperature, friction, random_seed
+        self.dt, self.temperature, self.friction = dt, temperature, friction
         _warn_of_strong_friction(friction, dt)
-        super().__init__(model, hooks, convergence_hook, n_steps, **kwargs)
+        super().__init__(model, hooks, convergence_hook, n_steps, random_seed=random_seed, **kwargs)
         self._steps = AtomSteps()
         self._noise_source: ComputedFrom | None = None
+
+    @property
+    def conserves_momentum(self) -> Tensor:  # type: ignore[override]
+        """Whether nothing damps or kicks a system: without friction, bool [B]."""
+        return self._state.friction == 0
+
+    def temperature_at_start(self, batch: Batch) -> Tensor:
+        """Return that of the thermostat, K, [B], unless `start_temperature` is given."""
+        given = super().temperature_at_start(batch)
+        return self._state.temperature if given is None else given
 
     @property
     def time_step(self) -> float | Tensor:
@@ -156,17 +167,3 @@ class NVTLangevin(BaseDynamics):
         self._decay = decay[index].to(dtype)[:, None].expand(-1, 3).contiguous()
         self._width = torch.sqrt(width[index][:, None] * steps.double()).to(dtype)
         self._noise_source = ComputedFrom(*source)
-
-    def _draw_velocities(self, batch: Batch, mask: Tensor) -> None:
-        drawn = initialize_velocities(
-            torch.empty_like(batch.velocities),
-            batch.atomic_masses,
-            self._state.temperature,
-            batch.batch_idx,
-            random_seed=self.random_seed,
-            remove_com=False,
-            system_id=batch.system_id,
-            step=batch.step,
-            fixed=batch.get("fixed"),
-        )
-        batch.velocities.copy_(torch.where(mask[batch.batch_idx][:, None], drawn, batch.velocities))

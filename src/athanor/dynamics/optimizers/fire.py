@@ -87,7 +87,7 @@ class FIRE(BaseDynamics):
     f_inc = Parameter(check_positive)
     alpha_start = Parameter(check_positive, most=1.0)
     f_alpha = Parameter(check_positive, most=1.0)
-    entry_velocities = "zero"
+    is_motion = False
     velocities = StateVariable("node", (3,), "√(eV/amu)")  # of the method; they are no motion
     alpha = StateVariable(fresh=lambda engine, batch, made: made["alpha_start"].clone())
     n_steps_positive = StateVariable(dtype=torch.long)  # downhill steps in a row

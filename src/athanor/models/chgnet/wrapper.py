@@ -108,6 +108,7 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
             minimum_distance=_MINIMUM_DISTANCE,
             dtype=self.dtype,
             batch_invariance="not_verified",
+            stress_keeps_forces=True,
             licence="BSD-3-Clause, modified",
             citation="doi:10.1038/s42256-023-00716-3",
             url="https://github.com/CederGroupHub/chgnet",

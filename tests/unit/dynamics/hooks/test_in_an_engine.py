@@ -59,6 +59,7 @@ def test_converged_systems_are_written_once():
     sink, model = HostMemory(10), argon_model()
     hooks = [*model.make_neighbor_hooks(), ConvergedSnapshotHook(sink)]
     engine = FIRE(model, dt=0.5, convergence_hook=ConvergenceHook.from_fmax(0.01), hooks=hooks)
+    engine.warns_of_start = False
     engine.run(argon(), n_steps=400)
     found = sink.read()
     assert sorted(found.system_id.flatten().tolist()) == [0, 1]
@@ -89,9 +90,12 @@ def test_only_systems_in_motion_have_a_kinetic_pressure(engine) -> None:
         in_all.append(observables.pressure(batch).tolist())
 
     relax = engine(model, dt=0.1, n_steps=4)
+    relax.warns_of_start = False
     log = LoggingHook("custom", writer_fn=keep)
     batch = argon()
-    fused = relax + NVTLangevin(model, dt=2.0, temperature=40.0, friction=0.01, n_steps=3)
+    heat = NVTLangevin(model, dt=2.0, temperature=40.0, friction=0.01, n_steps=3)
+    heat.warns_of_start = False
+    fused = relax + heat
     for hook in [*model.make_neighbor_hooks(), log]:
         fused.register_hook(hook)
     fused.run(batch)

@@ -35,7 +35,8 @@ def test_columns_and_types(tmp_path):
     hook.close()
     rows = rows_of(tmp_path / "log.csv")
     assert list(rows[0]) == [
-        "step", "time_fs", "system_id", "graph_idx", "status", "energy", "fmax", "temperature", "volume", "pressure",
+        "step", "time_fs", "system_id", "graph_idx", "status", "energy", "fmax", "kinetic_energy", "total_energy",
+        "temperature", "volume", "pressure",
     ]  # fmt: skip
     assert [row["step"] for row in rows] == ["21", "28", "35"]
     assert [row["system_id"] for row in rows] == ["3", "4", "5"]

@@ -58,4 +58,6 @@ def test_an_upward_import_is_noticed(repository: Path, tmp_path: Path, line: str
 def test_a_room_outside_the_plan_is_noticed(repository: Path, tmp_path: Path) -> None:
     source = copy_of_the_house(repository, tmp_path)
     (source / "athanor" / "helpers.py").write_text("", encoding="utf-8")
-    assert lint_imports(tmp_path, source).returncode != 0
+    done = lint_imports(tmp_path, source)
+    assert done.returncode != 0
+    assert "not listed as layers:\n\n- athanor.helpers" in done.stdout

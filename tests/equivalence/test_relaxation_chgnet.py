@@ -64,15 +64,14 @@ class PressedCell(FIREVariableCell):
 
 
 def test_common_crystals_agree_to_a_fifth_of_a_percent():
-    assert outliers(relaxed_volumes(SAMPLE), EXACT) == {}
+    """With the package in float64; with it in float32 but for those that its rounding moves off their saddle."""
+    volumes = relaxed_volumes(SAMPLE)
+    assert outliers(volumes, EXACT) == {}
+    assert set(outliers(volumes, ROUNDED)) == SADDLES
 
 
 def test_agreement_fails_under_a_wrong_pressure():
     assert set(outliers(relaxed_volumes(["Al", "Si"], PressedCell), EXACT)) == {"Al", "Si"}
-
-
-def test_rounding_alone_moves_the_package_off_the_saddle_and_nothing_else():
-    assert set(outliers(ROUNDED, EXACT)) == SADDLES
 
 
 @pytest.mark.validation

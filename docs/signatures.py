@@ -23,6 +23,7 @@ FIRST = ("structures", "model")
 SYSTEMS = (
     settings.SUPERCELL,
     settings.MIN_ATOMS,
+    settings.STRICT,
     settings.DEVICE,
     settings.DTYPE,
     settings.THREADS,

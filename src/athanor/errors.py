@@ -11,6 +11,18 @@ class AthanorError(Exception):
     """Base of all exceptions raised by athanor."""
 
 
+def in_words(error: BaseException) -> str:
+    """Return what an exception says, in one line: its text if it is ours, else its type and the start of its text."""
+    if isinstance(error, AthanorError):
+        return str(error)
+    text = " ".join(str(error).split())
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+_LONGEST = 300
+
+
 class AthanorWarning(UserWarning):
     """Something will run, but is probably not meant.
 

@@ -100,34 +100,35 @@ def with_option(option: str, model: list[str] = LJ) -> list[str]:
 
 
 STRUCTURES = {
-    "empty file": Mistake(relax("argon.extxyz", "empty.xyz"), r"`empty\.xyz` is empty"),
-    "binary file": Mistake(relax("argon.extxyz", "binary.xyz"), r"`binary\.xyz` is not text"),
-    "garbled file": Mistake(relax("argon.extxyz", "garbled.cif"), r"`garbled\.cif` (can not be read|is not text)"),
+    "empty file": Mistake(relax("empty.xyz"), r"`empty\.xyz` is empty"),
+    "binary file": Mistake(relax("binary.xyz"), r"`binary\.xyz` is not text"),
+    "garbled file": Mistake(relax("garbled.cif"), r"`garbled\.cif` (can not be read|is not text)"),
     "file cut short": Mistake(relax("short.extxyz"), r"`short\.extxyz` can not be read: .*1 atoms, expected 4"),
-    "second frame garbled": Mistake(relax("late.extxyz"), r"Frame 1 of `late\.extxyz` can not be read: .*'zero'"),
+    "second frame garbled": Mistake(
+        relax("late.extxyz", "--strict"), r"Frame 1 of `late\.extxyz` can not be read: .*'zero'"
+    ),
     "half a file": Mistake(relax("half.vasp"), r"`half\.vasp` can not be read as \.vasp: its content does not fit"),
     "unknown ending": Mistake(relax("words.unknown"), r"`words\.unknown` has an ending .* Convert it to extended XYZ"),
     "missing file": Mistake(relax("no.cif"), r"`no\.cif` does not exist\. .*current folder"),
     "folder as a file": Mistake(relax("folder"), r"`folder` is a folder; .*`folder/\*`"),
     "frame that is not there": Mistake(relax("argon.extxyz@7"), r"`index=7` is out of range: .* has 3 frames"),
     "unknown element": Mistake(relax("element.xyz"), r"`element\.xyz` has the element `Qq` in line 4"),
-    "dummy atom": Mistake(relax("dummy.extxyz"), r"atom 1 of system 0 \(dummy, frame 0 .*\) is `X`.* no element"),
+    "dummy atom": Mistake(relax("dummy.extxyz"), r"system 0 \(dummy, frame 0 .*\): atom 1 is `X`.* no element"),
     "position NaN": Mistake(
-        relax("argon.extxyz", "nan.extxyz"),
-        r"atom 1 \(Ar\) of system 3 \(nan, frame 0 of `nan\.extxyz`\) has positions \(nan, 0, 3\).*finite",
+        relax("argon.extxyz", "nan.extxyz", "--strict"),
+        r"system 3 \(nan, frame 0 of `nan\.extxyz`\): atom 1 \(Ar\) has positions \(nan, 0, 3\).*finite",
     ),
     "position infinite": Mistake(relax("infinite.extxyz"), r"atom 1 \(Ar\) .*positions \(0, inf, 3\)"),
     "momentum NaN": Mistake(relax("momenta.extxyz"), r"atom 1 \(Ar\) .*momenta \(nan, 0, 0\)"),
     "mass zero": Mistake(relax("massless.extxyz"), r"system 0 \(massless, frame 0 of .*mass.* 0"),
-    "charge in fractions": Mistake(relax("charge.extxyz"), r"frame 0 of `charge\.extxyz`.*charge.*0\.5.*integer"),
     "periodic without a cell": Mistake(relax("no-cell.extxyz"), r"periodic along a, b, c, .*no volume.*`pbc` to False"),
-    "cell without volume": Mistake(relax("flat.extxyz"), r"\(flat, frame 0 of `flat\.extxyz`\) .*cell has no volume"),
+    "cell without volume": Mistake(relax("flat.extxyz"), r"\(flat, frame 0 of `flat\.extxyz`\): .*cell has no volume"),
     "zero atoms": Mistake(relax("nothing.xyz"), r"Frame 0 of `nothing\.xyz` has no atoms"),
     "supercell of a molecule": Mistake(
-        relax("water.xyz", "--supercell", "2x2x2"), r"supercell.*\(water, .*not periodic"
+        relax("water.xyz", "--supercell", "2x2x2"), r"\(water, .*supercell.*not periodic"
     ),
     "supercell of billions": Mistake(
-        relax("argon.extxyz", "--supercell", "9999"), "3,998,.* atoms of system 0 .*Use fewer"
+        relax("argon.extxyz", "--supercell", "9999"), "system 0 .* 3,998,.* atoms of it.*Use fewer"
     ),
 }
 MODELS = {

@@ -74,7 +74,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def test_ctrl_c_while_loading(ctrl_c: Press, capsys: pytest.CaptureFixture[str]) -> None:
-    ctrl_c(ase.io, "iread", call=3)
+    ctrl_c(ase.io, "read", call=3)
     assert call(["md", *["argon.extxyz"] * 5, "-o", "out", "--steps", "5", *LJ]) == 130
     assert capsys.readouterr().err == "athanor: interrupted.\n"
     assert not Path("out").exists()

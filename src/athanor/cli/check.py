@@ -78,6 +78,6 @@ def _print(plan: Plan[RunSpec], found: Estimate) -> None:
     for advice in found.warnings:
         console.print(printable(f"warning: {advice.text}"), highlight=False, markup=False)
     for reason, indices in _by_reason(found.failures).items():
-        text = f"{name_systems(indices, plan.systems)} would be set aside: {reason}."
+        text = f"{name_systems(indices, plan.systems)} would be set aside: {reason.rstrip('.')}."
         console.print(printable(text), highlight=False, markup=False)
     console.print("The job is valid; nothing was run or written.", highlight=False)

@@ -77,7 +77,10 @@ def of_stage(kind: StageKind) -> list[Parameter]:
 
 FILES = argument("files", list[str], "FILE", "Structure files: anything ASE reads, any number.")
 _MODEL_OPTION = Setting("model_option", list, "Argument of the model", metavar="KEY=VALUE", panel=MODEL)
-SYSTEMS = [option(setting) for setting in (settings.SUPERCELL, settings.MIN_ATOMS, settings.POTENTIAL, _MODEL_OPTION)]
+SYSTEMS = [
+    option(setting)
+    for setting in (settings.SUPERCELL, settings.MIN_ATOMS, settings.STRICT, settings.POTENTIAL, _MODEL_OPTION)
+]
 COMPUTER = [option(setting) for setting in (settings.DEVICE, settings.DTYPE, settings.THREADS, settings.MAX_ATOMS)]
 QUICK = flag("quick", COMPUTING, "Take the `quick_steps` of every stage.")
 SEED, EVERY = option(settings.SEED), option(settings.EVERY)

@@ -101,7 +101,7 @@ def _spec_of(kind: type[Spec], given: Given, plain: Given) -> Spec:
         plain["structures"] = [{"file": file} for file in given["files"]]
     for key in kind.model_fields:
         value = given.get(as_argument((key,)))
-        if value is not None and value != []:
+        if value is not None and value is not False and value != []:
             plain[key] = value
     if given["model_option"]:
         plain["model"] = _with_arguments(plain.get("model"), given["model_option"])

@@ -31,6 +31,7 @@ class Engine(Protocol):
     bound_hooks: tuple[BoundHook, ...]
     saved_rows: SavedRows | None
     saved_run: SavedRows | None
+    failure_notes: dict[int, str]
 
     @property
     def hooks_raise_on_failure(self) -> bool:

@@ -7,7 +7,6 @@ unfinished one is undone. Which systems are worked on is in `working_set`, who i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from athanor.dynamics.admission import search_radius
 from athanor.dynamics.contract import Engine
-from athanor.dynamics.evaluate import drop_results, evaluate
+from athanor.dynamics.evaluate import NOT_OF_A_SYSTEM, drop_results, evaluate, evaluate_apart
 from athanor.dynamics.hook_calls import HookCalls
 from athanor.dynamics.last_good import LastGood
 from athanor.dynamics.quarantine import Quarantine, systems_where
@@ -117,7 +117,8 @@ class Driver:
             evaluated &= ~systems_where(batch, name, batch[name].isnan())
         raises = any(engine.hooks_raise_on_failure for engine in self._call_hooks.engines)
         raises = raises or self.owner.on_error == "raise"
-        self._quarantine = Quarantine(self.owner.exit_status, raises, systems, self._last_good)
+        notes = self.owner.failure_notes
+        self._quarantine = Quarantine(self.owner.exit_status, raises, systems, self._last_good, notes)
         systems.use_rows_of(batch)
         for stage, mask in zip(self.stages, systems.masks_of(batch), strict=True):
             stage.engine.take_on(batch, mask)
@@ -205,10 +206,7 @@ class Driver:
 
     def _check_cells(self) -> None:
         """Set collapsed cells aside before a hook searches their pairs."""
-        batch, config = self.systems.part.batch, self.owner.model.model_config.neighbor_config
-        radii = [pairs.radius for pairs in batch.pair_lists if not math.isnan(pairs.radius)]
-        radius = max(radii, default=config.cutoff if config is not None else 1.0)
-        self._quarantine.check_cells(radius)
+        self._quarantine.check_cells(search_radius(self.systems.part.batch, self.owner.model))
         self.systems.leave_out_failed()
 
     def _evaluate_newcomers(self) -> None:
@@ -219,29 +217,47 @@ class Driver:
         systems.has_newcomers = False
         if bool(systems.run["evaluated"].all()):
             return
-        self._quarantine.check_elements(self.owner.model)
+        self._quarantine.check_newcomers(self.owner.model)
         systems.refresh()
         self._quarantine.remember(~systems.run["evaluated"])
         self._compute(stepping=False)
         systems.refresh()
 
     def _compute(self, *, stepping: bool) -> None:
-        """One forward pass with its hooks, then the check for failed systems."""
+        """One forward pass with its hooks, between the checks for failed systems."""
         self._call_hooks(At.BEFORE_COMPUTE)
-        systems = self.systems
+        systems, model = self.systems, self.owner.model
+        if self._quarantine.check_distances(model, stepping=stepping):
+            systems.leave_out_failed() if stepping else systems.refresh()
         batch = systems.part.batch
         if systems.active.any:
-            wanted = self._call_hooks.wanted_outputs() if stepping else frozenset()
             with self._leaving_results_alone(stepping=stepping):
-                self._computed = frozenset(evaluate(self.owner.model, batch, self._needs, wanted))
+                self._computed = self._evaluate(batch, stepping=stepping)
         if At.AFTER_COMPUTE in self._call_hooks:
             with batch.keeping_results_fresh():
                 self._call_hooks(At.AFTER_COMPUTE)
-        failed = self._quarantine.check(self.owner.model, stepping=stepping)
+        failed = self._quarantine.check(stepping=stepping)
         if systems.active.any and not stepping:
             systems.run["evaluated"].fill_(True)
         if failed:
             systems.leave_out_failed()
+
+    def _evaluate(self, batch: Batch, *, stepping: bool) -> frozenset[str]:
+        """Call the model, and return what it computed. Systems for which it raises are set aside, if it is not all."""
+        model, wanted = self.owner.model, self._call_hooks.wanted_outputs() if stepping else frozenset()
+        try:
+            return frozenset(evaluate(model, batch, self._needs, wanted))
+        except (*NOT_OF_A_SYSTEM, Warning):
+            raise
+        except Exception:
+            if self._quarantine.raise_errors or len(batch) == 1:
+                raise
+            computed, errors = evaluate_apart(model, batch, self._needs, wanted)
+            if len(errors) == len(batch):
+                raise
+            self._quarantine.set_aside_raising(errors, stepping=stepping)
+            self.systems.leave_out_failed()
+            return computed
 
     @contextmanager
     def _leaving_results_alone(self, *, stepping: bool) -> Iterator[None]:

@@ -70,7 +70,8 @@ class BaseDynamics(HookRegistryMixin):
         Status at or above which a system is finished.
     on_error
         ``"quarantine"``: a system whose physics breaks down goes back to its last good state and stands still, with
-        its reason in `failure_code`. ``"raise"``: raise at once.
+        its reason in `failure_code`; what a model raised for some of the systems stands in ``failure_notes``, by
+        `system_id`. ``"raise"``: raise at once.
     keep_velocities
         Take velocities as they are: where they are not known, systems start at rest instead of with drawn ones.
     start_temperature
@@ -147,6 +148,7 @@ class BaseDynamics(HookRegistryMixin):
         self.key = new_key(self)
         self.saved_rows: SavedRows | None = None
         self.saved_run: SavedRows | None = None
+        self.failure_notes: dict[int, str] = {}
         self._state: Any = None
         self._assigned: set[str] = set()
         self._selects_active_itself = selects_active(self)

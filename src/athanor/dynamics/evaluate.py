@@ -15,12 +15,17 @@ import torch
 from torch import Tensor
 
 from athanor import _runtime
+from athanor.data._part import Part
 from athanor.data.fields import FIELDS, GIVEN, RESULTS, FieldSpec, Level
-from athanor.errors import AthanorWarning, ModelOutputError
+from athanor.errors import AthanorWarning, ContractError, MissingFieldError, ModelOutputError, NotAvailableError
 from athanor.models.outputs import asking_for
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
+
+
+NOT_OF_A_SYSTEM = (ModelOutputError, ContractError, MissingFieldError, NotAvailableError)
+"""What a model raises because of itself or of the call, whatever the systems."""
 
 
 def evaluate(
@@ -87,6 +92,59 @@ def drop_results(batch: Batch, *, except_for: Collection[str]) -> None:
     for key, old in zip(results, batch.tensors_of(results), strict=True):
         if old is not None and key not in except_for:
             batch.set_field(key, None)
+
+
+def is_of_model(error: BaseException) -> bool:
+    """Whether an exception came out of a model, or from want of memory, and not from athanor itself."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+        return True
+    frames = error.__traceback__
+    while frames is not None:
+        if frames.tb_frame.f_code is _outputs_of.__code__:
+            return not isinstance(error, Warning)
+        frames = frames.tb_next
+    return False
+
+
+def evaluate_apart(
+    model: Any, batch: Batch, needs: frozenset[str], wanted: frozenset[str] = frozenset()
+) -> tuple[frozenset[str], dict[int, Exception]]:
+    """Evaluate a batch for which the model raised in smaller and smaller parts, down to the systems that make it raise.
+
+    Parameters
+    ----------
+    model, needs, wanted
+        As in `evaluate`.
+    batch
+        Changed in place as by `evaluate`; systems for which the model raises keep what they have.
+
+    Returns
+    -------
+    tuple
+        Names of what was computed, and what was raised, by the index of the system.
+    """
+    errors: dict[int, Exception] = {}
+    computed: list[frozenset[str]] = []
+    waiting = list(torch.arange(len(batch)).tensor_split(2))
+    while waiting:
+        chosen = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
+        chosen[waiting[-1]] = True
+        part = Part(batch, chosen)
+        try:
+            computed.append(frozenset(evaluate(model, part.batch, needs, wanted)))
+            part.write_back()
+            waiting.pop()
+        except NOT_OF_A_SYSTEM:
+            raise
+        except Exception as error:
+            systems = waiting.pop()
+            if len(systems) == 1:
+                errors[int(systems[0])] = error
+            else:
+                waiting += systems.tensor_split(2)
+    everywhere = frozenset.intersection(*computed) if computed else frozenset()
+    batch.mark_results_fresh(model, everywhere)
+    return everywhere, errors
 
 
 def _outputs_of(model: Any, batch: Batch, needs: frozenset[str]) -> OrderedDict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ class FailureCode(IntEnum):
     ATOMS_TOO_CLOSE = 7
     ELEMENT_NOT_KNOWN = 8
     PRESSURE_WITHOUT_CRYSTAL = 9
+    TOO_DENSE = 10
+    MODEL_RAISED = 11
 
 
 _TEXTS = {
@@ -41,6 +44,8 @@ _TEXTS = {
     FailureCode.PRESSURE_WITHOUT_CRYSTAL: (
         "a target pressure needs a cell that is periodic in all three directions: on a slab it would act on empty space"
     ),
+    FailureCode.TOO_DENSE: "its atoms are so dense that their neighbours can not be searched",
+    FailureCode.MODEL_RAISED: "the model raised an error",
 }
 
 
@@ -83,7 +88,9 @@ def closest_pair(batch: Batch, system: int) -> tuple[int, int, float] | None:
     return int(i[best]) - first, int(j[best]) - first, float(distances[best])
 
 
-def explain_failure(batch: Batch, system: int, model: Any = None, code: int | None = None) -> str:
+def explain_failure(
+    batch: Batch, system: int, model: Any = None, code: int | None = None, notes: Mapping[int, str] | None = None
+) -> str:
     """Return why a system was set aside and, where that can be told, by which of its atoms.
 
     Parameters
@@ -96,11 +103,16 @@ def explain_failure(batch: Batch, system: int, model: Any = None, code: int | No
         The model of the run, whose card knows its elements.
     code
         A `FailureCode`; that of the batch by default.
+    notes
+        What the model said of systems for which it raised, by `system_id`: ``engine.failure_notes``.
     """
     code = int(batch.failure_code[system]) if code is None else code
     text = describe_failure(code)
     if code == FailureCode.ELEMENT_NOT_KNOWN:
         return text if model is None else text + _unknown_element(batch, system, model)
+    if code == FailureCode.MODEL_RAISED:
+        note = (notes or {}).get(int(batch.system_id[system]))
+        return f"{text}: {note}" if note else text
     if code in _NOT_OF_ATOMS:
         return text
     pair = closest_pair(batch, system)

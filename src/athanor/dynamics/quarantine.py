@@ -1,8 +1,9 @@
 """What happens when the physics of one system breaks down: it goes back to its last good state and stands still.
 
-The check runs every step, after the AFTER_COMPUTE hooks. A system fails if its positions, velocities, cell, energy,
-forces or stress are not finite, if two of its atoms come closer than the model card allows, or if it holds an element
-that the model does not know. The other systems go on with equal bits.
+The checks run every step: before the forward whether two atoms are closer than the model card allows, after the
+AFTER_COMPUTE hooks whether positions, velocities, cell, energy, forces and stress are finite. Before its first forward,
+a system fails if it holds an element that the model does not know, or can not be searched. The other systems go on
+with equal bits.
 """
 
 from __future__ import annotations
@@ -13,14 +14,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from athanor.dynamics.admission import (
+    MOST_NEIGHBORS,
+    closest_pairs,
+    collapsed_cells,
+    expected_neighbors,
+    search_radius,
+    unknown_elements,
+)
 from athanor.dynamics.failures import FailureCode, explain_failure
 from athanor.dynamics.last_good import FAR_AWAY, LastGood
-from athanor.errors import NonFiniteError, SimulationError
-from athanor.kernels import cell_shape, minimum_distance
+from athanor.errors import NonFiniteError, SimulationError, in_words
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from athanor.data.batch import Batch
-    from athanor.dynamics.active import ActiveSet
     from athanor.dynamics.contract import Engine
     from athanor.dynamics.working_set import WorkingSet
 
@@ -36,9 +45,6 @@ _CODES = {
 
 _ON_TOP = 0.1
 """Å. Atoms closer than this are on top of each other, whatever the model: a proton in H2 is 0.74 Å from the other."""
-_MOST_NEIGHBORS = 2e4
-_MOST_IMAGES = 100
-"""A cell so dense, or so flat, for the cutoff that it has collapsed; searching its pairs would take all memory."""
 
 
 class Quarantine:
@@ -54,12 +60,16 @@ class Quarantine:
         Those that are worked on; their batch is changed in place where a system failed.
     last_good
         What is kept of them.
+    notes
+        Gets what the model said of systems for which it raised, by `system_id`.
     """
 
-    def __init__(self, exit_status: int, raise_errors: bool, systems: WorkingSet, last_good: LastGood) -> None:
+    def __init__(
+        self, exit_status: int, raise_errors: bool, systems: WorkingSet, last_good: LastGood, notes: dict[int, str]
+    ) -> None:
         self.exit_status = exit_status
         self.raise_errors = raise_errors
-        self._systems, self._last_good = systems, last_good
+        self._systems, self._last_good, self.notes = systems, last_good, notes
 
     def remember(self, newcomers: Tensor | None = None) -> None:
         """Take the present state as the last good one, or that of `newcomers` alone, bool [B].
@@ -82,32 +92,24 @@ class Quarantine:
             If errors are to be raised.
         """
         codes = engine.misfits(self._systems.part.batch)
-        if codes is None:
-            return False
-        codes = torch.where(systems, codes, torch.zeros_like(codes))
-        if not bool(codes.any()):
-            return False
-        self._refuse(codes, None)
-        return True
+        return codes is not None and self._refuse(torch.where(systems, codes, 0), None)
 
-    def check_elements(self, model: Any) -> None:
-        """Set aside, before the first forward, systems with elements outside the model card.
+    def check_newcomers(self, model: Any) -> None:
+        """Set aside, before their first search and forward, systems that can not be searched or hold other elements.
 
         Raises
         ------
         SimulationError
             If errors are to be raised.
         """
-        known, batch = model.model_card.elements, self._systems.part.batch
-        if known is None:
-            return
-        unknown = ~torch.isin(batch.atomic_numbers, torch.tensor(sorted(known), device=batch.device))
-        if bool(unknown.any()):
-            codes = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
-            codes[batch.batch_idx[unknown]] = int(FailureCode.ELEMENT_NOT_KNOWN)
-            codes = torch.where(self._systems.active.systems, codes, torch.zeros_like(codes))
-            if bool(codes.any()):
-                self._refuse(codes, model)
+        batch = self._systems.part.batch
+        radius = search_radius(batch, model)
+        codes = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
+        codes[expected_neighbors(batch, radius) > MOST_NEIGHBORS] = int(FailureCode.TOO_DENSE)
+        codes[collapsed_cells(batch, radius)] = int(FailureCode.CELL_NOT_FINITE)
+        codes[unknown_elements(batch, model)] = int(FailureCode.ELEMENT_NOT_KNOWN)
+        newcomers = self._systems.active.systems & ~self._systems.run["evaluated"]
+        self._refuse(torch.where(newcomers, codes, 0), model)
 
     def check_cells(self, radius: float) -> None:
         """Set aside systems whose moved cell is not finite or has collapsed, before their pairs are searched.
@@ -123,23 +125,38 @@ class Quarantine:
             If errors are to be raised.
         """
         batch = self._systems.part.batch
-        cell = batch.get("cell")
-        if cell is None:
-            return
-        volume, height = cell_shape(cell.detach())
-        crowded = volume * (_MOST_NEIGHBORS / (4.0 / 3.0 * math.pi * radius**3)) <= batch.num_nodes_per_graph
-        collapsed = (crowded | (height <= radius / _MOST_IMAGES)) & (volume > 0) & batch.pbc.all(dim=1)
-        bad = (collapsed | ~torch.isfinite(volume)) & self._systems.active.systems
-        if bool(bad.any()):
+        if "cell" in batch:
+            bad = collapsed_cells(batch, radius) & self._systems.active.systems
             self._set_aside(bad.long() * int(FailureCode.CELL_NOT_FINITE), stepping=True)
 
-    def check(self, model: Any, *, stepping: bool) -> bool:
-        """Look for failed systems among the active ones, and set them aside; return whether there are any.
+    def check_distances(self, model: Any, *, stepping: bool) -> bool:
+        """Set aside, before the forward, systems with atoms closer than the model allows; return whether there are any.
 
         Parameters
         ----------
         model
-            For its card's smallest distance.
+            The model, for its card's smallest distance.
+        stepping
+            Whether this is part of a step (else the evaluation before the first one).
+
+        Raises
+        ------
+        SimulationError
+            If errors are to be raised.
+        """
+        floor = model.model_card.minimum_distance
+        closest = closest_pairs(self._systems.part.batch) if floor is not None else None
+        if closest is None:
+            return False
+        bad = (closest < floor) & self._systems.active.systems
+        codes = bad.long() * int(FailureCode.ATOMS_TOO_CLOSE)
+        return self._set_aside(codes, stepping=True) if stepping else self._refuse(codes, model)
+
+    def check(self, *, stepping: bool) -> bool:
+        """Look for active systems with numbers that are not finite, and set them aside; return whether there are any.
+
+        Parameters
+        ----------
         stepping
             Whether this is part of a step (else the evaluation before the first one).
 
@@ -149,43 +166,52 @@ class Quarantine:
             If errors are to be raised; the text names systems, step and closest pair.
         """
         active = self._systems.active
-        codes = self._codes(self._systems.part.batch, active, model) if active.any else None
-        if codes is None:
+        if not active.any or self._last_good.is_sound():
             return False
-        self._set_aside(codes, stepping=stepping)
-        return True
-
-    def _codes(self, batch: Batch, active: ActiveSet, model: Any) -> Tensor | None:
-        floor = model.model_card.minimum_distance
-        closest = _closest_pairs(batch) if floor is not None else None
-        too_close = closest is not None and bool(((closest < floor) & active.systems).any())
-        if not too_close and self._last_good.is_sound():
-            return None
-        fields = [name for name in self._last_good.checked if name in batch]
+        batch = self._systems.part.batch
         codes = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
-        for name in sorted(fields, key=_CODES.__getitem__, reverse=True):
+        for name in sorted((n for n in self._last_good.checked if n in batch), key=_CODES.__getitem__, reverse=True):
             codes[_broken(batch, name)] = int(_CODES[name])
-        if floor is None:
-            closest = _closest_pairs(batch)
-            if closest is not None:  # atoms on top of each other are the cause of what was found
-                codes[(closest < _ON_TOP) & (codes > 0)] = int(FailureCode.ATOMS_TOO_CLOSE)
-        elif closest is not None:
-            codes[(closest < floor) & (codes == 0)] = int(FailureCode.ATOMS_TOO_CLOSE)
-        codes = torch.where(active.systems, codes, torch.zeros_like(codes))
-        return codes if bool((codes > 0).any()) else None
+        closest = closest_pairs(batch)
+        if closest is not None:  # atoms on top of each other are the cause of what was found
+            codes[(closest < _ON_TOP) & (codes > 0)] = int(FailureCode.ATOMS_TOO_CLOSE)
+        return self._set_aside(torch.where(active.systems, codes, 0), stepping=stepping)
 
-    def _set_aside(self, codes: Tensor, *, stepping: bool) -> None:
-        """Put the systems with a code back to their last good state, and mark them as failed."""
+    def set_aside_raising(self, errors: Mapping[int, Exception], *, stepping: bool) -> None:
+        """Set aside systems for which the model raised, and note what it said.
+
+        Parameters
+        ----------
+        errors
+            What was raised, by the index of the system among those that are worked on.
+        stepping
+            As in `check`.
+        """
+        batch = self._systems.part.batch
+        codes = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
+        for index, error in errors.items():
+            codes[index] = int(FailureCode.MODEL_RAISED)
+            self.notes[int(batch.system_id[index])] = in_words(error)
+        self._set_aside(torch.where(self._systems.active.systems, codes, 0), stepping=stepping)
+
+    def _set_aside(self, codes: Tensor, *, stepping: bool) -> bool:
+        """Put the systems with a code, int64 [B], back to their last good state; mark them; return whether any has."""
+        if not bool(codes.any()):
+            return False
         if self.raise_errors:
             self._raise(codes, None)
         self._last_good.put_back(codes > 0, counters=False)
         self._mark(codes, stepping=stepping)
+        return True
 
-    def _refuse(self, codes: Tensor, model: Any) -> None:
-        """Mark systems as failed that nobody has moved yet, and leave them as they are."""
+    def _refuse(self, codes: Tensor, model: Any) -> bool:
+        """Mark as failed, as they are, the systems with a code, which nobody has moved yet; return whether any has."""
+        if not bool(codes.any()):
+            return False
         if self.raise_errors:
             self._raise(codes, model)
         self._mark(codes, stepping=False)
+        return True
 
     def _mark(self, codes: Tensor, *, stepping: bool) -> None:
         batch, failed = self._systems.part.batch, codes > 0
@@ -225,19 +251,3 @@ def systems_where(batch: Batch, name: str, marked: Tensor) -> Tensor:
         return bad
     counts = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
     return counts.index_add_(0, batch.batch_idx, bad.long()) > 0
-
-
-def _closest_pairs(batch: Batch) -> Tensor | None:
-    """Smallest listed distance of each system [B], or None without a list."""
-    pairs = batch.pair_list
-    if pairs is None:
-        return None
-    return minimum_distance(
-        batch.positions.detach(),
-        batch.cell_or_zeros.detach(),
-        batch.batch_ptr,
-        pairs.row_ptr,
-        pairs.neighbors,
-        pairs.images,
-        pairs.wrap_offsets,
-    )

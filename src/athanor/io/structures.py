@@ -6,7 +6,6 @@ Every structure carries the file it came from, its index there, and a name; inpu
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
@@ -14,9 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from athanor._optional import OptionalDependency
+from athanor._values import is_real
 from athanor.errors import AthanorWarning, InputError, StorageError
 from athanor.io._replace import replacing
 from athanor.io.extended_xyz import storable
+from athanor.io.pipes import STANDARD_INPUT
+from athanor.io.readers import frames_of, parsed
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -40,12 +42,15 @@ class Structure(NamedTuple):
         Number of the frame inside the file, from 0.
     name
         ``atoms.info["name"]`` if the file has one, else the file's stem, with ``:index`` if it has several frames.
+    problem
+        Why it can not be used; empty if it can. Where nothing could be read, `atoms` has no atoms.
     """
 
     atoms: Atoms
     file: str
     index: int  # type: ignore[assignment]
     name: str
+    problem: str = ""
 
 
 def read_structures(paths: PathLike | Iterable[PathLike], index: str | int | slice = ":") -> list[Structure]:
@@ -54,7 +59,8 @@ def read_structures(paths: PathLike | Iterable[PathLike], index: str | int | sli
     Parameters
     ----------
     paths
-        One path or several; anything ASE reads. ``file@index`` chooses frames of one file, as in ASE.
+        One path or several; anything ASE reads, ``-`` for standard input, or a pipe of text. ``file@index`` chooses
+        frames of one file, as in ASE.
     index
         Which frames of each file: an integer, a slice, or its text (``":"``, ``"-1"``, ``"::10"``).
 
@@ -69,35 +75,46 @@ def read_structures(paths: PathLike | Iterable[PathLike], index: str | int | sli
         If a file is missing, empty, a folder or not readable, if a frame has no atoms or partly occupied sites, or if
         no frame is left; the text names the file and the frame.
     """
-    if isinstance(paths, str | os.PathLike):
-        paths = [paths]
-    found: list[Structure] = []
-    for path in paths:
-        found.extend(_read_file(os.fspath(path), index))
+    found = find_structures(paths, index)
+    problem = next((item.problem for item in found if item.problem), "")
+    if problem:
+        raise InputError(problem)
     return found
 
 
-def _read_file(path: str, index: str | int | slice) -> list[Structure]:
+def find_structures(paths: PathLike | Iterable[PathLike], index: str | int | slice = ":") -> list[Structure]:
+    """Read as `read_structures` does, but give a file or frame that can not be used its `problem`, and read the others.
+
+    Raises
+    ------
+    InputError
+        If a path names nothing or a folder, or `index` no frame of a file that can be read.
+    """
+    if isinstance(paths, str | os.PathLike):
+        paths = [paths]
+    return [item for path in paths for item in _find(os.fspath(path), index)]
+
+
+def _find(path: str, index: str | int | slice) -> list[Structure]:
     chosen = _parse_index(index)
     shown, path = path, os.path.expanduser(path)
-    if not Path(path).exists() and "@" in Path(path).name:
-        path, _, text = path.rpartition("@")
-        index, chosen = text, _parse_index(text)
-    file = Path(path)
-    if not file.exists():
-        raise InputError(f"`{shown}` does not exist. Check the path (the current folder is `{Path.cwd()}`).")
-    if file.is_dir():
-        raise InputError(f"`{shown}` is a folder; pass the files in it, for example `{shown.rstrip('/')}/*`.")
-    if file.stat().st_size == 0:
-        raise InputError(f"`{shown}` is empty (0 bytes).")
-    ase_io = OptionalDependency.ASE.load("io", needed_by="Reading structure files")
-    frames: list[Any] = []
+    if path != STANDARD_INPUT:
+        if not os.path.lexists(path) and "@" in Path(path).name:
+            path, _, text = path.rpartition("@")
+            index, chosen = text, _parse_index(text)
+        if not os.path.lexists(path):
+            raise InputError(f"`{shown}` does not exist. Check the path (the current folder is `{Path.cwd()}`).")
+        if os.path.isdir(path):
+            raise InputError(f"`{shown}` is a folder; pass the files in it, for example `{shown.rstrip('/')}/*`.")
+    stem = "stdin" if path == STANDARD_INPUT else Path(path).stem
     try:
-        frames.extend(ase_io.iread(path, index=":", do_not_split_by_at_sign=True))
-    except Exception as error:  # ASE's readers raise whatever comes: AssertionError, KeyError, IndexError, ...
-        raise InputError(_describe_reading(shown, file, len(frames), error)) from error
+        frames = frames_of(path, shown)
+    except InputError as error:
+        return [_unreadable(path, 0, stem, str(error))]
+    except OSError as error:
+        return [_unreadable(path, 0, stem, f"`{shown}` can not be opened: {error.strerror}.")]
     if not frames:
-        raise InputError(f"`{shown}` has no frame.")
+        return [_unreadable(path, 0, stem, f"`{shown}` has no frame.")]
     numbered = list(enumerate(frames))
     try:
         picked = numbered[chosen]
@@ -108,40 +125,21 @@ def _read_file(path: str, index: str | int | slice) -> list[Structure]:
     if not picked:
         raise InputError(f"`index={index}` leaves no frame of `{shown}`, which has {len(frames)}.")
     structures = []
-    for number, atoms in picked:
-        _check_frame(atoms, shown, number)
-        name = atoms.info.get("name")
-        if not isinstance(name, str) or not name:
-            name = file.stem if len(frames) == 1 else f"{file.stem}:{number}"
-        structures.append(Structure(atoms, path, number, name))
+    for number, frame in picked:
+        atoms, _, _, problem = parsed(frame, number, shown)
+        name = stem if len(frames) == 1 else f"{stem}:{number}"
+        if atoms is None:
+            structures.append(_unreadable(path, number, name, problem))
+            continue
+        given = atoms.info.get("name")
+        name = given if isinstance(given, str) and given else name
+        structures.append(Structure(atoms, path, number, name, _problem_of(atoms, shown, number)))
     return structures
 
 
-def _describe_reading(shown: str, file: Path, frames: int, error: Exception) -> str:
-    """Say why ASE stopped after some frames of a file, in words of the file and not of the reader."""
-    if type(error).__name__ == "UnknownFileTypeError":
-        return (
-            f"`{shown}` has an ending and a content that ASE does not know. "
-            f"Convert it to extended XYZ, or give it the ending of its format (.cif, .xyz, .vasp, .json ...)."
-        )
-    if isinstance(error, PermissionError):
-        return f"`{shown}` can not be opened: {error.strerror}. Give yourself the right to read it."
-    start = file.read_bytes()[:100_000]
-    if b"\0" in start or isinstance(error, UnicodeDecodeError):
-        return f"`{shown}` is not text, or damaged: it can not be read as {file.suffix or 'a structure file'}."
-    subject = f"Frame {frames} of `{shown}`" if frames else f"`{shown}`"
-    symbol = error.args[0] if isinstance(error, KeyError) and error.args else None
-    if isinstance(symbol, str) and re.fullmatch("[A-Z][A-Za-z]{0,2}", symbol):
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-        line = next((number for number, line in enumerate(lines, start=1) if symbol in line.split()), None)
-        where = f" in line {line}" if line else ""
-        return f"{subject} has the element `{symbol}`{where}, which does not exist. Correct the symbol."
-    tells = isinstance(error, ValueError | OSError)  # others are slips of the reader, such as "list index out of range"
-    reason = str(error).removeprefix("ase.io.extxyz: ").rstrip(".")
-    because = (
-        f": {reason}" if reason and tells else f" as {file.suffix or 'a structure file'}: its content does not fit"
-    )
-    return f"{subject} can not be read{because}. Check its ending and content, or convert it to extended XYZ."
+def _unreadable(path: str, number: int, name: str, problem: str) -> Structure:
+    ase = OptionalDependency.ASE.load(needed_by="Reading structure files")
+    return Structure(ase.Atoms(), path, number, name, problem)
 
 
 def _parse_index(index: str | int | slice) -> int | slice:
@@ -160,16 +158,25 @@ def _parse_index(index: str | int | slice) -> int | slice:
         ) from None
 
 
-def _check_frame(atoms: Any, file: str, number: int) -> None:
+def _problem_of(atoms: Any, file: str, number: int) -> str:
+    """Return why a frame is no structure, whatever the model; empty if it is one."""
     if len(atoms) == 0:
-        raise InputError(f"Frame {number} of `{file}` has no atoms.")
-    for site in (atoms.info.get("occupancy") or {}).values():
-        if len(site) > 1 or any(abs(value - 1.0) > 1e-3 for value in site.values()):
-            mixture = ", ".join(f"{symbol} {value:g}" for symbol, value in site.items())
-            raise InputError(
-                f"Frame {number} of `{file}` has partly occupied sites ({mixture}). A simulation needs whole atoms: "
-                f"build an ordered structure first, for example with pymatgen's OrderDisorderedStructureTransformation."
-            )
+        return f"Frame {number} of `{file}` has no atoms."
+    sites = atoms.info.get("occupancy")
+    for site in sites.values() if isinstance(sites, dict) else ():
+        if not isinstance(site, dict) or (len(site) == 1 and all(_is_whole(value) for value in site.values())):
+            continue
+        mixture = ", ".join(f"{symbol} {value}" for symbol, value in site.items())
+        return (
+            f"Frame {number} of `{file}` has partly occupied sites ({mixture}). A simulation needs whole atoms: "
+            f"build an ordered structure first, for example with pymatgen's OrderDisorderedStructureTransformation; "
+            f"or write 1 where a site is full."
+        )
+    return ""
+
+
+def _is_whole(occupancy: Any) -> bool:
+    return is_real(occupancy) and abs(float(occupancy) - 1.0) <= 1e-3
 
 
 def write_structures(

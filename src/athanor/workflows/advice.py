@@ -79,7 +79,7 @@ def advise(spec: CalculationSpec, systems: Sequence[System], model: Any) -> list
 def estimate_disk(spec: RunSpec, systems: Sequence[System]) -> int:
     """Return the bytes that frames and log may take at most: every system goes to its last step."""
     atom = _FLOATS_PER_ATOM * (8 if spec.dtype == "float64" else 4)
-    frame = sum(atom * len(system.atoms) + _BYTES_PER_SYSTEM for system in systems)
+    frame = sum(atom * len(system.atoms) + _BYTES_PER_SYSTEM for _, system in _computed(systems))
     return frame * math.ceil(spec.total_steps / spec.every)
 
 
@@ -94,7 +94,7 @@ def free_disk(path: str | os.PathLike[str]) -> int:
 def _about_model(systems: Sequence[System], model: Any) -> Iterator[Advice]:
     card = model.model_card
     name = card.name or type(model).__name__
-    non_periodic = [index for index, system in enumerate(systems) if not system.is_periodic]
+    non_periodic = [index for index, system in _computed(systems) if not system.is_periodic]
     if card.kind == "materials" and non_periodic:
         yield Advice(
             "non-periodic",
@@ -105,7 +105,7 @@ def _about_model(systems: Sequence[System], model: Any) -> Iterator[Advice]:
         return
     known = card.elements if card.elements is not None else frozenset(range(119))  # others are set aside anyway
     untrained = {index: set(system.atoms.numbers.tolist()) & known - card.trained_elements
-               for index, system in enumerate(systems)}  # fmt: skip
+               for index, system in _computed(systems)}  # fmt: skip
     affected = [index for index, numbers in untrained.items() if numbers]
     if affected:
         from athanor.data.elements import SYMBOLS
@@ -120,13 +120,13 @@ def _about_model(systems: Sequence[System], model: Any) -> Iterator[Advice]:
 
 def _about_start(stage: StageSpec, systems: Sequence[System]) -> Iterator[Advice]:
     """What becomes of the velocities that structures come with."""
-    moving = [index for index, system in enumerate(systems) if np.any(system.atoms.arrays.get("momenta", 0.0))]
-    repeated = [index for index, system in enumerate(systems) if system.lost_velocities]
+    moving = [index for index, system in _computed(systems) if np.any(system.atoms.arrays.get("momenta", 0.0))]
+    repeated = [index for index, system in _computed(systems) if system.lost_velocities]
     if repeated and isinstance(stage, MDSpec):
         yield Advice(
             "velocities",
-            f"{name_systems(repeated, systems)}: repeated, all copies of the cell would move in step, so new velocities "
-            f"are drawn. To go on with the motion, leave `supercell` and `min_atoms` out.",
+            f"{name_systems(repeated, systems)}: repeated, all copies of the cell would move in step, so new "
+            f"velocities are drawn. To go on with the motion, leave `supercell` and `min_atoms` out.",
         )
     if moving and not isinstance(stage, MDSpec):
         yield Advice(
@@ -140,13 +140,14 @@ def _about_start(stage: StageSpec, systems: Sequence[System]) -> Iterator[Advice
 
 def _about_far_starts(stage: MDSpec, systems: Sequence[System], moving: Sequence[int]) -> Iterator[Advice]:
     """Systems whose own velocities are of another temperature than the one asked for."""
+    from athanor.data.batch import Batch
     from athanor.data.observables import count_degrees_of_freedom, temperature
     from athanor.dynamics.start import is_far
-    from athanor.workflows.build import build_batch
+    from athanor.workflows.build import convert
 
     if not moving:
         return
-    batch = build_batch([systems[index] for index in moving], "float64")
+    batch = Batch.from_data_list([convert(systems[index], index, "float64", moves=True) for index in moving])
     batch.dof = count_degrees_of_freedom(batch, load(stage.method.engine).conserves_momentum is True)
     kelvin, dof = temperature(batch)[:, 0].tolist(), batch.dof[:, 0].tolist()
     far = [place for place in range(len(moving)) if is_far(kelvin[place], stage.temperature, dof[place])]
@@ -161,7 +162,7 @@ def _about_far_starts(stage: MDSpec, systems: Sequence[System], moving: Sequence
 
 def _about_dynamics(stage: MDSpec, systems: Sequence[System]) -> Iterator[Advice]:
     small = [
-        index for index, system in enumerate(systems) if system.is_periodic and _fluctuation(system) > MOST_FLUCTUATION
+        index for index, system in _computed(systems) if system.is_periodic and _fluctuation(system) > MOST_FLUCTUATION
     ]
     if small:
         worst = max(small, key=lambda index: _fluctuation(systems[index]))
@@ -172,8 +173,9 @@ def _about_dynamics(stage: MDSpec, systems: Sequence[System]) -> Iterator[Advice
             f"with N = {size} atoms it swings by sqrt(2/3N) = {100 * _fluctuation(systems[worst]):.0f} %. "
             f"Repeat the cell, for example with `--supercell 2x2x2`, or trust averages over time only.",
         )
-    limits = [HYDROGEN_TIME_STEP * math.sqrt(_lightest(system) / _HYDROGEN_MASS) for system in systems]
-    too_long = [index for index, limit in enumerate(limits) if stage.timestep > 1.001 * limit]
+    limits = {index: HYDROGEN_TIME_STEP * math.sqrt(_lightest(system) / _HYDROGEN_MASS)
+              for index, system in _computed(systems)}  # fmt: skip
+    too_long = [index for index, limit in limits.items() if stage.timestep > 1.001 * limit]
     if too_long:
         worst = min(too_long, key=lambda index: limits[index])
         yield Advice(
@@ -195,6 +197,11 @@ def _about_disk(spec: RunSpec, systems: Sequence[System]) -> Iterator[Advice]:
             f"the frames may take {format_bytes(needed)}, and `{spec.output}` has {format_bytes(free)} free. "
             f"Raise `--every` (now {spec.every}) to {every}, or choose another disk.",
         )
+
+
+def _computed(systems: Sequence[System]) -> Iterator[tuple[int, System]]:
+    """Yield index and system of those that were not set aside."""
+    return ((index, system) for index, system in enumerate(systems) if not system.problem)
 
 
 def name_systems(indices: Sequence[int], systems: Sequence[System]) -> str:

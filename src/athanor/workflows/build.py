@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -20,30 +20,27 @@ from athanor.workflows.methods import RELAX, load
 from athanor.workflows.problems import describe_problems
 from athanor.workflows.spec import DEFAULT_MODEL, CalculationSpec, ModelSpec, RunSpec
 from athanor.workflows.stages import StageSpec
-from athanor.workflows.structures import System, describe_system
+from athanor.workflows.structures import System, describe_system, not_finite
 from athanor.workflows.track import StressHook, Tracker
 
 SKIN = 0.5
 """Å added to the cutoff of the neighbour list, unless the model asks for a skin of its own."""
 
 
-def choose_model(spec: CalculationSpec, systems: Sequence[System]) -> ModelSpec:
-    """Return the model of the run: the one that is named, or the default for periodic systems.
+def choose_model(spec: CalculationSpec, systems: Sequence[System]) -> tuple[ModelSpec, list[System]]:
+    """Return the model of the run, named or the default, and the systems, set aside those that the default is not for.
 
-    Raises
-    ------
-    InputError
-        If none is named and a system is not periodic.
+    The default is for crystals; for a molecule somebody has to name a model.
     """
     if spec.model is not None:
-        return spec.model
-    for number, system in enumerate(systems):
-        if not system.is_periodic:
-            raise InputError(
-                f"system {number} ({system.name}) is not periodic, and the default model {DEFAULT_MODEL} is for "
-                f"crystals. Name a model with --model (see `athanor models`), or give it a cell."
-            )
-    return ModelSpec(name=DEFAULT_MODEL)
+        return spec.model, list(systems)
+    problem = (
+        f"it is not periodic, and the default model {DEFAULT_MODEL} is for crystals. Name a model with --model (see "
+        f"`athanor models`), or give it a cell."
+    )
+    return ModelSpec(name=DEFAULT_MODEL), [
+        system if system.problem or system.is_periodic else system.set_aside(problem) for system in systems
+    ]
 
 
 def build_model(spec: ModelSpec) -> Any:
@@ -91,7 +88,7 @@ def check_stages(spec: RunSpec, systems: Sequence[System], model: Any) -> None:
         If a stage needs stress of a model that computes none, or an optimizer that moves atoms only is to move a cell;
         the text says what to do.
     """
-    periodic = next((index for index, system in enumerate(systems) if system.is_periodic), None)
+    periodic = next((i for i, system in enumerate(systems) if system.is_periodic and not system.problem), None)
     if periodic is None:
         return
     where = describe_system(periodic, systems[periodic])
@@ -108,37 +105,62 @@ def check_stages(spec: RunSpec, systems: Sequence[System], model: Any) -> None:
             raise InputError(f"{name} computes no stress, which {what} of {where} needs. {other} another model.")
 
 
-def build_batch(systems: Sequence[System], dtype: str) -> Batch:
-    """Convert every system; `system_id` is its index in the input, whatever batch it will be in.
+def convert(
+    system: System, index: int, dtype: str, *, reads: Collection[str] = frozenset(), moves: bool = True
+) -> AtomicData:
+    """Convert a system; `system_id` is its index in the input, whatever batch it will be in.
+
+    Parameters
+    ----------
+    system, index
+        What to convert, and its place.
+    dtype
+        ``"float64"`` or ``"float32"``.
+    reads
+        Fields that the model reads; labels that make no sense are left out where it does not.
+    moves
+        Whether anything will move: else momenta and constraints do not matter.
 
     Raises
     ------
     InputError
-        If one can not be converted; the text names it.
+        If it can not be converted; the text says why.
     """
-    wanted = getattr(torch, dtype)
-    data = []
-    for index, system in enumerate(systems):
-        try:
-            data.append(AtomicData.from_atoms(_without_labels(system.atoms), dtype=wanted, system_id=index))
-        except (ValueError, TypeError, NotImplementedError) as error:
-            raise InputError(f"{describe_system(index, system)}: {error}") from error
-    return Batch.from_data_list(data)
+    problem, state = not_finite(system.atoms, "momenta") if moves else "", getattr(torch, dtype)
+    if problem:
+        raise InputError(problem)
+    try:
+        return AtomicData.from_atoms(_without_notes(system.atoms, LABELS, moves), dtype=state, system_id=index)
+    except Exception:
+        read = {name for name, fields in LABELS.items() if fields & set(reads)}
+        return AtomicData.from_atoms(_without_notes(system.atoms, read, moves), dtype=state, system_id=index)
 
 
-def _without_labels(atoms: Any) -> Any:
-    """Atoms without labels of their file, which differ from system to system.
+LABELS = {
+    "charge": {"charge"},
+    "spin": {"spin"},
+    "initial_charges": {"charges", "charge"},
+    "initial_magmoms": {"magmoms", "spin"},
+}
+"""What ASE calls labels of charge and spin, and the fields that are made of each."""
 
-    Results of an earlier run keep their lifetime `step` and `time`: noise is keyed by the step, and a run that goes on
-    from them must not draw the same noise again.
+
+def _without_notes(atoms: Any, labels: Collection[str], moves: bool) -> Any:
+    """Atoms with the `labels` and without other notes of their file, which differ from system to system.
+
+    What only matters to what `moves`, momenta and constraints, is left out of what does not. Results of an earlier run
+    keep their lifetime `step` and `time`: noise is keyed by the step, and a run that goes on from them must not draw
+    the same noise again.
     """
     plain = atoms.copy()
-    kept = ("charge", "spin", "step", "time") if "reason" in atoms.info else ("charge", "spin")
+    kept = {*labels, "step", "time"} if "reason" in atoms.info else set(labels)
     plain.info = {key: value for key, value in atoms.info.items() if key in kept}
     plain.calc = None
-    known = {"numbers", "positions", "momenta", "masses", "tags", "initial_charges", "initial_magmoms"}
+    known = {"numbers", "positions", "masses", "tags", *labels} | ({"momenta"} if moves else set())
     for name in set(plain.arrays) - known:
         del plain.arrays[name]
+    if not moves:
+        plain.set_constraint()
     return plain
 
 
@@ -148,8 +170,8 @@ def build_stages(spec: RunSpec, model: Any, batch: Batch) -> tuple[FusedStage, T
     Neighbour lists and the tracker are registered, and what has the stress computed that dynamics does without.
     """
     engines = [_build_engine(stage, spec, model, batch) for stage in spec.stages]
-    tracker = Tracker(spec.stages, engines, batch)
     fused = FusedStage(list(enumerate(engines)))
+    tracker = Tracker(spec.stages, engines, batch, fused.failure_notes)
     hooks = [*build_neighbor_hooks(model), tracker]
     if gives_stress(model, batch):
         hooks.append(StressHook(spec.every))

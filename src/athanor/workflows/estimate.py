@@ -51,7 +51,8 @@ class Estimate:
     sample_systems, sample_atoms, sample_steps
         What was timed. If it is less than the largest batch, times and memory were scaled by the number of atoms.
     failures
-        Index and reason of each system of the sample that would be set aside within the timed steps.
+        Index and reason of each system that would be set aside: before the first step, or of the sample within the
+        timed steps.
     warnings
         What will run but is probably not meant.
     """
@@ -87,6 +88,7 @@ def estimate(plan: Plan[RunSpec]) -> Estimate:
     per_step = [seconds * factor for seconds in timing.seconds_per_step]
     stepping = sum(stage.steps * seconds for stage, seconds in zip(spec.stages, per_step, strict=True))
     batches = plan.num_atoms / plan.count_atoms(largest)
+    set_aside = [(index, system.problem) for index, system in enumerate(plan.systems) if system.problem]
     disk = None if spec.output is None else estimate_disk(spec, plan.systems)
     writing = 0.0 if disk is None else _SECONDS_TO_OPEN + disk / _BYTES_PER_SECOND + plan.num_atoms * _SECONDS_PER_ATOM
     return Estimate(
@@ -100,7 +102,7 @@ def estimate(plan: Plan[RunSpec]) -> Estimate:
         sample_systems=timing.systems,
         sample_atoms=timing.atoms,
         sample_steps=timing.steps,
-        failures=timing.failures,
+        failures=sorted([*set_aside, *timing.failures]),
         warnings=advise(spec, plan.systems, plan.model),
     )
 

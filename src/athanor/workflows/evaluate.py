@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from athanor.workflows.build import build_neighbor_hooks
 from athanor.workflows.columns import cell_columns, outcome_columns
 from athanor.workflows.plan import Plan, make_plan, spec_of_call
 from athanor.workflows.progress import Progress, stop_between_steps
-from athanor.workflows.results import RunResult, add_not_started, identify, without_results
+from athanor.workflows.results import RunResult, add_not_computed, identify, without_results
 from athanor.workflows.spec import CalculationSpec
 from athanor.workflows.structures import System, from_python
 
@@ -37,6 +37,7 @@ def evaluate(
     *,
     supercell: str | int | Sequence[int] = 1,
     min_atoms: int = 1,
+    strict: bool = False,
     device: str | None = None,
     dtype: str | torch.dtype = "float64",
     threads: int | None = None,
@@ -50,7 +51,7 @@ def evaluate(
 
     Parameters
     ----------
-    structures, model, supercell, min_atoms, device, dtype, threads, max_atoms, silence, progress
+    structures, model, supercell, min_atoms, strict, device, dtype, threads, max_atoms, silence, progress
         As in `athanor.relax`.
     out
         File for the structures with their results, extended XYZ; nothing is written without it.
@@ -67,7 +68,7 @@ def evaluate(
     Raises
     ------
     InputError
-        If an argument or a structure is not usable; nothing was computed then.
+        If an argument is not usable, or no structure is; nothing was computed then.
     OptionalDependencyError
         If a package of the model is not installed.
     StorageError
@@ -127,18 +128,17 @@ def evaluate_systems(
         shown.say(plan.in_words())
         for indices in plan.chunks:
             try:
-                batch = plan.batch(indices)
-                _evaluate_batch(plan.model, batch)
+                _evaluate_chunk(result, plan, indices)
             except KeyboardInterrupt:  # the second Ctrl-C, in the middle of a batch
                 result.interrupted = True
                 break
-            _add(result, plan, indices, batch)
             shown.update(len(result), f"{len(result)} evaluated")
             if flag.is_set and len(result) < len(plan.systems):
                 result.interrupted = True
                 break
         flag.is_writing = True
-        add_not_started(result, plan.systems[len(result) :])
+        plan.check_some_left()
+        add_not_computed(result, plan.systems[len(result) :])
         if spec.output is not None:
             write_structures(spec.output, result.structures)
     return result
@@ -170,25 +170,42 @@ def check_file(path: str | os.PathLike[str], *, overwrite: bool, inputs: Iterabl
     return file
 
 
-def _evaluate_batch(model: Any, batch: Batch) -> None:
-    """One forward pass with the checks of a run, in place: a system that fails gets its `failure_code`."""
+def _evaluate_chunk(result: RunResult, plan: Plan[Any], indices: Sequence[int]) -> None:
+    """Evaluate one batch and append what came out; if the model can not do it at all, its halves, or set it aside."""
+    batch = plan.batch(indices)
+    try:
+        notes = _evaluate_batch(plan.model, batch)
+    except Exception as error:
+        for half in plan.parts_after(error, indices):
+            _evaluate_chunk(result, plan, half)
+    else:
+        _add(result, plan, indices, batch, notes)
+
+
+def _evaluate_batch(model: Any, batch: Batch) -> Mapping[int, str]:
+    """One forward pass with the checks of a run, in place: a system that fails gets its `failure_code`.
+
+    Returns what the model said of systems for which it raised.
+    """
     wanted = {"energy", "forces"} | ({"stress"} if bool(batch.has_cell.any()) else set())
     engine = BaseDynamics(model, n_steps=0)
     engine.__needs_keys__ = frozenset(wanted & model.model_config.outputs)
     for hook in build_neighbor_hooks(model):
         engine.register_hook(hook)
     engine.run(batch)
+    return engine.failure_notes
 
 
-def _add(result: RunResult, plan: Plan[Any], indices: Sequence[int], batch: Batch) -> None:
+def _add(result: RunResult, plan: Plan[Any], indices: Sequence[int], batch: Batch, notes: Mapping[int, str]) -> None:
     """Append what came out for one batch."""
     from ase.calculators.singlepoint import SinglePointCalculator
 
     fmax = observables.fmax(batch).tolist() if "forces" in batch else None
     pressure = (observables.pressure(batch, kinetic=False) / GPa).tolist() if "stress" in batch else None
     for place, (index, computed) in enumerate(zip(indices, batch.to_atoms(), strict=True)):
+        add_not_computed(result, plan.systems[len(result) : index])
         system, code = plan.systems[index], int(batch.failure_code[place])
-        reason = f"failed: {explain_failure(batch, place, plan.model)}" if code else "done"
+        reason = f"failed: {explain_failure(batch, place, plan.model, notes=notes)}" if code else "done"
         atoms = without_results(system.atoms) if code else system.atoms.copy()
         energy = math.nan if code else float(batch.energy[place])
         row: dict[str, Any] = identify(system, index) | outcome_columns(reason)

@@ -26,6 +26,7 @@ def md(
     friction: float | str | None = None,
     supercell: str | int | Sequence[int] = 1,
     min_atoms: int = 1,
+    strict: bool = False,
     device: str | None = None,
     dtype: str | torch.dtype = "float64",
     threads: int | None = None,
@@ -45,9 +46,9 @@ def md(
 
     Parameters
     ----------
-    structures, model, supercell, min_atoms, device, dtype, threads, max_atoms, every, out, overwrite, title, silence
+    structures, model, supercell, min_atoms, strict, device, dtype, threads, max_atoms, every, out, overwrite, title
         As in `athanor.relax`.
-    progress
+    silence, progress
         As in `athanor.relax`.
     ensemble
         nvt (Langevin) or nve (velocity Verlet).

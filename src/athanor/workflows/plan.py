@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -11,14 +12,16 @@ import torch
 from athanor._runtime import set_num_threads
 from athanor.data.batch import Batch
 from athanor.dynamics.arguments import check_model, device_of
-from athanor.errors import InputError
+from athanor.dynamics.evaluate import NOT_OF_A_SYSTEM, is_of_model
+from athanor.errors import InputError, in_words
 from athanor.workflows import build
+from athanor.workflows.admission import admit
 from athanor.workflows.chunks import default_max_atoms, split_into_chunks
 from athanor.workflows.problems import Origin, as_argument
 from athanor.workflows.readable import count
 from athanor.workflows.repeat import repeat_cells
 from athanor.workflows.spec import CalculationSpec, RunSpec, validated
-from athanor.workflows.structures import System
+from athanor.workflows.structures import System, usable_indices
 
 Spec = TypeVar("Spec", bound=CalculationSpec)
 
@@ -32,7 +35,7 @@ class Plan(Generic[Spec]):
     spec
         The description, resolved: the model is named, `max_atoms` is set.
     systems
-        What is computed, repeated already, in input order.
+        What was handed in, repeated already, in input order; those with a `problem` are not computed.
     model
         Wrapped model, on `device`.
     device
@@ -40,7 +43,10 @@ class Plan(Generic[Spec]):
     chunks
         Indices into `systems` of each batch.
     state
-        The systems, converted, in one batch on the CPU: its chunks then all have the same fields, as frames need them.
+        The systems that are computed, converted, in one batch on the CPU: its chunks then all have the same fields, as
+        frames need them.
+    errors
+        What the model raised for systems that were set aside during the run.
     """
 
     spec: Spec
@@ -49,11 +55,17 @@ class Plan(Generic[Spec]):
     device: torch.device
     chunks: list[list[int]]
     state: Batch
+    errors: list[Exception] = field(default_factory=list)
+
+    @property
+    def usable(self) -> list[int]:
+        """Indices of the systems that are computed."""
+        return [index for chunk in self.chunks for index in chunk]
 
     @property
     def num_atoms(self) -> int:
-        """Atoms of all systems together."""
-        return self.count_atoms(range(len(self.systems)))
+        """Atoms of all systems that are computed together."""
+        return self.count_atoms(self.usable)
 
     def count_atoms(self, indices: Iterable[int]) -> int:
         """Return the atoms of the systems `indices` together."""
@@ -61,20 +73,48 @@ class Plan(Generic[Spec]):
 
     def in_words(self) -> str:
         """Return ``3 systems, 12 atoms, one batch; Lennard-Jones``, with the device if it is not the CPU."""
-        parts = [count(len(self.systems), "system"), count(self.num_atoms, "atom"), "one batch"]
+        parts = [count(len(self.usable), "system"), count(self.num_atoms, "atom"), "one batch"]
         if len(self.chunks) > 1:
             parts[-1] = f"{len(self.chunks)} batches of at most {self.spec.max_atoms} atoms"
+        if len(self.usable) < len(self.systems):
+            parts[0] += f" ({len(self.systems) - len(self.usable)} more set aside)"
         name = self.model.model_card.name or type(self.model).__name__
         where = "" if self.device.type == "cpu" else f" on {self.device}"
         return f"{', '.join(parts)}; {name}{where}"
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Collect the systems `indices` in one batch on the device."""
-        return self.state.index_select(torch.tensor(indices)).to(self.device)
+        rows = [bisect.bisect_left(self.usable, index) for index in indices]
+        return self.state.index_select(torch.tensor(rows)).to(self.device)
+
+    def parts_after(self, error: Exception, indices: Sequence[int]) -> list[Sequence[int]]:
+        """Return the batches to try in place of one that the model, or the memory, was not up to.
+
+        They are its halves; nothing if it is a single system, or if the model fails whatever it is given. Those are set
+        aside. An error of another kind is raised again.
+        """
+        if not is_of_model(error):
+            raise error
+        if len(indices) > 1 and not isinstance(error, NOT_OF_A_SYSTEM):
+            middle = len(indices) // 2
+            return [indices[:middle], indices[middle:]]
+        for index in indices:
+            self.systems[index] = self.systems[index].set_aside(in_words(error))
+        self.errors.append(error)
+        return []
+
+    def check_some_left(self) -> None:
+        """Raise InputError if no system is left that can be used."""
+        try:
+            usable_indices(self.systems)
+        except InputError as problem:
+            raise problem from self.errors[-1]
 
 
 def make_plan(spec: Spec, systems: Sequence[System], *, model: Any = None) -> Plan[Spec]:
     """Settle everything about a calculation, without computing anything.
+
+    A system that can not be used is set aside, with its reason.
 
     Parameters
     ----------
@@ -88,7 +128,7 @@ def make_plan(spec: Spec, systems: Sequence[System], *, model: Any = None) -> Pl
     Raises
     ------
     InputError
-        If the model, the device or a system is not usable.
+        If the model or the device is not usable, or no system is; with `spec.strict`, if one of them is not.
     OptionalDependencyError
         If a package of the model is missing.
     """
@@ -98,8 +138,10 @@ def make_plan(spec: Spec, systems: Sequence[System], *, model: Any = None) -> Pl
         set_num_threads(spec.threads)
     device = find_device(spec.device, spec.dtype)
     repeated = repeat_cells(systems, spec.supercell, spec.min_atoms)
+    usable_indices(repeated, strict=spec.strict)  # before a model is built
     if model is None:
-        chosen = build.choose_model(spec, repeated)
+        chosen, repeated = build.choose_model(spec, repeated)
+        usable_indices(repeated, strict=spec.strict)
         spec = spec.model_copy(update={"model": chosen})
         model = build.build_model(chosen)
     check_model(model)
@@ -110,8 +152,10 @@ def make_plan(spec: Spec, systems: Sequence[System], *, model: Any = None) -> Pl
     if spec.max_atoms is None:
         name = spec.model.name if spec.model is not None else ""
         spec = spec.model_copy(update={"max_atoms": default_max_atoms(name, device)})
-    chunks = split_into_chunks([len(system.atoms) for system in repeated], spec.max_atoms or 1)
-    return Plan(spec, repeated, model, device, chunks, build.build_batch(repeated, spec.dtype))
+    repeated, state = admit(spec, repeated, model)
+    chosen_systems = usable_indices(repeated, strict=spec.strict)
+    chunks = split_into_chunks([len(repeated[index].atoms) for index in chosen_systems], spec.max_atoms or 1)
+    return Plan(spec, repeated, model, device, [[chosen_systems[row] for row in chunk] for chunk in chunks], state)
 
 
 def find_device(name: str, dtype: str) -> torch.device:

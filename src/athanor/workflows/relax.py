@@ -25,6 +25,7 @@ def relax(
     fixed_cell: bool = False,
     supercell: str | int | Sequence[int] = 1,
     min_atoms: int = 1,
+    strict: bool = False,
     device: str | None = None,
     dtype: str | torch.dtype = "float64",
     threads: int | None = None,
@@ -64,6 +65,8 @@ def relax(
         Repeats of every cell: 2x2x1, or 2 for all axes. Or a tuple such as ``(2, 2, 1)``.
     min_atoms
         Repeat periodic cells until they hold so many atoms.
+    strict
+        Refuse everything if a structure can not be used; else it is set aside, with its reason, and the others run.
     device
         Device: cpu, cuda, cuda:1, mps, or auto for a GPU if there is one. By default where the model is: the CPU for a
         model by name.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from athanor.data.batch import Batch
+    from athanor.workflows.plan import Plan
 
 
 @dataclass(slots=True)
@@ -90,15 +91,32 @@ class RunResult:
 
 
 def add_chunk(
-    result: RunResult, spec: RunSpec, systems: Sequence[System], batch: Batch, tracker: Tracker, model: Any = None
+    result: RunResult, plan: Plan[RunSpec], indices: Sequence[int], batch: Batch, tracker: Tracker, error: str = ""
 ) -> None:
-    """Append what became of one chunk; `model` helps to say why a system failed."""
+    """Append what became of one chunk.
+
+    Parameters
+    ----------
+    result
+        Changed in place; systems before the chunk that were set aside are appended, too.
+    plan
+        The run.
+    indices
+        Systems of the chunk.
+    batch, tracker
+        They, as the run left them.
+    error
+        What stopped the chunk, if it was not finished.
+    """
     atoms_list = batch.to_atoms()
-    last, steps_done = len(spec.stages), tracker.steps_done(batch).tolist()
-    for place, (system, record) in enumerate(zip(systems, tracker.records(batch), strict=True)):
-        atoms = atoms_list[place]
+    last, steps_done = len(plan.spec.stages), tracker.steps_done(batch).tolist()
+    for place, (index, record) in enumerate(zip(indices, tracker.records(batch), strict=True)):
+        add_not_computed(result, plan.systems[len(result) : index])
+        system, atoms = plan.systems[index], atoms_list[place]
         energy = float(batch.energy[place]) if "energy" in batch else math.nan
-        reason = _reason(record, batch, place, int(batch.status[place]) >= last, model)
+        reason = _reason(record, batch, place, int(batch.status[place]) >= last, plan.model, tracker.notes)
+        if error and reason == "interrupted":
+            reason = f"failed: {error}"
         steps = steps_done[place]
         row = identify(system, len(result)) | {"steps": steps} | outcome_columns(reason)
         row |= _measured(system, record, energy, atoms.cell.array)
@@ -108,6 +126,7 @@ def add_chunk(
         if not math.isfinite(energy):  # of a system that failed before its first step
             atoms, energy = without_results(atoms), math.nan
         _keep_notes(atoms, system.atoms)
+        _keep_open_vectors(atoms, system.atoms)
         _label(atoms, system, reason, steps)
         result.structures.append(atoms)
         result.energies.append(energy)
@@ -116,22 +135,39 @@ def add_chunk(
         result.rows.append(row)
 
 
-def not_started_rows(systems: Sequence[System], first: int = 0) -> list[dict[str, Any]]:
-    """Return the lines of the table for systems that wait; `first` is the index of the first one."""
+def rows_of_not_computed(systems: Sequence[System], first: int = 0) -> list[dict[str, Any]]:
+    """Return the lines of the table for systems that wait or were set aside; `first` is the index of the first one."""
     return [
-        identify(system, index) | {"steps": 0} | outcome_columns(NOT_STARTED)
+        identify(system, index) | {"steps": 0} | outcome_columns(_why_not_computed(system))
         for index, system in enumerate(systems, first)
     ]
 
 
-def add_not_started(result: RunResult, systems: Sequence[System]) -> None:
-    """Append systems whose chunk was never reached, as they came in."""
-    result.rows.extend(not_started_rows(systems, len(result)))
+def add_not_computed(result: RunResult, systems: Sequence[System]) -> None:
+    """Append systems that were set aside, or whose chunk was never reached, as they came in."""
+    result.rows.extend(rows_of_not_computed(systems, len(result)))
     for system in systems:
-        result.structures.append(without_results(system.atoms))
+        atoms, reason = without_results(system.atoms), _why_not_computed(system)
+        if system.problem:
+            _label(atoms, system, reason, 0)
+        result.structures.append(atoms)
         result.energies.append(math.nan)
-        result.reasons.append(NOT_STARTED)
+        result.reasons.append(reason)
         result.steps.append(0)
+
+
+def _why_not_computed(system: System) -> str:
+    return f"failed: {system.problem}" if system.problem else NOT_STARTED
+
+
+def _keep_open_vectors(atoms: Atoms, given: Atoms) -> None:
+    """Give back the box that a run has no place for: of what is not periodic, and open vectors that were zero."""
+    if not given.pbc.any():
+        atoms.set_cell(given.cell)
+        return
+    unset = ~given.cell.array.any(axis=1)
+    if unset.any():
+        atoms.set_cell(np.where(unset[:, None], 0.0, atoms.cell.array))
 
 
 def _keep_notes(atoms: Atoms, given: Atoms) -> None:
@@ -152,12 +188,14 @@ def without_results(atoms: Atoms) -> Atoms:
     return copy
 
 
-def _reason(record: SystemRecord, batch: Batch, place: int, finished: bool, model: Any) -> str:
+def _reason(
+    record: SystemRecord, batch: Batch, place: int, finished: bool, model: Any, notes: Mapping[int, str]
+) -> str:
     if int(batch.failure_code[place]):
         from athanor.dynamics.failures import explain_failure
 
         where = f" ({KINDS[record.failed_in].noun})" if record.failed_in else ""
-        return f"failed: {explain_failure(batch, place, model)}{where}"
+        return f"failed: {explain_failure(batch, place, model, notes=notes)}{where}"
     if not finished:
         return "interrupted"
     verdicts = [stage.converged for stage in record.stages if stage.converged is not None]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor._runtime import using_num_threads
-from athanor.errors import AthanorWarning, StorageError
+from athanor.dynamics.evaluate import is_of_model
+from athanor.errors import AthanorWarning, StorageError, in_words
 from athanor.workflows import build
 from athanor.workflows.advice import Advice, advise
 from athanor.workflows.folder import FINAL, LOG, TRAJECTORY
@@ -19,7 +20,7 @@ from athanor.workflows.output import check_inputs_outside, check_output, create_
 from athanor.workflows.plan import Plan, make_plan, spec_of_call
 from athanor.workflows.progress import Progress, ProgressHook, StopFlag, StopRequested, stop_between_steps
 from athanor.workflows.record import RunRecord
-from athanor.workflows.results import RunResult, add_chunk, add_not_started, not_started_rows
+from athanor.workflows.results import RunResult, add_chunk, add_not_computed, rows_of_not_computed
 from athanor.workflows.saved_log import VOIGT
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import MDSpec, describe_stages
@@ -45,9 +46,9 @@ def run(
 ) -> RunResult:
     """Run `systems` as `spec` says and return what became of them.
 
-    Everything that can be wrong with the description is found before the first step. The physics of one system never
-    stops the others. Ctrl-C (in the main thread) stops between two steps and what is done is written;
-    ``result.interrupted`` is then set.
+    Everything that can be wrong with the description is found before the first step. One system that can not be used,
+    or whose physics breaks down, never stops the others. Ctrl-C (in the main thread) stops between two steps and what
+    is done is written; ``result.interrupted`` is then set.
 
     Parameters
     ----------
@@ -67,7 +68,8 @@ def run(
     Raises
     ------
     InputError
-        If the description, a structure or the place for results is not usable.
+        If the description or the place for results is not usable, or no structure is; with `spec.strict`, if one of
+        the structures is not.
     StorageError
         If results can not be written.
 
@@ -162,12 +164,19 @@ class _Run:
             from athanor.sinks import ZarrData
 
             self.sink = self._attempt(ZarrData, self.result.frames)
-        for number, indices in enumerate(self.plan.chunks):
+        waiting: list[tuple[int, Sequence[int]]] = []
+        waiting.extend(reversed([*enumerate(self.plan.chunks)]))
+        while waiting:
             self.result.interrupted |= flag.is_set
             if self._trouble is not None or self.result.interrupted:
                 break
-            self._run_chunk(number, indices, flag)
+            number, indices = waiting.pop()
+            try:
+                self._run_chunk(number, indices, flag)
+            except Exception as error:
+                waiting += [(number, part) for part in self.plan.parts_after(error, indices)[::-1]]
             flag.is_writing = False
+        self.plan.check_some_left()
 
     def _attempt(self, write: Callable[..., Any], *arguments: Any) -> Any:
         """Call `write`; a disk that refuses ends the run, and what else can be written still is."""
@@ -177,9 +186,12 @@ class _Run:
             self._trouble = self._trouble or error
             return None
 
-    def _run_chunk(self, number: int, indices: list[int], flag: StopFlag) -> None:
-        """Run one chunk and take up what became of it, which a second Ctrl-C must not prevent."""
-        spec, systems = self.spec, [self.systems[index] for index in indices]
+    def _run_chunk(self, number: int, indices: Sequence[int], flag: StopFlag) -> None:
+        """Run one chunk and take up what became of it, which a second Ctrl-C must not prevent.
+
+        What a model raises in the first step is raised; later, its systems have failed where they were.
+        """
+        spec, problem = self.spec, ""
         batch = self.plan.batch(indices)
         fused, tracker, engines = build.build_stages(spec, self.plan.model, batch)
         for hook in self._writers(tracker, engines):
@@ -196,14 +208,17 @@ class _Run:
         except BaseException as error:  # Ctrl-C, or a model that has no memory left: what was done before is kept
             fused.undo_unfinished_step(batch)
             self.result.interrupted = isinstance(error, KeyboardInterrupt)
-            if not self.result.interrupted:
-                if fused.step_count:
-                    tracker.look(batch)
-                    add_chunk(self.result, spec, systems, batch, tracker, self.plan.model)
+            problem = "" if self.result.interrupted else in_words(error)
+            if problem and not fused.step_count:
                 raise
-        build.complete_stress(self.plan.model, batch)
+            if problem and not is_of_model(error):
+                tracker.look(batch)
+                add_chunk(self.result, self.plan, indices, batch, tracker)
+                raise
+        if not problem:
+            build.complete_stress(self.plan.model, batch)
         tracker.look(batch)  # at systems that failed, and at a step that was cut short before it was looked at
-        add_chunk(self.result, spec, systems, batch, tracker, self.plan.model)
+        add_chunk(self.result, self.plan, indices, batch, tracker, problem)
         if time.monotonic() - self._summary_written > _SECONDS_BETWEEN_SUMMARIES:
             self._attempt(self._write_summary)
 
@@ -233,12 +248,12 @@ class _Run:
         """Write the table as it stands: a run that is killed then still tells its systems, and which are done."""
         if self.result.folder is not None:
             done = len(self.result)
-            write_summary(self.result.folder, self.result.rows + not_started_rows(self.systems[done:], done))
+            write_summary(self.result.folder, self.result.rows + rows_of_not_computed(self.systems[done:], done))
         self._summary_written = time.monotonic()
 
     def _write(self, state: str) -> None:
         """Complete the lists for systems that were not reached, and write the folder."""
-        add_not_started(self.result, self.systems[len(self.result) :])
+        add_not_computed(self.result, self.systems[len(self.result) :])
         frames = 0
         if self.sink is not None:
             self._attempt(self.sink.close)

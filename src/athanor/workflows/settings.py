@@ -128,6 +128,8 @@ SUPERCELL = Setting("supercell", str, "Repeats of every cell: 2x2x1, or 2 for al
 MIN_ATOMS = Setting(
     "min_atoms", int, "Repeat periodic cells until they hold so many atoms", 1, metavar="N", panel=STRUCTURES
 )
+STRICT = Setting("strict", bool, "Refuse everything if a structure can not be used", False,
+                 note="else it is set aside, with its reason, and the others run", panel=STRUCTURES)  # fmt: skip
 POTENTIAL = Setting("model", str, "Potential, see `athanor models`", None, absent="chgnet for crystals", flags=("-m",),
                     note="with arguments: {name: ..., cutoff: ...}", metavar="NAME", panel=MODEL)  # fmt: skip
 DEVICE = Setting("device", str, "Device: cpu, cuda, cuda:1, mps, or auto for a GPU if there is one", "cpu",

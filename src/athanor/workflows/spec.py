@@ -120,6 +120,7 @@ class CalculationSpec(Description):
     """Where structures come from: files or collections, in order."""
     supercell: Supercell = settings.SUPERCELL.field()
     min_atoms: Count = settings.MIN_ATOMS.field()
+    strict: bool = settings.STRICT.field()
     model: ModelSpec | None = settings.POTENTIAL.field()
     device: str = settings.DEVICE.field()
     dtype: Literal["float32", "float64"] = settings.DTYPE.field()

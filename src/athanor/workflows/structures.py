@@ -1,25 +1,31 @@
 """Where the systems of a run come from: files, named collections, or objects handed in from Python.
 
-Input order is kept. Every system remembers its file, its index there and its name; `supercell` repeats their cells.
+Input order is kept. Every system remembers its file, its index there and its name. One that can not be used is a system
+too, with its `problem`: the others run without it.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor._optional import OptionalDependency
+from athanor.data.convert.ase import completed_cell
 from athanor.errors import InputError
-from athanor.io.structures import read_structures
+from athanor.io.structures import find_structures
 from athanor.workflows.spec import SourceSpec
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 _LAST_ELEMENT = 118
+_LEAST_VOLUME = 1e-6
+"""Å³."""
+_MOST_TOLD = 3
+"""Bad systems that an error names."""
 
 
 @dataclass(slots=True)
@@ -40,6 +46,8 @@ class System:
         Volume of the source's cell in Å³, if it is a value from the literature.
     source
         Where that value comes from.
+    problem
+        Why it can not be used; empty if it can.
     """
 
     atoms: Atoms
@@ -50,6 +58,11 @@ class System:
     lost_velocities: bool = False
     reference_volume: float | None = None
     source: str = ""
+    problem: str = ""
+
+    def set_aside(self, problem: str) -> System:
+        """Return this system with the reason why it can not be used; the first one found stays."""
+        return replace(self, problem=self.problem or problem)
 
     @property
     def is_periodic(self) -> bool:
@@ -58,26 +71,25 @@ class System:
 
 
 def load_sources(sources: Sequence[SourceSpec]) -> list[System]:
-    """Read every source of a job, in order.
+    """Read every source of a job, in order; a structure that can not be used has its `problem`.
 
     Raises
     ------
     InputError
-        If a file or collection can not be used; nothing has run then.
+        If a file is not there, or a collection or a choice of frames is none; nothing has run then.
     """
     systems: list[System] = []
     for source in sources:
         loaded = _from_collection(source) if source.collection is not None else _from_file(source)
         for system in loaded:
-            if source.compare_cell:
+            if source.compare_cell and not system.problem:
                 _keep_cell_as_reference(system)
             systems.append(system)
-    check_systems(systems)
-    return systems
+    return checked(systems)
 
 
 def from_python(structures: Any) -> list[System]:
-    """Make systems of what a caller hands in.
+    """Make systems of what a caller hands in; a structure that can not be used has its `problem`.
 
     Parameters
     ----------
@@ -97,22 +109,44 @@ def from_python(structures: Any) -> list[System]:
             atoms = _as_atoms(item)
             name = str(atoms.info.get("name") or atoms.get_chemical_formula())
             systems.append(System(atoms, name, index=len(systems)))
-    check_systems(systems)
-    return systems
+    return checked(systems)
 
 
-def check_systems(systems: Sequence[System]) -> None:
-    """Refuse what no run can take: no system, no atoms, positions or cells that make no sense.
+def checked(systems: Sequence[System]) -> list[System]:
+    """Return the systems, those set aside that no run can take: without atoms, or with senseless positions or cells.
 
     Raises
     ------
     InputError
-        The text names the system and the file.
+        If there is no system.
     """
     if not systems:
         raise InputError("There is no structure to run. Pass at least one file, atoms object or Batch.")
-    for number, system in enumerate(systems):
-        _check_system(system.atoms, describe_system(number, system))
+    return [system if system.problem else system.set_aside(_problem_of(system.atoms)) for system in systems]
+
+
+def usable_indices(systems: Sequence[System], *, strict: bool = False) -> list[int]:
+    """Return the indices of the systems that can be used.
+
+    Parameters
+    ----------
+    systems
+        All of them, in order.
+    strict
+        Whether one that can not be used is a mistake.
+
+    Raises
+    ------
+    InputError
+        If none can be used, or `strict` and not all can; the text says which, and why.
+    """
+    found = [index for index, system in enumerate(systems) if not system.problem]
+    if len(found) == len(systems) or (found and not strict):
+        return found
+    bad = [(index, system) for index, system in enumerate(systems) if system.problem]
+    told = "\n  ".join(f"{describe_system(index, system)}: {system.problem}" for index, system in bad[:_MOST_TOLD])
+    more = f"\n  and {len(bad) - _MOST_TOLD} more." if len(bad) > _MOST_TOLD else ""
+    raise InputError(told + more)
 
 
 def describe_system(number: int, system: System) -> str:
@@ -121,31 +155,42 @@ def describe_system(number: int, system: System) -> str:
     return f"system {number} ({system.name}{origin})"
 
 
-def _check_system(atoms: Atoms, where: str) -> None:
+def _problem_of(atoms: Atoms) -> str:
+    """Return why no run can take `atoms`, whatever the model; empty if one can."""
     import numpy as np
 
     if len(atoms) == 0:
-        raise InputError(f"{where} has no atoms. Leave it out.")
+        return "it has no atoms. Leave it out."
     unknown = np.flatnonzero((atoms.numbers < 1) | (atoms.numbers > _LAST_ELEMENT))
     if unknown.size:
         number = int(atoms.numbers[unknown[0]])
         name = "`X`" if number == 0 else f"of atomic number {number}"
-        raise InputError(f"atom {unknown[0]} of {where} is {name}, which is no element. Give each atom its element.")
-    for name in ("positions", "momenta"):
-        values = atoms.arrays.get(name, np.zeros((1, 3)))
-        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-        if bad.size:
-            found = ", ".join(f"{value:g}" for value in values[bad[0]])
-            raise InputError(
-                f"atom {bad[0]} ({atoms.symbols[bad[0]]}) of {where} has {name} ({found}); they must be finite. "
-                f"Repair it, or leave this frame out with `index`."
-            )
+        return f"atom {unknown[0]} is {name}, which is no element. Give each atom its element."
+    problem = not_finite(atoms, "positions")
     cell = atoms.cell.array
-    if atoms.pbc.any() and not (np.isfinite(cell).all() and abs(atoms.cell.volume) > 1e-6):
-        raise InputError(
-            f"{where} is periodic along {_axes(atoms.pbc)}, but its cell has no volume: {cell.tolist()}. "
-            f"Give it a cell, or set `pbc` to False."
+    if problem:
+        return problem
+    if atoms.pbc.any() and not (np.isfinite(cell).all() and abs(completed_cell(atoms).volume) > _LEAST_VOLUME):
+        return (
+            f"it is periodic along {_axes(atoms.pbc)}, but its cell has no volume: {cell.tolist()}. Give it a cell, or "
+            f"set `pbc` to False."
         )
+    return ""
+
+
+def not_finite(atoms: Atoms, name: str) -> str:
+    """Return which atom has vectors called `name`, such as its positions, that are not finite; empty if none has."""
+    import numpy as np
+
+    vectors = atoms.arrays.get(name, np.zeros((1, 3)))
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if not bad.size:
+        return ""
+    found = ", ".join(f"{value:g}" for value in vectors[bad[0]])
+    return (
+        f"atom {bad[0]} ({atoms.symbols[bad[0]]}) has {name} ({found}); they must be finite. Repair it, or leave this "
+        f"frame out with `index`."
+    )
 
 
 def _axes(pbc: Any) -> str:
@@ -153,8 +198,8 @@ def _axes(pbc: Any) -> str:
 
 
 def _from_file(source: SourceSpec) -> list[System]:
-    found = read_structures(str(source.file), index=source.index)
-    return [System(item.atoms, item.name, item.file, item.index) for item in found]
+    found = find_structures(str(source.file), index=source.index)
+    return [System(item.atoms, item.name, item.file, item.index, problem=item.problem) for item in found]
 
 
 def _from_collection(source: SourceSpec) -> list[System]:

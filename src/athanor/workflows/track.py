@@ -5,7 +5,7 @@ All of it is state rows of the batch, so it follows a system wherever that goes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +92,8 @@ class Tracker:
         The engines that run them.
     batch
         The batch, before its first step; gets state rows.
+    notes
+        What the model says of systems for which it raises, by `system_id`.
 
     Notes
     -----
@@ -104,9 +106,11 @@ class Tracker:
     observes = True
     on_active = True
 
-    def __init__(self, stages: Sequence[StageSpec], engines: Sequence[Any], batch: Batch) -> None:
+    def __init__(
+        self, stages: Sequence[StageSpec], engines: Sequence[Any], batch: Batch, notes: Mapping[int, str] | None = None
+    ) -> None:
         self._stages, self._engines, self.key = list(stages), list(engines), new_key(self)
-        self._count = batch.num_graphs
+        self._count, self.notes = batch.num_graphs, notes if notes is not None else {}
         started = batch.ensure_field("step").reshape(-1).clone()
         half = [stage.steps // 2 if isinstance(stage, MDSpec) else torch.iinfo(torch.int64).max for stage in stages]
         self._half = torch.tensor([*half, torch.iinfo(torch.int64).max], device=batch.device)

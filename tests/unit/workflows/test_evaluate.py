@@ -16,7 +16,7 @@ import athanor
 from athanor.errors import InputError
 from athanor.testing.dynamics_contract import argon_model
 from athanor.units import GPa
-from athanor.workflows.results import add_not_started
+from athanor.workflows.results import add_not_computed
 from athanor.workflows.structures import System
 
 ARGON = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}
@@ -152,7 +152,7 @@ def test_what_was_not_computed_has_no_energy(tmp_path: Path) -> None:
     assert "energy" not in failed.info
 
     good.calc = SinglePointCalculator(good, energy=77.0)
-    add_not_started(result, [System(good, "late")])
+    add_not_computed(result, [System(good, "late")])
     assert result.structures[-1].calc is None
     assert "energy" not in result.structures[-1].info
     assert good.info["energy"] == 77.0

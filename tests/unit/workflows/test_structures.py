@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from ase.io import write
 from athanor.data import AtomicData, Batch
 from athanor.errors import InputError
 from athanor.workflows.spec import SourceSpec
-from athanor.workflows.structures import from_python, load_sources
+from athanor.workflows.structures import from_python, load_sources, usable_indices
 
 
 def test_files_frames_and_collections_keep_their_order(tmp_path: Path) -> None:
@@ -59,9 +60,14 @@ def broken(what: str) -> Atoms:
     [("nan", r"atom 2 .* must be finite"), ("flat", "no volume"), ("empty", "has no atoms")],
 )
 def test_structures_that_no_run_takes(what: str, words: str) -> None:
-    with pytest.raises(InputError, match=words) as caught:
-        from_python([bulk("Cu"), broken(what)])
-    assert caught.match("system 1")
+    good, bad = from_python([bulk("Cu"), broken(what)])
+    assert good.problem == ""
+    assert re.search(words, bad.problem)
+    assert usable_indices([good, bad]) == [0]
+    with pytest.raises(InputError, match=rf"(?s)^system 1 \(.*\): .*{words}"):
+        usable_indices([good, bad], strict=True)
+    with pytest.raises(InputError, match=words):
+        usable_indices([bad])
 
 
 def test_other_mistakes() -> None:

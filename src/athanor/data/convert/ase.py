@@ -22,6 +22,10 @@ from athanor.errors import ArgumentError, InputError
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from ase.cell import Cell
+
+OPEN_MARGIN = 3.0
+"""Å beyond the atoms of a sheet or tube that count as its own where its cell says nothing."""
 
 Data = TypeVar("Data")
 
@@ -47,7 +51,8 @@ def from_atoms(
     ----------
     atoms
         The atoms. Taken over: numbers, positions, masses, momenta, tags, initial charges (``charges``), initial
-        magnetic moments (``magmoms``), `FixAtoms` constraints (``fixed``), and cell and pbc if an axis is periodic.
+        magnetic moments (``magmoms``), `FixAtoms` constraints (``fixed``), and cell and pbc if an axis is periodic;
+        zero vectors along open axes get a length, see `completed_cell`.
     energy_key, stress_key, virials_key, dipole_key
         Names in ``atoms.info``. A stress or virial has 9 or 6 (Voigt) entries.
     forces_key, charges_key
@@ -145,13 +150,30 @@ def _cell(atoms: Atoms, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     pbc = np.array(atoms.get_pbc(), dtype=bool)
     if not pbc.any():
         return {}
-    cell = np.array(atoms.cell[:], dtype=np.float64)
+    cell = np.array(completed_cell(atoms).array, dtype=np.float64)
     if not cell.any(axis=1).all():
         raise InputError(
             f"The atoms are periodic along {pbc.tolist()} with undefined (zero) lattice vectors, volume 0 Å³: "
-            f"{cell.tolist()}. Give every vector a length, for example with `atoms.center(vacuum=10, axis=2)`."
+            f"{cell.tolist()}. Give every periodic vector a length, or set `pbc` to False there."
         )
     return {"cell": torch.from_numpy(cell).to(dtype).unsqueeze(0), "pbc": torch.from_numpy(pbc).unsqueeze(0)}
+
+
+def completed_cell(atoms: Atoms) -> Cell:
+    """Return the cell of `atoms` with a length along open directions that have none, as of a sheet or a tube.
+
+    ASE's builders leave such vectors zero. They become vectors at right angles to the others, as long as the atoms
+    reach plus `OPEN_MARGIN`; zero vectors along periodic directions stay zero.
+    """
+    cell = atoms.cell
+    missing = ~cell.array.any(axis=1)
+    if not missing.any() or not atoms.pbc.any() or (missing & atoms.pbc).any():
+        return cell
+    full = cell.complete()
+    for axis in np.flatnonzero(missing):
+        along = atoms.positions @ full.array[axis]
+        full.array[axis] *= np.ptp(along) + OPEN_MARGIN
+    return full
 
 
 _MEANINGS = {"charge": "the total charge in e", "spin": "the multiplicity 2S+1"}

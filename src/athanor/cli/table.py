@@ -112,6 +112,8 @@ def print_failures(console: Any, rows: Sequence[Row]) -> None:
 def _advice(row: Row) -> str:
     if "element" in row["reason"]:
         return "An element that the model does not know: choose another model, see `athanor models`."
+    if not row["atoms"]:
+        return "What can not be read as a structure: repair the file, or leave it out."
     if row.get("steps", 0) == 0:
         return "Failed at the start: look there for atoms on top of each other, a wrong cell or wrong elements."
     if row["reason"].endswith("(MD)"):

@@ -185,7 +185,7 @@ class Parameter(StateVariable):
 
 def parameters_in_words(engine: Any) -> list[str]:
     """Return ``temperature=300 K`` of every parameter of an engine that is not at the default of its constructor."""
-    makers = [one.__init__ for one in reversed(type(engine).__mro__) if "__init__" in vars(one)]
+    makers = [vars(one)["__init__"] for one in reversed(type(engine).__mro__) if "__init__" in vars(one)]
     defaults = {name: entry.default for make in makers for name, entry in inspect.signature(make).parameters.items()}
     words = []
     for name, parameter in Parameter.declared_in(type(engine)).items():

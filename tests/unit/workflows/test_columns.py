@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111
+from rich.console import Console
 
 import athanor
-from athanor.cli.table import print_table
+from athanor.cli.table import print_failures, print_table
 from athanor.errors import InputError
 from athanor.workflows.columns import cell_columns, count_outcomes, outcome_columns, tell_apart
 
@@ -25,8 +26,6 @@ def columns(atoms: Atoms) -> list[float | None]:
 
 
 def printed(rows: list[dict], width: int = 140) -> str:
-    from rich.console import Console
-
     screen = io.StringIO()
     print_table(Console(file=screen, width=width), rows)
     return screen.getvalue()
@@ -122,3 +121,13 @@ def test_systems_of_one_name_are_told_apart(tmp_path: Path) -> None:
         athanor.open(tmp_path / "out").number_of("slab")
     assert tell_apart([row | {"system": str(number)} for number, row in enumerate(rows)]) == []
     assert tell_apart([row | {"file": "", "formula": "Ar3"} for row in rows]) == ["index"]
+
+
+def test_what_was_not_read_is_not_told_to_look_for_close_atoms(tmp_path: Path) -> None:
+    (tmp_path / "bad.cif").write_text("no structure\n", encoding="utf-8")
+    row = athanor.evaluate([tmp_path / "bad.cif", bulk("Ar", "fcc", a=5.3)], ARGON).rows[0]
+    assert (row["status"], row["atoms"]) == ("failed", 0)
+    screen = io.StringIO()
+    print_failures(Console(file=screen, width=300), [row])
+    assert "repair the file, or leave it out" in screen.getvalue()
+    assert "on top of each other" not in screen.getvalue()

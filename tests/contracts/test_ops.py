@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from athanor import kernels
-from athanor.errors import SimulationError
+from athanor.errors import NotAvailableError
 from athanor.kernels.cell import _reference as cell_reference
 from athanor.kernels.fire import _reference as fire_reference
 from athanor.kernels.neighbor_displacement import _reference as displacement_reference
@@ -238,10 +238,21 @@ def test_a_wrong_derivative_fails() -> None:
 def test_a_second_derivative_is_refused() -> None:
     batch = _batch(_systems(torch.float64))
     positions = batch["positions"].clone().requires_grad_()
-    energy = kernels.lennard_jones(positions, *_arguments("lennard_jones", batch)[1:])[0].sum()
-    (slope,) = torch.autograd.grad(energy, positions, create_graph=True)
-    with pytest.raises(SimulationError, match="no second derivative"):
-        slope.sum().backward()
+    energy, forces, virial = kernels.lennard_jones(positions, *_arguments("lennard_jones", batch)[1:])
+    (slope,) = torch.autograd.grad(energy.sum(), positions, create_graph=True)
+    for first in (slope, forces, virial):
+        with pytest.raises(NotAvailableError, match="no second derivative"):
+            torch.autograd.grad(first.sum(), positions, retain_graph=True)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # by torch's forward mode
+def test_a_derivative_in_forward_mode_is_refused() -> None:
+    """Torch would hand back zero for it: an operation without a rule drops the tangent."""
+    batch = _batch(_systems(torch.float64))
+    others = _arguments("lennard_jones", batch)[1:]
+    directions = (batch["positions"],), (torch.ones_like(batch["positions"]),)
+    with pytest.raises(NotAvailableError, match="`lennard_jones` has no derivative in forward mode"):
+        torch.func.jvp(lambda positions: kernels.lennard_jones(positions, *others)[0], *directions)
 
 
 def test_broken_twins_of_agreement_repetition_and_threads_fail() -> None:

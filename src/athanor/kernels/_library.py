@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch.autograd import forward_ad
 
+from athanor.errors import NotAvailableError
+
 _SCHEMA_TYPES = {torch.Tensor: "Tensor", torch.dtype: "ScalarType", float: "float", int: "int", bool: "bool"}
 _NUMBERS = frozenset({bool, int, float, torch.dtype})
 
@@ -60,7 +62,14 @@ def register_op(
     registered = getattr(torch.ops.athanor, name).default
 
     def call(*arguments: Any) -> Any:
-        return cpu(*arguments) if is_plain(arguments) else registered(*arguments)
+        if is_plain(arguments):
+            return cpu(*arguments)
+        if any(isinstance(each, torch.Tensor) and has_tangent(each) for each in arguments):
+            raise NotAvailableError(  # torch would drop the tangent and return zero for it
+                f"`{name}` has no derivative in forward mode. Take it in reverse: `torch.autograd.grad`, or "
+                f"`torch.autograd.functional.vjp`."
+            )
+        return registered(*arguments)
 
     return call
 
@@ -84,6 +93,11 @@ def is_plain(arguments: tuple[Any, ...]) -> bool:
         elif kind not in _NUMBERS:
             return False
     return True
+
+
+def has_tangent(tensor: torch.Tensor) -> bool:
+    """Whether somebody differentiates by `tensor` in forward mode, as `torch.func.jvp` does."""
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def register_gradient(name: str, *, setup_context: Callable[..., None], backward: Callable[..., Any]) -> None:

@@ -15,8 +15,9 @@ from athanor.data.batch import Batch
 from athanor.errors import InputError, MissingFieldError
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
-from athanor.models.derivatives import autograd_forces, strained_view
+from athanor.models.derivatives import autograd_forces, carries_graph, strained_view
 from athanor.models.mixin import BaseModelMixin
+from athanor.models.tensor_file import read_tensor_file
 
 if TYPE_CHECKING:
     from collections.abc import Set
@@ -148,7 +149,7 @@ class DemoModelWrapper(nn.Module, BaseModelMixin):
 
     def compute_embeddings(self, data: AtomicData | Batch, **kwargs: Any) -> AtomicData | Batch:
         """Write ``node_embeddings`` [N, H] and ``graph_embeddings`` [B, H] to `data`."""
-        with torch.no_grad():
+        with torch.set_grad_enabled(carries_graph(data)):
             features = self.model.node_features(data.atomic_numbers, data.positions.to(self.dtype))
             if isinstance(data, Batch):
                 batch_idx, num_graphs = data.batch_idx, data.num_graphs
@@ -198,25 +199,23 @@ class DemoModelWrapper(nn.Module, BaseModelMixin):
         Raises
         ------
         InputError
-            If the file holds neither parameters nor, with `trust`, a `DemoModel`.
+            If the file is missing or damaged, or holds neither all parameters nor, with `trust`, a `DemoModel`.
         """
-        try:
-            content = torch.load(checkpoint_path, map_location="cpu", weights_only=not trust)
-        except Exception as error:
-            if trust or isinstance(error, OSError):
-                raise
-            raise InputError(
-                f"{checkpoint_path} holds more than parameters and was not read. If you made it yourself, pass "
-                f"`trust=True`."
-            ) from error
+        content, _ = read_tensor_file(Path(checkpoint_path), trust=trust)
         if isinstance(content, DemoModel):
             return cls(content)
         if not isinstance(content, dict) or not ({"state_dict", "embedding.weight"} & set(content)):
-            raise InputError(f"{checkpoint_path} holds no DemoModel. Write one with `export_model(path)`.")
+            raise InputError(f"`{checkpoint_path}` holds no DemoModel. Write one with `export_model(path)`.")
         state = content.get("state_dict", content)
-        num_atom_types, hidden_dim = state["embedding.weight"].shape
-        model = DemoModel(num_atom_types, hidden_dim).to(state["embedding.weight"].dtype)
-        model.load_state_dict(state)
+        try:
+            num_atom_types, hidden_dim = state["embedding.weight"].shape
+            model = DemoModel(num_atom_types, hidden_dim).to(state["embedding.weight"].dtype)
+            model.load_state_dict(state)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            why = " ".join(str(error).split())
+            raise InputError(f"`{checkpoint_path}` holds no whole DemoModel: {why}.") from error
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values()):
+            raise InputError(f"`{checkpoint_path}` holds NaN or infinity. Write it again with `export_model(path)`.")
         return cls(model)
 
 

@@ -51,7 +51,7 @@ def energy_and_derivatives(
     ContractError
         If the energy of a model does not depend on what it is to be differentiated by.
     """
-    keep_graph = keep_graph or any(_carries_graph(data.get(name)) for name in ("positions", "cell"))
+    keep_graph = keep_graph or carries_graph(data)
     with torch.inference_mode(False), torch.set_grad_enabled(keep_graph or not wanted.isdisjoint(("forces", "stress"))):
         view = data.shallow_view()
         variables: dict[str, torch.Tensor] = {}  # what the energy is differentiated by to get an output
@@ -68,8 +68,9 @@ def energy_and_derivatives(
     return outputs if keep_graph else OrderedDict((key, value.detach()) for key, value in outputs.items())
 
 
-def _carries_graph(tensor: torch.Tensor | None) -> bool:
-    return tensor is not None and tensor.requires_grad
+def carries_graph(data: Any) -> bool:
+    """Whether somebody differentiates by positions or cell of `data`, so that results are to stay attached."""
+    return any(tensor is not None and tensor.requires_grad for tensor in (data.get("positions"), data.get("cell")))
 
 
 def _check_attached(models: Sequence[GivesAttachedEnergy], parts: Sequence[dict[str, torch.Tensor]]) -> None:

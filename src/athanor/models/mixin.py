@@ -19,6 +19,7 @@ from athanor.data._mixin import DataMixin
 from athanor.data.fields import FIELDS, ROW_OF
 from athanor.errors import ContractError, MissingFieldError, NotAvailableError, UnknownFieldError
 from athanor.hooks.neighbor_list import NeighborListHook
+from athanor.kernels._library import has_tangent
 from athanor.models.card import ModelCard
 from athanor.models.derivatives import energy_and_derivatives
 from athanor.neighbors.lookup import show_pairs
@@ -88,6 +89,12 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
         if not isinstance(value, DataMixin):
             return value
         config = self.model_config
+        for name in _GEOMETRY:
+            if (tensor := getattr(value, name, None)) is not None and has_tangent(tensor):
+                raise NotAvailableError(  # a view has no tangents, so they would be zero without a word
+                    f"`{name}` carries a derivative in forward mode, as in `torch.func.jvp`; models give derivatives "
+                    f"in reverse mode only. Use `torch.autograd.grad`, or `torch.autograd.functional.vjp`."
+                )
         view = value.shallow_view((_GEOMETRY | config.autograd_inputs) - config.gradient_keys)
         if len(getattr(view, "pair_lists", ())) > 1:
             show_pairs(cast("Batch", view), config.neighbor_config)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from athanor.data.batch import Batch
-from athanor.errors import ContractError, NotAvailableError, SimulationError
+from athanor.errors import ContractError, NotAvailableError
 from athanor.models._utils import autograd_forces_and_stresses, prepare_strain
 from athanor.models.base import BaseModelMixin, ModelConfig
 from athanor.models.chgnet import CHGNetWrapper
@@ -244,5 +244,69 @@ def test_the_derivative_of_chgnets_forces_is_refused_too() -> None:
 
 
 def test_the_hessian_of_lennard_jones_is_refused_by_name() -> None:
-    with pytest.raises(SimulationError, match="`lennard_jones` has no second derivative"):
+    with pytest.raises(NotAvailableError, match="`lennard_jones` has no second derivative"):
         hessian_of(lennard_jones(), salt_batch())
+
+
+MODELS = {
+    "chgnet": pytest.param(lambda: CHGNetWrapper.from_checkpoint(), marks=pytest.mark.chgnet, id="chgnet"),
+    "lennard-jones": pytest.param(lambda: lennard_jones(), id="lennard-jones"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # by torch's forward mode
+@pytest.mark.parametrize("make_model", MODELS.values())
+@pytest.mark.parametrize("output", ["energy", "forces", "stress"])
+@pytest.mark.parametrize("by", ["positions", "cell"])
+def test_no_way_to_a_second_derivative_gives_zeros(make_model, output: str, by: str) -> None:
+    model, batch = make_model(), salt_batch()
+    model.model_config.active_outputs = set(EVERYTHING)
+
+    def output_of(given: torch.Tensor) -> torch.Tensor:
+        setattr(batch, by, given)
+        return model(batch)[output].square().sum()
+
+    start, along = batch[by], torch.ones_like(batch[by])
+    functional = torch.autograd.functional
+    ways = [
+        lambda: functional.hessian(output_of, start),
+        lambda: functional.hvp(output_of, start, along),
+        lambda: functional.vhp(output_of, start, along),
+        lambda: torch.func.jvp(output_of, (start,), (along,)),  # the first derivative, but torch's rule would be zero
+    ]
+    if output != "energy":
+        ways.append(lambda: functional.jacobian(output_of, start))
+    for way in ways:
+        with pytest.raises(NotAvailableError, match=r"second|forward mode"):
+            way()
+
+
+@pytest.mark.chgnet
+def test_the_network_of_chgnet_alone_has_no_second_derivative() -> None:
+    """Torch's own guard looks at the gradient that comes in, which is constant where a layer is linear."""
+    model = CHGNetWrapper.from_checkpoint()
+    inputs = model.adapt_input(salt_batch())
+    vectors = inputs["vectors"].clone()
+    with pytest.raises(NotAvailableError, match="network of CHGNet"):
+        torch.autograd.functional.hessian(
+            lambda given: model.model(**{**inputs, "vectors": given}).atomic_energies.sum(), vectors
+        )
+
+
+@pytest.mark.chgnet
+def test_embeddings_have_their_derivative() -> None:
+    model, batch = CHGNetWrapper.from_checkpoint(dtype=torch.float64), salt_batch()
+
+    def feature(positions: torch.Tensor) -> torch.Tensor:
+        batch.positions = positions
+        return model.compute_embeddings(batch).node_embeddings[0].sum()
+
+    start = batch.positions.clone()
+    slope = torch.autograd.functional.jacobian(feature, start)
+    step = torch.zeros_like(start)
+    step[1, 2] = 1e-4
+    difference = float(feature(start + step) - feature(start - step)) / 2e-4
+    assert difference == pytest.approx(float(slope[1, 2]), rel=1e-4)
+    assert abs(difference) > 1e-3
+    feature(start)
+    assert not batch.node_embeddings.requires_grad

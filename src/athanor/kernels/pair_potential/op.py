@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from athanor import _runtime
-from athanor.errors import InputError, ShapeError, SimulationError
+from athanor.errors import InputError, NotAvailableError, ShapeError
 from athanor.kernels._library import (
     LazyModule,
     as_array,
@@ -88,9 +88,9 @@ def lennard_jones(
     energy : torch.Tensor
         [B], eV.
     forces : torch.Tensor
-        [N, 3], eV/Å. Not differentiable.
+        [N, 3], eV/Å. Their derivative is refused.
     virial : torch.Tensor
-        [B, 3, 3], eV, W = -dE/dstrain. Not differentiable.
+        [B, 3, 3], eV, W = -dE/dstrain. Likewise.
 
     Raises
     ------
@@ -119,9 +119,12 @@ def lennard_jones(
             f"{positions.shape[0]} atoms need ({positions.shape[0]},), and two tables [T, T]."
         )
     lists = (segment_ptr, row_ptr, neighbors, images, wrap_offsets)
-    return _lennard_jones(
+    energy, forces, virial = _lennard_jones(
         positions, cell, *lists, types, epsilon, sigma, float(cutoff), float(switch_width), shift, half
     )
+    if energy.requires_grad:
+        forces, virial = (no_second_derivative(each, _first_only(), positions, cell) for each in (forces, virial))
+    return energy, forces, virial
 
 
 def _cpu_call(
@@ -142,6 +145,13 @@ def _cpu_call(
     run_parts(_cpu.totals, (sums, ptr, 1.0 if half else 0.5, energy, virial), by_system)
     dtype = positions.dtype
     return as_tensor(energy, dtype), as_tensor(forces, dtype), as_tensor(virial, dtype)
+
+
+def _first_only() -> NotAvailableError:
+    return NotAvailableError(
+        "`lennard_jones` has no second derivative, which a Hessian and the derivative of forces are. Take forces from "
+        "its second output, and differences of them."
+    )
 
 
 def _fake(positions: torch.Tensor, cell: torch.Tensor, *others: Any) -> Results:
@@ -165,9 +175,8 @@ def _backward(ctx: Any, energy_gradient: torch.Tensor, *_: torch.Tensor) -> tupl
             by_cell = gradient_by_cell(-virial, -forces, positions, cell, segment_ptr)
             results[1] = (energy_gradient[:, None, None] * by_cell).to(cell.dtype)
     if torch.is_grad_enabled():
-        error = SimulationError("`lennard_jones` has no second derivative. Take forces from its second output.")
         inputs = (energy_gradient, positions, cell)
-        results = [None if r is None else no_second_derivative(r, error, *inputs) for r in results]
+        results = [None if r is None else no_second_derivative(r, _first_only(), *inputs) for r in results]
     return *results, *([None] * 12)
 
 

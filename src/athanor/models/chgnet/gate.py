@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from athanor.errors import NotAvailableError
+from athanor.kernels._library import no_second_derivative
+
 CPU_BLOCK_ROWS = 2048
 """Rows of a block on CPU; 2048 rows of 128 floats are 1 MB."""
 DEVICE_BLOCK_ROWS = 1 << 19
@@ -226,8 +229,20 @@ class _GatedRows(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+        with torch.no_grad():
+            found = _GatedRows._gradients(ctx, gradient)
+        if torch.is_grad_enabled():
+            # `once_differentiable` looks at `gradient` alone: where that is constant, it gives a part for the whole
+            inputs = [tensor for tensor in (gradient, *ctx.saved_tensors) if tensor is not None]
+            error = NotAvailableError(
+                "The network of CHGNet gives first derivatives only; second ones are not part of this version."
+            )
+            found = tuple(g if g is None else no_second_derivative(g, error, *inputs) for g in found)
+        return None, None, *found
+
+    @staticmethod
+    def _gradients(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gate, plan = ctx.gate, ctx.plan
         dense, weight, *tables = ctx.saved_tensors
         dense_gradient = None if dense is None else torch.empty_like(dense)
@@ -248,4 +263,4 @@ class _GatedRows(torch.autograd.Function):
                 weight_gradient.index_add_(0, plan.weight_row[block], row_weight_gradient)
             if dense_gradient is not None:
                 torch.mm(x_gradient, gate.map_dense.t(), out=dense_gradient[block])
-        return None, None, dense_gradient, weight_gradient, *table_gradients
+        return dense_gradient, weight_gradient, *table_gradients

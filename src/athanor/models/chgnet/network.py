@@ -16,21 +16,14 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from athanor.errors import InputError
 from athanor.models.chgnet.gate import GatedPerceptron, RowPlan, gated_rows
 from athanor.models.chgnet.graph import CrystalGraph
+from athanor.models.chgnet.layout import check_checkpoint
 
 _SQRT_HALF = 0.7071067690849304
 """The constant Fourier function times √π, as the float32 number that the parameters were fitted with."""
 _COSINE_SCALE = 1.0 - 1e-6
 """Keeps the arc cosine differentiable at straight angles, as in training."""
-_FIXED_ARGUMENTS = {
-    "update_bond": True,
-    "update_angle": True,
-    "mlp_first": True,
-    "non_linearity": "silu",
-    "conv_norm": None,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +58,8 @@ class CHGNetNetwork(nn.Module):
     Raises
     ------
     InputError
-        For a variant of the architecture that none of the shipped checkpoints uses.
+        For a variant of the architecture that none of the shipped checkpoints uses, and for tensors that do not go with
+        `arguments` or are not finite.
     """
 
     atom_embedding: torch.Tensor
@@ -84,7 +78,7 @@ class CHGNetNetwork(nn.Module):
 
     def __init__(self, state: Mapping[str, torch.Tensor], arguments: Mapping[str, Any]) -> None:
         super().__init__()
-        _check_arguments(arguments)
+        check_checkpoint(state, arguments)
         tensors = {key: value.detach() for key, value in state.items()}
         self.cutoff = float(arguments.get("atom_graph_cutoff", 6))
         self.bond_cutoff = float(arguments.get("bond_graph_cutoff", 3))
@@ -275,20 +269,3 @@ def _bonds_of_systems_with_angles(graph: CrystalGraph, batch_idx: torch.Tensor, 
     systems = batch_idx.new_zeros(int(batch_idx[-1]) + 1, dtype=dtype)
     systems[batch_idx[graph.short_center[graph.angle_first]]] = 1.0
     return systems[batch_idx[graph.bond_ends[:, 0]]].unsqueeze(1)
-
-
-def _check_arguments(arguments: Mapping[str, Any]) -> None:
-    for name, expected in _FIXED_ARGUMENTS.items():
-        value = arguments.get(name, expected)
-        if value != expected:
-            raise InputError(f"`{name}` of the checkpoint is {value!r}; CHGNetWrapper supports {expected!r} only.")
-    for name in ("gMLP_norm", "readout_norm"):
-        if arguments.get(name, "layer") not in (None, "layer"):
-            raise InputError(
-                f"`{name}` of the checkpoint is {arguments[name]!r}; CHGNetWrapper supports 'layer' or None."
-            )
-    for name in ("atom_conv_hidden_dim", "bond_conv_hidden_dim", "angle_layer_hidden_dim"):
-        if not isinstance(arguments.get(name, 0), int):
-            raise InputError(
-                f"`{name}` of the checkpoint is {arguments[name]!r}; CHGNetWrapper supports one number only."
-            )

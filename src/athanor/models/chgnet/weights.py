@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import torch
 
 from athanor._optional import OptionalDependency
 from athanor.errors import InputError
+from athanor.models.tensor_file import read_tensor_file
 
 SHIPPED: dict[str, tuple[str, str]] = {
     "0.3.0": (
@@ -66,42 +65,28 @@ def load_checkpoint(name: str | Path, *, trust: bool = False) -> Checkpoint:
     Raises
     ------
     InputError
-        A `ValueError`: for an unknown name, a shipped file with other contents than expected, or a file that is no
-        checkpoint.
+        A `ValueError`: for an unknown name, a shipped file with other contents than expected, or a file that is damaged
+        or no checkpoint.
     OptionalDependencyError
         If a shipped name is asked for and chgnet is not installed.
     """
-    expected = None
+    digest = ""
     if str(name) in SHIPPED:
         package = OptionalDependency.CHGNET.load(needed_by="CHGNetWrapper")
-        relative, expected = SHIPPED[str(name)]
+        relative, digest = SHIPPED[str(name)]
         path = Path(str(package.__file__)).parent / "pretrained" / relative
     else:
         path = Path(name)
-    if not path.is_file():
+    if not path.exists():
         raise InputError(
             f"`{name}` is neither a checkpoint file nor one of the shipped ones: {', '.join(SHIPPED)}. "
             f"There is no file {path}."
         )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if expected is not None and digest != expected:
-        raise InputError(
-            f"The checkpoint `{name}` at {path} has SHA-256 {digest[:16]}..., expected {expected[:16]}.... "
-            f"Reinstall the package, or pass the path to use this file all the same."
-        )
-    state, arguments = _read(path, trust)
-    return Checkpoint(str(name), state, arguments, f"sha256:{digest}")
-
-
-def _read(path: Path, trust: bool) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=not trust)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} is not a file of tensors only: loading it would run code from it. Pass `trust=True` if you know "
-            f"where it comes from."
-        ) from error
+    content, digest = read_tensor_file(path, trust=trust, digest=digest, name=str(name))
     model = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(model, dict) or not {"state_dict", "model_args"} <= model.keys():
-        raise InputError(f"{path} is no CHGNet checkpoint: it has no `state_dict` and `model_args`.")
-    return dict(model["state_dict"]), dict(model["model_args"])
+        raise InputError(f"`{path}` is no CHGNet checkpoint: it has no `state_dict` and `model_args`.")
+    state, arguments = model["state_dict"], model["model_args"]
+    if not isinstance(state, dict) or not isinstance(arguments, dict):
+        raise InputError(f"`{path}` is no CHGNet checkpoint: `state_dict` and `model_args` are no dictionaries.")
+    return Checkpoint(str(name), dict(state), dict(arguments), digest)

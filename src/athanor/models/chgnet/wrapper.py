@@ -23,6 +23,7 @@ from athanor.models.chgnet.graph import CrystalGraph, build_graph
 from athanor.models.chgnet.network import CHGNetNetwork
 from athanor.models.chgnet.weights import load_checkpoint
 from athanor.models.config import ModelConfig
+from athanor.models.derivatives import carries_graph
 from athanor.models.mixin import BaseModelMixin
 from athanor.models.pair_vectors import attached_vectors
 from athanor.models.stored_list import require_batch, require_pairs
@@ -141,7 +142,8 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
         Raises
         ------
         InputError
-            For an unknown name, other contents than expected, or a file that is no checkpoint.
+            For an unknown name, other contents than expected, or a file that is damaged, no checkpoint, or has tensors
+            missing, too many, misshapen or not finite.
         OptionalDependencyError
             If chgnet is not installed.
         """
@@ -162,12 +164,13 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
         width = (self.model.num_features,)
         return {"node_embeddings": width, "graph_embeddings": width}
 
-    @torch.no_grad()
     def compute_embeddings(self, data: AtomicData | Batch, **kwargs: Any) -> AtomicData | Batch:
         """Write to the batch the features of each atom before the last convolution, and their sums after it."""
-        batch = require_batch(self, data)
-        for key, value in self._embeddings(self.model(**self.adapt_input(data)), batch).items():
-            batch.set_field(key, value)
+        batch, names = require_batch(self, data), self.embedding_shapes.keys()
+        with torch.set_grad_enabled(carries_graph(batch)):
+            outputs = self._attached_energy(batch, None, names)
+        for key in names:
+            batch.set_field(key, outputs[key])
         return data
 
     def adapt_input(self, data: AtomicData | Batch, **kwargs: Any) -> dict[str, Any]:

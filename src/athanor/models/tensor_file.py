@@ -1,0 +1,93 @@
+"""Reading files of tensors that others wrote: damage is found, no code runs, and what came in has a digest.
+
+PyTorch's files are zip archives with a checksum for every member, which `torch.load` does not look at: of a file with
+a wrong bit it returns other numbers without a word. Here the checksums are compared first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from athanor.errors import InputError
+
+_OLDER_FORMAT = b"\x80"
+"""First byte of every pickle of protocol 2 and later; files of PyTorch before 1.6 are a row of these."""
+
+
+def read_tensor_file(path: Path, *, trust: bool = False, digest: str = "", name: str = "") -> tuple[Any, str]:
+    """Return what a file of tensors holds, on the CPU, and ``sha256:`` with the digest of its bytes.
+
+    Parameters
+    ----------
+    path
+        A file that `torch.save` wrote.
+    trust
+        Whether to run a file that is a whole pickle, which can execute anything.
+    digest
+        Hexadecimal SHA-256 that the file must have; any, if empty.
+    name
+        What the file was asked for as, if not by its path.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, it has another digest, is damaged, is no file of tensors, or is a pickle of code and
+        not to be trusted.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
+        raise InputError(f"`{path}` {what}. Pass the path of a checkpoint that `torch.save` wrote.")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"`{path}` can not be read: {error.strerror}.") from error
+    found = hashlib.sha256(content).hexdigest()
+    if digest and found != digest:
+        raise InputError(
+            f"The checkpoint `{name or path}` at {path} has SHA-256 {found[:16]}..., expected {digest[:16]}.... "
+            f"Reinstall the package, or pass the path to use this file all the same."
+        )
+    _check_whole(path, content)
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=not trust), f"sha256:{found}"
+    except MemoryError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"`{path}` is not a file of tensors only: loading it would run code from it. Pass `trust=True` if you know "
+            f"where it comes from."
+        ) from error
+    except Exception as error:  # whatever torch, or code that is trusted, makes of bytes that are no checkpoint
+        raise _damaged(path, f"{type(error).__name__}: {' '.join(str(error).split())[:120]}") from error
+
+
+def _check_whole(path: Path, content: bytes) -> None:
+    """Refuse what is no file of `torch.save`, and an archive of which a byte is not the one that was written."""
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        if content.startswith(b"PK"):
+            raise _damaged(path, "the end of the archive is missing")
+        if not content.startswith(_OLDER_FORMAT):
+            what = "is empty" if not content else "is no checkpoint: it does not begin as files of `torch.save` do"
+            raise InputError(f"`{path}` {what}. Pass the path of a checkpoint that `torch.save` wrote.")
+        return
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            packed = [member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
+            if packed:
+                raise _damaged(path, f"`{packed[0]}` is compressed, which PyTorch never does")
+            wrong = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise _damaged(path, str(error)) from error
+    if wrong is not None:
+        raise _damaged(path, f"`{wrong}` in it has another checksum than when it was written")
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    return InputError(f"`{path}` is damaged or no checkpoint: {why}. Get the file again.")

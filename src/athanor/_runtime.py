@@ -8,8 +8,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from athanor.errors import InputError
 _MOST_THREADS = 64
 _INSIDE = ("athanor", "torch", "contextlib")
 """Packages whose frames are not those of a caller."""
-_state = {"ready": False, "announces": True}
+_state = {"ready": False, "announces": True, "has_threads": False, "is_forked": False}
 
 
 def ready() -> None:
@@ -50,14 +51,35 @@ def level_of_caller() -> int:
 
 
 def announce(text: str) -> None:
-    """Print on stderr why something takes long, unless `set_announcing` turned that off."""
-    if _state["announces"]:
-        print(f"athanor: {text}", file=sys.stderr)
+    """Print on stderr why something takes long, unless `set_announcing` turned that off or nobody can read it."""
+    if _state["announces"] and sys.stderr is not None:
+        with suppress(OSError, ValueError):  # a closed pipe, a full disk, a closed stream: no reason to stop
+            print(f"athanor: {text}", file=sys.stderr)
 
 
 def set_announcing(announces: bool) -> None:
     """Say whether `announce` prints, for callers that were asked to be quiet."""
     _state["announces"] = announces
+
+
+def _look_for_threads() -> None:
+    """Note, before a fork, whether libraries have threads, none of which the child will have."""
+    try:
+        count = len(os.listdir("/proc/self/task"))
+    except OSError:
+        count = threading.active_count()
+    _state["has_threads"] = _state["ready"] or count > 1
+
+
+def _stay_on_one_thread() -> None:
+    """In a forked child of a process with threads: OpenMP would wait for ever for those that did not come along."""
+    if _state["has_threads"]:
+        _state["is_forked"] = True
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_look_for_threads, after_in_child=_stay_on_one_thread)
 
 
 def set_num_threads(num_threads: int | None = None) -> None:
@@ -68,16 +90,23 @@ def set_num_threads(num_threads: int | None = None) -> None:
     Parameters
     ----------
     num_threads
-        At least 1; None means every core this process may use.
+        At least 1; None means every core this process may use. A process that was forked from one that had computed
+        has one thread.
 
     Raises
     ------
     InputError
         If `num_threads` is below 1, not an integer, or far more than there are cores: the OpenMP library dies of it.
+        If it is more than 1 in a forked process, where OpenMP would wait for ever.
     """
     if num_threads is None:
-        num_threads = _available_cores()
+        num_threads = 1 if _state["is_forked"] else _available_cores()
     num_threads = check_whole(num_threads, "num_threads", 1)
+    if num_threads > 1 and _state["is_forked"]:
+        raise InputError(
+            f"{num_threads} threads would wait for ever in this process: it was forked from one with threads, which "
+            f'did not come along. It computes on one; for more, start it with `multiprocessing.get_context("spawn")`.'
+        )
     most = max(_MOST_THREADS, 4 * _available_cores())
     if num_threads > most:
         raise InputError(

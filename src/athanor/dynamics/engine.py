@@ -26,6 +26,7 @@ from athanor.dynamics.arguments import (
 from athanor.dynamics.convergence import ConvergenceHook
 from athanor.dynamics.driver import Driver, check_can_produce
 from athanor.dynamics.evaluate import evaluate
+from athanor.dynamics.in_use import in_use
 from athanor.dynamics.rows import Rows, SavedRows, mask_of_rows, save_rows, take_up_rows
 from athanor.dynamics.start import check_start, settle_velocities_
 from athanor.dynamics.state import (
@@ -200,6 +201,8 @@ class BaseDynamics(HookRegistryMixin):
         ------
         InputError
             If neither gives `n_steps`, or the model can not compute what this engine needs.
+        SimulationError
+            If a run in another thread has the batch, the engine or the model.
         """
         total = self.n_steps if n_steps is None else check_whole(n_steps, "n_steps")
         if total is None:
@@ -214,8 +217,7 @@ class BaseDynamics(HookRegistryMixin):
             if self._running:
                 return batch, self._driver.step()
             check_batch(batch, self)
-            batch.separate_memory()
-            with self._asking_for_outputs(), self._taken_up(batch):
+            with self._alone_with(batch), self._asking_for_outputs(), self._taken_up(batch):
                 finished = self._driver.step()
         return batch, finished
 
@@ -228,8 +230,7 @@ class BaseDynamics(HookRegistryMixin):
             If an output that this engine needs is missing.
         """
         check_batch(batch, self)
-        with torch.inference_mode(False):
-            batch.separate_memory()
+        with torch.inference_mode(False), self._alone_with(batch):
             return evaluate(self.model, batch, frozenset(self.__needs_keys__))
 
     def masked_update(self, batch: Batch, mask: Tensor) -> None:
@@ -486,8 +487,7 @@ class BaseDynamics(HookRegistryMixin):
     def _around_run(self, batch: Batch) -> Iterator[None]:
         """Open hooks, ask for outputs and prime results for a whole run; close and restore in any case."""
         check_batch(batch, self)
-        with self._asking_for_outputs(), torch.inference_mode(False):
-            batch.separate_memory()
+        with torch.inference_mode(False), self._alone_with(batch), self._asking_for_outputs():
             self.open_hooks(*self._members())
             try:
                 self._running = True
@@ -501,6 +501,13 @@ class BaseDynamics(HookRegistryMixin):
             finally:
                 self._running = False
             self.close_hooks()
+
+    @contextmanager
+    def _alone_with(self, batch: Batch) -> Iterator[None]:
+        """Have the batch, the engine and the configuration of the model to this thread, and the batch's own memory."""
+        with in_use(batch=batch, engine=self, model=self.model.model_config):
+            batch.separate_memory()
+            yield
 
     @contextmanager
     def _asking_for_outputs(self) -> Iterator[None]:

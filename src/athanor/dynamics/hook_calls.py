@@ -100,7 +100,10 @@ class HookCalls:
             self._systems.write_back()
             converged = None if converged is None else part.to_whole(converged)
         before = (len(batch), batch.membership, batch.system_id, batch.system_id._version)
-        bound.call(engine.make_context(at, batch, converged), at)
+        context = engine.make_context(at, batch, converged)
+        if bound.on_active:
+            context.active_mask = self._systems.active.systems
+        bound.call(context, at)
         _check_same_systems(batch, before, at)
         if not bound.observes:
             self.changed = True

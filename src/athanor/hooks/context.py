@@ -43,7 +43,10 @@ class DynamicsContext(HookContext):
         Steps done by the engine before this one; the same at all stages of one step.
     converged_mask
         bool [B]: systems that converged in this step; ``None`` where there was no check.
+    active_mask
+        bool [B]: systems that the step moves, for hooks that work on these alone (`on_active`); else ``None``.
     """
 
     step_count: int = 0
     converged_mask: torch.Tensor | None = None
+    active_mask: torch.Tensor | None = None

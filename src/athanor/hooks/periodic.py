@@ -17,6 +17,8 @@ from athanor.hooks.stages import DynamicsStage
 _MAX_PASSES = 4
 """Two settle every atom but those that rounding keeps on a face; these are then put next to it."""
 
+_AFTER_THE_COUNT = (DynamicsStage.AFTER_STEP, DynamicsStage.ON_CONVERGE)
+
 
 class WrapPeriodicHook:
     """Wrap positions into the cell, fractional coordinates in [0, 1) along periodic axes; a second call moves nothing.
@@ -24,17 +26,19 @@ class WrapPeriodicHook:
     Parameters
     ----------
     frequency
-        Steps between calls.
+        Steps between calls, counted by each system for itself, so that it does not matter when others joined.
     stage
         Where the hook runs; AFTER_POST_UPDATE unless given.
 
     Notes
     -----
-    Changes ``batch.positions`` in place and keeps the results and the pair list of the batch valid.
+    Changes ``batch.positions`` in place and keeps the results and the pair list of the batch valid. Systems that stand
+    still, because they are finished or failed, are left as they are.
     """
 
     default_stage = DynamicsStage.AFTER_POST_UPDATE
     on_active = True
+    counts_each_system = True
 
     def __init__(self, frequency: int = 1, stage: Enum | None = None) -> None:
         self.frequency = check_whole(frequency, "frequency", 1)
@@ -51,18 +55,37 @@ class WrapPeriodicHook:
         cell, pbc = getattr(batch, "cell", None), getattr(batch, "pbc", None)
         if cell is None or pbc is None or batch.num_nodes == 0:
             return
+        due = self._due(ctx, stage)
+        if due is not None and not bool(due.any()):
+            return
         cell, pbc = cell.detach().reshape(-1, 3, 3), pbc.reshape(-1, 3)
         if self._cells is None or not self._cells.were_made_for(cell, pbc, batch.batch_idx):
             self._cells = _CellOfEachAtom(cell, pbc, batch.batch_idx)
-        wrapped, offsets = self._cells.wrap(batch.positions.detach())
+        positions = batch.positions.detach()
+        wrapped, offsets = self._cells.wrap(positions)
         if offsets is None:
             return
+        if due is not None:
+            atoms = due[batch.batch_idx].unsqueeze(1)
+            wrapped, offsets = torch.where(atoms, wrapped, positions), offsets * atoms
+            if torch.equal(wrapped, positions):
+                return
         with batch.keeping_results_fresh():
             batch.positions.copy_(wrapped)
             batch.touch()
             batch.pair_lists = tuple(
                 pairs.move_by_lattice_vectors(offsets, batch.batch_idx) for pairs in batch.pair_lists
             )
+
+    def _due(self, ctx: HookContext, stage: Enum) -> torch.Tensor | None:
+        """Return the systems to wrap now, bool [B]; None for all."""
+        due: torch.Tensor | None = getattr(ctx, "active_mask", None)
+        step = ctx.batch.get("step") if self.frequency > 1 else None
+        if step is not None:
+            done = step.reshape(-1) - int(stage in _AFTER_THE_COUNT)  # steps that each system had done before this one
+            now = done % self.frequency == 0
+            due = now if due is None else due & now
+        return None if due is None or bool(due.all()) else due
 
 
 def wrap_positions(

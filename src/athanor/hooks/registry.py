@@ -156,7 +156,7 @@ class HookRegistryMixin:
             hook=hook,
             call=hook,
             stage=stage,
-            frequency=frequency,
+            frequency=1 if getattr(hook, "counts_each_system", False) else frequency,
             runs_on_stage=runs_on_stage,
             enter=members["__enter__"],
             leave=leave,

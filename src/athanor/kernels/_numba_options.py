@@ -28,15 +28,20 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": F
 
 def jit(function: Function) -> Function:
     """Compile `function` at its first call, once per installation where a cache folder can be written."""
+    dispatcher: Any = numba.njit(**_OPTIONS)(function)
     folder = cache_folder()
-    if folder is None:
-        return numba.njit(**_OPTIONS)(function)
-    users_folder = _numba_config.CACHE_DIR
-    _numba_config.CACHE_DIR = str(folder)  # read by numba while it decorates
-    try:
-        return numba.njit(cache=True, **_OPTIONS)(function)
-    finally:
-        _numba_config.CACHE_DIR = users_folder
+    if folder is not None:
+        from athanor.kernels._cache import KernelCache
+
+        users_folder = _numba_config.CACHE_DIR
+        _numba_config.CACHE_DIR = str(folder)  # read by numba when it makes a cache
+        try:
+            dispatcher._cache = KernelCache(function)
+        except Exception as error:  # whatever numba finds wrong with the folder
+            announce(f"compiling kernels for this process only: {error}.")
+        finally:
+            _numba_config.CACHE_DIR = users_folder
+    return dispatcher
 
 
 @cache

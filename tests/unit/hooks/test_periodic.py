@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 import pytest
 import torch
+from ase.build import bulk
 
+from athanor.data import AtomicData
 from athanor.data.batch import Batch
+from athanor.dynamics import NVE
 from athanor.hooks import DynamicsStage, HookContext, WrapPeriodicHook
 from athanor.hooks.periodic import complete_cell, wrap_positions
 from athanor.models.lj import LennardJonesModelWrapper
 from athanor.neighbors import compute_neighbors
+from athanor.testing.dynamics_contract import argon_model, with_neighbor_hooks
 from athanor.testing.systems import standard_systems, structure
 
 SHEAR = torch.tensor([[4.0, 0.0, 0.0], [1.5, 5.0, 0.0], [-0.7, 1.1, 6.0]], dtype=torch.float64)
@@ -161,3 +167,61 @@ def test_defaults_and_bad_arguments() -> None:
     molecule = Batch.from_data_list([structure(torch.ones(1, 3), [18])])
     wrap(molecule)
     assert torch.equal(molecule.positions, torch.ones(1, 3))
+
+
+# ---------------------------------------------------------------------------------------------- each system for itself
+
+
+def gliding(seed: int) -> Batch:
+    """A crystal that drifts through its cell, so that atoms cross faces in every step."""
+    crystal = bulk("Ar", "fcc", a=5.3, cubic=True)
+    crystal.rattle(0.1, seed=seed)
+    batch = Batch.from_data_list([AtomicData.from_atoms(crystal, dtype=torch.float64)])
+    batch.velocities = torch.full_like(batch.positions, 5.0)
+    return batch
+
+
+def run_wrapped(batch: Batch, n_steps: int, hook: WrapPeriodicHook, **changes: object) -> None:
+    engine = with_neighbor_hooks(NVE(argon_model(), dt=5.0))
+    for name, value in changes.items():
+        setattr(engine, name, value)
+    engine.register_hook(hook)
+    engine.run(batch, n_steps)
+
+
+class CountsEngineSteps(WrapPeriodicHook):
+    """A twin whose calls are due by the steps of the engine."""
+
+    counts_each_system = False
+
+    def _due(self, ctx: HookContext, stage: Enum) -> torch.Tensor | None:
+        return None
+
+
+@pytest.mark.parametrize("stage", [DynamicsStage.AFTER_POST_UPDATE, DynamicsStage.AFTER_STEP])
+@pytest.mark.parametrize(("kind", "is_equal"), [(WrapPeriodicHook, True), (CountsEngineSteps, False)])
+def test_when_a_system_joined_does_not_matter(
+    kind: type[WrapPeriodicHook], is_equal: bool, stage: DynamicsStage
+) -> None:
+    alone, batch = gliding(1), gliding(0)
+    run_wrapped(alone, 7, kind(frequency=3, stage=stage))
+    engine = with_neighbor_hooks(NVE(argon_model(), dt=5.0))
+    engine.register_hook(kind(frequency=3, stage=stage))
+    engine.run(batch, 4)
+    batch.append(gliding(1))
+    engine.run(batch, 7)
+    late = batch.index_select([1])
+    assert late.step.tolist() == alone.step.tolist() == [[7]]
+    assert torch.equal(late.positions, alone.positions) is is_equal
+
+
+def test_a_system_that_stands_still_is_left_alone_also_in_a_batch_that_can_not_be_parted() -> None:
+    moving, still = gliding(0), gliding(1)
+    still.positions += 100.0
+    batch = Batch.from_data_list([*moving.to_data_list(), *still.to_data_list()])
+    batch.status = torch.tensor([[0], [1]])
+    before = batch.positions.clone()
+    of_still = batch.batch_idx == 1
+    run_wrapped(batch, 3, WrapPeriodicHook(), rows_of_mine=torch.zeros(2))  # an attribute with a row for each system
+    assert torch.equal(batch.positions[of_still], before[of_still])
+    assert not torch.equal(batch.positions[~of_still], before[~of_still])

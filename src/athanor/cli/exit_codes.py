@@ -14,6 +14,8 @@ class ExitCode(IntEnum):
     SOME_FAILED = 69
     """Some systems were set aside; the rest is complete."""
     OUR_ERROR = 70
+    SHORTAGE = 71
+    """The machine, or a limit on the process, refused memory, threads or open files."""
     STORAGE = 74
     """Results can not be written or read."""
     CHECKPOINT = 75

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -17,18 +17,25 @@ from athanor.cli import commands
 from athanor.cli.exit_codes import ExitCode
 from athanor.cli.init import Kind
 from athanor.cli.output import print_json
+from athanor.cli.streams import guard_streams, output_was_refused
+
+_SHORTAGES = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
+_WORDS_OF_SHORTAGE = (
+    "allocate memory", "out of memory", "bad_alloc", "failed to map segment", "can't start new thread",
+    "resource temporarily unavailable",
+)  # fmt: skip
 
 
-class _Interrupted(Exception):
-    """Ctrl-C, in a form that typer hands on: of a KeyboardInterrupt it makes an exit without a word."""
+class _HandedOn(Exception):
+    """Ctrl-C, or the early end of a file, for typer to hand on: it makes of either an exit without a word."""
 
 
 @contextmanager
-def _interrupts_raised() -> Iterator[None]:
+def _handing_on() -> Iterator[None]:
     try:
         yield
-    except KeyboardInterrupt:
-        raise _Interrupted from None
+    except (KeyboardInterrupt, EOFError) as error:
+        raise _HandedOn from error
 
 
 class _FlagsWithoutType:
@@ -48,11 +55,11 @@ class _Command(_FlagsWithoutType, TyperCommand):
 
 class _Commands(_FlagsWithoutType, TyperGroup):
     def make_context(self, *arguments: Any, **more: Any) -> Any:
-        with _interrupts_raised():
+        with _handing_on():
             return super().make_context(*arguments, **more)
 
     def invoke(self, ctx: Any) -> Any:
-        with _interrupts_raised():
+        with _handing_on():
             return super().invoke(ctx)
 
 
@@ -65,7 +72,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Relax and heat many structures at once, in one batch, with any interatomic potential.",
     epilog="Values may carry a unit: `--temperature 300K`, `--time 1ps`, `--pressure 10GPa`. "
-    "Exit codes: 0 done, 65 bad input, 69 some systems failed, 70 internal error, 74 storage, 130 interrupted.",
+    "Exit codes: 0 done, 65 bad input, 69 some systems failed, 70 internal error, 71 short of memory, 74 storage, "
+    "130 interrupted.",
 )
 
 
@@ -149,53 +157,73 @@ def main(arguments: list[str] | None = None) -> None:
     # Threads of torch wait without spinning: on shared cores a spinning wait costs milliseconds. Read by the OpenMP
     # library when torch loads, so it is set here, before any command imports it.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:  # closed by who started us; a file of the run must not get its number
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
-        elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without Å gets a question mark, not the end of the run
-    sys.exit(call(sys.argv[1:] if arguments is None else arguments))
+    files = guard_streams()
+    code = call(sys.argv[1:] if arguments is None else arguments)
+    refused = output_was_refused(files)
+    if refused is not None and code == ExitCode.DONE:  # the results are there; what asked for this output is not served
+        code = _report(_of_the_system(refused), ExitCode.STORAGE, as_json=False)
+    sys.exit(code)
 
 
 def call(arguments: list[str]) -> int:
     """Run the command line and return its exit code."""
-    from athanor.errors import InputError, OptionalDependencyError, StorageError
-
     as_json = "--json" in arguments
     try:
         code = int(app(arguments, prog_name="athanor", standalone_mode=False) or ExitCode.DONE)
-        sys.stdout.flush()  # here, where a closed pipe or a full disk can still be reported
+        sys.stdout.flush()
         return code
-    except (InputError, OptionalDependencyError) as error:
-        return _report(str(error), ExitCode.BAD_INPUT, as_json)
-    except StorageError as error:
-        return _report(str(error), ExitCode.STORAGE, as_json)
-    except (KeyboardInterrupt, _Interrupted):
-        return _report("interrupted.", ExitCode.INTERRUPTED, as_json)
-    except SystemExit:  # what rich and click make of a closed pipe; the command itself never exits
-        return int(ExitCode.DONE)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(ExitCode.DONE)
-    except OSError as error:
-        return _report(f"{error.filename or 'the output'}: {error.strerror or error}.", ExitCode.STORAGE, as_json)
-    except Exception as error:
-        if _is_usage_error(error):
-            return _report(_usage_text(error), ExitCode.BAD_INPUT, as_json)
-        if type(error).__name__ == "Abort":
-            return _report("interrupted.", ExitCode.INTERRUPTED, as_json)
-        if os.environ.get("ATHANOR_DEBUG"):
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        text, code = _explain(error)
+        if code is ExitCode.OUR_ERROR and os.environ.get("ATHANOR_DEBUG"):
             raise
-        return _report(
-            f"internal error: {type(error).__name__}: {error}\n"
-            f"  This is a mistake in athanor. Run it again with ATHANOR_DEBUG=1 and report the traceback.",
-            ExitCode.OUR_ERROR,
-            as_json,
+        return _report(text, code, as_json)
+
+
+def _explain(error: BaseException) -> tuple[str, ExitCode]:
+    """Return what is said of an error, and the exit code that goes with it."""
+    from athanor.errors import InputError, OptionalDependencyError, StorageError
+
+    if isinstance(error, _HandedOn) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
+        return "interrupted.", ExitCode.INTERRUPTED
+    if isinstance(error, (InputError, OptionalDependencyError)):
+        return str(error), ExitCode.BAD_INPUT
+    if isinstance(error, StorageError):
+        return str(error), ExitCode.STORAGE
+    if _is_usage_error(error):
+        return _usage_text(error), ExitCode.BAD_INPUT
+    if _is_shortage(error):
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        return (
+            f"the machine has not enough memory, threads or open files for this: {why}\n"
+            f"  Use a smaller --max-atoms or --threads, or raise the limits of this process (`ulimit -a`).",
+            ExitCode.SHORTAGE,
         )
+    if isinstance(error, OSError):
+        return _of_the_system(error), ExitCode.STORAGE
+    if isinstance(error, SystemExit):
+        return "the program was ended by code that it ran: a model or another package.", ExitCode.OUR_ERROR
+    return (
+        f"internal error: {type(error).__name__}: {error}\n"
+        f"  This is a mistake in athanor. Run it again with ATHANOR_DEBUG=1 and report the traceback.",
+        ExitCode.OUR_ERROR,
+    )
 
 
-def _is_usage_error(error: Exception) -> bool:
+def _of_the_system(error: OSError) -> str:
+    return f"{error.filename or 'the output'}: {error.strerror or error}."
+
+
+def _is_shortage(error: BaseException) -> bool:
+    """Whether the machine, or a limit on this process, refused memory, threads or files; libraries say it in words."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _SHORTAGES
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _WORDS_OF_SHORTAGE)
+
+
+def _is_usage_error(error: BaseException) -> bool:
     """Whether typer says so; which copy of click it raises from differs between its versions."""
     return hasattr(error, "format_message") and hasattr(error, "exit_code")
 

@@ -110,10 +110,8 @@ def _spec_of(kind: type[Spec], given: Given, plain: Given) -> Spec:
 
 def _with_arguments(model: Any, options: Sequence[str]) -> Given:
     """Return a model as a job would name it, with ``KEY=VALUE`` arguments."""
-    import yaml
-
     from athanor.workflows.spec import ModelSpec
-    from athanor.workflows.yaml_file import safe_loader
+    from athanor.workflows.yaml_file import NotYamlError, parse_yaml, safe_loader
 
     if model is None:
         raise InputError("--model-option needs --model: say which model it is for.")
@@ -124,7 +122,7 @@ def _with_arguments(model: Any, options: Sequence[str]) -> Given:
         if not separator or not key:
             raise InputError(f"--model-option {option!r} is not KEY=VALUE, for example `--model-option cutoff=8.5`.")
         try:
-            arguments[key.strip().replace("-", "_")] = yaml.load(text, safe_loader())
-        except yaml.YAMLError as error:
-            raise InputError(f"--model-option {option!r} has no value that can be read as YAML.") from error
+            arguments[key.strip().replace("-", "_")] = parse_yaml(text, safe_loader())
+        except NotYamlError as error:
+            raise InputError(f"--model-option {key}: the value is no single value of YAML{error}") from error
     return {"name": described.name, "options": arguments}

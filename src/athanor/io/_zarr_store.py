@@ -16,6 +16,7 @@ import numpy as np
 from athanor.errors import InputError, OptionalDependencyError, StorageError
 from athanor.io._replace import replacing
 from athanor.io._store_lock import StoreLock
+from athanor.io.regular_file import open_regular
 
 _WRITE_EVERY_CHUNK: Any = {"write_empty_chunks": True}
 """zarr leaves out, and removes, chunks that hold only the fill value; then a missing one would be no sign of damage."""
@@ -58,6 +59,8 @@ class RawStore:
         import zarr.storage
         from zarr.abc.store import Store
 
+        from athanor.io._local_store import RegularFiles
+
         self._prefix = ""
         self.read_only = read_only
         self.where: str
@@ -73,7 +76,7 @@ class RawStore:
             path = Path(os.path.expanduser(store))
             if path.exists() and not path.is_dir():
                 raise StorageError(f"`{path}` is a file; a trajectory store is a folder.")
-            self.where, self.store = f"`{path}`", zarr.storage.LocalStore(path)
+            self.where, self.store = f"`{path}`", RegularFiles(path)
         elif isinstance(store, Store):
             self.where, self.store = f"`{store}`", store
         elif isinstance(store, MutableMapping):
@@ -82,7 +85,7 @@ class RawStore:
             raise InputError(
                 f"`store` is a {type(store).__name__}; pass a path, a dict, or a zarr store (for example LocalStore)."
             )
-        self._folder = Path(self.store.root) if type(self.store) is zarr.storage.LocalStore else None
+        self._folder = Path(self.store.root) if type(self.store) in (zarr.storage.LocalStore, RegularFiles) else None
 
     def lock(self) -> StoreLock:
         """Return the right to write to this store, to be acquired."""
@@ -108,9 +111,12 @@ class RawStore:
         """Bytes under a key, or None."""
         if self._folder is not None:
             try:
-                return self._path(key).read_bytes()
+                with open_regular(self._path(key)) as file:
+                    return file.read()
             except (FileNotFoundError, NotADirectoryError):
                 return None
+            except OSError as error:
+                raise StorageError(f"`{self._path(key)}` can not be read: {error.strerror or error}.") from error
         from zarr.core.buffer import default_buffer_prototype
 
         found = self._sync(self.store.get(self._prefix + key, default_buffer_prototype()))

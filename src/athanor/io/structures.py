@@ -149,7 +149,7 @@ def _parse_index(index: str | int | slice) -> int | slice:
         if ":" not in index:
             return int(index)
         parts = [int(part) if part.strip() else None for part in index.split(":")]
-        if len(parts) > 3:
+        if len(parts) > 3 or 0 in parts[2:]:
             raise ValueError
         return slice(*parts)
     except ValueError:

@@ -17,8 +17,12 @@ from typing import Any
 
 from athanor.errors import InputError, StorageError
 from athanor.io._replace import PARTIAL, replacing
+from athanor.io.regular_file import read_regular
 from athanor.workflows.folder import CONTENT, RUN, SUMMARY_CSV, SUMMARY_JSON
 from athanor.workflows.saved_record import is_elsewhere, read_record, state_of
+
+_MOST_BYTES = 20_000_000
+"""Of ``run.yaml``; an athanor writes a few thousand, and the name of every input file."""
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -68,7 +72,7 @@ def _running_process(folder: Path) -> int | None:
     try:
         record = read_record(folder)
         writer = int(record["process"]["id"]) if state_of(record) == "running" and not is_elsewhere(record) else None
-    except (InputError, StorageError, KeyError):  # a damaged record may be replaced
+    except (InputError, StorageError, KeyError, TypeError):  # a damaged record may be replaced
         return None
     return None if writer == os.getpid() else writer
 
@@ -80,7 +84,7 @@ def _why_not_ours(folder: Path, names: set[str]) -> str:
     if RUN not in names:
         return f"no {RUN}"
     try:
-        lines = (folder / RUN).read_text(encoding="utf-8").splitlines()
+        lines = read_regular(folder / RUN, _MOST_BYTES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         lines = []
     return "" if any(line.startswith("athanor:") for line in lines) else f"its {RUN} is of another program"

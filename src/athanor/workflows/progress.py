@@ -89,8 +89,8 @@ class Progress:
     """
 
     def __init__(self, *, shown: bool, chunks: int, steps: int, noun: str = "steps", stream: Any = None) -> None:
-        self._shown, self._chunks, self._steps, self._noun = shown, chunks, steps, noun
         self._stream = stream if stream is not None else sys.stderr
+        self._shown, self._chunks, self._steps, self._noun = shown and self._stream is not None, chunks, steps, noun
         self._chunk = self._step = self._taken_before = 0
         self._description = ""
         self._started = self._last_line = time.monotonic()
@@ -126,7 +126,7 @@ class Progress:
     def _while_it_can_be_written(self) -> Iterator[None]:
         try:
             yield
-        except OSError:
+        except (OSError, ValueError):  # a closed pipe, a full disk; a stream that was closed
             self._shown, self._bar = False, None
 
     def next_chunk(self, number: int) -> None:

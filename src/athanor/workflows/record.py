@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from athanor import __version__
 from athanor.workflows.advice import Advice
 from athanor.workflows.folder import RUN
 from athanor.workflows.output import write_yaml
+from athanor.workflows.saved_record import this_process
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import RelaxSpec
 from athanor.workflows.structures import System
@@ -61,7 +61,7 @@ class RunRecord:
             "athanor": __version__,
             "command": command,
             "state": "running",
-            "process": {"host": platform.node(), "id": os.getpid()},
+            "process": this_process(),
             "started": self._started.isoformat(timespec="seconds"),
             "systems": len(systems),
             "atoms": sum(len(system.atoms) for system in systems),

@@ -15,6 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from athanor.errors import StorageError
+from athanor.io.regular_file import open_regular
 
 _LARGE = 50_000_000
 """Bytes beyond which a log is searched for a few systems instead of being parsed whole."""
@@ -24,6 +25,7 @@ _BLOCK = 32_000_000
 """Bytes that are parsed at a time."""
 VOIGT = ("xx", "yy", "zz", "yz", "xz", "xy")
 """Order of the components of a stress, as in ASE."""
+_LONGEST_LINE = 100_000
 _NEEDED = ("step", "time_fs", "system_id")
 
 
@@ -131,7 +133,7 @@ class SavedLog:
     def _read(self, systems: Sequence[int]) -> tuple[list[str], dict[int, np.ndarray]]:
         """Columns of the log, and the rows of each system, at least of `systems`."""
         try:
-            with self._path.open("rb") as file:
+            with open_regular(self._path) as file:
                 columns = self._header(file)
                 if self._whole is None:
                     if len(systems) <= _FEW and self._path.stat().st_size > _LARGE:
@@ -146,7 +148,7 @@ class SavedLog:
             raise StorageError(f"`{self._path}` can not be read: {error.strerror or error}.") from error
 
     def _header(self, file: BinaryIO) -> list[str]:
-        columns = file.readline().decode("utf-8", "replace").strip().split(",")
+        columns = file.readline(_LONGEST_LINE).decode("utf-8", "replace").strip().split(",")
         missing = [name for name in _NEEDED if name not in columns]
         if missing:
             raise StorageError(
@@ -199,6 +201,8 @@ def _blocks(file: BinaryIO) -> Iterator[bytes]:
     rest = b""
     while block := file.read(_BLOCK):
         whole, newline, rest = (rest + block).rpartition(b"\n")
+        if len(rest) > _LONGEST_LINE:
+            raise StorageError("`log.csv` is damaged: it has a line without an end. Remove the line to read the rest.")
         yield whole + newline
 
 

@@ -12,10 +12,16 @@ from typing import Any
 
 from athanor._values import shown
 from athanor.errors import InputError, StorageError
+from athanor.io.regular_file import read_regular
 from athanor.workflows.columns import tell_apart
 from athanor.workflows.folder import RUN, SUMMARY_CSV, SUMMARY_JSON
+from athanor.workflows.yaml_file import NotYamlError, parse_yaml
 
-_KEYS = ("athanor", "state", "systems", "job", "model", "versions", "citations")
+_MOST_DIGITS, _LARGEST_PROCESS = 12, 2**31 - 1
+_KEYS = {
+    "athanor": str, "state": str, "systems": int, "job": dict, "model": dict, "versions": dict, "citations": list,
+}  # fmt: skip
+_MOST_BYTES, _MOST_BYTES_OF_A_ROW, _MOST_BYTES_OF_A_TABLE = 20_000_000, 10_000, 1_000_000_000
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -31,19 +37,27 @@ def read_record(folder: Path) -> dict[str, Any]:
     import yaml
 
     path = folder / RUN
-    if not path.is_file():
+    if not path.exists():
         whole = next((parent for parent in folder.absolute().parents if (parent / RUN).is_file()), None)
         if whole is not None:
             raise InputError(f"`{folder}` is a part of a results folder. Pass the whole: `{whole}`.")
         what = f"it has no `{RUN}`" if folder.is_dir() else "it is a file" if folder.exists() else "it does not exist"
         raise InputError(f"`{folder}` is not a results folder of athanor: {what}. Pass the folder of `-o`.")
     try:
-        record = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise StorageError(f"`{path}` can not be read: {' '.join(str(error).split())}.") from error
-    missing = [key for key in _KEYS if not isinstance(record, dict) or key not in record]
+        text = read_regular(path, _MOST_BYTES).decode("utf-8")
+        record = parse_yaml(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except NotYamlError as error:
+        raise StorageError(f"`{path}` can not be read{error}") from error
+    except (OSError, ValueError) as error:
+        raise StorageError(f"`{path}` can not be read: {getattr(error, 'strerror', None) or error}.") from error
+    missing = [key for key, kind in _KEYS.items() if not isinstance(record, dict) or type(record.get(key)) is not kind]
     if missing:
-        raise StorageError(f"`{path}` was not written by athanor, or is damaged: it has no `{missing[0]}`.")
+        raise StorageError(f"`{path}` was not written by athanor, or is damaged: it has no usable `{missing[0]}`.")
+    if not isinstance(record.get("process", {}), dict):
+        raise StorageError(f"`{path}` was not written by athanor, or is damaged: it has no usable `process`.")
+    stages = record["job"].get("stages")
+    if not isinstance(stages, list) or any(not isinstance(stage, dict) or len(stage) != 1 for stage in stages):
+        raise StorageError(f"`{path}` was not written by athanor, or is damaged: its job has no usable `stages`.")
     return record
 
 
@@ -57,22 +71,34 @@ def read_summary(folder: Path, systems: int) -> list[dict[str, Any]]:
     """
     path = folder / SUMMARY_JSON
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(read_regular(path, min(_MOST_BYTES_OF_A_ROW * (systems + 1), _MOST_BYTES_OF_A_TABLE)))
     except FileNotFoundError:
         raise StorageError(f"`{path}` is missing. Ask for systems by their number, 0 to {systems - 1}.") from None
-    except (OSError, ValueError) as error:
-        raise StorageError(f"`{path}` can not be read: {error}. Try {SUMMARY_CSV} beside it.") from error
-    if not isinstance(rows, list) or len(rows) != systems:
+    except (OSError, ValueError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise StorageError(f"`{path}` can not be read: {why}. Try {SUMMARY_CSV} beside it.") from error
+    if not isinstance(rows, list) or list(map(_index_of, rows)) != list(range(systems)):
         raise StorageError(f"`{path}` is not the table of the {systems} systems of this run. Try {SUMMARY_CSV}.")
     return rows
+
+
+def _index_of(row: Any) -> Any:
+    """Number of the system that a row of the table is about; None if it is no such row."""
+    texts = isinstance(row, dict) and all(isinstance(row.get(key), str) for key in ("system", "status"))
+    return row.get("index") if texts else None
 
 
 def state_of(record: Mapping[str, Any]) -> str:
     """Return the state on record, but ``"killed"`` if it says running and the process is gone from this machine."""
     state = str(record["state"])
-    if state == "running" and not is_elsewhere(record) and not _is_alive(int(record["process"]["id"])):
+    if state == "running" and not is_elsewhere(record) and not _is_alive(record.get("process", {})):
         return "killed"
     return state
+
+
+def this_process() -> dict[str, Any]:
+    """Return what tells this process from every other one, also from a later one that is given its number."""
+    return {"host": platform.node(), "id": os.getpid(), "born": _birth(os.getpid())}
 
 
 def is_elsewhere(record: Mapping[str, Any]) -> bool:
@@ -95,7 +121,7 @@ def find_system(rows: Sequence[Mapping[str, Any]], name: str, where: str) -> int
     if found:
         some = ", ".join(_number_and_origin(rows, number) for number in found[:5]) + (" ..." if len(found) > 5 else "")
         raise InputError(f"{len(found)} systems are called {shown(name)}. Take one by its number: {some}.")
-    if name.isdecimal() and int(name) < len(names):
+    if name.isdecimal() and len(name) < _MOST_DIGITS and int(name) < len(names):
         return int(name)
     near = difflib.get_close_matches(name, names, n=1)
     listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
@@ -109,14 +135,29 @@ def _number_and_origin(rows: Sequence[Mapping[str, Any]], number: int) -> str:
     return f"{number} ({origin})" if origin else str(number)
 
 
-def _is_alive(process: int) -> bool:
-    """Whether a process of this machine still exists; True where that can not be asked without harm."""
+def _is_alive(process: Mapping[str, Any]) -> bool:
+    """Whether the process on record still exists on this machine; True where that can not be asked without harm."""
+    number = process.get("id")
+    if type(number) is not int or not 0 < number <= _LARGEST_PROCESS:
+        return False
     if os.name != "posix":
         return True
     try:
-        os.kill(process, 0)
+        os.kill(number, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
-    return True
+    now, born = _birth(number), process.get("born", "")
+    return born == now if born and now else True
+
+
+def _birth(process: int) -> str:
+    """Return when a process began, as text that no other process with its number has; empty where that is not told."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")[:8]
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        # clock ticks since boot: field 22, counted from the number of the process; a zombie is as good as gone
+        return f"{boot}-{'ended' if fields[0] in 'ZX' else fields[19]}"
+    except (OSError, IndexError):
+        return ""

@@ -173,6 +173,7 @@ class SavedRun:
         StorageError
             If the run has not come to its end; the last frames are there.
         """
+        from athanor.io.regular_file import open_regular
         from athanor.io.structures import read_structures
 
         path = self.folder / FINAL
@@ -182,9 +183,12 @@ class SavedRun:
                 f"Take the last frames: `run.frames(step=run.last_step)`."
             )
         try:
+            open_regular(path).close()  # what the structures of a run are read from is never a pipe
             structures = [item.atoms for item in read_structures(path)]
         except InputError as error:
             raise StorageError(str(error)) from error
+        except OSError as error:
+            raise StorageError(f"`{path}` can not be read: {error.strerror or error}.") from error
         if len(structures) != len(self):
             raise StorageError(f"`{path}` holds {len(structures)} structures; the run has {len(self)} systems.")
         return structures

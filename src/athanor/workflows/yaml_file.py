@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from athanor.errors import InputError
+from athanor.io.regular_file import read_regular
 
 KeyPath = tuple[str | int, ...]
 Lines = dict[KeyPath, int]
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_MOST_BYTES, _DEEPEST, _MOST_VALUES = 20_000_000, 100, 1_000_000
 _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)\Z")
 _REAL = re.compile(
     r"([-+]?([0-9][0-9_]*\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"
@@ -58,36 +61,97 @@ def read_yaml(file: Path) -> tuple[Any, Lines]:
     InputError
         If the file is missing, not text or not YAML, or has a key twice; the text has file, line and column.
     """
-    import yaml
-
     if not file.is_file():
         raise InputError(f"`{file}` does not exist or is not a file. Pass the path of a YAML job.")
     try:
-        loader = safe_loader()(file.read_text(encoding="utf-8"))
+        text = read_regular(file, _MOST_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"`{file}` is not text (UTF-8): {error.reason} at byte {error.start}.") from error
     except OSError as error:
         raise InputError(f"`{file}` can not be read: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"`{file}` is not text: {str(error).splitlines()[0]}.") from error
+    lines: Lines = {}
+
+    def note_lines(node: Any) -> None:
+        lines.update(_lines_of(file, node))
+
     try:
-        node = loader.get_single_node()
-        if node is None:
-            return None, {}
-        lines = _lines_of(file, node)
-        return loader.construct_document(node), lines
+        return parse_yaml(text, safe_loader(), note_lines), lines
+    except NotYamlError as error:
+        raise InputError(f"`{file}`{error}") from error.__cause__
+
+
+class NotYamlError(ValueError):
+    """Text is no YAML, or more than a person writes; the text says where and why."""
+
+
+def parse_yaml(text: str, loader_class: Any, look: Callable[[Any], None] = lambda node: None) -> Any:
+    """Return what one YAML document holds, in time and memory that its length bounds.
+
+    Parameters
+    ----------
+    text
+        The document.
+    loader_class
+        A safe loader of PyYAML.
+    look
+        Called with the tree of nodes, if there is one, before values are made of it.
+
+    Raises
+    ------
+    NotYamlError
+        If it is no YAML, nested too deeply, or grows without bound through references (``&a`` and ``*a``).
+    """
+    import yaml
+
+    try:
+        # events are read one by one; what builds a tree of them would end the process on a million open brackets
+        depth = 0
+        for event in yaml.parse(text, loader_class):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                where = "" if event.start_mark is None else f", line {event.start_mark.line + 1}"
+                raise NotYamlError(f"{where}: nested too deeply, more than {_DEEPEST} levels.")
+        loader = loader_class(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            values, levels = _weigh(node, {})
+            if values > _MOST_VALUES or levels > _DEEPEST:
+                raise NotYamlError(
+                    f": references stand for more than {_MOST_VALUES:,} values or {_DEEPEST} levels. Write them out."
+                )
+            look(node)
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except (InputError, NotYamlError):
+        raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
-        raise InputError(f"`{file}`{where}: not valid YAML: {error.problem or error}.") from error
-    except InputError:
-        raise
-    except (yaml.YAMLError, ValueError) as error:  # a date such as 2024-13-01 fails in the standard library
-        raise InputError(f"`{file}`: not valid YAML: {error}.") from error
-    except RecursionError as error:
-        raise InputError(f"`{file}` is nested too deeply for a job.") from error
-    finally:
-        loader.dispose()
+        raise NotYamlError(f"{where}: not valid YAML: {error.problem or error}.") from error
+    except yaml.reader.ReaderError as error:
+        raise NotYamlError(f": it is not text: {str(error).splitlines()[0]}.") from error
+    except (yaml.YAMLError, ValueError) as error:  # such as a date in month 13, or a number of 5,000 digits
+        raise NotYamlError(f": not valid YAML: {str(error).splitlines()[0]:.200}.") from error
+
+
+def _weigh(node: Any, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Return how many values a node stands for, and in how many levels, references followed.
+
+    `known` has what was found of other nodes, so that each is looked at once.
+    """
+    if id(node) not in known:
+        known[id(node)] = 0, 0  # until it is known: whoever meets it on the way down is inside of it
+        children = [] if node.id == "scalar" else node.value
+        if node.id == "mapping":
+            children = [part for pair in children for part in pair]
+        weights = [_weigh(child, known) for child in children]
+        known[id(node)] = 1 + sum(count for count, _ in weights), 1 + max((level for _, level in weights), default=0)
+    if known[id(node)] == (0, 0):
+        raise NotYamlError(f", line {node.start_mark.line + 1}: this refers to itself. Write out what it should hold.")
+    return known[id(node)]
 
 
 def _lines_of(file: Path, document: Any) -> Lines:

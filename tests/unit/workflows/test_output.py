@@ -56,7 +56,7 @@ def test_a_run_that_goes_on_is_never_emptied(
 ) -> None:
     """What this process left behind, or what may have died on another machine, is emptied."""
     process = os.getpid() if mine else another_process
-    record = dict.fromkeys(("athanor", "systems", "job", "model", "versions", "citations"), 0)
+    record = {"athanor": "1", "systems": 0, "job": {"stages": []}, "model": {}, "versions": {}, "citations": []}
     record |= {"state": "running", "process": {"host": host or platform.node(), "id": process}}
     write_yaml(tmp_path / "run.yaml", record)
     (tmp_path / "log.csv").write_text("precious", encoding="utf-8")

@@ -156,7 +156,7 @@ stages:
 
 
 def test_aliases_that_hold_themselves_are_no_trap(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="line 2"):
+    with pytest.raises(InputError, match="line 2: this refers to itself"):
         load_job(job(tmp_path, "structures: a.cif\nstages: &again [*again]\n"))
 
 

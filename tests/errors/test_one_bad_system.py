@@ -120,8 +120,14 @@ def put(name: str) -> str:
     return reason
 
 
+def frames(path: str) -> list[Atoms]:
+    """What ASE reads, whose files are in the encoding of the locale unless it gets them open."""
+    with open(path, encoding="utf-8") as file:
+        return read(file, ":", format="extxyz")
+
+
 def results(out: str) -> tuple[list[dict[str, Any]], list[Atoms]]:
-    return json.loads(Path(out, "summary.json").read_text(encoding="utf-8")), read(f"{out}/final.extxyz", ":")
+    return json.loads(Path(out, "summary.json").read_text(encoding="utf-8")), frames(f"{out}/final.extxyz")
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -359,7 +365,7 @@ def test_all_may_be_bad(capsys: pytest.CaptureFixture[str]) -> None:
     write("bad.extxyz", [make() for make, _ in BAD.values()])
     assert call(["relax", "bad.extxyz", "-o", "out", *ARGON]) == 69
     assert "2 systems: 2 failed" in capsys.readouterr().out
-    assert len(read("out/final.extxyz", ":")) == 2
+    assert len(frames("out/final.extxyz")) == 2
 
 
 def test_a_mistake_in_an_argument_refuses_everything(capsys: pytest.CaptureFixture[str]) -> None:

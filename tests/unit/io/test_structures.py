@@ -166,11 +166,12 @@ def test_what_the_format_has_no_place_for_is_left_out_and_named(tmp_path):
 
 PROGRAM = """
 from ase.build import bulk
-from athanor.io.structures import write_structures
+from athanor.io.structures import read_structures, write_structures
 atoms = bulk("Ar")
 atoms.info["name"] = "5.3 \\xc5"
 for append in (False, True):
     write_structures("argon.extxyz", [atoms], append=append)
+assert [item.name for item in read_structures("argon.extxyz")] == [atoms.info["name"]] * 2
 """
 
 

@@ -1,14 +1,17 @@
-"""What extended XYZ can hold of ASE atoms, so that a file that was written can be read.
+"""What extended XYZ can hold of ASE atoms, so that a file that was written can be read, with the same content.
 
 ASE's writer stumbles over labels called like a result, and writes text, keys and columns that its reader takes for
-something else. Numbers of the structure itself and its results pass through here untouched.
+something else. Each entry is tried: it is written as ASE would, or as JSON, if the reader gives it back equal, and left
+out if it does not. Numbers of the structure itself and its results pass through here untouched.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import re
+import warnings
+from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -17,13 +20,16 @@ from athanor._optional import OptionalDependency
 
 _COLUMN = re.compile(r"[A-Za-z_][\w.-]*")
 _WRITTEN_BY_ASE = frozenset({"Lattice", "Properties", "pbc", "move_mask"})
+_READ_AS_ANOTHER = frozenset({"Z", "charge", "pos", "species", "symbols"})
+"""Columns that the reader takes for the structure itself, or calls otherwise."""
+_NOTHING = object()
 
 
 def storable(atoms: Any) -> tuple[Any, list[str]]:
     """Return a copy of `atoms` that survives extended XYZ, and the names of what had to be left out.
 
-    Results of the calculator replace labels of the same name in ``info`` and ``arrays``. Text that a reader would take
-    for something else, such as ``"001"`` or several lines, is written as JSON, as ASE does with lists.
+    Results of the calculator replace labels of the same name in ``info`` and ``arrays``. Columns of real numbers keep
+    the eight decimals of the format.
 
     Parameters
     ----------
@@ -39,54 +45,107 @@ def storable(atoms: Any) -> tuple[Any, list[str]]:
         key = str(key)
         if key in results:
             continue
-        if key in _WRITTEN_BY_ASE or not _survives_round_trip(key, 1) or not _is_readable_tensor(key, value):
+        written = _NOTHING if key in _WRITTEN_BY_ASE or key in copy.info else _as_written(key, value)
+        if written is _NOTHING:
             left_out.append(key)
         else:
-            copy.info[key] = _as_text(key, value)
-    for name, column in atoms.arrays.items():
-        if name not in ("numbers", "positions") and (name in results or not _is_column(name, column)):
+            copy.info[key] = written
+    taken = {f"{name}{axis}" for name in ("positions", "pos") for axis in range(3)} | {"symbols", "species"}
+    for name, values in atoms.arrays.items():
+        if name in ("numbers", "positions"):
+            continue
+        column, names = _as_column(name, values), _names_of_columns(name, values)
+        if name in results or column is None or names & taken:
             del copy.arrays[name]
             left_out += [] if name in results else [name]
+            continue
+        copy.arrays[name] = column
+        taken |= names
     return copy, left_out
 
 
-def _as_text(key: str, value: Any) -> Any:
-    """Return `value`, as JSON if ASE would read it back as something else."""
-    empty = isinstance(value, np.ndarray) and value.size == 0
-    if not (value is None or empty or (isinstance(value, str) and not _survives_round_trip(key, str(value)))):
-        return value
-    plain = value.tolist() if isinstance(value, np.ndarray) else value
-    return "_JSON " + json.dumps(plain).replace("\\", "\\\\")  # the reader takes away one of two
+def _as_written(key: str, value: Any) -> Any:
+    """Return `value` in the form in which it comes back equal, as it is or as JSON; `_NOTHING` if there is none."""
+    if type(value).__name__ == "Spacegroup":  # of ASE's CIF reader; its writer gives the symbol
+        value = value.symbol
+    return next((form for form in (value, _as_json(value)) if _comes_back(key, form, value)), _NOTHING)
 
 
-@functools.lru_cache(maxsize=1024)
-def _survives_round_trip(key: str, value: str | int) -> bool:
-    """Whether ASE reads back what it writes of an entry, and of the one behind it."""
-    extxyz = OptionalDependency.ASE.load("io.extxyz", needed_by="Writing structure files")
-    entries = {key: value, "behind": 1}
-    line = extxyz.key_val_dict_to_str(entries)
-    if len(line.splitlines()) != 1:
-        return False
+def _as_json(value: Any) -> Any:
     try:
-        line.encode()  # a file name need not be text
-        found = extxyz.key_val_str_to_dict(line)
-    except (ValueError, IndexError):
+        text = json.dumps(value, default=lambda entry: entry.tolist())
+    except (AttributeError, TypeError, ValueError, RecursionError):
+        return _NOTHING
+    return "_JSON " + text.replace("\\", "\\\\")  # the reader takes away one of two
+
+
+def _comes_back(key: str, form: Any, value: Any) -> bool:
+    """Whether ASE, given `form` to write, reads `value`, and the entry behind it."""
+    extxyz = OptionalDependency.ASE.load("io.extxyz", needed_by="Writing structure files")
+    behind = "behind" if key != "behind" else "after"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it skips is not there
+            line = extxyz.key_val_dict_to_str({key: form, behind: 1})
+            line.encode()  # a file name need not be text
+            found = extxyz.key_val_str_to_dict(line)
+    except Exception:  # of ASE, for what it has no form for
         return False
-    return list(found) == list(entries) and type(found[key]) in (str, np.int64) and found[key] == value
+    return len(line.splitlines()) == 1 and list(found) == [key, behind] and _is_same(value, found[key], key)
 
 
-def _is_readable_tensor(key: str, value: Any) -> bool:
-    """Whether the reader takes it, if it is a stress or virial: an array of nine numbers, or of six for a stress."""
-    if key not in ("stress", "virial"):
-        return True
-    sizes = (6, 9) if key == "stress" else (9,)
-    return isinstance(value, np.ndarray) and value.dtype.kind in "if" and value.size in sizes
+def _is_same(given: Any, found: Any, key: str = "") -> bool:
+    """Whether `found` is what was `given`: a list may come back as an array, and a tuple as a list."""
+    if isinstance(given, np.ndarray):
+        shape = np.shape(found)
+        is_tensor = key in ("stress", "virial") and given.size == 9 and shape == (3, 3)
+        if is_tensor and given.dtype.kind in "iuf":
+            return np.array_equal(given.reshape(9, order="F"), np.reshape(found, 9, order="F"), equal_nan=True)
+        return given.shape == shape and _is_same(given.tolist(), found)
+    if isinstance(found, np.ndarray):
+        return _is_same(given, found.tolist())
+    if isinstance(given, list | tuple):
+        return isinstance(found, list) and len(given) == len(found) and all(map(_is_same, given, found))
+    if isinstance(given, Mapping):
+        return (
+            isinstance(found, dict)
+            and given.keys() == found.keys()
+            and all(map(_is_same, given.values(), found.values()))
+        )
+    if isinstance(given, bool | np.bool_) or isinstance(found, bool | np.bool_):
+        return isinstance(given, bool | np.bool_) and isinstance(found, bool | np.bool_) and bool(given == found)
+    if isinstance(given, Real) and isinstance(found, Real):
+        return isinstance(given, Integral) <= isinstance(found, Integral) and (
+            given == found or given != given != found
+        )
+    return type(given) is type(found) and given == found
 
 
-def _is_column(name: str, values: np.ndarray) -> bool:
-    """Whether an array of atoms is one that the format has a type for; text must be words."""
-    if name in _WRITTEN_BY_ASE or not _COLUMN.fullmatch(name) or values.ndim > 2 or values.size == 0:
-        return False
-    if values.dtype.kind == "U":
-        return all(len(word.split()) == 1 for word in values.ravel().tolist())
-    return values.dtype.kind in "fib"
+def _as_column(name: str, values: np.ndarray) -> np.ndarray | None:
+    """Return an array of atoms as the format has a type for it; None if it would come back as something else."""
+    formats = OptionalDependency.ASE.load("io.extxyz", needed_by="Writing structure files")
+    reserved = _WRITTEN_BY_ASE | _READ_AS_ANOTHER | set(formats.per_config_properties)
+    if name in reserved or not _COLUMN.fullmatch(name) or values.ndim > 2 or values.size == 0:
+        return None
+    if values.dtype.kind in "fb":
+        return values if values.dtype.itemsize <= 8 else None
+    if values.dtype.kind in "iu":
+        range_of_format = np.iinfo(np.int32)
+        fits = int(values.min()) >= range_of_format.min and int(values.max()) <= range_of_format.max
+        return values.astype(np.int32) if fits else None
+    if values.dtype.kind in "UO":
+        words = values.ravel().tolist()
+        good = all(isinstance(word, str) and word.split() == [word] and _is_text(word) for word in words)
+        return values.astype(object) if good else None
+    return None
+
+
+def _is_text(word: str) -> bool:
+    return word.isprintable() and word.encode("utf-8", "replace").decode() == word
+
+
+def _names_of_columns(name: str, values: np.ndarray) -> set[str]:
+    """Return what the reader calls the columns of an array."""
+    if values.ndim < 2 or values.shape[1] == 1:
+        return {name}
+    return {f"{name}{column}" for column in range(values.shape[1])}

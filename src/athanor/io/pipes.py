@@ -90,7 +90,7 @@ def _blocks_of(descriptor: int, shown: str) -> Iterator[bytes]:
         if block:
             has_begun = True
             yield block
-        elif has_begun or dict(poll.poll(20)).get(descriptor, 0) & select.POLLHUP:
+        elif has_begun or dict(poll.poll(20)).get(descriptor) == select.POLLHUP:  # a writer left, and nothing is there
             return
         elif time.monotonic() > deadline:
             raise InputError(f"{shown} is a pipe that nobody writes to. Start what writes into it, or pass a file.")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from ase.io import read, write
 
 from athanor.errors import AthanorWarning, InputError
 from athanor.io import read_structures, write_structures
+from athanor.io.structures import find_structures
 
 
 @pytest.fixture
@@ -180,3 +183,94 @@ def test_text_is_utf_8_whatever_the_locale_is(tmp_path):
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, env=ascii_only, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "argon.extxyz").read_text(encoding="utf-8").count("5.3 Å") == 2
+
+
+def test_what_comes_back_and_what_is_named(tmp_path):
+    atoms = bulk("Ar", "fcc", a=5.3) * (3, 1, 1)
+    kept = {"large": 2**63, "larger": 2**70, "pairs": [(0, 1), (1, 2)], "virial": np.arange(9.0).reshape(3, 3)}
+    atoms.info.update(kept, bonds=[[0, 1], [2]])
+    atoms.arrays.update(
+        site=np.array(["one", "two", "three"], dtype=object), unsigned=np.arange(3, dtype=np.uint8),
+        Z=np.array([1, 2, 3]), symbols=np.array(["H", "He", "Li"]), big=np.array([0, 1, 2**31]),
+    )  # fmt: skip
+    with pytest.warns(AthanorWarning, match="without `Z`, `big`, `bonds`, `symbols`, of"):
+        write_structures(tmp_path / "x.extxyz", [atoms])
+    back = read(tmp_path / "x.extxyz")
+    assert str(back.symbols) == "Ar3"
+    assert back.info["large"] == 2**63
+    assert back.info["larger"] == 2**70
+    assert back.info["pairs"].tolist() == [[0, 1], [1, 2]]
+    assert np.array_equal(back.info["virial"], kept["virial"])
+    assert back.arrays["site"].tolist() == ["one", "two", "three"]
+    assert back.arrays["unsigned"].tolist() == [0, 1, 2]
+
+
+class Pipe:
+    """Writes into a named pipe from another thread."""
+
+    def __init__(self, path, content: bytes) -> None:
+        os.mkfifo(path)
+        self.thread = threading.Thread(target=path.write_bytes, args=(content,))
+        self.thread.start()
+
+
+def test_structures_come_through_a_pipe(files, tmp_path):
+    content = (files / "three.extxyz").read_bytes()
+    pipe = Pipe(tmp_path / "pipe", content)
+    found = read_structures(tmp_path / "pipe", "1:")
+    pipe.thread.join()
+    assert [item.name for item in found] == ["rock salt", "pipe:2"]
+    pipe = Pipe(tmp_path / "crystal.cif", (files / "one.cif").read_bytes())
+    assert str(read_structures(tmp_path / "crystal.cif")[0].atoms.symbols) == "Ne4"
+    pipe.thread.join()
+
+
+def test_structures_come_from_standard_input(files, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((files / "three.extxyz").read_bytes())))
+    assert [(item.name, item.file) for item in read_structures("-", 0)] == [("stdin:0", "-")]
+    with pytest.raises(InputError, match="Standard input is empty"):
+        read_structures("-")
+
+
+def test_what_no_pipe_brings(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="`/dev/zero` is a device or socket"):
+        read_structures("/dev/zero")
+    os.mkfifo(tmp_path / "silent")
+    with monkeypatch.context() as patch:
+        patch.setattr("athanor.io.pipes.SECONDS_FOR_A_WRITER", 0.0)
+        with pytest.raises(InputError, match="silent` is a pipe that nobody writes to"):
+            read_structures(tmp_path / "silent")
+    pipe = Pipe(tmp_path / "binary", b"1\n\0")
+    with pytest.raises(InputError, match="binary` is not text"):
+        read_structures(tmp_path / "binary")
+    pipe.thread.join()
+    monkeypatch.setattr("athanor.io.pipes.MOST_BYTES", 10)
+    pipe = Pipe(tmp_path / "long", b"1\nlong\nAr 0 0 0\n")
+    with pytest.raises(InputError, match="long` brings more than"):
+        read_structures(tmp_path / "long")
+    pipe.thread.join()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_read_over(files, tmp_path, encoding):
+    for name in ("three.extxyz", "one.cif"):
+        (tmp_path / f"marked-{name}").write_text((files / name).read_text(encoding="utf-8"), encoding=encoding)
+        plain, marked = read_structures(files / name), read_structures(tmp_path / f"marked-{name}")
+        assert [item.atoms for item in plain] == [item.atoms for item in marked]
+
+
+def test_a_damaged_frame_costs_only_itself(tmp_path):
+    good = "1\n\nAr 0 0 {}\n"
+    (tmp_path / "x.xyz").write_text(
+        good.format(0) + "2\ntwo are promised\nAr 0 0 1\n" + good.format(2) + "no frame\nat all\n" + good.format("zero")
+        + "\n" + good.format(4), encoding="utf-8",
+    )  # fmt: skip
+    found = find_structures(tmp_path / "x.xyz")
+    assert [len(item.atoms) for item in found] == [1, 0, 1, 0, 0, 1]
+    assert [item.atoms.positions[0, 2] for item in found if not item.problem] == [0, 2, 4]
+    assert "Frame 1 of" in found[1].problem
+    assert "it has 1 atoms, expected 2" in found[1].problem
+    assert "Line 10 of" in found[3].problem
+    assert "'no frame'; a frame begins with its number of atoms" in found[3].problem
+    assert "could not convert string to float" in found[4].problem
+    assert [item.index for item in find_structures(tmp_path / "x.xyz", "::5")] == [0, 5]

@@ -11,7 +11,19 @@ from typing import Any, NamedTuple
 import typer
 
 from athanor.cli import options
-from athanor.cli.options import CHECK, COMPUTER, EVERY, FILES, OVERWRITE, QUICK, SCREEN, SEED, SYSTEMS, Parameter
+from athanor.cli.options import (
+    CHECK,
+    COMPUTER,
+    EVERY,
+    FILES,
+    FROM_TIME,
+    OVERWRITE,
+    QUICK,
+    SCREEN,
+    SEED,
+    SYSTEMS,
+    Parameter,
+)
 from athanor.workflows.methods import MD, RELAX, StageKind, load
 from athanor.workflows.settings import OUT, OUTPUT
 
@@ -46,7 +58,7 @@ _REPLACE = options.flag("overwrite", OUTPUT, "Replace the file if it exists.")
 
 def _stage_parameters(kind: StageKind) -> list[Parameter]:
     out = options.option(OUT, required=True)
-    return [FILES, *SYSTEMS, *options.of_stage(kind), *COMPUTER, SEED, out, EVERY, OVERWRITE, CHECK, *SCREEN]
+    return [FILES, FROM_TIME, *SYSTEMS, *options.of_stage(kind), *COMPUTER, SEED, out, EVERY, OVERWRITE, CHECK, *SCREEN]
 
 
 MODELS = _command(
@@ -85,7 +97,7 @@ COMMANDS = (
         "evaluate",
         "Compute energies, forces and stress of structures as they are; nothing moves.",
         "*.cif -o evaluated.extxyz",
-        [FILES, *SYSTEMS, *COMPUTER, options.option(_FILE), _REPLACE, *SCREEN],
+        [FILES, FROM_TIME, *SYSTEMS, *COMPUTER, options.option(_FILE), _REPLACE, *SCREEN],
         "athanor.cli.run:evaluate_files",
     ),
 )

@@ -75,7 +75,8 @@ def of_stage(kind: StageKind) -> list[Parameter]:
     return [option(setting) for setting in all_settings(kind).values() if setting.panel]
 
 
-FILES = argument("files", list[str], "FILE", "Structure files: anything ASE reads, any number.")
+FILES = argument("files", list[str], "FILE", "Structure files, anything ASE reads, or results of runs; any number.")
+FROM_TIME = option(settings.FROM_TIME)
 _MODEL_OPTION = Setting("model_option", list, "Argument of the model", metavar="KEY=VALUE", panel=MODEL)
 SYSTEMS = [
     option(setting)

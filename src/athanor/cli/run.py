@@ -98,7 +98,7 @@ def _spec_of(kind: type[Spec], given: Given, plain: Given) -> Spec:
     from athanor.workflows.spec import validated
 
     if "files" in given:
-        plain["structures"] = [{"file": file} for file in given["files"]]
+        plain["structures"] = [{"file": file, "time": given["from_time"]} for file in given["files"]]
     for key in kind.model_fields:
         value = given.get(as_argument((key,)))
         if value is not None and value is not False and value != []:

@@ -49,7 +49,7 @@ def admit(spec: CalculationSpec, systems: Sequence[System], model: Any) -> tuple
     for index, system in enumerate(systems):
         if not system.problem:
             try:
-                data[index] = build.convert(system, index, spec.dtype, reads=reads, moves=moves)
+                data[index] = build.convert(system, spec.dtype, reads=reads, moves=moves)
             except Exception as error:  # of libraries that read what others wrote
                 found[index] = system.set_aside(in_words(error))
     if not data:

@@ -147,7 +147,7 @@ def _about_far_starts(stage: MDSpec, systems: Sequence[System], moving: Sequence
 
     if not moving:
         return
-    batch = Batch.from_data_list([convert(systems[index], index, "float64", moves=True) for index in moving])
+    batch = Batch.from_data_list([convert(systems[index], "float64") for index in moving])
     batch.dof = count_degrees_of_freedom(batch, load(stage.method.engine).conserves_momentum is True)
     kelvin, dof = temperature(batch)[:, 0].tolist(), batch.dof[:, 0].tolist()
     far = [place for place in range(len(moving)) if is_far(kelvin[place], stage.temperature, dof[place])]

@@ -16,6 +16,7 @@ from athanor.dynamics import ConvergenceHook, FusedStage
 from athanor.dynamics.evaluate import compute_apart
 from athanor.errors import AthanorError, AthanorWarning, InputError
 from athanor.models import registry
+from athanor.workflows.earlier_runs import progress_of
 from athanor.workflows.methods import RELAX, load
 from athanor.workflows.problems import describe_problems
 from athanor.workflows.spec import DEFAULT_MODEL, CalculationSpec, ModelSpec, RunSpec
@@ -105,15 +106,13 @@ def check_stages(spec: RunSpec, systems: Sequence[System], model: Any) -> None:
             raise InputError(f"{name} computes no stress, which {what} of {where} needs. {other} another model.")
 
 
-def convert(
-    system: System, index: int, dtype: str, *, reads: Collection[str] = frozenset(), moves: bool = True
-) -> AtomicData:
-    """Convert a system; `system_id` is its index in the input, whatever batch it will be in.
+def convert(system: System, dtype: str, *, reads: Collection[str] = frozenset(), moves: bool = True) -> AtomicData:
+    """Convert a system; its id is that of the run, whatever batch it will be in.
 
     Parameters
     ----------
-    system, index
-        What to convert, and its place.
+    system
+        What to convert.
     dtype
         ``"float64"`` or ``"float32"``.
     reads
@@ -130,10 +129,10 @@ def convert(
     if problem:
         raise InputError(problem)
     try:
-        return AtomicData.from_atoms(_without_notes(system.atoms, LABELS, moves), dtype=state, system_id=index)
+        return AtomicData.from_atoms(_without_notes(system.atoms, LABELS, moves), dtype=state, system_id=system.id)
     except Exception:
         read = {name for name, fields in LABELS.items() if fields & set(reads)}
-        return AtomicData.from_atoms(_without_notes(system.atoms, read, moves), dtype=state, system_id=index)
+        return AtomicData.from_atoms(_without_notes(system.atoms, read, moves), dtype=state, system_id=system.id)
 
 
 LABELS = {
@@ -148,13 +147,12 @@ LABELS = {
 def _without_notes(atoms: Any, labels: Collection[str], moves: bool) -> Any:
     """Atoms with the `labels` and without other notes of their file, which differ from system to system.
 
-    What only matters to what `moves`, momenta and constraints, is left out of what does not. Results of an earlier run
-    keep their lifetime `step` and `time`: noise is keyed by the step, and a run that goes on from them must not draw
-    the same noise again.
+    What only matters to what `moves`, momenta and constraints, is left out of what does not. What comes from an earlier
+    run keeps its lifetime `step` and `time`: noise is keyed by the step, and a run that goes on must not draw the same
+    noise again.
     """
     plain = atoms.copy()
-    kept = {*labels, "step", "time"} if "reason" in atoms.info else set(labels)
-    plain.info = {key: value for key, value in atoms.info.items() if key in kept}
+    plain.info = {key: value for key, value in atoms.info.items() if key in labels} | progress_of(atoms)
     plain.calc = None
     known = {"numbers", "positions", "masses", "tags", *labels} | ({"momenta"} if moves else set())
     for name in set(plain.arrays) - known:

@@ -17,6 +17,7 @@ from athanor.errors import InputError, in_words
 from athanor.workflows import build
 from athanor.workflows.admission import admit
 from athanor.workflows.chunks import default_max_atoms, split_into_chunks
+from athanor.workflows.earlier_runs import with_ids
 from athanor.workflows.problems import Origin, as_argument
 from athanor.workflows.readable import count
 from athanor.workflows.repeat import repeat_cells
@@ -137,7 +138,7 @@ def make_plan(spec: Spec, systems: Sequence[System], *, model: Any = None) -> Pl
     if spec.threads is not None:
         set_num_threads(spec.threads)
     device = find_device(spec.device, spec.dtype)
-    repeated = repeat_cells(systems, spec.supercell, spec.min_atoms)
+    repeated = with_ids(repeat_cells(systems, spec.supercell, spec.min_atoms))
     usable_indices(repeated, strict=spec.strict)  # before a model is built
     if model is None:
         chosen, repeated = build.choose_model(spec, repeated)

@@ -15,7 +15,7 @@ from athanor.workflows.advice import Advice
 from athanor.workflows.folder import RUN
 from athanor.workflows.output import write_yaml
 from athanor.workflows.saved_record import this_process
-from athanor.workflows.spec import RunSpec
+from athanor.workflows.spec import RunSpec, with_files
 from athanor.workflows.stages import RelaxSpec
 from athanor.workflows.structures import System
 
@@ -66,7 +66,7 @@ class RunRecord:
             "systems": len(systems),
             "atoms": sum(len(system.atoms) for system in systems),
             **({"warnings": [found.text for found in advice]} if advice else {}),
-            "job": spec.to_job(),
+            "job": with_files(spec, lambda path: os.path.relpath(path, folder) if path.exists() else path).to_job(),
             "model": _describe_model(spec, model),
             "versions": _versions(),
             "citations": citations(spec, systems, model),

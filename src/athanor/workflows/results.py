@@ -208,6 +208,7 @@ def identify(system: System, index: int) -> dict[str, Any]:
     """Return the columns of the table that say which system it is."""
     return {
         "index": index,
+        "system_id": system.id,
         "system": system.name,
         "formula": system.atoms.get_chemical_formula(),
         "atoms": len(system.atoms),

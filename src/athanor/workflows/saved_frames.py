@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ class SavedFrames:
     ----------
     path
         The trajectory store.
+    ids
+        Id of each system of the run, in input order; systems are called by their ids without it.
 
     Raises
     ------
@@ -30,12 +33,14 @@ class SavedFrames:
         If it is missing, damaged, or not a store of athanor.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, ids: Sequence[int] | None = None) -> None:
         if not path.exists():
             raise StorageError(f"`{path}` is missing: no frame was written yet, or it was removed.")
         self._path = path
         self._reader = TrajectoryReader(path)
         self._columns: dict[str, np.ndarray] = {}
+        self._numbers = {number: place for place, number in enumerate(ids or ())}
+        self._ids = None if ids is None else list(ids)
 
     def __len__(self) -> int:
         return len(self._reader)
@@ -64,8 +69,9 @@ class SavedFrames:
                 f"The end of a run is in `run.structures`."
             )
         rows = rows[stamps[rows] <= value + margin][::-1]
-        _, newest = np.unique(self._column("system_id")[rows], return_index=True)
-        return self._read(rows[newest], system)
+        ids, newest = np.unique(self._column("system_id")[rows], return_index=True)
+        order = sorted(range(len(ids)), key=lambda place: self._number_of(int(ids[place])))
+        return self._read(rows[newest[order]], system)
 
     def last_steps_and_failures(self) -> dict[int, tuple[int, int]]:
         """Steps that each system with frames had taken at its last one, and its `failure_code` there."""
@@ -74,10 +80,17 @@ class SavedFrames:
         last = len(self) - 1 - np.unique(ids[::-1], return_index=True)[1]
         # the first frame is taken in the first step, unless the system failed before it
         steps, codes = step[last] - step[first] + (step[first] > 0), self._column("failure_code")[last]
-        return {int(system): (int(steps[place]), int(codes[place])) for place, system in enumerate(systems)}
+        return {
+            self._number_of(int(system)): (int(steps[place]), int(codes[place])) for place, system in enumerate(systems)
+        }
+
+    def _number_of(self, system_id: int) -> int:
+        return self._numbers.get(system_id, system_id)
 
     def _rows_of(self, system: int | None) -> np.ndarray:
-        return np.arange(len(self)) if system is None else np.flatnonzero(self._column("system_id") == system)
+        if system is None:
+            return np.arange(len(self))
+        return np.flatnonzero(self._column("system_id") == (system if self._ids is None else self._ids[system]))
 
     def _read(self, rows: np.ndarray, system: int | None) -> Batch:
         if not rows.size:

@@ -102,8 +102,14 @@ class SavedRun:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The resolved job: a mapping that, written as YAML, repeats the run."""
-        return dict(self.record["job"])
+        """The resolved job: a mapping that, written as YAML, repeats the run, as ``run.yaml`` itself does."""
+        job = dict(self.record["job"])
+        if "structures" in job:  # on record relative to the folder, as those of a job are
+            job["structures"] = [
+                source | {"file": os.path.normpath(self.folder / source["file"])} if "file" in source else source
+                for source in job["structures"]
+            ]
+        return job
 
     @property
     def model(self) -> dict[str, Any]:
@@ -248,14 +254,22 @@ class SavedRun:
         """Return the same as `frames`, as ASE atoms, with the name of the system in ``info``."""
         images = self.frames(system, step=step, time=time).to_atoms()
         for image in images:
-            image.info["name"] = self.names[image.info["system_id"]]
+            image.info["name"] = self.names[self._ids.index(image.info["system_id"])]
         return images
+
+    @cached_property
+    def _ids(self) -> list[int]:
+        """Id of each system, in input order."""
+        try:
+            return [int(row.get("system_id", row["index"])) for row in read_summary(self.folder, len(self))]
+        except StorageError:  # who asks for the table is told; frames of most runs are found without
+            return list(range(len(self)))
 
     @cached_property
     def _frames(self) -> SavedFrames:
         from athanor.workflows.saved_frames import SavedFrames
 
-        return SavedFrames(self.folder / TRAJECTORY)
+        return SavedFrames(self.folder / TRAJECTORY, self._ids)
 
     # ----------------------------------------------------------------------------------------------------- scalars
     @overload
@@ -283,8 +297,8 @@ class SavedRun:
             If ``log.csv`` is missing or damaged.
         """
         if isinstance(system, str) or not isinstance(system, Iterable):
-            return self._log.of([self.number_of(system)])[0]
-        return self._log.of([self.number_of(each) for each in system])
+            return self._log.of([self._ids[self.number_of(system)]])[0]
+        return self._log.of([self._ids[self.number_of(each)] for each in system])
 
     @cached_property
     def _log(self) -> SavedLog:

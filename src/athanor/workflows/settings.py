@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from athanor.workflows.quantities import Quantity
+from athanor.workflows.quantities import TIME, Quantity
 
 STRUCTURES, MODEL, COMPUTING, OUTPUT = "Structures", "Model", "Computing", "Output"
 """Panels of the help, next to those of the kinds of stages."""
@@ -130,6 +130,8 @@ MIN_ATOMS = Setting(
 )
 STRICT = Setting("strict", bool, "Refuse everything if a structure can not be used", False,
                  note="else it is set aside, with its reason, and the others run", panel=STRUCTURES)  # fmt: skip
+FROM_TIME = Setting("from_time", TIME, "Of results as input: take the newest frames up to this time", None,
+                    absent="how the run left them", at_least=0.0, metavar="TIME", panel=STRUCTURES)  # fmt: skip
 POTENTIAL = Setting("model", str, "Potential, see `athanor models`", None, absent="chgnet for crystals", flags=("-m",),
                     note="with arguments: {name: ..., cutoff: ...}", metavar="NAME", panel=MODEL)  # fmt: skip
 DEVICE = Setting("device", str, "Device: cpu, cuda, cuda:1, mps, or auto for a GPU if there is one", "cpu",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -27,7 +28,7 @@ from athanor.workflows import settings
 from athanor.workflows.methods import SILENCE, TOPICS
 from athanor.workflows.problems import Origin, describe_problems
 from athanor.workflows.quantities import format_supercell, parse_supercell
-from athanor.workflows.stages import Count, Description, Stage, Whole, read_stage
+from athanor.workflows.stages import Count, Description, Stage, Whole, read_stage, type_of
 from athanor.workflows.yaml_file import read_yaml
 
 if TYPE_CHECKING:
@@ -81,9 +82,11 @@ class SourceSpec(Description):
     """Where structures come from: one of a file or a named collection."""
 
     file: PathText | None = None
-    """Anything ASE reads; relative to the job."""
+    """Anything ASE reads, or the results folder of a run; relative to the job."""
     index: str | int = ":"
     """Frames of the file: an integer or a slice such as "::10"."""
+    time: type_of(settings.FROM_TIME) = None  # type: ignore[valid-type]
+    """Of the results of a run instead of a file: the newest frames up to this time; how the run left them if null."""
     collection: str | None = None
     """A collection of ASE instead of a file, for example ase:dcdft."""
     names: tuple[str, ...] | None = None
@@ -202,7 +205,7 @@ _Kind = TypeVar("_Kind", bound=CalculationSpec)
 
 
 def load_job(path: str | os.PathLike[str]) -> RunSpec:
-    """Read a YAML job.
+    """Read a YAML job, or that of a run from its ``run.yaml``.
 
     Raises
     ------
@@ -212,6 +215,8 @@ def load_job(path: str | os.PathLike[str]) -> RunSpec:
     """
     file = Path(path)
     content, lines = read_yaml(file)
+    if isinstance(content, dict) and "athanor" in content and isinstance(content.get("job"), dict):
+        content, lines = content["job"], {key[1:]: line for key, line in lines.items() if key[:1] == ("job",)}
     if not isinstance(content, dict):
         found = "is empty" if content is None else "holds a list" if isinstance(content, list) else "holds only text"
         raise InputError(
@@ -221,13 +226,16 @@ def load_job(path: str | os.PathLike[str]) -> RunSpec:
     spec = make_spec(content, Origin(str(file), lines))
     if not spec.structures:
         raise InputError(f"`{file}`: `structures` is missing. List files or collections, for example `- file: a.cif`.")
-    sources = tuple(
-        source
-        if source.file is None or source.file.is_absolute()
-        else source.model_copy(update={"file": file.parent / source.file})
+    return with_files(spec, lambda path: file.parent / path)  # an absolute path stays
+
+
+def with_files(spec: RunSpec, move: Callable[[Path], str | os.PathLike[str]]) -> RunSpec:
+    """Return `spec` with other paths of its structures."""
+    moved = [
+        source if source.file is None else source.model_copy(update={"file": Path(move(source.file))})
         for source in spec.structures
-    )
-    return spec.model_copy(update={"structures": sources})
+    ]
+    return spec.model_copy(update={"structures": tuple(moved)})
 
 
 def make_spec(values: dict[str, Any], origin: Origin | None = None) -> RunSpec:

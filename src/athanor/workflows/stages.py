@@ -72,7 +72,7 @@ class StageSpec(Description):
         return f"{self.method.in_words(settings)}, {self.method.kind.length.format_map(settings)}"
 
 
-def _type_of(setting: Setting) -> Any:
+def type_of(setting: Setting) -> Any:
     """Return the type with which pydantic checks a setting."""
     quantity = setting.quantity
     found: Any = Literal[setting.choices] if setting.choices else quantity
@@ -128,7 +128,7 @@ def _stage_of(kind: StageKind) -> Any:
     for setting in settings:
         needed = setting.default is ... and not setting.only
         default = ... if needed else kind.default if setting.name == kind.chooser else _Unset
-        fields[setting.name] = (_type_of(setting), Field(default, description=setting.comment))
+        fields[setting.name] = (type_of(setting), Field(default, description=setting.comment))
     check = field_validator(*(setting.name for setting in settings[1:]), mode="wrap")(_setting_value)
     return create_model(
         f"_{kind.panel}", __base__=StageSpec, __module__=__name__, __validators__={"_setting_value": check}, **fields

@@ -16,6 +16,7 @@ from athanor._optional import OptionalDependency
 from athanor.data.convert.ase import completed_cell
 from athanor.errors import InputError
 from athanor.io.structures import find_structures
+from athanor.workflows.earlier_runs import is_results, systems_of_results
 from athanor.workflows.spec import SourceSpec
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class System:
         Volume of the source's cell in Å³, if it is a value from the literature.
     source
         Where that value comes from.
+    id
+        By which its noise and its frames go, see `athanor.workflows.earlier_runs.with_ids`.
     problem
         Why it can not be used; empty if it can.
     """
@@ -58,6 +61,7 @@ class System:
     lost_velocities: bool = False
     reference_volume: float | None = None
     source: str = ""
+    id: int = -1
     problem: str = ""
 
     def set_aside(self, problem: str) -> System:
@@ -198,6 +202,10 @@ def _axes(pbc: Any) -> str:
 
 
 def _from_file(source: SourceSpec) -> list[System]:
+    if source.file is not None and is_results(source.file):
+        return systems_of_results(source.file, source.time)
+    if source.time is not None:
+        raise InputError(f"`{source.file}` is no results folder, so that no `time` of it can be chosen; leave it out.")
     found = find_structures(str(source.file), index=source.index)
     return [System(item.atoms, item.name, item.file, item.index, problem=item.problem) for item in found]
 

@@ -60,6 +60,7 @@ def test_defaults_in_the_help_are_those_of_the_descriptions() -> None:
             if found:
                 told[name.removeprefix("--").replace("-", "_")] = found[1]
     in_words = {"model": "chgnet for crystals", "threads": "all cores", "max_atoms": "what fits", "time": "1 ps"}
+    in_words["from_time"] = "how the run left them"
     assert {key: value for key, value in told.items() if key in in_words} == in_words
     for key in told.keys() - in_words.keys() - {"steps"}:
         assert told[key] == str(plain[key]), key

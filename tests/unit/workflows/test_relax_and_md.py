@@ -315,7 +315,7 @@ def test_a_run_goes_on_where_the_last_one_stopped() -> None:
 def test_noise_would_repeat_if_the_step_were_forgotten() -> None:
     first = athanor.md([bulk("Ar", "fcc", a=5.3, cubic=True)], model=ARGON, temperature=40.0, timestep=2.0, steps=6)
     forgetful = first.structures[0].copy()
-    del forgetful.info["reason"]
+    del forgetful.info["step"]
     again = [athanor.md([atoms], model=ARGON, temperature=40.0, timestep=2.0, steps=6).structures[0].positions
              for atoms in (first.structures[0], forgetful)]  # fmt: skip
     assert np.abs(again[0] - again[1]).max() > 1e-4

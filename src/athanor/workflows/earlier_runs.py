@@ -1,0 +1,96 @@
+"""Systems that go on from an earlier run: who they are, how far they got, and where a results folder keeps them.
+
+Noise is a function of the id and the lifetime step of a system, so one that goes on must keep both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from athanor._values import is_real
+from athanor.errors import InputError
+from athanor.workflows.folder import FINAL, RUN, TRAJECTORY
+
+if TYPE_CHECKING:
+    from athanor.workflows.structures import System
+
+PROGRESS = ("system_id", "step", "time")
+"""What frames and results carry in `info`; notes of another program that are called so are not all there."""
+_MOST_ID = 2**32
+
+
+def progress_of(atoms: Any) -> dict[str, Any]:
+    """Return id, lifetime steps and time (fs) that `atoms` bring from an earlier run; nothing if they are from none."""
+    found = {name: atoms.info.get(name) for name in PROGRESS}
+    whole = [found[name] for name in ("system_id", "step")]
+    if not is_real(found["time"]) or not all(is_real(value) and value >= 0 and value % 1 == 0 for value in whole):
+        return {}
+    return found if found["system_id"] < _MOST_ID else {}
+
+
+def with_ids(systems: Sequence[System]) -> list[System]:
+    """Return the systems with the ids that their noise and their frames go by.
+
+    One that goes on from an earlier run keeps its id, the first of several with the same. The others get the next ones
+    after the largest: their places in the input, if nobody goes on.
+    """
+    wanted = [progress_of(system.atoms).get("system_id") for system in systems]
+    free = max((int(number) + 1 for number in wanted if number is not None), default=0)
+    found: list[System] = []
+    taken: set[int] = set()
+    for system, number in zip(systems, wanted, strict=True):
+        if number is None or int(number) in taken:
+            number, free = free, free + 1
+        taken.add(int(number))
+        found.append(replace(system, id=int(number)))
+    return found
+
+
+def is_results(path: Path) -> bool:
+    """Whether `path` is a results folder or a trajectory store."""
+    return (path / RUN).is_file() or _is_store(path)
+
+
+def systems_of_results(path: Path, time: float | None) -> list[System]:
+    """Return the systems of a results folder, or of a trajectory store, as they were at the end or at a moment.
+
+    Parameters
+    ----------
+    path
+        The folder, of a run in whatever state, or the store.
+    time
+        fs: the newest frame of each system up to then is taken. By default the structures as the run left them, or the
+        last frames of one that did not come to its end.
+
+    Raises
+    ------
+    InputError
+        If nothing was kept that early or that late.
+    StorageError
+        If what is needed is missing or damaged.
+    """
+    from athanor.workflows.saved_frames import SavedFrames
+    from athanor.workflows.saved_run import SavedRun
+    from athanor.workflows.structures import System
+
+    if _is_store(path):
+        frames, file = SavedFrames(path), path
+        images = (frames.at("step", frames.last_step) if time is None else frames.at("time", time)).to_atoms()
+    else:
+        run = SavedRun(path)
+        ended = time is None and (path / FINAL).exists()
+        file = path / (FINAL if ended else TRAJECTORY)
+        images = run.structures if ended else run.atoms(step=run.last_step if time is None else None, time=time)
+    if not images:
+        raise InputError(f"`{path}` holds no system.")
+    names = [str(image.info.get("name") or image.get_chemical_formula()) for image in images]
+    return [
+        System(image, name, str(file), index) for index, (image, name) in enumerate(zip(images, names, strict=True))
+    ]
+
+
+def _is_store(path: Path) -> bool:
+    return (path / "format.json").is_file() or (path / "zarr.json").is_file()

@@ -24,6 +24,7 @@ from pydantic import (
 
 from athanor._values import shown
 from athanor.errors import InputError
+from athanor.io.pipes import STANDARD_INPUT
 from athanor.workflows import settings
 from athanor.workflows.methods import SILENCE, TOPICS
 from athanor.workflows.problems import Origin, describe_problems
@@ -226,16 +227,18 @@ def load_job(path: str | os.PathLike[str]) -> RunSpec:
     spec = make_spec(content, Origin(str(file), lines))
     if not spec.structures:
         raise InputError(f"`{file}`: `structures` is missing. List files or collections, for example `- file: a.cif`.")
-    return with_files(spec, lambda path: file.parent / path)  # an absolute path stays
+    return with_files(spec, lambda path: os.path.normpath(file.parent / path))  # an absolute path stays
 
 
 def with_files(spec: RunSpec, move: Callable[[Path], str | os.PathLike[str]]) -> RunSpec:
-    """Return `spec` with other paths of its structures."""
-    moved = [
-        source if source.file is None else source.model_copy(update={"file": Path(move(source.file))})
-        for source in spec.structures
-    ]
-    return spec.model_copy(update={"structures": tuple(moved)})
+    """Return `spec` with other paths of its structures; standard input stays what it is."""
+
+    def moved(source: SourceSpec) -> SourceSpec:
+        if source.file is None or str(source.file) == STANDARD_INPUT:
+            return source
+        return source.model_copy(update={"file": Path(move(source.file))})
+
+    return spec.model_copy(update={"structures": tuple(moved(source) for source in spec.structures)})
 
 
 def make_spec(values: dict[str, Any], origin: Origin | None = None) -> RunSpec:

@@ -199,3 +199,9 @@ def test_numbers_of_a_job(tmp_path: Path, text: str, steps: int | None) -> None:
 def test_true_is_no_frame() -> None:
     with pytest.raises(InputError, match=r"`structures\[0\]\.index`: True chooses no frames"):
         make_spec({"structures": [{"file": "a.cif", "index": True}], **RELAX})
+
+
+def test_standard_input_of_a_job_is_no_file_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("structures: ['-', a.cif]\nstages: [relax]\n", encoding="utf-8")
+    job = load_job(tmp_path / "job.yaml")
+    assert [str(source.file) for source in job.structures] == ["-", str(tmp_path / "a.cif")]

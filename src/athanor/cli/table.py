@@ -136,6 +136,11 @@ def _cell(row: Row, key: str, show: Callable[[Any, Row], str]) -> str:
     return "" if value is None else printable(show(value, row))
 
 
+def _pressure(value: float, row: Row) -> str:
+    error = row.get("pressure_error_GPa")
+    return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
+
+
 def _temperature(value: float, row: Row) -> str:
     error = row.get("temperature_error")
     return f"{value:.0f}" if error is None else f"{value:.0f} ± {error:.0f}"
@@ -181,6 +186,7 @@ _COLUMNS: list[_Column] = [
     *_CELL,
     *_COMPARED,
     ("T / K", "temperature", "right", _temperature),
+    ("p / GPa", "pressure_GPa", "right", _pressure),
     _STATUS,
 ]
 
@@ -245,7 +251,8 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     if any(row.get("temperature") is not None for row in rows):
         few = min(row["temperature_samples"] for row in rows if row.get("temperature_samples"))
         note = f" ({few} steps: too few to say much)" if few < 200 else ""
-        notes.append(f"T: mean over the second half of the MD, ± standard error from block averages{note}.")
+        names = "T, p" if any(row.get("pressure_samples") for row in rows) else "T"
+        notes.append(f"{names}: mean over the second half of the MD, ± standard error from block averages{note}.")
     return notes
 
 

@@ -13,7 +13,7 @@ from athanor._values import check_keywords
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
 from athanor.dynamics import ConvergenceHook, FusedStage
-from athanor.dynamics.evaluate import compute_apart
+from athanor.dynamics.evaluate import compute_apart, is_of_model
 from athanor.errors import AthanorError, AthanorWarning, InputError
 from athanor.models import registry
 from athanor.workflows.earlier_runs import progress_of
@@ -199,7 +199,12 @@ def complete_stress(model: Any, batch: Batch) -> None:
     if "stress" in batch:
         healthy &= batch.stress.isnan().flatten(1).any(dim=1)
     if bool(healthy.any()):
-        found = compute_apart(model, batch[healthy], frozenset({"stress"}))["stress"]
+        try:
+            found = compute_apart(model, batch[healthy], frozenset({"stress"}))["stress"]
+        except Exception as error:
+            if is_of_model(error):  # they have run to their end; what the model can not say of it stays unknown
+                return
+            raise
         if "stress" not in batch:
             batch.stress = torch.full_like(batch.cell, torch.nan)
         batch.stress[healthy] = found.to(batch.stress.dtype)

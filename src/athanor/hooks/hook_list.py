@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, MutableSequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, MutableSequence, Sequence
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from athanor.hooks.registry import HookRegistryMixin
+
+class _Registry(Protocol):
+    @property
+    def bound_hooks(self) -> Sequence[Any]: ...
+
+    def replace_hooks(self, hooks: Iterable[Any]) -> None: ...
 
 
 class HookList(MutableSequence[Any]):
@@ -22,7 +26,7 @@ class HookList(MutableSequence[Any]):
     __slots__ = ("_registry",)
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, registry: HookRegistryMixin) -> None:
+    def __init__(self, registry: _Registry) -> None:
         self._registry = registry
 
     def __len__(self) -> int:

@@ -5,17 +5,13 @@ Noise is a function of the id and the lifetime step of a system, so one that goe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from athanor._values import is_real
 from athanor.errors import InputError
+from athanor.io.structures import Structure
 from athanor.workflows.folder import FINAL, RUN, TRAJECTORY
-
-if TYPE_CHECKING:
-    from athanor.workflows.structures import System
 
 PROGRESS = ("system_id", "step", "time")
 """What frames and results carry in `info`; notes of another program that are called so are not all there."""
@@ -31,30 +27,12 @@ def progress_of(atoms: Any) -> dict[str, Any]:
     return found if found["system_id"] < _MOST_ID else {}
 
 
-def with_ids(systems: Sequence[System]) -> list[System]:
-    """Return the systems with the ids that their noise and their frames go by.
-
-    One that goes on from an earlier run keeps its id, the first of several with the same. The others get the next ones
-    after the largest: their places in the input, if nobody goes on.
-    """
-    wanted = [progress_of(system.atoms).get("system_id") for system in systems]
-    free = max((int(number) + 1 for number in wanted if number is not None), default=0)
-    found: list[System] = []
-    taken: set[int] = set()
-    for system, number in zip(systems, wanted, strict=True):
-        if number is None or int(number) in taken:
-            number, free = free, free + 1
-        taken.add(int(number))
-        found.append(replace(system, id=int(number)))
-    return found
-
-
 def is_results(path: Path) -> bool:
     """Whether `path` is a results folder or a trajectory store."""
     return (path / RUN).is_file() or _is_store(path)
 
 
-def systems_of_results(path: Path, time: float | None) -> list[System]:
+def structures_of_results(path: Path, time: float | None) -> list[Structure]:
     """Return the systems of a results folder, or of a trajectory store, as they were at the end or at a moment.
 
     Parameters
@@ -74,7 +52,6 @@ def systems_of_results(path: Path, time: float | None) -> list[System]:
     """
     from athanor.workflows.saved_frames import SavedFrames
     from athanor.workflows.saved_run import SavedRun
-    from athanor.workflows.structures import System
 
     if _is_store(path):
         frames, file = SavedFrames(path), path
@@ -87,9 +64,7 @@ def systems_of_results(path: Path, time: float | None) -> list[System]:
     if not images:
         raise InputError(f"`{path}` holds no system.")
     names = [str(image.info.get("name") or image.get_chemical_formula()) for image in images]
-    return [
-        System(image, name, str(file), index) for index, (image, name) in enumerate(zip(images, names, strict=True))
-    ]
+    return [Structure(image, str(file), index, names[index]) for index, image in enumerate(images)]
 
 
 def _is_store(path: Path) -> bool:

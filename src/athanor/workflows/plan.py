@@ -17,12 +17,11 @@ from athanor.errors import InputError, in_words
 from athanor.workflows import build
 from athanor.workflows.admission import admit
 from athanor.workflows.chunks import default_max_atoms, split_into_chunks
-from athanor.workflows.earlier_runs import with_ids
 from athanor.workflows.problems import Origin, as_argument
 from athanor.workflows.readable import count
 from athanor.workflows.repeat import repeat_cells
 from athanor.workflows.spec import CalculationSpec, RunSpec, validated
-from athanor.workflows.structures import System, usable_indices
+from athanor.workflows.structures import System, usable_indices, with_ids
 
 Spec = TypeVar("Spec", bound=CalculationSpec)
 

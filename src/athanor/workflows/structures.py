@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from athanor._optional import OptionalDependency
 from athanor.data.convert.ase import completed_cell
 from athanor.errors import InputError
-from athanor.io.structures import find_structures
-from athanor.workflows.earlier_runs import is_results, systems_of_results
+from athanor.io.structures import Structure, find_structures
+from athanor.workflows.earlier_runs import is_results, progress_of, structures_of_results
 from athanor.workflows.spec import SourceSpec
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class System:
     source
         Where that value comes from.
     id
-        By which its noise and its frames go, see `athanor.workflows.earlier_runs.with_ids`.
+        By which its noise and its frames go, see `with_ids`.
     problem
         Why it can not be used; empty if it can.
     """
@@ -153,6 +153,24 @@ def usable_indices(systems: Sequence[System], *, strict: bool = False) -> list[i
     raise InputError(told + more)
 
 
+def with_ids(systems: Sequence[System]) -> list[System]:
+    """Return the systems with the ids that their noise and their frames go by.
+
+    One that goes on from an earlier run keeps its id, the first of several with the same. The others get the next ones
+    after the largest: their places in the input, if nobody goes on.
+    """
+    wanted = [progress_of(system.atoms).get("system_id") for system in systems]
+    free = max((int(number) + 1 for number in wanted if number is not None), default=0)
+    found: list[System] = []
+    taken: set[int] = set()
+    for system, number in zip(systems, wanted, strict=True):
+        if number is None or int(number) in taken:
+            number, free = free, free + 1
+        taken.add(int(number))
+        found.append(replace(system, id=int(number)))
+    return found
+
+
 def describe_system(number: int, system: System) -> str:
     """Return ``system 3 (Cu, frame 0 of `copper.cif`)``."""
     origin = f", frame {system.index} of `{system.file}`" if system.file else ""
@@ -203,11 +221,14 @@ def _axes(pbc: Any) -> str:
 
 def _from_file(source: SourceSpec) -> list[System]:
     if source.file is not None and is_results(source.file):
-        return systems_of_results(source.file, source.time)
+        return [_as_system(item) for item in structures_of_results(source.file, source.time)]
     if source.time is not None:
         raise InputError(f"`{source.file}` is no results folder, so that no `time` of it can be chosen; leave it out.")
-    found = find_structures(str(source.file), index=source.index)
-    return [System(item.atoms, item.name, item.file, item.index, problem=item.problem) for item in found]
+    return [_as_system(item) for item in find_structures(str(source.file), index=source.index)]
+
+
+def _as_system(item: Structure) -> System:
+    return System(item.atoms, item.name, item.file, item.index, problem=item.problem)
 
 
 def _from_collection(source: SourceSpec) -> list[System]:

@@ -13,7 +13,7 @@ import athanor
 from athanor.cli.main import main
 from athanor.errors import InputError
 from athanor.workflows import earlier_runs
-from athanor.workflows.structures import System
+from athanor.workflows.structures import System, with_ids
 
 ARGON = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.0, "switch_width": 1.5}
 SETTINGS = {"model": ARGON, "temperature": 40, "timestep": 4.0, "silence": ["small-cell"], "every": 5}
@@ -116,7 +116,7 @@ def test_ids_are_kept_once_and_new_ones_follow() -> None:
         return System(atoms, "Ar")
 
     def ids(*systems: System) -> list[int]:
-        return [each.id for each in earlier_runs.with_ids(systems)]
+        return [each.id for each in with_ids(systems)]
 
     old = {"step": 3, "time": 1.5}
     assert ids(system(), system(), system()) == [0, 1, 2]

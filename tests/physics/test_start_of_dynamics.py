@@ -174,6 +174,9 @@ def test_a_start_far_from_its_target_is_told() -> None:
     engine = NVTLangevin(argon_model(), dt=1.0, temperature=torch.tensor([70.0, 300.0]), friction=0.01)
     with pytest.warns(AthanorWarning, match=r"starts 1 of 2 systems far from .*index 1, at 58.13 K instead of 300 K"):
         run(engine, hot, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        engine.run(hot, 1)  # is no start
     with pytest.warns(AthanorWarning, match=r"system 0 .*are those of .* K, far from 600 K"):
         athanor.md(hot[[0]], model=ARGON, temperature=600, steps=1)
 

@@ -62,7 +62,7 @@ def settle_velocities_(engine: Any, batch: Batch, systems: Tensor, *, says: bool
         batch.velocities_present.masked_fill_(systems[:, None], False)
         return
     target, unknown = engine.temperature_at_start(batch), systems & ~known
-    if says and target is not None and bool(known.any()):
+    if says and engine.step_count == 0 and target is not None and bool(known.any()):
         _warn_if_far(engine, batch, known, target)
     if bool(unknown.any()):
         if target is not None and not engine.keep_velocities:

@@ -174,7 +174,7 @@ def test_those_that_can_not_be_used_are_rows_wherever_they_stand() -> None:
     expected_rows, expected = results("alone")
     for index, (row, atoms) in enumerate(zip(rows, structures, strict=True)):
         if index in good:
-            assert row | {"index": good[index]} == expected_rows[good[index]]
+            assert row | {"index": good[index], "system_id": good[index]} == expected_rows[good[index]]
             assert np.array_equal(atoms.positions, expected[good[index]].positions)
         else:
             assert row["status"] == "failed"

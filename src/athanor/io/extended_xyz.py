@@ -91,17 +91,13 @@ def _comes_back(key: str, form: Any, value: Any) -> bool:
             found = extxyz.key_val_str_to_dict(line)
     except Exception:  # of ASE, for what it has no form for
         return False
-    return len(line.splitlines()) == 1 and list(found) == [key, behind] and _is_same(value, found[key], key)
+    return len(line.splitlines()) == 1 and list(found) == [key, behind] and _is_same(value, found[key])
 
 
-def _is_same(given: Any, found: Any, key: str = "") -> bool:
+def _is_same(given: Any, found: Any) -> bool:
     """Whether `found` is what was `given`: a list may come back as an array, and a tuple as a list."""
     if isinstance(given, np.ndarray):
-        shape = np.shape(found)
-        is_tensor = key in ("stress", "virial") and given.size == 9 and shape == (3, 3)
-        if is_tensor and given.dtype.kind in "iuf":
-            return np.array_equal(given.reshape(9, order="F"), np.reshape(found, 9, order="F"), equal_nan=True)
-        return given.shape == shape and _is_same(given.tolist(), found)
+        return given.shape == np.shape(found) and _is_same(given.tolist(), found)
     if isinstance(found, np.ndarray):
         return _is_same(given, found.tolist())
     if isinstance(given, list | tuple):

@@ -242,7 +242,8 @@ class _Run:
             columns |= {f"stress_{name}": partial(_stress, index) for index, name in enumerate(VOIGT)}
         if any(stage.method.conserved for stage in self.spec.stages):
             columns["conserved"] = lambda ctx: _conserved(self.spec, engines, tracker, ctx.batch)
-        return [SnapshotHook(self.sink, every), LoggingHook("csv", every, log, custom_scalars=columns)]
+        frames = SnapshotHook(self.sink, every, finished="once")
+        return [frames, LoggingHook("csv", every, log, custom_scalars=columns)]
 
     def _write_summary(self) -> None:
         """Write the table as it stands: a run that is killed then still tells its systems, and which are done."""

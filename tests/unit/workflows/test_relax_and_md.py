@@ -226,6 +226,18 @@ def test_frames_are_read_back(tmp_path: Path) -> None:
     assert sorted(set(frames.step.flatten().tolist())) == [1, 3, 5]
 
 
+def test_finished_systems_are_not_written_again(tmp_path: Path) -> None:
+    result = athanor.relax([*crystals(), blown_up()], model=ARGON, fmax=1e-3, out=tmp_path / "out", every=2)
+    run = athanor.open(tmp_path / "out")
+    assert len(set(result.steps)) > 2
+    for number, steps in enumerate(result.steps):
+        found = run.frames(number)
+        expected = sorted({*range(1, steps + 1, 2), steps} if steps < max(result.steps) else {*range(1, steps + 1, 2)})
+        assert found.step.flatten().tolist() == expected, number
+    assert run.num_frames == sum(len(run.frames(number)) for number in range(len(run)))
+    assert len(run.frames(step=run.last_step)) == len(run)
+
+
 def test_nothing_is_written_when_the_input_is_wrong(tmp_path: Path) -> None:
     out = tmp_path / "out"
     bad = bulk("Ar")

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from athanor._values import check_whole, describe
-from athanor.errors import ContractError
+from athanor.errors import ContractError, InputError
 from athanor.hooks.stages import DynamicsStage
 
 if TYPE_CHECKING:
     from athanor.hooks.context import DynamicsContext
     from athanor.sinks.base import DataSink
+
+
+_PROGRESS = ("system_id", "step", "status", "failure_code")
+"""System fields that tell one frame of a system from its next one, int64 [B, 1]."""
 
 
 class _SinkHook:
@@ -63,6 +67,15 @@ class SnapshotHook(_SinkHook):
         snapshots, after steps 1, 11, ..., 91. Each frame carries `step`, `time` and `system_id`.
     stage
         Where in the step.
+    finished
+        ``"every"`` writes a system that has finished, or was set aside, again each time. ``"once"`` writes it once
+        more, as it then is, and no longer: of a system of which step, status and failure are those of its last frame
+        in this run there is nothing new to tell.
+
+    Raises
+    ------
+    InputError
+        If `frequency` is not at least 1, or `finished` is another word.
 
     Notes
     -----
@@ -77,12 +90,37 @@ class SnapshotHook(_SinkHook):
     10
     """
 
-    def __init__(self, sink: DataSink, frequency: int = 1, stage: Enum = DynamicsStage.AFTER_STEP) -> None:
+    def __init__(
+        self,
+        sink: DataSink,
+        frequency: int = 1,
+        stage: Enum = DynamicsStage.AFTER_STEP,
+        *,
+        finished: str = "every",
+    ) -> None:
         super().__init__(sink, frequency, stage)
+        if finished not in ("every", "once"):
+            raise InputError(f'`finished={finished!r}` is unknown. Use "every" or "once".')
+        self.finished = finished
+        self._written: torch.Tensor | None = None
 
     def __call__(self, ctx: DynamicsContext, stage: Enum) -> None:
         """Write ``ctx.batch``."""
-        self.sink.write(ctx.batch.without_pairs())
+        batch = ctx.batch.without_pairs()
+        if self.finished == "every":
+            self.sink.write(batch)
+            return
+        progress = torch.cat([batch[name] for name in _PROGRESS if name in batch], dim=1)
+        before, self._written = self._written, progress
+        if before is None or before.shape != progress.shape:
+            self.sink.write(batch)
+        else:
+            self.sink.write(batch, (progress != before).any(dim=1))
+
+    def close(self) -> None:
+        """Flush the sink, and forget what was written: the next run is another one."""
+        self._written = None
+        super().close()
 
 
 class ConvergedSnapshotHook(_SinkHook):

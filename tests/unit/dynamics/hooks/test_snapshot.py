@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from athanor.dynamics.hooks import ConvergedSnapshotHook, SnapshotHook
+from athanor.errors import InputError
 from athanor.hooks import Hook
 from athanor.hooks.context import DynamicsContext
 from athanor.hooks.stages import DynamicsStage
@@ -55,6 +56,37 @@ def test_converged_systems_only(sink):
     hook(DynamicsContext(batch=batch, converged_mask=torch.tensor([False, True, True])), DynamicsStage.ON_CONVERGE)
     assert_equal(sink.read(), make_batch(0).index_select(torch.tensor([1, 2])))
     assert batch.pair_list is not None
+
+
+def test_finished_systems_are_written_once_more(sink):
+    batch = make_batch(0)
+    hook = SnapshotHook(sink, finished="once")
+
+    def frame(**changes: list[int]) -> list[int]:
+        for name, values in changes.items():
+            batch.set_field(name, torch.tensor(values)[:, None])
+        before = len(sink)
+        hook(DynamicsContext(batch=batch), DynamicsStage.AFTER_STEP)
+        return sink.read().system_id.flatten().tolist()[before:] if len(sink) else []
+
+    assert frame(step=[1, 1, 1], status=[0, 0, 0], failure_code=[0, 0, 0]) == [0, 1, 2]
+    assert frame(step=[2, 2, 2], status=[0, 1, 0]) == [0, 1, 2]  # 1 finished in its second step
+    assert frame(step=[3, 2, 3]) == [0, 2]
+    assert frame(failure_code=[1, 0, 0], step=[3, 2, 4]) == [0, 2]  # 0 failed in its fourth step, which was undone
+    assert frame(step=[3, 2, 5], status=[0, 1, 1]) == [2]
+    assert frame() == []
+    hook.close()
+    assert frame() == [0, 1, 2]  # of another run
+    assert frame(system_id=[0, 2, 1]) == [2, 1]  # others in their places
+
+
+def test_all_systems_are_written_unless_told_otherwise(sink):
+    hook = SnapshotHook(sink)
+    for _ in range(2):
+        hook(DynamicsContext(batch=make_batch(0)), DynamicsStage.AFTER_STEP)
+    assert len(sink) == 6
+    with pytest.raises(InputError, match='`finished=True` is unknown. Use "every" or "once"'):
+        SnapshotHook(sink, finished=True)
 
 
 def test_the_end_of_a_run_commits():

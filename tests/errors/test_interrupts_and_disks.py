@@ -8,10 +8,12 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,9 @@ from athanor.cli.main import call
 from athanor.data import AtomicData, Batch
 from athanor.dynamics import NVE, NVTLangevin
 from athanor.hooks.stages import DynamicsStage
+from athanor.sinks import ZarrData
 from athanor.testing.dynamics_contract import argon_model, with_neighbor_hooks
+from athanor.workflows.folder import TRAJECTORY
 
 ARGON = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}
 LJ = ["--model", "lennard-jones"]
@@ -114,6 +118,54 @@ def test_ctrl_c_while_a_batch_is_taken_up(presses: int, ctrl_c: Press, capsys: p
     assert "state: interrupted" in Path("out/run.yaml").read_text(encoding="utf-8")
 
 
+IN_A_STORE = ("athanor.io", "athanor.sinks", "zarr")
+
+
+@contextmanager
+def counted_calls(modules: tuple[str, ...], press_at: int = 0) -> Iterator[list[int]]:
+    """Count calls of functions of `modules`; at number `press_at`, press Ctrl-C twice (the second is a SIGTERM)."""
+    count = [0]
+
+    def look(frame: Any, event: str, argument: Any) -> None:
+        if event == "call" and frame.f_globals.get("__name__", "").startswith(modules):
+            count[0] += 1
+            if count[0] == press_at:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    before = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        yield count
+    finally:
+        sys.setprofile(before)
+
+
+def test_a_second_ctrl_c_at_any_call_leaves_a_trajectory(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["md", "argon.extxyz", "--every", "1", "--steps", "25", "-T", "30", *LJ]
+    with counted_calls(IN_A_STORE) as count:
+        assert call([*arguments, "-o", "whole"]) == 0
+    moments = range(1, count[0], max(1, count[0] // 12))
+    assert len(moments) > 8
+    for moment in moments:
+        out = f"cut-at-{moment}"
+        capsys.readouterr()
+        with counted_calls(IN_A_STORE, moment):
+            code = call([*arguments, "-o", out])
+        told = capsys.readouterr().err
+        if code == 0 or not Path(out).exists():  # after the last step, or before the run
+            continue
+        assert code == 130, told
+        assert "Traceback" not in told
+        assert "Exception ignored" not in told
+        run = athanor.open(out)
+        assert run.state == "interrupted"
+        steps = {row["steps"] for row in run.summary}
+        assert len(steps) == 1
+        if run.num_frames:
+            assert run.frames(0).step.flatten().tolist() == list(range(1, steps.pop() + 1))
+
+
 class CutShort:
     """Hook that interrupts the third step between its halves, when positions have moved and forces have not."""
 
@@ -170,13 +222,53 @@ def test_full_disk(capsys: pytest.CaptureFixture[str], limit: int) -> None:
     assert "File too large" in told
     assert "Traceback" not in told
     if limit > 500:
-        # frames or log: which of the two files is full first is a matter of the machine's speed
-        assert "frames are safe" in told or "rows wait in memory" in told
-        assert "what is done is in `out`" in told
-        assert "state: failed" in Path("out/run.yaml").read_text(encoding="utf-8")
+        assert "what was done is in `out`" in told
+        assert ("`final.extxyz`" in told) == (not Path("out/final.extxyz").exists())
+        lost = re.search(r"the last (\d+) of (\d+) frames", told)
+        run = athanor.open("out")
+        assert run.num_frames == (int(lost[2]) - int(lost[1]) if lost else run.num_frames)
+        assert run.state == "failed"
         assert {row["status"] for row in rows()} == {"interrupted"}
         assert call(["show", "out"]) == 0
     assert call(["md", "argon.extxyz", "-o", "out", "--overwrite", "--steps", "2", "-T", "30", *LJ]) == 0
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A folder on a disk of its own with little room."""
+    place = Path("disk")
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here (needs root); what a limit of the size of files shows is tested")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("every", ["1", "7"])
+def test_a_disk_that_is_full_takes_the_end_of_the_run_and_can_be_gone_on_from(
+    small_disk: Path, every: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = small_disk / "out"
+    arguments = ["md", "argon.extxyz", "--supercell", "2x2x2", "-T", "30", *LJ]
+    assert call([*arguments, "-o", str(out), "--steps", "100000", "--every", every]) == 74
+    told = capsys.readouterr().err
+    assert "No space left on device. The run stopped; what was done is in `disk/out`. Make room" in told
+    run = athanor.open(out)
+    assert (run.state, len(run.structures)) == ("failed", CRYSTALS)
+    assert {row["status"] for row in run.summary} == {"interrupted"}
+    assert run.num_frames == run.record["frames"]
+    steps = run.frames(0).step.flatten().tolist()
+    assert steps == list(range(1, run.summary[0]["steps"] + 1, int(every)))
+    assert not list(out.glob(".*"))
+    log = (out / "log.csv").read_text(encoding="utf-8").splitlines()
+    assert len({tuple(line.split(",")[:3]) for line in log}) == len(log)
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    with ZarrData(out / TRAJECTORY) as sink:
+        sink.write(run.frames(step=run.last_step))
+    assert len(ZarrData(out / TRAJECTORY, mode="r").read()) == run.num_frames + CRYSTALS
+    again = athanor.md(run.structures, model=ARGON, temperature=30, steps=3, out=small_disk / "more")
+    assert again.outcomes == {"done": CRYSTALS}
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that nobody can write to, root included")

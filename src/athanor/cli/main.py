@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from athanor._interrupts import raised_again
 from athanor.cli import commands
 from athanor.cli.exit_codes import ExitCode
 from athanor.cli.init import Kind
@@ -162,6 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
     refused = output_was_refused(files)
     if refused is not None and code == ExitCode.DONE:  # the results are there; what asked for this output is not served
         code = _report(_of_the_system(refused), ExitCode.STORAGE, as_json=False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the end is near, and would be told with a traceback of threading
     sys.exit(code)
 
 
@@ -169,7 +172,8 @@ def call(arguments: list[str]) -> int:
     """Run the command line and return its exit code."""
     as_json = "--json" in arguments
     try:
-        code = int(app(arguments, prog_name="athanor", standalone_mode=False) or ExitCode.DONE)
+        with raised_again():
+            code = int(app(arguments, prog_name="athanor", standalone_mode=False) or ExitCode.DONE)
         sys.stdout.flush()
         return code
     except (Exception, KeyboardInterrupt, SystemExit) as error:

@@ -16,6 +16,7 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 
+from athanor._runtime import level_of_caller
 from athanor.errors import AthanorWarning, StorageError
 
 LOCK_KEY = "LOCK"
@@ -71,16 +72,18 @@ class StoreLock:
         if self.is_held:
             return False
         with _guard:
-            if any(other.identity == self.identity for other in _held):
-                raise StorageError(
-                    f"{self._where} is being written by another sink of this program; nothing was changed. "
-                    f"`close()` that one first, or open this one with `mode='r'` to read."
-                )
             if self._folder is not None:
                 self._descriptor = _lock_file(self._folder / LOCK_KEY, self._where)
+            if self._descriptor is None and any(other.identity == self.identity for other in _held):
+                raise _refused(self._where, _this_program())
             _held.add(self)
             self.is_held = True
         return True
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether what was locked is still what is there; a folder may have been replaced."""
+        return self._folder is None or self._descriptor is None or _is_at(self._folder / LOCK_KEY, self._descriptor)
 
     def release(self) -> None:
         """Let others write; nothing happens if the lock is not held."""
@@ -91,38 +94,45 @@ class StoreLock:
                 os.close(descriptor)
 
 
-def _lock_file(path: Path, where: str) -> int:
-    """Return the descriptor of the file, locked; it is unlocked when that is closed."""
+def _lock_file(path: Path, where: str) -> int | None:
+    """Return the descriptor of the file, locked until that is closed; None if the file system has no locks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            if _is_locked_now(descriptor, where) and _is_at(path, descriptor):
+            _lock(descriptor)
+            if _is_at(path, descriptor):
                 with suppress(OSError):  # only for messages: a full disk is told by who needs it
                     os.ftruncate(descriptor, 0)
-                    os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+                    os.write(descriptor, _this_program().encode())
                 return descriptor
+            os.close(descriptor)  # the folder was replaced in the meantime
+        except OSError as error:
+            holder = _holder(descriptor)
+            os.close(descriptor)
+            if error.errno in _REFUSED:
+                raise _refused(where, holder) from None
+            if error.errno not in _NO_LOCKS:
+                raise
+            text = f"The file system of {where} has no locks ({error.strerror}). Let only one program write there."
+            warnings.warn(AthanorWarning(text), stacklevel=level_of_caller())
+            return None
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # the folder was replaced in the meantime
 
 
-def _is_locked_now(descriptor: int, where: str) -> bool:
-    """Lock the file, or raise if another one has it; a file system without locks is told, and taken as it is."""
-    try:
-        _lock(descriptor)
-    except OSError as error:
-        if error.errno in _REFUSED:
-            raise StorageError(
-                f"{where} is being written by {_holder(descriptor)}; nothing was changed. "
-                f"Wait until it has ended, or open the store with `mode='r'` to read."
-            ) from None
-        if error.errno not in _NO_LOCKS:
-            raise
-        text = f"The file system of {where} has no locks ({error.strerror}). Let only one program write there."
-        warnings.warn(AthanorWarning(text), stacklevel=2)
-    return True
+def _this_program() -> str:
+    return f"process {os.getpid()} on {platform.node()}"
+
+
+def _refused(where: str, holder: str) -> StorageError:
+    here = holder == _this_program()
+    who = "another sink of this program" if here else holder
+    what = "`close()` that one first" if here else "Wait until it has ended"
+    return StorageError(
+        f"{where} is being written by {who}; nothing was changed. {what}, or open the store with `mode='r'` to read."
+    )
 
 
 def _is_at(path: Path, descriptor: int) -> bool:

@@ -254,12 +254,16 @@ class TrajectoryWriter:
         self._lock.release()
 
     def end(self) -> None:
-        """Commit what is waiting as one block: plain writes only, for a moment when zarr can not run any more."""
+        """Commit what is waiting as one block, or drop what the store refused before, and let others write.
+
+        Makes plain writes only: it may be called at a moment when zarr can not run any more.
+        """
         try:
             if self._waiting and not self._last_commit_failed:
                 self._check_no_other_writer()
                 self._put_block()
         finally:
+            self._forget_waiting()
             self._lock.release()
 
     def zero(self) -> None:
@@ -279,14 +283,16 @@ class TrajectoryWriter:
         if not self._waiting and not (all_into_arrays and self._in_tail) and not self._last_commit_failed:
             return
         try:
-            if self._last_commit_failed:
+            is_second_try = self._last_commit_failed
+            if is_second_try:
                 self._recover()
             self._check_no_other_writer()
             nbytes = self._waiting_bytes + sum(block.nbytes for block in self._head.tail)
-            if all_into_arrays or nbytes >= self._config.buffer_bytes or len(self._in_tail) >= MAX_BLOCKS:
-                self._move_into_arrays()
-            elif self._waiting:
+            moves = all_into_arrays or nbytes >= self._config.buffer_bytes or len(self._in_tail) >= MAX_BLOCKS
+            if self._waiting and (is_second_try or not moves):  # a block takes the least room
                 self._put_block()
+            if moves:
+                self._move_into_arrays()
         except StorageError:
             self._last_commit_failed = True
             raise
@@ -313,7 +319,7 @@ class TrajectoryWriter:
 
     def _check_no_other_writer(self) -> None:
         record = self._raw.get(HEAD_KEY)
-        if record == self._record:
+        if record == self._record and self._lock.is_in_place:
             return
         commit = Head.from_bytes(record, self._raw.where).commit if record is not None else 0
         raise StorageError(

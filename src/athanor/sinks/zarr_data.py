@@ -194,6 +194,12 @@ class ZarrData(DataSink):
             if self._writer is not None:
                 self._writer.close()
 
+    def abandon(self) -> None:
+        """Let others write, after a `close` that failed: frames that the store refused are dropped."""
+        with self._mutex:
+            if self._writer is not None:
+                self._writer.end()
+
     def __enter__(self) -> ZarrData:
         return self
 

@@ -78,9 +78,13 @@ def advise(spec: CalculationSpec, systems: Sequence[System], model: Any) -> list
 
 def estimate_disk(spec: RunSpec, systems: Sequence[System]) -> int:
     """Return the bytes that frames and log may take at most: every system goes to its last step."""
+    return bytes_per_frame(spec, systems) * math.ceil(spec.total_steps / spec.every)
+
+
+def bytes_per_frame(spec: RunSpec, systems: Sequence[System]) -> int:
+    """Return the bytes of one frame of all `systems`, before compression, with its rows of the log."""
     atom = _FLOATS_PER_ATOM * (8 if spec.dtype == "float64" else 4)
-    frame = sum(atom * len(system.atoms) + _BYTES_PER_SYSTEM for _, system in _computed(systems))
-    return frame * math.ceil(spec.total_steps / spec.every)
+    return sum(atom * len(system.atoms) + _BYTES_PER_SYSTEM for _, system in _computed(systems))
 
 
 def free_disk(path: str | os.PathLike[str]) -> int:

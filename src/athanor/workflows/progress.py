@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from athanor._interrupts import must_finish, raised_again
 from athanor.hooks.stages import DynamicsStage
 from athanor.workflows.readable import format_seconds, printable
 
@@ -21,6 +22,8 @@ _GAPS = 3
 _LEAST_DESCRIPTION = 8
 _STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """Signals that end a run in order; Windows has no hangup."""
+_WRITERS = ("athanor.io", "athanor.sinks", "athanor.dynamics.hooks")
+"""Modules that write to files, which is not cut short; it does not take long."""
 
 
 class StopRequested(KeyboardInterrupt):
@@ -47,7 +50,8 @@ class StopFlag:
 def stop_between_steps() -> Iterator[StopFlag]:
     """Turn the first Ctrl-C, SIGTERM or hangup into a stop after the present step; the second one interrupts at once.
 
-    While results are written, neither does. What was ignored before (``nohup``, a job in the background) stays ignored.
+    While results or frames are written, or kernels are loaded, neither does; the run then stops after the present step,
+    too. What was ignored before (``nohup``, a job in the background) stays ignored.
     Outside the main thread nothing is installed, and Ctrl-C behaves as ever.
     """
     flag = StopFlag()
@@ -56,14 +60,15 @@ def stop_between_steps() -> Iterator[StopFlag]:
         return
 
     def on_interrupt(number: int, frame: Any) -> None:
-        if flag.is_set and not flag.is_writing:
+        if flag.is_set and not flag.is_writing and not must_finish(frame, _WRITERS):
             raise KeyboardInterrupt
         flag.is_set = True
 
     caught = [number for number in _STOP_SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, on_interrupt) for number in caught}
     try:
-        yield flag
+        with raised_again():
+            yield flag
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

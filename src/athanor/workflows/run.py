@@ -14,12 +14,13 @@ from athanor.dynamics.evaluate import is_of_model
 from athanor.errors import AthanorWarning, StorageError, in_words
 from athanor.workflows import build
 from athanor.workflows.advice import Advice, advise
-from athanor.workflows.folder import FINAL, LOG, TRAJECTORY
+from athanor.workflows.folder import FINAL, LOG, RUN, SUMMARY_CSV, SUMMARY_JSON, TRAJECTORY
 from athanor.workflows.methods import StageKind, all_settings, stage_of
 from athanor.workflows.output import check_inputs_outside, check_output, create_output, write_summary
 from athanor.workflows.plan import Plan, make_plan, spec_of_call
 from athanor.workflows.progress import Progress, ProgressHook, StopFlag, StopRequested, stop_between_steps
 from athanor.workflows.record import RunRecord
+from athanor.workflows.reserve import Reserve
 from athanor.workflows.results import RunResult, add_chunk, add_not_computed, rows_of_not_computed
 from athanor.workflows.saved_log import VOIGT
 from athanor.workflows.spec import RunSpec
@@ -134,18 +135,17 @@ class _Run:
         self.result = RunResult()
         self.sink: Any = None
         self.record: RunRecord | None = None
+        self._log: Any = None
         self._trouble: StorageError | None = None
-        if self.spec.output is not None:
-            folder = create_output(Path(self.spec.output), overwrite=overwrite)
-            self.result.folder, self.result.frames = folder, folder / TRAJECTORY
-            self.record = RunRecord(folder, self.spec, self.systems, plan.model, command, advice)
-        self._write_summary()
+        self._missing: list[str] = []
+        self._overwrite, self._command, self._advice = overwrite, command, advice
 
     def go(self) -> RunResult:
         """Run every chunk; write results whatever happens."""
         self.progress.say(f"{self.plan.in_words()}; {describe_stages(self.spec.stages)}")
         state = "failed"
         with stop_between_steps() as flag:
+            self._make_folder()
             try:
                 with self.progress:
                     self._run_chunks(flag)
@@ -156,8 +156,20 @@ class _Run:
                 flag.is_writing = True
                 self._write(state)
         if self._trouble is not None:
-            raise StorageError(f"{self._trouble} The run stopped; what is done is in `{self.result.folder}`.")
+            cause, without = str(self._trouble).partition(". ")[0].rstrip("."), " and ".join(self._missing)
+            raise StorageError(
+                f"{cause}. The run stopped; what was done is in `{self.result.folder}`"
+                f"{f', without {without}' if without else ''}. Make room before you go on from there."
+            ) from self._trouble
         return self.result
+
+    def _make_folder(self) -> None:
+        if self.spec.output is not None:
+            folder = create_output(Path(self.spec.output), overwrite=self._overwrite)
+            self.result.folder, self.result.frames = folder, folder / TRAJECTORY
+            self.record = RunRecord(folder, self.spec, self.systems, self.plan.model, self._command, self._advice)
+            self._reserve = Reserve(folder, self.spec, self.systems)
+        self._write_summary()
 
     def _run_chunks(self, flag: StopFlag) -> None:
         if self.result.frames is not None:
@@ -178,12 +190,16 @@ class _Run:
             flag.is_writing = False
         self.plan.check_some_left()
 
-    def _attempt(self, write: Callable[..., Any], *arguments: Any) -> Any:
-        """Call `write`; a disk that refuses ends the run, and what else can be written still is."""
+    def _attempt(self, write: Callable[..., Any], *arguments: Any, of: str = "") -> Any:
+        """Call `write`; a disk that refuses ends the run, and what else can be written still is.
+
+        `of` says what will be missing then.
+        """
         try:
             return write(*arguments)
         except StorageError as error:
             self._trouble = self._trouble or error
+            self._missing += [of] if of else []
             return None
 
     def _run_chunk(self, number: int, indices: Sequence[int], flag: StopFlag) -> None:
@@ -243,7 +259,8 @@ class _Run:
         if any(stage.method.conserved for stage in self.spec.stages):
             columns["conserved"] = lambda ctx: _conserved(self.spec, engines, tracker, ctx.batch)
         frames = SnapshotHook(self.sink, every, finished="once")
-        return [frames, LoggingHook("csv", every, log, custom_scalars=columns)]
+        self._log = LoggingHook("csv", every, log, custom_scalars=columns)
+        return [frames, self._log]
 
     def _write_summary(self) -> None:
         """Write the table as it stands: a run that is killed then still tells its systems, and which are done."""
@@ -253,19 +270,33 @@ class _Run:
         self._summary_written = time.monotonic()
 
     def _write(self, state: str) -> None:
-        """Complete the lists for systems that were not reached, and write the folder."""
+        """Complete the lists for systems that were not reached, and write the folder: what matters most comes first."""
         add_not_computed(self.result, self.systems[len(self.result) :])
-        frames = 0
-        if self.sink is not None:
-            self._attempt(self.sink.close)
-            frames = self.sink.acknowledged
-        if self.result.folder is None or self.record is None:
+        folder = self.result.folder
+        if folder is None or self.record is None:
             return
         from athanor.io.structures import write_structures
 
-        self._attempt(write_structures, self.result.folder / FINAL, self.result.structures)
-        self._attempt(self._write_summary)
-        self._attempt(self.record.finish, state if self._trouble is None else "failed", self.result.outcomes, frames)
+        self._reserve.give_back_for_results()
+        self._attempt(write_structures, folder / FINAL, self.result.structures, of=f"`{FINAL}`")
+        self._attempt(self._write_summary, of=f"`{SUMMARY_CSV}` and `{SUMMARY_JSON}` as they are now")
+        if self._log is not None:
+            self._attempt(self._log.close, of=f"the last rows of `{LOG}`")
+        frames = self._close_sink()
+        self._reserve.give_back()
+        ended = state if self._trouble is None else "failed"
+        self._attempt(self.record.finish, ended, self.result.outcomes, frames, of=f"the end in `{RUN}`")
+
+    def _close_sink(self) -> int:
+        """Write the frames that wait, and return how many there are."""
+        if self.sink is None:
+            return 0
+        self._attempt(self.sink.flush)
+        self._attempt(self.sink.close)
+        waiting, all_frames = self.sink.written - self.sink.acknowledged, self.sink.written
+        self._missing += [f"the last {waiting} of {all_frames} frames"] if waiting else []
+        self._attempt(self.sink.abandon)  # whoever keeps the error, keeps the sink
+        return int(self.sink.acknowledged)
 
 
 def _conserved(spec: RunSpec, engines: list[Any], tracker: Tracker, batch: Batch) -> torch.Tensor:

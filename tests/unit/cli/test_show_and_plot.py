@@ -114,7 +114,7 @@ def test_show_of_one_system(capsys: pytest.CaptureFixture[str]) -> None:
 def test_show_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["show", "out", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["state"], told["systems"], told["frames"], told["folder"]) == ("finished", 3, 12, "out")
+    assert (told["state"], told["systems"], told["frames"], told["folder"]) == ("finished", 3, 9, "out")
     assert told["outcome"] == {"done": 2, "failed": 1}
     assert [row["system"] for row in told["rows"]] == ["cold", "warm", "on top"]
     assert call(["show", "out", "--json", "--system", "warm"]) == 0
@@ -128,7 +128,7 @@ def test_show_of_a_run_that_was_killed(folder: Path, capsys: pytest.CaptureFixtu
     for words in (
         "killed (its process is gone)",
         "last written",
-        "12 so far, up to step 10",
+        "9 so far, up to step 10",
         "3 systems: 2 killed, 1 failed",
         "on top (number 2) failed",
         "run.atoms(step=10)",
@@ -137,7 +137,7 @@ def test_show_of_a_run_that_was_killed(folder: Path, capsys: pytest.CaptureFixtu
     assert "final.extxyz" not in shown
     assert call(["show", "out", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["state"], told["last_step"], told["frames"]) == ("killed", 10, 12)
+    assert (told["state"], told["last_step"], told["frames"]) == ("killed", 10, 9)
 
 
 def test_show_of_a_run_on_another_machine(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

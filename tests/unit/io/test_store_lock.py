@@ -145,7 +145,11 @@ def test_a_folder_that_was_replaced_is_locked_anew(tmp_path):
         target = writer(place)
         with pytest.raises(StorageError, match="another sink"):
             writer(place)
-        del target
+        shutil.rmtree(place)
+        after = writer(place)
+        with pytest.raises(StorageError, match="another writer"):
+            target.append(*make_rows(0))
+        assert after.written == 0
     finally:
         end(process)
 
@@ -157,6 +161,6 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(_store_lock, "_lock", refuse)
     with pytest.warns(AthanorWarning, match=r"has no locks \(No locks available\). Let only one program write there"):
         target = writer(tmp_path)
-    with pytest.raises(StorageError, match="another sink of this program"):
+    with pytest.warns(AthanorWarning), pytest.raises(StorageError, match="another sink of this program"):
         writer(tmp_path)
     assert target.written == 0

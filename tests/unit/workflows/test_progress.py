@@ -6,7 +6,9 @@ import io
 import os
 import re
 import signal
+import time
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -133,3 +135,50 @@ def test_no_name_steers_the_terminal() -> None:
     with Progress(shown=True, chunks=1, steps=3, stream=stream) as progress:
         progress.say("NVT\x1b[2J at 300 K, 1 Å\n\ttwice")
     assert stream.getvalue() == "NVT\\x1b[2J at 300 K, 1 Å\n\ttwice\n"
+
+
+LEFT_ALONE = (
+    "zarr.core.sync",
+    "numba.core.caching",
+    "llvmlite.binding.executionengine",
+    "importlib._bootstrap",
+    "athanor.io.zarr_writer",
+    "athanor.sinks.zarr_data",
+    "athanor.dynamics.hooks.log_writers",
+)
+
+
+@pytest.mark.usefixtures("foreground")
+@pytest.mark.parametrize("name", [*LEFT_ALONE, "torch.nn.modules", "athanor.models.lj"])
+def test_a_second_signal_does_not_break_what_loads_code_or_writes(name: str) -> None:
+    inner: dict[str, Any] = {"__name__": name, "signal": signal}
+    exec("def work():\n  signal.raise_signal(signal.SIGINT)\n  return 1", inner)
+    with module.stop_between_steps() as flag:
+        flag.is_set = True
+        if name in LEFT_ALONE:
+            assert inner["work"]() == 1
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                inner["work"]()
+
+
+@pytest.mark.usefixtures("foreground")
+def test_one_that_comes_in_a_callback_is_raised_behind_it(capsys: pytest.CaptureFixture[str]) -> None:
+    pressed = []
+
+    class Pressed:
+        def __del__(self) -> None:  # an exception from here can only be printed
+            pressed.append(1)
+            signal.raise_signal(signal.SIGINT)
+
+    def wait() -> None:
+        Pressed()
+        while True:
+            time.sleep(0.01)
+
+    with module.stop_between_steps() as flag:
+        flag.is_set = True
+        with pytest.raises(KeyboardInterrupt):
+            wait()
+    assert pressed == [1]
+    assert capsys.readouterr() == ("", "")

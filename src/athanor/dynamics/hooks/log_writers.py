@@ -62,6 +62,11 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+def _write_all(file: io.RawIOBase, text: bytes) -> None:
+    while text:
+        text = text[file.write(text) or 0 :]
+
+
 class _CsvWriter:
     """Appends rows to a file; keeps them in memory for a few seconds."""
 
@@ -132,8 +137,13 @@ class _CsvWriter:
         csv.writer(text, lineterminator="\n").writerows([*([ours] if header is None else []), *self._waiting])
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._path, "a", encoding="utf-8", newline="") as file:
-                file.write(text.getvalue())
+            with open(self._path, "ab", buffering=0) as file:
+                start = file.seek(0, os.SEEK_END)
+                try:
+                    _write_all(file, text.getvalue().encode("utf-8"))
+                except BaseException:
+                    file.truncate(start)  # the rows wait, and are written once
+                    raise
         except OSError as error:
             raise StorageError(
                 f"`{self._path}` can not be written: {error}. {len(self._waiting)} rows wait in memory; make room and "

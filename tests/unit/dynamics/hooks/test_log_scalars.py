@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import resource
 
 import pytest
 import torch
@@ -202,3 +203,24 @@ def test_memory_goes_into_a_checkpoint(tmp_path):
     assert (tmp_path / "b.csv").read_text(encoding="utf-8").splitlines()[0] == (tmp_path / "a.csv").read_text(
         encoding="utf-8"
     ).splitlines()[0]
+
+
+def test_rows_that_a_full_disk_took_in_part_are_written_once(tmp_path):
+    hook = LoggingHook("csv", log_path=tmp_path / "log.csv")
+    hook(context(make_batch(0)), AFTER)
+    hook.close()
+    before = (tmp_path / "log.csv").read_text(encoding="utf-8")
+    for step in range(1, 9):
+        hook(context(make_batch(0), step), AFTER)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) * 3, limits[1]))
+    try:
+        with pytest.raises(StorageError, match="24 rows wait in memory"):
+            hook.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "log.csv").read_text(encoding="utf-8") == before
+    hook.close()
+    rows = (tmp_path / "log.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert len(rows) == 27
+    assert rows[:3] * 9 == rows

@@ -85,7 +85,7 @@ def test_all_systems_are_written_unless_told_otherwise(sink):
     for _ in range(2):
         hook(DynamicsContext(batch=make_batch(0)), DynamicsStage.AFTER_STEP)
     assert len(sink) == 6
-    with pytest.raises(InputError, match='`finished=True` is unknown. Use "every" or "once"'):
+    with pytest.raises(InputError, match=r'`finished=True` is unknown. Use "every" or "once"'):
         SnapshotHook(sink, finished=True)
 
 

@@ -31,6 +31,7 @@ from athanor.dynamics import NVE, NVTLangevin
 from athanor.hooks.stages import DynamicsStage
 from athanor.sinks import ZarrData
 from athanor.testing.dynamics_contract import argon_model, with_neighbor_hooks
+from athanor.workflows import reserve
 from athanor.workflows.folder import TRAJECTORY
 
 ARGON = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}
@@ -246,7 +247,7 @@ def small_disk() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("every", ["1", "7"])
-def test_a_disk_that_is_full_takes_the_end_of_the_run_and_can_be_gone_on_from(
+def test_a_full_disk_does_not_take_the_end_of_a_run(
     small_disk: Path, every: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = small_disk / "out"
@@ -269,6 +270,15 @@ def test_a_disk_that_is_full_takes_the_end_of_the_run_and_can_be_gone_on_from(
     assert len(ZarrData(out / TRAJECTORY, mode="r").read()) == run.num_frames + CRYSTALS
     again = athanor.md(run.structures, model=ARGON, temperature=30, steps=3, out=small_disk / "more")
     assert again.outcomes == {"done": CRYSTALS}
+
+
+def test_without_a_reserve_the_end_is_lost(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Broken twin: a run that keeps no room."""
+    monkeypatch.setattr(reserve.Reserve, "__init__", lambda self, folder, *more: setattr(self, "_path", folder / "x"))
+    with pytest.raises(AssertionError):
+        test_a_full_disk_does_not_take_the_end_of_a_run(small_disk, "1", capsys)
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that nobody can write to, root included")

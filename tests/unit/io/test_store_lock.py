@@ -73,6 +73,13 @@ def test_another_program_is_refused_until_the_first_is_gone(tmp_path, mode):
     assert writer(tmp_path / "t.zarr", mode=mode).written == (4 if mode == "a" else 0)
 
 
+def test_a_lock_that_refuses_nobody_is_noticed(tmp_path, monkeypatch):
+    """Broken twin: no lock is taken."""
+    monkeypatch.setattr(_store_lock, "_lock", lambda descriptor: None)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        test_another_program_is_refused_until_the_first_is_gone(tmp_path, "a")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_does_not_keep_the_lock_of_a_killed_program(tmp_path):
     process, child = hold(tmp_path / "t.zarr", "fork")

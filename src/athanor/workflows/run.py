@@ -142,10 +142,10 @@ class _Run:
 
     def go(self) -> RunResult:
         """Run every chunk; write results whatever happens."""
-        self.progress.say(f"{self.plan.in_words()}; {describe_stages(self.spec.stages)}")
         state = "failed"
         with stop_between_steps() as flag:
             self._make_folder()
+            self.progress.say(f"{self.plan.in_words()}; {describe_stages(self.spec.stages)}")
             try:
                 with self.progress:
                     self._run_chunks(flag)

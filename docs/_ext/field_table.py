@@ -33,7 +33,8 @@ def if_absent(row: FieldSpec) -> str:
         return "required"
     if row.default is not None:
         return f"{row.default}" if row.kind == "boolean" else f"{row.default:g}"
-    return "NaN" if row.kind in ("state", "float") else "refused"
+    assumed = "" if row.assumed is None else f"; models read {row.assumed:g}"
+    return f"NaN{assumed}" if row.kind in ("state", "float") else "refused"
 
 
 class FieldTable(SphinxDirective):

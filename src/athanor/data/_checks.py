@@ -120,7 +120,8 @@ def _check_whole(fields: Mapping[str, torch.Tensor], name: str, least: float, me
     value = fields.get(name)
     if value is None:
         return
-    bad = ~(value.isfinite() & (value == value.round()) & (value >= least)).reshape(-1)
+    good = value.isfinite() & (value == value.round()) & (value >= least)
+    bad = ~(good | value.isnan()).reshape(-1)  # NaN: the system has none
     if bool(bad.any()):
         system = int(bad.nonzero()[0])
         raise InputError(

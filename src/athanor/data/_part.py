@@ -13,6 +13,7 @@ import torch
 from athanor.data import _membership
 from athanor.data._levels import Arrangement, LevelStorage
 from athanor.data._stamp import ComputedFrom
+from athanor.data._structure import same_tensor
 from athanor.data.fields import FIELDS, Level
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class Part:
                 found, present = tensor.detach().index_select(0, rows), mine.tensors.get(name)
                 if present is None or present.shape != found.shape or present.dtype != found.dtype:
                     mine.tensors[name], exchanged = found, True
-                elif not torch.equal(present, found):
+                elif not same_tensor(present, found):
                     present.copy_(found)
             for name in mine.tensors.keys() - theirs.tensors.keys():
                 del mine.tensors[name]

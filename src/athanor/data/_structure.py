@@ -50,11 +50,11 @@ def placed(given: Mapping[str, Any], device: torch.device | str | None, dtype: t
 
 
 def initial_values(spec: FieldSpec, rows: int, atomic_numbers: torch.Tensor, state: torch.dtype | None) -> torch.Tensor:
-    """Return a new tensor of a field: masses of the elements, else its default or zeros."""
+    """Return a new tensor of a field: masses of the elements, else its default, what is assumed, or zeros."""
     if spec.name == "atomic_masses":
         return standard_masses(atomic_numbers, state or torch.get_default_dtype())
     shape, dtype = tuple(size or 0 for size in spec.shape), spec.dtype_to_make(state)
-    value = 0 if spec.default is None else spec.default
+    value = next((given for given in (spec.default, spec.assumed) if given is not None), 0)
     return torch.full((rows, *shape), value, dtype=dtype, device=atomic_numbers.device)
 
 
@@ -214,10 +214,11 @@ def chemical_hash(fields: Mapping[str, torch.Tensor]) -> str:
 
 def same_fields(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
     """Whether both hold the same names, dtypes, shapes and values; NaN equals NaN."""
-    return a.keys() == b.keys() and all(_same_tensor(a[name], b[name]) for name in a)
+    return a.keys() == b.keys() and all(same_tensor(a[name], b[name]) for name in a)
 
 
-def _same_tensor(a: torch.Tensor, b: torch.Tensor) -> bool:
+def same_tensor(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether both have the same dtype, shape, device and values; NaN equals NaN."""
     if (a.dtype, a.shape, a.device) != (b.dtype, b.shape, b.device):
         return False
     return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())

@@ -2,6 +2,7 @@
 
 Whatever is assigned to a view stays in the view, also fields of another dtype and names that nobody declared. Tensors
 that a model differentiates by stand in it as new objects on the same memory, so that flags set on them stay there too.
+A charge or spin that only some systems have is whole in it: the others have what the field table says is assumed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 
-from athanor.data.fields import FIELDS, PAIR_VIEWS, FieldSpec, Level
+from athanor.data.fields import FIELDS, PAIR_VIEWS, FieldSpec, Level, assume_what_is_absent
 
 _UNSHARED_SLOTS = frozenset({"__weakref__", "_node", "_edge", "_system", "_assigned"})
 """What a view of a batch does not share with it."""
@@ -29,6 +30,8 @@ def view_of_batch(batch: Any, without_flags: Iterable[str]) -> Any:
     node, system = batch._node.with_own_names(), batch._system.with_own_names()
     for name in without_flags:
         _detach_unless_in_graph(node.tensors if name in node.tensors else system.tensors, name)
+    for level in (node, system):
+        assume_what_is_absent(level.tensors)
     assign = object.__setattr__
     assign(view, "_node", node)
     assign(view, "_system", system)
@@ -47,6 +50,7 @@ def view_of_structure(data: Any, without_flags: Iterable[str]) -> Any:
     view._extras, view.info = data._extras.copy(), data.info.copy()
     for name in without_flags:
         _detach_unless_in_graph(view._fields, name)
+    assume_what_is_absent(view._fields)
     return view
 
 

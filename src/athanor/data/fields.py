@@ -10,7 +10,7 @@ custom fields, and views of the pair list.
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Generic, Literal, Self, TypeVar, get_type_hints
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar, get_type_hints
 
 import torch
 
@@ -58,6 +58,9 @@ class FieldSpec:
         What the field is to a model and to a run, see `Role`.
     dtype
         Dtype in which athanor makes the field and which `to` leaves alone; ``None`` follows `kind`.
+    assumed
+        What a model reads for systems that lack the field when others of a batch have it, and what `ensure_field`
+        makes; ``None``: what the batch holds there, and zero.
     """
 
     name: str
@@ -69,6 +72,7 @@ class FieldSpec:
     default: float | int | bool | None = None
     role: Role = "property"
     dtype: torch.dtype | None = None
+    assumed: float | None = None
 
     @classmethod
     def like(cls, name: str, level: Level, value: torch.Tensor, role: Role = "property") -> Self:
@@ -166,7 +170,7 @@ _identity = partial(FieldSpec, "", role="identity")
 class Fields(Generic[T]):
     """Every stored field, in the order in which batches and files list them.
 
-    The columns are level, shape behind the leading row, kind, unit, meaning and default.
+    The columns are level, shape behind the leading row, kind, unit, meaning and default; others go by name.
     """
 
     __slots__ = ()
@@ -179,8 +183,8 @@ class Fields(Generic[T]):
     fixed: Annotated[T, _structure("node", (), "boolean", "", "whether the atom is held in place", False)]
     cell: Annotated[T, _structure("system", (3, 3), "state", "Å", "lattice vectors as rows", 0.0)]
     pbc: Annotated[T, _structure("system", (3,), "boolean", "", "whether each lattice vector is periodic", False)]
-    charge: Annotated[T, _structure("system", (1,), "float", "e", "total charge, an integer in value", 0.0)]
-    spin: Annotated[T, _structure("system", (1,), "float", "", "spin multiplicity 2S+1; 1 is a singlet", 1.0)]
+    charge: Annotated[T, _structure("system", (1,), "float", "e", "total charge, an integer in value", assumed=0.0)]
+    spin: Annotated[T, _structure("system", (1,), "float", "", "spin multiplicity 2S+1; 1 is a singlet", assumed=1.0)]
     velocities: Annotated[T, _motion("node", (3,), "state", "√(eV/amu)", "velocities, Å per internal time", 0.0)]
     momenta: Annotated[T, _motion("node", (3,), "state", "√(eV·amu)", "momenta")]
     kinetic_energies: Annotated[T, _property("node", (1,), "float", "eV", "kinetic energy of each atom")]
@@ -229,6 +233,19 @@ def _table(declared: type) -> dict[str, FieldSpec]:
     return {name: replace(hint.__metadata__[0], name=name) for name, hint in hints.items()}
 
 
+def assume_what_is_absent(fields: dict[str, Any]) -> None:
+    """Put into `fields`, which a model reads, what it assumes of systems that lack a label; tensors stay as they are.
+
+    The place of a tensor without NaN is left alone, so that it is still the one of the batch.
+    """
+    for name in ASSUMED_FIELDS & fields.keys():
+        value, assumed = fields[name], FIELDS[name].assumed
+        if isinstance(value, torch.Tensor) and not value.is_meta and assumed is not None:
+            absent = value.isnan()
+            if bool(absent.any()):
+                fields[name] = value.masked_fill(absent, assumed)
+
+
 def names_of(*roles: Role) -> tuple[str, ...]:
     """Return the names of the stored fields of `roles`, in the order of the table."""
     return tuple(name for name, row in FIELDS.items() if row.role in roles)
@@ -251,6 +268,9 @@ STATE_FIELDS = frozenset(name for name, row in FIELDS.items() if row.kind == "st
 
 EXACT_FIELDS = frozenset(name for name, row in FIELDS.items() if row.dtype is not None)
 """Fields that `to(dtype=...)` leaves alone: a float32 would lose femtoseconds of a long run."""
+
+ASSUMED_FIELDS = frozenset(name for name, row in FIELDS.items() if row.assumed is not None)
+"""Labels that a model reads of every system of a batch as soon as one has them."""
 
 IDENTITY = names_of("identity")
 """Identity and progress of a system; every run has these on its batch, and ASE atoms carry them in ``info``."""

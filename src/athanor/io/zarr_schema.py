@@ -32,7 +32,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from athanor.data.fields import FIELDS, FieldSpec, Level
+from athanor.data.fields import ASSUMED_FIELDS, FIELDS, FieldSpec, Level
 from athanor.errors import StorageError
 
 FORMAT = "athanor-trajectory"
@@ -42,8 +42,8 @@ HEAD_KEY = "head.json"
 TAIL_PREFIX = "tail"
 GROUPS = ("", "data", "index")
 OLD_GROUP = "presence/"
-JOINS_LATER = frozenset({"dof"} | {name for name, spec in FIELDS.items() if spec.default is not None})
-"""Fields that may first appear after the first write; earlier frames get the default of the field table."""
+JOINS_LATER = frozenset({"dof", *ASSUMED_FIELDS} | {name for name, spec in FIELDS.items() if spec.default is not None})
+"""Fields that may first appear after the first write; earlier frames get the default of the field table, or NaN."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\Z")
 _DTYPES = frozenset({
@@ -96,25 +96,28 @@ class StoredField:
         return FieldSpec(self.name, self.level, shape, self.kind, self.unit, self.meaning, self.default)  # type: ignore[arg-type]
 
     @property
+    def _known_spec(self) -> FieldSpec:
+        """Row of today's field table, which older stores differ from; that of the store for a custom field."""
+        return FIELDS.get(self.name) or self.spec()
+
+    @property
     def is_float(self) -> bool:
         """Whether NaN has a place in the field."""
         return self.dtype == "bfloat16" or self.numpy_dtype.kind in "fc"
 
     def is_absent(self, rows: np.ndarray) -> bool:
         """Whether NaN in all of `rows` says that their systems lack the field."""
-        if not (FIELDS.get(self.name) or self.spec()).may_be_absent or not len(rows):
+        if not self._known_spec.may_be_absent or not len(rows):
             return False
         return all(bool(to_tensor(some, self).isnan().all()) for some in (rows[:1], rows))
 
     def missing_rows(self, rows: int) -> np.ndarray:
         """`rows` rows for systems that lack the field: the default of the field table, else `fill_value`."""
-        shape = (rows, *self.shape)
+        shape, default = (rows, *self.shape), self._known_spec.default
         if self.dtype == "bfloat16":
-            value = float("nan") if self.default is None else float(self.default)
+            value = float("nan") if default is None else float(default)
             return to_numpy(torch.full(shape, value, dtype=torch.bfloat16))
-        return np.full(
-            shape, fill_value(self.numpy_dtype) if self.default is None else self.default, dtype=self.numpy_dtype
-        )
+        return np.full(shape, fill_value(self.numpy_dtype) if default is None else default, dtype=self.numpy_dtype)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from athanor.data._mixin import DataMixin
-from athanor.data.fields import FIELDS, ROW_OF
+from athanor.data.fields import FIELDS, ROW_OF, assume_what_is_absent
 from athanor.errors import ContractError, MissingFieldError, NotAvailableError, UnknownFieldError
 from athanor.hooks.neighbor_list import NeighborListHook
 from athanor.kernels._library import has_tangent
@@ -152,7 +152,8 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
         """Collect the inputs of the model and switch gradients on where they are needed.
 
         The tensors are those of `data`, not copies: after this call ``data.positions`` requires grad if an autograd
-        output is active, so a wrapper may differentiate with respect to it. In ``forward``, `data` is a view.
+        output is active, so a wrapper may differentiate with respect to it. In ``forward``, `data` is a view. A charge
+        or spin that only some systems of a batch have is 0 or 1 for the others, see `FieldSpec.assumed`.
 
         Raises
         ------
@@ -182,6 +183,7 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
             value = getattr(data, key, None)
             if value is not None:
                 inputs[key] = value
+        assume_what_is_absent(inputs)
         return inputs
 
     def _missing(self, key: str, data: Any) -> MissingFieldError:

@@ -396,10 +396,11 @@ def test_every_dtype_survives(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_who_lacks_a_field_gets_its_default(dtype):
-    charge = StoredField.of(FIELDS["charge"], torch.ones(1, 1, dtype=dtype))
-    assert to_tensor(charge.missing_rows(2), charge).tolist() == [[0.0], [0.0]]
-    dipole = StoredField.of(FIELDS["dipole"], torch.ones(1, 3, dtype=dtype))
-    assert to_tensor(dipole.missing_rows(1), dipole).isnan().all()
+    velocities = StoredField.of(FIELDS["velocities"], torch.ones(1, 3, dtype=dtype))
+    assert to_tensor(velocities.missing_rows(2), velocities).tolist() == [[0.0] * 3] * 2
+    for name, size in (("dipole", 3), ("charge", 1)):
+        item = StoredField.of(FIELDS[name], torch.ones(1, size, dtype=dtype))
+        assert to_tensor(item.missing_rows(1), item).isnan().all()
 
 
 def test_what_can_not_be_stored_is_refused():

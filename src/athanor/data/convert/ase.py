@@ -76,7 +76,8 @@ def from_atoms(
     Raises
     ------
     InputError
-        For a constraint other than FixAtoms, a periodic cell without volume, or a charge or spin that is not whole.
+        For a constraint other than FixAtoms, a periodic cell without volume, or a charge or spin that is not whole; NaN
+        is none.
     """
     if not (hasattr(atoms, "info") and hasattr(atoms, "arrays")):
         raise ArgumentError(
@@ -185,6 +186,8 @@ def _whole(info: dict[str, Any], name: str) -> float | None:
         return None
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(-1)[0]
+    if isinstance(value, float | np.floating) and np.isnan(value):  # absent, as in a column of a table
+        return None
     if not is_real(value) or value % 1 != 0:
         raise InputError(
             f"`info['{name}']` is {value!r}; it must be an integer: {_MEANINGS[name]}. Correct or remove it."
@@ -272,7 +275,7 @@ def to_atoms(data: Any) -> Atoms:
 
 def _set_info(atoms: Atoms, data: Any, fields: dict[str, torch.Tensor]) -> None:
     for name in ("charge", "spin"):
-        if name in fields:
+        if name in fields and not bool(fields[name].isnan().any()):
             atoms.info[name] = round(float(fields[name]))
     for name in IDENTITY:
         if name in fields and not (name == "system_id" and int(fields[name]) < 0):

@@ -123,3 +123,35 @@ def test_asking_is_put_back() -> None:
     with pytest.raises(KeyError), asking_for(model, {"stress"}):
         raise KeyError
     assert model.model_config.active_outputs == before
+
+
+def test_a_failed_system_has_no_stress_of_other_positions(tmp_path) -> None:
+    crystal = bulk("Ar", "fcc", a=5.4, cubic=True) * (2, 2, 2)
+    flying = crystal.copy()
+    flying.set_momenta(np.zeros((32, 3)))
+    flying.arrays["momenta"][0] = 1e12
+    settings = {"temperature": 30, "steps": 11, "timestep": 4.0, "every": 1, "silence": ["start"]}
+    result = athanor.md([crystal, flying], model=ARGON, ensemble="nve", out=tmp_path / "out", **settings)
+    assert result.failed == [1]
+    frames = athanor.open(tmp_path / "out").frames(1)
+    last = frames[[len(frames) - 1]]
+    assert "stress" not in last or bool(last.stress.isnan().all())
+    assert bool(last.forces.isfinite().all())
+    text = (tmp_path / "out/log.csv").read_text().splitlines()
+    rows = [line.split(",") for line in text[1:] if line.split(",")[2] == "1"]
+    assert {row[text[0].split(",").index("stage")] for row in rows} == {"0"}
+    assert len(rows) < 11  # no more once it was set aside
+
+
+def test_averages_are_those_of_the_last_stage_of_dynamics(tmp_path) -> None:
+    from athanor.workflows.run import run
+    from athanor.workflows.spec import make_spec
+    from athanor.workflows.structures import from_python
+
+    crystal = bulk("Ar", "fcc", a=5.4, cubic=True) * (2, 2, 2)
+    of_both = {"steps": 40, "timestep": 1.0, "friction": 0.2}
+    stages = [{"md": {"temperature": kelvin, **of_both}} for kelvin in (300.0, 20.0)]
+    spec = make_spec({"model": ARGON, "stages": stages, "silence": ["start", "time-step"]})
+    [row] = run(spec, from_python(crystal)).rows
+    assert row["temperature_samples"] == 20
+    assert row["temperature"] < 60.0

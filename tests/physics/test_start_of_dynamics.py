@@ -165,7 +165,7 @@ def test_rest_that_was_given_is_kept_and_rest_by_omission_is_told() -> None:
         run(NVE(argon_model(), dt=1e-3), batch, 1)  # it has velocities now
         run(NVE(argon_model(), dt=1e-3, keep_velocities=True), batch_of(disturbed(1)), 1)
         batch = batch_of(still, disturbed(1))
-        run(NVE(argon_model(), dt=1e-3, start_temperature=torch.tensor([80.0, 40.0])), batch, 1)
+        run(NVE(argon_model(), dt=1e-3, start_temperature=torch.tensor([0.0, 40.0])), batch, 1)
     assert observables.temperature(batch)[:, 0].tolist() == pytest.approx([0.0, 40.0], abs=0.1)
 
 
@@ -179,6 +179,14 @@ def test_a_start_far_from_its_target_is_told() -> None:
         engine.run(hot, 1)  # is no start
     with pytest.warns(AthanorWarning, match=r"system 0 .*are those of .* K, far from 600 K"):
         athanor.md(hot[[0]], model=ARGON, temperature=600, steps=1)
+
+
+def test_rest_in_a_file_is_kept_and_told() -> None:
+    still = disturbed()
+    still.set_momenta(0 * still.positions)
+    with pytest.warns(AthanorWarning, match="are those of 0 K, far from 50 K, and are kept"):
+        cold = athanor.md(still, model=ARGON, ensemble="nve", temperature=50, steps=1, timestep=1e-3)
+    assert cold.structures[0].get_temperature() < 1e-3
 
 
 def test_drawn_velocities_do_not_depend_on_companions() -> None:

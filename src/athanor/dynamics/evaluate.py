@@ -86,12 +86,17 @@ def compute_apart(model: Any, batch: Batch, outputs: frozenset[str]) -> dict[str
 
 def drop_results(batch: Batch, *, except_for: Collection[str]) -> None:
     """Remove results that are not those of the present state, in place."""
-    results = RESULTS
-    if batch.custom_fields:
-        results = (*RESULTS, *(key for key, spec in batch.custom_fields.items() if spec.role == "result"))
-    for key, old in zip(results, batch.tensors_of(results), strict=True):
-        if old is not None and key not in except_for:
+    for key in present_results(batch):
+        if key not in except_for:
             batch.set_field(key, None)
+
+
+def present_results(batch: Batch) -> list[str]:
+    """Return the names of the results on a batch: of the table, and what a model computed beyond it."""
+    names = RESULTS
+    if batch.custom_fields:
+        names = (*RESULTS, *(key for key, spec in batch.custom_fields.items() if spec.role == "result"))
+    return [name for name, tensor in zip(names, batch.tensors_of(names), strict=True) if tensor is not None]
 
 
 def is_of_model(error: BaseException) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from athanor.data._followers import new_key, take_key
 from athanor.data.fields import GIVEN, Level
+from athanor.dynamics.evaluate import present_results
 from athanor.dynamics.rows import mask_of_rows
 from athanor.kernels import KeptTensors
 
@@ -136,6 +137,11 @@ class LastGood:
             target = tensor.detach()
             target.copy_(copy if systems is None else torch.where(self._rows(level, systems, copy), copy, target))
         assert self._batch is not None
+        if systems is not None:  # of what is not kept, as somebody only looked at it, nothing is known there
+            for name in present_results(self._batch):
+                if name not in self._tensors and self._batch[name].is_floating_point():
+                    tensor = self._batch[name]
+                    tensor.masked_fill_(self._rows(self._batch.field_spec(name).level, systems, tensor), torch.nan)
         if systems is None and self._batch.pair_lists != self._pair_lists:
             self._batch.pair_lists = self._pair_lists
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FAR = 1.5
 """A start is far from its target if the temperatures differ by this factor, and by more than chance explains."""
+_REST = 1e-3
+"""Part of the target below which a system is at rest, which no chance explains."""
 _DEVIATIONS = 4.0
 """Standard deviations of the temperature of a system that chance explains."""
 
@@ -35,7 +37,7 @@ def is_far(temperature: float, target: float, dof: float) -> bool:
     if dof <= 0 or target <= 0:
         return False
     ratio, by_chance = temperature / target, _DEVIATIONS * math.sqrt(2.0 / dof)
-    return not 1.0 / FAR <= ratio <= FAR and abs(ratio - 1.0) > by_chance
+    return ratio < _REST or (not 1.0 / FAR <= ratio <= FAR and abs(ratio - 1.0) > by_chance)
 
 
 def settle_velocities_(engine: Any, batch: Batch, systems: Tensor, *, says: bool) -> None:

@@ -139,26 +139,27 @@ def _about_start(stage: StageSpec, systems: Sequence[System]) -> Iterator[Advice
             f"dynamics after it draws new ones.",
         )
     if isinstance(stage, MDSpec):
-        yield from _about_far_starts(stage, systems, moving)
+        given = [index for index, system in enumerate(systems) if system.atoms.has("momenta") and not system.problem]
+        yield from _about_far_starts(stage, systems, given)
 
 
-def _about_far_starts(stage: MDSpec, systems: Sequence[System], moving: Sequence[int]) -> Iterator[Advice]:
+def _about_far_starts(stage: MDSpec, systems: Sequence[System], given: Sequence[int]) -> Iterator[Advice]:
     """Systems whose own velocities are of another temperature than the one asked for."""
     from athanor.data.batch import Batch
     from athanor.data.observables import count_degrees_of_freedom, temperature
     from athanor.dynamics.start import is_far
     from athanor.workflows.build import convert
 
-    if not moving:
+    if not given:
         return
-    batch = Batch.from_data_list([convert(systems[index], "float64") for index in moving])
+    batch = Batch.from_data_list([convert(systems[index], "float64") for index in given])
     batch.dof = count_degrees_of_freedom(batch, load(stage.method.engine).conserves_momentum is True)
     kelvin, dof = temperature(batch)[:, 0].tolist(), batch.dof[:, 0].tolist()
-    far = [place for place in range(len(moving)) if is_far(kelvin[place], stage.temperature, dof[place])]
+    far = [place for place in range(len(given)) if is_far(kelvin[place], stage.temperature, dof[place])]
     if far:
         yield Advice(
             "start",
-            f"{name_systems([moving[place] for place in far], systems)}: the velocities that came with it are those of "
+            f"{name_systems([given[place] for place in far], systems)}: the velocities that came with it are those of "
             f"{kelvin[far[0]]:.4g} K, far from {format_quantity(stage.temperature, TEMPERATURE)}, and are kept. "
             f"Ask for that temperature, or drop them to have new ones drawn (`del atoms.arrays['momenta']` in ASE).",
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from athanor._optional import OptionalDependency
 from athanor._values import is_real
 from athanor.errors import InputError
 from athanor.io.structures import Structure
@@ -40,31 +41,50 @@ def structures_of_results(path: Path, time: float | None) -> list[Structure]:
     path
         The folder, of a run in whatever state, or the store.
     time
-        fs: the newest frame of each system up to then is taken. By default the structures as the run left them, or the
-        last frames of one that did not come to its end.
+        fs: the newest frame of each system up to then is taken; one that has none that early has a `problem`. By
+        default the structures as the run left them, or the last frames of one that did not come to its end.
 
     Raises
     ------
     InputError
-        If nothing was kept that early or that late.
+        If nothing was kept yet.
     StorageError
         If what is needed is missing or damaged.
     """
-    from athanor.workflows.saved_frames import SavedFrames
     from athanor.workflows.saved_run import SavedRun
 
     if _is_store(path):
-        frames, file = SavedFrames(path), path
-        images = (frames.at("step", frames.last_step) if time is None else frames.at("time", time)).to_atoms()
-    else:
-        run = SavedRun(path)
-        ended = time is None and (path / FINAL).exists()
-        file = path / (FINAL if ended else TRAJECTORY)
-        images = run.structures if ended else run.atoms(step=run.last_step if time is None else None, time=time)
-    if not images:
-        raise InputError(f"`{path}` holds no system.")
-    names = [str(image.info.get("name") or image.get_chemical_formula()) for image in images]
-    return [Structure(image, str(file), index, names[index]) for index, image in enumerate(images)]
+        return _newest_frames(path, time)
+    run = SavedRun(path)
+    if time is None and (path / FINAL).exists():
+        return [
+            Structure(image, str(path / FINAL), index, run.names[index]) for index, image in enumerate(run.structures)
+        ]
+    if not run.num_frames:
+        raise InputError(
+            f"`{path}` has no structures yet: its run is {run.state} and kept no frame. Start from its input, or "
+            f"repeat it: `athanor run {path / RUN}`."
+        )
+    return _newest_frames(path / TRAJECTORY, time, dict(zip(run.ids, run.names, strict=True)))
+
+
+def _newest_frames(store: Path, time: float | None, names: dict[int, str] | None = None) -> list[Structure]:
+    """Return the newest frame up to `time` of each system of a store, or of those that have `names`, by their ids."""
+    ase = OptionalDependency.ASE.load(needed_by="Going on from frames")
+    from athanor.workflows.saved_frames import SavedFrames
+
+    frames = SavedFrames(store)
+    found = {int(image.info["system_id"]): image for image in frames.newest(time)}
+    structures = []
+    for index, number in enumerate(names or frames.ids):
+        image, name = found.get(number), (names or {}).get(number, "")
+        if image is None:
+            problem = "it has no frame." if time is None else f"it has no frame up to {time:g} fs. Take a later one."
+            image = ase.Atoms()
+        else:
+            problem, name = "", name or str(image.info.get("name") or image.get_chemical_formula())
+        structures.append(Structure(image, str(store), index, name or f"system {number}", problem))
+    return structures
 
 
 def _is_store(path: Path) -> bool:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from athanor._config import explain
 from athanor.workflows.methods import KINDS, all_settings
-from athanor.workflows.settings import OUT
+from athanor.workflows.settings import FROM_TIME, OUT
 
 Location = tuple[str | int, ...]
 
@@ -36,6 +36,7 @@ def as_option(location: Location) -> str:
 _ARGUMENTS: dict[Location, str] = {
     (OUT.name,): OUT.argument,
     ("model", "name"): "model",
+    ("structures", "time"): FROM_TIME.name,
     **{(kind.name, name): row.as_argument for kind in KINDS.values() for name, row in all_settings(kind).items()},
 }
 

@@ -14,6 +14,7 @@ import numpy as np
 from athanor.units import GPa
 from athanor.workflows.averages import BlockAverages
 from athanor.workflows.columns import cell_columns, count_outcomes, data_frame, outcome_columns
+from athanor.workflows.earlier_runs import progress_of
 from athanor.workflows.folder import NOT_STARTED
 from athanor.workflows.methods import KINDS
 from athanor.workflows.spec import RunSpec
@@ -148,8 +149,9 @@ def add_not_computed(result: RunResult, systems: Sequence[System]) -> None:
     result.rows.extend(rows_of_not_computed(systems, len(result)))
     for system in systems:
         atoms, reason = without_results(system.atoms), _why_not_computed(system)
-        if system.problem:
-            _label(atoms, system, reason, 0)
+        _label(atoms, system, reason, 0)
+        start = {"system_id": system.id, "step": 0, "time": 0.0}  # so that a run that goes on knows who it is
+        atoms.info.update(start | progress_of(system.atoms))
         result.structures.append(atoms)
         result.energies.append(math.nan)
         result.reasons.append(reason)

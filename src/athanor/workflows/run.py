@@ -260,6 +260,7 @@ class _Run:
             columns["conserved"] = lambda ctx: _conserved(self.spec, engines, tracker, ctx.batch)
         frames = SnapshotHook(self.sink, every, finished="once")
         self._log = LoggingHook("csv", every, log, custom_scalars=columns)
+        self._log.on_active = True  # those that are done have no more rows
         return [frames, self._log]
 
     def _write_summary(self) -> None:

@@ -12,6 +12,8 @@ from athanor.errors import InputError, StorageError
 from athanor.io.zarr_reader import TrajectoryReader
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from athanor.data.batch import Batch
 
 _UNITS = {"step": "", "time": " fs"}
@@ -69,6 +71,22 @@ class SavedFrames:
                 f"The end of a run is in `run.structures`."
             )
         rows = rows[stamps[rows] <= value + margin][::-1]
+        return self._newest_of(rows, system)
+
+    def newest(self, time: float | None = None) -> list[Atoms]:
+        """The newest frame of each system, up to a time in fs if that is given, as ASE atoms; of some there is none."""
+        rows = np.arange(len(self))
+        if time is not None:
+            rows = rows[self._column("time") <= time * (1.0 + 1e-9)]
+        return self._newest_of(rows[::-1], None).to_atoms() if rows.size else []
+
+    @property
+    def ids(self) -> list[int]:
+        """Id of every system that has a frame, in order."""
+        return [int(number) for number in np.unique(self._column("system_id"))]
+
+    def _newest_of(self, rows: np.ndarray, system: int | None) -> Batch:
+        """The first of `rows` of each system, in input order."""
         ids, newest = np.unique(self._column("system_id")[rows], return_index=True)
         order = sorted(range(len(ids)), key=lambda place: self._number_of(int(ids[place])))
         return self._read(rows[newest[order]], system)

@@ -254,12 +254,12 @@ class SavedRun:
         """Return the same as `frames`, as ASE atoms, with the name of the system in ``info``."""
         images = self.frames(system, step=step, time=time).to_atoms()
         for image in images:
-            image.info["name"] = self.names[self._ids.index(image.info["system_id"])]
+            image.info["name"] = self.names[self.ids.index(image.info["system_id"])]
         return images
 
     @cached_property
-    def _ids(self) -> list[int]:
-        """Id of each system, in input order."""
+    def ids(self) -> list[int]:
+        """Id of each system, in input order: `system_id` of its frames."""
         try:
             return [int(row.get("system_id", row["index"])) for row in read_summary(self.folder, len(self))]
         except StorageError:  # who asks for the table is told; frames of most runs are found without
@@ -269,7 +269,7 @@ class SavedRun:
     def _frames(self) -> SavedFrames:
         from athanor.workflows.saved_frames import SavedFrames
 
-        return SavedFrames(self.folder / TRAJECTORY, self._ids)
+        return SavedFrames(self.folder / TRAJECTORY, self.ids)
 
     # ----------------------------------------------------------------------------------------------------- scalars
     @overload
@@ -297,8 +297,8 @@ class SavedRun:
             If ``log.csv`` is missing or damaged.
         """
         if isinstance(system, str) or not isinstance(system, Iterable):
-            return self._log.of([self._ids[self.number_of(system)]])[0]
-        return self._log.of([self._ids[self.number_of(each)] for each in system])
+            return self._log.of([self.ids[self.number_of(system)]])[0]
+        return self._log.of([self.ids[self.number_of(each)] for each in system])
 
     @cached_property
     def _log(self) -> SavedLog:

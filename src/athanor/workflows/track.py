@@ -97,8 +97,9 @@ class Tracker:
 
     Notes
     -----
-    Temperature and pressure are averaged over the second half of the steps of a dynamics stage, so that the start from
-    a relaxed crystal, which takes half of the heat, does not count; the pressure where the stress is computed.
+    Temperature and pressure are averaged over the second half of the steps of the last dynamics stage, so that the
+    start from a relaxed crystal, which takes half of the heat, does not count; the pressure where the stress is
+    computed.
     """
 
     frequency = 1
@@ -113,6 +114,8 @@ class Tracker:
         self._count, self.notes = batch.num_graphs, notes if notes is not None else {}
         started = batch.ensure_field("step").reshape(-1).clone()
         half = [stage.steps // 2 if isinstance(stage, MDSpec) else torch.iinfo(torch.int64).max for stage in stages]
+        dynamics = [isinstance(stage, MDSpec) for stage in stages]
+        self._is_dynamics = torch.tensor([*dynamics, False], device=batch.device)
         self._half = torch.tensor([*half, torch.iinfo(torch.int64).max], device=batch.device)
         nothing, count = torch.zeros_like(started), len(stages)
         rows = {
@@ -154,6 +157,7 @@ class Tracker:
             left = (status != before) & (before == where)
             self._leave(batch, rows, where, left & ~failed)
             rows["failed_in"].masked_fill_(left & failed, where)
+        self._start_averages(rows, (status != before) & self._is_dynamics[status.clamp(max=last)])
         rows["entered"].copy_(torch.where(status != before, step, rows["entered"]))
         self._looks += 1
         rows["look"].fill_(self._looks)
@@ -161,6 +165,14 @@ class Tracker:
         rows["seen"].copy_(step)
         before.copy_(status)
         self._in_stage = torch.bincount(status.clamp(max=last), minlength=last)[:last].tolist()
+
+    def _start_averages(self, rows: dict[str, Tensor], entering: Tensor) -> None:
+        """Forget what was averaged in another stage of dynamics, of the systems that enter one, bool [B]; in place."""
+        if bool(entering.any()):
+            for name in _AVERAGED:
+                rows[f"{name}_sums"].masked_fill_(entering[:, None], 0.0)
+                rows[f"{name}_length"].masked_fill_(entering, 1)
+                rows[f"{name}_samples"].masked_fill_(entering, 0)
 
     def _leave(self, batch: Batch, rows: dict[str, Tensor], where: int, leaving: Tensor) -> None:
         """Record how the systems `leaving`, bool [B], left the stage number `where`."""

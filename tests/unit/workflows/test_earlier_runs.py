@@ -90,7 +90,6 @@ def test_a_moment_of_an_earlier_run_is_a_start(first: Path) -> None:
     arguments = [first, "-m", "lj", *options, "-T", 40, "--timestep", 4, "--steps", 1, "-q", "--silence", "small-cell"]
     assert call("md", *arguments, "--from-time", "50 fs", "-o", out) == 0
     assert athanor.open(out).frames(0).step.tolist() == [[12]]
-    assert call("md", *arguments, "--from-time", "50 ps", "-o", first.parent / "none") == 65
     assert call("md", *arguments, "-o", first, "--overwrite") == 65  # it would empty what it starts from
     assert (first / "final.extxyz").exists()
 
@@ -157,3 +156,45 @@ def test_a_time_is_of_results_only(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="is no results folder, so that no `time` of it can be chosen"):
         load_sources([SourceSpec(file=tmp_path / "argon.extxyz", time="1 ps")])
+
+
+def test_systems_without_a_frame_that_early_are_rows(tmp_path: Path) -> None:
+    """One of three fails at its start, where it has its only early frame."""
+    systems = crystals()
+    systems[1].positions[0] = systems[1].positions[1] + 0.01
+    athanor.md(systems, steps=11, out=tmp_path / "first", **SETTINGS)
+    result = athanor.open(tmp_path / "first")
+    assert result.failed == [1]
+    found = earlier_runs.structures_of_results(tmp_path / "first", 1.0)
+    assert [item.name for item in found] == ["Ar4"] * 3
+    assert [bool(item.problem) for item in found] == [step > 0 for step in (1, 0, 1)]
+    assert "it has no frame up to 1 fs" in found[0].problem
+    late = earlier_runs.structures_of_results(tmp_path / "first", 1e6)  # the last frames
+    assert [item.atoms.info["step"] for item in late] == [11, 0, 11]
+    assert not any(item.problem for item in late)
+
+
+def test_an_option_is_named_as_it_was_typed(first: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert call("md", first, "--from-time", "-5", "-T", 3, "-o", first.parent / "none") == 65
+    assert "--from-time" in capfd.readouterr().err
+
+
+def test_a_run_that_kept_nothing_says_how_to_go_on(first: Path) -> None:
+    (first / "final.extxyz").unlink()
+    (first / "trajectory.zarr").rename(first / "away")
+    with pytest.raises(
+        InputError, match=r"kept no frame. Start .*, or repeat it: `athanor run .*run.yaml`"
+    ):
+        athanor.md(first, steps=1, **SETTINGS)
+
+
+def test_systems_that_were_not_reached_keep_who_they_are(tmp_path: Path) -> None:
+    from athanor.workflows.results import RunResult, add_not_computed
+
+    result = RunResult()
+    systems = [System(atoms, f"argon {number}", "argon.extxyz", number) for number, atoms in enumerate(crystals())]
+    add_not_computed(result, with_ids(systems))
+    again = with_ids([System(atoms, "any") for atoms in result.structures[::-1]])
+    assert [system.id for system in again] == [2, 1, 0]
+    assert [atoms.info["name"] for atoms in result.structures] == ["argon 0", "argon 1", "argon 2"]
+    assert {atoms.info["reason"] for atoms in result.structures} == {"not started"}

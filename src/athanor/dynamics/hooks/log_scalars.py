@@ -69,6 +69,7 @@ class LoggingHook:
     """
 
     observes = True
+    on_active = False
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ import athanor
 from athanor.data import Batch, observables
 from athanor.dynamics import NVE
 from athanor.dynamics.hooks import LoggingHook
+from athanor.hooks import DynamicsStage
 from athanor.models.lj import LennardJonesModelWrapper
 from athanor.models.outputs import asking_for
 from athanor.testing.dynamics_contract import argon_crystal, argon_model, with_neighbor_hooks
@@ -125,7 +126,36 @@ def test_asking_is_put_back() -> None:
     assert model.model_config.active_outputs == before
 
 
-def test_a_failed_system_has_no_stress_of_other_positions(tmp_path) -> None:
+class LosesForces(LennardJonesModelWrapper):
+    """A model that gives NaN as the forces of the first system from its fifth call on."""
+
+    calls = 0
+
+    def adapt_output(self, model_output: Any, data: Any) -> Any:
+        self.calls += 1
+        outputs = super().adapt_output(model_output, data)
+        if self.calls > 4:
+            outputs["forces"] = outputs["forces"].clone()
+            outputs["forces"][data.batch_idx == 0] = torch.nan
+        return outputs
+
+
+@pytest.mark.parametrize("forgets", [True, False])
+def test_a_failed_system_has_no_stress_of_other_positions(forgets: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Energy and forces go back to the last whole step; a stress that only the log looked at does not stay."""
+    if not forgets:  # broken twin
+        monkeypatch.setattr("athanor.dynamics.last_good.present_results", lambda batch: [])
+    batch = Batch.from_data_list([argon_crystal(1, 0), argon_crystal(1, 1)])
+    model = LosesForces(epsilon=0.0104, sigma=3.4, cutoff=8.0, switch_width=1.5)
+    log = LoggingHook("custom", 3, writer_fn=lambda step, rows: None, outputs={"stress"})
+    with_neighbor_hooks(NVE(model, dt=2.0, hooks=[log])).run(batch, 4)
+    assert batch.failure_code[:, 0].bool().tolist() == [True, False]
+    assert bool(batch.energy.isfinite().all() and batch.forces.isfinite().all())
+    assert bool(batch.stress[1].isfinite().all())
+    assert bool(batch.stress[0].isnan().all()) == forgets
+
+
+def test_a_failed_system_is_logged_no_more(tmp_path) -> None:
     crystal = bulk("Ar", "fcc", a=5.4, cubic=True) * (2, 2, 2)
     flying = crystal.copy()
     flying.set_momenta(np.zeros((32, 3)))
@@ -133,14 +163,10 @@ def test_a_failed_system_has_no_stress_of_other_positions(tmp_path) -> None:
     settings = {"temperature": 30, "steps": 11, "timestep": 4.0, "every": 1, "silence": ["start"]}
     result = athanor.md([crystal, flying], model=ARGON, ensemble="nve", out=tmp_path / "out", **settings)
     assert result.failed == [1]
-    frames = athanor.open(tmp_path / "out").frames(1)
-    last = frames[[len(frames) - 1]]
-    assert "stress" not in last or bool(last.stress.isnan().all())
-    assert bool(last.forces.isfinite().all())
-    text = (tmp_path / "out/log.csv").read_text().splitlines()
+    text = (tmp_path / "out/log.csv").read_text(encoding="utf-8").splitlines()
     rows = [line.split(",") for line in text[1:] if line.split(",")[2] == "1"]
-    assert {row[text[0].split(",").index("stage")] for row in rows} == {"0"}
-    assert len(rows) < 11  # no more once it was set aside
+    assert len(rows) == 1
+    assert rows[0][text[0].split(",").index("stage")] == "0"
 
 
 def test_averages_are_those_of_the_last_stage_of_dynamics(tmp_path) -> None:
@@ -155,3 +181,27 @@ def test_averages_are_those_of_the_last_stage_of_dynamics(tmp_path) -> None:
     [row] = run(spec, from_python(crystal)).rows
     assert row["temperature_samples"] == 20
     assert row["temperature"] < 60.0
+
+
+class Stop:
+    """A hook that stops a run in the middle of its fourth step."""
+
+    frequency, stage = 1, DynamicsStage.AFTER_POST_UPDATE
+
+    def __call__(self, ctx: Any, stage: Any) -> None:
+        if ctx.step_count == 3:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("drops", [True, False])
+def test_a_step_that_is_undone_leaves_no_stress_behind(drops: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not drops:  # broken twin
+        monkeypatch.setattr("athanor.dynamics.driver.drop_results", lambda batch, except_for: None)
+    batch = Batch.from_data_list([argon_crystal(1, 0), argon_crystal(1, 1)])
+    log = LoggingHook("custom", 3, writer_fn=lambda step, rows: None, outputs={"stress"})
+    engine = with_neighbor_hooks(NVE(argon_model(), dt=2.0, hooks=[log, Stop()]))
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(batch, 9)
+    engine.undo_unfinished_step(batch)
+    assert batch.step.flatten().tolist() == [3, 3]
+    assert ("stress" not in batch) == drops

@@ -66,10 +66,10 @@ class LastGood:
             Results that the model computes: a label that came with a structure may be NaN.
         """
         self._batch, self._variables, self._layout = batch, variables, -1
-        self.fields, self.computed = frozenset((*CHECKED, *_COUNTERS)) | computed, computed - GIVEN
+        self.checked = tuple(name for name in CHECKED if name in MOVED or name in computed)
+        self.fields, self.computed = frozenset((*self.checked, *_COUNTERS)) | computed, computed - GIVEN
         self._membership = batch.membership
         self._pair_lists = batch.pair_lists
-        self.checked = tuple(name for name in CHECKED if name in MOVED or name in computed)
         self._refresh()
 
     def _refresh(self) -> None:

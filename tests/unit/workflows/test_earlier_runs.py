@@ -182,9 +182,7 @@ def test_an_option_is_named_as_it_was_typed(first: Path, capfd: pytest.CaptureFi
 def test_a_run_that_kept_nothing_says_how_to_go_on(first: Path) -> None:
     (first / "final.extxyz").unlink()
     (first / "trajectory.zarr").rename(first / "away")
-    with pytest.raises(
-        InputError, match=r"kept no frame. Start .*, or repeat it: `athanor run .*run.yaml`"
-    ):
+    with pytest.raises(InputError, match=r"kept no frame. Start .*, or repeat it: `athanor run .*run.yaml`"):
         athanor.md(first, steps=1, **SETTINGS)
 
 

@@ -259,8 +259,7 @@ class _Run:
         if any(stage.method.conserved for stage in self.spec.stages):
             columns["conserved"] = lambda ctx: _conserved(self.spec, engines, tracker, ctx.batch)
         frames = SnapshotHook(self.sink, every, finished="once")
-        self._log = LoggingHook("csv", every, log, custom_scalars=columns)
-        self._log.on_active = True  # those that are done have no more rows
+        self._log = LoggingHook("csv", every, log, custom_scalars=columns, finished="once")
         return [frames, self._log]
 
     def _write_summary(self) -> None:

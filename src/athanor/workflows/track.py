@@ -202,10 +202,11 @@ class Tracker:
     def stage_of_step(self, batch: Batch) -> Tensor:
         """Stage of each system in the step that was just done, int64 [B], which is not the one it goes on to.
 
-        The number of stages where it stood still.
+        Where it stood still, the one in which it failed, or the last.
         """
         rows = batch.state_rows(self.key)
-        return torch.where(rows["look"] == self._looks, rows["last_stage"], len(self._stages))
+        stood = torch.where(rows["failed_in"] >= 0, rows["failed_in"], len(self._stages) - 1)
+        return torch.where(rows["look"] == self._looks, rows["last_stage"], stood).clamp(max=len(self._stages) - 1)
 
     def averages(self, batch: Batch, name: str) -> BlockAverages:
         """Return the averages of the temperature, K, or of the pressure, eV/Å³, of each system."""

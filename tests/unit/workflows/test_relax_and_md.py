@@ -129,7 +129,7 @@ def test_seed_and_momenta_decide_the_start() -> None:
     assert not equal(trajectories(1000, seed=1), trajectories(1000, seed=2))
     atoms = crystals(1)[0]
     atoms.set_momenta(np.full((4, 3), [[0.1, 0.0, 0.0]]))
-    moved = athanor.md(atoms, model=ARGON, ensemble="nve", steps=5, timestep=2.0).structures[0]
+    moved = athanor.md(atoms, model=ARGON, ensemble="nve", temperature=0, steps=5, timestep=2.0).structures[0]
     assert moved.get_momenta().sum(axis=0) == pytest.approx([0.4, 0.0, 0.0], abs=1e-9)
 
 

@@ -18,6 +18,7 @@ import torch
 from athanor._values import check_whole, describe
 from athanor.data import observables
 from athanor.dynamics.hooks.log_writers import Columns, make_writer
+from athanor.dynamics.hooks.news import News
 from athanor.errors import ContractError, ShapeError
 from athanor.hooks.stages import DynamicsStage
 
@@ -54,6 +55,8 @@ class LoggingHook:
         Where in the step.
     outputs
         Outputs of the model that are computed for the rows where the engine does without, such as ``{"stress"}``.
+    finished
+        ``"every"`` or ``"once"``, as in `SnapshotHook`.
 
     Raises
     ------
@@ -69,7 +72,6 @@ class LoggingHook:
     """
 
     observes = True
-    on_active = False
 
     def __init__(
         self,
@@ -81,6 +83,7 @@ class LoggingHook:
         stage: Enum = DynamicsStage.AFTER_STEP,
         *,
         outputs: Iterable[str] = (),
+        finished: str = "every",
     ) -> None:
         self.backend, self.log_path = backend, log_path
         for name, function in (custom_scalars or {}).items():
@@ -93,6 +96,7 @@ class LoggingHook:
         self.stage: Enum | None = stage
         self.custom_scalars = dict(custom_scalars or {})
         self.wants = frozenset(outputs)
+        self.finished, self._news = finished, News(finished)
         self._writer = make_writer(backend, log_path, writer_fn)
 
     def __call__(self, ctx: DynamicsContext, stage: Enum) -> None:
@@ -100,6 +104,10 @@ class LoggingHook:
         columns = collect_columns(ctx)
         for name, function in self.custom_scalars.items():
             columns[name] = _per_system(name, function(ctx), ctx.batch.num_graphs)
+        news = self._news.of(ctx.batch)
+        if news is not None:
+            chosen = news.cpu().numpy()
+            columns = {name: values[chosen] for name, values in columns.items()}
         self._writer.write(int(ctx.step_count), columns)
 
     def __repr__(self) -> str:
@@ -118,6 +126,7 @@ class LoggingHook:
 
     def close(self) -> None:
         """Write what waits and close the file; the hook can be used again afterwards."""
+        self._news.forget()
         self._writer.close()
 
     def state_dict(self) -> dict[str, Any]:

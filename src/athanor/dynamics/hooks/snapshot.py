@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from athanor._values import check_whole, describe
-from athanor.errors import ContractError, InputError
+from athanor.dynamics.hooks.news import News
+from athanor.errors import ContractError
 from athanor.hooks.stages import DynamicsStage
 
 if TYPE_CHECKING:
     from athanor.hooks.context import DynamicsContext
     from athanor.sinks.base import DataSink
-
-
-_PROGRESS = ("system_id", "step", "status", "failure_code")
-"""System fields that tell one frame of a system from its next one, int64 [B, 1]."""
 
 
 class _SinkHook:
@@ -99,27 +96,16 @@ class SnapshotHook(_SinkHook):
         finished: str = "every",
     ) -> None:
         super().__init__(sink, frequency, stage)
-        if finished not in ("every", "once"):
-            raise InputError(f'`finished={finished!r}` is unknown. Use "every" or "once".')
-        self.finished = finished
-        self._written: torch.Tensor | None = None
+        self.finished, self._news = finished, News(finished)
 
     def __call__(self, ctx: DynamicsContext, stage: Enum) -> None:
         """Write ``ctx.batch``."""
         batch = ctx.batch.without_pairs()
-        if self.finished == "every":
-            self.sink.write(batch)
-            return
-        progress = torch.cat([batch[name] for name in _PROGRESS if name in batch], dim=1)
-        before, self._written = self._written, progress
-        if before is None or before.shape != progress.shape:
-            self.sink.write(batch)
-        else:
-            self.sink.write(batch, (progress != before).any(dim=1))
+        self.sink.write(batch, self._news.of(batch))
 
     def close(self) -> None:
         """Flush the sink, and forget what was written: the next run is another one."""
-        self._written = None
+        self._news.forget()
         super().close()
 
 

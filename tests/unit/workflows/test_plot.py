@@ -33,7 +33,7 @@ def argon(name: str, a: float = 5.3) -> Atoms:
 
 
 def go(out: Path, stages: list[dict[str, object]], structures: list[Atoms]) -> Path:
-    settings = {"model": ARGON, "stages": stages, "every": 2, "output": str(out)}
+    settings = {"model": ARGON, "stages": stages, "every": 2, "output": str(out), "silence": ["start"]}
     run_spec(make_spec(settings), from_python(structures))
     return out
 

@@ -60,6 +60,7 @@ def frames_of(path: str, shown: str) -> list[Frame]:
             return list(_cut(_lines_of(path, content), shown))
     except Exception as error:
         raise InputError(_why_not_read(shown, path, content, error)) from error
+    _check_promise(path, content, shown)
     frames: list[Frame] = []
     try:
         frames.extend(Frame(atoms) for atoms in _iread(path, content, name))
@@ -68,6 +69,20 @@ def frames_of(path: str, shown: str) -> list[Frame]:
             raise InputError(_why_not_read(shown, path, content, error)) from error
         frames.append(Frame(problem=_why_not_parsed(f"Frame {len(frames)} of `{shown}`", path, error)))
     return frames
+
+
+def _check_promise(path: str, content: bytes | None, shown: str) -> None:
+    """Raise InputError if a LAMMPS dump promises more atoms than it has room for: ASE would count to the end."""
+    start, size = content, len(content or b"")
+    if content is None and Path(path).is_file():
+        with Path(path).open("rb") as stream:
+            start, size = stream.read(_START), Path(path).stat().st_size
+    promise = re.search(rb"ITEM: NUMBER OF ATOMS\s+(\d+)", (start or b"")[:_START])
+    if promise and int(promise[1][:_MOST_DIGITS]) > size:
+        raise InputError(
+            f"`{shown}` promises {int(promise[1][:_MOST_DIGITS]):,} atoms and has {size:,} bytes. It is damaged or cut "
+            f"off; complete it."
+        )
 
 
 def parsed(frame: Frame, number: int, shown: str) -> Frame:

@@ -274,3 +274,13 @@ def test_a_damaged_frame_costs_only_itself(tmp_path):
     assert "'no frame'; a frame begins with its number of atoms" in found[3].problem
     assert "could not convert string to float" in found[4].problem
     assert [item.index for item in find_structures(tmp_path / "x.xyz", "::5")] == [0, 5]
+
+
+def test_a_dump_that_promises_more_atoms_than_it_has_bytes_is_refused_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "huge.lammpstrj"
+    box = "ITEM: BOX BOUNDS pp pp pp\n0 5\n0 5\n0 5\nITEM: ATOMS id type x y z\n1 1 0 0 0\n"
+    file.write_text(f"ITEM: TIMESTEP\n0\nITEM: NUMBER OF ATOMS\n1000000000\n{box}", encoding="utf-8")
+    with pytest.raises(InputError, match=r"promises 1,000,000,000 atoms and has \d+ bytes"):
+        read_structures(file)
+    file.write_text(f"ITEM: TIMESTEP\n0\nITEM: NUMBER OF ATOMS\n1\n{box}", encoding="utf-8")
+    assert len(read_structures(file)[0].atoms) == 1

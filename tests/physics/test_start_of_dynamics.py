@@ -161,7 +161,7 @@ def test_rest_that_was_given_is_kept_and_rest_by_omission_is_told() -> None:
     with pytest.warns(AthanorWarning, match=r"NVE starts 1 of 2 systems at rest.*start_temperature=300"):
         run(NVE(argon_model(), dt=1e-3), batch, 1)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", AthanorWarning)
         run(NVE(argon_model(), dt=1e-3), batch, 1)  # it has velocities now
         run(NVE(argon_model(), dt=1e-3, keep_velocities=True), batch_of(disturbed(1)), 1)
         batch = batch_of(still, disturbed(1))
@@ -175,7 +175,7 @@ def test_a_start_far_from_its_target_is_told() -> None:
     with pytest.warns(AthanorWarning, match=r"starts 1 of 2 systems far from .*index 1, at 58.13 K instead of 300 K"):
         run(engine, hot, 1)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", AthanorWarning)
         engine.run(hot, 1)  # is no start
     with pytest.warns(AthanorWarning, match=r"system 0 .*are those of .* K, far from 600 K"):
         athanor.md(hot[[0]], model=ARGON, temperature=600, steps=1)

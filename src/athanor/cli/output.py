@@ -70,6 +70,7 @@ def warnings_as_lines(*, quiet: bool) -> Iterator[None]:
         print(printable(f"warning: {message}"), file=sys.stderr)
 
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of libraries, for those who write them
         warnings.simplefilter("always", AthanorWarning)
         warnings.showwarning = show
         yield

@@ -60,14 +60,7 @@ def evaluate(
     AthanorWarning
         If an output is left out because it may belong to atoms or to systems.
     """
-    asked = frozenset(model.model_config.active_outputs or ())
-    extra = (wanted & model.model_config.outputs) - asked
-    if extra and model.model_card.stress_keeps_forces and extra == {"stress"}:
-        with asking_for(model, asked | extra):
-            outputs = _outputs_of(model, batch, needs)
-    else:
-        outputs = _outputs_of(model, batch, needs)
-        outputs |= compute_apart(model, batch, extra) if extra else {}
+    outputs = _outputs_with(model, batch, needs, wanted) if wanted else _outputs_of(model, batch, needs)
     for key, value in outputs.items():
         spec = None if key in GIVEN else _field_of(batch, key, value, model)
         if spec is not None and spec.level != "edge":
@@ -75,6 +68,17 @@ def evaluate(
     drop_results(batch, except_for=outputs.keys())
     batch.mark_results_fresh(model, frozenset(outputs))
     return outputs
+
+
+def _outputs_with(model: Any, batch: Batch, needs: frozenset[str], wanted: frozenset[str]) -> OrderedDict[str, Tensor]:
+    """Return the outputs of `model` with those that are `wanted` beside what it is asked for."""
+    asked = frozenset(model.model_config.active_outputs or ())
+    extra = (wanted & model.model_config.outputs) - asked
+    if extra == {"stress"} and model.model_card.stress_keeps_forces:
+        with asking_for(model, asked | extra):
+            return _outputs_of(model, batch, needs)
+    outputs = _outputs_of(model, batch, needs)
+    return outputs | compute_apart(model, batch, extra) if extra else outputs
 
 
 def compute_apart(model: Any, batch: Batch, outputs: frozenset[str]) -> dict[str, Tensor]:

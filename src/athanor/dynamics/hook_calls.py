@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from athanor.hooks.registry import BoundHook
 
 
+_NOTHING: frozenset[str] = frozenset()
+
+
 class HookCalls:
     """Calls the hooks of a run.
 
@@ -42,6 +45,7 @@ class HookCalls:
         self.changed = False
         self._known: list[Any] = []
         self._places: dict[At, list[Engine]] = {}
+        self._wanting: list[Engine] = []
 
     def look(self) -> None:
         """Note at which points there are hooks at all; looked up again when one was registered."""
@@ -51,10 +55,11 @@ class HookCalls:
         self._known = known
         found = {at: [engine for engine in self.engines if engine.has_hooks(at)] for at in At}
         self._places = {at: engines for at, engines in found.items() if engines}
+        self._wanting = [engine for engine in self.engines if any(bound.wants for bound in engine.bound_hooks)]
 
     def wanted_outputs(self) -> frozenset[str]:
         """Return the outputs of the model that hooks want which are due in this step."""
-        return frozenset().union(*(engine.wanted_outputs() for engine in self.engines))
+        return frozenset().union(*(engine.wanted_outputs() for engine in self._wanting)) if self._wanting else _NOTHING
 
     def __contains__(self, at: At) -> bool:
         return at in self._places

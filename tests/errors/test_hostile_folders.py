@@ -157,7 +157,18 @@ def test_a_job_may_refer_but_not_without_end() -> None:
         parse_yaml("- " * 1_000_000, safe_loader())
 
 
-@pytest.mark.parametrize("rows", ["[1]", "[[]]", '[{"index": 0}]', "[" * 100_000, "{}", "9" * 5_000])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "[1]",
+        "[[]]",
+        '[{"index": 0}]',
+        '[{"index": 0, "system": "Ar", "status": "done"}]',
+        "[" * 100_000,
+        "{}",
+        "9" * 5_000,
+    ],
+)
 def test_a_table_that_was_tampered_with(out: Path, rows: str) -> None:
     (out / "summary.json").write_text(rows, encoding="utf-8")
     with pytest.raises(StorageError, match=r"summary\.json`"):

@@ -16,16 +16,15 @@ from athanor.workflows.folder import FINAL, RUN, TRAJECTORY
 
 PROGRESS = ("system_id", "step", "time")
 """What frames and results carry in `info`; notes of another program that are called so are not all there."""
-_MOST_ID = 2**32
+_BELOW = (2**31, 2**55, 1e300)
+"""Half of what noise takes, so that there are numbers left for systems without an id, and for the steps to come."""
 
 
 def progress_of(atoms: Any) -> dict[str, Any]:
     """Return id, lifetime steps and time (fs) that `atoms` bring from an earlier run; nothing if they are from none."""
     found = {name: atoms.info.get(name) for name in PROGRESS}
-    whole = [found[name] for name in ("system_id", "step")]
-    if not is_real(found["time"]) or not all(is_real(value) and value >= 0 and value % 1 == 0 for value in whole):
-        return {}
-    return found if found["system_id"] < _MOST_ID else {}
+    ours = all(is_real(value) and 0 <= value < most for value, most in zip(found.values(), _BELOW, strict=True))
+    return found if ours and found["system_id"] % 1 == found["step"] % 1 == 0 else {}
 
 
 def is_results(path: Path) -> bool:

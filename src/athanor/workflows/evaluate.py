@@ -151,9 +151,15 @@ def check_file(path: str | os.PathLike[str], *, overwrite: bool, inputs: Iterabl
     ------
     InputError
         If it exists and `overwrite` is off, is a folder or one of the `inputs`, lies in a folder that does not exist,
-        or has another ending.
+        has another ending, or can not be a name.
     """
     file = Path(path)
+    try:
+        file.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise InputError(f"`{file}` can not be the name of a file: {error.strerror}. Choose another.") from error
     if file.is_dir():
         raise InputError(f"`{file}` is a folder; give a file for the results, for example `{file}/evaluated.extxyz`.")
     if file.suffix not in _ENDINGS:

@@ -98,8 +98,8 @@ def check_inputs_outside(folder: Path, files: Iterable[str]) -> None:
     InputError
         If one of `files` is in `folder`; the text names it.
     """
-    for file in set(files):
-        if Path(file).is_file() and Path(file).resolve().is_relative_to(folder.resolve()):
+    for file in set(files) - {""}:
+        if Path(file).exists() and Path(file).resolve().is_relative_to(folder.resolve()):
             raise InputError(
                 f"`{file}` is read by this run and lies in `{folder}`, which --overwrite would empty; it was left as "
                 f"it is. Choose another folder for the results."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -84,8 +83,8 @@ class Plan(Generic[Spec]):
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Collect the systems `indices` in one batch on the device."""
-        rows = [bisect.bisect_left(self.usable, index) for index in indices]
-        return self.state.index_select(torch.tensor(rows)).to(self.device)
+        rows = torch.searchsorted(torch.tensor(self.usable), torch.tensor(indices))
+        return self.state.index_select(rows).to(self.device)
 
     def parts_after(self, error: Exception, indices: Sequence[int]) -> list[Sequence[int]]:
         """Return the batches to try in place of one that the model, or the memory, was not up to.

@@ -21,6 +21,7 @@ _MOST_DIGITS, _LARGEST_PROCESS = 12, 2**31 - 1
 _KEYS = {
     "athanor": str, "state": str, "systems": int, "job": dict, "model": dict, "versions": dict, "citations": list,
 }  # fmt: skip
+_COLUMNS = {"index": int, "system": str, "formula": str, "atoms": int, "file": str, "status": str}
 _MOST_BYTES, _MOST_BYTES_OF_A_ROW, _MOST_BYTES_OF_A_TABLE = 20_000_000, 10_000, 1_000_000_000
 
 
@@ -84,8 +85,8 @@ def read_summary(folder: Path, systems: int) -> list[dict[str, Any]]:
 
 def _index_of(row: Any) -> Any:
     """Number of the system that a row of the table is about; None if it is no such row."""
-    texts = isinstance(row, dict) and all(isinstance(row.get(key), str) for key in ("system", "status"))
-    return row.get("index") if texts else None
+    is_row = isinstance(row, dict) and all(type(row.get(key)) is kind for key, kind in _COLUMNS.items())
+    return row["index"] if is_row else None
 
 
 def state_of(record: Mapping[str, Any]) -> str:

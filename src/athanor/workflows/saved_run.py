@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from athanor._values import check_whole
 from athanor.errors import InputError, StorageError
+from athanor.io.pipes import STANDARD_INPUT
 from athanor.workflows.columns import data_frame, outcome_columns
 from athanor.workflows.folder import FINAL, LOG, NOT_STARTED, RUN, SUMMARY_JSON, TRAJECTORY
 from athanor.workflows.quantities import TIME, parse_quantity
@@ -106,7 +107,9 @@ class SavedRun:
         job = dict(self.record["job"])
         if "structures" in job:  # on record relative to the folder, as those of a job are
             job["structures"] = [
-                source | {"file": os.path.normpath(self.folder / source["file"])} if "file" in source else source
+                source | {"file": os.path.normpath(self.folder / source["file"])}
+                if source.get("file", STANDARD_INPUT) != STANDARD_INPUT
+                else source
                 for source in job["structures"]
             ]
         return job

@@ -90,8 +90,9 @@ def test_a_moment_of_an_earlier_run_is_a_start(first: Path) -> None:
     arguments = [first, "-m", "lj", *options, "-T", 40, "--timestep", 4, "--steps", 1, "-q", "--silence", "small-cell"]
     assert call("md", *arguments, "--from-time", "50 fs", "-o", out) == 0
     assert athanor.open(out).frames(0).step.tolist() == [[12]]
-    assert call("md", *arguments, "-o", first, "--overwrite") == 65  # it would empty what it starts from
-    assert (first / "final.extxyz").exists()
+    for moment in ((), ("--from-time", "50 fs")):  # the structures, the frames
+        assert call("md", *arguments, *moment, "-o", first, "--overwrite") == 65  # it would empty what it starts from
+        assert (first / "final.extxyz").exists()
 
 
 def test_some_systems_of_a_run_keep_who_they_are(first: Path, whole: Any) -> None:
@@ -123,8 +124,9 @@ def test_ids_are_kept_once_and_new_ones_follow() -> None:
     assert ids(system(**seven), system(), system(**seven), system(**two)) == [7, 8, 9, 2]
     foreign = [{"step": 4}, {"system_id": 5}, {"system_id": "a", **old}, {"system_id": -1, **old}]
     assert ids(*(system(**notes) for notes in foreign)) == [0, 1, 2, 3]
-    assert earlier_runs.progress_of(system(system_id=1.5, **old).atoms) == {}
-    assert earlier_runs.progress_of(system(system_id=2**32, **old).atoms) == {}
+    for wrong in ({"system_id": 1.5}, {"system_id": 2**31}, {"step": 2**55}, {"step": 10**400}, {"time": np.nan},
+                  {"time": 10**400}):  # fmt: skip
+        assert earlier_runs.progress_of(system(**({"system_id": 7} | old | wrong)).atoms) == {}
 
 
 def test_run_yaml_is_a_job_that_repeats_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

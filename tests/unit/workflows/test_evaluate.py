@@ -109,6 +109,7 @@ def test_a_model_object_is_taken_as_it_is() -> None:
         ("folder.extxyz", "is a folder; give a file"),
         ("out.cif", "end its name with .extxyz"),
         ("no/out.extxyz", "is no folder; make it first"),
+        (f"{'long' * 100}.extxyz", "can not be the name of a file"),
     ],
 )
 def test_where_results_can_not_go(tmp_path: Path, name: str, words: str) -> None:

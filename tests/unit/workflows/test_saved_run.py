@@ -73,6 +73,12 @@ def test_what_was_run(run: SavedRun) -> None:
     assert (run.has_ended, run.is_elsewhere) == (True, False)
 
 
+def test_where_its_structures_came_from(run: SavedRun) -> None:
+    run.record["job"]["structures"] = [{"file": "../argon.cif"}, {"file": "-"}, {"collection": "ase:dcdft"}]
+    file = str(run.folder.parent / "argon.cif")
+    assert run.settings["structures"] == [{"file": file}, {"file": "-"}, {"collection": "ase:dcdft"}]
+
+
 def test_the_table(run: SavedRun) -> None:
     assert [row["index"] for row in run.summary] == [0, 1, 2, 3]
     assert run.failed == [3]

@@ -136,14 +136,13 @@ def _cell(row: Row, key: str, show: Callable[[Any, Row], str]) -> str:
     return "" if value is None else printable(show(value, row))
 
 
-def _pressure(value: float, row: Row) -> str:
-    error = row.get("pressure_error_GPa")
-    return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
+def _decimals(digits: int, error: str = "", *, huge: float = 1e5) -> Callable[[Any, Row], str]:
+    """Show a number, and its error from the column `error`. What explodes is huge; rounded, it stretches no column."""
 
+    def number(value: float) -> str:
+        return f"{value:.{digits}f}" if abs(value) < huge else f"{value:.1e}"
 
-def _temperature(value: float, row: Row) -> str:
-    error = row.get("temperature_error")
-    return f"{value:.0f}" if error is None else f"{value:.0f} ± {error:.0f}"
+    return lambda value, row: " ± ".join(number(each) for each in (value, row.get(error)) if each is not None)
 
 
 def _lengths(value: float, row: Row) -> str:
@@ -164,45 +163,46 @@ _APART: dict[str, _Column] = {
     "index": ("no.", "index", "right", lambda value, row: str(value)),
     "formula": ("formula", "formula", "left", lambda value, row: str(value)),
     "file": ("file", "file", "left", lambda value, row: str(value)),
+    "start_time": ("from fs", "start_time", "right", lambda value, row: f"{value:.10g}"),
 }
 _STATUS: _Column = ("status", "status", "left", lambda value, row: str(value).replace("_", " "))
 _CELL: list[_Column] = [
     ("a b c / Å", "a", "left", _lengths),
     ("α β γ / °", "gamma", "left", _angles),
-    ("Å³/atom", "volume_per_atom", "right", lambda value, row: f"{value:.3f}"),
+    ("Å³/atom", "volume_per_atom", "right", _decimals(3)),
 ]
 _COMPARED: list[_Column] = [
-    ("∛V / Å", "lattice_constant", "right", lambda value, row: f"{value:.3f}"),
-    ("source", "reference_lattice_constant", "right", lambda value, row: f"{value:.3f}"),
+    ("∛V / Å", "lattice_constant", "right", _decimals(3)),
+    ("source", "reference_lattice_constant", "right", _decimals(3)),
     ("error %", "error_percent", "right", lambda value, row: f"{value:+.2f}"),
 ]
 _COLUMNS: list[_Column] = [
     ("system", "system", "left", lambda value, row: str(value)),
     ("atoms", "atoms", "right", lambda value, row: str(value)),
     ("steps", "steps", "right", lambda value, row: str(value)),
-    ("eV/atom", "energy_per_atom", "right", lambda value, row: f"{value:.4f}"),
-    ("fmax eV/Å", "fmax", "right", lambda value, row: f"{value:.3f}"),
-    ("smax GPa", "smax_GPa", "right", lambda value, row: f"{value:.3f}"),
+    ("eV/atom", "energy_per_atom", "right", _decimals(4)),
+    ("fmax eV/Å", "fmax", "right", _decimals(3)),
+    ("smax GPa", "smax_GPa", "right", _decimals(3)),
     *_CELL,
     *_COMPARED,
-    ("T / K", "temperature", "right", _temperature),
-    ("p / GPa", "pressure_GPa", "right", _pressure),
+    ("T / K", "temperature", "right", _decimals(0, "temperature_error")),
+    ("p / GPa", "pressure_GPa", "right", _decimals(3, "pressure_error_GPa")),
     _STATUS,
 ]
 
 _EVALUATED: list[_Column] = [
     *_COLUMNS[:2],
-    ("energy eV", "energy", "right", lambda value, row: f"{value:.4f}"),
-    ("eV/atom", "energy_per_atom", "right", lambda value, row: f"{value:.4f}"),
-    ("fmax eV/Å", "fmax", "right", lambda value, row: f"{value:.3f}"),
-    ("pressure GPa", "pressure_GPa", "right", lambda value, row: f"{value:.3f}"),
+    ("energy eV", "energy", "right", _decimals(4, huge=1e8)),
+    ("eV/atom", "energy_per_atom", "right", _decimals(4)),
+    ("fmax eV/Å", "fmax", "right", _decimals(3)),
+    ("pressure GPa", "pressure_GPa", "right", _decimals(3)),
     *_CELL,
     ("status", "status", "left", lambda value, row: "" if value == "done" else _STATUS[3](value, row)),
 ]
 _WORDS = ("system", "formula", "file", "status")
 _LEFT_OUT_FIRST = ("file", "gamma", "smax_GPa", "volume_per_atom", "reference_lattice_constant", "atoms", "energy",
                    "a", "fmax", "lattice_constant", "error_percent", "pressure_GPa", "steps", "temperature",
-                   "formula")  # fmt: skip
+                   "formula", "start_time")  # fmt: skip
 _WIDEST_NAME = 24
 
 

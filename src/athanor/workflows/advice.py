@@ -29,6 +29,8 @@ HYDROGEN_TIME_STEP = 1.0
 """Longest sensible time step for hydrogen, fs: about a tenth of the 9 fs of an O-H stretch (3,700 1/cm), the usual rule
 (A. R. Leach, Molecular Modelling, 2nd ed., 2001, chapter 7). Periods of heavier atoms scale as sqrt(mass)."""
 _HYDROGEN_MASS = 1.008
+_STILL = 1e-6
+"""Part of the temperature asked for that rounding leaves where no atom moves against another."""
 _FLOATS_PER_ATOM = 9
 """Positions, velocities, forces; what else a frame holds of an atom is the same in every frame and compresses away."""
 _BYTES_PER_SYSTEM = 250
@@ -157,10 +159,14 @@ def _about_far_starts(stage: MDSpec, systems: Sequence[System], given: Sequence[
     kelvin, dof = temperature(batch)[:, 0].tolist(), batch.dof[:, 0].tolist()
     far = [place for place in range(len(given)) if is_far(kelvin[place], stage.temperature, dof[place])]
     if far:
+        first = kelvin[far[0]]
+        found = (
+            f"{first:.4g} K" if first > _STILL * stage.temperature else "0 K (it stands still, or glides as a whole)"
+        )
         yield Advice(
             "start",
             f"{name_systems([given[place] for place in far], systems)}: the velocities that came with it are those of "
-            f"{kelvin[far[0]]:.4g} K, far from {format_quantity(stage.temperature, TEMPERATURE)}, and are kept. "
+            f"{found}, far from {format_quantity(stage.temperature, TEMPERATURE)}, and are kept. "
             f"Ask for that temperature, or drop them to have new ones drawn (`del atoms.arrays['momenta']` in ASE).",
         )
 

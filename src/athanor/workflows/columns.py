@@ -77,10 +77,17 @@ def data_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def tell_apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the columns that tell systems of one name apart, of number, formula and file; none if names differ."""
+    """Return the columns that tell systems of one name apart: their numbers and what else differs; none if names do."""
     same: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         same.setdefault(row["system"], []).append(row)
     groups = [group for group in same.values() if len(group) > 1]
-    differ = [name for name in ("formula", "file") if any(len({row[name] for row in group}) > 1 for group in groups)]
-    return ["index", *differ] if groups else []
+    return [name for name in _APART if any(len({row.get(name) for row in group}) > 1 for group in groups)]
+
+
+def note_apart(row: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Return ``3, Cu4, from 200 fs``: what `columns`, as of `tell_apart`, say of a system."""
+    return ", ".join(_APART[name].format(row[name]) for name in columns if row.get(name) is not None)
+
+
+_APART = {"index": "{}", "formula": "{}", "file": "{}", "start_time": "from {:.10g} fs"}

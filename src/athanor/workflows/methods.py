@@ -207,7 +207,7 @@ METHODS: tuple[Method, ...] = (
         advice={"friction": _strong_friction},
     ),
     Method(
-        MD, "nve", "velocity Verlet", "NVE", "athanor.dynamics:NVE",
+        MD, "nve", "velocity Verlet", "NVE from {temperature}", "athanor.dynamics:NVE",
         ignores=("friction",),  # a job goes from nvt to nve by one word
         citations=("W. C. Swope et al., J. Chem. Phys. 76, 637 (1982), doi:10.1063/1.442716",),
         conserved=_total_energy,

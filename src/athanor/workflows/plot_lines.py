@@ -5,6 +5,7 @@ A part is a stretch of stages of one kind: a relaxation, against its steps, or d
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from athanor.units import GPa, ps
 from athanor.workflows import methods
-from athanor.workflows.columns import tell_apart
+from athanor.workflows.columns import note_apart, tell_apart
 from athanor.workflows.methods import KINDS, MD
 from athanor.workflows.quantities import Quantity, parse_quantity
 
@@ -136,15 +137,11 @@ def lines_of(saved: SavedRun, numbers: Sequence[int], parts: Sequence[Part]) -> 
 
 
 def _labels(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the names of systems, with number and formula where names are shared."""
-    apart = tell_apart(rows)
-    shared = [sum(row["system"] == other["system"] for other in rows) > 1 for row in rows] if apart else []
-    labels = [row["system"] for row in rows]
-    for place, is_shared in enumerate(shared):
-        if is_shared:
-            more = f", {rows[place]['formula']}" if "formula" in apart else ""
-            labels[place] += f" ({rows[place]['index']}{more})"
-    return labels
+    """Return the names of systems, with number, formula and time where names are shared; files have no room there."""
+    apart, of_name = [name for name in tell_apart(rows) if name != "file"], Counter(row["system"] for row in rows)
+    return [
+        f"{row['system']} ({note_apart(row, apart)})" if of_name[row["system"]] > 1 else row["system"] for row in rows
+    ]
 
 
 def _along(series: Series, here: np.ndarray, is_md: bool) -> np.ndarray:

@@ -207,7 +207,8 @@ def _reason(
 
 
 def identify(system: System, index: int) -> dict[str, Any]:
-    """Return the columns of the table that say which system it is."""
+    """Return the columns of the table that say which system it is, and when it goes on if it is from an earlier run."""
+    start = progress_of(system.atoms)
     return {
         "index": index,
         "system_id": system.id,
@@ -216,6 +217,7 @@ def identify(system: System, index: int) -> dict[str, Any]:
         "atoms": len(system.atoms),
         "file": system.file,
         "index_in_file": system.index,
+        **({"start_time": start["time"]} if start else {}),
     }
 
 

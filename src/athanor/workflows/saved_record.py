@@ -13,7 +13,7 @@ from typing import Any
 from athanor._values import shown
 from athanor.errors import InputError, StorageError
 from athanor.io.regular_file import read_regular
-from athanor.workflows.columns import tell_apart
+from athanor.workflows.columns import note_apart, tell_apart
 from athanor.workflows.folder import RUN, SUMMARY_CSV, SUMMARY_JSON
 from athanor.workflows.yaml_file import NotYamlError, parse_yaml
 
@@ -120,20 +120,17 @@ def find_system(rows: Sequence[Mapping[str, Any]], name: str, where: str) -> int
     if len(found) == 1:
         return found[0]
     if found:
-        some = ", ".join(_number_and_origin(rows, number) for number in found[:5]) + (" ..." if len(found) > 5 else "")
-        raise InputError(f"{len(found)} systems are called {shown(name)}. Take one by its number: {some}.")
+        apart = tell_apart([rows[number] for number in found])[1:]
+        notes = [f" ({note_apart(rows[number], apart)})" if apart else "" for number in found[:5]]
+        some = ", ".join(f"{number}{note}" for number, note in zip(found, notes, strict=False))
+        more = " ..." if len(found) > 5 else ""
+        raise InputError(f"{len(found)} systems are called {shown(name)}. Take one by its number: {some}{more}.")
     if name.isdecimal() and len(name) < _MOST_DIGITS and int(name) < len(names):
         return int(name)
     near = difflib.get_close_matches(name, names, n=1)
     listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     hint = f"Did you mean {near[0]!r}?" if near else f"It has {listed}."
     raise InputError(f"{where} has no system {shown(name)}. {hint}")
-
-
-def _number_and_origin(rows: Sequence[Mapping[str, Any]], number: int) -> str:
-    """Return ``3 (Cu4, slabs/b.cif)``: the number, and what else tells it from others of its name."""
-    origin = ", ".join(str(rows[number][key]) for key in tell_apart(rows)[1:])
-    return f"{number} ({origin})" if origin else str(number)
 
 
 def _is_alive(process: Mapping[str, Any]) -> bool:

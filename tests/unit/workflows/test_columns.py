@@ -123,6 +123,34 @@ def test_systems_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert tell_apart([row | {"file": "", "formula": "Ar3"} for row in rows]) == ["index"]
 
 
+def test_frames_of_one_system_are_told_apart_by_their_times(tmp_path: Path) -> None:
+    crystal = bulk("Ar", "fcc", a=5.26, cubic=True) * (2, 2, 2)
+    athanor.md(crystal, ARGON, temperature=30, timestep=2, steps=11, every=5, out=tmp_path / "first")
+    frames = athanor.open(tmp_path / "first").atoms(0)
+    for frame in frames:
+        del frame.arrays["momenta"]
+    rows = athanor.relax([*frames, bulk("Ar")], ARGON, max_steps=1, out=tmp_path / "out").rows
+    assert [row.get("start_time") for row in rows] == [2.0, 12.0, 22.0, None]
+    assert tell_apart(rows) == ["index", "start_time"]
+    assert re.search(r"\n +1 +12 +Ar32 ", printed(rows))
+    with pytest.raises(InputError, match=r"3 systems .*: 0 \(from 2 fs\), 1 \(from 12 fs\), 2 \(from 22 fs\)\."):
+        athanor.open(tmp_path / "out").number_of("Ar32")
+    legend = [text.get_text() for text in athanor.plot(tmp_path / "out").legends[0].get_texts()]
+    assert [label.partition(" (at")[0] for label in legend[:4]] == [
+        "Ar32 (0, from 2 fs)", "Ar32 (1, from 12 fs)", "Ar32 (2, from 22 fs)", "Ar",
+    ]  # fmt: skip
+    assert tell_apart(athanor.evaluate(frames[0], ARGON).rows) == []
+
+
+def test_what_explodes_stretches_no_column() -> None:
+    calm = {"index": 0, "system": "Ar4", "status": "done", "energy_per_atom": -0.0842, "fmax": 99_999.0,
+            "temperature": 30.2, "temperature_error": 1.2, "temperature_samples": 300}  # fmt: skip
+    wild = calm | {"energy_per_atom": -1.2345e12, "fmax": 1.2345e300, "temperature": 4e9, "temperature_error": 5e8}
+    table = printed([calm, wild])
+    assert re.search(r"-0\.0842 +99999\.000 +30 ± 1 ", table)
+    assert re.search(r"-1\.2e\+12 +1\.2e\+300 +4\.0e\+09 ± 5\.0e\+08 ", table)
+
+
 def test_what_was_not_read_is_not_told_to_look_for_close_atoms(tmp_path: Path) -> None:
     (tmp_path / "bad.cif").write_text("no structure\n", encoding="utf-8")
     row = athanor.evaluate([tmp_path / "bad.cif", bulk("Ar", "fcc", a=5.3)], ARGON).rows[0]

@@ -11,7 +11,7 @@ from athanor import units
 from athanor.errors import InputError
 from athanor.workflows.problems import Origin
 from athanor.workflows.spec import load_job, make_spec
-from athanor.workflows.stages import MDSpec, RelaxSpec
+from athanor.workflows.stages import MDSpec, RelaxSpec, describe_stages
 
 RELAX = {"stages": [{"relax": {}}]}
 
@@ -31,6 +31,11 @@ def test_time_becomes_steps() -> None:
     spec = make_spec({"stages": [{"md": {"time": "1 ps", "timestep": "2 fs"}}]})
     assert spec.stages[0].steps == 500
     assert spec.total_steps == 500
+
+
+def test_stages_in_words_say_how_warm_they_are() -> None:
+    spec = make_spec({"stages": [{"md": {"steps": 6, "temperature": 90, "ensemble": name}} for name in ("nvt", "nve")]})
+    assert describe_stages(spec.stages) == "NVT at 90 K, 6 steps, then NVE from 90 K, 6 steps"
 
 
 def test_quick_takes_the_quick_steps_and_nothing_else() -> None:

@@ -399,7 +399,8 @@ print(*seen)
 
 def test_a_call_without_threads_leaves_those_of_openmp_alone() -> None:
     """Numba, when it is asked how many threads it uses, sets those of OpenMP to all cores."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
+    without = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    environment = {**without, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
     run = subprocess.run(
         [sys.executable, "-c", THREADS_OF_OPENMP], env=environment, capture_output=True, text=True, check=True
     )

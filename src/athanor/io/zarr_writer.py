@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +43,7 @@ from athanor.io.zarr_schema import (
     tail_key,
 )
 
+_KEYS_OF_GROUPS = {group: f"{group}/zarr.json".lstrip("/") for group in GROUPS}
 MAX_BLOCKS = 64
 """Blocks after which rows move into the arrays even if they are small."""
 
@@ -89,15 +92,8 @@ class TrajectoryWriter:
         self._fields: tuple[StoredField, ...] = ()
         self._head = Head()
         self._record: bytes | None = None
-        try:
+        with self._opening():
             self._open(mode)
-        except BaseException as error:
-            self._lock.release()
-            if not isinstance(error, OSError) or isinstance(error, StorageError):
-                raise
-            raise StorageError(
-                f"{self._raw.where} can not be opened to write: {error.strerror or error}. Choose another place."
-            ) from error
         self._last_commit = time.monotonic()
 
     @property
@@ -119,6 +115,19 @@ class TrajectoryWriter:
     def raw(self) -> RawStore:
         """The store below."""
         return self._raw
+
+    @contextmanager
+    def _opening(self) -> Iterator[None]:
+        """Give the lock back if the block fails, so that the next try begins with what the store then holds."""
+        try:
+            yield
+        except BaseException as error:
+            self._lock.release()
+            if not isinstance(error, OSError) or isinstance(error, StorageError):
+                raise
+            raise StorageError(
+                f"{self._raw.where} can not be opened to write: {error.strerror or error}. Choose another place."
+            ) from error
 
     def _open(self, mode: str) -> None:
         self._check_place(mode)
@@ -145,36 +154,36 @@ class TrajectoryWriter:
                     f"{raw.where} holds a trajectory already. Choose another place, or open it to append."
                 )
             return True
-        ours = {LOCK_KEY} | {f"{group}/zarr.json".lstrip("/") for group in GROUPS}
+        ours = {LOCK_KEY, *_KEYS_OF_GROUPS.values()}
         if any(key not in ours and not key.endswith(PARTIAL) for key in raw.keys("")):
             raise StorageError(f"{raw.where} is not empty and not a trajectory store; nothing was changed. "
                                f"Choose another place.")  # fmt: skip
         return False
 
     def _create_groups(self) -> None:
-        present = set(self._raw.keys())
-        for group in GROUPS:
-            if f"{group}/zarr.json".lstrip("/") not in present:
+        for group, key in _KEYS_OF_GROUPS.items():
+            if self._raw.get(key) is None:
                 self._raw.create_group(group)
 
     def _reload(self) -> None:
         """Trust the commit record: take over its rows and cut what an interrupted write left beyond them."""
         raw = self._raw
         self._arrays.clear()
-        self._head, self._record = load_head(raw), raw.get(HEAD_KEY)
-        self._in_tail = load_tail(raw, self._head)
-        listed = {block.key for block in self._head.tail}
+        head, record = load_head(raw), raw.get(HEAD_KEY)
+        in_tail = load_tail(raw, head)
+        listed = {block.key for block in head.tail}
         for key in raw.keys(f"{TAIL_PREFIX}/"):
             if key not in listed:
                 raw.delete(key)
-        rows_of = {field_path(item.name): self._head.rows(item.level) for item in self._head.fields}
-        for path in self._head.arrays:
-            array, rows = self._array(path), rows_of.get(path, self._head.systems)
+        rows_of = {field_path(item.name): head.rows(item.level) for item in head.fields}
+        for path in head.arrays:
+            array, rows = self._array(path), rows_of.get(path, head.systems)
             if array.shape[0] < rows:
                 raise StorageError(f"Array `{path}` of {raw.where} has {array.shape[0]} rows; "
                                    f"the commit record says {rows}.")  # fmt: skip
             if array.shape[0] > rows:
                 array.resize((rows, *array.shape[1:]))
+        self._head, self._record, self._in_tail = head, record, in_tail  # all of it, or none
         self._last_commit_failed = False
 
     def _array(self, path: str) -> Any:
@@ -198,8 +207,9 @@ class TrajectoryWriter:
             If a field differs from the store's, or is new, or another writer has the store; nothing is kept then. Also
             if a commit fails; the rows stay waiting then, and the committed ones are safe.
         """
-        if self._lock.acquire():
-            self._take_over()  # closed before: others may have written meanwhile
+        with self._opening():
+            if self._lock.acquire():
+                self._take_over()  # closed before: others may have written meanwhile
         self._fields = self._accept(fields)
         self._waiting.append(rows)
         self._writes_waiting += 1
@@ -207,7 +217,7 @@ class TrajectoryWriter:
         if self._durability.seconds is not None:
             due = due or time.monotonic() - self._last_commit >= self._durability.seconds
         self._waiting_bytes += rows.nbytes
-        if due or self._waiting_bytes >= max(self._config.buffer_bytes, 1):
+        if due or self._waiting_bytes >= self._config.buffer_bytes:
             self.flush()
 
     def _accept(self, fields: list[StoredField]) -> tuple[StoredField, ...]:
@@ -276,8 +286,7 @@ class TrajectoryWriter:
             self._raw.delete_dir(prefix)
         self._create_groups()
         self._forget_waiting()
-        self._fields = ()
-        self._reload()
+        self._take_over()
 
     def _commit(self, *, all_into_arrays: bool) -> None:
         if not self._waiting and not (all_into_arrays and self._in_tail) and not self._last_commit_failed:
@@ -293,12 +302,9 @@ class TrajectoryWriter:
                 self._put_block()
             if moves:
                 self._move_into_arrays()
-        except StorageError:
-            self._last_commit_failed = True
-            raise
         except BaseException as error:
             self._last_commit_failed = True
-            if not isinstance(error, Exception):
+            if isinstance(error, StorageError) or not isinstance(error, Exception):
                 raise
             reason = getattr(error, "strerror", None) or error
             raise StorageError(

@@ -233,6 +233,49 @@ def test_a_disk_error_may_pass_at_any_operation():
         check(memory, STEPS, extra=0)
 
 
+def test_a_writer_that_could_not_be_opened_again_begins_with_what_others_wrote(monkeypatch):
+    """It had the lock and the record then, but not the block that the record names, and lost the rows of it."""
+    memory: dict = {}
+    first = writer(memory)
+    first.append(*make_rows(0, names=FIELDS))
+    first.close()
+    other = writer(memory)
+    other.append(*make_rows(1, names=FIELDS))
+    other.end()
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr_writer, "load_tail", fail)
+        with pytest.raises(StorageError, match="can not be opened to write: the disk is away"):
+            first.append(*make_rows(2, names=FIELDS))
+    first.append(*make_rows(2, names=FIELDS))
+    first.close()
+    check(memory, 3, extra=0)
+
+
+def fail(*_: object) -> None:
+    raise OSError("the disk is away")
+
+
+def test_a_commit_whose_record_was_written_counts_once_however_often_it_fails(monkeypatch):
+    memory: dict = {}
+    target = writer(memory, "close")
+    target.append(*make_rows(0, names=FIELDS))
+    real = target.raw.set
+
+    def set_and_fail(key: str, value: bytes) -> None:
+        real(key, value)
+        if key == HEAD_KEY:
+            fail()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target.raw, "set", set_and_fail)
+        patch.setattr(zarr_writer, "load_tail", fail)
+        for _ in range(2):
+            with pytest.raises(StorageError, match="the disk is away"):
+                target.flush()
+    target.close()
+    check(memory, 1, extra=0)
+
+
 def test_two_writers_are_noticed(monkeypatch):
     """Where locks mean nothing, the commit record tells."""
     monkeypatch.setattr(StoreLock, "acquire", lambda self: False)

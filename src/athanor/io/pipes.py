@@ -12,7 +12,6 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from athanor.errors import InputError
 
@@ -94,8 +93,3 @@ def _blocks_of(descriptor: int, shown: str) -> Iterator[bytes]:
             return
         elif time.monotonic() > deadline:
             raise InputError(f"{shown} is a pipe that nobody writes to. Start what writes into it, or pass a file.")
-
-
-def suffix_of(path: str) -> str:
-    """Return the ending of a named pipe; empty for standard input and for those of a shell."""
-    return "" if path == STANDARD_INPUT else Path(path).suffix

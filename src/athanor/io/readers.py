@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from athanor._optional import OptionalDependency
 from athanor.errors import InputError, in_words
-from athanor.io.pipes import is_pipe, read_pipe, suffix_of
+from athanor.io.pipes import is_pipe, read_pipe
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -52,19 +52,18 @@ def frames_of(path: str, shown: str) -> list[Frame]:
     ------
     InputError
         If nothing of it can be read; the text says why.
+    OSError
+        If it can not be opened.
     """
     content = _content(path, shown)
+    frames: list[Frame] = []
     try:
         name = _format_of(path, content)
         if name == "extxyz":
             return list(_cut(_lines_of(path, content), shown))
-    except Exception as error:
-        raise InputError(_why_not_read(shown, path, content, error)) from error
-    _check_promise(path, content, shown)
-    frames: list[Frame] = []
-    try:
+        _check_promise(path, content, shown)
         frames.extend(Frame(atoms) for atoms in _iread(path, content, name))
-    except Exception as error:
+    except Exception as error:  # ASE's readers raise whatever comes: AssertionError, KeyError, IndexError, ...
         if not frames:
             raise InputError(_why_not_read(shown, path, content, error)) from error
         frames.append(Frame(problem=_why_not_parsed(f"Frame {len(frames)} of `{shown}`", path, error)))
@@ -73,16 +72,20 @@ def frames_of(path: str, shown: str) -> list[Frame]:
 
 def _check_promise(path: str, content: bytes | None, shown: str) -> None:
     """Raise InputError if a LAMMPS dump promises more atoms than it has room for: ASE would count to the end."""
-    start, size = content, len(content or b"")
-    if content is None and Path(path).is_file():
-        with Path(path).open("rb") as stream:
-            start, size = stream.read(_START), Path(path).stat().st_size
-    promise = re.search(rb"ITEM: NUMBER OF ATOMS\s+(\d+)", (start or b"")[:_START])
-    if promise and int(promise[1][:_MOST_DIGITS]) > size:
+    size = Path(path).stat().st_size if content is None else len(content)
+    promise = re.search(rb"ITEM: NUMBER OF ATOMS\s+(\d+)", _start_of(path, content))
+    atoms = int(promise[1][:_MOST_DIGITS]) if promise else 0
+    if atoms > size:
         raise InputError(
-            f"`{shown}` promises {int(promise[1][:_MOST_DIGITS]):,} atoms and has {size:,} bytes. It is damaged or cut "
-            f"off; complete it."
+            f"`{shown}` promises {atoms:,} atoms and has {size:,} bytes. It is damaged or cut off; complete it."
         )
+
+
+def _start_of(path: str, content: bytes | None) -> bytes:
+    if content is not None:
+        return content[:_START]
+    with open(path, "rb") as stream:
+        return stream.read(_START)
 
 
 def parsed(frame: Frame, number: int, shown: str) -> Frame:
@@ -91,13 +94,13 @@ def parsed(frame: Frame, number: int, shown: str) -> Frame:
         return frame
     ase_io = OptionalDependency.ASE.load("io", needed_by=_NEEDED_BY)
     subject = f"Frame {number} of `{shown}`" if number else f"`{shown}`"
-    rows = [row.split()[:1] for row in frame.text.splitlines()]
+    rows = [row.split()[:1] for row in io.StringIO(frame.text)]  # not splitlines, which also ends one at a form feed
     found, promised = max(len(rows) - 2, 0), int(rows[0][0])
     if found < promised:  # which ASE would look for until it has counted to the end
         return Frame(problem=f"{subject} can not be read: it has {found} atoms, expected {promised}. Complete it.")
     try:
         return Frame(ase_io.read(io.StringIO(frame.text), index=0, format="extxyz"))
-    except Exception as error:  # ASE's readers raise whatever comes: AssertionError, KeyError, IndexError, ...
+    except Exception as error:
         symbol = _symbol_of(error)
         if not symbol:
             return Frame(problem=_why_not_parsed(subject, shown, error))
@@ -112,19 +115,15 @@ def _content(path: str, shown: str) -> bytes | None:
     file = Path(path)
     if file.stat().st_size == 0:
         raise InputError(f"`{shown}` is empty (0 bytes).")
-    try:
-        with file.open("rb") as stream:
-            start = stream.read(4)
-            mark = next((mark for mark in _BYTE_ORDER_MARKS if start.startswith(mark)), None)
-            if mark is None:
-                return None
+    with file.open("rb") as stream:
+        start = stream.read(4)
+        mark = next((mark for mark in _BYTE_ORDER_MARKS if start.startswith(mark)), None)
+        if mark is None:
+            return None
+        try:
             return (start + stream.read()).decode(_BYTE_ORDER_MARKS[mark]).encode()
-    except UnicodeDecodeError as error:
-        raise InputError(f"`{shown}` is not text, or damaged: {error.reason} at byte {error.start}.") from error
-    except OSError as error:
-        raise InputError(
-            f"`{shown}` can not be opened: {error.strerror}. Give yourself the right to read it."
-        ) from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"`{shown}` is not text, or damaged: {error.reason} at byte {error.start}.") from error
 
 
 def _format_of(path: str, content: bytes | None) -> str:
@@ -132,15 +131,9 @@ def _format_of(path: str, content: bytes | None) -> str:
     formats = OptionalDependency.ASE.load("io.formats", needed_by=_NEEDED_BY)
     if content is None:
         return str(formats.filetype(path))
-    return str(formats.filetype(_named(content, path)))
-
-
-def _named(content: bytes, path: str) -> io.BytesIO:
     stream = io.BytesIO(content)
-    suffix = suffix_of(path)
-    if suffix:
-        stream.name = f"pipe{suffix}"
-    return stream
+    stream.name = path
+    return str(formats.filetype(stream))
 
 
 def _iread(path: str, content: bytes | None, name: str) -> Iterator[Atoms]:
@@ -188,7 +181,7 @@ def _cut(lines: Iterator[str], shown: str) -> Iterator[Frame]:
             found = reprlib.repr(text[0].strip())
             yield Frame(problem=f"Line {first} of `{shown}` is {found}; a frame begins with its number of atoms.")
             continue
-        atoms = int(text[0])
+        atoms = int(text[0].strip())  # which takes away more than int does
         if ahead is not None:
             text.append(take())  # the comment may be anything
         while ahead is not None and len(text) < atoms + 2 and not _begins_frame(ahead[1]):
@@ -213,14 +206,12 @@ def _why_not_read(shown: str, path: str, content: bytes | None, error: Exception
             f"`{shown}` has an ending and a content that ASE does not know. "
             f"Convert it to extended XYZ, or give it the ending of its format (.cif, .xyz, .vasp, .json ...)."
         )
-    if content is None:
-        with open(path, "rb") as stream:
-            content = stream.read(_START)
-    if b"\0" in content or isinstance(error, UnicodeDecodeError):
+    start = _start_of(path, content)
+    if b"\0" in start or isinstance(error, UnicodeDecodeError):
         return f"`{shown}` is not text, or damaged: it can not be read as {suffix or 'a structure file'}."
     symbol = _symbol_of(error)
     if symbol:
-        lines = content.decode(errors="replace").splitlines()
+        lines = start.decode(errors="replace").splitlines()
         line = next((number for number, line in enumerate(lines, start=1) if symbol in line.split()), None)
         return _unknown_element(f"`{shown}`", symbol, line)
     return _why_not_parsed(f"`{shown}`", path, error)

@@ -112,7 +112,8 @@ def _find(path: str, index: str | int | slice) -> list[Structure]:
     except InputError as error:
         return [_unreadable(path, 0, stem, str(error))]
     except OSError as error:
-        return [_unreadable(path, 0, stem, f"`{shown}` can not be opened: {error.strerror}.")]
+        problem = f"`{shown}` can not be opened: {error.strerror}. Give yourself the right to read it."
+        return [_unreadable(path, 0, stem, problem)]
     if not frames:
         return [_unreadable(path, 0, stem, f"`{shown}` has no frame.")]
     numbered = list(enumerate(frames))

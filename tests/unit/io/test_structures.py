@@ -259,6 +259,22 @@ def test_a_byte_order_mark_is_read_over(files, tmp_path, encoding):
         assert [item.atoms for item in plain] == [item.atoms for item in marked]
 
 
+def test_a_format_that_is_known_by_the_name_of_the_file_may_begin_with_a_mark(tmp_path):
+    bulk("Si").write(tmp_path / "POSCAR")
+    (tmp_path / "POSCAR").write_text((tmp_path / "POSCAR").read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert str(read_structures(tmp_path / "POSCAR")[0].atoms.symbols) == "Si2"
+
+
+@pytest.mark.parametrize("separator", ["\f", "\v", "\x1c", "\u2028"])
+def test_only_the_end_of_a_line_ends_it(tmp_path, separator):
+    text = f"1\na{separator}b\nAr 0 0 0\n1\na{separator}b\nXx 0 0 0\n{separator}1\n\nAr 0 0 0\n"
+    (tmp_path / "x.xyz").write_text(text, encoding="utf-8")
+    first, second, third = find_structures(tmp_path / "x.xyz")
+    assert (len(first.atoms), first.problem) == (1, "")
+    assert "`Xx` in line 6" in second.problem
+    assert len(third.atoms) == 1 or "Frame 2 of" in third.problem  # as ASE takes the number
+
+
 def test_a_damaged_frame_costs_only_itself(tmp_path):
     good = "1\n\nAr 0 0 {}\n"
     (tmp_path / "x.xyz").write_text(

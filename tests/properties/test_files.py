@@ -25,6 +25,7 @@ NAMES = st.one_of(
     st.sampled_from(
         ["bonds", "Z", "symbols", "species", "pos", "charge", "virial", "stress", "energy", "tags", "a", "a0"]
     ),
+    st.sampled_from(["dipole", "magmom", "forces", "charges"]),
     st.sampled_from(
         ["Lattice", "pbc", "uid", "a b", "a=b", "", "1", "pos0", "positions1", "ä", 'q"', "x:y", "momenta"]
     ),
@@ -76,6 +77,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @example(atoms=with_labels({}, Z=np.array([1, 2, 3]), symbols=np.array(["H", "He", "Li"])))
 @example(atoms=with_labels({}, words=np.array(["one", "two", "three"], dtype=object), site=np.array([2**31, 0, 1])))
 @example(atoms=with_labels({"virial": np.arange(9.0).reshape(3, 3)}, a=np.ones((3, 2)), a0=np.ones(3)))
+@example(atoms=with_labels({"energy": None, "dipole": "x"}, charges=np.array(["one", "two", "three"])))
 def test_it_comes_back_or_is_named(atoms: Atoms, file: Path) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -50,7 +50,7 @@ def storable(atoms: Any) -> tuple[Any, list[str]]:
             left_out.append(key)
         else:
             copy.info[key] = written
-    taken = {f"{name}{axis}" for name in ("positions", "pos") for axis in range(3)} | {"symbols", "species"}
+    taken = {f"{name}{axis}" for name in ("positions", "pos") for axis in range(3)}
     for name, values in atoms.arrays.items():
         if name in ("numbers", "positions"):
             continue
@@ -89,6 +89,8 @@ def _comes_back(key: str, form: Any, value: Any) -> bool:
             line = extxyz.key_val_dict_to_str({key: form, behind: 1})
             line.encode()  # a file name need not be text
             found = extxyz.key_val_str_to_dict(line)
+            if key in extxyz.per_config_properties:  # the reader makes a result of it, and ends where it can not
+                extxyz.SinglePointCalculator(extxyz.Atoms(), **{key: found[key]}).results[key]
     except Exception:  # of ASE, for what it has no form for
         return False
     return len(line.splitlines()) == 1 and list(found) == [key, behind] and _is_same(value, found[key])
@@ -129,15 +131,11 @@ def _as_column(name: str, values: np.ndarray) -> np.ndarray | None:
         range_of_format = np.iinfo(np.int32)
         fits = int(values.min()) >= range_of_format.min and int(values.max()) <= range_of_format.max
         return values.astype(np.int32) if fits else None
-    if values.dtype.kind in "UO":
+    if values.dtype.kind in "UO" and name not in formats.per_atom_properties:  # the reader makes numbers of these
         words = values.ravel().tolist()
-        good = all(isinstance(word, str) and word.split() == [word] and _is_text(word) for word in words)
+        good = all(isinstance(word, str) and word.split() == [word] and word.isprintable() for word in words)
         return values.astype(object) if good else None
     return None
-
-
-def _is_text(word: str) -> bool:
-    return word.isprintable() and word.encode("utf-8", "replace").decode() == word
 
 
 def _names_of_columns(name: str, values: np.ndarray) -> set[str]:

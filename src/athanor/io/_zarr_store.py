@@ -21,9 +21,6 @@ from athanor.io.regular_file import open_regular
 _WRITE_EVERY_CHUNK: Any = {"write_empty_chunks": True}
 """zarr leaves out, and removes, chunks that hold only the fill value; then a missing one would be no sign of damage."""
 
-StoreLike = Any
-"""A path (``str`` or ``Path``), a ``dict`` kept in memory, a zarr ``Store`` or ``StorePath``."""
-
 
 def _remote(url: str) -> Any:
     """Open a store by a URL, which fsspec and what it needs for the protocol must understand."""
@@ -55,7 +52,7 @@ class RawStore:
         If `store` is none of these.
     """
 
-    def __init__(self, store: StoreLike, *, read_only: bool = False) -> None:
+    def __init__(self, store: Any, *, read_only: bool = False) -> None:
         import zarr.storage
         from zarr.abc.store import Store
 

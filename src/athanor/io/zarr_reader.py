@@ -226,18 +226,15 @@ class TrajectoryReader:
 
     def _column(self, item: StoredField, chosen: np.ndarray) -> np.ndarray:
         """Rows of one field for chosen systems, from the arrays and from the blocks."""
-        numbers = self._row_numbers(item.level, chosen)
+        numbers, path = self._row_numbers(item.level, chosen), field_path(item.name)
         base = self._head.rows(item.level)
-        out = np.empty((len(numbers), *item.shape), dtype=item.numpy_dtype)
         old = numbers < base
-        if old.all() and field_path(item.name) in self._head.arrays:
-            return self._from_array(field_path(item.name), numbers)
-        if old.any():
-            if field_path(item.name) in self._head.arrays:
-                out[old] = self._from_array(field_path(item.name), numbers[old])
-            else:
-                out[old] = item.missing_rows(1)
-        if self._tail is not None and not old.all():
+        if old.all() and path in self._head.arrays:
+            return self._from_array(path, numbers)
+        out = item.missing_rows(len(numbers))
+        if path in self._head.arrays:
+            out[old] = self._from_array(path, numbers[old])
+        if self._tail is not None:
             out[~old] = self._tail.column(item)[numbers[~old] - base]
         return out
 
@@ -246,20 +243,18 @@ class TrajectoryReader:
         if path not in self._arrays:
             self._arrays[path] = self._raw.open_array(path)
         array = self._arrays[path]
-        size = array.chunks[0]
         out = np.empty((len(numbers), *array.shape[1:]), dtype=array.dtype)
         if not len(numbers):
             return out
         if numbers.max() >= array.shape[0]:
             raise StorageError(f"Array `{path}` of {self._raw.where} is shorter than the commit record says.")
-        needed = np.unique(numbers // size)
+        chunks = numbers // array.chunks[0]
+        needed = np.unique(chunks)
         self._check_chunks(path, needed)
-        first, last = int(numbers[0]), int(numbers[-1])
-        if last - first + 1 == len(numbers) and (np.diff(numbers) == 1).all():
-            return self._read_slice(path, first, last + 1)
+        if (np.diff(numbers) == 1).all():
+            return self._read_slice(path, int(numbers[0]), int(numbers[-1]) + 1)
         for run in np.split(needed, np.flatnonzero(np.diff(needed) > 1) + 1):
-            start, stop = int(run[0]) * size, min(int(run[-1] + 1) * size, array.shape[0])
-            inside = (numbers >= start) & (numbers < stop)
+            inside = (chunks >= run[0]) & (chunks <= run[-1])
             start, stop = int(numbers[inside].min()), int(numbers[inside].max()) + 1
             out[inside] = self._read_slice(path, start, stop)[numbers[inside] - start]
         return out

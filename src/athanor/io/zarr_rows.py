@@ -13,7 +13,6 @@ from athanor.errors import StorageError
 from athanor.io.zarr_schema import StoredField, TailBlock
 
 _BLOCK_MAGIC = b"ATHB"
-_MAX_HEADER_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -70,22 +69,23 @@ def decode_block(raw: bytes, block: TailBlock, where: str) -> Rows:
     Raises
     ------
     StorageError
-        If its length or checksum differs from the commit record.
+        If its length or checksum differs from the commit record, or its header can not be read.
     """
     if len(raw) != block.nbytes or zlib.crc32(raw) != block.crc32 or raw[:4] != _BLOCK_MAGIC:
         raise StorageError(f"Block `{block.key}` of {where} is damaged: {len(raw)} of {block.nbytes} bytes, "
                            f"or another checksum than the commit record says.")  # fmt: skip
-    (length,) = struct.unpack_from("<Q", raw, 4)
-    if length > min(len(raw), _MAX_HEADER_BYTES):
-        raise StorageError(f"Block `{block.key}` of {where} has an impossible header.")
-    offset = 12 + length
     arrays: dict[str, np.ndarray] = {}
-    for key, dtype, shape in json.loads(raw[12:offset]):
-        count = int(np.prod(shape, dtype=np.int64))
-        array = np.frombuffer(raw, dtype=np.dtype(dtype), count=count, offset=offset).reshape(shape).copy()
-        arrays[key] = array
-        offset += array.nbytes
-    rows = Rows(arrays.pop("node_counts"), arrays.pop("edge_counts"))
+    try:
+        (length,) = struct.unpack_from("<Q", raw, 4)
+        offset = 12 + length
+        for key, dtype, shape in json.loads(raw[12:offset]):
+            count = int(np.prod(shape, dtype=np.int64))
+            array = np.frombuffer(raw, dtype=np.dtype(dtype), count=count, offset=offset).reshape(shape).copy()
+            arrays[key] = array
+            offset += array.nbytes
+        rows = Rows(arrays.pop("node_counts"), arrays.pop("edge_counts"))
+    except (ValueError, TypeError, KeyError, struct.error) as error:
+        raise StorageError(f"Block `{block.key}` of {where} has an impossible header ({error}).") from error
     for key, array in arrays.items():
         group, _, name = key.partition("/")
         if group == "data":

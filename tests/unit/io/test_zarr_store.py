@@ -415,6 +415,8 @@ def test_a_block_with_an_impossible_header_is_refused():
 
     from athanor.io.zarr_schema import TailBlock
 
-    raw = b"ATHB" + (1 << 60).to_bytes(8, "little") + b"[]"
-    with pytest.raises(StorageError, match="impossible header"):
-        decode_block(raw, TailBlock("tail/1", 1, 1, 0, len(raw), zlib.crc32(raw)), "here")
+    huge = [["node_counts", "<i8", [10**9]]]
+    for length, header in ((1 << 60, b"{"), (2, b"[]"), (2, b"[["), (len(json.dumps(huge)), json.dumps(huge).encode())):
+        raw = b"ATHB" + length.to_bytes(8, "little") + header
+        with pytest.raises(StorageError, match="impossible header"):
+            decode_block(raw, TailBlock("tail/1", 1, 1, 0, len(raw), zlib.crc32(raw)), "here")

@@ -37,8 +37,8 @@ def reader() -> ZarrData:
 
 
 SINKS = [
-    ("capacity 0", lambda: HostMemory(0), InputError, "`capacity=0` must be an integer of at least 1"),
-    ("capacity in words", lambda: ZarrData({}, "all"), InputError, "`capacity='all'` must be an integer"),
+    ("capacity 0", lambda: HostMemory(0), InputError, "`capacity` is 0; give a whole number of at least 1"),
+    ("capacity in words", lambda: ZarrData({}, "all"), InputError, "`capacity` is 'all'; give a whole number"),
     ("full", lambda: full(HostMemory(3)), CapacityError, "2 of 3 places are taken and 2 .* Nothing was stored; `drain"),
     ("full store", lambda: full(ZarrData({}, 3)), CapacityError, "Store is full: 2 of 3 .*larger `capacity`"),
     ("too many atoms", lambda: GPUBuffer(3, max_atoms=1).write(batch()), CapacityError, "has 3, more than `max_atoms="),

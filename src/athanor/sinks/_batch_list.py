@@ -6,9 +6,10 @@ from abc import abstractmethod
 
 import torch
 
+from athanor._values import check_whole
 from athanor.data.batch import Batch
 from athanor.io.frames import FrameSchema, concatenate, copy_frame
-from athanor.sinks.base import DataSink, check_capacity
+from athanor.sinks.base import DataSink
 
 
 class BatchListSink(DataSink):
@@ -21,7 +22,7 @@ class BatchListSink(DataSink):
     """
 
     def __init__(self, capacity: int) -> None:
-        self._capacity = check_capacity(capacity, optional=False)
+        self._capacity = check_whole(capacity, "capacity", 1)
         self._batches: list[Batch] = []
         self._schema = FrameSchema()
         self._count = 0

@@ -139,18 +139,3 @@ class DataSink(ABC):
 
     def _refuse_empty(self) -> StorageError:
         return StorageError(f"This {type(self).__name__} is empty; write to it before `read()` or `drain()`.")
-
-
-def check_capacity(capacity: int | None, *, optional: bool) -> int | None:
-    """Return `capacity` if it can be one.
-
-    Raises
-    ------
-    InputError
-        If it is not an integer of at least 1 (or None, where that is allowed).
-    """
-    if capacity is None and optional:
-        return None
-    if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
-        raise InputError(f"`capacity={capacity!r}` must be an integer of at least 1.")
-    return capacity

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from athanor._values import check_whole
 from athanor.data.batch import Batch
 from athanor.errors import InputError, StorageError
 from athanor.io.frames import batch_to_rows
 from athanor.io.zarr_reader import TrajectoryReader
-from athanor.sinks.base import DataSink, check_capacity
+from athanor.sinks.base import DataSink
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +91,7 @@ class ZarrData(DataSink):
         from athanor.io.zarr_config import Durability, parse_config
         from athanor.io.zarr_writer import TrajectoryWriter
 
-        self._capacity = check_capacity(capacity, optional=True)
+        self._capacity = None if capacity is None else check_whole(capacity, "capacity", 1)
         if mode not in MODES:
             raise InputError(f"`mode={mode!r}` is unknown. Use one of {', '.join(map(repr, MODES))}.")
         layout, when = parse_config(config), Durability.parse(durability)

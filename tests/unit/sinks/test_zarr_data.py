@@ -111,7 +111,7 @@ def test_a_refused_field_changes_nothing():
 def test_arguments():
     with pytest.raises(InputError, match="`mode='b'` is unknown"):
         ZarrData({}, mode="b")
-    with pytest.raises(InputError, match="`capacity=0` must be an integer of at least 1"):
+    with pytest.raises(InputError, match="`capacity` is 0; give a whole number of at least 1"):
         ZarrData({}, 0)
     with pytest.raises(InputError, match="every:k"):
         ZarrData({}, durability="sometimes")
@@ -185,5 +185,5 @@ def test_gpu_buffer_limits():
 
 @pytest.mark.parametrize("capacity", [0, -1, 2.5, None, True])
 def test_capacity_must_be_a_number(capacity):
-    with pytest.raises(InputError, match="must be an integer of at least 1"):
+    with pytest.raises(InputError, match="give a whole number of at least 1"):
         HostMemory(capacity)

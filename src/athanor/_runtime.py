@@ -116,7 +116,9 @@ def set_num_threads(num_threads: int | None = None) -> None:
     numba = sys.modules.get("numba")
     if numba is not None:
         numba.set_num_threads(min(num_threads, numba.config.NUMBA_NUM_THREADS))
-    _set_blas_threads(num_threads)
+    blas = _threadpoolctl()
+    if blas is not None:
+        blas.threadpool_limits(limits=num_threads, user_api="blas")
     torch.set_num_threads(num_threads)  # last: the others may share torch's OpenMP library and set it too
 
 
@@ -169,12 +171,6 @@ def _available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _set_blas_threads(num_threads: int) -> None:
-    threadpoolctl = _threadpoolctl()
-    if threadpoolctl is not None:
-        threadpoolctl.threadpool_limits(limits=num_threads, user_api="blas")
 
 
 def _threadpoolctl() -> Any:

@@ -154,11 +154,6 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
             raise InputError(
                 f"`{name}` of the checkpoint is {arguments[name]!r}; CHGNetWrapper supports 'layer' or None."
             )
-    for name in ("atom_conv_hidden_dim", "bond_conv_hidden_dim", "angle_layer_hidden_dim"):
-        if not isinstance(arguments.get(name, 0), int):
-            raise InputError(
-                f"`{name}` of the checkpoint is {arguments[name]!r}; CHGNetWrapper supports one number only."
-            )
     for name in ("atom_graph_cutoff", "bond_graph_cutoff", "cutoff_coeff"):
         value = arguments.get(name, 1)
         if not isinstance(value, (int, float)) or not 0 < value < math.inf:

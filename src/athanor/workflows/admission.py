@@ -42,7 +42,7 @@ def admit(spec: CalculationSpec, systems: Sequence[System], model: Any) -> tuple
 
     Notes
     -----
-    The batch is empty, of one template, if no system is left.
+    The batch is empty if no system is left.
     """
     found, data, config = list(systems), {}, model.model_config
     reads, moves = config.required_inputs | config.optional_inputs, isinstance(spec, RunSpec)
@@ -55,12 +55,13 @@ def admit(spec: CalculationSpec, systems: Sequence[System], model: Any) -> tuple
     if not data:
         return found, Batch.empty()
     state, places = Batch.from_data_list(list(data.values())), list(data)
-    for row, problem in problems_of(state, model).items():
+    problems = problems_of(state, model)
+    for row, problem in problems.items():
         found[places[row]] = found[places[row]].set_aside(problem)
-    good = [row for row, place in enumerate(places) if not found[place].problem]
-    if len(good) == len(places) or not good:
-        return found, state
-    return found, state.index_select(torch.tensor(good))
+    good = [row for row in range(len(state)) if row not in problems]
+    if not good:
+        return found, Batch.empty()
+    return found, state.index_select(torch.tensor(good)) if problems else state
 
 
 def problems_of(batch: Batch, model: Any) -> dict[int, str]:
@@ -74,8 +75,8 @@ def problems_of(batch: Batch, model: Any) -> dict[int, str]:
         A wrapped model; its card says which elements and distances it takes.
     """
     config, floor = model.model_config.neighbor_config, model.model_card.minimum_distance
-    problems = dict.fromkeys(unknown_elements(batch, model).nonzero().flatten().tolist(), FailureCode.ELEMENT_NOT_KNOWN)
-    found = {row: explain_failure(batch, row, model, code) for row, code in problems.items()}
+    unknown = unknown_elements(batch, model).nonzero().flatten().tolist()
+    found = {row: explain_failure(batch, row, model, FailureCode.ELEMENT_NOT_KNOWN) for row in unknown}
     if config is None:
         return found
     radius = config.cutoff + (config.skin or build.SKIN)

@@ -66,7 +66,7 @@ def build_model(spec: ModelSpec) -> Any:
     except ValidationError as error:  # of the configurations that a model makes of its arguments
         raise InputError(f"{called}: {describe_problems(error)}") from error
     except (TypeError, RuntimeError) as error:  # torch's, for a device or a dtype that is none
-        first_line = str(error).splitlines()[0]
+        first_line = str(error).partition("\n")[0]
         raise InputError(f"{called} does not take {spec.options}: {first_line}") from error
 
 

@@ -45,12 +45,7 @@ def split_into_chunks(sizes: Sequence[int], max_atoms: int) -> list[list[int]]:
     return chunks
 
 
-def bytes_per_atom(model_name: str) -> int:
-    """Return the memory that a step of this model needs for each atom."""
-    return _BYTES_PER_ATOM.get(model_name, _UNKNOWN_MODEL)
-
-
 def default_max_atoms(model_name: str, device: torch.device | None = None) -> int:
     """Return how many atoms a batch of this model may have on this machine."""
-    fits = int(_SHARE * free_memory(device) / bytes_per_atom(model_name))
+    fits = int(_SHARE * free_memory(device) / _BYTES_PER_ATOM.get(model_name, _UNKNOWN_MODEL))
     return max(64, min(fits, _LARGEST.get(model_name, fits)))

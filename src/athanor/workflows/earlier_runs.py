@@ -16,7 +16,7 @@ from athanor.workflows.folder import FINAL, RUN, TRAJECTORY
 
 PROGRESS = ("system_id", "step", "time")
 """What frames and results carry in `info`; notes of another program that are called so are not all there."""
-_BELOW = (2**31, 2**55, 1e300)
+_BELOW = (2**31, 2**55, 2**55)
 """Half of what noise takes, so that there are numbers left for systems without an id, and for the steps to come."""
 
 

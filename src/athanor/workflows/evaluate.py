@@ -24,7 +24,7 @@ from athanor.workflows.build import build_neighbor_hooks
 from athanor.workflows.columns import cell_columns, outcome_columns
 from athanor.workflows.plan import Plan, make_plan, spec_of_call
 from athanor.workflows.progress import Progress, stop_between_steps
-from athanor.workflows.results import RunResult, add_not_computed, identify, without_results
+from athanor.workflows.results import RunResult, add_not_computed, add_system, identify, without_results
 from athanor.workflows.spec import CalculationSpec
 from athanor.workflows.structures import System, from_python
 
@@ -222,8 +222,4 @@ def _add(result: RunResult, plan: Plan[Any], indices: Sequence[int], batch: Batc
         row |= cell_columns(atoms.cell.array, atoms.pbc, len(atoms))
         if pressure is not None and bool(batch.has_cell[place]) and not code:
             row["pressure_GPa"] = pressure[place]
-        result.structures.append(atoms)
-        result.energies.append(energy)
-        result.reasons.append(reason)
-        result.steps.append(0)
-        result.rows.append(row)
+        add_system(result, row, atoms, energy, reason)

@@ -131,8 +131,6 @@ def make_plan(spec: Spec, systems: Sequence[System], *, model: Any = None) -> Pl
     OptionalDependencyError
         If a package of the model is missing.
     """
-    if not systems:
-        raise InputError("There is no structure to run.")
     if spec.threads is not None:
         set_num_threads(spec.threads)
     device = find_device(spec.device, spec.dtype)

@@ -206,7 +206,8 @@ def _numbers(saved: SavedRun, systems: int | str | Sequence[int | str] | None) -
     """Numbers of the systems that were asked for."""
     if systems is None:
         return list(range(len(saved)))
-    return [saved.number_of(system) for system in ([systems] if isinstance(systems, int | str) else systems)]
+    chosen: Any = [systems] if np.ndim(systems) == 0 else systems
+    return [saved.number_of(system) for system in chosen]
 
 
 def _spaced(numbers: Sequence[Any], most: int) -> list[Any]:

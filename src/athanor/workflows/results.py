@@ -129,11 +129,18 @@ def add_chunk(
         _keep_notes(atoms, system.atoms)
         _keep_open_vectors(atoms, system.atoms)
         _label(atoms, system, reason, steps)
-        result.structures.append(atoms)
-        result.energies.append(energy)
-        result.reasons.append(reason)
-        result.steps.append(steps)
-        result.rows.append(row)
+        add_system(result, row, atoms, energy, reason, steps)
+
+
+def add_system(
+    result: RunResult, row: dict[str, Any], atoms: Atoms, energy: float, reason: str, steps: int = 0
+) -> None:
+    """Append one system to every list of `result`."""
+    result.rows.append(row)
+    result.structures.append(atoms)
+    result.energies.append(energy)
+    result.reasons.append(reason)
+    result.steps.append(steps)
 
 
 def rows_of_not_computed(systems: Sequence[System], first: int = 0) -> list[dict[str, Any]]:
@@ -146,16 +153,12 @@ def rows_of_not_computed(systems: Sequence[System], first: int = 0) -> list[dict
 
 def add_not_computed(result: RunResult, systems: Sequence[System]) -> None:
     """Append systems that were set aside, or whose chunk was never reached, as they came in."""
-    result.rows.extend(rows_of_not_computed(systems, len(result)))
-    for system in systems:
+    for system, row in zip(systems, rows_of_not_computed(systems, len(result)), strict=True):
         atoms, reason = without_results(system.atoms), _why_not_computed(system)
         _label(atoms, system, reason, 0)
-        start = {"system_id": system.id, "step": 0, "time": 0.0}  # so that a run that goes on knows who it is
-        atoms.info.update(start | progress_of(system.atoms))
-        result.structures.append(atoms)
-        result.energies.append(math.nan)
-        result.reasons.append(reason)
-        result.steps.append(0)
+        # so that a run that goes on knows who it is
+        atoms.info.update({"step": 0, "time": 0.0} | progress_of(system.atoms) | {"system_id": system.id})
+        add_system(result, row, atoms, math.nan, reason)
 
 
 def _why_not_computed(system: System) -> str:
@@ -217,7 +220,7 @@ def identify(system: System, index: int) -> dict[str, Any]:
         "atoms": len(system.atoms),
         "file": system.file,
         "index_in_file": system.index,
-        **({"start_time": start["time"]} if start else {}),
+        **({"start_time": float(start["time"])} if start else {}),
     }
 
 
@@ -234,7 +237,8 @@ def _measured(system: System, record: SystemRecord, energy: float, cell: np.ndar
         row |= {"energy": energy, "energy_per_atom": energy / len(system.atoms)}
     row |= cell_columns(cell, system.atoms.pbc, len(system.atoms))
     if system.reference_volume is not None:
-        found, reference = _edge(abs(np.linalg.det(cell)) / system.repeats), _edge(system.reference_volume)
+        volume = abs(np.linalg.det(cell)) / system.repeats
+        found, reference = math.cbrt(volume), math.cbrt(system.reference_volume)
         row |= {"lattice_constant": found, "reference_lattice_constant": reference}
         row |= {"reference_source": system.source, "error_percent": 100.0 * (found / reference - 1.0)}
     return row
@@ -247,10 +251,6 @@ def _averaged(averages: BlockAverages, place: int, name: str, suffix: str, unit:
         return {}
     mean, error = averages.mean_and_error(place)
     return {f"{name}{suffix}": mean / unit, f"{name}_error{suffix}": error / unit, f"{name}_samples": samples}
-
-
-def _edge(volume: float) -> float:
-    return volume ** (1.0 / 3.0) if volume > 0 else math.nan
 
 
 def _label(atoms: Atoms, system: System, reason: str, steps: int) -> None:

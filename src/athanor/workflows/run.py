@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -176,17 +177,16 @@ class _Run:
             from athanor.sinks import ZarrData
 
             self.sink = self._attempt(ZarrData, self.result.frames)
-        waiting: list[tuple[int, Sequence[int]]] = []
-        waiting.extend(reversed([*enumerate(self.plan.chunks)]))
+        waiting: deque[tuple[int, Sequence[int]]] = deque(enumerate(self.plan.chunks))
         while waiting:
             self.result.interrupted |= flag.is_set
             if self._trouble is not None or self.result.interrupted:
                 break
-            number, indices = waiting.pop()
+            number, indices = waiting.popleft()
             try:
                 self._run_chunk(number, indices, flag)
             except Exception as error:
-                waiting += [(number, part) for part in self.plan.parts_after(error, indices)[::-1]]
+                waiting.extendleft((number, part) for part in reversed(self.plan.parts_after(error, indices)))
             flag.is_writing = False
         self.plan.check_some_left()
 

@@ -138,7 +138,7 @@ class SavedLog:
                 if self._whole is None:
                     if len(systems) <= _FEW and self._path.stat().st_size > _LARGE:
                         return columns, self._by_system(columns, [self._lines_of(file, columns, systems)])
-                    self._whole = self._by_system(columns, _blocks(file))
+                    self._whole = self._by_system(columns, self._blocks(file))
                 return columns, self._whole
         except FileNotFoundError:
             raise StorageError(
@@ -164,6 +164,17 @@ class SavedLog:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
             found = re.findall(b"\n(" + skipped + b"(?:" + wanted + b"),[^\n]*)(?=\n)", text)
         return b"".join(line + b"\n" for line in found)
+
+    def _blocks(self, file: BinaryIO) -> Iterator[bytes]:
+        """The rest of a file in blocks of whole lines; a last line without an end is left out."""
+        rest = b""
+        while block := file.read(_BLOCK):
+            whole, newline, rest = (rest + block).rpartition(b"\n")
+            if len(rest) > _LONGEST_LINE:
+                raise StorageError(
+                    f"`{self._path}` is damaged: it has a line without an end. Remove the line to read the rest."
+                )
+            yield whole + newline
 
     def _by_system(self, columns: list[str], blocks: Iterator[bytes] | list[bytes]) -> dict[int, np.ndarray]:
         parsed = [self._parse(block, len(columns)) for block in blocks]
@@ -194,16 +205,6 @@ class SavedLog:
             f"`{self._path}` has a damaged line: {bad[:60]!r}; {width} numbers are expected. "
             f"Remove the line to read the rest."
         )
-
-
-def _blocks(file: BinaryIO) -> Iterator[bytes]:
-    """The rest of a file in blocks of whole lines; a last line without an end is left out."""
-    rest = b""
-    while block := file.read(_BLOCK):
-        whole, newline, rest = (rest + block).rpartition(b"\n")
-        if len(rest) > _LONGEST_LINE:
-            raise StorageError("`log.csv` is damaged: it has a line without an end. Remove the line to read the rest.")
-        yield whole + newline
 
 
 def _is_row(line: str, width: int) -> bool:

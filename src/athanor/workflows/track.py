@@ -108,10 +108,10 @@ class Tracker:
     on_active = True
 
     def __init__(
-        self, stages: Sequence[StageSpec], engines: Sequence[Any], batch: Batch, notes: Mapping[int, str] | None = None
+        self, stages: Sequence[StageSpec], engines: Sequence[Any], batch: Batch, notes: Mapping[int, str]
     ) -> None:
         self._stages, self._engines, self.key = list(stages), list(engines), new_key(self)
-        self._count, self.notes = batch.num_graphs, notes if notes is not None else {}
+        self._count, self.notes = batch.num_graphs, notes
         started = batch.ensure_field("step").reshape(-1).clone()
         half = [stage.steps // 2 if isinstance(stage, MDSpec) else torch.iinfo(torch.int64).max for stage in stages]
         dynamics = [isinstance(stage, MDSpec) for stage in stages]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,20 @@ def test_ids_are_kept_once_and_new_ones_follow() -> None:
     for wrong in ({"system_id": 1.5}, {"system_id": 2**31}, {"step": 2**55}, {"step": 10**400}, {"time": np.nan},
                   {"time": 10**400}):  # fmt: skip
         assert earlier_runs.progress_of(system(**({"system_id": 7} | old | wrong)).atoms) == {}
+
+
+def test_one_that_did_not_run_has_the_id_of_its_row() -> None:
+    frame = crystals()[0]
+    frame.info.update(system_id=4, step=np.int64(3), time=np.float32(1.5))
+    collapsed = frame.copy()
+    collapsed.positions[1] = collapsed.positions[0]
+    result = athanor.md([frame, collapsed], steps=1, **SETTINGS)
+    assert result.failed == [1]
+    assert (
+        [row["system_id"] for row in result.rows] == [atoms.info["system_id"] for atoms in result.structures] == [4, 5]
+    )
+    assert [atoms.info["step"] for atoms in result.structures] == [4, 3]
+    json.dumps(result.rows)  # numbers of numpy are written, too
 
 
 def test_run_yaml_is_a_job_that_repeats_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,8 @@ def test_a_system_that_failed_is_marked_and_does_not_set_the_scale(one_explodes:
         assert crosses
         assert all(bottom <= line.get_ydata()[0] <= top for line in crosses)
     assert labels(athanor.plot(one_explodes, systems=["calm"])) == ["calm", "aim"]
-    assert labels(athanor.plot(one_explodes, systems=1)) == ["hot (failed)", "aim"]
+    for number in (1, np.int64(1), np.array([1])):
+        assert labels(athanor.plot(one_explodes, systems=number)) == ["hot (failed)", "aim"]
 
 
 @pytest.fixture(scope="module")

@@ -133,6 +133,7 @@ RECORDS: dict[str, Callable[[str], str]] = {
     "code": lambda text: text + "more: !!python/object/apply:os.getcwd []",
     "no mapping": lambda text: "- 1\n- 2\n",
     "wrong kinds": lambda text: text.replace("systems: 1", "systems: many"),
+    "a stage without settings": lambda text: text.replace("- md:", "- md: 1\n  - md:"),
     "no stages": lambda text: text.replace("stages:", "stadia:"),
 }
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
+from athanor._values import shown
+from athanor.errors import StorageError
 from athanor.workflows.quantities import FORCE, PRESSURE, RATE, TEMPERATURE, TIME, format_quantity
 from athanor.workflows.settings import OUTPUT, Setting
 
@@ -221,7 +223,18 @@ def of_kind(kind: StageKind) -> dict[str, Method]:
 
 
 def find(kind: str, settings: Mapping[str, Any]) -> Method | None:
-    """Return the method of a stage of a job; None if there is none of that name, as in a run of a later version."""
+    """Return the method of a stage of a job; None if there is none of that name, as in a run of a later version.
+
+    Raises
+    ------
+    StorageError
+        If there are no stages of that kind.
+    """
+    if kind not in KINDS:
+        raise StorageError(
+            f"a stage of the run is {shown(kind)}, which this version of athanor does not know. Look at it with the "
+            f"version that wrote it; `athanor.open` reads its table, frames and log."
+        )
     return of_kind(KINDS[kind]).get(settings.get(KINDS[kind].chooser, KINDS[kind].default))
 
 

@@ -57,9 +57,14 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not isinstance(record.get("process", {}), dict):
         raise StorageError(f"`{path}` was not written by athanor, or is damaged: it has no usable `process`.")
     stages = record["job"].get("stages")
-    if not isinstance(stages, list) or any(not isinstance(stage, dict) or len(stage) != 1 for stage in stages):
+    if not isinstance(stages, list) or not all(map(_is_stage, stages)):
         raise StorageError(f"`{path}` was not written by athanor, or is damaged: its job has no usable `stages`.")
     return record
+
+
+def _is_stage(stage: Any) -> bool:
+    """Whether it is ``{kind: {...}}``."""
+    return isinstance(stage, dict) and len(stage) == 1 and all(isinstance(each, dict) for each in stage.values())
 
 
 def read_summary(folder: Path, systems: int) -> list[dict[str, Any]]:

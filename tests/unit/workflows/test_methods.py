@@ -146,4 +146,11 @@ def test_runs_of_other_versions_are_read(tmp_path: Path, capsys: pytest.CaptureF
     assert "relax atoms and cell to 0.05 eV/Å, 0.05 GPa, at most 2 steps" in shown
     assert "NPT, 2 steps of 1 fs" in shown
     assert find("md", {"ensemble": "npt"}) is None
+    record["job"]["stages"] = [{"anneal": settings}]
+    (tmp_path / "md/run.yaml").write_text(yaml.safe_dump(record, allow_unicode=True), encoding="utf-8")
+    for command in ("show", "plot"):
+        assert call([command, str(tmp_path / "md")]) == 74
+        assert "a stage of the run is 'anneal'" in capsys.readouterr().err
+    assert len(athanor.open(tmp_path / "md").frames(0)) == 1
+    assert len(athanor.open(tmp_path / "md").series(0)) == 1
     assert FMAX.default_in_words == "0.05 eV/Å"

@@ -18,6 +18,7 @@ from athanor.io.pipes import STANDARD_INPUT
 from athanor.workflows.columns import data_frame, outcome_columns
 from athanor.workflows.folder import FINAL, LOG, NOT_STARTED, RUN, SUMMARY_JSON, TRAJECTORY
 from athanor.workflows.quantities import TIME, parse_quantity
+from athanor.workflows.readable import count
 from athanor.workflows.saved_record import find_system, is_elsewhere, read_record, read_summary, state_of
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class SavedRun:
         return int(self.record["systems"])
 
     def __repr__(self) -> str:
-        return f"SavedRun({str(self.folder)!r}: {len(self)} systems, {self.state})"
+        return f"SavedRun({str(self.folder)!r}: {count(len(self), 'system')}, {self.state})"
 
     # -------------------------------------------------------------------------------------------------- what was run
     @property

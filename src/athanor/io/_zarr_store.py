@@ -183,7 +183,7 @@ class RawStore:
         Raises
         ------
         StorageError
-            If it is missing.
+            If it is missing or damaged.
         """
         import zarr
 
@@ -191,7 +191,7 @@ class RawStore:
             found: Any = zarr.open_array(
                 self.store, path=self._prefix + path, mode="r" if self.read_only else "r+", zarr_format=3
             )
-        except (FileNotFoundError, KeyError, ValueError) as error:
+        except (FileNotFoundError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise StorageError(f"Array `{path}` of {self.where} is missing or damaged ({error}).") from error
         # not an argument of open_array, which has forgotten it in some versions
         return zarr.Array(zarr.AsyncArray(found.metadata, found.store_path, config=_WRITE_EVERY_CHUNK))

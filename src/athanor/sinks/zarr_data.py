@@ -34,8 +34,9 @@ class ZarrData(DataSink):
 
     Every row is one system at one moment and carries `system_id`, `step` and `time` (-1, 0 and 0 if the batch has
     none). Fields, dtypes and trailing shapes are fixed by the first write. A field that a later batch lacks is filled
-    (NaN, -1, or the default of the field table) and marked; one that is new or of another kind is refused. Pair lists
-    and edge-level fields are not stored.
+    with the default of the field table or NaN, and refused if it can have neither; so is one of another kind, and a new
+    one unless the table says what its absence means (`velocities`, `charge`). Pair lists and edge-level fields are not
+    stored.
 
     One sink writes to a store at a time, from its opening to `close` or its end, whichever program it is in; another
     one is refused before it changes anything. Readers (``mode="r"``) are free to look on.

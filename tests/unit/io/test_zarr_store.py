@@ -270,6 +270,19 @@ def test_damage_is_an_error(tmp_path):
     assert len(TrajectoryReader(place).rows(slice(None)).columns["energy"]) == 82
 
 
+@pytest.mark.parametrize(
+    ("whole", "damaged"),
+    [("chunk_shape", "chunk_sh)pe"), ('"regular"', "7"), ('"shape": [', '"shape": [[1],'), ("{", "[")],
+)
+def test_damaged_metadata_are_an_error(tmp_path, whole, damaged):
+    place = closed_store(tmp_path / "t.zarr")
+    file = place / "data" / "energy" / "zarr.json"
+    file.write_text(file.read_text(encoding="utf-8").replace(whole, damaged, 1), encoding="utf-8")
+    for use in (lambda: TrajectoryReader(place).rows(slice(None)), lambda: writer(place)):
+        with pytest.raises(StorageError, match=r"Array `data/energy` of .* is missing or damaged"):
+            use()
+
+
 def test_a_damaged_block_or_record_is_an_error():
     memory: dict = {}
     writer(memory).append(*make_rows(0))

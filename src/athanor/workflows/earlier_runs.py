@@ -75,14 +75,13 @@ def _newest_frames(store: Path, time: float | None, names: dict[int, str] | None
     frames = SavedFrames(store)
     found = {int(image.info["system_id"]): image for image in frames.newest(time)}
     structures = []
-    for index, number in enumerate(names or frames.ids):
-        image, name = found.get(number), (names or {}).get(number, "")
+    for index, (number, name) in enumerate((names or dict.fromkeys(frames.ids, "")).items()):
+        image, problem = found.get(number), ""
         if image is None:
+            image, name = ase.Atoms(), name or f"system {number}"
             problem = "it has no frame." if time is None else f"it has no frame up to {time:g} fs. Take a later one."
-            image = ase.Atoms()
-        else:
-            problem, name = "", name or str(image.info.get("name") or image.get_chemical_formula())
-        structures.append(Structure(image, str(store), index, name or f"system {number}", problem))
+        name = name or str(image.info.get("name") or image.get_chemical_formula())
+        structures.append(Structure(image, str(store), index, name, problem))
     return structures
 
 

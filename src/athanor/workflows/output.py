@@ -20,9 +20,7 @@ from athanor.io._replace import PARTIAL, replacing
 from athanor.io.regular_file import read_regular
 from athanor.workflows.folder import CONTENT, RUN, SUMMARY_CSV, SUMMARY_JSON
 from athanor.workflows.saved_record import is_elsewhere, read_record, state_of
-
-_MOST_BYTES = 20_000_000
-"""Of ``run.yaml``; an athanor writes a few thousand, and the name of every input file."""
+from athanor.workflows.yaml_file import MOST_BYTES
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -84,7 +82,7 @@ def _why_not_ours(folder: Path, names: set[str]) -> str:
     if RUN not in names:
         return f"no {RUN}"
     try:
-        lines = read_regular(folder / RUN, _MOST_BYTES).decode("utf-8").splitlines()
+        lines = read_regular(folder / RUN, MOST_BYTES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         lines = []
     return "" if any(line.startswith("athanor:") for line in lines) else f"its {RUN} is of another program"

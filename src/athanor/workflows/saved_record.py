@@ -15,14 +15,14 @@ from athanor.errors import InputError, StorageError
 from athanor.io.regular_file import read_regular
 from athanor.workflows.columns import note_apart, tell_apart
 from athanor.workflows.folder import RUN, SUMMARY_CSV, SUMMARY_JSON
-from athanor.workflows.yaml_file import NotYamlError, parse_yaml
+from athanor.workflows.yaml_file import MOST_BYTES, NotYamlError, parse_yaml
 
 _MOST_DIGITS, _LARGEST_PROCESS = 12, 2**31 - 1
 _KEYS = {
     "athanor": str, "state": str, "systems": int, "job": dict, "model": dict, "versions": dict, "citations": list,
 }  # fmt: skip
 _COLUMNS = {"index": int, "system": str, "formula": str, "atoms": int, "file": str, "status": str}
-_MOST_BYTES, _MOST_BYTES_OF_A_ROW, _MOST_BYTES_OF_A_TABLE = 20_000_000, 10_000, 1_000_000_000
+_MOST_BYTES_OF_A_ROW, _MOST_BYTES_OF_A_TABLE = 10_000, 1_000_000_000
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         what = f"it has no `{RUN}`" if folder.is_dir() else "it is a file" if folder.exists() else "it does not exist"
         raise InputError(f"`{folder}` is not a results folder of athanor: {what}. Pass the folder of `-o`.")
     try:
-        text = read_regular(path, _MOST_BYTES).decode("utf-8")
+        text = read_regular(path, MOST_BYTES).decode("utf-8")
         record = parse_yaml(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except NotYamlError as error:
         raise StorageError(f"`{path}` can not be read{error}") from error

@@ -18,7 +18,9 @@ from athanor.io.regular_file import read_regular
 KeyPath = tuple[str | int, ...]
 Lines = dict[KeyPath, int]
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
-_MOST_BYTES, _DEEPEST, _MOST_VALUES = 20_000_000, 100, 1_000_000
+_DEEPEST, _MOST_VALUES = 100, 1_000_000
+MOST_BYTES = 20_000_000
+"""Of a job, or of a ``run.yaml``: a few thousand, and the name of every input file."""
 _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)\Z")
 _REAL = re.compile(
     r"([-+]?([0-9][0-9_]*\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"
@@ -64,7 +66,7 @@ def read_yaml(file: Path) -> tuple[Any, Lines]:
     if not file.is_file():
         raise InputError(f"`{file}` does not exist or is not a file. Pass the path of a YAML job.")
     try:
-        text = read_regular(file, _MOST_BYTES).decode("utf-8")
+        text = read_regular(file, MOST_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"`{file}` is not text (UTF-8): {error.reason} at byte {error.start}.") from error
     except OSError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import torch
@@ -206,20 +207,18 @@ def check_missing_labels(make_sink: MakeSink) -> None:
 def check_threads(make_sink: MakeSink) -> None:
     """What threads write at the same time is there as if they had taken turns, and the last place is given once."""
     threads, writes = 4, 5
-    sink, refused = make_sink(3 * threads * writes - 1), []
+    sink, refused, together = make_sink(3 * threads * writes - 1), [], threading.Barrier(threads)
 
     def write(thread: int) -> None:
+        together.wait()
         for number in range(writes):
             try:
                 sink.write(make_batch(10 * (writes * thread + number)))
             except CapacityError as error:
                 refused.append(error)
 
-    together = [threading.Thread(target=write, args=(thread,)) for thread in range(threads)]
-    for each in together:
-        each.start()
-    for each in together:
-        each.join()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(write, range(threads)))  # raises what a thread raised
     assert len(refused) == 1, f"{len(refused)} writes were refused, not one"
     found = sink.read()
     assert len(sink) == len(found) == 3 * (threads * writes - 1), f"len is {len(sink)}, {len(found)} can be read"

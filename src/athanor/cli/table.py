@@ -163,6 +163,7 @@ _APART: dict[str, _Column] = {
     "index": ("no.", "index", "right", lambda value, row: str(value)),
     "formula": ("formula", "formula", "left", lambda value, row: str(value)),
     "file": ("file", "file", "left", lambda value, row: str(value)),
+    "index_in_file": ("frame", "index_in_file", "right", lambda value, row: str(value)),
     "start_time": ("from fs", "start_time", "right", lambda value, row: f"{value:.10g}"),
 }
 _STATUS: _Column = ("status", "status", "left", lambda value, row: str(value).replace("_", " "))
@@ -200,9 +201,9 @@ _EVALUATED: list[_Column] = [
     ("status", "status", "left", lambda value, row: "" if value == "done" else _STATUS[3](value, row)),
 ]
 _WORDS = ("system", "formula", "file", "status")
-_LEFT_OUT_FIRST = ("file", "gamma", "smax_GPa", "volume_per_atom", "reference_lattice_constant", "atoms", "energy",
-                   "a", "fmax", "lattice_constant", "error_percent", "pressure_GPa", "steps", "temperature",
-                   "formula", "start_time")  # fmt: skip
+_LEFT_OUT_FIRST = ("file", "index_in_file", "gamma", "smax_GPa", "volume_per_atom", "reference_lattice_constant",
+                   "atoms", "energy", "a", "fmax", "lattice_constant", "error_percent", "pressure_GPa", "steps",
+                   "temperature", "formula", "start_time")  # fmt: skip
 _WIDEST_NAME = 24
 
 

@@ -82,7 +82,10 @@ def tell_apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         same.setdefault(row["system"], []).append(row)
     groups = [group for group in same.values() if len(group) > 1]
-    return [name for name in _APART if any(len({row.get(name) for row in group}) > 1 for group in groups)]
+    found = [name for name in _APART if any(len({row.get(name) for row in group}) > 1 for group in groups)]
+    if "index_in_file" in found and all(row["index_in_file"] == row["index"] for row in rows):
+        found.remove("index_in_file")  # the number says it
+    return found
 
 
 def note_apart(row: Mapping[str, Any], columns: Sequence[str]) -> str:
@@ -90,4 +93,4 @@ def note_apart(row: Mapping[str, Any], columns: Sequence[str]) -> str:
     return ", ".join(_APART[name].format(row[name]) for name in columns if row.get(name) is not None)
 
 
-_APART = {"index": "{}", "formula": "{}", "file": "{}", "start_time": "from {:.10g} fs"}
+_APART = {"index": "{}", "formula": "{}", "file": "{}", "index_in_file": "frame {}", "start_time": "from {:.10g} fs"}

@@ -21,7 +21,9 @@ _MOST_DIGITS, _LARGEST_PROCESS = 12, 2**31 - 1
 _KEYS = {
     "athanor": str, "state": str, "systems": int, "job": dict, "model": dict, "versions": dict, "citations": list,
 }  # fmt: skip
-_COLUMNS = {"index": int, "system": str, "formula": str, "atoms": int, "file": str, "status": str}
+_COLUMNS = {
+    "index": int, "system": str, "formula": str, "atoms": int, "file": str, "index_in_file": int, "status": str,
+}  # fmt: skip
 _MOST_BYTES_OF_A_ROW, _MOST_BYTES_OF_A_TABLE = 10_000, 1_000_000_000
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111
+from ase.io import write
 from rich.console import Console
 
 import athanor
@@ -140,6 +141,19 @@ def test_frames_of_one_system_are_told_apart_by_their_times(tmp_path: Path) -> N
         "Ar32 (0, from 2 fs)", "Ar32 (1, from 12 fs)", "Ar32 (2, from 22 fs)", "Ar",
     ]  # fmt: skip
     assert tell_apart(athanor.evaluate(frames[0], ARGON).rows) == []
+
+
+def test_frames_of_a_file_are_told_apart_where_their_number_does_not(tmp_path: Path) -> None:
+    frames = [bulk("Ar", "fcc", a=5.2 + 0.1 * number) for number in range(4)]
+    for frame in frames:
+        frame.info["name"] = "argon"
+    write(tmp_path / "many.extxyz", frames)
+    assert tell_apart(athanor.evaluate(tmp_path / "many.extxyz", ARGON).rows) == ["index"]
+    rows = athanor.relax(f"{tmp_path / 'many.extxyz'}@1::2", ARGON, max_steps=1, out=tmp_path / "out").rows
+    assert tell_apart(rows) == ["index", "index_in_file"]
+    assert re.search(r"\n +1 +3 +argon ", printed(rows))
+    with pytest.raises(InputError, match=r"by its number: 0 \(frame 1\), 1 \(frame 3\)\."):
+        athanor.open(tmp_path / "out").number_of("argon")
 
 
 def test_what_explodes_stretches_no_column() -> None:

@@ -51,7 +51,7 @@ def broken(how: str) -> Iterator[IO[bytes]]:
 
 
 def run(arguments: list[str], stdout: IO[bytes] | int, stderr: IO[bytes] | int) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([*ATHANOR, *arguments], stdout=stdout, stderr=stderr, timeout=120, check=False)
+    return subprocess.run([*ATHANOR, *arguments], stdout=stdout, stderr=stderr, timeout=600, check=False)
 
 
 @pytest.mark.parametrize("how", ["closed", "full"])

@@ -215,11 +215,11 @@ def test_a_job_says_that_it_is_strict(capsys: pytest.CaptureFixture[str]) -> Non
         "structures: [bad.extxyz]\nmodel: {name: lennard-jones, epsilon: {18: 0.01}, sigma: {18: 3.4}, cutoff: 8.5}\n"
         "stages: [{md: {steps: 1, temperature: 3}}]\n"
     )
-    Path("job.yaml").write_text(job)
+    Path("job.yaml").write_text(job, encoding="utf-8")
     assert call(["run", "job.yaml", "-o", "out", "-q"]) == 69
     assert call(["run", "job.yaml", "--check"]) == 0
     assert re.search(r"system 1 \(.*bad.extxyz.*\) would be set aside: it holds an element", capsys.readouterr().out)
-    Path("job.yaml").write_text(job + "strict: true\n")
+    Path("job.yaml").write_text(job + "strict: true\n", encoding="utf-8")
     assert call(["run", "job.yaml", "-o", "other"]) == 65
     assert "Ne (Z = 10)" in capsys.readouterr().err
 

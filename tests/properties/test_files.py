@@ -83,7 +83,9 @@ def test_it_comes_back_or_is_named(atoms: Atoms, file: Path) -> None:
         warnings.simplefilter("always")
         write_structures(file, [atoms, atoms])
     told = "".join(str(entry.message) for entry in caught if isinstance(entry.message, AthanorWarning))
-    for back in read(file, ":"):
+    with file.open(encoding="utf-8") as lines:  # ASE would read it as the locale says
+        found = read(lines, ":", format="extxyz")
+    for back in found:
         assert back.symbols.get_chemical_formula() == "Ar3"
         assert np.array_equal(back.positions, atoms.positions)
         assert np.array_equal(back.cell.array, atoms.cell.array)

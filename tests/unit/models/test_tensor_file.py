@@ -172,5 +172,5 @@ def test_the_digest_of_a_file_stands_in_the_record(tmp_path: Path, shipped: weig
     path = save(tmp_path / "mine.pt", shipped.state, shipped.arguments)
     model = {"name": "chgnet", "options": {"name": str(path)}}
     athanor.relax(bulk("Si"), model=model, max_steps=1, out=tmp_path / "out")
-    record = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())
+    record = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text(encoding="utf-8"))
     assert record["model"]["weights_digest"] == f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"

@@ -153,16 +153,16 @@ def test_run_yaml_is_a_job_that_repeats_the_run(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert call("run", "../first/run.yaml", "-q", "-o", "../again") == 0
-    log = (tmp_path / "first/log.csv").read_text()
-    assert log == (tmp_path / "again/log.csv").read_text()
+    log = (tmp_path / "first/log.csv").read_text(encoding="utf-8")
+    assert log == (tmp_path / "again/log.csv").read_text(encoding="utf-8")
     assert call("run", "../again/run.yaml", "-q", "-o", "../third") == 0  # and so does that of the repetition
-    assert log == (tmp_path / "third/log.csv").read_text()
+    assert log == (tmp_path / "third/log.csv").read_text(encoding="utf-8")
     assert call("run", "../first/run.yaml", "-q", "--seed", "1", "-o", "../other") == 0
-    assert log != (tmp_path / "other/log.csv").read_text()
+    assert log != (tmp_path / "other/log.csv").read_text(encoding="utf-8")
     [source] = athanor.open("../first").settings["structures"]
     assert Path(source["file"]).resolve() == tmp_path / "argon.extxyz"
-    text = (tmp_path / "first/run.yaml").read_text().replace("timestep", "timestop")
-    (tmp_path / "first/run.yaml").write_text(text)
+    text = (tmp_path / "first/run.yaml").read_text(encoding="utf-8").replace("timestep", "timestop")
+    (tmp_path / "first/run.yaml").write_text(text, encoding="utf-8")
     assert call("run", "../first/run.yaml", "-o", "../none") == 65
 
 

@@ -61,8 +61,8 @@ class StoreLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
 
-    def acquire(self) -> bool:
-        """Take the lock; return False if it was held already.
+    def acquire(self) -> None:
+        """Take the lock; nothing happens if it is held already.
 
         Raises
         ------
@@ -70,7 +70,7 @@ class StoreLock:
             If another writer has it, in this program or another one.
         """
         if self.is_held:
-            return False
+            return
         with _guard:
             if self._folder is not None:
                 self._descriptor = _lock_file(self._folder / LOCK_KEY, self._where)
@@ -78,7 +78,6 @@ class StoreLock:
                 raise _refused(self._where, _this_program())
             _held.add(self)
             self.is_held = True
-        return True
 
     @property
     def is_in_place(self) -> bool:

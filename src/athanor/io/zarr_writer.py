@@ -142,6 +142,7 @@ class TrajectoryWriter:
 
     def _take_over(self) -> None:
         """Go on from what the commit record says, with the lock and nothing waiting."""
+        self._forget_waiting()
         self._reload()
         self._fields = self._head.fields
 
@@ -207,9 +208,10 @@ class TrajectoryWriter:
             If a field differs from the store's, or is new, or another writer has the store; nothing is kept then. Also
             if a commit fails; the rows stay waiting then, and the committed ones are safe.
         """
-        with self._opening():
-            if self._lock.acquire():
-                self._take_over()  # closed before: others may have written meanwhile
+        if not self._lock.is_held:  # closed before: others may have written meanwhile
+            with self._opening():
+                self._lock.acquire()
+                self._take_over()
         self._fields = self._accept(fields)
         self._waiting.append(rows)
         self._writes_waiting += 1
@@ -269,7 +271,7 @@ class TrajectoryWriter:
         Makes plain writes only: it may be called at a moment when zarr can not run any more.
         """
         try:
-            if self._waiting and not self._last_commit_failed:
+            if self._waiting and self._lock.is_held and not self._last_commit_failed:
                 self._check_no_other_writer()
                 self._put_block()
         finally:
@@ -285,10 +287,11 @@ class TrajectoryWriter:
         for prefix in (*GROUPS[1:], TAIL_PREFIX):
             self._raw.delete_dir(prefix)
         self._create_groups()
-        self._forget_waiting()
         self._take_over()
 
     def _commit(self, *, all_into_arrays: bool) -> None:
+        if not self._lock.is_held:  # closed; or a forked child, in which what waits is that of the parent
+            return
         if not self._waiting and not (all_into_arrays and self._in_tail) and not self._last_commit_failed:
             return
         try:

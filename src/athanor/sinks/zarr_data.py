@@ -6,7 +6,6 @@ The layout is in `athanor.io.zarr_schema`, the order of writes in `athanor.io.za
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -104,7 +103,7 @@ class ZarrData(DataSink):
             self._reader = TrajectoryReader(store)
             return
         self._writer = TrajectoryWriter(store, mode=mode, durability=when, config=layout)
-        self._finalizer = weakref.finalize(self, _close_at_end, self._writer, os.getpid())
+        self._finalizer = weakref.finalize(self, _close_at_end, self._writer)
 
     @property
     def capacity(self) -> int | None:
@@ -209,10 +208,8 @@ class ZarrData(DataSink):
         self.close()
 
 
-def _close_at_end(writer: TrajectoryWriter, process: int) -> None:
-    """Commit what waits when the sink goes or the program ends; never in a forked child."""
-    if os.getpid() != process:
-        return
+def _close_at_end(writer: TrajectoryWriter) -> None:
+    """Commit what waits when the sink goes or the program ends."""
     if threading.current_thread() is not threading.main_thread() and asyncio._get_running_loop() is not None:
         # the garbage collector came by in the thread of zarr's event loop, which can not wait for itself
         threading.Thread(target=writer.end, name="athanor-flush").start()

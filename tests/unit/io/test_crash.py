@@ -278,7 +278,7 @@ def test_a_commit_whose_record_was_written_counts_once_however_often_it_fails(mo
 
 def test_two_writers_are_noticed(monkeypatch):
     """Where locks mean nothing, the commit record tells."""
-    monkeypatch.setattr(StoreLock, "acquire", lambda self: False)
+    monkeypatch.setattr(StoreLock, "acquire", lambda self: setattr(self, "is_held", True))
     memory: dict = {}
     first, second = writer(memory), writer(memory)
     first.append(*make_rows(0, names=FIELDS))

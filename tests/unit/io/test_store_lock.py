@@ -90,6 +90,38 @@ def test_a_forked_child_does_not_keep_the_lock_of_a_killed_program(tmp_path):
         os.kill(child, 9)
 
 
+FORKER = textwrap.dedent(
+    """
+    import os, sys
+    sys.path.insert(0, sys.argv[2])
+    from stores import make_rows, writer
+    target = writer(sys.argv[1], "close")
+    target.append(*make_rows(0))
+    (parent_reads, child_writes), (child_reads, parent_writes) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        getattr(target, sys.argv[3])()
+        os.write(child_writes, b".")
+        os.read(child_reads, 1)
+        target.append(*make_rows(1))
+        target.close()
+        os._exit(0)
+    os.read(parent_reads, 1)
+    target.close()
+    os.write(parent_writes, b".")
+    sys.exit(os.waitpid(child, 0)[1])
+    """
+)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("how", ["flush", "close", "end"])
+def test_a_forked_child_does_not_write_what_waits_in_its_parent(tmp_path, how):
+    command = [sys.executable, "-c", FORKER, str(tmp_path / "t.zarr"), os.path.dirname(__file__), how]
+    subprocess.run(command, check=True, timeout=120)
+    assert TrajectoryReader(tmp_path / "t.zarr").system_values("step").flatten().tolist() == [0, 0, 1, 1]
+
+
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_another_sink_of_the_program_is_refused_until_the_first_is_closed(tmp_path, in_memory):
     place = {} if in_memory else tmp_path / "t.zarr"

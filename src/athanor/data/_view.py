@@ -7,13 +7,18 @@ A charge or spin that only some systems have is whole in it: the others have wha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from athanor.data.fields import FIELDS, PAIR_VIEWS, FieldSpec, Level, assume_what_is_absent
+from athanor.data.pair_request import TOLERANCE
+
+if TYPE_CHECKING:
+    from athanor.data.pair_list import PairList
 
 _UNSHARED_SLOTS = frozenset({"__weakref__", "_node", "_edge", "_system", "_assigned"})
 """What a view of a batch does not share with it."""
@@ -39,6 +44,8 @@ def view_of_batch(batch: Any, without_flags: Iterable[str]) -> Any:
     assign(view, "_assigned", batch._assigned.copy())
     for slot in cls._shared_slots:
         assign(view, slot, getattr(batch, slot))
+    assign(view, "_reach", math.inf)
+    assign(view, "_within", None)
     return view
 
 
@@ -81,7 +88,28 @@ def _uninitialized(cls: Any) -> Any:
 
 
 class _BatchView(_View):
+    """A batch whose neighbour names show no pair beyond what its model reads."""
+
     __slots__ = ()
+
+    @property
+    def pair_list(self: Any) -> PairList | None:
+        """The list that ``neighbor_list`` and the like show, without pairs further away than `show_within` says."""
+        shown = self._pair_lists[0] if self._pair_lists else None
+        reach = self._reach
+        if shown is None or not shown.radius > reach + TOLERANCE or self._edge.tensors:
+            return shown
+        if self._within is None or self._within[0] is not shown:
+            object.__setattr__(self, "_within", (shown, shown.within(reach, self)))
+        return self._within[1]
+
+    @pair_list.setter
+    def pair_list(self: Any, pairs: PairList | None) -> None:
+        self._set_pair_lists(() if pairs is None else (pairs,))
+
+    def show_within(self: Any, reach: float) -> None:
+        """Let the neighbour names show only pairs closer than `reach`, Å."""
+        object.__setattr__(self, "_reach", reach)
 
     def set_field(self: Any, name: str, value: Any) -> None:
         """Store any tensor under any name; a name that nobody declared declares itself by the rows of its tensor."""
@@ -125,4 +153,7 @@ def _view_class(owner: Any, kind: type) -> Any:
     names = {name: getattr(owner, name) for name in ("__module__", "__qualname__", "__doc__")}
     slots = (slot for parent in owner.__mro__ for slot in getattr(parent, "__slots__", ()))
     shared = tuple(slot for slot in slots if slot not in _UNSHARED_SLOTS)
-    return type(owner.__name__, (kind, owner), {"__slots__": (), "_viewed": owner, "_shared_slots": shared, **names})
+    own_slots = ("_reach", "_within") if kind is _BatchView else ()
+    return type(
+        owner.__name__, (kind, owner), {"__slots__": own_slots, "_viewed": owner, "_shared_slots": shared, **names}
+    )

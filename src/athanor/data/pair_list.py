@@ -194,6 +194,20 @@ class PairList:
             found = self._cache[key] = (dense, counts, dense_shifts)
         return found
 
+    def within(self, reach: float, batch: Any) -> PairList:
+        """Return the list of those pairs that are closer than `reach`, Å, as the atoms of `batch` stand now."""
+        i, j, shifts = self.pair_index(batch)
+        positions = batch.positions.detach()
+        vectors = positions[j] - positions[i]
+        if "cell" in batch:
+            cell = batch.cell.detach()[batch.batch_idx[i]]
+            vectors = vectors + torch.einsum("ea,eac->ec", shifts.to(cell.dtype), cell)
+        keep = (vectors * vectors).sum(dim=1) < reach * reach
+        row_ptr = torch.zeros_like(self.row_ptr)
+        torch.cumsum(torch.bincount(i[keep], minlength=len(row_ptr) - 1), 0, out=row_ptr[1:])
+        kept = {name: getattr(self, name)[keep] for name in _OF_PAIRS}
+        return self.replace(row_ptr=row_ptr, cutoff=reach, radius=reach, order=None, usage=PairUsage(), **kept)
+
     # ------------------------------------------------------------------------------------------------- membership
     def arranged(
         self, arrangement: Arrangement, nodes: Nodes, rows: Mapping[Level, Rows], other: PairList | None = None

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+TOLERANCE = 1e-6
+"""Å; cutoffs and radii that differ by less count as equal where a list is chosen or filtered."""
+
 
 class PairRequest(NamedTuple):
     """The pairs that a hook or a model needs.

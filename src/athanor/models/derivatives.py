@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence, Set
+from functools import reduce
 from typing import Any, Literal, Protocol
 
 import torch
 
 from athanor.errors import ContractError, InputError
-from athanor.models.outputs import sum_outputs
 
 Convention = Literal["tensile", "compressive"]
 
@@ -25,14 +25,14 @@ class GivesAttachedEnergy(Protocol):
 
 
 def energy_and_derivatives(
-    models: Sequence[GivesAttachedEnergy], data: Any, wanted: Set[str], *, keep_graph: bool = False
+    model: GivesAttachedEnergy, data: Any, wanted: Set[str], *, keep_graph: bool = False
 ) -> OrderedDict[str, torch.Tensor]:
-    """Evaluate the energy of a model, or the sum of several, and differentiate it in one backward pass.
+    """Evaluate the energy of a model, and differentiate it in one backward pass.
 
     Parameters
     ----------
-    models
-        Models that give an attached energy.
+    model
+        A model that gives an attached energy.
     data
         A batch, or one structure if no stress is wanted; not changed.
     wanted
@@ -43,29 +43,70 @@ def energy_and_derivatives(
     Returns
     -------
     OrderedDict
-        ``energy`` [B, 1] and what else the models give, summed by `sum_outputs`; ``forces`` [N, 3] and ``stress``
-        [B, 3, 3] if wanted, in the dtype of the energy.
+        ``energy`` [B, 1] and what else the model gives; ``forces`` [N, 3] and ``stress`` [B, 3, 3] if wanted, in the
+        dtype of the energy.
 
     Raises
     ------
     ContractError
-        If the energy of a model does not depend on what it is to be differentiated by.
+        If the energy of the model does not depend on what it is to be differentiated by.
     """
     keep_graph = keep_graph or carries_graph(data)
     with torch.inference_mode(False), torch.set_grad_enabled(keep_graph or not wanted.isdisjoint(("forces", "stress"))):
         view = data.shallow_view()
-        variables: dict[str, torch.Tensor] = {}  # what the energy is differentiated by to get an output
-        if "forces" in wanted:
-            variables["forces"] = view.positions.requires_grad_(True)
-        if "stress" in wanted:
-            shape = (view.num_graphs, 3, 3)
-            variables["stress"] = torch.zeros(shape, dtype=torch.float64, device=view.device, requires_grad=True)
-        parts = [model._attached_energy(view, variables.get("stress"), wanted) for model in models]
-        outputs = sum_outputs(*parts)
+        variables = leaves(view, wanted)
+        outputs = OrderedDict(model._attached_energy(view, variables.get("stress"), wanted))
         if variables:
-            _check_attached(models, parts)
-            outputs |= _derivatives(outputs["energy"], variables, view, keep_graph)
+            energy = outputs["energy"]
+            check_attached(model, energy)
+            outputs |= differentiate([(energy, torch.ones_like(energy))], variables, view, keep_graph)
     return outputs if keep_graph else OrderedDict((key, value.detach()) for key, value in outputs.items())
+
+
+def leaves(view: Any, wanted: Set[str]) -> dict[str, torch.Tensor]:
+    """Return what an energy is differentiated by to get those of ``forces`` and ``stress`` that are wanted, by name.
+
+    Positions, which are flagged in `view`, and zeros that the energy has to depend on as on a strain, float64
+    [B, 3, 3].
+    """
+    variables: dict[str, torch.Tensor] = {}
+    if "forces" in wanted:
+        variables["forces"] = view.positions.requires_grad_(True)
+    if "stress" in wanted:
+        shape = (view.num_graphs, 3, 3)
+        variables["stress"] = torch.zeros(shape, dtype=torch.float64, device=view.device, requires_grad=True)
+    return variables
+
+
+def differentiate(
+    roots: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    variables: dict[str, torch.Tensor],
+    view: Any,
+    keep_graph: bool,
+) -> dict[str, torch.Tensor]:
+    """Return forces and stress from one backward pass.
+
+    Parameters
+    ----------
+    roots
+        Where it starts: tensors, and the gradient of the total energy by each; ones for an energy. Results have the
+        widest of their dtypes.
+    variables
+        Of `leaves`; those that are left out give no output.
+    view
+        The batch, for its cells.
+    keep_graph
+        Whether the result is to be differentiated again.
+    """
+    starts, weights = zip(*roots, strict=True)
+    gradients = torch.autograd.grad(starts, tuple(variables.values()), weights, create_graph=keep_graph)
+    found = dict(zip(variables, gradients, strict=True))
+    if "forces" in found:
+        found["forces"] = -found["forces"]
+    if "stress" in found:
+        found["stress"] = stress_of_strain_gradient(found["stress"], view.cell_or_zeros.to(torch.float64))
+    dtype = reduce(torch.promote_types, (start.dtype for start in starts))
+    return {name: value.to(dtype) for name, value in found.items()}
 
 
 def carries_graph(data: Any) -> bool:
@@ -73,25 +114,13 @@ def carries_graph(data: Any) -> bool:
     return any(tensor is not None and tensor.requires_grad for tensor in (data.get("positions"), data.get("cell")))
 
 
-def _check_attached(models: Sequence[GivesAttachedEnergy], parts: Sequence[dict[str, torch.Tensor]]) -> None:
-    for model, part in zip(models, parts, strict=True):
-        if not part["energy"].requires_grad:
-            raise ContractError(
-                f"The energy of {type(model).__name__} is not attached to the positions it was computed from, so it "
-                f"has no derivative. Compute it without `detach` and outside `torch.no_grad`."
-            )
-
-
-def _derivatives(
-    energy: torch.Tensor, variables: dict[str, torch.Tensor], view: Any, keep_graph: bool
-) -> dict[str, torch.Tensor]:
-    """Return forces and stress; `variables` holds positions and strain under these names."""
-    found = dict(zip(variables, _gradients(energy, tuple(variables.values()), keep_graph, False), strict=True))
-    if "forces" in found:
-        found["forces"] = -found["forces"]
-    if "stress" in found:
-        found["stress"] = stress_of_strain_gradient(found["stress"], view.cell_or_zeros.to(torch.float64))
-    return {name: value.to(energy.dtype) for name, value in found.items()}
+def check_attached(model: Any, energy: torch.Tensor) -> None:
+    """Raise ContractError unless the energy of `model` can be differentiated."""
+    if not energy.requires_grad:
+        raise ContractError(
+            f"The energy of {type(model).__name__} is not attached to the positions it was computed from, so it "
+            f"has no derivative. Compute it without `detach` and outside `torch.no_grad`."
+        )
 
 
 def strained_view(data: Any, strain: torch.Tensor | None) -> Any:

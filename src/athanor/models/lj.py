@@ -20,14 +20,12 @@ from athanor.errors import InputError, ModelOutputError, NotAvailableError
 from athanor.kernels.pair_potential import lennard_jones
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
-from athanor.models.derivatives import strained_view, stress_of_strain_gradient
+from athanor.models.derivatives import stress_of_strain_gradient
 from athanor.models.mixin import BaseModelMixin
 from athanor.models.stored_list import require_batch, require_pairs
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
 if TYPE_CHECKING:
-    from collections.abc import Set
-
     from athanor._typing import ModelOutputs
     from athanor.data.atomic_data import AtomicData
 
@@ -237,12 +235,6 @@ class LennardJonesModelWrapper(nn.Module, BaseModelMixin):
         """Return the active outputs of a batch that has a neighbour list."""
         energy, forces, virial = lennard_jones(**self.adapt_input(data, **kwargs))
         return self.adapt_output({"energy": energy, "forces": forces, "virial": virial}, data)
-
-    def _attached_energy(
-        self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
-    ) -> dict[str, torch.Tensor]:
-        energy, _, _ = lennard_jones(**self.adapt_input(strained_view(data, strain)))
-        return {"energy": energy.unsqueeze(1)}
 
 
 def _elements(epsilon: Parameter, sigma: Parameter) -> list[int]:

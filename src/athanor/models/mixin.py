@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
+from athanor import _doors
 from athanor.data._mixin import DataMixin
 from athanor.data.fields import FIELDS, ROW_OF, assume_what_is_absent
 from athanor.errors import ContractError, MissingFieldError, NotAvailableError, UnknownFieldError
 from athanor.hooks.neighbor_list import NeighborListHook
 from athanor.kernels._library import has_tangent
 from athanor.models.card import ModelCard
-from athanor.models.derivatives import energy_and_derivatives
+from athanor.models.derivatives import energy_and_derivatives, strained_view
+from athanor.models.outputs import asking_for
 from athanor.neighbors.lookup import show_pairs
 
 if TYPE_CHECKING:
@@ -96,8 +98,11 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
                     f"in reverse mode only. Use `torch.autograd.grad`, or `torch.autograd.functional.vjp`."
                 )
         view = value.shallow_view((_GEOMETRY | config.autograd_inputs) - config.gradient_keys)
-        if len(getattr(view, "pair_lists", ())) > 1:
-            show_pairs(cast("Batch", view), config.neighbor_config)
+        neighbors, lists = config.neighbor_config, getattr(view, "pair_lists", ())
+        if neighbors is not None and lists:
+            if len(lists) > 1:
+                show_pairs(view, neighbors)
+            view.show_within(neighbors.cutoff)
         return view
 
     # -- what a wrapper must define
@@ -241,21 +246,31 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
         -------
         dict
             ``energy`` [B, 1], attached, and of `wanted` what the model has beyond forces and stress.
+
+        Notes
+        -----
+        By default the model is called, on strained positions, for its energy alone. One that leaves its derivatives to
+        `_outputs_by_autograd` has to define this.
         """
-        raise NotAvailableError(
-            f"{type(self).__name__} computes its derivatives itself; its energy can not be differentiated together "
-            f"with that of other models. Add up its forces and stress instead."
-        )
+        with asking_for(self, {"energy", *wanted} & self.model_config.outputs):
+            outputs = self(strained_view(data, strain))
+        return {key: value for key, value in outputs.items() if value is not None}
 
     def _outputs_by_autograd(self, data: AtomicData | Batch) -> ModelOutputs:
         """Return the active outputs, forces and stress from `_attached_energy`.
 
         They are detached unless the model trains (it has a parameter that requires grad) or `data` carries a graph.
         """
-        module = cast("nn.Module", self)
-        trains = module.training and any(parameter.requires_grad for parameter in module.parameters())
-        outputs = energy_and_derivatives([self], data, self.output_data(), keep_graph=trains)
+        if type(self)._attached_energy is BaseModelMixin._attached_energy:
+            raise ContractError(f"{type(self).__name__} does not define `_attached_energy`, of which forces are made.")
+        outputs = energy_and_derivatives(self, data, self.output_data(), keep_graph=self._trains)
         return self.adapt_output(outputs, data)
+
+    @property
+    def _trains(self) -> bool:
+        """Whether results stay attached, as a parameter is to be fitted."""
+        module = cast("nn.Module", self)
+        return module.training and any(parameter.requires_grad for parameter in module.parameters())
 
     def direct_derivative_keys(self) -> set[str]:
         """Derivatives that stay analytic inside an autograd group of a pipeline."""
@@ -323,16 +338,15 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
         self._dist_ctx = None
 
     def __add__(self, other: Any) -> Any:
-        """Sums of models are not part of this version."""
+        """Return a `PipelineModelWrapper`: energies, forces and stress of both, which know nothing of each other."""
         if not isinstance(other, BaseModelMixin):
             raise self._can_not_add(other)
-        raise NotAvailableError(
-            f"{type(self).__name__} + {type(other).__name__}: sums of models are not part of this version. "
-            f"Call both and add the results with `athanor.models._utils.sum_outputs`."
-        )
+        return _doors.resolve("athanor.models", "PipelineModelWrapper").of_sum(self, other)
 
-    def __radd__(self, other: Any) -> Any:
-        """Refuse what is no model."""
+    def __radd__(self, other: Any) -> BaseModelMixin:
+        """Take the 0 that `sum` starts with; refuse what is no model."""
+        if type(other) is int and other == 0:
+            return self
         raise self._can_not_add(other)
 
     def _can_not_add(self, other: Any) -> ContractError:

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from athanor.data.pair_request import TOLERANCE
 from athanor.errors import InputError, SimulationError
 from athanor.neighbors.config import NeighborListFormat
-from athanor.neighbors.plan import TOLERANCE
 
 
 def _shift_vectors(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from athanor.data.pair_request import PairRequest
-from athanor.neighbors.plan import TOLERANCE, is_far_longer
+from athanor.data.pair_request import TOLERANCE, PairRequest
+from athanor.neighbors.plan import is_far_longer
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch

@@ -7,9 +7,6 @@ from typing import NamedTuple
 
 from athanor.data.pair_request import PairRequest
 
-TOLERANCE = 1e-6
-"""Å; cutoffs and radii that differ by less count as equal where a list is chosen or filtered."""
-
 LARGEST_SHARED_RATIO = 1.15
 """A list may be searched this many times as far as a request needs; such a list holds up to 1.5 times the pairs.
 

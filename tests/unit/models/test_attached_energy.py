@@ -14,6 +14,7 @@ from athanor.models.chgnet import CHGNetWrapper
 from athanor.models.demo import DemoModelWrapper, build_demo_model
 from athanor.models.derivatives import energy_and_derivatives, strained_view
 from athanor.models.lj import LennardJonesModelWrapper
+from athanor.models.pipeline import PipelineGroup, PipelineModelWrapper
 from athanor.neighbors import compute_neighbors
 from athanor.testing.model_contract import moved
 from athanor.testing.systems import standard_systems
@@ -91,12 +92,19 @@ def counted(model):
     return model
 
 
+def together(*models) -> PipelineModelWrapper:
+    """Return the pipeline that differentiates the summed energy of `models` once."""
+    pipeline = PipelineModelWrapper([PipelineGroup([*models], use_autograd=True)])
+    pipeline.model_config.active_outputs = set(EVERYTHING)
+    return pipeline
+
+
 def check_sum(*models) -> None:
     """The summed energy, differentiated once, has the summed derivatives of the models by themselves."""
     batch = salt_batch()
     single = [model(batch) for model in models]
     CountBackward.passes.clear()
-    total = energy_and_derivatives([counted(model) for model in models], batch, EVERYTHING)
+    total = together(*(counted(model) for model in models))(batch)
     assert CountBackward.passes == [3] * len(models)
     for name in EVERYTHING:
         expected = sum(outputs[name] for outputs in single)
@@ -113,7 +121,9 @@ def test_a_sum_of_two_models_takes_one_backward_pass() -> None:
 
 def test_other_outputs_come_along() -> None:
     batch = salt_batch()
-    total = energy_and_derivatives([Spring(), lennard_jones()], batch, {"energy", "charges"})
+    pipeline = together(Spring(), lennard_jones())
+    pipeline.model_config.active_outputs = {"energy", "charges"}
+    total = pipeline(batch)
     assert torch.equal(total["charges"], batch.positions[:, 0])
     assert set(total) == {"energy", "charges"}
 
@@ -128,14 +138,16 @@ def test_chgnet_in_a_sum() -> None:
 def test_the_sum_of_different_precisions_has_the_wider_one() -> None:
     batch = salt_batch()
     models = [build_demo_model(hidden_dim=8), lennard_jones()]
-    total = energy_and_derivatives(models, batch, {"energy", "forces"})
+    pipeline = together(*models)
+    pipeline.model_config.active_outputs = {"energy", "forces"}
+    total = pipeline(batch)
     assert {value.dtype for value in total.values()} == {torch.float64}
     assert models[0](batch)["forces"].dtype == torch.float32
 
 
 def test_lennard_jones_alone_is_the_derivative_of_its_energy() -> None:
     batch, model = salt_batch(), lennard_jones()
-    once = energy_and_derivatives([model], batch, EVERYTHING)
+    once = energy_and_derivatives(model, batch, EVERYTHING)
     for name, value in model(batch).items():
         torch.testing.assert_close(once[name], value, rtol=1e-12, atol=1e-12)
 
@@ -170,16 +182,16 @@ def check_callers_strain(model) -> None:
 def test_an_energy_without_graph_is_refused_by_name() -> None:
     batch = salt_batch()
     with pytest.raises(ContractError, match="The energy of Cut is not attached to the positions"):
-        energy_and_derivatives([Spring(), Cut()], batch, {"energy", "forces"})
-    assert set(energy_and_derivatives([Cut()], batch, {"energy"})) == {"energy"}
+        together(Spring(), Cut())(batch)
+    assert set(energy_and_derivatives(Cut(), batch, {"energy"})) == {"energy"}
 
 
-def test_a_model_that_differentiates_itself_says_so() -> None:
+def test_a_model_that_leaves_its_derivatives_to_us_must_give_its_energy() -> None:
     class Own(Spring):
         _attached_energy = BaseModelMixin._attached_energy
 
-    with pytest.raises(NotAvailableError, match=r"Own computes its derivatives itself.*Add up its forces"):
-        energy_and_derivatives([Own()], salt_batch(), EVERYTHING)
+    with pytest.raises(ContractError, match="Own does not define `_attached_energy`"):
+        Own()(salt_batch())
 
 
 # --------------------------------------------------------------------------------------------------- second derivatives

@@ -230,11 +230,6 @@ def test_what_is_not_offered_says_so() -> None:
     assert model.model_card == ModelCard()
 
 
-def test_sums_of_models_are_refused_with_a_way_out() -> None:
-    with pytest.raises(NotImplementedError, match=r"Wrapper \+ Wrapper: sums of models are not part of this version"):
-        Wrapper() + Wrapper()
-
-
 def test_asking_an_unfinished_wrapper_for_its_configuration_is_no_error() -> None:
     asked = []
 

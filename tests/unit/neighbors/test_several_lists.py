@@ -132,12 +132,18 @@ def test_the_hook_that_ran_last_and_the_model_at_hand_decide_what_is_shown() -> 
 
 
 class Sees(LennardJonesModelWrapper):
-    """A wrapper that reads the public names, and notes which list they show."""
+    """A wrapper that reads the public names, and notes which list they show, and how far it reaches."""
 
     seen: set[tuple[float, float]]
 
     def forward(self, data, **kwargs):
         self.seen.add((data._neighbor_list_cutoff, data.neighbor_list_radius))
+        i, j = data.neighbor_list.long().unbind(1)
+        assert torch.equal(data.num_neighbors, torch.bincount(i, minlength=data.num_nodes).int())
+        assert data.neighbor_matrix.shape[1] == int(data.num_neighbors.max())
+        vectors = data.positions[j] - data.positions[i]
+        vectors = vectors + torch.einsum("ea,eac->ec", data.neighbor_list_shifts.double(), data.cell[data.batch_idx[i]])
+        assert 0.8 * self.cutoff < float(vectors.norm(dim=1).max()) < self.cutoff
         return super().forward(data, **kwargs)
 
 
@@ -150,7 +156,7 @@ def test_in_a_run_the_public_names_show_the_list_of_the_model(order: tuple[float
     for one in order:
         engine.register_hook(hook(one))
     engine.run(crystals(2, temperature=0.05), 5)
-    assert model.seen == {(cutoff, cutoff + SKIN)}
+    assert model.seen == {(cutoff, cutoff)}, "pairs within the skin are not shown to a model"
 
 
 def test_a_short_model_reads_its_own_pairs_only() -> None:

@@ -124,6 +124,7 @@ SHARED: dict[str, Callable[[Any, NVE, Batch], Callable[[], object]]] = {
     "batch in a computation": lambda model, engine, batch: lambda: an_engine(argon_model()).compute(batch),
     "engine": lambda model, engine, batch: lambda: engine.run(crystals()),
     "model": lambda model, engine, batch: lambda: an_engine(model).run(crystals()),
+    "model in a sum": lambda model, engine, batch: lambda: an_engine(argon_model() + model).run(crystals()),
 }
 
 
@@ -138,7 +139,7 @@ def test_a_model_of_its_own_is_the_way_out() -> None:
 
 
 def test_the_twin_without_owners_counts_steps_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "in_use", lambda **things: contextlib.nullcontext())
+    monkeypatch.setattr(engine_module, "in_use", lambda *things: contextlib.nullcontext())
     with pytest.raises((AssertionError, SimulationError, RuntimeError)):
         raised_by(SHARED["batch"])
 
@@ -147,10 +148,10 @@ def test_what_was_in_use_is_free_afterwards_whatever_happened() -> None:
     thing = object()
 
     def elsewhere() -> Iterator[None]:
-        with in_use.in_use(batch=thing):
+        with in_use.in_use(("batch", thing)):
             yield
 
-    with contextlib.suppress(KeyError), in_use.in_use(batch=thing), in_use.in_use(batch=thing):
+    with contextlib.suppress(KeyError), in_use.in_use(("batch", thing)), in_use.in_use(("batch", thing)):
         raise KeyError
     thread = threading.Thread(target=lambda: next(elsewhere()))
     thread.start()

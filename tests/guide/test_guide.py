@@ -6,9 +6,11 @@ the shapes that it states.
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -19,18 +21,17 @@ from athanor._typing import ModelOutputs
 from athanor.data import AtomicData, Batch
 from athanor.dynamics import NVE, DemoDynamics
 from athanor.hooks import DynamicsStage
-from athanor.models.base import BaseModelMixin, ModelConfig
+from athanor.models.base import BaseModelMixin, ModelConfig, NeighborConfig
 from athanor.models.demo import DemoModel, build_demo_model
+from athanor.models.derivatives import strained_view
 from athanor.models.lj import LennardJonesModelWrapper
+from athanor.models.pipeline import PipelineGroup, PipelineModelWrapper
 from athanor.neighbors import compute_neighbors
 from athanor.testing.systems import fcc_crystal
 
 BLOCKS = Path(__file__).parent / "blocks"
 
 NOT_YET = {
-    "lj + ewald (tier 1, the + operator)": "PipelineModelWrapper",
-    "pipe = PipelineModelWrapper(groups=[...]) with use_autograd": "PipelineModelWrapper",
-    "my_derivatives(energy, data, requested) in a PipelineGroup": "PipelineGroup",
     "supported models: MACEWrapper": "MACEWrapper",
     "supported models: AIMNet2Wrapper": "AIMNet2Wrapper",
     "EwaldModelWrapper(cutoff=8.0)": "EwaldModelWrapper",
@@ -281,6 +282,93 @@ def test_both_ways_to_register_the_neighbor_hook_are_equivalent() -> None:
     hook = LennardJonesModelWrapper(0.0104, 3.4, 6.0).make_neighbor_hooks()[0]
     assert hook.stage is None
     NVE(model, dt=2.0, hooks=[hook])  # its own default does as well
+
+
+class StandIn(nn.Module, BaseModelMixin):
+    """A model of pairs in one system, with forces and stress by autograd: what the two below have in common."""
+
+    embedding_shapes: ClassVar[dict] = {}
+
+    def compute_embeddings(self, data, **kwargs):
+        raise NotImplementedError
+
+    def forward(self, data, **kwargs):
+        return self._outputs_by_autograd(data)
+
+    def pair_sums(self, data, strength: torch.Tensor) -> torch.Tensor:
+        """Sums over pairs of a system of strength_i strength_j exp(-r²/8) [B, 1]."""
+        same = data.batch_idx[:, None] == data.batch_idx[None, :]
+        squares = (data.positions[:, None] - data.positions[None, :]).square().sum(-1)
+        values = torch.where(same, strength[:, None] * strength[None, :] * torch.exp(-squares / 8.0), 0.0).sum(1)
+        return values.new_zeros(len(data)).index_add(0, data.batch_idx, values)[:, None]
+
+
+class AIMNet2(StandIn):
+    """Predicts charges."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        outputs = {"energy", "forces", "stress", "charges"}
+        self.model_config = ModelConfig(
+            outputs=outputs, autograd_outputs={"forces", "stress"}, active_outputs=outputs - {"stress"}
+        )
+
+    def _attached_energy(self, data, strain, wanted):
+        view = strained_view(data, strain)
+        return {"energy": self.pair_sums(view, torch.ones(data.num_nodes)), "charges": view.positions.tanh()[:, 0]}
+
+
+class EwaldModelWrapper(StandIn):
+    """Reads charges."""
+
+    def __init__(self, cutoff: float) -> None:
+        super().__init__()
+        self.model_config = ModelConfig(
+            outputs={"energy", "forces", "stress"}, autograd_outputs={"forces", "stress"},
+            required_inputs={"charges"}, active_outputs={"energy", "forces"}, needs_pbc=True, supports_pbc=True,
+            neighbor_config=NeighborConfig(cutoff=cutoff, format="matrix"),
+        )  # fmt: skip
+
+    def _attached_energy(self, data, strain, wanted):
+        view = strained_view(data, strain)
+        return {"energy": self.pair_sums(view, data.charges.reshape(-1))}
+
+
+def test_plus(monkeypatch) -> None:
+    home = ModuleType("athanor.models.ewald")
+    home.EwaldModelWrapper = EwaldModelWrapper
+    monkeypatch.setitem(sys.modules, "athanor.models.ewald", home)
+    names, batch = run("plus"), crystal()
+    batch.charges = torch.linspace(-1.0, 1.0, batch.num_nodes, dtype=batch.dtype)
+    combined = names["combined"]
+    (hook,) = combined.make_neighbor_hooks()
+    compute_neighbors(batch, config=hook.config)
+    outputs = combined(batch)
+    for key in ("energy", "forces"):
+        assert torch.equal(outputs[key], names["lj"](batch)[key] + names["ewald"](batch)[key])
+    assert len((combined + names["lj"]).groups) == 3
+
+
+def test_autograd_groups() -> None:
+    batch = crystal()
+    aimnet2, ewald = AIMNet2(), EwaldModelWrapper(8.0)
+    aimnet2.model_config = aimnet2.model_config.model_copy(update={"supports_pbc": True})
+    given = {"PipelineModelWrapper": PipelineModelWrapper, "PipelineGroup": PipelineGroup, "batch": batch}
+    names = run("autograd_group", aimnet2=aimnet2, ewald=ewald, **given)
+    assert set(names["out"]) == {"energy", "forces", "stress"}
+    assert "charges" not in batch
+
+    def compute_chunked_hessian(energy, positions):
+        (slope,) = torch.autograd.grad(energy.sum(), positions, create_graph=True)
+        return torch.stack([torch.autograd.grad(part, positions, retain_graph=True)[0] for part in slope.reshape(-1)])
+
+    given |= {"torch": torch, "compute_chunked_hessian": compute_chunked_hessian}
+    own = run("my_derivatives", "derivative_function", aimnet2=aimnet2, ewald=ewald, **given)
+    assert set(own["out"]) == {"energy", "forces", "hessian"}
+    torch.testing.assert_close(own["out"]["forces"], names["out"]["forces"], rtol=1e-12, atol=1e-12)
+    hessian = own["out"]["hessian"].view(batch.num_nodes * 3, batch.num_nodes * 3)
+    torch.testing.assert_close(hessian, hessian.T, rtol=1e-9, atol=1e-10)
+    assert float(hessian.abs().max()) > 1e-3
 
 
 def test_dynamics() -> None:

@@ -504,8 +504,9 @@ class BaseDynamics(HookRegistryMixin):
 
     @contextmanager
     def _alone_with(self, batch: Batch) -> Iterator[None]:
-        """Have the batch, the engine and the configuration of the model to this thread, and the batch's own memory."""
-        with in_use(batch=batch, engine=self, model=self.model.model_config):
+        """Have the batch, the engine and the model with its parts to this thread, and the batch's own memory."""
+        models = [("model", config) for config in self.model.configurations()]
+        with in_use(("batch", batch), ("engine", self), *models):
             batch.separate_memory()
             yield
 

@@ -31,13 +31,13 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextmanager
-def in_use(**things: Any) -> Iterator[None]:
+def in_use(*things: tuple[str, Any]) -> Iterator[None]:
     """Keep other threads from taking `things` for as long as the context lasts; the same thread may take them again.
 
     Parameters
     ----------
-    **things
-        Objects, by what the text of the error calls them: ``batch``, ``engine``, ``model``.
+    *things
+        What the text of the error calls an object (``"batch"``, ``"engine"``, ``"model"``), and the object.
 
     Raises
     ------
@@ -46,20 +46,20 @@ def in_use(**things: Any) -> Iterator[None]:
     """
     me = threading.get_ident()
     with _lock:
-        for name, thing in things.items():
+        for name, thing in things:
             owner = _owners[id(thing)][0] if id(thing) in _owners else me
             if owner != me:
                 raise SimulationError(
                     f"This {name} is in use by a run in another thread. Let that end first, or give each thread "
                     f"{_HOW_TO_HAVE_ONE_EACH[name]}."
                 )
-        for thing in things.values():
+        for _, thing in things:
             _owners[id(thing)] = me, _owners.get(id(thing), (me, 0, thing))[1] + 1, thing
     try:
         yield
     finally:
         with _lock:
-            for thing in things.values():
+            for _, thing in things:
                 _, times, _ = _owners.pop(id(thing), (me, 0, thing))
                 if times > 1:
                     _owners[id(thing)] = me, times - 1, thing

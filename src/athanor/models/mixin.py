@@ -278,6 +278,10 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
 
     # -- configuration
 
+    def configurations(self) -> list[ModelConfig]:
+        """Return what a call of the model changes for its time: its configuration, and those of models in it."""
+        return [self.model_config]
+
     def set_config(self, key: str, value: Any) -> None:
         """Set a field of `model_config`.
 

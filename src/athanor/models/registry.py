@@ -12,11 +12,11 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from athanor._optional import OptionalDependency
-from athanor._values import check_keywords, did_you_mean
+from athanor._values import check_keywords, did_you_mean, keywords_of, unknown_keyword
 from athanor.errors import ArgumentError, ContractError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from athanor.models.mixin import BaseModelMixin
 
@@ -112,6 +112,8 @@ BUILT_IN: dict[str, ModelEntry] = {
     )
 }
 ALIASES: dict[str, str] = {"lj": "lennard-jones"}
+_OF_ALL = frozenset({"device", "dtype"})
+"""Options that every model of a sum gets which takes them."""
 
 
 def _entry_points() -> dict[str, ModelEntry]:
@@ -137,8 +139,6 @@ def find(name: str) -> ModelEntry:
     InputError
         If there is no such model; the text has the nearest name and all others.
     """
-    if not isinstance(name, str):
-        raise ArgumentError(f'`name` is a {type(name).__name__}; pass the name of a model, such as "lennard-jones".')
     wanted = name.strip().lower().replace("_", "-")
     entry = BUILT_IN.get(ALIASES.get(wanted, wanted))
     if entry is None:
@@ -147,8 +147,55 @@ def find(name: str) -> ModelEntry:
     if entry is None:
         names = [row.name for row in available()]
         hint = did_you_mean(wanted, [*names, *ALIASES])
-        raise InputError(f"There is no model `{name}`.{hint} There are {', '.join(names)}.")
+        raise InputError(f"There is no model `{name.strip()}`.{hint} There are {', '.join(names)}.")
     return entry
+
+
+def terms(name: str, options: Mapping[str, Any]) -> list[tuple[ModelEntry, dict[str, Any]]]:
+    """Return the models that a name such as ``"chgnet + lennard-jones"`` adds up, each with its options.
+
+    Parameters
+    ----------
+    name
+        Names joined by ``+``, or one.
+    options
+        An option goes to the model that takes it, ``device`` and ``dtype`` to all that do; ``MODEL.OPTION`` says which
+        one is meant.
+
+    Raises
+    ------
+    InputError
+        If there is no such model; `ArgumentError` if no model of a sum, or more than one, takes an option.
+    """
+    if not isinstance(name, str):
+        raise ArgumentError(f'`name` is a {type(name).__name__}; pass the name of a model, such as "lennard-jones".')
+    entries = [find(part) for part in name.split("+")]
+    if len(entries) == 1:
+        return [(entries[0], dict(options))]
+    given: list[dict[str, Any]] = [{} for _ in entries]
+    for key, value in options.items():
+        for place in _takers(entries, key):
+            given[place][key.rpartition(".")[2]] = value
+    return list(zip(entries, given, strict=True))
+
+
+def _takers(entries: Sequence[ModelEntry], key: str) -> list[int]:
+    """Return the places of the models of a sum that an option is for."""
+    model, _, option = key.rpartition(".")
+    named = [place for place, entry in enumerate(entries) if not model or find(model) is entry]
+    takers = [place for place in named if option in keywords_of(entries[place].load())[0]]
+    if len(takers) == 1 or (takers and option in _OF_ALL):
+        return takers
+    names = [entries[place].name for place in takers or named]
+    if takers and len(set(names)) == 1:
+        raise ArgumentError(
+            f"`{key}` may be for each of {len(names)} {names[0]}. List them with their options in a job."
+        )
+    if takers:
+        hint = " or ".join(f"`{name}.{option}`" for name in names)
+        raise ArgumentError(f"`{option}` is an option of {' and '.join(names)}. Write {hint}.")
+    known = {option for entry in entries for option in keywords_of(entry.load())[0]}
+    raise unknown_keyword(key, sorted(known), f"model `{' + '.join(entry.name for entry in entries)}`")
 
 
 def get(name: str, /, **kwargs: Any) -> BaseModelMixin:
@@ -157,7 +204,8 @@ def get(name: str, /, **kwargs: Any) -> BaseModelMixin:
     Parameters
     ----------
     name
-        As `available` lists it, for example ``"chgnet"``; upper case and underscores are as good.
+        As `available` lists it, for example ``"chgnet"``; upper case and underscores are as good. ``"a + b"`` is a
+        sum, see `terms`.
     **kwargs
         Arguments of the model, for example ``epsilon=0.0104, sigma=3.4, cutoff=8.5``.
 
@@ -174,12 +222,22 @@ def get(name: str, /, **kwargs: Any) -> BaseModelMixin:
     >>> import athanor.models
     >>> model = athanor.models.get("lennard-jones", epsilon=0.0104, sigma=3.4, cutoff=8.5)
     """
+    for entry, options in (parts := terms(name, kwargs)):
+        check_keywords(entry.load(), options, f"model `{entry.name}`")
+    return sum(build(entry, options) for entry, options in parts)
+
+
+def build(entry: ModelEntry, options: Mapping[str, Any]) -> BaseModelMixin:
+    """Build the model of one row.
+
+    Raises
+    ------
+    ContractError
+        If it is no wrapped model.
+    """
     from athanor.models.mixin import BaseModelMixin
 
-    entry = find(name)
-    builder = entry.load()
-    check_keywords(builder, kwargs, f"model `{entry.name}`")
-    model = builder(**kwargs)
+    model = entry.load()(**options)
     if not isinstance(model, BaseModelMixin):
         raise ContractError(
             f"{entry.home} returned a {type(model).__name__} for model `{entry.name}`; it must return a BaseModelMixin."

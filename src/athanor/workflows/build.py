@@ -54,11 +54,18 @@ def build_model(spec: ModelSpec) -> Any:
     OptionalDependencyError
         If a package is missing; the text names the command that installs it.
     """
-    called = f"model {spec.name!r}"
-    advice = f"Write `--model-option KEY=VALUE`, or `model: {{name: {spec.name}, KEY: VALUE}}` in a job."
-    check_keywords(registry.find(spec.name).load(), spec.options, called, "option", advice)
+    if spec.terms:
+        return sum(build_model(term) for term in spec.terms)
+    return sum(_build_term(entry, options) for entry, options in registry.terms(spec.name, spec.options))
+
+
+def _build_term(entry: registry.ModelEntry, options: dict[str, Any]) -> Any:
+    """Build one model, with errors that say how its options are written in a job and on the command line."""
+    called = f"model {entry.name!r}"
+    advice = f"Write `--model-option KEY=VALUE`, or `model: {{name: {entry.name}, KEY: VALUE}}` in a job."
+    check_keywords(entry.load(), options, called, "option", advice)
     try:
-        return registry.get(spec.name, **_with_dtype(spec.options))
+        return registry.build(entry, _with_dtype(options))
     except InputError as error:
         raise InputError(f"{called}: {error}") from error
     except AthanorError:
@@ -66,8 +73,9 @@ def build_model(spec: ModelSpec) -> Any:
     except ValidationError as error:  # of the configurations that a model makes of its arguments
         raise InputError(f"{called}: {describe_problems(error)}") from error
     except (TypeError, RuntimeError) as error:  # torch's, for a device or a dtype that is none
-        first_line = str(error).partition("\n")[0]
-        raise InputError(f"{called} does not take {spec.options}: {first_line}") from error
+        first_line = str(error).partition("
+")[0]
+        raise InputError(f"{called} does not take {options}: {first_line}") from error
 
 
 def _with_dtype(options: dict[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def split_into_chunks(sizes: Sequence[int], max_atoms: int) -> list[list[int]]:
 
 
 def default_max_atoms(model_name: str, device: torch.device | None = None) -> int:
-    """Return how many atoms a batch of this model may have on this machine."""
-    fits = int(_SHARE * free_memory(device) / _BYTES_PER_ATOM.get(model_name, _UNKNOWN_MODEL))
-    return max(64, min(fits, _LARGEST.get(model_name, fits)))
+    """Return how many atoms a batch of this model, or sum of models, may have on this machine."""
+    names = [name.strip() for name in model_name.split("+")]
+    fits = int(_SHARE * free_memory(device) / max(_BYTES_PER_ATOM.get(name, _UNKNOWN_MODEL) for name in names))
+    return max(64, min(fits, *(_LARGEST.get(name, fits) for name in names)))

@@ -199,7 +199,7 @@ def spec_of_call(kind: type[Spec], arguments: Mapping[str, Any], **more: Any) ->
     """
     names = {key: as_argument((key,)) for key in kind.model_fields if key != "structures"}
     given = {key: arguments[name] for key, name in names.items() if name in arguments} | more
-    model = None if isinstance(given["model"], str | dict) else given.pop("model")
+    model = None if isinstance(given["model"], str | dict | list | tuple) else given.pop("model")
     if model is not None and given["device"] is None:
         device = device_of(model)
         given["device"] = None if device is None else str(device)

@@ -53,27 +53,37 @@ PathText = Annotated[Path, AfterValidator(_usable_path), PlainSerializer(str, re
 
 
 class ModelSpec(Description):
-    """A potential by name, and the arguments of its wrapper.
+    """A potential by name, and the arguments of its wrapper; or several that add up.
 
-    In a job: ``model: chgnet``, or ``model: {name: lennard-jones, epsilon: 0.0104, sigma: 3.4, cutoff: 8.5}``.
+    In a job: ``model: chgnet``, or ``model: {name: lennard-jones, epsilon: 0.0104, sigma: 3.4, cutoff: 8.5}``, or a
+    list of these, or ``model: chgnet + lennard-jones``.
     """
 
     name: str
-    """Name as `athanor models` lists it."""
+    """Name as `athanor models` lists it, or several joined by ``+``."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Arguments of the wrapper."""
+    terms: tuple[ModelSpec, ...] = ()
+    """Models that add up, each with its own arguments, instead of `options`."""
 
     @model_validator(mode="before")
     @classmethod
     def _from_short_form(cls, value: Any) -> Any:
         if isinstance(value, str):
             return {"name": value}
-        if isinstance(value, dict) and "options" not in value:
+        if isinstance(value, list | tuple):
+            if not value:
+                raise InputError("the list of models is empty; name at least one.")
+            found = [cls.model_validate(term) for term in value]
+            return {"name": " + ".join(term.name for term in found), "terms": found}
+        if isinstance(value, dict) and not value.keys() & {"options", "terms"}:
             return {"name": value.get("name"), "options": {k: v for k, v in value.items() if k != "name"}}
         return value
 
     def to_job(self) -> Any:
         """Return the short form that a job would hold."""
+        if self.terms:
+            return [term.to_job() for term in self.terms]
         if "name" in self.options:  # CHGNet's argument is called so
             return {"name": self.name, "options": self.options}
         return self.name if not self.options else {"name": self.name, **self.options}

@@ -11,7 +11,8 @@ import torch
 
 import athanor.models
 from athanor._optional import OptionalDependency
-from athanor.errors import OptionalDependencyError
+from athanor.errors import InputError, OptionalDependencyError
+from athanor.models import registry
 from athanor.models.lj import LennardJonesModelWrapper
 from athanor.models.registry import BUILT_IN
 
@@ -81,3 +82,40 @@ def test_models_of_other_packages() -> None:
     assert rows["demo"].home.startswith("athanor."), "ours are not shadowed"
     with pytest.raises(TypeError, match="otherpackage:wrong returned a str for model `wrong`"):
         athanor.models.get("wrong")
+
+
+# --------------------------------------------------------------------------------------------------- sums, by name
+
+
+def terms(name: str, **options) -> list[tuple[str, dict]]:
+    return [(entry.name, given) for entry, given in registry.terms(name, options)]
+
+
+def test_options_of_a_sum_go_to_the_model_that_takes_them() -> None:
+    assert terms("lj", cutoff=3) == [("lennard-jones", {"cutoff": 3})]
+    options = {"hidden_dim": 4, "epsilon": 0.1, "lennard_jones.sigma": 2.0, "lj.cutoff": 5.0}
+    assert terms("demo+LJ", **options) == [
+        ("demo", {"hidden_dim": 4}), ("lennard-jones", {"epsilon": 0.1, "sigma": 2.0, "cutoff": 5.0}),
+    ]  # fmt: skip
+    assert terms("chgnet + lj + chgnet", dtype="float64") == [
+        ("chgnet", {"dtype": "float64"}), ("lennard-jones", {}), ("chgnet", {"dtype": "float64"}),
+    ]  # fmt: skip
+    model = athanor.models.get("demo + lj", epsilon=0.1, sigma=2.0, cutoff=5.0, hidden_dim=4)
+    assert [group.steps[0].model.model_card.name for group in model.groups] == ["Demo", "Lennard-Jones"]
+    assert model.groups[0].steps[0].model.model.hidden_dim == 4
+
+
+@pytest.mark.usefixtures("other_package")
+def test_mistakes_in_a_sum_say_how_it_is_written() -> None:
+    with pytest.raises(TypeError, match=r"`demo \+ lennard-jones` has no keyword argument `epsilo`. Did you"):
+        athanor.models.get("demo + lj", epsilo=1.0)
+    with pytest.raises(TypeError, match=r"`cutoff` is an option of lennard-jones and Soft_Spheres. Write"):
+        athanor.models.get("lj + soft-spheres", cutoff=1.0)
+    with pytest.raises(TypeError, match=r"`cutoff` may be for each of 2 lennard-jones. List them with their"):
+        athanor.models.get("lj + lj", cutoff=1.0)
+    with pytest.raises(TypeError, match="model `lennard-jones` needs `epsilon`, `sigma`, `cutoff`"):
+        athanor.models.get("demo + lj")
+    with pytest.raises(InputError, match=r"There is no model `ljj`. Did you mean `lj`"):
+        athanor.models.get("demo + ljj")
+    with pytest.raises(InputError, match="There is no model ``"):
+        athanor.models.get("demo +")

@@ -25,6 +25,7 @@ from athanor.models.pipeline.plan import make_plan
 if TYPE_CHECKING:
     from athanor._typing import ModelOutputs
     from athanor.data.atomic_data import AtomicData
+    from athanor.models.config import ModelConfig
 
 _POLICIES = ("auto", "always", "never")
 
@@ -139,6 +140,10 @@ class PipelineModelWrapper(nn.Module, BaseModelMixin):
         if self._plan.derivative_fns:
             return set(self.model_config.active_outputs or ())
         return super().output_data()
+
+    def configurations(self) -> list[ModelConfig]:
+        """Return the configurations of the pipeline and of all its models."""
+        return [self.model_config, *(config for step in self._plan.steps for config in step.model.configurations())]
 
     def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
         """Return the active outputs of a batch, or of one structure."""

@@ -47,8 +47,8 @@ def relax(
         are not changed.
     model
         Name of a model (see `athanor.models.available`), a mapping of its name and arguments such as ``{"name":
-        "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}``, a list of these or ``"a + b"`` for a sum, or a
-        wrapped model. CHGNet by default, for crystals.
+        "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}``, or a wrapped model. CHGNet by default, for
+        crystals.
     optimizer
         fire (fast inertial relaxation engine).
     fmax

@@ -6,5 +6,8 @@ from athanor.models.config import ModelConfig as ModelConfig
 from athanor.models.demo import DemoModelWrapper as DemoModelWrapper
 from athanor.models.lj import LennardJonesModelWrapper as LennardJonesModelWrapper
 from athanor.models.mixin import BaseModelMixin as BaseModelMixin
+from athanor.models.pipeline import PipelineGroup as PipelineGroup
+from athanor.models.pipeline import PipelineModelWrapper as PipelineModelWrapper
+from athanor.models.pipeline import PipelineStep as PipelineStep
 from athanor.models.registry import available as available
 from athanor.models.registry import get as get

@@ -97,7 +97,7 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
                     f"`{name}` carries a derivative in forward mode, as in `torch.func.jvp`; models give derivatives "
                     f"in reverse mode only. Use `torch.autograd.grad`, or `torch.autograd.functional.vjp`."
                 )
-        view = value.shallow_view((_GEOMETRY | config.autograd_inputs) - config.gradient_keys)
+        view: Any = value.shallow_view((_GEOMETRY | config.autograd_inputs) - config.gradient_keys)
         neighbors, lists = config.neighbor_config, getattr(view, "pair_lists", ())
         if neighbors is not None and lists:
             if len(lists) > 1:

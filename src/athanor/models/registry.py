@@ -7,7 +7,9 @@ returns a wrapper. Nothing is imported until a model is asked for.
 from __future__ import annotations
 
 import importlib
+import operator
 from dataclasses import dataclass
+from functools import reduce
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from athanor._values import check_keywords, did_you_mean, keywords_of, unknown_k
 from athanor.errors import ArgumentError, ContractError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from athanor.models.mixin import BaseModelMixin
 
@@ -224,7 +226,12 @@ def get(name: str, /, **kwargs: Any) -> BaseModelMixin:
     """
     for entry, options in (parts := terms(name, kwargs)):
         check_keywords(entry.load(), options, f"model `{entry.name}`")
-    return sum(build(entry, options) for entry, options in parts)
+    return total(build(entry, options) for entry, options in parts)
+
+
+def total(models: Iterable[BaseModelMixin]) -> BaseModelMixin:
+    """Return the sum of models; of one, itself."""
+    return reduce(operator.add, models)
 
 
 def build(entry: ModelEntry, options: Mapping[str, Any]) -> BaseModelMixin:

@@ -55,8 +55,8 @@ def build_model(spec: ModelSpec) -> Any:
         If a package is missing; the text names the command that installs it.
     """
     if spec.terms:
-        return sum(build_model(term) for term in spec.terms)
-    return sum(_build_term(entry, options) for entry, options in registry.terms(spec.name, spec.options))
+        return registry.total(build_model(term) for term in spec.terms)
+    return registry.total(_build_term(entry, options) for entry, options in registry.terms(spec.name, spec.options))
 
 
 def _build_term(entry: registry.ModelEntry, options: dict[str, Any]) -> Any:
@@ -73,8 +73,7 @@ def _build_term(entry: registry.ModelEntry, options: dict[str, Any]) -> Any:
     except ValidationError as error:  # of the configurations that a model makes of its arguments
         raise InputError(f"{called}: {describe_problems(error)}") from error
     except (TypeError, RuntimeError) as error:  # torch's, for a device or a dtype that is none
-        first_line = str(error).partition("
-")[0]
+        first_line = str(error).partition("\n")[0]
         raise InputError(f"{called} does not take {options}: {first_line}") from error
 
 

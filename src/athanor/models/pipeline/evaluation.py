@@ -121,6 +121,7 @@ def attached_outputs(plan: Plan, view: Any, strain: Tensor | None, wanted: Set[s
 
 def _run(step: PlannedStep, work: _Pass) -> None:
     """Call the model of a step, and note what it gives."""
+    outputs: Mapping[str, Tensor | None]
     if step.is_joint:
         asked = _asked(step, work) - (DERIVATIVES - step.model.direct_derivative_keys())
         strain = None if work.plan.has_own_derivatives(step) else work.strain
@@ -129,7 +130,7 @@ def _run(step: PlannedStep, work: _Pass) -> None:
         if step.reads and work.variables and step.position not in work.plan.proven:
             by = {name: value for name, value in _read(step, work).items() if value.requires_grad}
             if by and step.gives_energy:
-                _gradients_by_read(step, outputs["energy"], by, keep_graph=False)
+                _gradients_by_read(step, outputs.get("energy"), by, keep_graph=False)
             work.plan.proven.add(step.position)
     elif work.has_graph and (step.is_source or step.reads):
         with torch.enable_grad():
@@ -160,11 +161,11 @@ def _direct_on_graph(step: PlannedStep, work: _Pass) -> Mapping[str, Tensor | No
 
 
 def _gradients_by_read(
-    step: PlannedStep, energy: Tensor, by: dict[str, Tensor], *, keep_graph: bool
+    step: PlannedStep, energy: Tensor | None, by: dict[str, Tensor], *, keep_graph: bool
 ) -> tuple[Tensor, ...]:
     """Return the gradient of the energy of a step by each value that it read."""
     found: tuple[Tensor | None, ...] = (None,) * len(by)
-    if energy.requires_grad:
+    if energy is not None and energy.requires_grad:
         ones = torch.ones_like(energy)
         values = list(by.values())
         found = torch.autograd.grad(energy, values, ones, create_graph=keep_graph, retain_graph=True, allow_unused=True)

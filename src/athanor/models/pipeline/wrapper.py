@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,10 +127,10 @@ class PipelineModelWrapper(nn.Module, BaseModelMixin):
         groups: list[PipelineGroup] = []
         scopes: list[int] = []
         for each in (first, second):
-            is_pipeline = isinstance(each, PipelineModelWrapper)
             offset = max(scopes, default=-1) + 1  # nobody reads across the plus sign
-            scopes += [scope + offset for scope in each.scopes] if is_pipeline else [offset]
-            groups += each.groups if is_pipeline else [PipelineGroup([each])]
+            flat = each if isinstance(each, PipelineModelWrapper) else cls([PipelineGroup([each])])
+            scopes += [scope + offset for scope in flat.scopes]
+            groups += flat.groups
         total = cls(groups, **(settings[0] if settings else {}), scopes=scopes)
         active = frozenset().union(*(each.model_config.active_outputs or () for each in (first, second)))
         total.model_config.active_outputs = set(active & total.model_config.outputs)
@@ -155,10 +156,7 @@ class PipelineModelWrapper(nn.Module, BaseModelMixin):
         outputs = evaluate_plan(self._plan, batch, wanted, self._additive, keep_graph=keep_graph)
         if "energy" not in wanted:
             outputs.pop("energy", None)
-        if not keep_graph:
-            for key, value in outputs.items():
-                outputs[key] = value.detach()
-        return outputs
+        return OrderedDict((key, value if keep_graph else value.detach()) for key, value in outputs.items())
 
     def _attached_energy(
         self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]

@@ -317,6 +317,18 @@ def test_energy_alone_does_no_work_for_forces() -> None:
     assert seen == [(False, False), (True, True)]
 
 
+@pytest.mark.parametrize("build", [one_group, two_groups])
+def test_one_structure_and_every_gradient_mode(build) -> None:
+    pipeline, structure = asking(build(Charges(), Pairs())), salt()[0]
+    expected = pipeline(batch_of([structure]))
+    for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+        with mode():
+            outputs = pipeline(structure)
+        for name, value in outputs.items():
+            assert torch.equal(value, expected[name]), name
+            assert not value.requires_grad
+
+
 def test_what_nobody_can_give_is_warned_about_once() -> None:
     pipeline = asking(lj() + lj(), "energy", "dipole")
     with pytest.warns(UserWarning, match="cannot compute dipole"):
@@ -569,8 +581,10 @@ def test_derivative_functions_and_wires_between_groups_are_refused() -> None:
     with pytest.raises(InputError, match=r"step 2 \(Pairs\) reads what step 1 \(Charges\) gives, in another group"):
         PipelineModelWrapper(groups)
     inner = PipelineModelWrapper([PipelineGroup([lj()], True, derivatives)])
-    with pytest.raises(ContractError, match="can not be part of an autograd group"):
-        one_group(inner, lj())(batch_of())
+    hybrid = PipelineModelWrapper([PipelineGroup([Charges(), HybridPairs()], True)])
+    for model, missed in ((inner, "the `derivative_fn` of group 1"), (hybrid, r"forces of step 2 \(HybridPairs\)")):
+        with pytest.raises(ContractError, match=f"can not be part of an autograd group .* would miss .*{missed}"):
+            one_group(model, lj())(batch_of())
 
 
 # ----------------------------------------------------------------------------------------- mistakes of models and users

@@ -95,25 +95,29 @@ def evaluate_plan(
         return sum_outputs(*total, additive_keys=additive)
 
 
-def attached_outputs(plan: Plan, view: Any, strain: Tensor | None, wanted: Set[str]) -> dict[str, Tensor]:
+def attached_outputs(
+    plan: Plan, view: Any, strain: Tensor | None, wanted: Set[str], additive: Collection[str]
+) -> dict[str, Tensor]:
     """Return the energy of a whole pipeline as a part of another one; see `BaseModelMixin._attached_energy`.
 
     Raises
     ------
     ContractError
-        If a group has a `derivative_fn`, which nobody else can follow.
+        If some of its derivatives are made in a way that a differentiation of its energy would miss.
     """
-    if plan.derivative_fns:
+    own = [f"the `derivative_fn` of group {group + 1}" for group in plan.derivative_fns]
+    own += [f"the forces of {step.name} itself" for step in plan.steps if step.model.direct_derivative_keys()]
+    if own:
         raise ContractError(
-            "A pipeline with a `derivative_fn` can not be part of an autograd group of another one, which would not "
-            "call it. Put its models into that group, or the pipeline into a group with `use_autograd=False`."
+            f"A pipeline can not be part of an autograd group of another one, which would miss {own[0]}. Put its models "
+            f"into that group, or the pipeline into a group with `use_autograd=False`."
         )
     work = _Pass(plan, view, frozenset(wanted) - DERIVATIVES, variables={} if strain is None else {"stress": strain})
     work.keep_graph = torch.is_grad_enabled()
     for step in plan.steps:
-        outputs = step.model._attached_energy(_view_for(step, work), strain, _asked(step, work))
+        outputs = step.model._attached_energy(_view_for(step, work), strain, _asked(step, work) - DERIVATIVES)
         _take(step, outputs, work)
-    return dict(sum_outputs(*(outputs for _, outputs in work.parts), additive_keys={"energy"}))
+    return dict(sum_outputs(*(outputs for _, outputs in work.parts), additive_keys=additive))
 
 
 # ------------------------------------------------------------------------------------------------------------- a step

@@ -161,7 +161,7 @@ class PipelineModelWrapper(nn.Module, BaseModelMixin):
     def _attached_energy(
         self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
     ) -> dict[str, torch.Tensor]:
-        return attached_outputs(self._plan, data, strain, wanted)
+        return attached_outputs(self._plan, data, strain, wanted, self._additive)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PipelineModelWrapper:
         """Return a pipeline of copies; each `derivative_fn` is shared."""

@@ -46,6 +46,9 @@ def asking_for(model: Any, outputs: Collection[str]) -> Iterator[None]:
     """Ask `model` for `outputs` only, for the time of the block."""
     config = model.model_config
     asked_before = config.active_outputs
+    if asked_before == set(outputs):
+        yield
+        return
     config.active_outputs = set(outputs)
     try:
         yield

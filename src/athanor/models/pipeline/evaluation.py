@@ -109,8 +109,8 @@ def attached_outputs(
     own += [f"the forces of {step.name} itself" for step in plan.steps if step.model.direct_derivative_keys()]
     if own:
         raise ContractError(
-            f"A pipeline can not be part of an autograd group of another one, which would miss {own[0]}. Put its models "
-            f"into that group, or the pipeline into a group with `use_autograd=False`."
+            f"A pipeline can not be part of an autograd group of another one, which would miss {own[0]}. Put its "
+            f"models into that group, or the pipeline into one with `use_autograd=False`."
         )
     work = _Pass(plan, view, frozenset(wanted) - DERIVATIVES, variables={} if strain is None else {"stress": strain})
     work.keep_graph = torch.is_grad_enabled()

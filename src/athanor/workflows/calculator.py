@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
@@ -150,7 +151,8 @@ class AthanorCalculator(Calculator):
         changes = super().check_state(atoms, tol)
         known = {} if self.atoms is None else self.atoms.info
         labels = [name for name in self._kept.labels if name in ("charge", "spin")]
-        return changes or ["info"] * any(known.get(name) != atoms.info.get(name) for name in labels)
+        has_changed = any(not np.array_equal(known.get(name), atoms.info.get(name)) for name in labels)
+        return changes or ["info"] * has_changed
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         """Return a result, computed unless it is there; see `ase.calculators.calculator.Calculator`.
@@ -197,7 +199,7 @@ class AthanorCalculator(Calculator):
         """
         if kwargs:
             raise NotAvailableError(
-                f"{', '.join(f'`{name}`' for name in kwargs)} can not be set: what an AthanorCalculator is made of stays. "
+                f"{', '.join(f'`{name}`' for name in kwargs)}: an AthanorCalculator stays as it was made. "
                 f"Make another one, such as `AthanorCalculator(calc.model, skin=1.0)`."
             )
         return {}
@@ -220,14 +222,14 @@ class AthanorCalculator(Calculator):
                 f"{atoms.cell.rank} of 3 vectors. Give it a cell with a volume and make a direction periodic."
             )
 
-    def _fields_for(self, atoms: Atoms, properties: Collection[str]) -> set[str]:
+    def _fields_for(self, atoms: Atoms, properties: Collection[str]) -> frozenset[str]:
         """Return what to compute when asked for `properties`, and remember what was asked for."""
         asked = {_FIELD_OF[name] for name in properties if name in self.implemented_properties}
         self._asked |= asked
         if asked - {"energy"}:
             asked |= self._asked_before
-        asked.add("energy")
-        return asked & self._model.model_config.outputs - (set() if _has_volume(atoms) else {"stress"})
+        possible = self._model.model_config.outputs
+        return possible & (asked | {"energy"}) - (set() if _has_volume(atoms) else {"stress"})
 
 
 def calculator(

@@ -313,7 +313,7 @@ def as_property(field: str, value: torch.Tensor) -> Any:
     value
         With the leading row of its level.
     """
-    numbers = np.array(value.detach().cpu(), dtype=np.float64)
+    numbers = value.detach().cpu().double().numpy().copy()
     if FIELDS[field].level == "node":
         return numbers
     if FIELDS[field].shape == (3, 3):

@@ -154,7 +154,7 @@ class ASEModelWrapper(nn.Module, BaseModelMixin):
         if field == "stress" and value.shape == (6,):
             value = voigt_to_matrix(torch.from_numpy(value)).numpy()
         expected = (len(atoms), *spec.shape) if spec.level == "node" else spec.shape
-        if value.shape != expected and not value.size == np.prod(expected) == 1:
+        if value.shape != expected and (expected != (1,) or value.size != 1):
             raise ModelOutputError(
                 f"`{name}` from {type(self.calculator).__name__} has shape {value.shape} for {len(atoms)} atoms; "
                 f"expected {expected}. Leave `{field}` out of `model_config.active_outputs`."

@@ -10,7 +10,6 @@ import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
@@ -20,7 +19,7 @@ from athanor.dynamics.arguments import check_model
 from athanor.dynamics.in_use import in_use, taking_turns
 from athanor.errors import InputError, NotAvailableError
 from athanor.workflows.build import build_model
-from athanor.workflows.kept_structure import KeptStructure, name_of
+from athanor.workflows.kept_structure import KeptStructure, bytes_of, name_of
 from athanor.workflows.plan import find_device, spec_of_call
 from athanor.workflows.spec import CalculationSpec
 
@@ -151,7 +150,7 @@ class AthanorCalculator(Calculator):
         changes = super().check_state(atoms, tol)
         known = {} if self.atoms is None else self.atoms.info
         labels = [name for name in self._kept.labels if name in ("charge", "spin")]
-        has_changed = any(not np.array_equal(known.get(name), atoms.info.get(name)) for name in labels)
+        has_changed = any(bytes_of(known.get(name)) != bytes_of(atoms.info.get(name)) for name in labels)
         return changes or ["info"] * has_changed
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
@@ -179,7 +178,7 @@ class AthanorCalculator(Calculator):
         InputError, CalculationFailedError
             As the class says.
         """
-        with taking_turns(), in_use(model=self._model), torch.inference_mode(False):
+        with taking_turns(), in_use(model=self._model.model_config), torch.inference_mode(False):
             super().calculate(atoms, properties, system_changes)
             if self.atoms is None:
                 raise InputError("There are no atoms to calculate: pass some, `calc.calculate(atoms, ['energy'])`.")

@@ -73,7 +73,7 @@ class KeptStructure:
     def forget(self) -> None:
         """Drop the batch and its neighbours."""
         self._batch: Batch | None = None
-        self._made_for: list[bytes | None] = []
+        self._made_for: list[bytes] = []
         self._cell: np.ndarray | None = None
 
     def evaluate(self, atoms: Atoms, fields: Collection[str]) -> dict[str, torch.Tensor]:
@@ -156,7 +156,12 @@ def name_of(model: BaseModelMixin) -> str:
     return model.model_card.name or type(model).__name__
 
 
-def _composition(atoms: Atoms, labels: Collection[str]) -> list[bytes | None]:
+def bytes_of(value: Any) -> bytes:
+    """Return what two equal values have in common: arrays, numbers, texts, or None."""
+    return np.asarray(value).tobytes()
+
+
+def _composition(atoms: Atoms, labels: Collection[str]) -> list[bytes]:
     """Return what a batch is made for, beside positions and cell: elements, periodicity, and what the model reads."""
     values = [atoms.numbers, atoms.pbc, *(atoms.arrays.get(name, atoms.info.get(name)) for name in labels)]
-    return [None if value is None else np.asarray(value).tobytes() for value in values]
+    return [bytes_of(value) for value in values]

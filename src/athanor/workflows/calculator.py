@@ -163,7 +163,10 @@ class AthanorCalculator(Calculator):
         """
         with taking_turns():
             self._check_available(name, self.atoms if atoms is None else atoms)
-            return super().get_property(name, atoms, allow_calculation)
+            result = super().get_property(name, atoms, allow_calculation)
+            if allow_calculation:  # who writes files looks at whatever there is
+                self._asked.add(_FIELD_OF[name])
+            return result
 
     def calculate(
         self,

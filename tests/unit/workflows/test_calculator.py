@@ -88,11 +88,19 @@ def check_passes(kind: type[Calculator]) -> None:
     assert model.told() == []
     atoms.get_stress()
     assert model.told() == [STRESS]
+    for _step in range(3):
+        atoms.positions[0] += 0.01
+        atoms.get_stress()
+        atoms.get_forces()
+        atoms.get_potential_energy()
+        assert model.told() == [FORCES | STRESS]
     atoms.positions[0] += 0.01
-    atoms.get_stress()
     atoms.get_forces()
-    atoms.get_potential_energy()
     assert model.told() == [FORCES | STRESS]
+    atoms.positions[0] += 0.01
+    atoms.get_forces()
+    assert atoms.calc.get_property("stress", atoms, allow_calculation=False) is None
+    assert model.told() == [FORCES]
     atoms.positions[0] += 0.01
     atoms.get_potential_energy()
     assert model.told() == [ENERGY]

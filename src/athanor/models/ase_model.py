@@ -133,10 +133,8 @@ class ASEModelWrapper(nn.Module, BaseModelMixin):
             )
         structures = data.to_atoms() if isinstance(data, Batch) else [data.to_atoms()]
         found = [self._results(atoms, fields) for atoms in structures]
-        made = {"dtype": data.positions.dtype, "device": data.positions.device}
-        outputs = {
-            field: torch.from_numpy(np.concatenate([row[field] for row in found])).to(**made) for field in fields
-        }
+        rows = {field: np.concatenate([each[field] for each in found]) for field in fields}
+        outputs = {field: torch.from_numpy(value).to(data["positions"]) for field, value in rows.items()}
         return self.adapt_output(outputs, data)
 
     def _results(self, atoms: Atoms, fields: list[str]) -> dict[str, np.ndarray]:

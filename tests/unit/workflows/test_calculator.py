@@ -25,6 +25,7 @@ from torch import nn
 
 import athanor
 from athanor import AthanorCalculator
+from athanor.dynamics import in_use
 from athanor.errors import (
     ArgumentError,
     AthanorWarning,
@@ -400,6 +401,44 @@ def test_a_model_that_a_run_in_another_thread_has_is_refused() -> None:
     finally:
         go_on.set()
         thread.join()
+
+
+def test_a_forked_child_does_not_wait_for_a_turn_of_its_parent() -> None:
+    taken, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with in_use.taking_turns():
+            taken.set()
+            assert done.wait(30.0)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert taken.wait(30.0)
+        assert not in_use._turn.acquire(timeout=0.05)
+        in_use._forget()  # what a fork does in the child
+        assert np.isfinite(AthanorCalculator(Recorder()).get_potential_energy(crystal()))
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_an_interrupted_calculation_leaves_nothing_behind() -> None:
+    class Interrupted(Recorder):
+        interrupts = True
+
+        def forward(self, data: Any, **kwargs: Any) -> Any:
+            if self.interrupts:
+                data.positions.add_(1.0)  # half way through something
+                raise KeyboardInterrupt
+            return super().forward(data)
+
+    atoms = crystal()
+    atoms.calc = AthanorCalculator(Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        atoms.get_forces()
+    atoms.calc.model.interrupts = False
+    np.testing.assert_array_equal(atoms.get_forces(), AthanorCalculator(Recorder()).get_forces(crystal()))
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])

@@ -118,7 +118,7 @@ class KeptStructure:
     def _check_geometry(self, batch: Batch, atoms: Atoms) -> None:
         """Look at the geometry before neighbours are searched; a new cell is written into the batch, in place."""
         if not np.isfinite(atoms.positions).all():
-            raise self._failure(FailureCode.POSITIONS_NOT_FINITE, batch, atoms)
+            raise self._failure(self._explained(FailureCode.POSITIONS_NOT_FINITE, batch), atoms)
         if "cell" not in batch:
             return
         cell = completed_cell(atoms).array
@@ -126,13 +126,13 @@ class KeptStructure:
             batch.cell.copy_(torch.from_numpy(cell).unsqueeze(0))
             self._cell = cell.copy()
             if bool(collapsed_cells(batch, search_radius(batch, self._model))):
-                raise self._failure(FailureCode.CELL_NOT_FINITE, batch, atoms)
+                raise self._failure(self._explained(FailureCode.CELL_NOT_FINITE, batch), atoms)
 
     def _check_distances(self, batch: Batch, atoms: Atoms) -> None:
         floor = self._model.model_card.minimum_distance
         closest = None if floor is None else closest_pairs(batch)
         if floor is not None and closest is not None and float(closest) < floor:
-            raise self._failure(FailureCode.ATOMS_TOO_CLOSE, batch, atoms)
+            raise self._failure(self._explained(FailureCode.ATOMS_TOO_CLOSE, batch), atoms)
 
     def _checked(self, outputs: Mapping[str, torch.Tensor], batch: Batch, atoms: Atoms) -> dict[str, torch.Tensor]:
         found = {}
@@ -141,13 +141,18 @@ class KeptStructure:
             shape = (batch.num_nodes if spec.level == "node" else 1, *filter(None, spec.shape))
             found[field] = in_shape(value, shape, spec, self._model)
             if not bool(value.isfinite().all()):
-                raise self._failure(_NOT_FINITE.get(field, FailureCode.ENERGY_NOT_FINITE), batch, atoms)
+                code = _NOT_FINITE.get(field)
+                why = f"its `{field}` became NaN or infinite" if code is None else self._explained(code, batch)
+                raise self._failure(why, atoms)
         return found
 
-    def _failure(self, code: FailureCode, batch: Batch, atoms: Atoms) -> CalculationFailedError:
+    def _explained(self, code: FailureCode, batch: Batch) -> str:
+        return explain_failure(batch, 0, self._model, code)
+
+    def _failure(self, why: str, atoms: Atoms) -> CalculationFailedError:
         return CalculationFailedError(
-            f"{name_of(self._model)} gives nothing for {atoms.get_chemical_formula()}: "
-            f"{explain_failure(batch, 0, self._model, code)}. Start from another structure, or take shorter steps."
+            f"{name_of(self._model)} gives nothing for {atoms.get_chemical_formula()}: {why}. Start from another "
+            f"structure, or take shorter steps."
         )
 
 

@@ -602,6 +602,18 @@ def test_results_that_are_not_finite_are_refused() -> None:
         atoms.get_forces()
 
 
+class NotFiniteCharges(Labelled):
+    def forward(self, data: Any, **kwargs: Any) -> Any:
+        outputs = super().forward(data)
+        return outputs | {"charges": torch.full((data.num_nodes,), torch.nan)}
+
+
+def test_a_result_that_is_not_finite_is_named() -> None:
+    pair = ase.Atoms("N2", positions=[[0, 0, 0], [1, 2, 3]])
+    with pytest.raises(CalculationFailed, match="for N2: its `charges` became NaN or infinite"):
+        AthanorCalculator(NotFiniteCharges()).get_charges(pair)
+
+
 def test_a_model_that_returns_another_shape_is_told() -> None:
     with pytest.raises(ModelOutputError, match=r"`forces` from Transposed has shape \(3, 32\); expected \(32, 3\)"):
         AthanorCalculator(Transposed()).get_forces(crystal())

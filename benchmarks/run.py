@@ -15,7 +15,16 @@ import lennard_jones
 import page
 from harness import environment
 
-BENCHMARKS = ("overhead", "finished", "start_up", "neighbor_lists", "lennard_jones", "memory", "chgnet_relaxation")
+BENCHMARKS = (
+    "overhead",
+    "finished",
+    "start_up",
+    "neighbor_lists",
+    "lennard_jones",
+    "memory",
+    "chgnet_relaxation",
+    "ase_calculator",
+)
 
 
 def main() -> int:

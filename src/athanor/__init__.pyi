@@ -10,6 +10,8 @@ from athanor import units as units
 from athanor._runtime import set_num_threads as set_num_threads
 from athanor.data.atomic_data import AtomicData as AtomicData
 from athanor.data.batch import Batch as Batch
+from athanor.workflows.calculator import AthanorCalculator as AthanorCalculator
+from athanor.workflows.calculator import calculator as calculator
 from athanor.workflows.evaluate import evaluate as evaluate
 from athanor.workflows.md import md as md
 from athanor.workflows.plot import plot as plot

@@ -19,6 +19,8 @@ TABLE: dict[str, dict[str, str]] = {
         "relax": "athanor.workflows.relax",
         "md": "athanor.workflows.md",
         "evaluate": "athanor.workflows.evaluate",
+        "calculator": "athanor.workflows.calculator",
+        "AthanorCalculator": "athanor.workflows.calculator",
         "open": "athanor.workflows.saved_run",
         "plot": "athanor.workflows.plot",
         "set_num_threads": "athanor._runtime",
@@ -43,6 +45,7 @@ TABLE: dict[str, dict[str, str]] = {
         "compute_neighbors": "athanor.neighbors.build",
     },
     "athanor.models": {
+        "ASEModelWrapper": "athanor.models.ase_model",
         "BaseModelMixin": "athanor.models.mixin",
         "CHGNetWrapper": "athanor.models.chgnet",
         "DemoModelWrapper": "athanor.models.demo",

@@ -71,5 +71,6 @@ def test_smoke(name: str) -> None:
 
 @pytest.mark.chgnet
 @pytest.mark.filterwarnings("ignore")  # those of the package, at import
-def test_smoke_of_chgnet() -> None:
-    assert [row["case"] for row in import_module("chgnet_relaxation").measure(True)]
+@pytest.mark.parametrize("name", ["chgnet_relaxation", "ase_calculator"])
+def test_smoke_of_chgnet(name: str) -> None:
+    assert [row["case"] for row in import_module(name).measure(True)]

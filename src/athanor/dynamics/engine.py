@@ -26,7 +26,7 @@ from athanor.dynamics.arguments import (
 from athanor.dynamics.convergence import ConvergenceHook
 from athanor.dynamics.driver import Driver, check_can_produce
 from athanor.dynamics.evaluate import evaluate
-from athanor.dynamics.in_use import in_use
+from athanor.dynamics.in_use import in_use, of_model
 from athanor.dynamics.rows import Rows, SavedRows, mask_of_rows, save_rows, take_up_rows
 from athanor.dynamics.start import check_start, settle_velocities_
 from athanor.dynamics.state import (
@@ -505,8 +505,7 @@ class BaseDynamics(HookRegistryMixin):
     @contextmanager
     def _alone_with(self, batch: Batch) -> Iterator[None]:
         """Have the batch, the engine and the model with its parts to this thread, and the batch's own memory."""
-        models = [("model", config) for config in self.model.configurations()]
-        with in_use(("batch", batch), ("engine", self), *models):
+        with in_use(("batch", batch), ("engine", self), *of_model(self.model)):
             batch.separate_memory()
             yield
 

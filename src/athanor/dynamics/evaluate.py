@@ -220,12 +220,23 @@ def _store(batch: Batch, spec: FieldSpec, value: Tensor, model: Any) -> None:
         dtype = batch.positions.dtype if spec.kind == "state" else value.dtype
         target = torch.zeros((rows, *tail), dtype=dtype, device=batch.device)
         batch.set_field(key, target)
-    if value.shape != target.shape:
-        # sizes of 1 may be missing or more, but a transposed tensor has its numbers in wrong places
-        if [size for size in value.shape if size != 1] != [size for size in target.shape if size != 1]:
-            raise ModelOutputError(
-                f"`{key}` from {type(model).__name__} has shape {tuple(value.shape)}; expected {tuple(target.shape)}. "
-                f"Return one row per {'atom' if spec.level == 'node' else 'system'}."
-            )
-        value = value.reshape(target.shape)
-    target.copy_(value)
+    target.copy_(in_shape(value, tuple(target.shape), spec, model))
+
+
+def in_shape(value: Tensor, shape: tuple[int, ...], spec: FieldSpec, model: Any) -> Tensor:
+    """Return an output in the shape of its field; sizes of 1 may be missing or more.
+
+    Raises
+    ------
+    ModelOutputError
+        If it has another shape.
+    """
+    if value.shape == shape:
+        return value
+    # a transposed tensor has its numbers in wrong places
+    if [size for size in value.shape if size != 1] != [size for size in shape if size != 1]:
+        raise ModelOutputError(
+            f"`{spec.name}` from {type(model).__name__} has shape {tuple(value.shape)}; expected {shape}. "
+            f"Return one row per {'atom' if spec.level == 'node' else 'system'}."
+        )
+    return value.reshape(shape)

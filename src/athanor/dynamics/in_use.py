@@ -15,14 +15,15 @@ from typing import Any
 from athanor.errors import SimulationError
 
 _lock = threading.Lock()
+_turn = threading.RLock()
 _owners: dict[int, tuple[int, int, Any]] = {}
 """Thread that has an object, how often it took it, and the object, by its `id`."""
 
 
 def _forget() -> None:
     """Start afresh in a forked child, whose parent's runs are not its own."""
-    global _lock
-    _lock = threading.Lock()
+    global _lock, _turn
+    _lock, _turn = threading.Lock(), threading.RLock()
     _owners.clear()
 
 
@@ -63,6 +64,18 @@ def in_use(*things: tuple[str, Any]) -> Iterator[None]:
                 _, times, _ = _owners.pop(id(thing), (me, 0, thing))
                 if times > 1:
                     _owners[id(thing)] = me, times - 1, thing
+
+
+def of_model(model: Any) -> list[tuple[str, Any]]:
+    """Return what a run has of a model: its configuration, and those of the models that it is made of."""
+    return [("model", config) for config in model.configurations()]
+
+
+@contextmanager
+def taking_turns() -> Iterator[None]:
+    """Let threads in one after the other: for calls that are short, so that waiting is better than being refused."""
+    with _turn:
+        yield
 
 
 _HOW_TO_HAVE_ONE_EACH = {

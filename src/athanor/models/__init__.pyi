@@ -1,5 +1,6 @@
 # Written by tests/architecture/door_stubs.py from athanor/_doors.py and the __init__.py beside it.
 
+from athanor.models.ase_model import ASEModelWrapper as ASEModelWrapper
 from athanor.models.card import ModelCard as ModelCard
 from athanor.models.chgnet import CHGNetWrapper as CHGNetWrapper
 from athanor.models.config import ModelConfig as ModelConfig

@@ -27,6 +27,17 @@ if TYPE_CHECKING:
 OPEN_MARGIN = 3.0
 """Å beyond the atoms of a sheet or tube that count as its own where its cell says nothing."""
 
+PROPERTIES: dict[str, tuple[str, ...]] = {
+    "energy": ("free_energy", "energy"),
+    "forces": ("forces",),
+    "stress": ("stress",),
+    "charges": ("charges",),
+    "magmoms": ("magmoms",),
+    "atomic_energies": ("energies",),
+    "dipole": ("dipole",),
+}
+"""Field -> what ASE's calculators call it. Of two energies the first is the one whose derivative the forces are."""
+
 Data = TypeVar("Data")
 
 
@@ -287,15 +298,25 @@ def _set_info(atoms: Atoms, data: Any, fields: dict[str, torch.Tensor]) -> None:
 
 
 def _results(fields: dict[str, torch.Tensor]) -> dict[str, Any]:
-    results: dict[str, Any] = {}
-    if "energy" in fields:
-        results["energy"] = float(fields["energy"])
-    if "forces" in fields:
-        results["forces"] = fields["forces"].double().numpy()
-    if "stress" in fields:
-        s = fields["stress"][0].double().numpy()
-        s = 0.5 * (s + s.T)
-        results["stress"] = np.array([s[0, 0], s[1, 1], s[2, 2], s[1, 2], s[0, 2], s[0, 1]])
-    if "dipole" in fields:
-        results["dipole"] = fields["dipole"][0].double().numpy()
-    return results
+    return {
+        name: as_property(name, fields[name]) for name in ("energy", "forces", "stress", "dipole") if name in fields
+    }
+
+
+def as_property(field: str, value: torch.Tensor) -> Any:
+    """Return what ASE has for a field of one structure: a float, or a new float64 array; stress in Voigt order.
+
+    Parameters
+    ----------
+    field
+        A name of `PROPERTIES`.
+    value
+        With the leading row of its level.
+    """
+    numbers = value.detach().cpu().double().numpy().copy()
+    if FIELDS[field].level == "node":
+        return numbers
+    if FIELDS[field].shape == (3, 3):
+        full = 0.5 * (numbers[0] + numbers[0].T)
+        return full[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+    return float(numbers[0, 0]) if FIELDS[field].shape == (1,) else numbers[0]

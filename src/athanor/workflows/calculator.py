@@ -249,8 +249,8 @@ def calculator(
     ----------
     model
         Name of a model (see `athanor.models.available`), a mapping of its name and arguments such as ``{"name":
-        "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}``, ``"a + b"`` or a list for a sum, or a wrapped
-        model.
+        "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}``, ``"a + b"`` or a list for a sum, or a
+        wrapped model.
     skin, device, dtype, silence
         As in `AthanorCalculator`. Arguments of a model that are called so go into the mapping.
     **options

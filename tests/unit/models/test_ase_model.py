@@ -204,7 +204,7 @@ def test_a_relaxation_tells_what_the_calculator_said() -> None:
 def test_the_energy_can_not_be_differentiated() -> None:
     model, batch = ASEModelWrapper(EMT()), batch_of(*crystals())
     with pytest.raises(NotAvailableError, match=r"of ASEModelWrapper can not be differentiated.*autograd groups"):
-        energy_and_derivatives([model], batch, {"energy", "forces"})
+        energy_and_derivatives(model, batch, {"energy", "forces"})
     batch.positions.requires_grad_(True)
     with pytest.raises(NotAvailableError, match="positions without a graph"):
         model(batch)

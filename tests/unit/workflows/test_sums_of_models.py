@@ -12,10 +12,13 @@ from ase.build import bulk
 from ase.io import read
 
 import athanor
+from athanor import AthanorCalculator
 from athanor.cli.main import call
 from athanor.data import AtomicData, Batch
 from athanor.dynamics import NVE, ConvergenceHook, FIREVariableCell
-from athanor.errors import InputError
+from athanor.errors import InputError, NotAvailableError
+from athanor.models import ASEModelWrapper, PipelineGroup, PipelineModelWrapper
+from athanor.models.demo import build_demo_model
 from athanor.models.lj import LennardJonesModelWrapper
 from athanor.workflows.spec import make_spec
 
@@ -113,6 +116,27 @@ def test_a_run_of_a_sum_and_what_it_leaves(tmp_path: Path, monkeypatch: pytest.M
     np.testing.assert_allclose(read("again/final.extxyz").positions, result.structures[0].positions, atol=1e-12)
     options = [f"--model-option={key}={value}" for key, value in {**ARGON, "hidden_dim": 4}.items() if key != "name"]
     assert call(["evaluate", "ar.xyz", "--model", "demo + lj", *options]) == 0
-    assert "Ar" in capsys.readouterr().out
+    assert " ar " in capsys.readouterr().out
     assert call(["evaluate", "ar.xyz", "--model", "demo + lj", *options[1:]]) == 65
     assert "model 'lennard-jones' needs `epsilon`" in capsys.readouterr().err
+
+
+def test_a_sum_is_a_calculator_and_takes_one(tmp_path: Path) -> None:
+    """By name, as a list, as an object; a sum with a calculator of ASE in it is the sum of both."""
+    atoms = bulk("Ar", "fcc", a=5.4, cubic=True)
+    atoms.rattle(0.05, seed=1)
+    options = {key: value for key, value in ARGON.items() if key != "name"}
+    expected = athanor.evaluate(atoms, model=[ARGON, "demo"], out=None).structures[0]
+    calculators = (
+        athanor.calculator([ARGON, "demo"]),
+        athanor.calculator("lj + demo", **options),
+        AthanorCalculator(LennardJonesModelWrapper(**options) + build_demo_model()),
+        AthanorCalculator(ASEModelWrapper(athanor.calculator("lj", **options)) + build_demo_model()),
+    )
+    for calculator in calculators:
+        atoms.calc = calculator
+        assert atoms.get_potential_energy() == pytest.approx(expected.get_potential_energy(), abs=1e-6)
+        np.testing.assert_allclose(atoms.get_forces(), expected.get_forces(), atol=1e-6)
+    group = PipelineGroup([ASEModelWrapper(athanor.calculator("lj", **options)), build_demo_model()], use_autograd=True)
+    with pytest.raises(NotAvailableError, match="energy of ASEModelWrapper can not be differentiated"):
+        AthanorCalculator(PipelineModelWrapper([group])).get_forces(atoms)

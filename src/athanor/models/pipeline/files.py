@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -15,14 +15,21 @@ from athanor.models.tensor_file import read_tensor_file
 
 if TYPE_CHECKING:
     from athanor.models.mixin import BaseModelMixin
-    from athanor.models.pipeline.wrapper import PipelineModelWrapper
 
 _FORMAT = "athanor pipeline 1"
 
 
-def save(pipeline: PipelineModelWrapper, path: Path) -> None:
+class SavedPipeline(NamedTuple):
+    """What is in a file: of a pipeline everything but its models and functions."""
+
+    groups: list[PipelineGroup]
+    settings: dict[str, Any]
+    active_outputs: Collection[str]
+    state: dict[str, torch.Tensor]
+
+
+def save(path: Path, pipeline: SavedPipeline) -> None:
     """Write a pipeline; see `PipelineModelWrapper.save`."""
-    additive = pipeline.additive_keys
     description = {
         "groups": [
             {
@@ -35,36 +42,22 @@ def save(pipeline: PipelineModelWrapper, path: Path) -> None:
             }
             for group in pipeline.groups
         ],
-        "settings": pipeline.settings | {"additive_keys": None if additive is None else sorted(additive)},
-        "scopes": pipeline.scopes,
-        "active_outputs": sorted(pipeline.model_config.active_outputs or ()),
+        "settings": {key: sorted(v) if isinstance(v, frozenset) else v for key, v in pipeline.settings.items()},
+        "active_outputs": sorted(pipeline.active_outputs),
     }
-    content = {"format": _FORMAT, "description": json.dumps(description), "state_dict": pipeline.state_dict()}
-    torch.save(content, path)
+    torch.save({"format": _FORMAT, "description": json.dumps(description), "state_dict": pipeline.state}, path)
 
 
 def load(
-    kind: type[PipelineModelWrapper],
-    path: Path,
-    models: Sequence[BaseModelMixin],
-    derivative_fns: Mapping[int, DerivativeFunction],
-) -> PipelineModelWrapper:
-    """Read a pipeline; see `PipelineModelWrapper.load`."""
+    path: Path, models: Sequence[BaseModelMixin], derivative_fns: Mapping[int, DerivativeFunction]
+) -> SavedPipeline:
+    """Read a pipeline, with `models` and `derivative_fns` in it; see `PipelineModelWrapper.load`."""
     content, _ = read_tensor_file(path)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise InputError(f"`{path}` holds no pipeline. Write one with `pipeline.save(path)`.")
-    description = json.loads(content["description"])
-    groups = _groups(path, description["groups"], list(models), derivative_fns)
-    pipeline = kind(groups, **description["settings"], scopes=description["scopes"])
-    pipeline.model_config.active_outputs = set(description["active_outputs"])
-    try:
-        pipeline.load_state_dict(content["state_dict"])
-    except RuntimeError as error:
-        raise InputError(
-            f"The parameters in `{path}` do not fit `models`: {' '.join(str(error).split())}. Pass models of the same "
-            f"kinds and sizes, in the same order."
-        ) from error
-    return pipeline
+    found = json.loads(content["description"])
+    groups = _groups(path, found["groups"], list(models), derivative_fns)
+    return SavedPipeline(groups, found["settings"], found["active_outputs"], content["state_dict"])
 
 
 def _groups(

@@ -173,15 +173,20 @@ class PipelineModelWrapper(nn.Module, BaseModelMixin):
             )
             for group in self.groups
         ]
-        result = type(self)(groups, **self.settings, scopes=self.scopes)
+        result = type(self)(groups, **self._arguments)
         result.model_config = copy.deepcopy(self.model_config, memo)
         result.train(self.training)
         memo[id(self)] = result
         return result
 
     @property
+    def _arguments(self) -> dict[str, Any]:
+        """Arguments of the constructor beside the groups."""
+        return self.settings | {"scopes": self.scopes}
+
+    @property
     def settings(self) -> dict[str, Any]:
-        """Arguments of the constructor that belong to no group."""
+        """How outputs are added and neighbours found, whatever the groups."""
         return {
             "additive_keys": self.additive_keys,
             "neighbor_adaptation": self.neighbor_adaptation,
@@ -234,7 +239,8 @@ class PipelineModelWrapper(nn.Module, BaseModelMixin):
 
         Models themselves, and each `derivative_fn`, are handed in again by who loads it.
         """
-        files.save(self, Path(path))
+        active = self.model_config.active_outputs or ()
+        files.save(Path(path), files.SavedPipeline(self.groups, self._arguments, active, self.state_dict()))
 
     @classmethod
     def load(
@@ -259,7 +265,17 @@ class PipelineModelWrapper(nn.Module, BaseModelMixin):
         InputError
             A `ValueError`, if the file is damaged, or `models` or `derivative_fns` do not fit it.
         """
-        return files.load(cls, Path(path), models, derivative_fns or {})
+        saved = files.load(Path(path), models, derivative_fns or {})
+        pipeline = cls(saved.groups, **saved.settings)
+        pipeline.model_config.active_outputs = set(saved.active_outputs)
+        try:
+            pipeline.load_state_dict(saved.state)
+        except RuntimeError as error:
+            raise InputError(
+                f"The parameters in `{path}` do not fit `models`: {' '.join(str(error).split())}. Pass models of the "
+                f"same kinds and sizes, in the same order."
+            ) from error
+        return pipeline
 
     def extra_repr(self) -> str:
         """Show the plan: which models are differentiated together, who reads what, and what is active."""

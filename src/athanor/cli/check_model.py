@@ -26,8 +26,9 @@ def check_named_model(given: Mapping[str, Any]) -> int:
     assert spec.model is not None
     elements = [number_of_symbol(symbol) for symbol in given["element"] or ()]
     with warnings_as_lines(quiet=False), Console(stderr=True).status("Checking ..."):
-        model = build_model(spec.model).to(find_device(spec.device, spec.dtype))
-        report = check_model(model, elements=elements or None, dtype=getattr(torch, spec.dtype))
+        device = find_device(spec.device, spec.dtype)
+        model = build_model(spec.model).to(device)
+        report = check_model(model, elements=elements or None, dtype=getattr(torch, spec.dtype), device=device)
     code = ExitCode.DONE if report.ok else ExitCode.SOME_FAILED
     if given["json"]:
         print_json(report.to_dict() | {"exit_code": int(code)})

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from athanor._values import check_state_dtype, did_you_mean
+from athanor._values import check_state_dtype, did_you_mean, usable_device
 from athanor.errors import ContractError, InputError
 from athanor.models.mixin import BaseModelMixin
 from athanor.testing.model_kit.bench import ModelBench, evaluate
@@ -43,6 +43,7 @@ def check_model(
     elements: Sequence[int] | None = None,
     distance: float | None = None,
     dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
     checks: Collection[str] | None = None,
 ) -> ModelReport:
     """Check a wrapper on small systems, to the end, and return what was found.
@@ -65,7 +66,9 @@ def check_model(
         potential makes sense: rounding errors of huge energies look like wrong forces.
     dtype
         Of positions and cells: float64, or float32 with bounds that are wider. They are those of float32 too where the
-        model computes in it.
+        model computes in it, as its card or its parameters say.
+    device
+        Where to put the batches; by default where the model is.
     checks
         Names of `CHECKS`, to make these only.
 
@@ -101,10 +104,12 @@ def check_model(
     for name in checks or ():
         if name not in CHECKS:
             raise InputError(f"There is no check `{name}`.{did_you_mean(name, CHECKS)} There are {', '.join(CHECKS)}.")
-    bench, config = ModelBench(model, check_state_dtype(dtype)), copy.deepcopy(model.model_config)
+    place = None if device is None else usable_device(device)
+    bench, config = ModelBench(model, check_state_dtype(dtype), place), copy.deepcopy(model.model_config)
     with _in_eval_mode(model), warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        chosen = dict(systems) if systems is not None else systems_for(bench, elements, distance)
+        given = {name: system.to(dtype) for name, system in (systems or {}).items()}
+        chosen = given or systems_for(bench, elements, distance)
         rows = list(_rows(bench, chosen, CHECKS if checks is None else [name for name in CHECKS if name in checks]))
     if model.model_config != config:
         rows.append(Row("configuration", "", Verdict.FAILED, note="the calls change `model_config`", holds=False))

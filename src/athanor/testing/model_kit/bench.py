@@ -52,9 +52,11 @@ def batch_for(model: BaseModelMixin, systems: Sequence[AtomicData], device: Any 
     return batch
 
 
-def evaluate(model: BaseModelMixin, systems: Sequence[AtomicData], names: Collection[str]) -> list[Results]:
+def evaluate(
+    model: BaseModelMixin, systems: Sequence[AtomicData], names: Collection[str], device: torch.device | None = None
+) -> list[Results]:
     """Return the results of each of `systems`, evaluated in one batch: energy [], forces [N, 3], stress [3, 3]."""
-    batch = batch_for(model, systems, device_of(model))
+    batch = batch_for(model, systems, device or device_of(model))
     with asking_for(model, names):
         outputs = model(batch)
     absent = [name for name in names if outputs.get(name) is None]
@@ -87,6 +89,8 @@ class ModelBench:
         A wrapper, in eval mode.
     dtype
         Of positions and cells.
+    device
+        Where batches are put; by default where the model is.
 
     Attributes
     ----------
@@ -96,10 +100,10 @@ class ModelBench:
         Their atomic numbers.
     """
 
-    def __init__(self, model: BaseModelMixin, dtype: torch.dtype) -> None:
+    def __init__(self, model: BaseModelMixin, dtype: torch.dtype, device: torch.device | None = None) -> None:
         self.model, self.dtype = model, dtype
         self.config, self.card = model.model_config, model.model_card
-        self.device = device_of(model) or torch.device("cpu")
+        self.device = device or device_of(model) or torch.device("cpu")
         self.systems: list[AtomicData] = []
         self.elements: list[int] = []
         self._known: dict[Any, Any] = {}
@@ -163,7 +167,7 @@ class ModelBench:
 
     def evaluate(self, systems: Sequence[AtomicData], names: Collection[str] | None = None) -> list[Results]:
         """Return the results of each of `systems`, evaluated in one batch."""
-        return evaluate(self.model, systems, self.names(systems[0]) if names is None else names)
+        return evaluate(self.model, systems, self.names(systems[0]) if names is None else names, self.device)
 
     def evaluate_many(self, systems: Sequence[AtomicData], names: Collection[str]) -> list[Results]:
         """Return the results of each of `systems`, evaluated in batches of bounded size."""

@@ -21,6 +21,8 @@ _DISPLACEMENTS = {torch.float64: (1e-4,), torch.float32: (2e-2, 6e-3)}
 """Å. A step is small beside the length on which energies bend (0.06 Å in CHGNet), and so large that the rounding of the
 energy, divided by it, stays below the bound. In single precision no step is both for every model: the best one counts,
 since a wrong force is wrong with each."""
+_FINER = 0.1
+"""Of a step: with one so much smaller a pair hardly ever crosses a cutoff, where that may matter."""
 _STRAIN_PER_DISPLACEMENT = 0.2
 """1/Å. The longest pair vectors, of about 5 Å, then move as far as atoms do for the forces."""
 _SMALLEST = 1e-3
@@ -39,8 +41,10 @@ def _differences(
     Each is the Richardson extrapolation of central differences at two steps, with an error of fourth order. NaN where a
     pair crosses a cutoff on the way, if energy or forces jump there.
     """
-    slopes = []
-    for length in _DISPLACEMENTS[bench.precision]:
+    slopes, lengths = [], _DISPLACEMENTS[bench.precision]
+    if bench.precision == torch.float64 and (may_jump(bench) if bench.cutoffs else not bench.card.smooth):
+        lengths = (*lengths, *(_FINER * length for length in lengths))
+    for length in lengths:
         step = length * per_angstrom
         systems = [displaced(way, node * step) for way in range(num_ways) for node in _NODES]
         energies = torch.stack([result["energy"] for result in bench.evaluate_many(systems, ["energy"])])

@@ -91,7 +91,7 @@ def rows_of(name: str, bench: ModelBench, systems: Mapping[str, AtomicData]) -> 
     """Make one check on every system that it fits; a check that can not be made says why."""
     check = CHECKS[name]
     missing = [output for output in check.needs if not bench.computes(output)]
-    fitting = {label: system for label, system in systems.items() if _fits(check.on, system)}
+    fitting = {label: system for label, system in systems.items() if _fits(check.on, system, bench)}
     if missing or not (fitting or check.on == "model"):
         why = f"the model computes no {missing[0]}" if missing else _NONE_FITS[check.on]
         yield Row(name, "", Verdict.NOT_APPLICABLE, note=why, claims=check.claims)
@@ -102,8 +102,10 @@ def rows_of(name: str, bench: ModelBench, systems: Mapping[str, AtomicData]) -> 
             yield _row(name, label, bench, partial(check.function, bench, system))
 
 
-def _fits(kind: Kind, system: AtomicData) -> bool:
-    return kind == "any" or (kind != "model" and (kind == "cell") == (system.cell is not None))
+def _fits(kind: Kind, system: AtomicData, bench: ModelBench) -> bool:
+    if kind == "cell":
+        return system.cell is not None and bench.takes(periodic=True)
+    return kind == "any" or (kind == "molecule" and system.cell is None)
 
 
 def _rows_of_model(name: str, bench: ModelBench) -> Iterator[Row]:
@@ -116,7 +118,7 @@ def _rows_of_model(name: str, bench: ModelBench) -> Iterator[Row]:
 
     ended = _row(name, "", bench, go)
     yield from (_row(name, label, bench, measured.__iter__) for label, measured in found.items())
-    if not found or ended.verdict is Verdict.FAILED:
+    if not found or not ended.holds:
         yield ended
 
 

@@ -185,7 +185,8 @@ def _jumps(bench: ModelBench, cutoff: float, num_atoms: int) -> Iterator[Measure
     found = [_jumps_seen_from(bench, cutoff, spacing, num_atoms) for spacing in spacings]
     beside = "" if num_atoms == 2 else " beside a third atom"
     for title in found[0]:
-        error = min(jumps[title] for jumps in found)
+        errors = [jumps[title] for jumps in found]
+        error = math.inf if any(map(math.isnan, errors)) else min(errors)
         yield Measured(f"jump of the {title}{beside}", error, tolerances.SMOOTH.at(bench.precision))
 
 

@@ -13,8 +13,9 @@ from athanor.errors import InputError
 from athanor.testing.model_kit.bench import ModelBench
 from athanor.testing.systems import moved, standard_systems, structure
 
-_PREFERRED = ((11, 17), (6, 8), (6, 1), (18, 36), (13, 29), (14, 14), (1, 1))
-"""Pairs of elements, tried in this order: of crystals, of molecules, of simple potentials."""
+_OF_CRYSTALS, _OF_MOLECULES = ((11, 17), (13, 29), (14, 14)), ((6, 8), (6, 1), (1, 1))
+_OF_FLUIDS = ((18, 36),)
+"""Pairs of elements that many models know, tried in this order."""
 AWAY = (2.1, 3.2, 4.3)
 """Å; no atom stands at the origin, where a model of absolute positions may be singular."""
 _NUM_DISTANCES = 24
@@ -85,12 +86,18 @@ def choose_elements(bench: ModelBench) -> tuple[int, ...]:
     """
     known = bench.card.trained_elements or bench.card.elements
     if known is not None:
-        usual = (pair for pair in _PREFERRED if known.issuperset(pair))
+        usual = (pair for pair in _usual_pairs(bench) if known.issuperset(pair))
         return next(usual, tuple(sorted(known)[:2]))
-    for pair in _PREFERRED:
+    for pair in _usual_pairs(bench):
         if next(_energies(bench, pair, [_sum_of_radii(pair)]), None) is not None:
             return pair
-    return _PREFERRED[0]
+    return _usual_pairs(bench)[0]
+
+
+def _usual_pairs(bench: ModelBench) -> Sequence[tuple[int, int]]:
+    crystals_first = bench.takes(periodic=True) and bench.card.kind != "molecules"
+    first, second = (_OF_CRYSTALS, _OF_MOLECULES) if crystals_first else (_OF_MOLECULES, _OF_CRYSTALS)
+    return (*first, *second, *_OF_FLUIDS)
 
 
 def find_distance(bench: ModelBench, elements: Sequence[int]) -> float:

@@ -16,7 +16,7 @@ from athanor.models.lj import LennardJonesModelWrapper
 from athanor.testing import Verdict, check_model
 from athanor.testing.model_contract import CHECKS
 from athanor.testing.model_kit.bench import ModelBench
-from athanor.testing.model_kit.derivatives import jumps
+from athanor.testing.model_kit.cutoffs import jumps
 from athanor.testing.systems import standard_systems
 
 from . import twins
@@ -226,7 +226,7 @@ class NeedsCharges(Morse):
     [
         (twins.EnergyOnly(), {"forces", "sign of forces", "stress", "sign of stress", "sum of forces"}),
         (twins.NoStress(), {"stress", "sign of stress", "images", "other cell", "handedness", "extensivity"}),
-        (twins.WithoutList(), {"stress", "sign of stress", "isolation", "no pairs", "smoothness"}),
+        (twins.WithoutList(), {"stress", "sign of stress", "isolation", "no pairs"}),
         (NeedsCharges(), {"isolation"}),
     ],
     ids=lambda value: type(value).__name__,
@@ -262,6 +262,13 @@ def test_the_model_is_as_it_was_and_its_warnings_are_in_the_report() -> None:
     assert model.training
     assert model.model_config == before
     assert report.warnings == ["slow"]
+
+
+def test_a_cutoff_that_nobody_named_is_found() -> None:
+    report = check_model(twins.HidesItsCutoff(smooth=True))
+    assert failed(report) == {"smoothness"}
+    assert "jump of the forces at 4.4 Å" in str(report)
+    check_model(twins.WithoutList(smooth=True)).raise_if_failed()
 
 
 @pytest.mark.parametrize("cutoff", [5.0, 3.0])

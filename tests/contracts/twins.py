@@ -308,11 +308,18 @@ class WithoutList(Morse):
     outputs = ("energy", "forces")
     differentiated = ("forces",)
 
-    def __init__(self) -> None:
+    def __init__(self, **card: Any) -> None:
         super().__init__()
-        self.model_card = ModelCard()
+        self.model_card = ModelCard(**card)
 
     def energies(self, data, positions, cell):
         same = data.batch_idx[:, None] == data.batch_idx
         i, j = (same & ~torch.eye(len(same), dtype=torch.bool)).nonzero(as_tuple=True)
         return self.sum_of(data, positions, 0.5 * self.pair_energy((positions[j] - positions[i]).norm(dim=1)), i)
+
+
+class HidesItsCutoff(WithoutList):
+    """Its configuration names no cutoff, and its energy ends with a bend at one."""
+
+    def pair_energy(self, r):
+        return super().pair_energy(r) + 0.01 * (1.0 - r / 4.4).clamp(min=0.0)

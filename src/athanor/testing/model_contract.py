@@ -87,7 +87,8 @@ def check_model(
     Notes
     -----
     Forces and stress are compared with differences of the energy. Where energy or forces jump at a cutoff, which
-    ``smoothness`` tells, only displacements count with which no pair crosses it.
+    ``smoothness`` tells, only displacements count with which no pair crosses it. Where the configuration names no
+    cutoff, one is searched for along a pair.
 
     Examples
     --------

@@ -11,7 +11,7 @@ from athanor.models.chgnet import CHGNetWrapper
 from athanor.testing import Verdict, check_model
 from athanor.testing.model_contract import CHECKS
 from athanor.testing.model_kit.bench import ModelBench
-from athanor.testing.model_kit.derivatives import jumps
+from athanor.testing.model_kit.cutoffs import jumps
 from athanor.testing.systems import standard_systems
 
 pytestmark = pytest.mark.chgnet

@@ -1,4 +1,4 @@
-"""Forces and stress against differences of the energy, and what becomes of a pair that crosses the cutoff."""
+"""Forces and stress against differences of the energy."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from athanor.data.atomic_data import AtomicData
 from athanor.neighbors.build import compute_neighbors
 from athanor.testing import tolerances
 from athanor.testing.model_kit.bench import Measured, ModelBench, NotApplicable
-from athanor.testing.model_kit.systems import AWAY, boxed, with_inputs
-from athanor.testing.systems import moved, structure
+from athanor.testing.model_kit.cutoffs import where_it_may_jump
+from athanor.testing.systems import moved
 
 _NODES = (-2.0, -1.0, 1.0, 2.0)
 _NUM_COORDINATES = 20
@@ -41,8 +41,8 @@ def _differences(
     Each is the Richardson extrapolation of central differences at two steps, with an error of fourth order. NaN where a
     pair crosses a cutoff on the way, if energy or forces jump there.
     """
-    slopes, lengths = [], _DISPLACEMENTS[bench.precision]
-    if bench.precision == torch.float64 and (may_jump(bench) if bench.cutoffs else not bench.card.smooth):
+    slopes, lengths, cutoffs = [], _DISPLACEMENTS[bench.precision], where_it_may_jump(bench)
+    if bench.precision == torch.float64 and (cutoffs or not (bench.cutoffs or bench.card.smooth)):
         lengths = (*lengths, *(_FINER * length for length in lengths))
     for length in lengths:
         step = length * per_angstrom
@@ -50,8 +50,7 @@ def _differences(
         energies = torch.stack([result["energy"] for result in bench.evaluate_many(systems, ["energy"])])
         values = energies.double().view(-1, 4)
         found = (values[:, 0] - 8.0 * values[:, 1] + 8.0 * values[:, 2] - values[:, 3]) / (12.0 * step)
-        if may_jump(bench):
-            found[_crossed(bench, system, systems)] = math.nan
+        found[_crossed(bench, system, systems, cutoffs)] = math.nan
         slopes.append(found)
     if bool(torch.stack(slopes).isnan().all()):
         raise NotApplicable("pairs cross a cutoff with every displacement, and the energy may jump there")
@@ -64,10 +63,13 @@ def _nearest(slopes: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
     return slopes.gather(0, distance.argmin(dim=0, keepdim=True))[0]
 
 
-def _crossed(bench: ModelBench, system: AtomicData, displaced: Sequence[AtomicData]) -> torch.Tensor:
+def _crossed(
+    bench: ModelBench, system: AtomicData, displaced: Sequence[AtomicData], cutoffs: Sequence[float]
+) -> torch.Tensor:
     """Return for each four of `displaced` whether one has other pairs within a cutoff than `system`."""
-    batch, crossed = bench.batch([system, *displaced]), torch.zeros(len(displaced), dtype=torch.bool)
-    for cutoff in bench.cutoffs:
+    crossed = torch.zeros(len(displaced), dtype=torch.bool)
+    batch = bench.batch([system, *displaced]) if cutoffs else bench.batch([system])
+    for cutoff in cutoffs:
         compute_neighbors(batch, cutoff)
         pairs = batch.pair_list
         assert pairs is not None
@@ -144,79 +146,3 @@ def _sign(what: str, got: torch.Tensor, expected: torch.Tensor) -> Measured:
         return Measured("too small to have a sign", 0.0, 0.5)
     against = float((got * expected).sum()) < 0.0
     return Measured(what if against else "", float(against), 0.5)
-
-
-# ------------------------------------------------------------------------------------------------------- at the cutoff
-
-_PLACES = 5
-"""Distances on either side of a cutoff, from which energy and forces are extrapolated to it."""
-_SPACINGS = {torch.float64: (1e-3, 3e-4, 1e-4), torch.float32: (3e-2, 1e-2, 3e-3)}
-"""Å between them. A jump is seen with every one; what a polynomial does not follow shrinks with them, and rounding
-grows, so the least of what is found counts."""
-
-
-_HARMLESS = tolerances.Tolerance(1e-8, 1e-5)
-"""Jumps that do not show in differences of the energy, which single precision can not tell from rounding."""
-
-
-def may_jump(bench: ModelBench) -> bool:
-    """Whether energy or forces jump at a cutoff: the card says so, or it was measured, or can not be excluded."""
-    if bench.card.smooth is False:
-        return bool(bench.cutoffs)
-    most = (tolerances.SMOOTH if bench.card.smooth else _HARMLESS).at(bench.precision)
-    return any(jump.error > most for cutoff in bench.cutoffs for jump in jumps(bench, cutoff))
-
-
-def smoothness(bench: ModelBench) -> Iterator[tuple[str, Sequence[Measured]]]:
-    """Energy, forces and, in double precision, their slope go on where a pair crosses a cutoff."""
-    if not bench.cutoffs:
-        raise NotApplicable("the configuration names no cutoff")
-    for cutoff in bench.cutoffs:
-        yield f"a pair at {cutoff:g} Å", jumps(bench, cutoff)
-
-
-def jumps(bench: ModelBench, cutoff: float) -> list[Measured]:
-    """Return the jumps where the distance of a pair, alone and beside a third atom, crosses `cutoff`, Å."""
-    return bench.once(("jumps", cutoff), lambda: [*_jumps(bench, cutoff, 2), *_jumps(bench, cutoff, 3)])
-
-
-def _jumps(bench: ModelBench, cutoff: float, num_atoms: int) -> Iterator[Measured]:
-    spacings = _SPACINGS[bench.precision]
-    found = [_jumps_seen_from(bench, cutoff, spacing, num_atoms) for spacing in spacings]
-    beside = "" if num_atoms == 2 else " beside a third atom"
-    for title in found[0]:
-        errors = [jumps[title] for jumps in found]
-        error = math.inf if any(map(math.isnan, errors)) else min(errors)
-        yield Measured(f"jump of the {title}{beside}", error, tolerances.SMOOTH.at(bench.precision))
-
-
-def _jumps_seen_from(bench: ModelBench, cutoff: float, spacing: float, num_atoms: int) -> dict[str, float]:
-    """Return the jump of each quantity, relative to its size or to 1, seen from places `spacing` apart."""
-    steps = [*range(-_PLACES, 0), *range(_PLACES, 0, -1)]
-    names = [name for name in ("energy", "forces") if bench.computes(name)]
-    results = bench.evaluate([_pair(bench, cutoff + spacing * step, cutoff, num_atoms) for step in steps], names)
-    found = {}
-    for name in names:
-        values = [result["energy"] if name == "energy" else result["forces"][1, 0] for result in results]
-        both = torch.stack(values).double().view(2, _PLACES)
-        below, above = _extrapolated(both[0], spacing), _extrapolated(both[1], -spacing)
-        found[name] = abs(below[0] - above[0]) / max(1.0, abs(above[0]))
-        if name == names[-1] and bench.precision == torch.float64:
-            found[f"slope of the {name}"] = abs(below[1] - above[1]) / max(1.0, abs(above[1]))
-    return found
-
-
-def _pair(bench: ModelBench, distance: float, cutoff: float, num_atoms: int) -> AtomicData:
-    """Return two atoms, or these and a third one that both see all the way."""
-    places = [[0.0, 0.0, 0.0], [distance, 0.0, 0.0], [0.5 * cutoff, 0.3 * cutoff, 0.1 * cutoff]]
-    positions = torch.tensor(places[:num_atoms], dtype=bench.dtype) + torch.tensor(AWAY, dtype=bench.dtype)
-    numbers = [bench.elements[0], bench.elements[-1], bench.elements[0]]
-    system = structure(positions, numbers[:num_atoms])
-    return with_inputs(bench, system if bench.takes(periodic=False) else boxed(bench, system))
-
-
-def _extrapolated(values: torch.Tensor, spacing: float) -> tuple[float, float]:
-    """Return value and slope, one `spacing` behind the last of `values`, of the polynomial through them."""
-    places = torch.arange(-_PLACES, 0, dtype=torch.float64)
-    powers = torch.linalg.solve(places.unsqueeze(1) ** torch.arange(_PLACES), values)
-    return float(powers[0]), float(powers[1]) / spacing

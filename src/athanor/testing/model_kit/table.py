@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from athanor.data.atomic_data import AtomicData
 from athanor.errors import in_words
-from athanor.testing.model_kit import batches, derivatives, manners, symmetries
+from athanor.testing.model_kit import batches, cutoffs, derivatives, manners, symmetries
 from athanor.testing.model_kit.bench import Broken, Measured, ModelBench, NotApplicable
 from athanor.testing.model_kit.report import Row, Verdict, excess
 
@@ -68,7 +68,7 @@ CHECKS: dict[str, Check] = {
     "bits in any batch": Check(batches.bits_in_any_batch, needs=(), claims=("batch_invariance",)),
     "subsets of outputs": Check(batches.subsets, needs=()),
     "bits beside stress": Check(batches.bits_beside_stress, "cell", ("stress",), ("stress_keeps_forces",)),
-    "smoothness": Check(derivatives.smoothness, "model", (), ("smooth",)),
+    "smoothness": Check(cutoffs.smoothness, "model", (), ("smooth",)),
     "inputs": Check(manners.inputs, needs=()),
     "detached": Check(manners.detached, needs=()),
     "memory": Check(manners.memory, "model", ()),

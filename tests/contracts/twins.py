@@ -156,6 +156,13 @@ class SeesTheOrder(Morse):
         return super().sum_of(data, vectors, energies * torch.where(self.last, 1.001, 1.0), i)
 
 
+class LikesShortVectors(Morse):
+    """Its energy depends on which of many equal cells a crystal is described with."""
+
+    def energies(self, data, positions, cell):
+        return super().energies(data, positions, cell) + 1e-4 * cell[:, 0].square().sum(dim=1)
+
+
 class EnergyOfTheSystem(Morse):
     """Adds an energy to each system, whatever its size."""
 
@@ -195,6 +202,16 @@ class DividesByNeighbours(Morse):
 class OtherNumbersWithStress(Morse):
     def finish(self, raw, data):
         return {**raw, "energy": raw["energy"] * (1.0 + 1e-6 * ("stress" in self.output_data()))}
+
+
+class LastBitWithStress(Morse):
+    """Claims that energy and forces keep their bits, and loses the last one."""
+
+    def __init__(self, **card):
+        super().__init__(**{"stress_keeps_forces": True, **card})
+
+    def finish(self, raw, data):
+        return {**raw, "energy": raw["energy"] * (1.0 + 4e-16 * ("stress" in self.output_data()))}
 
 
 class ReturnsTooMuch(Morse):
@@ -259,6 +276,11 @@ class KeepsEveryGraph(Morse):
     def finish(self, raw, data):
         self.kept.append(raw["energy"])
         return raw
+
+
+class OtherInSinglePrecision(Morse):
+    def finish(self, raw, data):
+        return {**raw, "energy": raw["energy"] + 0.01 * (raw["energy"].dtype == torch.float32)}
 
 
 class TakesAnyElement(Morse):

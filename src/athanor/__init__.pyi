@@ -6,6 +6,7 @@ from athanor import errors as errors
 from athanor import hooks as hooks
 from athanor import models as models
 from athanor import neighbors as neighbors
+from athanor import testing as testing
 from athanor import units as units
 from athanor._runtime import set_num_threads as set_num_threads
 from athanor.data.atomic_data import AtomicData as AtomicData

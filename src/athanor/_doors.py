@@ -30,6 +30,7 @@ TABLE: dict[str, dict[str, str]] = {
         "hooks": "athanor.hooks",
         "models": "athanor.models",
         "neighbors": "athanor.neighbors",
+        "testing": "athanor.testing",
         "units": "athanor.units",
     },
     "athanor.dynamics": {
@@ -57,6 +58,12 @@ TABLE: dict[str, dict[str, str]] = {
         "PipelineStep": "athanor.models.pipeline",
         "available": "athanor.models.registry",
         "get": "athanor.models.registry",
+    },
+    "athanor.testing": {
+        "ModelReport": "athanor.testing.model_kit.report",
+        "Row": "athanor.testing.model_kit.report",
+        "Verdict": "athanor.testing.model_kit.report",
+        "check_model": "athanor.testing.model_contract",
     },
 }
 """Door module -> public name -> module that defines it, or that it is."""

@@ -13,6 +13,7 @@ import typer
 from athanor.cli import options
 from athanor.cli.options import (
     CHECK,
+    CHECK_OF_MODEL,
     COMPUTER,
     EVERY,
     FILES,
@@ -99,5 +100,13 @@ COMMANDS = (
         "*.cif -o evaluated.extxyz",
         [FILES, FROM_TIME, *SYSTEMS, *COMPUTER, options.option(_FILE), _REPLACE, *SCREEN],
         "athanor.cli.run:evaluate_files",
+    ),
+    _command(
+        "check-model",
+        "Check that a potential does what it claims: derivatives, symmetries, batches, cutoffs, memory.\n\n"
+        "What it claims and does not hold is a failure (exit code 69); what it does not claim is measured and told.",
+        "chgnet --element Li --element O",
+        [*CHECK_OF_MODEL, options.JSON],
+        "athanor.cli.check_model:check_named_model",
     ),
 )

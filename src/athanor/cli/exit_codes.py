@@ -12,7 +12,7 @@ class ExitCode(IntEnum):
     BAD_INPUT = 65
     """A job, argument, file or field is not usable; nothing ran."""
     SOME_FAILED = 69
-    """Some systems were set aside; the rest is complete."""
+    """Some systems were set aside, or checks of a model failed; the rest is complete."""
     OUR_ERROR = 70
     SHORTAGE = 71
     """The machine, or a limit on the process, refused memory, threads or open files."""

@@ -74,8 +74,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Relax and heat many structures at once, in one batch, with any interatomic potential.",
     epilog="Values may carry a unit: `--temperature 300K`, `--time 1ps`, `--pressure 10GPa`. "
-    "Exit codes: 0 done, 65 bad input, 69 some systems failed, 70 internal error, 71 short of memory, 74 storage, "
-    "130 interrupted.",
+    "Exit codes: 0 done, 65 bad input, 69 some systems or checks failed, 70 internal error, 71 short of memory, "
+    "74 storage, 130 interrupted.",
 )
 
 

@@ -64,9 +64,11 @@ def _complete_models(incomplete: str) -> list[tuple[str, str]]:
     return [(entry.name, entry.summary) for entry in available() if entry.name.startswith(incomplete)]
 
 
-def argument(name: str, type_: Any, metavar: str, text: str) -> Parameter:
+def argument(
+    name: str, type_: Any, metavar: str, text: str, completion: Callable[[str], list[Any]] | None = None
+) -> Parameter:
     """Return what stands behind the command without a name."""
-    made = typer.Argument(metavar=metavar, help=text)
+    made = typer.Argument(metavar=metavar, help=text, autocompletion=completion)
     return Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[type_, made])
 
 
@@ -78,9 +80,16 @@ def of_stage(kind: StageKind) -> list[Parameter]:
 FILES = argument("files", list[str], "FILE", "Structure files, anything ASE reads, or results of runs; any number.")
 FROM_TIME = option(settings.FROM_TIME)
 _MODEL_OPTION = Setting("model_option", list, "Argument of the model", metavar="KEY=VALUE", panel=MODEL)
+_ELEMENT = Setting("element", list, "Element to make the systems of", absent="two that the model knows",
+                   metavar="SYMBOL", panel=MODEL)  # fmt: skip
 SYSTEMS = [
     option(setting)
     for setting in (settings.SUPERCELL, settings.MIN_ATOMS, settings.STRICT, settings.POTENTIAL, _MODEL_OPTION)
+]
+CHECK_OF_MODEL = [
+    argument("model", str, "NAME", "Potential, see `athanor models`.", _complete_models),
+    *(option(setting) for setting in (_MODEL_OPTION, _ELEMENT, settings.DEVICE, settings.DTYPE, settings.THREADS)),
+    flag("all", OUTPUT, "Every row of the report: each check on each system."),
 ]
 COMPUTER = [option(setting) for setting in (settings.DEVICE, settings.DTYPE, settings.THREADS, settings.MAX_ATOMS)]
 QUICK = flag("quick", COMPUTING, "Take the `quick_steps` of every stage.")

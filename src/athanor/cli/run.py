@@ -29,7 +29,7 @@ def run_job(given: Given) -> int:
     job = given["job"]
     plain = load_job(job).to_job()
     plain.setdefault("output", f"{job.stem}-output")
-    spec = _spec_of(RunSpec, given, plain)
+    spec = spec_of(RunSpec, given, plain)
     return _run(spec.quick() if given["quick"] else spec, given)
 
 
@@ -40,7 +40,7 @@ def run_files(kind: StageKind, given: Given) -> int:
 
     typed = {name: value for name, value in given.items() if value is not None and value is not False}
     stage = stage_of(kind, typed)
-    return _run(_spec_of(RunSpec, given, {"stages": [{kind.name: stage}]}), given)
+    return _run(spec_of(RunSpec, given, {"stages": [{kind.name: stage}]}), given)
 
 
 def evaluate_files(given: Given) -> int:
@@ -50,7 +50,7 @@ def evaluate_files(given: Given) -> int:
     from athanor.workflows.spec import CalculationSpec
     from athanor.workflows.structures import load_sources
 
-    spec, screen = _spec_of(CalculationSpec, given, {}), Screen(given["quiet"], given["json"])
+    spec, screen = spec_of(CalculationSpec, given, {}), Screen(given["quiet"], given["json"])
     if spec.output is not None:
         check_file(spec.output, overwrite=given["overwrite"])
     systems, started = load_sources(spec.structures), time.monotonic()
@@ -92,7 +92,7 @@ def _run(spec: RunSpec, given: Given) -> int:
     return int(code)
 
 
-def _spec_of(kind: type[Spec], given: Given, plain: Given) -> Spec:
+def spec_of(kind: type[Spec], given: Given, plain: Given) -> Spec:
     """Return a description: a job, and what the options say about it."""
     from athanor.workflows.problems import Origin, as_argument, as_option
     from athanor.workflows.spec import validated

@@ -12,6 +12,10 @@ import torch
 class ModelCard:
     """Facts about a model; every default means "unknown".
 
+    What it says of `conservative`, `equivariant`, `smooth` and `batch_invariance` is what `athanor.testing.check_model`
+    holds the model to: ``True`` is a claim, ``False`` says that it does not hold, ``None`` says nothing. What is not
+    claimed is measured and told.
+
     Parameters
     ----------
     name
@@ -27,6 +31,13 @@ class ModelCard:
         Smallest distance in Å at which the model makes sense; a system below it is set aside.
     dtype
         dtype of the network; inputs are converted to it.
+    conservative
+        Whether forces are minus the gradient of the energy, and stress its strain derivative over the volume: no for
+        networks that predict them directly.
+    equivariant
+        Whether a translation, rotation or inversion of a system leaves its energy, and turns forces and stress along.
+    smooth
+        Whether energy, forces and the slope of the forces go on without a jump where a pair crosses a cutoff.
     batch_invariance
         Whether a system gets equal bits alone and among others, in any slot: ``"verified"`` by test,
         ``"not_verified"``, ``"no"``.
@@ -45,6 +56,9 @@ class ModelCard:
     trained_elements: frozenset[int] | None = None
     minimum_distance: float | None = None
     dtype: torch.dtype | None = None
+    conservative: bool | None = None
+    equivariant: bool | None = None
+    smooth: bool | None = None
     batch_invariance: Literal["verified", "not_verified", "no", "unknown"] = "unknown"
     stress_keeps_forces: bool = False
     licence: str = ""

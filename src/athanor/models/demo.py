@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from athanor.data.batch import Batch
+from athanor.data.elements import MAX_ATOMIC_NUMBER
 from athanor.errors import InputError, MissingFieldError
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
@@ -115,7 +116,15 @@ class DemoModelWrapper(nn.Module, BaseModelMixin):
         super().__init__()
         self.model = model
         self.model_config = ModelConfig(outputs=frozenset({"energy", "forces"}), autograd_outputs=frozenset({"forces"}))
-        self.model_card = ModelCard(name="Demo", batch_invariance="no", licence="Apache-2.0")
+        self.model_card = ModelCard(
+            name="Demo",
+            elements=frozenset(range(1, min(model.num_atom_types, MAX_ATOMIC_NUMBER + 1))),
+            conservative=True,
+            equivariant=False,
+            smooth=True,
+            batch_invariance="no",
+            licence="Apache-2.0",
+        )
 
     @property
     def dtype(self) -> torch.dtype:

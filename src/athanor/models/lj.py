@@ -126,6 +126,9 @@ class LennardJonesModelWrapper(nn.Module, BaseModelMixin):
         self.model_card = ModelCard(
             name="Lennard-Jones",
             elements=frozenset(elements) or None,
+            conservative=True,
+            equivariant=True,
+            smooth=switch_width > 0.0,
             batch_invariance="verified",
             stress_keeps_forces=True,
             licence="Apache-2.0",

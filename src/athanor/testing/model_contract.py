@@ -1,382 +1,169 @@
-"""The contract of every model: what it claims must hold on small systems. Run it on a wrapper of your own:
+"""The contract of every model: what it claims must hold on small systems, and what it does not claim is measured.
 
->>> from athanor.testing.model_contract import check_model
->>> figures = check_model(my_wrapper, standard_systems(distance=2.5, elements=(6, 1)))  # doctest: +SKIP
-
-Each check takes the model and one system, returns the error it measured, and raises `AssertionError` with the numbers
-if that is more than the tolerance. The energy must be smooth where the checks differentiate it: give a pair potential a
-taper, as a pair that crosses a hard cutoff between two displacements looks like a wrong force.
+>>> import athanor.testing
+>>> from athanor.models.demo import build_demo_model
+>>> report = athanor.testing.check_model(build_demo_model(hidden_dim=8), checks=["inputs", "detached"])
+>>> report.ok
+True
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from athanor.data.atomic_data import AtomicData
-from athanor.data.batch import Batch
+from athanor._values import check_state_dtype, did_you_mean, usable_device
+from athanor.errors import ContractError, InputError
 from athanor.models.mixin import BaseModelMixin
-from athanor.models.outputs import asking_for
-from athanor.neighbors.build import compute_neighbors
-from athanor.testing import tolerances
-from athanor.testing.systems import standard_systems, structure
-from athanor.testing.tolerances import compare
+from athanor.testing.model_kit.bench import ModelBench, evaluate
+from athanor.testing.model_kit.report import ModelReport, Row, Verdict
+from athanor.testing.model_kit.systems import in_words as systems_in_words
+from athanor.testing.model_kit.systems import systems_for
+from athanor.testing.model_kit.table import CHECKS, Check, rows_of
 
-Results = dict[str, torch.Tensor]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
+    from athanor.data.atomic_data import AtomicData
 
-def batch_for(model: BaseModelMixin, systems: list[AtomicData]) -> Batch:
-    """Return a batch of copies of `systems` with the neighbour list of `model`."""
-    batch = Batch.from_data_list([system.clone() for system in systems])
-    config = model.model_config.neighbor_config
-    if config is not None:
-        compute_neighbors(batch, config=config)
-    return batch
+__all__ = ["CHECKS", "Check", "ModelReport", "Row", "Verdict", "check_model", "evaluate"]
 
-
-def evaluate(model: BaseModelMixin, systems: list[AtomicData], names: Collection[str]) -> list[Results]:
-    """Return the results of each of `systems`, evaluated in one batch: energy [], forces [N, 3], stress [3, 3]."""
-    batch = batch_for(model, systems)
-    with asking_for(model, names):
-        outputs = model(batch)
-    ends = batch.batch_ptr.tolist()
-    results = []
-    for index in range(len(systems)):
-        result: Results = {}
-        for name in names:
-            value = outputs[name]
-            assert value is not None, f"`{name}` is active and was not returned."
-            if value.shape[0] == batch.num_nodes and batch.field_spec(name).level == "node":
-                result[name] = value[ends[index] : ends[index + 1]].detach()
-            else:
-                result[name] = value[index].detach().squeeze()
-        results.append(result)
-    return results
-
-
-def moved(system: AtomicData, positions: torch.Tensor, cell: torch.Tensor | None = None) -> AtomicData:
-    """Return `system` with other positions [N, 3] and, if given, another cell [3, 3]."""
-    if system.cell is None:
-        return structure(positions, system.atomic_numbers)
-    return structure(
-        positions, system.atomic_numbers, system["cell"][0] if cell is None else cell, system["pbc"][0].tolist()
-    )
-
-
-def _cell_and_pbc(system: AtomicData) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return cell [3, 3] and pbc [3] of a periodic system."""
-    assert system.cell is not None, "This check is for systems with a cell."
-    assert system.pbc is not None, "This check is for periodic systems."
-    return system.cell[0], system.pbc[0]
-
-
-# ------------------------------------------------------------------------------------------------------- derivatives
-
-
-def _slopes(energies: list[Results], count: int, step: float) -> torch.Tensor:
-    """Return the slopes from energies at -2, -1, 1 and 2 steps: central differences, error of fourth order."""
-    values = torch.stack([result["energy"] for result in energies]).double().view(count, 4)
-    return (values[:, 0] - 8.0 * values[:, 1] + 8.0 * values[:, 2] - values[:, 3]) / (12.0 * step)
-
-
-_STEPS = (-2.0, -1.0, 1.0, 2.0)
-
-
-def _step_for(dtype: torch.dtype) -> float:
-    return 2e-4 if dtype == torch.float64 else 2e-2
-
-
-def check_forces(model: BaseModelMixin, system: AtomicData, num_coordinates: int = 20) -> float:
-    """Forces are minus the slope of the energy along random coordinates."""
-    forces = evaluate(model, [system], ["energy", "forces"])[0]["forces"]
-    step = _step_for(forces.dtype)
-    generator = torch.Generator().manual_seed(0)
-    chosen = torch.randperm(system.positions.numel(), generator=generator)[:num_coordinates]
-    displaced = []
-    for coordinate in chosen.tolist():
-        for steps in _STEPS:
-            positions = system.positions.clone()
-            positions.view(-1)[coordinate] += steps * step
-            displaced.append(moved(system, positions))
-    slopes = _slopes(evaluate(model, displaced, ["energy"]), len(chosen), step)
-    return compare(
-        "forces against differences of the energy", forces.reshape(-1)[chosen], -slopes, tolerances.DERIVATIVE
-    )
-
-
-def check_stress(model: BaseModelMixin, system: AtomicData) -> float:
-    """Stress is the slope of the energy with strain over the volume, tensile positive."""
-    stress = evaluate(model, [system], ["energy", "stress"])[0]["stress"]
-    cell, _ = _cell_and_pbc(system)
-    step = _step_for(stress.dtype)
-    strained, places = [], [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]
-    for row, column in places:
-        for steps in _STEPS:
-            strain = torch.zeros(3, 3, dtype=cell.dtype)
-            strain[row, column] += 0.5 * steps * step
-            strain[column, row] += 0.5 * steps * step
-            deformation = torch.eye(3, dtype=cell.dtype) + strain
-            strained.append(moved(system, system.positions @ deformation, cell @ deformation))
-    slopes = _slopes(evaluate(model, strained, ["energy"]), 6, step) / float(torch.linalg.det(cell.double()).abs())
-    got = torch.stack([stress[place] for place in places])
-    compare("asymmetry of the stress", stress, stress.T, tolerances.MOTION)
-    return compare("stress against differences of the energy", got, slopes, tolerances.DERIVATIVE)
-
-
-# --------------------------------------------------------------------------------------------------------- invariance
-
-
-def check_translation(model: BaseModelMixin, system: AtomicData) -> float:
-    """A translation changes neither energy nor forces, and forces add up to zero."""
-    shift = torch.tensor([0.37, -1.2, 2.9], dtype=system.positions.dtype)
-    names = ["energy", "forces"]
-    here, there = evaluate(model, [system, moved(system, system.positions + shift)], names)
-    compare("sum of forces", here["forces"].sum(dim=0), torch.zeros(3), tolerances.MOTION)
-    compare("forces after a translation", there["forces"], here["forces"], tolerances.MOTION)
-    return compare("energy after a translation", there["energy"], here["energy"], tolerances.MOTION)
-
-
-def check_rotation(model: BaseModelMixin, system: AtomicData) -> float:
-    """Forces and stress turn along with the system, also under inversion; the energy stays."""
-    generator = torch.Generator().manual_seed(1)
-    rotation, _ = torch.linalg.qr(torch.randn(3, 3, generator=generator, dtype=torch.float64))
-    names = ["energy", "forces"]
-    if system.cell is not None and "stress" in model.model_config.outputs:
-        names.append("stress")
-    worst = 0.0
-    for matrix in (rotation, -rotation):
-        matrix = matrix.to(system.positions.dtype)
-        cell = None if system.cell is None else system.cell[0] @ matrix
-        here, there = evaluate(model, [system, moved(system, system.positions @ matrix, cell)], names)
-        compare("forces after a rotation", there["forces"], here["forces"] @ matrix, tolerances.MOTION)
-        if "stress" in names:
-            compare("stress after a rotation", there["stress"], matrix.T @ here["stress"] @ matrix, tolerances.MOTION)
-        worst = max(worst, compare("energy after a rotation", there["energy"], here["energy"], tolerances.MOTION))
-    return worst
-
-
-def check_permutation(model: BaseModelMixin, system: AtomicData) -> float:
-    """Another order of the atoms gives the same energy and the same forces in that order."""
-    order = torch.randperm(len(system.positions), generator=torch.Generator().manual_seed(2))
-    permuted = structure(
-        system.positions[order],
-        system.atomic_numbers[order],
-        None if system.cell is None else system.cell[0],
-        (True, True, True) if system.pbc is None else system.pbc[0].tolist(),
-    )
-    here, there = evaluate(model, [system, permuted], ["energy", "forces"])
-    compare("forces in another order of the atoms", there["forces"], here["forces"][order], tolerances.PERMUTATION)
-    return compare("energy in another order of the atoms", there["energy"], here["energy"], tolerances.PERMUTATION)
-
-
-def check_images(model: BaseModelMixin, system: AtomicData) -> float:
-    """Atoms moved by whole lattice vectors of periodic axes, and another choice of cell, change nothing."""
-    cell, pbc = _cell_and_pbc(system)
-    generator = torch.Generator().manual_seed(3)
-    images = torch.randint(-3, 4, system.positions.shape, generator=generator) * pbc
-    other_cell = cell.clone()
-    if bool(pbc[0]) and bool(pbc[1]):
-        other_cell[0] = cell[0] + 2.0 * cell[1]
-    variants = [
-        system,
-        moved(system, system.positions + images.to(cell.dtype) @ cell),
-        moved(system, system.positions, other_cell),
-    ]
-    here, elsewhere, sheared = evaluate(model, variants, ["energy", "forces"])
-    compare("forces after moving atoms by lattice vectors", elsewhere["forces"], here["forces"], tolerances.MOTION)
-    compare("energy after moving atoms by lattice vectors", elsewhere["energy"], here["energy"], tolerances.MOTION)
-    return compare("energy with another choice of cell", sheared["energy"], here["energy"], tolerances.EXTENSIVITY)
-
-
-def check_supercell(model: BaseModelMixin, system: AtomicData) -> float:
-    """A supercell has as many times the energy as it has cells, in three shapes, also below twice the cutoff."""
-    cell, periodic = _cell_and_pbc(system)
-    pbc = periodic.tolist()
-    shapes = [(2, 1, 1), (1, 2, 1), (2, 2, 1)] if not pbc[2] else [(2, 1, 1), (1, 1, 3), (2, 2, 2)]
-    shapes = [shape for shape in shapes if all(count == 1 or along for count, along in zip(shape, pbc, strict=True))]
-    supercells = []
-    for shape in shapes:
-        counts = [torch.arange(count, dtype=cell.dtype) for count in shape]
-        places = torch.cartesian_prod(*counts) @ cell
-        positions = (system.positions + places.unsqueeze(1)).reshape(-1, 3)
-        numbers = system.atomic_numbers.repeat(len(places))
-        supercells.append(structure(positions, numbers, cell * torch.tensor(shape, dtype=cell.dtype).view(3, 1), pbc))
-    single, *several = evaluate(model, [system, *supercells], ["energy"])
-    num_atoms = len(system.positions)
-    errors = [0.0]
-    for shape, result in zip(shapes, several, strict=True):
-        cells = shape[0] * shape[1] * shape[2]
-        per_atom = result["energy"] / (cells * num_atoms)
-        what = f"energy per atom of a {shape} supercell"
-        errors.append(compare(what, per_atom, single["energy"] / num_atoms, tolerances.EXTENSIVITY))
-    return max(errors)
-
-
-# ------------------------------------------------------------------------------------------------------------- batches
-
-
-def check_companions(model: BaseModelMixin, system: AtomicData, others: list[AtomicData]) -> float:
-    """A system gets the same results alone, first, last and in the middle of a batch.
-
-    Equal bits are required where the card says ``batch_invariance="verified"``.
-    """
-    tolerance = tolerances.EXACT if model.model_card.batch_invariance == "verified" else tolerances.COMPANIONS
-    names = sorted({"energy", "forces", "stress"} & model.model_config.outputs)
-    if system.cell is None:
-        names = [name for name in names if name != "stress"]
-    alone = evaluate(model, [system], names)[0]
-    worst = 0.0
-    for place in (0, len(others) // 2, len(others)):
-        crowd = [*others[:place], system, *others[place:]]
-        among = evaluate(model, crowd, names)[place]
-        for name in names:
-            what = f"{name} of a system at place {place} of {len(crowd)} against alone"
-            worst = max(worst, compare(what, among[name], alone[name], tolerance))
-    return worst
-
-
-def check_isolation(model: BaseModelMixin, system: AtomicData) -> float:
-    """Two copies of a molecule far apart have twice its energy."""
-    assert system.cell is None, "Isolation is checked on molecules."
-    config = model.model_config.neighbor_config
-    away = torch.tensor(
-        [10.0 * (config.cutoff if config is not None else 10.0), 0.0, 0.0], dtype=system.positions.dtype
-    )
-    both = structure(torch.cat([system.positions, system.positions + away]), system.atomic_numbers.repeat(2))
-    one, two = evaluate(model, [system, both], ["energy"])
-    return compare("energy of two molecules far apart", two["energy"], 2.0 * one["energy"], tolerances.PERMUTATION)
-
-
-def check_inputs_unchanged(model: BaseModelMixin, system: AtomicData) -> float:
-    """A call changes nothing of the batch: same fields, same tensors, same bits, and none starts to require grad."""
-    batch = batch_for(model, [system, system])
-    before = {name: (tensor, tensor.clone()) for name, tensor in batch}
-    model(batch)
-    added = sorted(batch.to_dict().keys() ^ before.keys())
-    assert not added, f"The call adds or removes {', '.join(added)} of the batch. Return results instead."
-    for name, (tensor, value) in before.items():
-        assert batch.get(name) is tensor, f"`{name}` of the batch is another tensor after the call."
-        assert torch.equal(tensor.detach(), value), f"`{name}` of the batch has other values after the call."
-        flagged = tensor.requires_grad and name not in model.model_config.gradient_keys
-        assert not flagged, f"`{name}` of the batch requires grad after the call."
-    return 0.0
-
-
-def check_active_outputs(model: BaseModelMixin, system: AtomicData) -> float:
-    """Exactly the active outputs are returned, with documented shapes and the same numbers whatever else is active."""
-    shapes: dict[str, Callable[[Batch], tuple[int, ...]]] = {
-        "energy": lambda batch: (batch.num_graphs, 1),
-        "forces": lambda batch: (batch.num_nodes, 3),
-        "stress": lambda batch: (batch.num_graphs, 3, 3),
-    }
-    known = [name for name in shapes if name in model.model_config.outputs]
-    if system.cell is None:
-        known = [name for name in known if name != "stress"]
-    exact = model.model_card.batch_invariance == "verified"
-    full: dict[str, torch.Tensor] = {}
-    for chosen in (known, *([name] for name in known)):
-        batch = batch_for(model, [system, system])
-        with asking_for(model, chosen):
-            outputs = model(batch)
-        returned = {name for name, value in outputs.items() if value is not None}
-        assert returned == set(chosen), f"{sorted(chosen)} are active and {sorted(returned)} were returned."
-        for name in chosen:
-            expected = shapes[name](batch)
-            assert outputs[name].shape == expected, f"`{name}` has shape {tuple(outputs[name].shape)}, not {expected}."
-            keeps_bits = exact or (model.model_card.stress_keeps_forces and name != "stress")
-            tolerance = tolerances.EXACT if keeps_bits else tolerances.COMPANIONS
-            compare(f"{name} with {chosen} active", outputs[name], full.setdefault(name, outputs[name]), tolerance)
-    return 0.0
-
-
-def check_detached(model: BaseModelMixin, system: AtomicData) -> float:
-    """In eval mode nothing returned hangs on a graph, and two calls do not share memory."""
-    training = model.training  # type: ignore[attr-defined]
-    model.eval()  # type: ignore[attr-defined]
-    try:
-        batch = batch_for(model, [system])
-        first = model(batch)
-        kept = {name: value.clone() for name, value in first.items()}
-        second = model(batch)
-    finally:
-        model.train(training)  # type: ignore[attr-defined]
-    for name, value in first.items():
-        assert not value.requires_grad, f"`{name}` hangs on the graph of the call."
-        assert value.untyped_storage().data_ptr() != second[name].untyped_storage().data_ptr(), f"`{name}` is shared."
-        assert torch.equal(value, kept[name]), f"`{name}` changed after a second call."
-    return 0.0
-
-
-# ----------------------------------------------------------------------------------------------------------------- all
-
-Check = Callable[[BaseModelMixin, AtomicData], float]
-
-CHECKS: dict[str, tuple[Check, str]] = {
-    "forces": (check_forces, "any"),
-    "stress": (check_stress, "cell"),
-    "translation": (check_translation, "any"),
-    "rotation": (check_rotation, "any"),
-    "permutation": (check_permutation, "any"),
-    "images": (check_images, "cell"),
-    "supercell": (check_supercell, "cell"),
-    "isolation": (check_isolation, "molecule"),
-    "inputs unchanged": (check_inputs_unchanged, "any"),
-    "active outputs": (check_active_outputs, "any"),
-    "detached": (check_detached, "any"),
-}
-"""Name -> check, and the kind of system it is for."""
+_CLAIMS = ("conservative", "equivariant", "smooth")
 
 
 def check_model(
-    model: BaseModelMixin, systems: Mapping[str, AtomicData] | None = None, *, skip: Collection[str] = ()
-) -> dict[tuple[str, str], float]:
-    """Run every check on every system it fits.
+    model: BaseModelMixin,
+    systems: Mapping[str, AtomicData] | None = None,
+    *,
+    elements: Sequence[int] | None = None,
+    distance: float | None = None,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
+    checks: Collection[str] | None = None,
+) -> ModelReport:
+    """Check a wrapper on small systems, to the end, and return what was found.
+
+    What the card claims and does not hold is a failure; what it denies, or says nothing of, is measured and told. The
+    model is checked where it is, in eval mode, and is afterwards as it was.
 
     Parameters
     ----------
     model
         A wrapper.
     systems
-        By name; `standard_systems` with an element of the card by default.
-    skip
-        Names of `CHECKS`, or ``"companions"``, that the model does not claim.
+        What to check it on, by name; by default crystals, a slab and a cell below the cutoff where the configuration
+        says that it takes periodic systems, a cluster, a pair and an atom where it takes others, alone and in mixed
+        batches.
+    elements
+        One or two atomic numbers to make the systems of; by default some that the card knows.
+    distance
+        Å between neighbours there; by default where a crystal has the lowest energy. The systems should be where the
+        potential makes sense: rounding errors of huge energies look like wrong forces.
+    dtype
+        Of positions and cells: float64, or float32 with bounds that are wider. They are those of float32 too where the
+        model computes in it, as its card or its parameters say.
+    device
+        Where to put the batches; by default where the model is.
+    checks
+        Names of `CHECKS`, to make these only.
 
     Returns
     -------
-    dict
-        Measured error by (check, system).
+    ModelReport
+        Its ``ok`` says whether nothing failed, its text is the table; ``raise_if_failed()`` is for tests.
 
     Raises
     ------
-    AssertionError
-        At the first check that fails; the text names check, system and numbers.
+    ContractError
+        If `model` is no wrapper.
+    InputError
+        If there is no check of a name, or the model requires an input for which the kit has no values.
+
+    Notes
+    -----
+    Forces and stress are compared with differences of the energy. Where energy or forces jump at a cutoff, which
+    ``smoothness`` tells, only displacements count with which no pair crosses it. Where the configuration names no
+    cutoff, one is searched for along a pair.
+
+    Examples
+    --------
+    >>> from athanor.models.lj import LennardJonesModelWrapper
+    >>> argon = LennardJonesModelWrapper(epsilon=0.0104, sigma=3.4, cutoff=8.5, switch_width=1.0)
+    >>> print(check_model(argon, checks=["forces", "stress"]).raise_if_failed().verdict("forces"))
+    passed
     """
-    unknown = set(skip) - set(CHECKS) - {"companions"}
-    assert not unknown, f"There is no check called {sorted(unknown)}."
-    if systems is None:
-        elements = sorted(model.model_card.elements or {18})[:2]
-        systems = standard_systems(elements=elements)
-    config = copy.deepcopy(model.model_config)
-    figures: dict[tuple[str, str], float] = {}
-    for name, system in systems.items():
-        for check, (function, kind) in CHECKS.items():
-            if check in skip or kind not in ("any", "molecule" if system.cell is None else "cell"):
-                continue
-            if check == "stress" and "stress" not in config.outputs:
-                continue
-            figures[check, name] = _run(check, name, function, model, system)
-        if "companions" not in skip:
-            others = [other for key, other in systems.items() if key != name]
-            figures["companions", name] = _run("companions", name, check_companions, model, system, others)
-    assert model.model_config == config, "`model_config` was changed by the calls."
-    return figures
+    if not isinstance(model, BaseModelMixin):
+        raise ContractError(
+            f"`model` is a {type(model).__name__}; pass a wrapper, a `BaseModelMixin`, as "
+            f"`athanor.models.get(...)` returns one."
+        )
+    for name in checks or ():
+        if name not in CHECKS:
+            raise InputError(f"There is no check `{name}`.{did_you_mean(name, CHECKS)} There are {', '.join(CHECKS)}.")
+    place = None if device is None else usable_device(device)
+    bench, config = ModelBench(model, check_state_dtype(dtype), place), copy.deepcopy(model.model_config)
+    with _in_eval_mode(model), warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        given = {name: system.to(dtype) for name, system in (systems or {}).items()}
+        chosen = given or systems_for(bench, elements, distance)
+        rows = list(_rows(bench, chosen, CHECKS if checks is None else [name for name in CHECKS if name in checks]))
+    if model.model_config != config:
+        rows.append(Row("configuration", "", Verdict.FAILED, note="the calls change `model_config`", holds=False))
+    texts = dict.fromkeys(str(warning.message) for warning in warned)
+    return ModelReport(bench.name, _conditions(bench, chosen), rows, list(texts))
 
 
-def _run(check: str, name: str, function: Callable[..., float], *arguments: Any) -> float:
+def _rows(bench: ModelBench, systems: Mapping[str, AtomicData], names: Collection[str]) -> Iterator[Row]:
+    """Make the checks, after the first one only on systems that the model evaluates at all."""
+    bench.put_on(list(systems.values()))
+    first, *others = CHECKS
+    opening = list(rows_of(first, bench, systems))
+    yield from (row for row in opening if first in names or row.verdict is Verdict.FAILED)
+    usable = {
+        name: system
+        for (name, system), row in zip(systems.items(), opening, strict=True)
+        if row.verdict is Verdict.PASSED or _evaluates(bench, system)
+    }
+    if usable:
+        bench.put_on(list(usable.values()))
+    for name in others:
+        if name in names:
+            yield from rows_of(name, bench, usable)
+
+
+def _evaluates(bench: ModelBench, system: AtomicData) -> bool:
     try:
-        return function(*arguments)
-    except AssertionError as error:
-        raise AssertionError(f"check '{check}' on system '{name}': {error}") from error
+        return all(bool(value.isfinite().all()) for value in bench.evaluate([system])[0].values())
+    except Exception:  # told by the row of the system
+        return False
+
+
+@contextmanager
+def _in_eval_mode(model: Any) -> Iterator[None]:
+    training = getattr(model, "training", False)
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if training:
+            model.train()
+
+
+def _conditions(bench: ModelBench, systems: Mapping[str, AtomicData]) -> dict[str, str]:
+    says = {True: "yes", False: "no", None: "not said"}
+    claims = [f"{name} {says[bench.claim(name)]}" for name in _CLAIMS]
+    invariance = bench.card.batch_invariance.replace("_", " ")
+    kinds = {str(dtype).removeprefix("torch.") for dtype in (bench.dtype, bench.precision)}
+    return {
+        "systems": systems_in_words(systems),
+        "precision": f"positions in {str(bench.dtype).removeprefix('torch.')}"
+        + (", bounds of float32" if len(kinds) > 1 else ""),
+        "device": str(bench.device),
+        "card": ", ".join([*claims, f"batch_invariance {invariance}"]),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -21,6 +22,31 @@ def structure(
         return AtomicData(positions=positions, atomic_numbers=numbers)
     periodic = torch.tensor([list(pbc)], dtype=torch.bool)
     return AtomicData(positions=positions, atomic_numbers=numbers, cell=cell.reshape(1, 3, 3), pbc=periodic)
+
+
+def moved(system: AtomicData, positions: torch.Tensor, cell: torch.Tensor | None = None) -> AtomicData:
+    """Return `system` with other positions [N, 3] and, if given, another cell [3, 3]; it shares the other fields."""
+    changed = copy.copy(system)
+    changed.positions = positions
+    if cell is not None:
+        changed.cell = cell.reshape(1, 3, 3)
+    return changed
+
+
+def reordered(system: AtomicData, order: torch.Tensor) -> AtomicData:
+    """Return `system` with the atoms of `order` [M], which may name some twice and leave others out."""
+    levels = {name: spec.level for name in system.to_dict() if (spec := system.field_spec(name)) is not None}
+    fields = {name: system[name] for name, level in levels.items() if level != "edge"}
+    return AtomicData(**{name: value[order] if levels[name] == "node" else value for name, value in fields.items()})
+
+
+def repeated(system: AtomicData, shape: Sequence[int]) -> AtomicData:
+    """Return a supercell of `system`, whole copies one after the other."""
+    cell = system["cell"][0]
+    places = torch.cartesian_prod(*(torch.arange(count, dtype=cell.dtype) for count in shape)) @ cell
+    copies = reordered(system, torch.arange(system.num_nodes).repeat(len(places)))
+    positions = (system.positions + places.unsqueeze(1)).reshape(-1, 3)
+    return moved(copies, positions, cell * torch.tensor(shape, dtype=cell.dtype).view(3, 1))
 
 
 def crystal(

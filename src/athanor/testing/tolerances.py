@@ -28,22 +28,9 @@ EXTENSIVITY = Tolerance(1e-9, 1e-4)
 """Energy per atom of a supercell."""
 COMPANIONS = Tolerance(1e-12, 1e-5)
 """A system alone and among others, where equal bits are not claimed."""
+SMOOTH = Tolerance(1e-8, 1e-4)
+"""Jumps of energy, forces and their slope where a pair crosses a cutoff: eV, eV/Å, eV/Å²."""
+ROUNDED = Tolerance(1e-4, 1e-4)
+"""Results of one structure in double and in single precision."""
 EXACT = Tolerance(0.0, 0.0)
 """Equal bits."""
-
-
-def compare(what: str, got: torch.Tensor, expected: torch.Tensor, tolerance: Tolerance) -> float:
-    """Return the largest difference relative to the size of `expected` (at least 1), or raise.
-
-    Raises
-    ------
-    AssertionError
-        With the numbers, if the difference exceeds the tolerance for the dtype of `got`.
-    """
-    allowed = tolerance.at(got.dtype)
-    got, expected = got.double(), expected.double()
-    size = max(1.0, float(expected.abs().max()) if expected.numel() else 1.0)
-    error = float((got - expected).abs().max()) / size if got.numel() else 0.0
-    if not error <= allowed:
-        raise AssertionError(f"{what}: off by {error:.3g} (relative to {size:.3g}); allowed is {allowed:.3g}.")
-    return error

@@ -16,8 +16,7 @@ from athanor.models.derivatives import energy_and_derivatives, strained_view
 from athanor.models.lj import LennardJonesModelWrapper
 from athanor.models.pipeline import PipelineGroup, PipelineModelWrapper
 from athanor.neighbors import compute_neighbors
-from athanor.testing.model_contract import moved
-from athanor.testing.systems import standard_systems
+from athanor.testing.systems import moved, standard_systems
 
 EVERYTHING = {"energy", "forces", "stress"}
 

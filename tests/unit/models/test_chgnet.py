@@ -165,7 +165,7 @@ def test_the_card_says_what_is_known(model: CHGNetWrapper) -> None:
     card = model.model_card
     assert len(card.elements or ()) == 94
     assert len(card.trained_elements or ()) == 89
-    assert card.batch_invariance == "not_verified"
+    assert card.batch_invariance == "no"
     assert card.dtype == torch.float32
     assert "10.1038/s42256-023-00716-3" in card.citation
     assert card.weights_digest.startswith("sha256:d14ab7c0f093efe6")

@@ -113,6 +113,9 @@ def card_of(plan: Plan) -> ModelCard:
         dtype=cards[0].dtype if len({card.dtype for card in cards}) == 1 else None,
         batch_invariance=_worst([card.batch_invariance for card in cards]),
         stress_keeps_forces=not joint and all(card.stress_keeps_forces for card in cards),
+        conservative=_all_claim(_conservative(step) for step in plan.steps if step.gives_energy),
+        equivariant=_all_claim(card.equivariant for card in cards),
+        smooth=_all_claim(card.smooth for card in cards),
         licence=_joined(card.licence for card in cards),
         citation=_joined(card.citation for card in cards),
         url=_joined(card.url for card in cards),
@@ -130,6 +133,17 @@ def _kind(cards: Sequence[ModelCard]) -> Any:
 def _common(sets: Iterable[frozenset[int] | None]) -> frozenset[int] | None:
     known = [each for each in sets if each is not None]
     return frozenset.intersection(*known) if known else None
+
+
+def _conservative(step: PlannedStep) -> bool | None:
+    """Whether the forces of a step are slopes of its energy: those of an autograd group are, by construction."""
+    return step.is_joint or step.model.model_card.conservative
+
+
+def _all_claim(claims: Iterable[bool | None]) -> bool | None:
+    """Return what holds of a sum: False if it fails for one part, True if it holds for all, else unknown."""
+    found = set(claims)
+    return False if False in found else True if found == {True} else None
 
 
 def _worst(claims: Sequence[Any]) -> Any:

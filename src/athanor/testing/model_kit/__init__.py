@@ -1,0 +1,1 @@
+"""What `athanor.testing.check_model` is made of: systems, checks, and the report."""

@@ -13,6 +13,7 @@ from athanor.errors import ContractError, InputError
 from athanor.models.base import ModelCard, ModelConfig
 from athanor.models.demo import build_demo_model
 from athanor.models.lj import LennardJonesModelWrapper
+from athanor.models.pipeline import PipelineGroup, PipelineModelWrapper
 from athanor.testing import Verdict, check_model
 from athanor.testing.model_contract import CHECKS
 from athanor.testing.model_kit.bench import ModelBench
@@ -79,6 +80,25 @@ def test_demo_is_what_its_card_says(network: torch.dtype) -> None:
     assert not any(row.holds for row in report.checks["rotation"])
     assert verdicts(report, Verdict.PASSED) >= {"forces", "permutation", "companions", "inputs", "memory", "precision"}
     assert all(row.note for row in report.rows if row.verdict is Verdict.NOT_APPLICABLE)
+
+
+SUMS = {
+    "sum": lambda: argon() + argon(cutoff=5.0, epsilon=0.3),
+    "autograd group": lambda: PipelineModelWrapper([PipelineGroup([argon(), argon(cutoff=5.0)], use_autograd=True)]),
+    "nested": lambda: PipelineModelWrapper([PipelineGroup([argon() + argon(cutoff=5.0), argon()], use_autograd=True)]),
+    "with a third party": lambda: argon() + Morse(),
+}
+
+
+@pytest.mark.parametrize("build", SUMS.values(), ids=SUMS)
+def test_sums_of_models(build: Any) -> None:
+    report = check_model(build()).raise_if_failed()
+    assert verdicts(report, Verdict.PASSED) >= {"forces", "stress", "rotation", "smoothness", "companions", "inputs"}
+
+
+def test_a_sum_with_a_broken_part_fails_where_the_part_does() -> None:
+    report = check_model(argon() + twins.WrongSignOfForces(), SYSTEMS)
+    assert "forces" in failed(report)
 
 
 # --------------------------------------------------------------------------------------------------------- broken twins

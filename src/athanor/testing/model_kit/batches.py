@@ -131,7 +131,7 @@ def _besides(name: str, group: Sequence[str]) -> str:
 def _asked_for(bench: ModelBench, system: AtomicData, names: Sequence[str]) -> dict[str, torch.Tensor]:
     batch = bench.batch([system, system])
     with asking_for(bench.model, names):
-        outputs = bench.model(batch)
+        outputs = bench.call(batch)
     returned = {name: value.detach().cpu().clone() for name, value in outputs.items() if value is not None}
     if returned.keys() != set(names):
         raise Broken(f"{_list(names)} is asked for, and {_list(returned) or 'nothing'} is returned")

@@ -32,7 +32,7 @@ def outputs(bench: ModelBench, system: AtomicData) -> Iterator[Measured]:
     batch = bench.batch([system, system])
     names = bench.config.outputs - (set() if system.cell is not None else {"stress"})
     with asking_for(bench.model, names):
-        found = bench.model(batch)
+        found = bench.call(batch)
     for name in sorted(names):
         _check_output(name, found.get(name), batch)
     yield from ()
@@ -75,7 +75,7 @@ def inputs(bench: ModelBench, system: AtomicData) -> Iterator[Measured]:
     """A call changes nothing of the batch: same fields, same tensors, same bits, and none starts to require grad."""
     batch = bench.batch([system, system])
     before = {name: (tensor, tensor.clone()) for name, tensor in batch}
-    bench.model(batch)
+    bench.call(batch)
     changed = sorted(batch.to_dict().keys() ^ before.keys())
     if changed:
         raise Broken(f"the call adds or removes {', '.join(changed)} of the batch; return results instead")
@@ -93,9 +93,9 @@ def detached(bench: ModelBench, system: AtomicData) -> Iterator[Measured]:
     """What is returned hangs on no graph, and neither on what the batch holds nor on what the next call returns."""
     batch = bench.batch([system])
     held = {tensor.untyped_storage().data_ptr(): name for name, tensor in batch if tensor.numel()}
-    first = {name: value for name, value in bench.model(batch).items() if value is not None}
+    first = {name: value for name, value in bench.call(batch).items() if value is not None}
     kept = {name: value.detach().clone() for name, value in first.items()}
-    second = bench.model(bench.batch([system]))
+    second = bench.call(bench.batch([system]))
     for name, value in first.items():
         if value.requires_grad:
             raise Broken(f"`{name}` hangs on the graph of the call; return `{name}.detach()`")
@@ -123,7 +123,7 @@ def _count_alive(calls: Sequence[Sequence[StorageWeakRef]]) -> int:
 
 def _call(bench: ModelBench, system: AtomicData) -> list[StorageWeakRef]:
     batch = bench.batch([system])
-    results = [value for value in bench.model(batch).values() if value is not None]
+    results = [value for value in bench.call(batch).values() if value is not None]
     return [StorageWeakRef(tensor.untyped_storage()) for tensor in (batch.positions, *results)]
 
 
@@ -145,7 +145,7 @@ def unknown_element(bench: ModelBench) -> Iterator[tuple[str, Sequence[Measured]
     system.atomic_numbers = torch.full_like(system.atomic_numbers, number)
     element = f"{SYMBOLS[number]} ({number})"
     try:
-        bench.model(bench.batch([system]))
+        bench.call(bench.batch([system]))
     except Exception as error:
         yield f"{element} is refused: {in_words(error)}", []
     else:

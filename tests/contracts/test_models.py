@@ -134,7 +134,7 @@ TWINS: dict[type[Morse], set[str]] = {
     twins.OtherInSinglePrecision: {"precision"},
     twins.TakesAnyElement: {"unknown element"},
     twins.StressOfVoigt: {"outputs", "isolated atom"},
-    twins.OnAnotherDevice: {"outputs", "isolated atom", "detached"},
+    twins.OnAnotherDevice: {"outputs", "isolated atom"},
     twins.ChangesItsConfiguration: {"configuration"},
 }
 """Broken twin -> the rows that fail; a stress that can not be read leaves the box of the isolated atom unread."""

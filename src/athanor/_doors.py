@@ -51,6 +51,7 @@ TABLE: dict[str, dict[str, str]] = {
         "ModelConfig": "athanor.models.config",
         "available": "athanor.models.registry",
         "get": "athanor.models.registry",
+        "hessian": "athanor.models.second_derivatives",
     },
 }
 """Door module -> public name -> module that defines it, or that it is."""

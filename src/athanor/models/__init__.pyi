@@ -8,3 +8,4 @@ from athanor.models.lj import LennardJonesModelWrapper as LennardJonesModelWrapp
 from athanor.models.mixin import BaseModelMixin as BaseModelMixin
 from athanor.models.registry import available as available
 from athanor.models.registry import get as get
+from athanor.models.second_derivatives import hessian as hessian

@@ -21,7 +21,7 @@ from athanor.errors import ContractError, InputError
 from athanor.models.card import ModelCard
 from athanor.models.chgnet.graph import CrystalGraph, build_graph
 from athanor.models.chgnet.network import CHGNetNetwork
-from athanor.models.chgnet.weights import load_checkpoint
+from athanor.models.chgnet.weights import load_checkpoint, save_checkpoint
 from athanor.models.config import ModelConfig
 from athanor.models.derivatives import carries_graph
 from athanor.models.mixin import BaseModelMixin
@@ -170,13 +170,34 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
         return {"node_embeddings": width, "graph_embeddings": width}
 
     def compute_embeddings(self, data: AtomicData | Batch, **kwargs: Any) -> AtomicData | Batch:
-        """Write to the batch the features of each atom before the last convolution, and their sums after it."""
+        """Write to the batch the features of each atom before the last convolution, and their sums after it.
+
+        Nothing else of it changes; results stay as fresh as they were.
+        """
         batch, names = require_batch(self, data), self.embedding_shapes.keys()
-        with torch.set_grad_enabled(carries_graph(batch)):
+        with torch.inference_mode(False), torch.set_grad_enabled(carries_graph(batch)):
             outputs = self._attached_energy(batch, None, names)
-        for key in names:
-            batch.set_field(key, outputs[key])
+        with batch.keeping_results_fresh():
+            for key in names:
+                batch.set_field(key, outputs[key])
         return data
+
+    def export_model(self, path: Path, as_state_dict: bool = False) -> None:
+        """Write the parameters as they came in, float32 for the shipped ones; `from_checkpoint` reads both forms.
+
+        Parameters
+        ----------
+        path
+            File to write. The chgnet package reads it with ``CHGNet.from_file``.
+        as_state_dict
+            Write a state dict of the package's model, which ``load_state_dict`` takes. Neither is a pickle of code.
+
+        Raises
+        ------
+        StorageError
+            If the file can not be written.
+        """
+        save_checkpoint(path, *self.model.checkpoint, as_state_dict=as_state_dict)
 
     def adapt_input(self, data: AtomicData | Batch, **kwargs: Any) -> dict[str, Any]:
         """Build the graphs of a batch from its stored pair list; nothing of the batch is changed.

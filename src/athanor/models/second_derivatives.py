@@ -12,7 +12,7 @@ from athanor._values import check_whole, is_real, shown
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
 from athanor.errors import ArgumentError, InputError, NotAvailableError
-from athanor.models.outputs import asking_for
+from athanor.models.outputs import asking_for, checked_outputs
 from athanor.neighbors.build import compute_neighbors
 
 _MOST_ATOMS = 1000
@@ -87,7 +87,7 @@ def _evaluate(model: Any, batch: Batch, name: str) -> torch.Tensor:
     config = model.model_config.neighbor_config
     if config is not None:
         compute_neighbors(batch, config=config)
-    return model(batch)[name].to(torch.float64)
+    return checked_outputs(model, batch, model(batch), {name})[name].to(torch.float64)
 
 
 def _by_autograd(model: Any, batch: Batch) -> list[torch.Tensor]:

@@ -154,9 +154,9 @@ def fitting(spec: FieldSpec, value: torch.Tensor, batch: Batch, name: str) -> to
             advice = f"It is transposed: return `{spec.name}.T`"
         elif spec.level == "system" and shape[:1] == (batch.num_nodes,):
             advice += ", summed over its atoms"
-        wanted = str(expected).replace("None", "*")
-        raise ModelOutputError(f"`{spec.name}` from {name} has shape {shape}; expected {wanted}. {advice}.")
-    return value.reshape(expected)
+        sizes = str(expected).replace("None", "*")
+        raise ModelOutputError(f"`{spec.name}` from {name} has shape {shape}; expected {sizes}. {advice}.")
+    return value.reshape([-1 if size is None else size for size in expected])
 
 
 def _warn_of_none(model: Any, names: frozenset[str]) -> None:

@@ -80,7 +80,14 @@ FROM_TIME = option(settings.FROM_TIME)
 _MODEL_OPTION = Setting("model_option", list, "Argument of the model", metavar="KEY=VALUE", panel=MODEL)
 SYSTEMS = [
     option(setting)
-    for setting in (settings.SUPERCELL, settings.MIN_ATOMS, settings.STRICT, settings.POTENTIAL, _MODEL_OPTION)
+    for setting in (
+        settings.SUPERCELL,
+        settings.MIN_ATOMS,
+        settings.STRICT,
+        settings.POTENTIAL,
+        _MODEL_OPTION,
+        settings.PROPERTIES,
+    )
 ]
 COMPUTER = [option(setting) for setting in (settings.DEVICE, settings.DTYPE, settings.THREADS, settings.MAX_ATOMS)]
 QUICK = flag("quick", COMPUTING, "Take the `quick_steps` of every stage.")

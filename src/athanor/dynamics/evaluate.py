@@ -62,7 +62,7 @@ def evaluate(
     """
     outputs = _outputs_with(model, batch, needs, wanted) if wanted else _outputs_of(model, batch, needs)
     for key, value in outputs.items():
-        spec = None if key in GIVEN else _field_of(batch, key, value, model)
+        spec = None if key in GIVEN else field_for(batch, key, value, model)
         if spec is not None and spec.level != "edge":
             _store(batch, spec, fitting(spec, value, batch, type(model).__name__))
     drop_results(batch, except_for=outputs.keys())
@@ -164,7 +164,7 @@ def _outputs_of(model: Any, batch: Batch, needs: frozenset[str]) -> OrderedDict[
     return OrderedDict((key, value.detach() if value.requires_grad else value) for key, value in outputs.items())
 
 
-def _field_of(batch: Batch, key: str, value: Tensor, model: Any) -> FieldSpec | None:
+def field_for(batch: Batch, key: str, value: Tensor, model: Any) -> FieldSpec | None:
     """Return the field in which an output is stored, declared now if it is new; None if there is none for it."""
     spec = FIELDS.get(key) or batch.custom_fields.get(key)
     if spec is not None:

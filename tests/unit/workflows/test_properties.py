@@ -161,7 +161,10 @@ def test_what_is_active_anyway_needs_no_asking() -> None:
     model = Magnet()
     model.model_config.active_outputs = {"energy", "forces", "uncertainty"}
     result = athanor.relax(magnets(), model=model, max_steps=2)
-    assert all(row["uncertainty"] == atoms.info["uncertainty"] for row, atoms in zip(result.rows, result.structures))
+    assert all(
+        row["uncertainty"] == atoms.info["uncertainty"]
+        for row, atoms in zip(result.rows, result.structures, strict=True)
+    )
 
 
 def test_names_that_mean_something_else_to_ase_get_a_prefix() -> None:
@@ -180,9 +183,9 @@ def test_names_that_mean_something_else_to_ase_get_a_prefix() -> None:
 
 
 def test_what_a_model_does_not_compute_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    for call in (athanor.evaluate, athanor.relax, athanor.md):
+    for run in (athanor.evaluate, athanor.relax, athanor.md):
         with pytest.raises(InputError, match=r"names 'magmom', which Magnet does not .*mean `magmoms`\? It computes "):
-            call(magnets(), model=Magnet(), properties=["magmom"])
+            run(magnets(), model=Magnet(), properties=["magmom"])
 
 
 class Moody(Magnet):

@@ -226,4 +226,9 @@ def test_chgnets_moments_by_job_and_command_line(tmp_path: Path, monkeypatch: py
     assert read("evaluated.extxyz").get_magnetic_moments() == pytest.approx([2.5, 2.5], abs=0.3)
     assert call(["run", "by-job/run.yaml", "-o", "repeated", "--quiet"]) == 0
     np.testing.assert_array_equal(read("repeated/final.extxyz").get_magnetic_moments(), by_job.get_magnetic_moments())
+    frame = athanor.open("by-job").atoms(0)[-1]
+    assert frame.get_magnetic_moments() == pytest.approx([2.5, 2.5], abs=0.3)
+    assert not frame.has("initial_magmoms")
+    assert call(["md", "by-job", "--from-time", "2 fs", "--steps", "1", *options, "further"]) == 0
+    assert read("further/final.extxyz").get_magnetic_moments() == pytest.approx([2.5, 2.5], abs=0.3)
     assert call(["evaluate", "iron.extxyz", "--property", "magmom"]) == 65

@@ -58,6 +58,7 @@ TABLE: dict[str, dict[str, str]] = {
         "PipelineStep": "athanor.models.pipeline",
         "available": "athanor.models.registry",
         "get": "athanor.models.registry",
+        "hessian": "athanor.models.second_derivatives",
     },
     "athanor.testing": {
         "ModelReport": "athanor.testing.model_kit.report",

@@ -19,25 +19,15 @@ def show_models(given: Mapping[str, Any]) -> int:
 
     entries = available()
     if given["json"]:
-        keys = ("name", "kind", "num_elements", "licence", "installed", "install", "summary", "variants",
-                "variant_argument")  # fmt: skip
+        keys = ("name", "kind", "num_elements", "licence", "installed", "install", "summary")
         print_json({"models": [{key: getattr(entry, key) for key in keys} for entry in entries], "exit_code": 0})
         return int(ExitCode.DONE)
     console = make_console()
-    print_pairs(console, {entry.name: "\n".join(_lines(entry)) for entry in entries})
+    print_pairs(console, {entry.name: f"{_facts(entry)}\n{entry.summary}" for entry in entries})
     console.print(
         "\nChoose one with --model NAME. Your own: an entry point in the group `athanor.models`.", highlight=False
     )
     return int(ExitCode.DONE)
-
-
-def _lines(entry: ModelEntry) -> list[str]:
-    lines = [_facts(entry), entry.summary]
-    if entry.variants:
-        first, *others = entry.variants
-        choice = f"--model-option {entry.variant_argument}={entry.variants[-1]}"
-        lines.append(f"variants: {', '.join([f'{first} (default)', *others])}; choose with {choice}")
-    return lines
 
 
 def _facts(entry: ModelEntry) -> str:

@@ -84,7 +84,14 @@ _ELEMENT = Setting("element", list, "Element to make the systems of", absent="tw
                    metavar="SYMBOL", panel=MODEL)  # fmt: skip
 SYSTEMS = [
     option(setting)
-    for setting in (settings.SUPERCELL, settings.MIN_ATOMS, settings.STRICT, settings.POTENTIAL, _MODEL_OPTION)
+    for setting in (
+        settings.SUPERCELL,
+        settings.MIN_ATOMS,
+        settings.STRICT,
+        settings.POTENTIAL,
+        _MODEL_OPTION,
+        settings.PROPERTIES,
+    )
 ]
 CHECK_OF_MODEL = [
     argument("model", str, "NAME", "Potential, see `athanor models`.", _complete_models),

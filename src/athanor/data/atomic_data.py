@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -446,11 +446,11 @@ class AtomicData(DataMixin, Fields[torch.Tensor | None], PairViews[torch.Tensor 
 
         return from_structure(structure, *args, data_class=cls, **kwargs)
 
-    def to_atoms(self) -> Atoms:
+    def to_atoms(self, computed: Collection[str] = frozenset()) -> Atoms:
         """Return ASE atoms; see `athanor.data.convert.ase.to_atoms`."""
         from athanor.data.convert.ase import to_atoms
 
-        return to_atoms(self)
+        return to_atoms(self, computed)
 
 
 def _check_removable(name: str) -> None:

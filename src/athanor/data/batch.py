@@ -6,7 +6,7 @@ moved, as short methods that delegate to the modules beside this one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
@@ -344,9 +344,9 @@ class Batch(BatchStorage):
         """Return all structures; their tensors are views of the batch."""
         return [_membership.item(self, number) for number in range(len(self))]
 
-    def to_atoms(self) -> list[Atoms]:
+    def to_atoms(self, computed: Collection[str] = frozenset()) -> list[Atoms]:
         """Return all structures as ASE atoms; see `athanor.data.convert.ase.to_atoms`."""
-        return [data.to_atoms() for data in self.without_pairs().to_data_list()]  # ASE has no place for pairs
+        return [data.to_atoms(computed) for data in self.without_pairs().to_data_list()]  # ASE has no place for pairs
 
     # ---------------------------------------------------------------------------------------------------- copies
     def _mapped(self, move: Callable[[str, torch.Tensor], torch.Tensor]) -> Self:

@@ -18,7 +18,7 @@ from athanor import _runtime
 from athanor.data._part import Part
 from athanor.data.fields import FIELDS, GIVEN, RESULTS, FieldSpec, Level
 from athanor.errors import AthanorWarning, ContractError, MissingFieldError, ModelOutputError, NotAvailableError
-from athanor.models.outputs import asking_for
+from athanor.models.outputs import asking_for, checked_outputs, fitting
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -56,15 +56,15 @@ def evaluate(
     Raises
     ------
     ModelOutputError
-        If a needed output is missing or has the wrong shape.
+        If a needed output is missing, or one has the wrong shape, dtype or device.
     AthanorWarning
         If an output is left out because it may belong to atoms or to systems.
     """
     outputs = _outputs_with(model, batch, needs, wanted) if wanted else _outputs_of(model, batch, needs)
     for key, value in outputs.items():
-        spec = None if key in GIVEN else _field_of(batch, key, value, model)
+        spec = None if key in GIVEN else field_for(batch, key, value, model)
         if spec is not None and spec.level != "edge":
-            _store(batch, spec, value, model)
+            _store(batch, spec, fitting(spec, value, batch, type(model).__name__))
     drop_results(batch, except_for=outputs.keys())
     batch.mark_results_fresh(model, frozenset(outputs))
     return outputs
@@ -160,28 +160,11 @@ def _outputs_of(model: Any, batch: Batch, needs: frozenset[str]) -> OrderedDict[
     """Return the detached outputs of `model`, checked to be those that are needed."""
     if model.model_config.gradient_keys:  # a model flags these on what it is called with
         batch = batch.shallow_view(model.model_config.gradient_keys)
-    raw = model(batch)
-    if not isinstance(raw, dict):
-        raise ModelOutputError(
-            f"{type(model).__name__} returned a {type(raw).__name__}; return a dictionary such as "
-            f'`{{"energy": energy, "forces": forces}}` from `forward`.'
-        )
-    outputs = OrderedDict((key, _detached(value)) for key, value in raw.items() if isinstance(value, Tensor))
-    if not needs <= outputs.keys():
-        missing = sorted(needs - outputs.keys())
-        raise ModelOutputError(
-            f"{type(model).__name__} did not return {', '.join(f'`{key}`' for key in missing)}, which this run needs. "
-            f"It returned: {', '.join(outputs) or 'nothing'}. "
-            f"Ask for it in `model.model_config.active_outputs`, or compute it in `forward`."
-        )
-    return outputs
+    outputs = checked_outputs(model, batch, model(batch), needs)
+    return OrderedDict((key, value.detach() if value.requires_grad else value) for key, value in outputs.items())
 
 
-def _detached(value: Tensor) -> Tensor:
-    return value.detach() if value.requires_grad else value
-
-
-def _field_of(batch: Batch, key: str, value: Tensor, model: Any) -> FieldSpec | None:
+def field_for(batch: Batch, key: str, value: Tensor, model: Any) -> FieldSpec | None:
     """Return the field in which an output is stored, declared now if it is new; None if there is none for it."""
     spec = FIELDS.get(key) or batch.custom_fields.get(key)
     if spec is not None:
@@ -210,33 +193,12 @@ def _level_by_rows(batch: Batch, key: str, value: Tensor, model: Any) -> Level |
     return levels[0] if len(levels) == 1 else None
 
 
-def _store(batch: Batch, spec: FieldSpec, value: Tensor, model: Any) -> None:
+def _store(batch: Batch, spec: FieldSpec, value: Tensor) -> None:
     """Copy one output into its field."""
     key = spec.name
     target = batch.get(key)
-    if target is None:
-        tail = tuple(value.shape[1 + i] if size is None else size for i, size in enumerate(spec.shape))
-        rows = batch.num_nodes if spec.level == "node" else batch.num_graphs
+    if target is None or target.shape != value.shape:  # of a field whose width the model chooses
         dtype = batch.positions.dtype if spec.kind == "state" else value.dtype
-        target = torch.zeros((rows, *tail), dtype=dtype, device=batch.device)
+        target = torch.empty(value.shape, dtype=dtype, device=batch.device)
         batch.set_field(key, target)
-    target.copy_(in_shape(value, tuple(target.shape), spec, model))
-
-
-def in_shape(value: Tensor, shape: tuple[int, ...], spec: FieldSpec, model: Any) -> Tensor:
-    """Return an output in the shape of its field; sizes of 1 may be missing or more.
-
-    Raises
-    ------
-    ModelOutputError
-        If it has another shape.
-    """
-    if value.shape == shape:
-        return value
-    # a transposed tensor has its numbers in wrong places
-    if [size for size in value.shape if size != 1] != [size for size in shape if size != 1]:
-        raise ModelOutputError(
-            f"`{spec.name}` from {type(model).__name__} has shape {tuple(value.shape)}; expected {shape}. "
-            f"Return one row per {'atom' if spec.level == 'node' else 'system'}."
-        )
-    return value.reshape(shape)
+    target.copy_(value)

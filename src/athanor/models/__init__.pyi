@@ -12,3 +12,4 @@ from athanor.models.pipeline import PipelineModelWrapper as PipelineModelWrapper
 from athanor.models.pipeline import PipelineStep as PipelineStep
 from athanor.models.registry import available as available
 from athanor.models.registry import get as get
+from athanor.models.second_derivatives import hessian as hessian

@@ -5,6 +5,7 @@ The network is not invariant under translation or rotation; its numbers mean not
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
 from athanor.models.derivatives import autograd_forces, carries_graph, strained_view
 from athanor.models.mixin import BaseModelMixin
-from athanor.models.tensor_file import read_tensor_file
+from athanor.models.tensor_file import read_tensor_file, write_tensor_file
 
 if TYPE_CHECKING:
     from collections.abc import Set
@@ -99,6 +100,8 @@ class DemoModelWrapper(nn.Module, BaseModelMixin):
     ----------
     model
         The network. Inputs are converted to its dtype, results are in it.
+    weights_digest
+        Digest of the parameters for the card.
 
     Notes
     -----
@@ -112,7 +115,7 @@ class DemoModelWrapper(nn.Module, BaseModelMixin):
     (8,)
     """
 
-    def __init__(self, model: DemoModel) -> None:
+    def __init__(self, model: DemoModel, *, weights_digest: str = "") -> None:
         super().__init__()
         self.model = model
         self.model_config = ModelConfig(outputs=frozenset({"energy", "forces"}), autograd_outputs=frozenset({"forces"}))
@@ -124,6 +127,7 @@ class DemoModelWrapper(nn.Module, BaseModelMixin):
             smooth=True,
             batch_invariance="no",
             licence="Apache-2.0",
+            weights_digest=weights_digest,
         )
 
     @property
@@ -158,14 +162,15 @@ class DemoModelWrapper(nn.Module, BaseModelMixin):
 
     def compute_embeddings(self, data: AtomicData | Batch, **kwargs: Any) -> AtomicData | Batch:
         """Write ``node_embeddings`` [N, H] and ``graph_embeddings`` [B, H] to `data`."""
-        with torch.set_grad_enabled(carries_graph(data)):
+        with torch.inference_mode(False), torch.set_grad_enabled(carries_graph(data)):
             features = self.model.node_features(data.atomic_numbers, data.positions.to(self.dtype))
             if isinstance(data, Batch):
                 batch_idx, num_graphs = data.batch_idx, data.num_graphs
             else:
                 batch_idx, num_graphs = torch.zeros_like(data.atomic_numbers, dtype=torch.int64), 1
-            data.node_embeddings = features
-            data.graph_embeddings = features.new_zeros(num_graphs, features.shape[1]).index_add(0, batch_idx, features)
+            sums = features.new_zeros(num_graphs, features.shape[1]).index_add(0, batch_idx, features)
+        with data.keeping_results_fresh() if isinstance(data, Batch) else nullcontext():
+            data.node_embeddings, data.graph_embeddings = features, sums
         return data
 
     def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
@@ -187,12 +192,17 @@ class DemoModelWrapper(nn.Module, BaseModelMixin):
             File to write.
         as_state_dict
             Write the parameters alone; else sizes and parameters. Neither is a pickle of code.
+
+        Raises
+        ------
+        StorageError
+            If the file can not be written.
         """
         state = self.model.state_dict()
         if not as_state_dict:
             sizes = {"num_atom_types": self.model.num_atom_types, "hidden_dim": self.model.hidden_dim}
             state = {"format": _FORMAT, "config": sizes, "state_dict": state}
-        torch.save(state, path)
+        write_tensor_file(path, state)
 
     @classmethod
     def from_checkpoint(cls, checkpoint_path: Path | str, *, trust: bool = False) -> DemoModelWrapper:
@@ -210,9 +220,9 @@ class DemoModelWrapper(nn.Module, BaseModelMixin):
         InputError
             If the file is missing or damaged, or holds neither all parameters nor, with `trust`, a `DemoModel`.
         """
-        content, _ = read_tensor_file(Path(checkpoint_path), trust=trust)
+        content, digest = read_tensor_file(Path(checkpoint_path), trust=trust)
         if isinstance(content, DemoModel):
-            return cls(content)
+            return cls(content, weights_digest=digest)
         if not isinstance(content, dict) or not ({"state_dict", "embedding.weight"} & set(content)):
             raise InputError(f"`{checkpoint_path}` holds no DemoModel. Write one with `export_model(path)`.")
         state = content.get("state_dict", content)
@@ -225,7 +235,7 @@ class DemoModelWrapper(nn.Module, BaseModelMixin):
             raise InputError(f"`{checkpoint_path}` holds no whole DemoModel: {why}.") from error
         if not all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values()):
             raise InputError(f"`{checkpoint_path}` holds NaN or infinity. Write it again with `export_model(path)`.")
-        return cls(model)
+        return cls(model, weights_digest=digest)
 
 
 def build_demo_model(num_atom_types: int = 100, hidden_dim: int = 64, seed: int = 0) -> DemoModelWrapper:

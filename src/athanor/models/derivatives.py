@@ -254,7 +254,7 @@ def stress_of_strain_gradient(gradient: torch.Tensor, cell: torch.Tensor) -> tor
     torch.Tensor
         [B, 3, 3], eV/Å³; zero for systems whose cell spans no volume.
     """
-    volume = torch.linalg.det(cell.detach()).abs().view(-1, 1, 1)
+    volume = torch.linalg.det(cell).abs().view(-1, 1, 1)
     has_volume = volume > 0
     return torch.where(has_volume, gradient / torch.where(has_volume, volume, 1.0), 0.0)
 

@@ -10,25 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from athanor.errors import NotAvailableError
-from athanor.kernels._library import no_second_derivative
-from athanor.kernels.cell._reference import gradient_by_cell
-
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
 
 
 def attached_vectors(
-    vectors: torch.Tensor, ends: torch.Tensor, batch: Batch, strain: torch.Tensor | None, *, model_name: str
+    vectors: torch.Tensor, ends: torch.Tensor, batch: Batch, strain: torch.Tensor | None
 ) -> torch.Tensor:
-    r"""Return `vectors`, differentiable once with respect to positions, cells and a strain of zero.
+    r"""Return `vectors`, differentiable with respect to positions, cells and a strain of zero.
 
     With :math:`v_u = r_j - r_i + S_u h` and :math:`g_u = \partial E/\partial v_u`,
 
     .. math:: \frac{\partial E}{\partial r_i} = \sum_{u=(j,i)} g_u - \sum_{u=(i,j)} g_u, \qquad
               \frac{\partial E}{\partial\varepsilon} = \sum_u \tfrac{1}{2}(v_u \otimes g_u + g_u \otimes v_u)
 
-    summed in the dtype of `vectors`.
+    summed in the dtype of `vectors`. A gradient that is kept attached can be differentiated again, to any order.
 
     Parameters
     ----------
@@ -40,11 +36,8 @@ def attached_vectors(
         Holds positions and cells.
     strain
         [B, 3, 3], zeros that positions and cells are not yet multiplied by; ``None`` for none.
-    model_name
-        Named by the error that a second derivative raises.
     """
-    geometry = (batch.positions, batch.cell_or_zeros, strain)
-    return _PairVectors.apply(vectors, *geometry, ends, batch.batch_idx, batch.batch_ptr, model_name)
+    return _PairVectors.apply(vectors, batch.positions, batch.cell_or_zeros, strain, ends, batch.batch_idx)
 
 
 class _PairVectors(torch.autograd.Function):
@@ -57,42 +50,37 @@ class _PairVectors(torch.autograd.Function):
         strain: torch.Tensor | None,
         ends: torch.Tensor,
         batch_idx: torch.Tensor,
-        segment_ptr: torch.Tensor,
-        model_name: str,
     ) -> torch.Tensor:
-        ctx.save_for_backward(vectors, positions, cell, ends, batch_idx, segment_ptr)
-        ctx.model_name = model_name
+        ctx.save_for_backward(vectors, positions, cell, ends, batch_idx)
         return vectors.view_as(vectors)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
-        positions = ctx.saved_tensors[1]
-        with torch.no_grad():
-            by_geometry = _gradients_by_geometry(gradient, ctx.saved_tensors, ctx.needs_input_grad[1:4])
-        if torch.is_grad_enabled():
-            error = NotAvailableError(
-                f"{ctx.model_name} gives first derivatives only; second ones, such as a Hessian or the derivative of "
-                f"forces, are not part of this version. Take differences of its `forces` instead."
-            )
-            by_geometry = [g if g is None else no_second_derivative(g, error, gradient, positions) for g in by_geometry]
-        return None, *by_geometry, None, None, None, None
+        """Every gradient is linear in `gradient`, and that by strain also in the vectors: torch differentiates both."""
+        vectors, positions, cell, ends, batch_idx = ctx.saved_tensors
+        first, second = ends.unbind(1)
+        forces = gradient.new_zeros(positions.shape)
+        forces = forces.index_add(0, first, gradient).index_add(0, second, gradient, alpha=-1)
+        by_cell = by_strain = None
+        if any(ctx.needs_input_grad[2:4]):
+            system, zeros = batch_idx[first], gradient.new_zeros(cell.shape)
+            again = torch.is_grad_enabled()  # somebody may differentiate by what the vectors follow from
+            if ctx.needs_input_grad[2] or again:
+                between = (positions[second] - positions[first]).to(vectors.dtype)
+                images = _images(vectors - between, cell.to(vectors.dtype), system).unsqueeze(2)
+            if ctx.needs_input_grad[2]:
+                by_cell = zeros.index_add(0, system, images * gradient.unsqueeze(1)).to(cell.dtype)
+            if ctx.needs_input_grad[3]:
+                if again:
+                    attached = between + (images * cell[system]).sum(1)
+                    vectors = vectors + (attached - attached.detach())
+                products = vectors.unsqueeze(2) * gradient.unsqueeze(1)
+                by_strain = zeros.index_add(0, system, 0.5 * (products + products.transpose(1, 2)))
+        return None, -forces.to(positions.dtype), by_cell, by_strain, None, None
 
 
-def _gradients_by_geometry(
-    gradient: torch.Tensor, saved: tuple[torch.Tensor, ...], needed: tuple[bool, bool, bool]
-) -> list[torch.Tensor | None]:
-    """Return the gradients by positions, cell and strain from that by vectors [U, 3]; of the last two those needed."""
-    vectors, positions, cell, ends, batch_idx, segment_ptr = saved
-    first, second = ends.unbind(1)
-    forces = gradient.new_zeros(positions.shape)
-    forces.index_add_(0, first, gradient).index_add_(0, second, gradient, alpha=-1)
-    by_cell = by_strain = None
-    if needed[1] or needed[2]:
-        products = vectors.unsqueeze(2) * gradient.unsqueeze(1)
-        system, zeros = batch_idx[first], gradient.new_zeros(cell.shape)
-        if needed[2]:
-            by_strain = zeros.index_add(0, system, 0.5 * (products + products.transpose(1, 2)))
-        if needed[1]:
-            whole = zeros.index_add_(0, system, products)
-            by_cell = gradient_by_cell(whole, -forces, positions.to(whole.dtype), cell, segment_ptr).to(cell.dtype)
-    return [-forces.to(positions.dtype), by_cell, by_strain]
+@torch.no_grad()
+def _images(shift_vectors: torch.Tensor, cell: torch.Tensor, system: torch.Tensor) -> torch.Tensor:
+    """Return the integers S of vectors S h [U, 3], h the cell of each; zero along lattice vectors that are zero."""
+    inverse = torch.linalg.pinv(cell).index_select(0, system)
+    return torch.bmm(shift_vectors.unsqueeze(1), inverse).squeeze(1).round()

@@ -7,9 +7,10 @@ returns a wrapper. Nothing is imported until a model is asked for.
 from __future__ import annotations
 
 import importlib
+import inspect
 import operator
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, field
+from functools import partial, reduce
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +46,9 @@ class ModelEntry:
         One line.
     requires
         Optional package it needs.
-    variants
-        Weights or the like that one can choose, the default first.
-    variant_argument
-        Argument that chooses one.
+    arguments
+        Arguments of what builds the wrapper that make it this model, such as the name of its parameters; `get` does not
+        take them.
     """
 
     name: str
@@ -58,8 +58,7 @@ class ModelEntry:
     licence: str = ""
     summary: str = ""
     requires: OptionalDependency | None = None
-    variants: tuple[str, ...] = ()
-    variant_argument: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def installed(self) -> bool:
@@ -79,22 +78,37 @@ class ModelEntry:
         target: Any = importlib.import_module(module)
         for part in path.split(".") if path else ():
             target = getattr(target, part)
-        return target
+        return _with(target, self.arguments) if self.arguments else target
+
+
+def _with(builder: Callable[..., BaseModelMixin], arguments: Mapping[str, Any]) -> Callable[..., BaseModelMixin]:
+    """Return `builder` with `arguments` settled: its signature has them no more."""
+    settled: Any = partial(builder, **arguments)
+    signature = inspect.signature(builder)
+    others = [row.replace(kind=row.KEYWORD_ONLY) for name, row in signature.parameters.items() if name not in arguments]
+    settled.__signature__ = signature.replace(parameters=others)
+    return settled
 
 
 BUILT_IN: dict[str, ModelEntry] = {
     entry.name: entry
     for entry in (
-        ModelEntry(
-            name="chgnet",
-            kind="machine-learned",
-            home="athanor.models.chgnet:CHGNetWrapper.from_checkpoint",
-            num_elements=89,
-            licence="BSD-3-Clause, modified",
-            summary="CHGNet: universal potential for inorganic crystals, with magnetic moments",
-            requires=OptionalDependency.CHGNET,
-            variants=("0.3.0", "0.2.0", "r2scan"),
-            variant_argument="name",
+        *(
+            ModelEntry(
+                name=name,
+                kind="machine-learned",
+                home="athanor.models.chgnet:CHGNetWrapper.from_checkpoint",
+                num_elements=89,
+                licence="BSD-3-Clause, modified",
+                summary=f"{summary}, with magnetic moments",
+                requires=OptionalDependency.CHGNET,
+                arguments=arguments,
+            )
+            for name, summary, arguments in (
+                ("chgnet", "CHGNet 0.3.0 (PBE): universal potential for inorganic crystals", {}),
+                ("chgnet-0.2.0", "CHGNet 0.2.0 (PBE): the parameters before 0.3.0", {"name": "0.2.0"}),
+                ("chgnet-r2scan", "CHGNet fine-tuned to r2SCAN", {"name": "r2scan"}),
+            )
         ),
         ModelEntry(
             name="lennard-jones",
@@ -113,7 +127,7 @@ BUILT_IN: dict[str, ModelEntry] = {
         ),
     )
 }
-ALIASES: dict[str, str] = {"lj": "lennard-jones"}
+ALIASES: dict[str, str] = {"lj": "lennard-jones", "chgnet-0.3.0": "chgnet"}
 _OF_ALL = frozenset({"device", "dtype"})
 """Options that every model of a sum gets which takes them."""
 

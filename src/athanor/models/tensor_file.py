@@ -1,4 +1,4 @@
-"""Reading files of tensors that others wrote: damage is found, no code runs, and what came in has a digest.
+"""Files of tensors: in what others wrote damage is found, no code runs, and what came in has a digest.
 
 PyTorch's files are zip archives with a checksum for every member, which `torch.load` does not look at: of a file with
 a wrong bit it returns other numbers without a word. Here the checksums are compared first.
@@ -15,10 +15,13 @@ from typing import Any
 
 import torch
 
-from athanor.errors import InputError
+from athanor.errors import ContractError, InputError, StorageError
 
 _OLDER_FORMAT = b"\x80"
 """First byte of every pickle of protocol 2 and later; files of PyTorch before 1.6 are a row of these."""
+
+_IS_FOLDER = 0x10
+"""Bit of the attributes of a member of an archive."""
 
 
 def read_tensor_file(path: Path, *, trust: bool = False, digest: str = "", name: str = "") -> tuple[Any, str]:
@@ -68,6 +71,39 @@ def read_tensor_file(path: Path, *, trust: bool = False, digest: str = "", name:
         raise _damaged(path, f"{type(error).__name__}: {' '.join(str(error).split())[:120]}") from error
 
 
+def write_tensor_file(path: Path | str, content: Any) -> None:
+    """Write tensors, numbers and text for `read_tensor_file`.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    content
+        Dictionaries and lists of tensors, numbers and text.
+
+    Raises
+    ------
+    ContractError
+        If reading `content` back would need code of its own.
+    StorageError
+        If the file can not be written.
+    """
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    stream.seek(0)
+    try:
+        torch.load(stream, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ContractError(
+            f"`{path}` was not written: what it was to hold is more than tensors, numbers and text, so that reading it "
+            f"would run code."
+        ) from error
+    try:
+        Path(path).write_bytes(stream.getvalue())
+    except OSError as error:
+        raise StorageError(f"`{path}` can not be written: {error.strerror}. Choose another place.") from error
+
+
 def _check_whole(path: Path, content: bytes) -> None:
     """Refuse what is no file of `torch.save`, and an archive of which a byte is not the one that was written."""
     if not zipfile.is_zipfile(io.BytesIO(content)):
@@ -79,7 +115,11 @@ def _check_whole(path: Path, content: bytes) -> None:
         return
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            packed = [member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
+            members = archive.infolist()
+            folders = [each.filename for each in members if each.is_dir() or each.external_attr & _IS_FOLDER]
+            if folders:  # of which PyTorch reads nothing, so that a tensor keeps whatever stood in its memory
+                raise _damaged(path, f"`{folders[0]}` in it is marked as a folder")
+            packed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
             if packed:
                 raise _damaged(path, f"`{packed[0]}` is compressed, which PyTorch never does")
             wrong = archive.testzip()

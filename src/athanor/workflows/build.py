@@ -19,6 +19,7 @@ from athanor.models import registry
 from athanor.workflows.earlier_runs import progress_of
 from athanor.workflows.methods import RELAX, load
 from athanor.workflows.problems import describe_problems
+from athanor.workflows.properties import PropertyHook
 from athanor.workflows.spec import DEFAULT_MODEL, CalculationSpec, ModelSpec, RunSpec
 from athanor.workflows.stages import StageSpec
 from athanor.workflows.structures import System, describe_system, not_finite
@@ -180,6 +181,8 @@ def build_stages(spec: RunSpec, model: Any, batch: Batch) -> tuple[FusedStage, T
     hooks = [*build_neighbor_hooks(model), tracker]
     if gives_stress(model, batch):
         hooks.append(StressHook(spec.every))
+    if spec.properties:
+        hooks.append(PropertyHook(model, spec.properties, spec.every, len(spec.stages)))
     for hook in hooks:
         fused.register_hook(hook)
     return fused, tracker, engines

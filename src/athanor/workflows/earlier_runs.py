@@ -5,6 +5,7 @@ Noise is a function of the id and the lifetime step of a system, so one that goe
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +65,21 @@ def structures_of_results(path: Path, time: float | None) -> list[Structure]:
             f"`{path}` has no structures yet: its run is {run.state} and kept no frame. Start from its input, or "
             f"repeat it: `athanor run {path / RUN}`."
         )
-    return _newest_frames(path / TRAJECTORY, time, dict(zip(run.ids, run.names, strict=True)))
+    return _newest_frames(path / TRAJECTORY, time, dict(zip(run.ids, run.names, strict=True)), run.properties)
 
 
-def _newest_frames(store: Path, time: float | None, names: dict[int, str] | None = None) -> list[Structure]:
-    """Return the newest frame up to `time` of each system of a store, or of those that have `names`, by their ids."""
+def _newest_frames(
+    store: Path, time: float | None, names: dict[int, str] | None = None, computed: Collection[str] = ()
+) -> list[Structure]:
+    """Return the newest frame up to `time` of each system of a store, or of those that have `names`, by their ids.
+
+    `computed` are the fields that the model of the run computed.
+    """
     ase = OptionalDependency.ASE.load(needed_by="Going on from frames")
     from athanor.workflows.saved_frames import SavedFrames
 
     frames = SavedFrames(store)
-    found = {int(image.info["system_id"]): image for image in frames.newest(time)}
+    found = {int(image.info["system_id"]): image for image in frames.newest(time, computed)}
     structures = []
     for index, (number, name) in enumerate((names or dict.fromkeys(frames.ids, "")).items()):
         image, problem = found.get(number), ""

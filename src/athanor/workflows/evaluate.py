@@ -14,6 +14,7 @@ import torch
 from athanor._runtime import using_num_threads
 from athanor.data import observables
 from athanor.data.batch import Batch
+from athanor.data.convert.ase import place_of
 from athanor.dynamics.engine import BaseDynamics
 from athanor.dynamics.failures import explain_failure
 from athanor.errors import AthanorWarning, InputError
@@ -24,6 +25,7 @@ from athanor.workflows.build import build_neighbor_hooks
 from athanor.workflows.columns import cell_columns, outcome_columns
 from athanor.workflows.plan import Plan, make_plan, spec_of_call
 from athanor.workflows.progress import Progress, stop_between_steps
+from athanor.workflows.properties import computed_properties, property_columns
 from athanor.workflows.results import RunResult, add_not_computed, add_system, identify, without_results
 from athanor.workflows.spec import CalculationSpec
 from athanor.workflows.structures import System, from_python
@@ -38,6 +40,7 @@ def evaluate(
     supercell: str | int | Sequence[int] = 1,
     min_atoms: int = 1,
     strict: bool = False,
+    properties: Sequence[str] = (),
     device: str | None = None,
     dtype: str | torch.dtype = "float64",
     threads: int | None = None,
@@ -51,7 +54,7 @@ def evaluate(
 
     Parameters
     ----------
-    structures, model, supercell, min_atoms, strict, device, dtype, threads, max_atoms, silence, progress
+    structures, model, supercell, min_atoms, strict, properties, device, dtype, threads, max_atoms, silence, progress
         As in `athanor.relax`.
     out
         File for the structures with their results, extended XYZ; nothing is written without it.
@@ -180,7 +183,7 @@ def _evaluate_chunk(result: RunResult, plan: Plan[Any], indices: Sequence[int]) 
     """Evaluate one batch and append what came out; if the model can not do it at all, its halves, or set it aside."""
     batch = plan.batch(indices)
     try:
-        notes = _evaluate_batch(plan.model, batch)
+        notes = _evaluate_batch(plan.model, batch, plan.spec.properties)
     except Exception as error:
         for half in plan.parts_after(error, indices):
             _evaluate_chunk(result, plan, half)
@@ -188,12 +191,12 @@ def _evaluate_chunk(result: RunResult, plan: Plan[Any], indices: Sequence[int]) 
         _add(result, plan, indices, batch, notes)
 
 
-def _evaluate_batch(model: Any, batch: Batch) -> Mapping[int, str]:
+def _evaluate_batch(model: Any, batch: Batch, properties: Sequence[str]) -> Mapping[int, str]:
     """One forward pass with the checks of a run, in place: a system that fails gets its `failure_code`.
 
     Returns what the model said of systems for which it raised.
     """
-    wanted = {"energy", "forces"} | ({"stress"} if bool(batch.has_cell.any()) else set())
+    wanted = {"energy", "forces", *properties} | ({"stress"} if bool(batch.has_cell.any()) else set())
     engine = BaseDynamics(model, n_steps=0)
     engine.__needs_keys__ = frozenset(wanted & model.model_config.outputs)
     for hook in build_neighbor_hooks(model):
@@ -208,7 +211,8 @@ def _add(result: RunResult, plan: Plan[Any], indices: Sequence[int], batch: Batc
 
     fmax = observables.fmax(batch).tolist() if "forces" in batch else None
     pressure = (observables.pressure(batch, kinetic=False) / GPa).tolist() if "stress" in batch else None
-    for place, (index, computed) in enumerate(zip(indices, batch.to_atoms(), strict=True)):
+    properties = computed_properties(plan.spec.properties, plan.model)
+    for place, (index, computed) in enumerate(zip(indices, batch.to_atoms(properties), strict=True)):
         add_not_computed(result, plan.systems[len(result) : index])
         system, code = plan.systems[index], int(batch.failure_code[place])
         reason = f"failed: {explain_failure(batch, place, plan.model, notes=notes)}" if code else "done"
@@ -219,6 +223,10 @@ def _add(result: RunResult, plan: Plan[Any], indices: Sequence[int], batch: Batc
             atoms.calc = SinglePointCalculator(atoms, **computed.calc.results)
             row |= {"energy": energy, "energy_per_atom": energy / len(atoms)}
             row |= {"fmax": fmax[place]} if fmax is not None else {}
+            row |= property_columns(batch, place, properties)
+            for name in map(place_of, properties):
+                atoms.info.update({name: computed.info[name]} if name in computed.info else {})
+                atoms.arrays.update({name: computed.arrays[name]} if name in computed.arrays else {})
         row |= cell_columns(atoms.cell.array, atoms.pbc, len(atoms))
         if pressure is not None and bool(batch.has_cell[place]) and not code:
             row["pressure_GPa"] = pressure[place]

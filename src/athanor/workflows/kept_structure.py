@@ -16,9 +16,8 @@ from ase.calculators.calculator import CalculationFailed
 
 from athanor import _runtime
 from athanor.data.convert.ase import completed_cell
-from athanor.data.fields import FIELDS
 from athanor.dynamics.admission import closest_pairs, collapsed_cells, search_radius
-from athanor.dynamics.evaluate import compute_apart, in_shape
+from athanor.dynamics.evaluate import compute_apart
 from athanor.dynamics.failures import FailureCode, explain_failure
 from athanor.errors import AthanorWarning, InputError, SimulationError
 from athanor.hooks.context import HookContext
@@ -92,7 +91,9 @@ class KeptStructure:
             for hook in self._hooks:
                 hook(HookContext(batch=batch, model=self._model), DynamicsStage.BEFORE_COMPUTE)
             self._check_distances(batch, atoms)
-            return self._checked(compute_apart(self._model, batch, frozenset(fields)), batch, atoms)
+            outputs = compute_apart(self._model, batch, frozenset(fields))
+            self._check_finite(outputs, batch, atoms)
+            return outputs
         except BaseException:
             self.forget()  # whatever stopped it may have stopped it half way
             raise
@@ -134,17 +135,12 @@ class KeptStructure:
         if floor is not None and closest is not None and float(closest) < floor:
             raise self._failure(self._explained(FailureCode.ATOMS_TOO_CLOSE, batch), atoms)
 
-    def _checked(self, outputs: Mapping[str, torch.Tensor], batch: Batch, atoms: Atoms) -> dict[str, torch.Tensor]:
-        found = {}
+    def _check_finite(self, outputs: Mapping[str, torch.Tensor], batch: Batch, atoms: Atoms) -> None:
         for field, value in outputs.items():
-            spec = FIELDS[field]
-            shape = (batch.num_nodes if spec.level == "node" else 1, *filter(None, spec.shape))
-            found[field] = in_shape(value, shape, spec, self._model)
             if not bool(value.isfinite().all()):
                 code = _NOT_FINITE.get(field)
                 why = f"its `{field}` became NaN or infinite" if code is None else self._explained(code, batch)
                 raise self._failure(why, atoms)
-        return found
 
     def _explained(self, code: FailureCode, batch: Batch) -> str:
         return explain_failure(batch, 0, self._model, code)

@@ -27,6 +27,7 @@ def md(
     supercell: str | int | Sequence[int] = 1,
     min_atoms: int = 1,
     strict: bool = False,
+    properties: Sequence[str] = (),
     device: str | None = None,
     dtype: str | torch.dtype = "float64",
     threads: int | None = None,
@@ -46,9 +47,9 @@ def md(
 
     Parameters
     ----------
-    structures, model, supercell, min_atoms, strict, device, dtype, threads, max_atoms, every, out, overwrite, title
+    structures, model, supercell, min_atoms, strict, properties, device, dtype, threads, max_atoms, every, out
         As in `athanor.relax`.
-    silence, progress
+    overwrite, title, silence, progress
         As in `athanor.relax`.
     ensemble
         nvt (Langevin) or nve (velocity Verlet).

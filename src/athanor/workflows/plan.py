@@ -17,6 +17,7 @@ from athanor.workflows import build
 from athanor.workflows.admission import admit
 from athanor.workflows.chunks import default_max_atoms, split_into_chunks
 from athanor.workflows.problems import Origin, as_argument
+from athanor.workflows.properties import check_properties
 from athanor.workflows.readable import count
 from athanor.workflows.repeat import repeat_cells
 from athanor.workflows.spec import CalculationSpec, RunSpec, validated
@@ -142,6 +143,7 @@ def make_plan(spec: Spec, systems: Sequence[System], *, model: Any = None) -> Pl
         spec = spec.model_copy(update={"model": chosen})
         model = build.build_model(chosen)
     check_model(model)
+    check_properties(spec.properties, model)
     if isinstance(spec, RunSpec):
         build.check_stages(spec, repeated, model)
     if isinstance(model, torch.nn.Module):

@@ -26,6 +26,7 @@ def relax(
     supercell: str | int | Sequence[int] = 1,
     min_atoms: int = 1,
     strict: bool = False,
+    properties: Sequence[str] = (),
     device: str | None = None,
     dtype: str | torch.dtype = "float64",
     threads: int | None = None,
@@ -67,6 +68,8 @@ def relax(
         Repeat periodic cells until they hold so many atoms.
     strict
         Refuse everything if a structure can not be used; else it is set aside, with its reason, and the others run.
+    properties
+        Further outputs of the model to keep, such as magmoms; in frames, structures and the table.
     device
         Device: cpu, cuda, cuda:1, mps, or auto for a GPU if there is one. By default where the model is: the CPU for a
         model by name.

@@ -17,6 +17,7 @@ from athanor.workflows.columns import cell_columns, count_outcomes, data_frame, 
 from athanor.workflows.earlier_runs import progress_of
 from athanor.workflows.folder import NOT_STARTED
 from athanor.workflows.methods import KINDS
+from athanor.workflows.properties import computed_properties, property_columns
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.structures import System
 from athanor.workflows.track import SystemRecord, Tracker
@@ -109,7 +110,8 @@ def add_chunk(
     error
         What stopped the chunk, if it was not finished.
     """
-    atoms_list = batch.to_atoms()
+    properties = computed_properties(plan.spec.properties, plan.model)
+    atoms_list = batch.to_atoms(computed=properties)
     last, steps_done = len(plan.spec.stages), tracker.steps_done(batch).tolist()
     for place, (index, record) in enumerate(zip(indices, tracker.records(batch), strict=True)):
         add_not_computed(result, plan.systems[len(result) : index])
@@ -123,11 +125,14 @@ def add_chunk(
         row |= _measured(system, record, energy, atoms.cell.array)
         row |= _averaged(tracker.averages(batch, "temperature"), place, "temperature", "", 1.0)
         row |= _averaged(tracker.averages(batch, "pressure"), place, "pressure", "_GPa", GPa)
+        row |= property_columns(batch, place, properties)
         row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         if not math.isfinite(energy):  # of a system that failed before its first step
             atoms, energy = without_results(atoms), math.nan
         _keep_notes(atoms, system.atoms)
         _keep_open_vectors(atoms, system.atoms)
+        if atoms.calc is not None:
+            atoms.calc.atoms = atoms.copy()  # its results are for these atoms, with their notes and their box
         _label(atoms, system, reason, steps)
         add_system(result, row, atoms, energy, reason, steps)
 

@@ -20,6 +20,7 @@ from athanor.workflows.methods import StageKind, all_settings, stage_of
 from athanor.workflows.output import check_inputs_outside, check_output, create_output, write_summary
 from athanor.workflows.plan import Plan, make_plan, spec_of_call
 from athanor.workflows.progress import Progress, ProgressHook, StopFlag, StopRequested, stop_between_steps
+from athanor.workflows.properties import complete_properties
 from athanor.workflows.record import RunRecord
 from athanor.workflows.reserve import Reserve
 from athanor.workflows.results import RunResult, add_chunk, add_not_computed, rows_of_not_computed
@@ -233,6 +234,7 @@ class _Run:
                 raise
         if not problem:
             build.complete_stress(self.plan.model, batch)
+            complete_properties(self.plan.model, batch, spec.properties)
         tracker.look(batch)  # at systems that failed, and at a step that was cut short before it was looked at
         add_chunk(self.result, self.plan, indices, batch, tracker, problem)
         if time.monotonic() - self._summary_written > _SECONDS_BETWEEN_SUMMARIES:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,12 +73,15 @@ class SavedFrames:
         rows = rows[stamps[rows] <= value + margin][::-1]
         return self._newest_of(rows, system)
 
-    def newest(self, time: float | None = None) -> list[Atoms]:
-        """The newest frame of each system, up to a time in fs if that is given, as ASE atoms; of some there is none."""
+    def newest(self, time: float | None = None, computed: Collection[str] = frozenset()) -> list[Atoms]:
+        """The newest frame of each system, up to a time in fs if that is given, as ASE atoms; of some there is none.
+
+        `computed` are the fields that a model computed, see `athanor.data.convert.ase.to_atoms`.
+        """
         rows = np.arange(len(self))
         if time is not None:
             rows = rows[self._column("time") <= time * (1.0 + 1e-9)]
-        return self._newest_of(rows[::-1], None).to_atoms() if rows.size else []
+        return self._newest_of(rows[::-1], None).to_atoms(computed) if rows.size else []
 
     @property
     def ids(self) -> list[int]:

@@ -256,10 +256,15 @@ class SavedRun:
         self, system: int | str | None = None, *, step: int | None = None, time: float | str | None = None
     ) -> list[Atoms]:
         """Return the same as `frames`, as ASE atoms, with the name of the system in ``info``."""
-        images = self.frames(system, step=step, time=time).to_atoms()
+        images = self.frames(system, step=step, time=time).to_atoms(self.properties)
         for image in images:
             image.info["name"] = self.names[self.ids.index(image.info["system_id"])]
         return images
+
+    @property
+    def properties(self) -> tuple[str, ...]:
+        """Further outputs of the model that frames and last structures hold, such as ``magmoms``."""
+        return tuple(map(str, self.record["job"].get("properties") or ()))
 
     @cached_property
     def ids(self) -> list[int]:

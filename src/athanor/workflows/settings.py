@@ -111,7 +111,7 @@ class Setting:
         if isinstance(self.quantity, Quantity):
             plain = self.quantity.units[self.quantity.default] == 1.0  # the unit of the engines, which needs no words
             unit = f", {self.quantity.default}" if plain else f"; a bare number is {self.quantity.default}"
-        words = f"{self.help}: {', '.join(self.choices)}" if self.quantity is list else self.help
+        words = f"{self.help}: {', '.join(self.choices)}" if self.quantity is list and self.choices else self.help
         empty = f"{self.absent} if null" if self.default is None else ""
         return "; ".join(part for part in (f"{words}{unit}", self.note, empty) if part) + "."
 
@@ -134,6 +134,8 @@ FROM_TIME = Setting("from_time", TIME, "Of results as input: take the newest fra
                     absent="how the run left them", at_least=0.0, metavar="TIME", panel=STRUCTURES)  # fmt: skip
 POTENTIAL = Setting("model", str, "Potential, see `athanor models`", None, absent="chgnet for crystals", flags=("-m",),
                     note="with arguments: {name: ..., cutoff: ...}", metavar="NAME", panel=MODEL)  # fmt: skip
+PROPERTIES = Setting("properties", list, "Further outputs of the model to keep, such as magmoms", (), metavar="NAME",
+                     flags=("--property",), note="in frames, structures and the table", panel=MODEL)  # fmt: skip
 DEVICE = Setting("device", str, "Device: cpu, cuda, cuda:1, mps, or auto for a GPU if there is one", "cpu",
                  metavar="NAME", choices=("cpu", "cuda", "mps", "auto"), panel=COMPUTING)  # fmt: skip
 DTYPE = Setting("dtype", str, "Precision: float64 or float32", "float64", choices=("float32", "float64"),

@@ -136,6 +136,7 @@ class CalculationSpec(Description):
     min_atoms: Count = settings.MIN_ATOMS.field()
     strict: bool = settings.STRICT.field()
     model: ModelSpec | None = settings.POTENTIAL.field()
+    properties: tuple[str, ...] = settings.PROPERTIES.field()
     device: str = settings.DEVICE.field()
     dtype: Literal["float32", "float64"] = settings.DTYPE.field()
     threads: Count | None = settings.THREADS.field()
@@ -143,7 +144,7 @@ class CalculationSpec(Description):
     silence: tuple[Topic, ...] = SILENCE.field()
     output: PathText | None = settings.OUT.field()
 
-    @field_validator("structures", "silence", mode="before")
+    @field_validator("structures", "properties", "silence", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str | dict) else value
@@ -206,7 +207,7 @@ class RunSpec(CalculationSpec):
         plain["stages"] = [{stage.pop("kind"): stage} for stage in plain["stages"]]
         if self.model is not None:
             plain["model"] = self.model.to_job()
-        for key in ("title", "structures", "silence"):
+        for key in ("title", "structures", "properties", "silence"):
             if not plain.get(key):
                 plain.pop(key, None)
         return plain

@@ -30,8 +30,25 @@ def test_every_built_in_is_listed_with_what_it_needs() -> None:
 def test_names_are_forgiving_and_unknown_ones_list_what_there_is() -> None:
     for name in ("lennard-jones", "Lennard_Jones", "lj", " LJ "):
         assert isinstance(athanor.models.get(name, epsilon=1.0, sigma=1.0, cutoff=2.5), LennardJonesModelWrapper)
-    with pytest.raises(ValueError, match=r"no model `magic`\. There are chgnet, lennard-jones, demo"):
+    with pytest.raises(ValueError, match=r"no model `magic`\. There are chgnet, chgnet-0\.2\.0, chgnet-r2scan, "):
         athanor.models.get("magic")
+
+
+@pytest.mark.chgnet
+def test_every_published_variant_of_chgnet_is_a_model_of_its_own() -> None:
+    """The digests tell that each name has other parameters; the name of a file still goes with `chgnet`."""
+    from athanor.models.chgnet.weights import SHIPPED
+
+    names = {"0.3.0": "chgnet", "0.2.0": "chgnet-0.2.0", "r2scan": "chgnet-r2scan"}
+    assert set(names) == set(SHIPPED)
+    for variant, name in names.items():
+        card = athanor.models.get(name).model_card
+        assert card.name == f"CHGNet {variant}"
+        assert card.weights_digest == f"sha256:{SHIPPED[variant][1]}"
+    assert athanor.models.get("CHGNet_R2SCAN", dtype=torch.float64).dtype == torch.float64
+    assert athanor.models.get("chgnet-0.3.0").model_card.name == "CHGNet 0.3.0"
+    with pytest.raises(TypeError, match=r"model `chgnet-r2scan` has no keyword argument `name`.*device, dtype, trust"):
+        athanor.models.get("chgnet-r2scan", name="0.2.0")
 
 
 def test_demo_is_reproducible_and_leaves_the_generator_alone() -> None:

@@ -87,6 +87,20 @@ def test_folders_and_devices(tmp_path: Path) -> None:
                 DemoModelWrapper.from_checkpoint(path)
 
 
+def test_a_member_that_is_marked_as_a_folder_is_damage(tmp_path: Path) -> None:
+    """PyTorch reads nothing of it, and no checksum covers the mark."""
+    path = tmp_path / "model.pt"
+    build_demo_model(num_atom_types=20, hidden_dim=16).export_model(path)
+    with zipfile.ZipFile(path) as archive:
+        name, start = archive.namelist()[-4].encode(), archive.start_dir
+    content = bytearray(path.read_bytes())
+    header = content.index(b"PK\x01\x02", content.rindex(name, start) - 50)
+    content[header + 38] |= 0x10
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"`{name.decode()}` in it is marked as a folder"):
+        DemoModelWrapper.from_checkpoint(path)
+
+
 def test_a_compressed_archive_is_not_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "bomb.pt"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

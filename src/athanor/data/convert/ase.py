@@ -7,7 +7,7 @@ internal one. Only ASE's ``units.fs`` (CODATA 2014) differs from ours (CODATA 20
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -240,20 +240,23 @@ def _identity(info: dict[str, Any], system_id: int | None) -> dict[str, torch.Te
 _SIGNS_OF_MOTION = ("velocities_present", "velocities")
 
 
-def to_atoms(data: Any) -> Atoms:
+def to_atoms(data: Any, computed: Collection[str] = frozenset()) -> Atoms:
     """Return ASE atoms with everything that ASE has a place for.
 
     Parameters
     ----------
     data
         The structure.
+    computed
+        Which of charges and moments a model computed: they are results of the calculator, not initial values.
 
     Returns
     -------
     ase.Atoms
         With masses, velocities if they are known, tags, initial charges and moments, `FixAtoms`, and a
-        `SinglePointCalculator` that holds energy, forces, stress and dipole. Charge, spin and the names in `IDENTITY`
-        are in ``info``, as is the structure's own ``info``.
+        `SinglePointCalculator` that holds energy, forces, stress, dipole and energies of atoms. Charge, spin and the
+        names in `IDENTITY` are in ``info``, as is the structure's own ``info``; there and in ``arrays`` are all custom
+        fields and what else a model computed, by their names, or behind ``model_`` where ASE means something else.
     """
     ase = OptionalDependency.ASE.load(needed_by="AtomicData.to_atoms")
     fields = {name: tensor.detach().cpu() for name, tensor in data}
@@ -269,12 +272,13 @@ def to_atoms(data: Any) -> Atoms:
         atoms.set_velocities(fields["velocities"].double().numpy())
     if "tags" in fields:
         atoms.set_tags(fields["tags"].numpy())
-    if "charges" in fields:
+    if "charges" in fields.keys() - computed:
         atoms.set_initial_charges(fields["charges"].double().numpy())
-    if "magmoms" in fields:
+    if "magmoms" in fields.keys() - computed:
         atoms.set_initial_magnetic_moments(fields["magmoms"].double().numpy())
     _set_info(atoms, data, fields)
-    results = _results(fields)
+    _set_others(atoms, data, fields)
+    results = _results(fields, computed)
     if results:
         singlepoint = OptionalDependency.ASE.load("calculators.singlepoint")
         atoms.calc = singlepoint.SinglePointCalculator(atoms, **results)
@@ -297,10 +301,55 @@ def _set_info(atoms: Atoms, data: Any, fields: dict[str, torch.Tensor]) -> None:
         atoms.info[name] = array[0].item() if single else array
 
 
-def _results(fields: dict[str, torch.Tensor]) -> dict[str, Any]:
-    return {
-        name: as_property(name, fields[name]) for name in ("energy", "forces", "stress", "dipole") if name in fields
+_PLACED = frozenset({"energy", "forces", "stress", "dipole", "atomic_energies", "charges", "magmoms"})
+"""Results and properties of the table for which ASE has a place."""
+_OWN_NAMES = frozenset(
+    {
+        "numbers", "positions", "tags", "momenta", "masses", "initial_magmoms", "initial_charges",
+        "energy", "energies", "free_energy", "forces", "stress", "stresses", "dipole", "charges", "magmom", "magmoms",
+        "pos", "species", "symbols", "Z", "move_mask", "Lattice", "Properties",
+        "name", "reason", "steps", "source_file", "source_index",
     }
+)  # fmt: skip
+"""What ASE, its extended XYZ and the last structures of a run call something else."""
+
+
+def place_of(name: str) -> str:
+    """Return what a field is called in ``info`` or ``arrays`` that ASE has no place of its own for.
+
+    Examples
+    --------
+    >>> place_of("uncertainty"), place_of("tags")
+    ('uncertainty', 'model_tags')
+    """
+    return f"model_{name}" if name in _OWN_NAMES else name
+
+
+def _set_others(atoms: Atoms, data: Any, fields: dict[str, torch.Tensor]) -> None:
+    """Set what a model computed, and custom fields, where ASE has no place of its own for them."""
+    for name, tensor in fields.items():
+        spec = data.field_spec(name)
+        known = FIELDS.get(name)
+        if spec is None or spec.level == "edge" or name in _PLACED or (known and known.role not in _COMPUTED):
+            continue
+        if spec.level == "node":
+            atoms.set_array(place_of(name), tensor.numpy())
+        else:
+            atoms.info[place_of(name)] = tensor[0].item() if tensor[0].numel() == 1 else tensor[0].numpy()
+
+
+_COMPUTED = ("result", "property")
+"""Roles of the fields of the table that a model may compute."""
+
+
+def _results(fields: dict[str, torch.Tensor], computed: Collection[str]) -> dict[str, Any]:
+    """Return what a calculator of ASE holds; charges and moments only if a model `computed` them."""
+    names = [name for name in PROPERTIES if name in fields and (name in computed or name not in _GIVEN_TOO)]
+    return {PROPERTIES[name][-1]: as_property(name, fields[name]) for name in names}
+
+
+_GIVEN_TOO = ("charges", "magmoms")
+"""Properties that may as well be what a user starts from."""
 
 
 def as_property(field: str, value: torch.Tensor) -> Any:

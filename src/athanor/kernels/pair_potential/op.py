@@ -149,8 +149,8 @@ def _cpu_call(
 
 def _first_only() -> NotAvailableError:
     return NotAvailableError(
-        "`lennard_jones` has no second derivative, which a Hessian and the derivative of forces are. Take forces from "
-        "its second output, and differences of them."
+        "`lennard_jones` has no second derivative, which a Hessian and the derivative of forces are. Take differences "
+        "of its forces; `athanor.models.hessian(model, batch)` does."
     )
 
 

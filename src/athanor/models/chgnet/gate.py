@@ -3,7 +3,8 @@
 Every convolution applies one gated perceptron to concatenated features of atoms, bonds and angles. Its first linear
 map acts on each part separately (``W [x; y] = W_x x + W_y y``), so it is done once per atom and once per bond before
 anything is expanded to pairs; what remains per row is a sum of gathered rows. The backward pass computes a block
-again instead of keeping it: memory grows with atoms and bonds, not with layers times pairs.
+again instead of keeping it: memory grows with atoms and bonds, not with layers times pairs. Second derivatives go
+through the plain formula.
 """
 
 from __future__ import annotations
@@ -13,9 +14,6 @@ from typing import Any
 
 import torch
 from torch import nn
-
-from athanor.errors import NotAvailableError
-from athanor.kernels._library import no_second_derivative
 
 CPU_BLOCK_ROWS = 2048
 """Rows of a block on CPU; 2048 rows of 128 floats are 1 MB."""
@@ -92,8 +90,13 @@ class GatedPerceptron(nn.Module):
         else:
             out.copy_(gradient)
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return f(x) [rows, H]; differentiable."""
+        core, gate = (torch.nn.functional.silu(x) if self.is_hidden else x).chunk(2, dim=1)
+        return torch.nn.functional.silu(self._branch("core", core)[0]) * torch.sigmoid(self._branch("gate", gate)[0])
+
     def evaluate(self, x: torch.Tensor) -> torch.Tensor:
-        """Return f(x) [rows, H]; `x` [rows, 2H] is overwritten."""
+        """Return f(x) [rows, H] faster; `x` [rows, 2H] is overwritten."""
         if self.is_hidden:
             torch.nn.functional.silu(x, inplace=True)
         core, gate = x.chunk(2, dim=1)
@@ -230,37 +233,84 @@ class _GatedRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
-        with torch.no_grad():
-            found = _GatedRows._gradients(ctx, gradient)
-        if torch.is_grad_enabled():
-            # `once_differentiable` looks at `gradient` alone: where that is constant, it gives a part for the whole
-            inputs = [tensor for tensor in (gradient, *ctx.saved_tensors) if tensor is not None]
-            error = NotAvailableError(
-                "The network of CHGNet gives first derivatives only; second ones are not part of this version."
-            )
-            found = tuple(g if g is None else no_second_derivative(g, error, *inputs) for g in found)
-        return None, None, *found
+        return None, None, *_Gradient.apply(ctx.gate, ctx.plan, ctx.needs_input_grad[2:], gradient, *ctx.saved_tensors)
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradient of `gated_rows`, as fast whether or not somebody means to differentiate it again.
+
+    Who does goes through the plain formula, to any order and without blocks: memory grows with the rows of one call.
+    """
 
     @staticmethod
-    def _gradients(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        gate, plan = ctx.gate, ctx.plan
-        dense, weight, *tables = ctx.saved_tensors
-        dense_gradient = None if dense is None else torch.empty_like(dense)
-        weight_gradient = None if weight is None else torch.zeros_like(weight)
+    def forward(
+        ctx: Any,
+        gate: GatedPerceptron,
+        plan: RowPlan,
+        needed: tuple[bool, ...],
+        gradient: torch.Tensor,
+        dense: torch.Tensor | None,
+        weight: torch.Tensor | None,
+        *tables: torch.Tensor,
+    ) -> tuple[torch.Tensor | None, ...]:
+        ctx.gate, ctx.plan, ctx.needed = gate, plan, needed
+        ctx.save_for_backward(gradient, dense, weight, *tables)
+        dense_gradient = torch.empty_like(dense) if dense is not None and needed[0] else None
+        weight_gradient = torch.zeros_like(weight) if weight is not None and needed[1] else None
         table_gradients = [
-            torch.zeros_like(table) if needed else None
-            for table, needed in zip(tables, ctx.needs_input_grad[4:], strict=True)
+            torch.zeros_like(table) if wanted else None for table, wanted in zip(tables, needed[2:], strict=True)
         ]
         for block in _blocks(plan):
-            x = _input_rows(gate, plan, block, dense, tuple(tables))
-            row_weight = None if weight is None else weight.index_select(0, plan.weight_row[block])
+            x = _input_rows(gate, plan, block, dense, tables)
+            weight_rows = None if plan.weight_row is None else plan.weight_row[block]
+            row_weight = None if weight is None or weight_rows is None else weight.index_select(0, weight_rows)
             of_messages = gradient[block] if plan.sum_row is None else gradient.index_select(0, plan.sum_row[block])
             x_gradient, row_weight_gradient = gate.evaluate_backward(x, of_messages, row_weight)
             for total, rows in zip(table_gradients, plan.table_rows, strict=True):
                 if total is not None:
                     total.index_add_(0, rows[block], x_gradient)
-            if weight_gradient is not None:
-                weight_gradient.index_add_(0, plan.weight_row[block], row_weight_gradient)
+            if weight_gradient is not None and weight_rows is not None and row_weight_gradient is not None:
+                weight_gradient.index_add_(0, weight_rows, row_weight_gradient)
             if dense_gradient is not None:
                 torch.mm(x_gradient, gate.map_dense.t(), out=dense_gradient[block])
         return dense_gradient, weight_gradient, *table_gradients
+
+    @staticmethod
+    def backward(ctx: Any, *outer: torch.Tensor | None) -> tuple[Any, ...]:
+        again = torch.is_grad_enabled()
+        with torch.enable_grad():
+            # as nodes of their own, so that a derivative by one does not go through what another was computed from
+            saved: list[Any] = [None if each is None else each.view_as(each) for each in ctx.saved_tensors]
+            gradient, *inputs = saved
+            chosen = [each for each, needed in zip(inputs, ctx.needed, strict=True) if needed]
+            first = torch.autograd.grad(
+                plain_gated_rows(ctx.gate, ctx.plan, *inputs), chosen, gradient, create_graph=True
+            )
+            places = [place for place, needed in enumerate(ctx.needs_input_grad[3:]) if needed]
+            second = torch.autograd.grad(
+                first,
+                [saved[place] for place in places],
+                [each for each, needed in zip(outer, ctx.needed, strict=True) if needed],
+                create_graph=again,
+                allow_unused=True,
+            )
+        found = dict(zip(places, second, strict=True))
+        return None, None, None, *(found.get(place) for place in range(len(saved)))
+
+
+def plain_gated_rows(
+    gate: GatedPerceptron,
+    plan: RowPlan,
+    dense: torch.Tensor | None,
+    weight: torch.Tensor | None,
+    *tables: torch.Tensor,
+) -> torch.Tensor:
+    """Return what `gated_rows` does, by operations of torch on all rows at once."""
+    rows = zip(tables, plan.table_rows, strict=True)
+    x = sum(table.index_select(0, row) for table, row in rows)
+    message = gate(x if dense is None else x + dense @ gate.map_dense)
+    if weight is not None and plan.weight_row is not None:
+        message = message * weight.index_select(0, plan.weight_row)
+    if plan.sum_row is None:
+        return message
+    return message.new_zeros(plan.num_sums, message.shape[1]).index_add(0, plan.sum_row, message)

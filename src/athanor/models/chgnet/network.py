@@ -80,6 +80,8 @@ class CHGNetNetwork(nn.Module):
         super().__init__()
         check_checkpoint(state, arguments)
         tensors = {key: value.detach() for key, value in state.items()}
+        self.checkpoint = ({key: value.cpu().clone() for key, value in tensors.items()}, dict(arguments))
+        """The tensors and arguments that came in, as they can be written again."""
         self.cutoff = float(arguments.get("atom_graph_cutoff", 6))
         self.bond_cutoff = float(arguments.get("bond_graph_cutoff", 3))
         self.exponent = int(arguments.get("cutoff_coeff", 8))

@@ -1,7 +1,9 @@
-"""Reading CHGNet checkpoints: those inside the installed chgnet package, by name, and files of the user."""
+"""CHGNet checkpoints: those inside the installed chgnet package, by name, and files of the user, read and written."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 
 from athanor._optional import OptionalDependency
 from athanor.errors import InputError
-from athanor.models.tensor_file import read_tensor_file
+from athanor.models.tensor_file import read_tensor_file, write_tensor_file
 
 SHIPPED: dict[str, tuple[str, str]] = {
     "0.3.0": (
@@ -84,9 +86,48 @@ def load_checkpoint(name: str | Path, *, trust: bool = False) -> Checkpoint:
         )
     content, digest = read_tensor_file(path, trust=trust, digest=digest, name=str(name))
     model = content.get("model", content) if isinstance(content, dict) else None
+    if isinstance(model, dict) and (written := _arguments_beside(model)) is not None:
+        model = {"state_dict": dict(model), "model_args": written}
     if not isinstance(model, dict) or not {"state_dict", "model_args"} <= model.keys():
-        raise InputError(f"`{path}` is no CHGNet checkpoint: it has no `state_dict` and `model_args`.")
+        raise InputError(
+            f"`{path}` is no CHGNet checkpoint: it has no `state_dict` and `model_args`. Parameters alone do not say "
+            f"which cutoffs they were fitted with; write them with `export_model`, which does."
+        )
     state, arguments = model["state_dict"], model["model_args"]
     if not isinstance(state, dict) or not isinstance(arguments, dict):
         raise InputError(f"`{path}` is no CHGNet checkpoint: `state_dict` and `model_args` are no dictionaries.")
     return Checkpoint(str(name), dict(state), dict(arguments), digest)
+
+
+def save_checkpoint(
+    path: str | Path, state: Mapping[str, torch.Tensor], arguments: Mapping[str, Any], *, as_state_dict: bool
+) -> None:
+    """Write a checkpoint that `load_checkpoint` and the chgnet package read; neither form is a pickle of code.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    state, arguments
+        Tensors, and what the package builds its model with.
+    as_state_dict
+        Write the tensors as a state dict, whose metadata hold the arguments; else both in a dictionary.
+
+    Raises
+    ------
+    StorageError
+        If the file can not be written.
+    """
+    if as_state_dict:
+        named = OrderedDict(state)
+        named._metadata = OrderedDict({"": {"version": 1, "model_args": dict(arguments)}})  # type: ignore[attr-defined]
+        write_tensor_file(path, named)
+    else:
+        write_tensor_file(path, {"model": {"state_dict": dict(state), "model_args": dict(arguments)}})
+
+
+def _arguments_beside(state: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the arguments that `save_checkpoint` wrote into the metadata of a state dict, if there are any."""
+    metadata = getattr(state, "_metadata", None)
+    own = metadata.get("") if isinstance(metadata, dict) else None
+    return own.get("model_args") if isinstance(own, dict) else None

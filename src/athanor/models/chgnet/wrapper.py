@@ -21,7 +21,7 @@ from athanor.errors import ContractError, InputError
 from athanor.models.card import ModelCard
 from athanor.models.chgnet.graph import CrystalGraph, build_graph
 from athanor.models.chgnet.network import CHGNetNetwork
-from athanor.models.chgnet.weights import load_checkpoint
+from athanor.models.chgnet.weights import load_checkpoint, save_checkpoint
 from athanor.models.config import ModelConfig
 from athanor.models.derivatives import carries_graph
 from athanor.models.mixin import BaseModelMixin
@@ -65,9 +65,14 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
     magnetons, not negative), atomic_energies, node_embeddings and graph_embeddings can be added. Needs a full
     neighbour list of at least its cutoff (6 Å; 5 Å for 0.2.0). Geometry and sums are in float64, the network in
     its own dtype, results in the dtype of the positions. They are detached unless the positions handed in carry a
-    graph; second derivatives, such as a Hessian, raise `NotAvailableError`. A batch is one forward and at most one
-    backward pass, in blocks that fit the cache. An atom without neighbours gives what the package gives when it allows
-    them; the first one is warned about. Systems without a cell have zero stress.
+    graph; then every output has its derivatives by positions and cell, of any order. A batch is one forward and at most
+    one backward pass, in blocks that fit the cache. An atom without neighbours gives what the package gives when it
+    allows them; the first one is warned about. Systems without a cell have zero stress.
+
+    The energy is rough on a scale of 0.01 Å: it bends sharply at bonds in a line (the arc cosine of their angle) and
+    where features of a symmetric site vanish (layer normalisation). Its exact Hessian is right only at the very point:
+    for silicon 7.3 eV/Å² on the diagonal, 10.0 by differences over 0.01 Å. For phonons and vibrations take differences,
+    `athanor.models.hessian`; in float32 they are right to 3e-4 eV/Å².
 
     References
     ----------
@@ -168,13 +173,34 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
         return {"node_embeddings": width, "graph_embeddings": width}
 
     def compute_embeddings(self, data: AtomicData | Batch, **kwargs: Any) -> AtomicData | Batch:
-        """Write to the batch the features of each atom before the last convolution, and their sums after it."""
+        """Write to the batch the features of each atom before the last convolution, and their sums after it.
+
+        Nothing else of it changes; results stay as fresh as they were.
+        """
         batch, names = require_batch(self, data), self.embedding_shapes.keys()
-        with torch.set_grad_enabled(carries_graph(batch)):
+        with torch.inference_mode(False), torch.set_grad_enabled(carries_graph(batch)):
             outputs = self._attached_energy(batch, None, names)
-        for key in names:
-            batch.set_field(key, outputs[key])
+        with batch.keeping_results_fresh():
+            for key in names:
+                batch.set_field(key, outputs[key])
         return data
+
+    def export_model(self, path: Path, as_state_dict: bool = False) -> None:
+        """Write the parameters as they came in, float32 for the shipped ones; `from_checkpoint` reads both forms.
+
+        Parameters
+        ----------
+        path
+            File to write. The chgnet package reads it with ``CHGNet.from_file``.
+        as_state_dict
+            Write a state dict of the package's model, which ``load_state_dict`` takes. Neither is a pickle of code.
+
+        Raises
+        ------
+        StorageError
+            If the file can not be written.
+        """
+        save_checkpoint(path, *self.model.checkpoint, as_state_dict=as_state_dict)
 
     def adapt_input(self, data: AtomicData | Batch, **kwargs: Any) -> dict[str, Any]:
         """Build the graphs of a batch from its stored pair list; nothing of the batch is changed.
@@ -209,7 +235,7 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
     ) -> dict[str, torch.Tensor]:
         batch, inputs = require_batch(self, data), self.adapt_input(data)
         ends = inputs["graph"].bond_ends
-        vectors = attached_vectors(inputs["vectors"], ends, batch, strain, model_name="CHGNet")
+        vectors = attached_vectors(inputs["vectors"], ends, batch, strain)
         result = self.model(**{**inputs, "vectors": vectors})
         outputs = {
             "energy": _system_sums(result.atomic_energies, batch).unsqueeze(1),

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from athanor.errors import ContractError, InputError, ModelOutputError
 from athanor.models.derivatives import check_attached, differentiate, leaves, strained_view
-from athanor.models.outputs import asking_for, sum_outputs
+from athanor.models.outputs import asking_for, checked_outputs, sum_outputs
 from athanor.models.pipeline.plan import DERIVATIVES, Plan, PlannedStep
 
 
@@ -206,11 +206,8 @@ def _read(step: PlannedStep, work: _Pass) -> dict[str, Tensor]:
 
 def _take(step: PlannedStep, outputs: Mapping[str, Tensor | None], work: _Pass) -> None:
     """Note what a step returned, for the sum and for later steps."""
-    present = {name: value for name, value in outputs.items() if value is not None}
-    _check_shapes(step, present, work.view)
+    present = checked_outputs(step.model, work.view, outputs, step.gives)
     for name, read_as in step.gives.items():
-        if name not in present:
-            raise ModelOutputError(f"{step.name} did not return `{name}`, which later steps read as `{read_as}`.")
         value = present[name]
         is_constant = name in step.constants or not value.is_floating_point()
         if step.is_source and work.variables and not is_constant and not value.requires_grad:
@@ -223,20 +220,6 @@ def _take(step: PlannedStep, outputs: Mapping[str, Tensor | None], work: _Pass) 
     shown = {name: value for name, value in present.items() if name in work.wanted or name == "energy"}
     own = {own: present[name] for name, own in step.own_names.items() if name in present and own in work.wanted}
     work.parts.append((step, shown | own))
-
-
-def _check_shapes(step: PlannedStep, outputs: dict[str, Tensor], view: Any) -> None:
-    """Refuse what can not be added to the outputs of the other models; an energy [B] becomes [B, 1]."""
-    if "energy" in outputs and outputs["energy"].shape == (view.num_graphs,):
-        outputs["energy"] = outputs["energy"].unsqueeze(1)
-    shapes = {"energy": (view.num_graphs, 1), "forces": (view.num_nodes, 3), "stress": (view.num_graphs, 3, 3)}
-    for name, shape in shapes.items():
-        value = outputs.get(name)
-        if value is not None and (value.shape != shape or value.device != view.device):
-            raise ModelOutputError(
-                f"`{name}` of {step.name} has shape {tuple(value.shape)} on {value.device}; expected {shape} on "
-                f"{view.device}, to be added to that of the other models."
-            )
 
 
 # ------------------------------------------------------------------------------------------------------- derivatives

@@ -26,13 +26,11 @@ from athanor.models.chgnet import CHGNetWrapper
 from athanor.models.demo import DemoModelWrapper, build_demo_model
 from athanor.models.lj import LennardJonesModelWrapper
 from athanor.neighbors import compute_neighbors
-from athanor.testing.model_contract import check_forces, check_stress, moved
-from athanor.testing.systems import fcc_crystal, standard_systems, structure
+from athanor.testing import Verdict, check_model
+from athanor.testing.systems import fcc_crystal, moved, standard_systems, structure
 
 TESTS = Path(__file__).resolve().parent.parent
 
-OF_COMPOSITION = {2, 8, 9, 10}
-"""Lines that are tested with the composition of models."""
 LATER = {
     13: "Ewald and PME",
     14: "D3",
@@ -64,7 +62,13 @@ def test_line_1_configurations_construct_survive_json_and_refuse_other_names() -
     config.test_unknown_names_are_refused()
 
 
-# Line 2: `active_outputs` of a wrapper, of a + b, of an autograd pipeline, nested. With the composition of models.
+def test_line_2_active_outputs_narrow_expand_and_are_restored() -> None:
+    """On a wrapper, on a + b, on an autograd pipeline, and nested; energy alone does no work for forces."""
+    file_of("guide/test_guide.py").test_active_outputs()
+    pipelines = file_of("unit/models/test_pipeline.py")
+    for kind in pipelines.PIPELINES:
+        pipelines.test_active_outputs_narrow_widen_and_are_restored(kind)
+    pipelines.test_energy_alone_does_no_work_for_forces()
 
 
 def test_line_3_what_is_missing_or_unsupported_is_told() -> None:
@@ -127,11 +131,31 @@ def test_line_7_hessian_closure_with_the_models_that_are_shipped(training: bool)
     assert hessian(argon, batch)[0].shape == (2, 3, 2, 3)
 
 
-# Line 8: a + b equals the sum of the parts. With the composition of models.
+# ---------------------------------------------------------------------------------------- composition: lines 8 to 10
 
-# Line 9: charges that one model predicts and another uses. With the composition of models.
 
-# Line 10: a `derivative_fn` of one's own. With the composition of models.
+def test_line_8_a_sum_equals_its_parts_with_different_cutoffs_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ewald is a stand-in of the same interface."""
+    file_of("guide/test_guide.py").test_plus(monkeypatch)
+    file_of("unit/models/test_pipeline.py").test_a_sum_is_the_sum_of_its_parts_and_reads_shorter_pairs_only()
+
+
+@pytest.mark.parametrize("autograd", [(False, False), (True, False), (False, True), (True, True)])
+def test_line_9_forces_and_stress_act_through_wired_charges_and_the_batch_is_as_before(autograd: Any) -> None:
+    pipelines = file_of("unit/models/test_pipeline.py")
+    for first in (pipelines.Charges, pipelines.AnalyticCharges):
+        for second in (pipelines.Pairs, pipelines.AnalyticPairs):
+            pipelines.test_forces_act_through_wired_charges_from_group_to_group(first, second, autograd)
+    pipelines.test_charges_taken_as_constant_lack_their_part()
+    for build in (pipelines.one_group, pipelines.two_groups):
+        pipelines.test_batch_and_models_are_as_before_also_after_an_exception(build)
+
+
+def test_line_10_derivative_functions_get_unstrained_positions_and_what_is_missing() -> None:
+    file_of("guide/test_guide.py").test_autograd_groups()
+    file_of(
+        "unit/models/test_pipeline.py"
+    ).test_a_derivative_function_is_asked_for_what_is_missing_on_unstrained_positions()
 
 
 # --------------------------------------------------------------------------------------- neighbour lists: lines 11, 12
@@ -353,11 +377,13 @@ def test_line_16_forces_and_stress_of_every_built_in_are_slopes(make: Any) -> No
     model = make()
     elements, distance = ((11, 17), 2.9) if isinstance(model, CHGNetWrapper) else ((18,), 3.7)
     systems = standard_systems(distance=distance, elements=elements)
-    for name in ("left-handed", "cluster"):
-        system = shifted(systems[name]) if isinstance(model, DemoModelWrapper) else systems[name]
-        check_forces(model, system)
-        if system.cell is not None and "stress" in model.model_config.outputs:
-            check_stress(model, system)
+    chosen = {name: systems[name] for name in ("left-handed", "cluster")}
+    if isinstance(model, DemoModelWrapper):
+        chosen = {name: shifted(system) for name, system in chosen.items()}
+    report = check_model(model, chosen, checks=("forces", "stress")).raise_if_failed()
+    assert report.verdict("forces") is Verdict.PASSED
+    if "stress" in model.model_config.outputs:
+        assert report.verdict("stress") is Verdict.PASSED
 
 
 # Line 17, training, waits, see LATER.
@@ -365,5 +391,5 @@ def test_line_16_forces_and_stress_of_every_built_in_are_slopes(make: Any) -> No
 
 def test_every_line_is_here_or_said_to_come() -> None:
     here = {int(name.split("_")[2]) for name in globals() if name.startswith("test_line_")}
-    assert here | OF_COMPOSITION | LATER.keys() == set(range(1, 18))
+    assert here | LATER.keys() == set(range(1, 18))
     assert not here & LATER.keys()

@@ -148,7 +148,15 @@ class ASEModelWrapper(nn.Module, BaseModelMixin):
         if field == "stress" and not atoms.pbc.any():
             return np.zeros((1, 3, 3))
         name, spec = self._names[field], FIELDS[field]
-        value = np.asarray(self.calculator.get_property(name, atoms), dtype=np.float64)
+        from ase.calculators.calculator import PropertyNotImplementedError  # here, so that models load without it
+
+        try:
+            value = np.asarray(self.calculator.get_property(name, atoms), dtype=np.float64)
+        except PropertyNotImplementedError as error:
+            raise ModelOutputError(
+                f"{type(self.calculator).__name__} lists `{name}` and does not compute it. Leave `{field}` out of "
+                f"`model_config.active_outputs`."
+            ) from error
         if field == "stress" and value.shape == (6,):
             value = voigt_to_matrix(torch.from_numpy(value)).numpy()
         expected = (len(atoms), *spec.shape) if spec.level == "node" else spec.shape

@@ -16,8 +16,7 @@ from athanor.models.base import BaseModelMixin, ModelCard, ModelConfig, Neighbor
 from athanor.models.demo import build_demo_model
 from athanor.models.lj import LennardJonesModelWrapper
 from athanor.neighbors import compute_neighbors
-from athanor.testing.model_contract import moved
-from athanor.testing.systems import standard_systems
+from athanor.testing.systems import moved, standard_systems
 
 EVERYTHING = {"energy", "forces", "stress"}
 
@@ -619,8 +618,8 @@ def test_a_wrong_shape_or_device_is_named(build) -> None:
             return super().forward(data, **kwargs) | {"energy": self.wrong(data)}
 
     for wrong, text in (
-        (lambda data: torch.zeros(7, 1), r"`energy` of step 1 \(Wrong\) has shape \(7, 1\) on cpu; expected \(2, 1\)"),
-        (lambda data: torch.zeros(2, 1, device="meta"), r"on meta; expected \(2, 1\) on cpu"),
+        (lambda data: torch.zeros(7, 1), r"`energy` from Wrong has shape \(7, 1\); expected \(2, 1\)"),
+        (lambda data: torch.zeros(2, 1, device="meta"), r"`energy` from Wrong is on meta; the batch is on cpu"),
     ):
         model = Wrong()
         model.wrong = wrong

@@ -14,8 +14,7 @@ from athanor.models import hessian, second_derivatives
 from athanor.models.chgnet import CHGNetWrapper
 from athanor.models.demo import build_demo_model
 from athanor.models.lj import LennardJonesModelWrapper
-from athanor.testing.model_contract import moved
-from athanor.testing.systems import standard_systems, structure
+from athanor.testing.systems import moved, standard_systems, structure
 
 EPSILON, SIGMA = 0.0104, 3.4
 

@@ -79,7 +79,7 @@ def is_plain(arguments: tuple[Any, ...]) -> bool:
     if (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        or is_transformed()
         or torch._C._get_tracing_state() is not None
         or forward_ad._current_level >= 0
     ):
@@ -93,6 +93,11 @@ def is_plain(arguments: tuple[Any, ...]) -> bool:
         elif kind not in _NUMBERS:
             return False
     return True
+
+
+def is_transformed() -> bool:
+    """Whether a transform of `torch.func` is active, such as `grad`, `jvp` or `vmap`."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def has_tangent(tensor: torch.Tensor) -> bool:

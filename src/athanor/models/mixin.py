@@ -20,7 +20,7 @@ from athanor.data._mixin import DataMixin
 from athanor.data.fields import FIELDS, ROW_OF, assume_what_is_absent
 from athanor.errors import ContractError, MissingFieldError, NotAvailableError, UnknownFieldError
 from athanor.hooks.neighbor_list import NeighborListHook
-from athanor.kernels._library import has_tangent
+from athanor.kernels._library import has_tangent, is_transformed
 from athanor.models.card import ModelCard
 from athanor.models.derivatives import energy_and_derivatives, strained_view
 from athanor.models.outputs import asking_for
@@ -97,6 +97,11 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
                     f"`{name}` carries a derivative in forward mode, as in `torch.func.jvp`; models give derivatives "
                     f"in reverse mode only. Use `torch.autograd.grad`, or `torch.autograd.functional.vjp`."
                 )
+        if is_transformed():
+            raise NotAvailableError(
+                "Models are differentiated by `torch.autograd`, not by transforms of `torch.func` such as `grad`, "
+                "`hessian` and `vmap`. Use `torch.autograd.grad`, or `athanor.models.hessian(model, batch)`."
+            )
         view: Any = value.shallow_view((_GEOMETRY | config.autograd_inputs) - config.gradient_keys)
         neighbors, lists = config.neighbor_config, getattr(view, "pair_lists", ())
         if neighbors is not None and lists:

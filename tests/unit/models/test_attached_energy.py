@@ -426,3 +426,29 @@ def test_forward_mode_through_chgnet_is_refused() -> None:
 
     with pytest.raises(NotAvailableError, match="forward mode"):
         torch.func.jvp(energy_of, (batch.positions,), (torch.ones_like(batch.positions),))
+
+
+@pytest.mark.chgnet
+def test_many_directions_at_once_are_refused_with_a_way_out() -> None:
+    model, batch = chgnet(), crystal("NaCl", 0.05)
+
+    def energy_of(positions: torch.Tensor) -> torch.Tensor:
+        batch.positions = positions
+        return model(batch)["energy"].sum()
+
+    with pytest.raises(NotAvailableError, match=r"one direction at a time. Leave out `vectorize=True`"):
+        torch.autograd.functional.hessian(energy_of, batch.positions, vectorize=True)
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.hessian, torch.func.jacrev])
+def test_transforms_of_torch_func_are_refused_with_a_way_out(transform) -> None:
+    model, batch = build_demo_model(hidden_dim=8).double(), salt_batch()
+
+    def energy_of(positions: torch.Tensor) -> torch.Tensor:
+        batch.positions = positions
+        return model(batch)["energy"].sum()
+
+    with pytest.raises(
+        NotAvailableError, match=r"not by transforms of `torch.func`.*athanor.models.hessian\(model, batch"
+    ):
+        transform(energy_of)(batch.positions)

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from athanor.errors import NotAvailableError
+
 CPU_BLOCK_ROWS = 2048
 """Rows of a block on CPU; 2048 rows of 128 floats are 1 MB."""
 DEVICE_BLOCK_ROWS = 1 << 19
@@ -233,6 +235,7 @@ class _GatedRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+        _check_not_vectorized(gradient)
         return None, None, *_Gradient.apply(ctx.gate, ctx.plan, ctx.needs_input_grad[2:], gradient, *ctx.saved_tensors)
 
 
@@ -277,6 +280,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor | None) -> tuple[Any, ...]:
+        _check_not_vectorized(*outer)
         again = torch.is_grad_enabled()
         with torch.enable_grad():
             # as nodes of their own, so that a derivative by one does not go through what another was computed from
@@ -296,6 +300,15 @@ class _Gradient(torch.autograd.Function):
             )
         found = dict(zip(places, second, strict=True))
         return None, None, None, *(found.get(place) for place in range(len(saved)))
+
+
+def _check_not_vectorized(*gradients: torch.Tensor | None) -> None:
+    """Refuse many directions at once, as ``vectorize=True`` means, which would come to an end deep inside of torch."""
+    if any(each is not None and torch._C._functorch.is_legacy_batchedtensor(each) for each in gradients):
+        raise NotAvailableError(
+            "CHGNet is differentiated in one direction at a time. Leave out `vectorize=True` or "
+            "`is_grads_batched=True`, or call `athanor.models.hessian(model, batch)`."
+        )
 
 
 def plain_gated_rows(

@@ -44,8 +44,9 @@ def view_of_batch(batch: Any, without_flags: Iterable[str]) -> Any:
     assign(view, "_assigned", batch._assigned.copy())
     for slot in cls._shared_slots:
         assign(view, slot, getattr(batch, slot))
-    assign(view, "_reach", math.inf)
-    assign(view, "_within", None)
+    is_view = isinstance(batch, _BatchView)
+    assign(view, "_reach", batch._reach if is_view else math.inf)
+    assign(view, "_within", batch._within if is_view else None)
     return view
 
 
@@ -91,6 +92,8 @@ class _BatchView(_View):
     """A batch whose neighbour names show no pair beyond what its model reads."""
 
     __slots__ = ()
+    _reach: float
+    _within: Any
 
     @property
     def pair_list(self: Any) -> PairList | None:

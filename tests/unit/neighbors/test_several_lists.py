@@ -138,6 +138,7 @@ class Sees(LennardJonesModelWrapper):
 
     def forward(self, data, **kwargs):
         self.seen.add((data._neighbor_list_cutoff, data.neighbor_list_radius))
+        assert len(data.shallow_view().neighbor_list) == len(data.neighbor_list)
         i, j = data.neighbor_list.long().unbind(1)
         assert torch.equal(data.num_neighbors, torch.bincount(i, minlength=data.num_nodes).int())
         assert data.neighbor_matrix.shape[1] == int(data.num_neighbors.max())

@@ -293,7 +293,7 @@ class StandIn(nn.Module, BaseModelMixin):
         raise NotImplementedError
 
     def forward(self, data, **kwargs):
-        return self._outputs_by_autograd(data)
+        return self.outputs_by_autograd(data)
 
     def pair_sums(self, data, strength: torch.Tensor) -> torch.Tensor:
         """Sums over pairs of a system of strength_i strength_j exp(-r²/8) [B, 1]."""
@@ -313,7 +313,7 @@ class AIMNet2(StandIn):
             outputs=outputs, autograd_outputs={"forces", "stress"}, active_outputs=outputs - {"stress"}
         )
 
-    def _attached_energy(self, data, strain, wanted):
+    def attached_energy(self, data, strain, wanted):
         view = strained_view(data, strain)
         return {"energy": self.pair_sums(view, torch.ones(data.num_nodes)), "charges": view.positions.tanh()[:, 0]}
 
@@ -329,7 +329,7 @@ class EwaldModelWrapper(StandIn):
             neighbor_config=NeighborConfig(cutoff=cutoff, format="matrix"),
         )  # fmt: skip
 
-    def _attached_energy(self, data, strain, wanted):
+    def attached_energy(self, data, strain, wanted):
         view = strained_view(data, strain)
         return {"energy": self.pair_sums(view, data.charges.reshape(-1))}
 

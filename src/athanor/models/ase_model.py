@@ -167,7 +167,7 @@ class ASEModelWrapper(nn.Module, BaseModelMixin):
             )
         return value.reshape(-1, *spec.shape)
 
-    def _attached_energy(
+    def attached_energy(
         self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
     ) -> dict[str, torch.Tensor]:
         raise self._has_no_graph()

@@ -175,9 +175,9 @@ class DemoModelWrapper(nn.Module, BaseModelMixin):
 
     def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
         """Return the active outputs of `data`; works under ``no_grad`` and ``inference_mode`` too."""
-        return self._outputs_by_autograd(data)
+        return self.outputs_by_autograd(data)
 
-    def _attached_energy(
+    def attached_energy(
         self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
     ) -> dict[str, torch.Tensor]:
         inputs = self.adapt_input(strained_view(data, strain))

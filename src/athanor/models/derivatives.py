@@ -21,7 +21,7 @@ Convention = Literal["tensile", "compressive"]
 class GivesAttachedEnergy(Protocol):
     """A model whose energy others may differentiate; `BaseModelMixin` says what the method returns."""
 
-    def _attached_energy(self, data: Any, strain: torch.Tensor | None, wanted: Set[str]) -> dict[str, torch.Tensor]: ...
+    def attached_energy(self, data: Any, strain: torch.Tensor | None, wanted: Set[str]) -> dict[str, torch.Tensor]: ...
 
 
 def energy_and_derivatives(
@@ -55,7 +55,7 @@ def energy_and_derivatives(
     with torch.inference_mode(False), torch.set_grad_enabled(keep_graph or not wanted.isdisjoint(("forces", "stress"))):
         view = data.shallow_view()
         variables = leaves(view, wanted)
-        outputs = OrderedDict(model._attached_energy(view, variables.get("stress"), wanted))
+        outputs = OrderedDict(model.attached_energy(view, variables.get("stress"), wanted))
         if variables:
             energy = outputs["energy"]
             check_attached(model, energy)

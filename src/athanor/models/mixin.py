@@ -232,7 +232,7 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
 
     # -- derivatives
 
-    def _attached_energy(
+    def attached_energy(
         self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
     ) -> dict[str, torch.Tensor]:
         """Return the energy of `data` as something that others differentiate, alone or in a sum of models.
@@ -255,19 +255,19 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
         Notes
         -----
         By default the model is called, on strained positions, for its energy alone. One that leaves its derivatives to
-        `_outputs_by_autograd` has to define this.
+        `outputs_by_autograd` has to define this.
         """
         with asking_for(self, {"energy", *wanted} & self.model_config.outputs):
             outputs = self(strained_view(data, strain))
         return {key: value for key, value in outputs.items() if value is not None}
 
-    def _outputs_by_autograd(self, data: AtomicData | Batch) -> ModelOutputs:
-        """Return the active outputs, forces and stress from `_attached_energy`.
+    def outputs_by_autograd(self, data: AtomicData | Batch) -> ModelOutputs:
+        """Return the active outputs, forces and stress from `attached_energy`.
 
         They are detached unless the model trains (it has a parameter that requires grad) or `data` carries a graph.
         """
-        if type(self)._attached_energy is BaseModelMixin._attached_energy:
-            raise ContractError(f"{type(self).__name__} does not define `_attached_energy`, of which forces are made.")
+        if type(self).attached_energy is BaseModelMixin.attached_energy:
+            raise ContractError(f"{type(self).__name__} does not define `attached_energy`, of which forces are made.")
         outputs = energy_and_derivatives(self, data, self.output_data(), keep_graph=self._trains)
         return self.adapt_output(outputs, data)
 

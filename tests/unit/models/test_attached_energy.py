@@ -40,9 +40,9 @@ class Spring(nn.Module, BaseModelMixin):
         raise NotImplementedError
 
     def forward(self, data, **kwargs):
-        return self._outputs_by_autograd(data)
+        return self.outputs_by_autograd(data)
 
-    def _attached_energy(self, data, strain, wanted):
+    def attached_energy(self, data, strain, wanted):
         data = strained_view(data, strain)
         squares = data.positions.square().sum(1)
         energy = squares.new_zeros(len(data)).index_add(0, data.batch_idx, squares)
@@ -52,8 +52,8 @@ class Spring(nn.Module, BaseModelMixin):
 class Cut(Spring):
     """A broken twin: its energy has lost its graph."""
 
-    def _attached_energy(self, data, strain, wanted):
-        return {"energy": super()._attached_energy(data, strain, wanted)["energy"].detach()}
+    def attached_energy(self, data, strain, wanted):
+        return {"energy": super().attached_energy(data, strain, wanted)["energy"].detach()}
 
 
 def lennard_jones() -> LennardJonesModelWrapper:
@@ -86,13 +86,13 @@ class CountBackward(torch.autograd.Function):
 
 def counted(model):
     """Return `model` with an energy that notes backward passes."""
-    attached = model._attached_energy
+    attached = model.attached_energy
 
     def with_count(data, strain, wanted):
         outputs = attached(data, strain, wanted)
         return {**outputs, "energy": CountBackward.apply(outputs["energy"])}
 
-    model._attached_energy = with_count
+    model.attached_energy = with_count
     return model
 
 
@@ -192,9 +192,9 @@ def test_an_energy_without_graph_is_refused_by_name() -> None:
 
 def test_a_model_that_leaves_its_derivatives_to_us_must_give_its_energy() -> None:
     class Own(Spring):
-        _attached_energy = BaseModelMixin._attached_energy
+        attached_energy = BaseModelMixin.attached_energy
 
-    with pytest.raises(ContractError, match="Own does not define `_attached_energy`"):
+    with pytest.raises(ContractError, match="Own does not define `attached_energy`"):
         Own()(salt_batch())
 
 

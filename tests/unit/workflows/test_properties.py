@@ -46,9 +46,9 @@ class Magnet(nn.Module, BaseModelMixin):
         raise NotImplementedError
 
     def forward(self, data, **kwargs):
-        return self._outputs_by_autograd(data)
+        return self.outputs_by_autograd(data)
 
-    def _attached_energy(self, data, strain, wanted):
+    def attached_energy(self, data, strain, wanted):
         data = strained_view(data, strain)
         squares = data.positions.square().sum(1)
         stiffness = 0.1 + 0.02 * data.system_id.to(squares.dtype)[data.batch_idx, 0]

@@ -179,7 +179,7 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
         """
         batch, names = require_batch(self, data), self.embedding_shapes.keys()
         with torch.inference_mode(False), torch.set_grad_enabled(carries_graph(batch)):
-            outputs = self._attached_energy(batch, None, names)
+            outputs = self.attached_energy(batch, None, names)
         with batch.keeping_results_fresh():
             for key in names:
                 batch.set_field(key, outputs[key])
@@ -228,9 +228,9 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
 
     def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
         """Return the active outputs of a batch that has a neighbour list."""
-        return self._outputs_by_autograd(data)
+        return self.outputs_by_autograd(data)
 
-    def _attached_energy(
+    def attached_energy(
         self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
     ) -> dict[str, torch.Tensor]:
         batch, inputs = require_batch(self, data), self.adapt_input(data)

@@ -98,7 +98,7 @@ def evaluate_plan(
 def attached_outputs(
     plan: Plan, view: Any, strain: Tensor | None, wanted: Set[str], additive: Collection[str]
 ) -> dict[str, Tensor]:
-    """Return the energy of a whole pipeline as a part of another one; see `BaseModelMixin._attached_energy`.
+    """Return the energy of a whole pipeline as a part of another one; see `BaseModelMixin.attached_energy`.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def attached_outputs(
     work = _Pass(plan, view, frozenset(wanted) - DERIVATIVES, variables={} if strain is None else {"stress": strain})
     work.keep_graph = torch.is_grad_enabled()
     for step in plan.steps:
-        outputs = step.model._attached_energy(_view_for(step, work), strain, _asked(step, work) - DERIVATIVES)
+        outputs = step.model.attached_energy(_view_for(step, work), strain, _asked(step, work) - DERIVATIVES)
         _take(step, outputs, work)
     return dict(sum_outputs(*(outputs for _, outputs in work.parts), additive_keys=additive))
 
@@ -130,7 +130,7 @@ def _run(step: PlannedStep, work: _Pass) -> None:
         asked = _asked(step, work) - (DERIVATIVES - step.model.direct_derivative_keys())
         strain = None if work.plan.has_own_derivatives(step) else work.strain
         with torch.set_grad_enabled(work.has_graph):
-            outputs = step.model._attached_energy(_view_for(step, work), strain, asked)
+            outputs = step.model.attached_energy(_view_for(step, work), strain, asked)
         if step.reads and work.variables and step.position not in work.plan.proven:
             by = {name: value for name, value in _read(step, work).items() if value.requires_grad}
             if by and step.gives_energy:

@@ -158,7 +158,7 @@ class PipelineModelWrapper(nn.Module, BaseModelMixin):
             outputs.pop("energy", None)
         return OrderedDict((key, value if keep_graph else value.detach()) for key, value in outputs.items())
 
-    def _attached_energy(
+    def attached_energy(
         self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
     ) -> dict[str, torch.Tensor]:
         return attached_outputs(self._plan, data, strain, wanted, self._additive)

@@ -68,7 +68,7 @@ class PropertyHook:
     frequency = 1
 
     def __init__(self, model: Any, names: Collection[str], frequency: int, num_stages: int) -> None:
-        self._model, self._names = model, frozenset(names)
+        self._model, self._names = model, frozenset(names) - _ALWAYS
         self._frequency, self._num_stages = frequency, num_stages
 
     def __call__(self, ctx: Any, stage: Any) -> None:
@@ -78,7 +78,7 @@ class PropertyHook:
         store_properties(self._model, batch, self._names, due & ctx.active_mask)
 
 
-def store_properties(model: Any, batch: Batch, names: Collection[str], systems: torch.Tensor) -> None:
+def store_properties(model: Any, batch: Batch, names: Collection[str], systems: torch.Tensor) -> torch.Tensor:
     """Compute outputs of some systems as they stand and write them to the batch, in place; what is fresh stays so.
 
     Parameters
@@ -91,10 +91,15 @@ def store_properties(model: Any, batch: Batch, names: Collection[str], systems: 
         Outputs of the model. What belongs to pairs, or to nothing in the batch, is left out.
     systems
         Bool [B]. Of those that failed, and where the model raises, nothing becomes known.
+
+    Returns
+    -------
+    torch.Tensor
+        Bool [B]: of which systems they are known now.
     """
     systems = systems & (batch.failure_code[:, 0] == 0) & batch.energy[:, 0].isfinite()
     if not names or not bool(systems.any()):
-        return
+        return torch.zeros_like(systems)
     part = batch.index_select(systems).without_pairs()
     if (config := model.model_config.neighbor_config) is not None:
         compute_neighbors(part, config=config)
@@ -103,13 +108,13 @@ def store_properties(model: Any, batch: Batch, names: Collection[str], systems: 
     except Exception as error:
         if not is_of_model(error):
             raise
-        places = systems.nonzero()[:, 0]
+        places, known = systems.nonzero()[:, 0], torch.zeros_like(systems)
         if len(places) > 1:  # the run goes on; what the model can not say of a system stays unknown
             for half in places.tensor_split(2):
                 chosen = torch.zeros_like(systems)
                 chosen[half] = True
-                store_properties(model, batch, names, chosen)
-        return
+                known |= store_properties(model, batch, names, chosen)
+        return known
     rows = {"system": systems, "node": systems[batch.batch_idx]}
     with batch.keeping_results_fresh():
         for name, value in found.items():
@@ -122,14 +127,18 @@ def store_properties(model: Any, batch: Batch, names: Collection[str], systems: 
                 unknown = math.nan if value.is_floating_point() else 0
                 batch.set_field(name, value.new_full((len(rows[spec.level]), *value.shape[1:]), unknown))
             batch[name][rows[spec.level]] = value.to(batch[name].dtype)
+    return systems
 
 
 def complete_properties(model: Any, batch: Batch, names: Collection[str]) -> None:
     """Compute outputs of every healthy system where it ended, in place; those of the others are unknown."""
+    names = frozenset(names) - _ALWAYS
+    everybody = torch.ones(len(batch), dtype=torch.bool, device=batch.device)
+    unknown = ~store_properties(model, batch, names, everybody)
     for name in names:
         if name in batch and batch[name].is_floating_point():
-            batch[name].fill_(math.nan)
-    store_properties(model, batch, names, torch.ones(len(batch), dtype=torch.bool, device=batch.device))
+            of_atoms = batch.field_spec(name).level == "node"
+            batch[name][unknown[batch.batch_idx] if of_atoms else unknown] = math.nan
 
 
 def property_columns(batch: Batch, place: int, names: Iterable[str]) -> dict[str, float]:

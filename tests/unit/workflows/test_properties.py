@@ -157,6 +157,24 @@ def test_outputs_beyond_the_table_stand_on_the_atoms_by_their_names(tmp_path: Pa
             np.testing.assert_array_equal(image.info["tilt"], [1.0, 1.0, 1.0])
 
 
+def test_energy_and_forces_may_be_named_and_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are computed anyway; a second pass must not write its own."""
+    evaluate = Magnet._attached_energy
+    calls = []
+
+    def counting(self, data, strain, wanted):
+        calls.append(1)
+        outputs = evaluate(self, data, strain, wanted)
+        return {**outputs, "energy": outputs["energy"] + 1e-9 * len(calls)}
+
+    monkeypatch.setattr(Magnet, "_attached_energy", counting)
+    plain = athanor.relax(magnets(), model=Magnet(), max_steps=20)
+    calls.clear()
+    named = athanor.relax(magnets(), model=Magnet(), properties=["energy", "forces"], max_steps=20)
+    assert named.energies == plain.energies
+    assert named.rows == plain.rows
+
+
 def test_what_is_active_anyway_needs_no_asking() -> None:
     model = Magnet()
     model.model_config.active_outputs = {"energy", "forces", "uncertainty"}

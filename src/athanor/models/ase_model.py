@@ -170,6 +170,7 @@ class ASEModelWrapper(nn.Module, BaseModelMixin):
     def attached_energy(
         self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
     ) -> dict[str, torch.Tensor]:
+        """Refuse: what a calculator returns can not be differentiated."""
         raise self._has_no_graph()
 
     def _has_no_graph(self) -> NotAvailableError:

@@ -180,6 +180,7 @@ class DemoModelWrapper(nn.Module, BaseModelMixin):
     def attached_energy(
         self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
     ) -> dict[str, torch.Tensor]:
+        """Return the energy of the network, attached; see `BaseModelMixin.attached_energy`."""
         inputs = self.adapt_input(strained_view(data, strain))
         return self.model(**{**inputs, "compute_forces": False})
 

@@ -21,7 +21,9 @@ Convention = Literal["tensile", "compressive"]
 class GivesAttachedEnergy(Protocol):
     """A model whose energy others may differentiate; `BaseModelMixin` says what the method returns."""
 
-    def attached_energy(self, data: Any, strain: torch.Tensor | None, wanted: Set[str]) -> dict[str, torch.Tensor]: ...
+    def attached_energy(self, data: Any, strain: torch.Tensor | None, wanted: Set[str]) -> dict[str, torch.Tensor]:
+        """See `BaseModelMixin.attached_energy`."""
+        ...
 
 
 def energy_and_derivatives(

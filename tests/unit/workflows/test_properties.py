@@ -159,7 +159,7 @@ def test_outputs_beyond_the_table_stand_on_the_atoms_by_their_names(tmp_path: Pa
 
 def test_energy_and_forces_may_be_named_and_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are computed anyway; a second pass must not write its own."""
-    evaluate = Magnet._attached_energy
+    evaluate = Magnet.attached_energy
     calls = []
 
     def counting(self, data, strain, wanted):
@@ -167,7 +167,7 @@ def test_energy_and_forces_may_be_named_and_stay_what_they_are(monkeypatch: pyte
         outputs = evaluate(self, data, strain, wanted)
         return {**outputs, "energy": outputs["energy"] + 1e-9 * len(calls)}
 
-    monkeypatch.setattr(Magnet, "_attached_energy", counting)
+    monkeypatch.setattr(Magnet, "attached_energy", counting)
     plain = athanor.relax(magnets(), model=Magnet(), max_steps=20)
     calls.clear()
     named = athanor.relax(magnets(), model=Magnet(), properties=["energy", "forces"], max_steps=20)

@@ -233,6 +233,7 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
     def attached_energy(
         self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
     ) -> dict[str, torch.Tensor]:
+        """Return energy and features of the network, attached; see `BaseModelMixin.attached_energy`."""
         batch, inputs = require_batch(self, data), self.adapt_input(data)
         ends = inputs["graph"].bond_ends
         vectors = attached_vectors(inputs["vectors"], ends, batch, strain)

@@ -161,6 +161,7 @@ class PipelineModelWrapper(nn.Module, BaseModelMixin):
     def attached_energy(
         self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
     ) -> dict[str, torch.Tensor]:
+        """Return the summed energy of all models, attached; see `BaseModelMixin.attached_energy`."""
         return attached_outputs(self._plan, data, strain, wanted, self._additive)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PipelineModelWrapper:

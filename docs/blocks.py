@@ -44,7 +44,7 @@ NORMALISE = {
     r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2})?(\.\d+)?(Z|[+-]\d{2}:?\d{2})?": "DATE",
     r"(athanor|torch|ase|numpy|chgnet) \d+\.[\w.+]+": r"\1 VERSION",
     r"\d+ timed steps?": "TIMED",
-    r"\d\.\de[+-]\d\d": "ERROR",
+    r"0\.0e\+00|\d\.\de-(0[6-9]|[12]\d)": "ROUNDING",
     r"bits in any batch not claimed .*?(?=subsets)": "BITS ",
     r"[-─━═]{3,}": "RULE",
 }

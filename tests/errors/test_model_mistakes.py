@@ -15,7 +15,6 @@ from athanor.errors import (
     ContractError,
     InputError,
     MissingFieldError,
-    NotAvailableError,
     OptionalDependencyError,
 )
 from athanor.hooks import NeighborListHook
@@ -64,7 +63,12 @@ MODELS = [
     ("frozen", lambda: setattr(MODEL.model_config, "outputs", {"energy"}), InputError, "`outputs` .* frozen; make a n"),
     ("plus a number", lambda: MODEL + 3, ContractError, r"LennardJonesModelWrapper \+ int: only models are added"),
     ("number plus", lambda: 3 + MODEL, ContractError, "only models are added to models"),
-    ("sum", lambda: MODEL + MODEL, NotAvailableError, "sums of models are not part of this version.*sum_outputs"),
+    (
+        "sum of half and full",
+        lambda: MODEL + get(half_list=True),
+        InputError,
+        "asks for `half_list=True` and .*`half_list=False`",
+    ),
     ("data", lambda: MODEL(argon()), ContractError, r"requires a Batch input, not AtomicData. Use `Batch.from_data_li"),
     ("no list", lambda: MODEL(batch()), MissingFieldError, "no neighbour list.*make_neighbor_hooks.*compute_neighbors"),
     ("short list", short_list, InputError, "searched to 3 Å; .* needs `cutoff` = 5 Å"),

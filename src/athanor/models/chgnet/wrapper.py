@@ -69,10 +69,10 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
     one backward pass, in blocks that fit the cache. An atom without neighbours gives what the package gives when it
     allows them; the first one is warned about. Systems without a cell have zero stress.
 
-    The energy is rough on a scale of 0.01 Å: it bends sharply at bonds in a line (the arc cosine of their angle) and
-    where features of a symmetric site vanish (layer normalisation). Its exact Hessian is right only at the very point:
-    for silicon 7.3 eV/Å² on the diagonal, 10.0 by differences over 0.01 Å. For phonons and vibrations take differences,
-    `athanor.models.hessian`; in float32 they are right to 3e-4 eV/Å².
+    The energy is rough on a scale of 0.01 Å: what enters the activations is hundreds in size, so that their bends are
+    kinks. Its exact Hessian is right only at the very point: for silicon 7.3 eV/Å² on the diagonal, 10.0 by differences
+    over 0.01 Å. For phonons and vibrations take differences, `athanor.models.hessian`; in float32 they are right to
+    3e-4 eV/Å².
 
     References
     ----------

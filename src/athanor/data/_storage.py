@@ -147,6 +147,11 @@ class BatchStorage(Followers):
                 value = self._edges().tensors.get(name)
         return default if value is None else value
 
+    def stored(self, names: Iterable[str]) -> list[str]:
+        """Return those of `names` that are fields of atoms or systems which are there."""
+        node, system = self._node.tensors, self._system.tensors
+        return [name for name in names if name in node or name in system]
+
     def tensors_of(self, names: Sequence[str]) -> list[torch.Tensor | None]:
         """Return the stored fields of atoms or systems called `names`, None for each that is absent."""
         node, system = self._node.tensors, self._system.tensors

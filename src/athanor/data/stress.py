@@ -36,11 +36,10 @@ def spectral_norm(tensors: torch.Tensor) -> torch.Tensor:
         [...], in the unit of `tensors`; NaN where a number is not finite.
     """
     symmetric = 0.5 * (tensors + tensors.transpose(-1, -2))
-    finite = symmetric.isfinite().all(dim=-1).all(dim=-1)
-    if not bool(finite.all()):  # LAPACK refuses them
-        symmetric = torch.where(finite[..., None, None], symmetric, 0.0)
-    largest = torch.linalg.eigvalsh(symmetric).abs().amax(dim=-1)
-    return torch.where(finite, largest, torch.nan)
+    if bool(symmetric.isfinite().all()):
+        return torch.linalg.eigvalsh(symmetric).abs().amax(dim=-1)
+    finite = symmetric.isfinite().all(dim=-1).all(dim=-1)  # LAPACK refuses the others
+    return torch.where(finite, spectral_norm(torch.where(finite[..., None, None], symmetric, 0.0)), torch.nan)
 
 
 def is_partly_periodic(batch: Batch) -> torch.Tensor:

@@ -57,8 +57,20 @@ def collapsed_cells(batch: Batch, radius: float) -> Tensor:
         Search radius, Å.
     """
     volume, flat = _volume_and_flatness(batch, radius)
-    crowded = volume * (MOST_NEIGHBORS / (_ROUND * radius) ** 3) <= batch.num_nodes_per_graph
+    crowded = volume * _atoms_allowed(radius) <= batch.num_nodes_per_graph
     return (crowded & (volume > 0) & batch.pbc_or_false.all(dim=1)) | flat
+
+
+def has_sound_cells(batch: Batch, radius: float) -> bool:
+    """Whether every system is periodic with a cell in which pairs can be searched: the quick look of every step."""
+    volume, height = cell_shape(batch.cell_or_zeros.detach())
+    wide = (height > radius / _MOST_IMAGES) & (volume * _atoms_allowed(radius) > batch.num_nodes_per_graph)
+    return bool(wide.all()) and float(volume.max()) < math.inf
+
+
+def _atoms_allowed(radius: float) -> float:
+    """Of a volume of 1 Å³."""
+    return MOST_NEIGHBORS / (_ROUND * radius) ** 3
 
 
 def _volume_and_flatness(batch: Batch, radius: float) -> tuple[Tensor, Tensor]:

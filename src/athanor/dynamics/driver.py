@@ -230,7 +230,9 @@ class Driver:
         if self._quarantine.check_distances(model, stepping=stepping):
             systems.leave_out_failed() if stepping else systems.refresh()
         batch = systems.part.batch
-        if systems.active.any:
+        if stepping and systems.active.all:
+            self._computed = self._evaluate(batch, stepping=True)
+        elif systems.active.any:
             with self._leaving_results_alone(stepping=stepping):
                 self._computed = self._evaluate(batch, stepping=stepping)
         if At.AFTER_COMPUTE in self._call_hooks:
@@ -266,9 +268,6 @@ class Driver:
         Where nobody ever computed any, they stay unknown, which is NaN.
         """
         systems, last_good = self.systems, self._last_good
-        if stepping and systems.active.all:
-            yield
-            return
         batch, resting, known = systems.part.batch, ~systems.active.systems, systems.run["evaluated"]
         keeping = resting if stepping else resting | known
         if not bool(keeping.any()):

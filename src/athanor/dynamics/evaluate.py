@@ -64,7 +64,8 @@ def evaluate(
     for key, value in outputs.items():
         spec = None if key in GIVEN else field_for(batch, key, value, model)
         if spec is not None and spec.level != "edge":
-            _store(batch, spec, fitting(spec, value, batch, type(model).__name__))
+            is_checked = key in FIELDS or spec.shape == value.shape[1:]  # not what was declared a moment ago
+            _store(batch, spec, value if is_checked else fitting(spec, value, batch, type(model).__name__))
     drop_results(batch, except_for=outputs.keys())
     batch.mark_results_fresh(model, frozenset(outputs))
     return outputs
@@ -97,10 +98,10 @@ def drop_results(batch: Batch, *, except_for: Collection[str]) -> None:
 
 def present_results(batch: Batch) -> list[str]:
     """Return the names of the results on a batch: of the table, and what a model computed beyond it."""
-    names = RESULTS
+    found = batch.stored(RESULTS)
     if batch.custom_fields:
-        names = (*RESULTS, *(key for key, spec in batch.custom_fields.items() if spec.role == "result"))
-    return [name for name, tensor in zip(names, batch.tensors_of(names), strict=True) if tensor is not None]
+        found += batch.stored(key for key, spec in batch.custom_fields.items() if spec.role == "result")
+    return found
 
 
 def is_of_model(error: BaseException) -> bool:

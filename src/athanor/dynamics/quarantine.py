@@ -19,6 +19,7 @@ from athanor.dynamics.admission import (
     closest_pairs,
     collapsed_cells,
     expected_neighbors,
+    has_sound_cells,
     search_radius,
     unknown_elements,
 )
@@ -125,7 +126,7 @@ class Quarantine:
             If errors are to be raised.
         """
         batch = self._systems.part.batch
-        if "cell" in batch:
+        if "cell" in batch and not has_sound_cells(batch, radius):
             bad = collapsed_cells(batch, radius) & self._systems.active.systems
             self._set_aside(bad.long() * int(FailureCode.CELL_NOT_FINITE), stepping=True)
 

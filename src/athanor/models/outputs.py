@@ -101,12 +101,13 @@ def checked_outputs(
             f'`{{"energy": energy, "forces": forces}}` from `forward`.'
         )
     outputs: OrderedDict[str, torch.Tensor] = OrderedDict()
+    device = batch.device
     for key, value in raw.items():
         spec = None if key in GIVEN else FIELDS.get(key) or batch.custom_fields.get(key)
         if isinstance(value, torch.Tensor):
-            if value.device != batch.device and key not in GIVEN:
+            if value.device != device and key not in GIVEN:
                 raise ModelOutputError(
-                    f"`{key}` from {name} is on {value.device}; the batch is on {batch.device}. Compute it where the "
+                    f"`{key}` from {name} is on {value.device}; the batch is on {device}. Compute it where the "
                     f"positions are: make new tensors with `device=data.positions.device`."
                 )
             outputs[key] = value if spec is None or spec.level == "edge" else fitting(spec, value, batch, name)
@@ -115,8 +116,8 @@ def checked_outputs(
                 f"`{key}` from {name} is a {type(value).__name__}, {shown(value)}; return a tensor, such as "
                 f"`torch.as_tensor(value)`."
             )
-    missing = sorted(set(needs) - outputs.keys())
-    if missing:
+    if not outputs.keys() >= set(needs):
+        missing = sorted(set(needs) - outputs.keys())
         hint = did_you_mean(missing[0], raw.keys() - set(needs))
         what = "returned None for" if missing[0] in raw else "did not return"
         raise ModelOutputError(
@@ -145,6 +146,8 @@ def fitting(spec: FieldSpec, value: torch.Tensor, batch: Batch, name: str) -> to
             f"before it is rounded or cast."
         )
     rows = batch.num_nodes if spec.level == "node" else batch.num_graphs
+    if value.shape == (rows, *spec.shape):
+        return value
     shape = tuple(value.shape)
     tail = tuple(shape[1 + i] if size is None and i + 1 < len(shape) else size for i, size in enumerate(spec.shape))
     expected = (rows, *tail)

@@ -62,10 +62,10 @@ def evaluate(
     """
     outputs = _outputs_with(model, batch, needs, wanted) if wanted else _outputs_of(model, batch, needs)
     for key, value in outputs.items():
+        is_new = key not in FIELDS and key not in batch.custom_fields  # nobody knew which shape it should have
         spec = None if key in GIVEN else field_for(batch, key, value, model)
         if spec is not None and spec.level != "edge":
-            is_checked = key in FIELDS or spec.shape == value.shape[1:]  # not what was declared a moment ago
-            _store(batch, spec, value if is_checked else fitting(spec, value, batch, type(model).__name__))
+            _store(batch, spec, fitting(spec, value, batch, type(model).__name__) if is_new else value)
     drop_results(batch, except_for=outputs.keys())
     batch.mark_results_fresh(model, frozenset(outputs))
     return outputs

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from athanor.models.base import BaseModelMixin, ModelCard, ModelConfig, NeighborConfig
-from athanor.models.derivatives import autograd_forces_and_stresses, prepare_strain
+from athanor.models.derivatives import autograd_forces_and_stresses, prepare_strain, strained_view
 
 CLAIMS = {"elements": frozenset({13, 29}), "conservative": True, "equivariant": True, "smooth": True}
 
@@ -300,6 +300,26 @@ class StressOfVoigt(Morse):
 class OnAnotherDevice(Morse):
     def finish(self, raw, data):
         return {**raw, "stress": raw["stress"].to("meta")}
+
+
+class Attached(Morse):
+    """No twin: its energy can be differentiated together with that of others."""
+
+    def attached_energy(self, data, strain, wanted):
+        self.check_elements(data)
+        view = strained_view(data, strain)
+        return {"energy": self.energies(view, view.positions, view.cell_or_zeros)[:, None]}
+
+
+class WrongStrainInAGroup(Attached):
+    def attached_energy(self, data, strain, wanted):
+        return super().attached_energy(data, None if strain is None else -strain, wanted)
+
+
+class LosesForcesInAGroup(Attached):
+    def attached_energy(self, data, strain, wanted):
+        (energy,) = super().attached_energy(data, strain, wanted).values()
+        return {"energy": energy.detach() + 0.5 * (energy - energy.detach())}
 
 
 class ChangesItsConfiguration(Morse):

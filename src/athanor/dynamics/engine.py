@@ -43,7 +43,7 @@ from athanor.hooks.context import DynamicsContext
 from athanor.hooks.registry import HookRegistryMixin
 from athanor.hooks.stages import DynamicsStage
 from athanor.models.mixin import BaseModelMixin
-from athanor.models.outputs import asking_for
+from athanor.models.outputs import asking_for, in_eval_mode
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -511,10 +511,13 @@ class BaseDynamics(HookRegistryMixin):
 
     @contextmanager
     def _asking_for_outputs(self) -> Iterator[None]:
-        """Ask the model for what the stages need, and for what it was asked before again afterwards."""
+        """Ask the model, in eval mode, for what the stages need, and leave it as it was afterwards."""
         needs = self._driver.needs
         check_can_produce(self.model, needs, type(self).__name__)
-        with asking_for(self.model, needs.union(self.model.model_config.active_outputs or ())):
+        with (
+            asking_for(self.model, needs.union(self.model.model_config.active_outputs or ())),
+            in_eval_mode(self.model),
+        ):
             yield
 
     @contextmanager

@@ -18,7 +18,7 @@ from athanor import _runtime
 from athanor.data._part import Part
 from athanor.data.fields import FIELDS, GIVEN, RESULTS, FieldSpec, Level
 from athanor.errors import AthanorWarning, ContractError, MissingFieldError, ModelOutputError, NotAvailableError
-from athanor.models.outputs import asking_for, checked_outputs, fitting
+from athanor.models.outputs import asking_for, checked_outputs, fitting, in_eval_mode
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -158,7 +158,17 @@ def evaluate_apart(
 
 
 def _outputs_of(model: Any, batch: Batch, needs: frozenset[str]) -> OrderedDict[str, Tensor]:
-    """Return the detached outputs of `model`, checked to be those that are needed."""
+    """Return the detached outputs of `model` in eval mode, checked to be those that are needed.
+
+    Stress that is active and not needed is not asked for where nothing has a cell.
+    """
+    active = model.model_config.active_outputs or ()
+    if "stress" in active and "stress" not in needs and "cell" not in batch:
+        with asking_for(model, set(active) - {"stress"}):
+            return _outputs_of(model, batch, needs)
+    if getattr(model, "training", False):
+        with in_eval_mode(model):
+            return _outputs_of(model, batch, needs)
     if model.model_config.gradient_keys:  # a model flags these on what it is called with
         batch = batch.shallow_view(model.model_config.gradient_keys)
     outputs = checked_outputs(model, batch, model(batch), needs)

@@ -257,7 +257,8 @@ class BaseModelMixin(ABC, metaclass=_ModelMeta):
         By default the model is called, on strained positions, for its energy alone. One that leaves its derivatives to
         `outputs_by_autograd` has to define this.
         """
-        with asking_for(self, {"energy", *wanted} & self.model_config.outputs):
+        asked = {"energy", *wanted} & self.model_config.outputs
+        with asking_for(self, asked), torch.enable_grad():  # which a forward that differentiates counts on
             outputs = self(strained_view(data, strain))
         return {key: value for key, value in outputs.items() if value is not None}
 

@@ -65,6 +65,19 @@ def asking_for(model: Any, outputs: Collection[str]) -> Iterator[None]:
         config.active_outputs = asked_before
 
 
+@contextmanager
+def in_eval_mode(model: Any) -> Iterator[None]:
+    """Have the modules of `model` in eval mode for the time of the block: what is simulated is no training."""
+    training = [module for module in model.modules() if module.training] if getattr(model, "training", False) else []
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def checked_outputs(
     model: Any, batch: Batch, raw: Any, needs: Collection[str] = frozenset()
 ) -> OrderedDict[str, torch.Tensor]:

@@ -185,7 +185,12 @@ def terms(name: str, options: Mapping[str, Any]) -> list[tuple[ModelEntry, dict[
     """
     if not isinstance(name, str):
         raise ArgumentError(f'`name` is a {type(name).__name__}; pass the name of a model, such as "lennard-jones".')
-    entries = [find(part) for part in name.split("+")]
+    parts = [part.strip() for part in name.split("+")]
+    if len(parts) > 1 and not all(parts):
+        raise InputError(
+            f'`{name.strip()}` lacks a model beside a plus sign; write for example "chgnet + lennard-jones".'
+        )
+    entries = [find(part) for part in parts]
     if len(entries) == 1:
         return [(entries[0], dict(options))]
     given: list[dict[str, Any]] = [{} for _ in entries]

@@ -307,13 +307,13 @@ def test_energy_alone_does_no_work_for_forces() -> None:
 
     class Watched(Charges):
         def forward(self, data, **kwargs):
-            seen.append((data.positions.requires_grad, torch.is_grad_enabled()))
+            seen.append(data.positions.requires_grad)
             return super().forward(data, **kwargs)
 
     pipeline = one_group(Watched(), lj())
     asking(pipeline, "energy")(batch_of())
     asking(pipeline, "energy", "forces")(batch_of())
-    assert seen == [(False, False), (True, True)]
+    assert seen == [False, True]
 
 
 @pytest.mark.parametrize("build", [one_group, two_groups])
@@ -714,3 +714,50 @@ def test_repr_shows_the_plan() -> None:
         assert part in text
     assert "energies differentiated together" in repr(one_group(lj(), lj()))
     assert "cutoff 6 Å" in repr(lj() + lj())
+
+
+# --------------------------------------------------------------------------------------- what a look from outside found
+
+
+def test_what_follows_the_energy_is_added_with_it() -> None:
+    """Forces of the last model alone are no slopes of a summed energy."""
+    groups = [PipelineGroup([lj()]), PipelineGroup([lj(4.0)])]
+    check_against_differences(PipelineModelWrapper(groups, additive_keys={"energy"}))
+    last = asking(PipelineModelWrapper(groups, additive_keys={"dipole"}), "energy", "forces")(batch_of())
+    for name, value in last.items():
+        assert torch.equal(value, asking(lj(4.0) + lj(), "energy", "forces").groups[0].steps[0].model(batch_of())[name])
+    with pytest.raises(InputError, match="`additive_keys` lacks `energy`"):
+        PipelineModelWrapper([PipelineGroup([lj(), lj()], use_autograd=True)], additive_keys={"charges"})
+
+
+def test_forces_at_constant_charges_can_not_be_trained_on() -> None:
+    """Their own derivative by what made the charges would be missing from a loss of forces."""
+
+    class Learned(Charges):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+        def charges(self, data):
+            return self.scale * super().charges(data)
+
+    outputs = asking(two_groups(Learned(), AnalyticPairs()))(batch_of())
+    outputs["energy"].sum().backward(retain_graph=True)
+    with pytest.raises(NotAvailableError, match=r"`forces` of step 2 \(AnalyticPairs\) does not hang on `charges`"):
+        outputs["forces"].square().sum().backward()
+
+
+def test_a_part_without_graph_is_noticed_in_a_sum_in_a_group() -> None:
+    class Cut(Charges):
+        def forward(self, data, **kwargs):
+            return {name: value.detach() for name, value in super().forward(data, **kwargs).items()}
+
+    with pytest.raises(ContractError, match="energy of Cut is not attached"):
+        one_group(lj() + Cut(), lj())(batch_of())
+
+
+def test_a_model_with_other_constants_is_not_the_one_that_was_saved(tmp_path) -> None:
+    (lj() + lj(4.0)).save(tmp_path / "sum.pt")
+    PipelineModelWrapper.load(tmp_path / "sum.pt", [lj(), lj(4.0)])
+    with pytest.raises(InputError, match=r"is not the one in .*: `epsilon` 0.1 instead of 0.3"):
+        PipelineModelWrapper.load(tmp_path / "sum.pt", [lj(), lj(4.0, epsilon=0.1)])

@@ -134,5 +134,5 @@ def test_mistakes_in_a_sum_say_how_it_is_written() -> None:
         athanor.models.get("demo + lj")
     with pytest.raises(InputError, match=r"There is no model `ljj`. Did you mean `lj`"):
         athanor.models.get("demo + ljj")
-    with pytest.raises(InputError, match="There is no model ``"):
+    with pytest.raises(InputError, match=r"`demo \+` lacks a model beside a plus sign"):
         athanor.models.get("demo +")

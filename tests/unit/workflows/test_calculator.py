@@ -657,7 +657,7 @@ def test_what_is_probably_not_meant_is_warned_of_once_for_the_same_atoms() -> No
         pair.get_forces()
     assert [warning.message.topic for warning in caught] == ["non-periodic", "elements"]
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", AthanorWarning)
         pair.positions[1] += 0.1
         pair.get_forces()
         AthanorCalculator(ForCrystals(), silence=["non-periodic", "elements"]).get_forces(pair)

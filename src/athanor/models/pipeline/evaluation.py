@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from athanor.errors import ContractError, InputError, ModelOutputError
+from athanor.errors import ContractError, InputError, ModelOutputError, NotAvailableError
+from athanor.kernels._library import no_second_derivative
 from athanor.models.derivatives import check_attached, differentiate, leaves, strained_view
 from athanor.models.outputs import asking_for, checked_outputs, sum_outputs
 from athanor.models.pipeline.plan import DERIVATIVES, Plan, PlannedStep
@@ -116,6 +117,8 @@ def attached_outputs(
     work.keep_graph = torch.is_grad_enabled()
     for step in plan.steps:
         outputs = step.model.attached_energy(_view_for(step, work), strain, _asked(step, work) - DERIVATIVES)
+        if work.keep_graph and step.gives_energy:
+            check_attached(step.model, outputs["energy"])  # beside one that is, nobody would miss it in the sum
         _take(step, outputs, work)
     return dict(sum_outputs(*(outputs for _, outputs in work.parts), additive_keys=additive))
 
@@ -161,7 +164,21 @@ def _direct_on_graph(step: PlannedStep, work: _Pass) -> Mapping[str, Tensor | No
     if by and energy is not None and work.variables:
         gradients = _gradients_by_read(step, energy, by, keep_graph=work.keep_graph or step.is_source)
         work.roots += zip((given[name] for name in by), gradients, strict=True)
-    return outputs
+    if not (by and work.keep_graph):
+        return outputs
+    return {name: _once(step, name, value, by) for name, value in outputs.items()}
+
+
+def _once(step: PlannedStep, name: str, value: Tensor | None, by: dict[str, Tensor]) -> Tensor | None:
+    """Return a derivative that a model computed at constant charges, such that who differentiates it is told."""
+    if value is None or name not in DERIVATIVES or value.requires_grad:
+        return value
+    error = NotAvailableError(
+        f"`{name}` of {step.name} does not hang on {', '.join(f'`{read}`' for read in by)}, which another model "
+        f"predicts, so it can not be differentiated, as training with a loss of forces would. Train on energies, or "
+        f"use a model whose forces come from autograd."
+    )
+    return no_second_derivative(value, error, *by.values())
 
 
 def _gradients_by_read(

@@ -36,7 +36,12 @@ def save(path: Path, pipeline: SavedPipeline) -> None:
                 "use_autograd": group.use_autograd,
                 "has_derivative_fn": group.derivative_fn is not None,
                 "steps": [
-                    {"model": type(step.model).__name__, "wire": step.wire, "constants": sorted(step.constants)}
+                    {
+                        "model": type(step.model).__name__,
+                        "settings": _settings_of(step.model),
+                        "wire": step.wire,
+                        "constants": sorted(step.constants),
+                    }
                     for step in group.steps
                 ],
             }
@@ -60,6 +65,14 @@ def load(
     return SavedPipeline(groups, found["settings"], found["active_outputs"], content["state_dict"])
 
 
+def _settings_of(model: BaseModelMixin) -> dict[str, Any]:
+    """Return what tells a model from others of its class beside its parameters: plain attributes, and its card."""
+    plain = {name: value for name, value in vars(model).items() if isinstance(value, int | float | str | dict)}
+    found = {name: value for name, value in plain.items() if not name.startswith("_") and name != "training"}
+    found |= {"name": model.model_card.name, "weights_digest": model.model_card.weights_digest}
+    return json.loads(json.dumps(found, default=str))
+
+
 def _groups(
     path: Path,
     described: Sequence[Mapping[str, Any]],
@@ -80,6 +93,14 @@ def _groups(
             f"`models` are {', '.join(handed_in) or 'none'}; the pipeline in `{path}` has {', '.join(kinds)}. Pass "
             f"{len(kinds)} models of these kinds, in this order."
         )
+    saved = [step["settings"] for group in described for step in group["steps"]]
+    for kind, settings, model in zip(kinds, saved, models, strict=True):
+        here = _settings_of(model)
+        if different := sorted(key for key in settings | here if settings.get(key) != here.get(key)):
+            told = ", ".join(f"`{key}` {here.get(key)!r} instead of {settings.get(key)!r}" for key in different)
+            raise InputError(
+                f"The {kind} in `models` is not the one in `{path}`: {told}. Build it as it was built then."
+            )
     wanted = [index for index, group in enumerate(described) if group["has_derivative_fn"]]
     if wanted != sorted(derivative_fns):
         raise InputError(

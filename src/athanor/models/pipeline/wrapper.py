@@ -47,7 +47,8 @@ class PipelineModelWrapper(nn.Module, BaseModelMixin):
     groups
         `PipelineGroup` objects, each a list of models; ``use_autograd`` differentiates their summed energy once.
     additive_keys
-        Outputs that add up; replaces energy, forces, stress (and per-atom energies and the Hessian). Of others the
+        Outputs that add up; replaces energy, forces, stress. Forces, stress, per-atom energies and the Hessian follow
+        the energy. Of others the
         last model's counts, and that of each has a name with its place, such as ``charges_2``, if several give it.
     neighbor_adaptation, max_cutoff_ratio
         Accepted for compatibility and kept. Which lists are stored follows from what the models read in a run; one list
@@ -98,13 +99,16 @@ class PipelineModelWrapper(nn.Module, BaseModelMixin):
         self.neighbor_adaptation, self.max_cutoff_ratio = neighbor_adaptation, max_cutoff_ratio
         self.scopes = [0] * len(self.groups) if scopes is None else list(scopes)
         self._models = nn.ModuleList([step.model for group in self.groups for step in group.steps])
+        if "energy" not in self._additive and any(group.use_autograd for group in self.groups):
+            raise InputError("`additive_keys` lacks `energy`, and a group with `use_autograd` differentiates its sum.")
         self._plan = make_plan(self.groups, self.scopes, self._additive)
         self.model_config = config_of(self._plan, self._additive)
         self.model_card = card_of(self._plan)
 
     @property
     def _additive(self) -> frozenset[str]:
-        return ADDITIVE_KEYS | PARTS_OF_ENERGY if self.additive_keys is None else self.additive_keys
+        keys = ADDITIVE_KEYS if self.additive_keys is None else self.additive_keys
+        return keys | PARTS_OF_ENERGY if "energy" in keys else keys - PARTS_OF_ENERGY
 
     @classmethod
     def of_sum(cls, first: BaseModelMixin, second: BaseModelMixin) -> PipelineModelWrapper:

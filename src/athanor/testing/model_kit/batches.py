@@ -8,9 +8,11 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 
 from athanor.data.atomic_data import AtomicData
+from athanor.errors import ContractError, NotAvailableError, in_words
 from athanor.models.outputs import asking_for
+from athanor.models.pipeline import PipelineGroup, PipelineModelWrapper
 from athanor.testing import tolerances
-from athanor.testing.model_kit.bench import Broken, Measured, ModelBench, NotApplicable, Results
+from athanor.testing.model_kit.bench import Broken, Measured, ModelBench, NotApplicable, Results, evaluate
 from athanor.testing.model_kit.systems import AWAY, boxed, with_inputs
 from athanor.testing.systems import structure
 from athanor.testing.tolerances import Tolerance
@@ -50,6 +52,18 @@ def _crowds(bench: ModelBench) -> Iterator[tuple[list[AtomicData], list[Results]
 
 def _take(systems: Sequence[AtomicData], size: int) -> list[AtomicData]:
     return list(itertools.islice(itertools.cycle(systems), size))
+
+
+def autograd_group(bench: ModelBench, system: AtomicData) -> Iterator[Measured]:
+    """In an autograd group of a pipeline, where its energy is differentiated with that of others, nothing changes."""
+    group = PipelineModelWrapper([PipelineGroup([bench.model], use_autograd=True)])
+    names = bench.names(system)
+    try:
+        together = evaluate(group, [system], names, bench.device)[0]
+    except (ContractError, NotAvailableError) as error:
+        raise NotApplicable(in_words(error)) from error
+    alone = bench.once(("alone", id(system)), lambda: bench.evaluate([system], names)[0])
+    yield from bench.compare("in an autograd group", together, alone, tolerances.MOTION, names)
 
 
 # ------------------------------------------------------------------------------------------------------------- no pairs

@@ -67,6 +67,7 @@ CHECKS: dict[str, Check] = {
     "companions": Check(batches.companions, needs=()),
     "bits in any batch": Check(batches.bits_in_any_batch, needs=(), claims=("batch_invariance",)),
     "subsets of outputs": Check(batches.subsets, needs=()),
+    "autograd group": Check(batches.autograd_group, needs=("energy",), claims=("conservative",)),
     "bits beside stress": Check(batches.bits_beside_stress, "cell", ("stress",), ("stress_keeps_forces",)),
     "smoothness": Check(cutoffs.smoothness, "model", (), ("smooth",)),
     "inputs": Check(manners.inputs, needs=()),

@@ -655,7 +655,8 @@ def test_what_is_probably_not_meant_is_warned_of_once_for_the_same_atoms() -> No
     pair.calc = AthanorCalculator(ForCrystals())
     with pytest.warns(AthanorWarning) as caught:
         pair.get_forces()
-    assert [warning.message.topic for warning in caught] == ["non-periodic", "elements"]
+    topics = [each.message.topic for each in caught if isinstance(each.message, AthanorWarning)]  # not those of ASE
+    assert topics == ["non-periodic", "elements"]
     with warnings.catch_warnings():
         warnings.simplefilter("error", AthanorWarning)
         pair.positions[1] += 0.1

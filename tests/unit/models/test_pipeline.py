@@ -761,3 +761,13 @@ def test_a_model_with_other_constants_is_not_the_one_that_was_saved(tmp_path) ->
     PipelineModelWrapper.load(tmp_path / "sum.pt", [lj(), lj(4.0)])
     with pytest.raises(InputError, match=r"is not the one in .*: `epsilon` 0.1 instead of 0.3"):
         PipelineModelWrapper.load(tmp_path / "sum.pt", [lj(), lj(4.0, epsilon=0.1)])
+
+
+@pytest.mark.parametrize("outputs", [("energy", "forces"), ("energy", "stress")])
+def test_detached_charges_are_noticed_in_a_pipeline_in_a_group(outputs) -> None:
+    for models, text in (
+        ((DetachedCharges(), Pairs()), r"`charges` of step 1 \(DetachedCharges\) is not attached"),
+        ((Charges(), DetachedPairs()), r"energy of step 2 \(DetachedPairs\) is not attached to `charges`"),
+    ):
+        with pytest.raises(ContractError, match=text):
+            asking(one_group(one_group(*models), lj()), *outputs)(batch_of())

@@ -47,6 +47,11 @@ class _Pass:
         return self.variables.get("stress")
 
     @property
+    def is_differentiated(self) -> bool:
+        """Whether somebody differentiates by positions or strain: here, or around a pipeline that is a part."""
+        return bool(self.variables) or self.view.positions.requires_grad
+
+    @property
     def has_graph(self) -> bool:
         return self.keep_graph or bool(self.variables)
 
@@ -119,6 +124,7 @@ def attached_outputs(
         outputs = step.model.attached_energy(_view_for(step, work), strain, _asked(step, work) - DERIVATIVES)
         if work.keep_graph and step.gives_energy:
             check_attached(step.model, outputs["energy"])  # beside one that is, nobody would miss it in the sum
+        _prove(step, outputs, work)
         _take(step, outputs, work)
     return dict(sum_outputs(*(outputs for _, outputs in work.parts), additive_keys=additive))
 
@@ -134,17 +140,22 @@ def _run(step: PlannedStep, work: _Pass) -> None:
         strain = None if work.plan.has_own_derivatives(step) else work.strain
         with torch.set_grad_enabled(work.has_graph):
             outputs = step.model.attached_energy(_view_for(step, work), strain, asked)
-        if step.reads and work.variables and step.position not in work.plan.proven:
-            by = {name: value for name, value in _read(step, work).items() if value.requires_grad}
-            if by and step.gives_energy:
-                _gradients_by_read(step, outputs.get("energy"), by, keep_graph=False)
-            work.plan.proven.add(step.position)
+        _prove(step, outputs, work)
     elif work.has_graph and (step.is_source or step.reads):
         with torch.enable_grad():
             outputs = _direct_on_graph(step, work)
     else:
         outputs = _direct(step, _view_for(step, work), work)
     _take(step, outputs, work)
+
+
+def _prove(step: PlannedStep, outputs: Mapping[str, Tensor | None], work: _Pass) -> None:
+    """See to it, once, that the energy of a step hangs on what it reads from others."""
+    if step.reads and work.is_differentiated and step.position not in work.plan.proven:
+        by = {name: value for name, value in _read(step, work).items() if value.requires_grad}
+        if by and step.gives_energy:
+            _gradients_by_read(step, outputs.get("energy"), by, keep_graph=False)
+        work.plan.proven.add(step.position)
 
 
 def _direct(step: PlannedStep, view: Any, work: _Pass) -> Mapping[str, Tensor | None]:
@@ -227,7 +238,7 @@ def _take(step: PlannedStep, outputs: Mapping[str, Tensor | None], work: _Pass) 
     for name, read_as in step.gives.items():
         value = present[name]
         is_constant = name in step.constants or not value.is_floating_point()
-        if step.is_source and work.variables and not is_constant and not value.requires_grad:
+        if step.is_source and work.is_differentiated and not is_constant and not value.requires_grad:
             raise ContractError(
                 f"`{name}` of {step.name} is not attached to the positions, so forces would lack what acts through it. "
                 f"Compute it without `detach`; if it does not depend on them, say "

@@ -103,6 +103,17 @@ class DetachedCharges(Charges):
         return super().charges(data).detach()
 
 
+class LearnedCharges(Charges):
+    """The same with a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def charges(self, data):
+        return self.scale * super().charges(data)
+
+
 class Pairs(Wrapper):
     """Charges in pairs of one system, q_i q_j exp(-r²/20); differentiated by autograd."""
 
@@ -405,23 +416,19 @@ def test_charges_or_energies_without_a_graph_are_refused(build) -> None:
 
 
 def test_in_training_gradients_reach_the_parameters_of_all() -> None:
-    class Learned(Charges):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones((), dtype=torch.float64))
-
-        def charges(self, data):
-            return self.scale * super().charges(data)
-
     for build in (one_group, two_groups):
-        model = Learned()
+        model = LearnedCharges()
         outputs = asking(build(model, Pairs()))(batch_of())
         assert all(value.requires_grad for value in outputs.values())
         (outputs["forces"].square().sum() + outputs["stress"].square().sum()).backward()
         assert float(model.scale.grad.abs()) > 0.0
         with torch.no_grad():
-            assert not any(value.requires_grad for value in asking(build(Learned(), Pairs()))(batch_of()).values())
-        assert not any(value.requires_grad for value in asking(build(Learned(), Pairs()).eval())(batch_of()).values())
+            assert not any(
+                value.requires_grad for value in asking(build(LearnedCharges(), Pairs()))(batch_of()).values()
+            )
+        assert not any(
+            value.requires_grad for value in asking(build(LearnedCharges(), Pairs()).eval())(batch_of()).values()
+        )
 
 
 @pytest.mark.parametrize("build", [one_group, two_groups])
@@ -733,15 +740,7 @@ def test_what_follows_the_energy_is_added_with_it() -> None:
 def test_forces_at_constant_charges_can_not_be_trained_on() -> None:
     """Their own derivative by what made the charges would be missing from a loss of forces."""
 
-    class Learned(Charges):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones((), dtype=torch.float64))
-
-        def charges(self, data):
-            return self.scale * super().charges(data)
-
-    outputs = asking(two_groups(Learned(), AnalyticPairs()))(batch_of())
+    outputs = asking(two_groups(LearnedCharges(), AnalyticPairs()))(batch_of())
     outputs["energy"].sum().backward(retain_graph=True)
     with pytest.raises(NotAvailableError, match=r"`forces` of step 2 \(AnalyticPairs\) does not hang on `charges`"):
         outputs["forces"].square().sum().backward()

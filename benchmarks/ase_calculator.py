@@ -66,9 +66,10 @@ def call_and_model(model: Any, atoms: ase.Atoms, repeat: int) -> dict[str, Calla
     moves = itertools.cycle(np.random.default_rng(1).normal(0.0, 0.01, (8, *start.shape)))
     batch = Batch.from_data_list([AtomicData.from_atoms(atoms, dtype=torch.float64)])
     hooks, context = build_neighbor_hooks(model), HookContext(batch=batch)
-    atoms.calc = athanor.AthanorCalculator(model)
+    with_skin, without = athanor.AthanorCalculator(model), athanor.AthanorCalculator(model, skin=0.0)
 
-    def call() -> None:
+    def call(calculator: Calculator) -> None:
+        atoms.calc = calculator
         atoms.positions = start + next(moves)
         atoms.get_forces()
 
@@ -78,9 +79,14 @@ def call_and_model(model: Any, atoms: ase.Atoms, repeat: int) -> dict[str, Calla
             hook(context, DynamicsStage.BEFORE_COMPUTE)
         compute_apart(model, batch, frozenset({"energy", "forces"}))
 
-    for warm_up in (call, alone):
+    called = {
+        "athanor": partial(call, with_skin),
+        "athanor, no skin": partial(call, without),
+        "the model alone": alone,
+    }
+    for warm_up in called.values():
         warm_up()
-    return {"athanor": lambda: 1e6 * cpu(call, repeat), "the model alone": lambda: 1e6 * cpu(alone, repeat)}
+    return {name: lambda function=function: 1e6 * cpu(function, repeat) for name, function in called.items()}
 
 
 def measure(smoke: bool = False) -> list[Row]:

@@ -24,6 +24,7 @@ BENCHMARKS = (
     "memory",
     "chgnet_relaxation",
     "ase_calculator",
+    "composition",
 )
 
 

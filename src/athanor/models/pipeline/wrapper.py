@@ -150,6 +150,11 @@ class PipelineModelWrapper(nn.Module, BaseModelMixin):
         """Return the configurations of the pipeline and of all its models."""
         return [self.model_config, *(config for step in self._plan.steps for config in step.model.configurations())]
 
+    def _view_of(self, value: Any) -> Any:
+        if self._plan.sums_energies or self._plan.derivative_fns:
+            return super()._view_of(value)
+        return value  # each model takes a view of its own
+
     def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
         """Return the active outputs of a batch, or of one structure."""
         batch = data if isinstance(data, Batch) else Batch.from_data_list([data])

@@ -78,7 +78,7 @@ docs: $(READY)
 
 bench: $(READY)
 	@echo "==> Benchmarks; leave the machine alone meanwhile"
-	@$(BIN)/python benchmarks/run.py
+	@$(BIN)/python benchmarks/run.py $(ONLY)
 
 bench-peers: $(READY)
 	@echo "==> LAMMPS and torch-sim, in $(PEERS) (1.4 GB with a CPU build of torch)"

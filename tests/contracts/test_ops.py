@@ -15,7 +15,7 @@ from athanor.kernels.cell import _reference as cell_reference
 from athanor.kernels.fire import _reference as fire_reference
 from athanor.kernels.neighbor_displacement import _reference as displacement_reference
 from athanor.kernels.neighbor_list import _reference as list_reference
-from athanor.kernels.pair_potential import _reference as pair_reference
+from athanor.kernels.pair_potential import op as pair_potential
 from athanor.kernels.philox import _reference as philox_reference
 from athanor.kernels.segment import _reference as segment_reference
 from athanor.testing import op_contract as contract
@@ -111,7 +111,7 @@ REFERENCES: dict[str, Any] = {
     "build_neighbor_list": list_reference.build_neighbor_list,
     "minimum_distance": list_reference.minimum_distance,
     "needs_rebuild": displacement_reference.needs_rebuild,
-    "lennard_jones": pair_reference.lennard_jones,
+    "lennard_jones": pair_potential._lennard_jones.reference,
 }
 
 
@@ -235,14 +235,21 @@ def test_a_wrong_derivative_fails() -> None:
         contract.check_gradient(lambda x: Wrong.apply(x).sum(), [torch.ones(3)])
 
 
-def test_a_second_derivative_is_refused() -> None:
-    batch = _batch(_systems(torch.float64))
-    positions = batch["positions"].clone().requires_grad_()
-    energy, forces, virial = kernels.lennard_jones(positions, *_arguments("lennard_jones", batch)[1:])
-    (slope,) = torch.autograd.grad(energy.sum(), positions, create_graph=True)
-    for first in (slope, forces, virial):
-        with pytest.raises(NotAvailableError, match="no second derivative"):
-            torch.autograd.grad(first.sum(), positions, retain_graph=True)
+def test_second_derivatives() -> None:
+    systems = _systems(torch.float64)
+    batch = _batch([systems[0], systems[2], systems[4]])
+    arguments = _arguments("lennard_jones", batch)[2:]
+    contract.check_second_derivatives(
+        lambda r, h: kernels.lennard_jones(r, h, *arguments), [batch["positions"], batch["cell"]]
+    )
+
+
+def test_an_energy_whose_forces_are_constants_fails() -> None:
+    def detached(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return (x**3).sum()[None], (-3.0 * x.detach() ** 2 + 0.0 * x)
+
+    with pytest.raises(Exception, match="Jacobian mismatch"):
+        contract.check_second_derivatives(detached, [torch.ones(3)])
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # by torch's forward mode

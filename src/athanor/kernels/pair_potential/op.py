@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from athanor import _runtime
-from athanor.errors import InputError, NotAvailableError, ShapeError
-from athanor.kernels._library import (
-    LazyModule,
-    as_array,
-    as_doubles,
-    as_tensor,
-    no_second_derivative,
-    register_gradient,
-    register_op,
-)
+from athanor.errors import InputError, ShapeError
+from athanor.kernels._energy import register_energy_op
+from athanor.kernels._library import LazyModule, as_array, as_doubles, as_tensor
 from athanor.kernels._threads import balanced_bounds, num_parts, run_parts, system_bounds
-from athanor.kernels.cell._reference import gradient_by_cell
 from athanor.kernels.pair_potential import _reference
-from athanor.kernels.segment._reference import segment_index
 
 _cpu = LazyModule("athanor.kernels.pair_potential._cpu")
+_pairs = LazyModule("athanor.kernels.neighbor_list._cpu_pairs")
 
 Results = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -88,9 +78,9 @@ def lennard_jones(
     energy : torch.Tensor
         [B], eV.
     forces : torch.Tensor
-        [N, 3], eV/Å. Their derivative is refused.
+        [N, 3], eV/Å.
     virial : torch.Tensor
-        [B, 3, 3], eV, W = -dE/dstrain. Likewise.
+        [B, 3, 3], eV, W = -dE/dstrain.
 
     Raises
     ------
@@ -101,7 +91,7 @@ def lennard_jones(
 
     Notes
     -----
-    Arithmetic is in double precision, results have the dtype of `positions`. Two atoms in one place give values that
+    Derivatives of all three, such as a Hessian, come from torch operations. Arithmetic is in double precision, results have the dtype of `positions`. Two atoms in one place give values that
     are not finite. An atom's row is summed in order, then the atoms of a system, so the bits depend on the system only.
 
     References
@@ -119,12 +109,9 @@ def lennard_jones(
             f"{positions.shape[0]} atoms need ({positions.shape[0]},), and two tables [T, T]."
         )
     lists = (segment_ptr, row_ptr, neighbors, images, wrap_offsets)
-    energy, forces, virial = _lennard_jones(
+    return _lennard_jones(
         positions, cell, *lists, types, epsilon, sigma, float(cutoff), float(switch_width), shift, half
     )
-    if energy.requires_grad:
-        forces, virial = (no_second_derivative(each, _first_only(), positions, cell) for each in (forces, virial))
-    return energy, forces, virial
 
 
 def _cpu_call(
@@ -137,48 +124,14 @@ def _cpu_call(
     x, sums = np.empty((n, 3)), np.empty((n, 7))
     work = 8.0 * neighbors.shape[0] + 20.0 * n
     by_system = system_bounds(ptr, work)
-    run_parts(_cpu.wrapped_positions, (as_doubles(positions), lattice, ptr, as_array(wrap_offsets), x), by_system)
+    run_parts(_pairs.wrapped_positions, (as_doubles(positions), lattice, ptr, as_array(wrap_offsets), x), by_system)
     by_atom = [int(ptr[b]) for b in by_system] if half else balanced_bounds(starts, num_parts(work))
     pairs = (x, lattice, ptr, starts, as_array(neighbors), as_array(images), as_array(types))
     form = (as_doubles(epsilon), as_doubles(sigma), cutoff, switch_width, shift, half)
     run_parts(_cpu.rows, (*pairs, *form, forces, sums), by_atom)
-    run_parts(_cpu.totals, (sums, ptr, 1.0 if half else 0.5, energy, virial), by_system)
+    run_parts(_pairs.totals, (sums, ptr, 1.0 if half else 0.5, energy, virial), by_system)
     dtype = positions.dtype
     return as_tensor(energy, dtype), as_tensor(forces, dtype), as_tensor(virial, dtype)
 
 
-def _first_only() -> NotAvailableError:
-    return NotAvailableError(
-        "`lennard_jones` has no second derivative, which a Hessian and the derivative of forces are. Take differences "
-        "of its forces; `athanor.models.hessian(model, batch)` does."
-    )
-
-
-def _fake(positions: torch.Tensor, cell: torch.Tensor, *others: Any) -> Results:
-    systems = cell.shape[0]
-    return positions.new_empty((systems,)), torch.empty_like(positions), positions.new_empty((systems, 3, 3))
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
-    _, forces, virial = output
-    ctx.mark_non_differentiable(forces, virial)
-    ctx.save_for_backward(inputs[0], inputs[1], inputs[2], forces, virial)
-
-
-def _backward(ctx: Any, energy_gradient: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    """Use dE/dr = -f and dE/dstrain = -W."""
-    positions, cell, segment_ptr, forces, virial = ctx.saved_tensors
-    with torch.no_grad():
-        weight = energy_gradient[segment_index(segment_ptr, positions.shape[0])][:, None]
-        results = [-weight * forces, None]
-        if ctx.needs_input_grad[1]:
-            by_cell = gradient_by_cell(-virial, -forces, positions, cell, segment_ptr)
-            results[1] = (energy_gradient[:, None, None] * by_cell).to(cell.dtype)
-    if torch.is_grad_enabled():
-        inputs = (energy_gradient, positions, cell)
-        results = [None if r is None else no_second_derivative(r, _first_only(), *inputs) for r in results]
-    return *results, *([None] * 12)
-
-
-_lennard_jones = register_op(lennard_jones, cpu=_cpu_call, reference=_reference.lennard_jones, fake=_fake)
-register_gradient("lennard_jones", setup_context=_setup_context, backward=_backward)
+_lennard_jones = register_energy_op(lennard_jones, cpu=_cpu_call, energy=_reference.lennard_jones)

@@ -30,8 +30,8 @@ def register_energy_op(
     Parameters
     ----------
     public
-        The public call. Its first arguments are ``positions``, ``cell`` and ``segment_ptr``; an argument ``charges`` may
-        stand anywhere.
+        The public call. Its first arguments are ``positions``, ``cell`` and ``segment_ptr``; ``charges`` may stand
+        anywhere.
     cpu
         Returns `Derivatives` of CPU tensors.
     energy
@@ -44,12 +44,12 @@ def register_energy_op(
     """
     places = [list(inspect.signature(public).parameters).index(name) for name in ("positions", "cell")]
     charges = next((at for at, name in enumerate(inspect.signature(public).parameters) if name == "charges"), None)
-    inputs = places if charges is None else [*places, charges]
+    variables = places if charges is None else [*places, charges]
 
     def reference(*arguments: Any) -> Derivatives:
         with torch.inference_mode(False), torch.enable_grad(), _recording():
             leaves = list(arguments)
-            for at in inputs:
+            for at in variables:
                 leaves[at] = arguments[at].detach().clone().requires_grad_(True)
             return tuple(each.detach() for each in _derivatives(energy, leaves, charges))
 
@@ -58,17 +58,17 @@ def register_energy_op(
         outputs = (positions.new_empty(cell.shape[:1]), torch.empty_like(positions), positions.new_empty(cell.shape))
         return outputs if charges is None else (*outputs, torch.empty_like(arguments[charges]))
 
-    def setup_context(ctx: Any, arguments: tuple[Any, ...], outputs: Derivatives) -> None:
-        ctx.mark_non_differentiable(*outputs[1:])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Derivatives) -> None:
+        ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
-        _keep(ctx, arguments, outputs[1:])
+        _keep(ctx, inputs, output[1:])
 
     def backward(ctx: Any, by_energy: Tensor | None, *_: Tensor) -> tuple[Tensor | None, ...]:
         arguments, first = _kept(ctx)
         results: list[Tensor | None] = [None] * len(arguments)
         if by_energy is None:
             return tuple(results)
-        wanted = [at for at in inputs if ctx.needs_input_grad[at]]
+        wanted = [at for at in variables if ctx.needs_input_grad[at]]
         if torch.is_grad_enabled():  # somebody differentiates again
             found = _gradients(energy(*arguments).to(by_energy.dtype), [arguments[at] for at in wanted], by_energy)
             for at, gradient in zip(wanted, found, strict=True):
@@ -77,9 +77,9 @@ def register_energy_op(
         positions, cell, segment_ptr = arguments[:3]
         of_atom = by_energy[segment_index(segment_ptr, positions.shape[0])]
         for at in wanted:
-            if at == inputs[0]:
+            if at == variables[0]:
                 results[at] = -of_atom[:, None] * first[0]
-            elif at == inputs[1]:
+            elif at == variables[1]:
                 by_cell = gradient_by_cell(-first[1], -first[0], positions, cell, segment_ptr)
                 results[at] = (by_energy[:, None, None] * by_cell).to(cell.dtype)
             else:
@@ -99,15 +99,17 @@ def register_energy_op(
         def backward(ctx: Any, *by_first: Tensor | None) -> tuple[Tensor | None, ...]:
             arguments, _ = _kept(ctx)
             results: list[Tensor | None] = [None] * (1 + len(by_first) + len(arguments))
+            if all(by is None for by in by_first):
+                return tuple(results)
             again = torch.is_grad_enabled()
             with torch.enable_grad():
                 leaves = list(arguments)
-                for at in inputs:
+                for at in variables:
                     if not leaves[at].requires_grad:
                         leaves[at] = leaves[at].detach().requires_grad_(True)
                 first = _derivatives(energy, leaves, charges)[1:]
                 pairs = [(value, by) for value, by in zip(first, by_first, strict=True) if by is not None]
-                wanted = [at for at in inputs if ctx.needs_input_grad[1 + len(by_first) + at]]
+                wanted = [at for at in variables if ctx.needs_input_grad[1 + len(by_first) + at]]
                 total = torch.stack([(value * by).sum().double() for value, by in pairs]).sum()
                 found = _gradients(total, [leaves[at] for at in wanted], torch.ones_like(total), again)
             for at, gradient in zip(wanted, found, strict=True):

@@ -10,18 +10,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import nn
 
 from athanor._values import check_whole
 from athanor.data._stamp import ComputedFrom
 from athanor.data.batch import Batch
 from athanor.data.elements import MAX_ATOMIC_NUMBER, number_of_symbol
-from athanor.errors import InputError, ModelOutputError, NotAvailableError
+from athanor.errors import InputError
 from athanor.kernels.pair_potential import lennard_jones
+from athanor.models.analytic import AnalyticModel
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
-from athanor.models.derivatives import stress_of_strain_gradient
-from athanor.models.mixin import BaseModelMixin
 from athanor.models.stored_list import require_batch, require_pairs
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
@@ -33,7 +31,7 @@ Parameter = float | Mapping[int | str, float]
 Mixing = Literal["lorentz-berthelot", "geometric"]
 
 
-class LennardJonesModelWrapper(nn.Module, BaseModelMixin):
+class LennardJonesModelWrapper(AnalyticModel):
     r"""Lennard-Jones potential with hard, shifted or tapered cutoff, for one or several elements.
 
     .. math:: E = \sum_{i<j} \left[4\epsilon\left((\sigma/r)^{12} - (\sigma/r)^6\right) - E_0\right] S(r)
@@ -140,15 +138,6 @@ class LennardJonesModelWrapper(nn.Module, BaseModelMixin):
             raise InputError(f"`{name}` of a {type(self).__name__} can not be changed. Make another one.")
         super().__setattr__(name, value)
 
-    @property
-    def embedding_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Empty: nothing is learned."""
-        return {}
-
-    def compute_embeddings(self, data: AtomicData | Batch, **kwargs: Any) -> AtomicData | Batch:
-        """Not offered."""
-        raise NotAvailableError(f"{type(self).__name__} has no embeddings.")
-
     def adapt_input(self, data: AtomicData | Batch, **kwargs: Any) -> dict[str, Any]:
         """Return the arguments of the operation, read from the stored pair list.
 
@@ -206,33 +195,6 @@ class LennardJonesModelWrapper(nn.Module, BaseModelMixin):
                 )
         self._types_of = (ComputedFrom(atomic_numbers), types)
         return types
-
-    def adapt_output(self, model_output: Any, data: AtomicData | Batch) -> ModelOutputs:
-        """Map ``energy``, ``forces`` and ``virial`` or ``stress`` to the active outputs.
-
-        Raises
-        ------
-        InputError
-            If stress is active and no system has a cell.
-        ModelOutputError
-            If an active output is missing.
-        """
-        outputs = super().adapt_output(model_output, data)
-        if "stress" in outputs and outputs["stress"] is None and model_output.get("virial") is not None:
-            outputs["stress"] = self._stress(model_output["virial"], data)
-        for key, value in outputs.items():
-            if value is None:
-                raise ModelOutputError(f"`{key}` is missing from model output of {type(self).__name__}.")
-        return outputs
-
-    def _stress(self, virial: torch.Tensor, data: Any) -> torch.Tensor:
-        """Return the stress of each system; zero for those without a cell."""
-        if data.get("cell") is None:
-            raise InputError(
-                f"{type(self).__name__}: stress output requires cell, and this batch has none. Remove "
-                f"'stress' from `model_config.active_outputs`."
-            )
-        return stress_of_strain_gradient(-virial, data.cell)
 
     def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
         """Return the active outputs of a batch that has a neighbour list."""

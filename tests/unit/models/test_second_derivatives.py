@@ -9,11 +9,12 @@ from ase.build import bulk
 import athanor.models
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
-from athanor.errors import ArgumentError, InputError, NotAvailableError
+from athanor.errors import ArgumentError, InputError, ModelOutputError, NotAvailableError
 from athanor.models import hessian, second_derivatives
 from athanor.models.chgnet import CHGNetWrapper
 from athanor.models.demo import build_demo_model
 from athanor.models.lj import LennardJonesModelWrapper
+from athanor.testing.dynamics_contract import argon_crystal
 from athanor.testing.systems import moved, standard_systems, structure
 
 EPSILON, SIGMA = 0.0104, 3.4
@@ -81,9 +82,17 @@ def test_the_model_is_left_as_it_was_also_after_an_error(monkeypatch: pytest.Mon
     model = argon()
     model.model_config.active_outputs = {"energy", "stress"}
     hessian(model, pair(3.8))
-    with pytest.raises(NotAvailableError, match=r"athanor\.models\.hessian"):
+    monkeypatch.setattr(type(model), "adapt_output", lambda *_: {"energy": None})
+    with pytest.raises(ModelOutputError, match="returned None for `energy`"):
         hessian(model, pair(3.8), step=None)
     assert model.model_config.active_outputs == {"energy", "stress"}
+
+
+def test_lennard_jones_differentiated_twice_agrees_with_differences_of_its_forces() -> None:
+    for system in (pair(3.8), argon_crystal(1, 3)):
+        model = argon(switch_width=1.0)
+        exact, differences = hessian(model, system, step=None)[0], hessian(model, system, step=1e-3)[0]
+        torch.testing.assert_close(exact, differences, rtol=0, atol=1e-5 * float(exact.abs().max()))
 
 
 def test_single_precision_stays_and_costs_no_digits() -> None:

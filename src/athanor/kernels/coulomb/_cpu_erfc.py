@@ -1,6 +1,6 @@
-"""The complementary error function without branches and calls, so that loops over pairs run in vector registers.
+r"""The complementary error function without branches and calls, so that loops over pairs run in vector registers.
 
-.. math:: \\operatorname{erfc}(x) = e^{-x^2} u\\,P(u), \\qquad u = \\frac{c}{c + x}
+.. math:: \operatorname{erfc}(x) = e^{-x^2} u\,P(u), \qquad u = \frac{c}{c + x}
 
 P is the Chebyshev interpolation of erfc(x) exp(x^2) / u for x from 0 to 8 with c = 3.75, a form of M. M. Shepherd and
 J. G. Laframboise, Math. Comp. 36, 249 (1981), doi:10.1090/S0025-5718-1981-0595058-X; coefficients computed with 40

@@ -91,8 +91,9 @@ def lennard_jones(
 
     Notes
     -----
-    Derivatives of all three, such as a Hessian, come from torch operations. Arithmetic is in double precision, results have the dtype of `positions`. Two atoms in one place give values that
+    Arithmetic is in double precision, results have the dtype of `positions`. Two atoms in one place give values that
     are not finite. An atom's row is summed in order, then the atoms of a system, so the bits depend on the system only.
+    All three are differentiable, through torch operations.
 
     References
     ----------

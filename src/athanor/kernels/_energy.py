@@ -11,10 +11,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from athanor.kernels._library import register_gradient, register_op
+from athanor.errors import ShapeError
+from athanor.kernels._library import as_tensor, register_gradient, register_op
 from athanor.kernels.cell._reference import gradient_by_cell
 from athanor.kernels.segment._reference import segment_index
 
@@ -24,7 +26,7 @@ Derivatives = tuple[Tensor, ...]
 
 def register_energy_op(
     public: Callable[..., Derivatives], *, cpu: Callable[..., Derivatives], energy: Callable[..., Tensor]
-) -> Callable[..., Derivatives]:
+) -> Callable[..., Any]:
     """Register an operation as `register_op` does, differentiable by ``positions``, ``cell`` and, if any, ``charges``.
 
     Parameters
@@ -167,3 +169,22 @@ def _kept(ctx: Any) -> tuple[list[Any], list[Tensor]]:
     tensors = iter(ctx.saved_tensors)
     arguments = [next(tensors) if number is None else number for number in ctx.numbers]
     return arguments, list(tensors)
+
+
+def check_atoms(name: str, values: Tensor, positions: Tensor) -> None:
+    """Raise ShapeError unless `values` has one number for each atom."""
+    if values.shape != positions.shape[:1]:
+        raise ShapeError(f"`{name}` has shape {tuple(values.shape)}; {len(positions)} atoms need ({len(positions)},).")
+
+
+class Outputs:
+    """Arrays for a kernel to fill: of systems, of atoms, and `sums` of atoms for `totals` in ``_cpu_pairs``."""
+
+    def __init__(self, n: int, systems: int) -> None:
+        self.energy, self.forces, self.virial = np.empty(systems), np.empty((n, 3)), np.empty((systems, 3, 3))
+        self.potential, self.sums = np.empty(n), np.empty((n, 7))
+
+    def tensors(self, positions: Tensor, charges: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return energy, forces and virial in the dtype of the positions, the potential in that of the charges."""
+        energy, forces, virial = (as_tensor(each, positions.dtype) for each in (self.energy, self.forces, self.virial))
+        return energy, forces, virial, as_tensor(self.potential, charges.dtype)

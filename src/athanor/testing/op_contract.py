@@ -98,6 +98,6 @@ def check_gradient(function: Callable[..., torch.Tensor], inputs: Sequence[torch
 def check_second_derivatives(function: Callable[..., Outputs], inputs: Sequence[torch.Tensor]) -> None:
     """The derivatives of an energy, and of the first derivatives returned beside it, agree with central differences."""
     leaves = tuple(tensor.double().clone().requires_grad_() for tensor in inputs)
-    tolerances = {"eps": 1e-6, "atol": 1e-5, "rtol": 1e-5}
+    tolerances: Any = {"eps": 1e-6, "atol": 1e-5, "rtol": 1e-5}
     assert torch.autograd.gradgradcheck(lambda *x: as_tuple(function(*x))[0], leaves, **tolerances), "of the gradient"
     assert torch.autograd.gradcheck(lambda *x: as_tuple(function(*x))[1:], leaves, **tolerances), "of the outputs"

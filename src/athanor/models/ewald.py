@@ -106,6 +106,7 @@ class EwaldModelWrapper(CoulombModel):
             conservative=True,
             equivariant=True,
             smooth=True,
+            short_ranged=False,
             batch_invariance="verified",
             stress_keeps_forces=True,
             licence="Apache-2.0",

@@ -50,6 +50,8 @@ TABLE: dict[str, dict[str, str]] = {
         "BaseModelMixin": "athanor.models.mixin",
         "CHGNetWrapper": "athanor.models.chgnet",
         "DemoModelWrapper": "athanor.models.demo",
+        "DSFModelWrapper": "athanor.models.dsf",
+        "EwaldModelWrapper": "athanor.models.ewald",
         "LennardJonesModelWrapper": "athanor.models.lj",
         "ModelCard": "athanor.models.card",
         "ModelConfig": "athanor.models.config",

@@ -72,6 +72,8 @@ def register_energy_op(
             return tuple(results)
         wanted = [at for at in variables if ctx.needs_input_grad[at]]
         if torch.is_grad_enabled():  # somebody differentiates again
+            for at in variables:
+                arguments[at] = _apart(arguments[at])
             found = _gradients(energy(*arguments).to(by_energy.dtype), [arguments[at] for at in wanted], by_energy)
             for at, gradient in zip(wanted, found, strict=True):
                 results[at] = gradient
@@ -107,8 +109,8 @@ def register_energy_op(
             with torch.enable_grad():
                 leaves = list(arguments)
                 for at in variables:
-                    if not leaves[at].requires_grad:
-                        leaves[at] = leaves[at].detach().requires_grad_(True)
+                    attached = leaves[at].requires_grad
+                    leaves[at] = _apart(leaves[at]) if attached else leaves[at].detach().requires_grad_(True)
                 first = _derivatives(energy, leaves, charges)[1:]
                 pairs = [(value, by) for value, by in zip(first, by_first, strict=True) if by is not None]
                 wanted = [at for at in variables if ctx.needs_input_grad[1 + len(by_first) + at]]
@@ -151,6 +153,11 @@ def _gradients(value: Tensor, by: list[Tensor], weight: Tensor, create_graph: bo
     if not value.requires_grad:  # nothing to sum over
         return tuple(torch.zeros_like(each) for each in by)
     return torch.autograd.grad(value, by, weight, create_graph=create_graph, materialize_grads=True)
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    """Return a tensor to differentiate by alone: charges may themselves depend on the positions."""
+    return tensor.view_as(tensor)
 
 
 def _recording() -> Any:

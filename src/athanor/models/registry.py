@@ -35,7 +35,7 @@ class ModelEntry:
     name
         What `get` takes.
     kind
-        ``"pair potential"``, ``"machine-learned"``, ``"demo"`` or ``"third party"``.
+        ``"pair potential"``, ``"electrostatics"``, ``"machine-learned"``, ``"demo"`` or ``"third party"``.
     home
         ``module:attribute`` that builds the wrapper.
     num_elements
@@ -116,6 +116,20 @@ BUILT_IN: dict[str, ModelEntry] = {
             home="athanor.models.lj:LennardJonesModelWrapper",
             licence="Apache-2.0",
             summary="Lennard-Jones with your parameters: epsilon (eV), sigma (Å), cutoff (Å)",
+        ),
+        ModelEntry(
+            name="ewald",
+            kind="electrostatics",
+            home="athanor.models.ewald:EwaldModelWrapper",
+            licence="Apache-2.0",
+            summary="Ewald sum of charges to an asked accuracy: cutoff (Å), charges ({Na: 1, Cl: -1}, or those of the files)",
+        ),
+        ModelEntry(
+            name="dsf",
+            kind="electrostatics",
+            home="athanor.models.dsf:DSFModelWrapper",
+            licence="Apache-2.0",
+            summary="Charges within a cutoff, by the damped shifted force: cutoff (Å), charges",
         ),
         ModelEntry(
             name="demo",

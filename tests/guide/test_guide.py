@@ -19,7 +19,7 @@ from athanor._typing import ModelOutputs
 from athanor.data import AtomicData, Batch
 from athanor.dynamics import NVE, DemoDynamics
 from athanor.hooks import DynamicsStage
-from athanor.models.base import BaseModelMixin, ModelConfig, NeighborConfig
+from athanor.models.base import BaseModelMixin, ModelConfig
 from athanor.models.demo import DemoModel, build_demo_model
 from athanor.models.derivatives import strained_view
 from athanor.models.ewald import EwaldModelWrapper

@@ -122,7 +122,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             kind="electrostatics",
             home="athanor.models.ewald:EwaldModelWrapper",
             licence="Apache-2.0",
-            summary="Ewald sum of charges to an asked accuracy: cutoff (Å), charges ({Na: 1, Cl: -1}, or those of the files)",
+            summary="Ewald sum of charges to an asked accuracy: cutoff (Å), charges by element, or of the files",
         ),
         ModelEntry(
             name="dsf",

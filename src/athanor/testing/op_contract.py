@@ -104,7 +104,7 @@ def check_second_derivatives(function: Callable[..., Outputs], inputs: Sequence[
     for once, again in zip(
         *(_gradients(function, leaves, create_graph) for create_graph in (False, True)), strict=True
     ):
-        error = float((once - again).abs().max())
+        error = float((once - again).detach().abs().max())
         assert error <= 1e-10 * float(once.abs().max()), f"the gradient that is differentiated again is off by {error}"
     tolerances: Any = {"eps": 1e-6, "atol": 1e-5, "rtol": 1e-5}
     assert torch.autograd.gradgradcheck(lambda *x: as_tuple(function(*x))[0], leaves, **tolerances), "of the gradient"

@@ -58,8 +58,8 @@ class EwaldModelWrapper(CoulombModel):
     -----
     Both sums reach their ends smoothly, so energy, forces and stress are smooth functions of positions and cell, and
     forces and stress are exact derivatives of the energy, at every accuracy. Systems that are periodic in no direction
-    are summed over all pairs without cutoff, if the batch has cells at all; one direction is refused. For slabs a
-    vacuum as wide as the cell leaves errors near exp(-2 pi), relative to the interaction within a layer of that width.
+    are summed over all pairs without cutoff, if the batch has cells at all; one direction is refused.
+    For slabs with a vacuum v and sides up to w, an error near exp(-2 pi v / w) is left: 2.3 w gives six digits.
 
     The energy can be differentiated by positions, cells and charges, as often as wanted.
 
@@ -142,7 +142,7 @@ class EwaldModelWrapper(CoulombModel):
         check_periodic_batch(self, batch)
 
     def _check_boundary(self, batch: Batch, count: torch.Tensor) -> None:
-        check_directions(self, count)
+        check_directions(self, batch, count)
 
 
 def periodic_terms(inputs: dict[str, Any], boundary: Boundary, model: Any) -> list[Term]:
@@ -181,10 +181,11 @@ def check_periodic_batch(model: CoulombModel, batch: Batch) -> None:
         )
 
 
-def check_directions(model: CoulombModel, count: torch.Tensor) -> None:
-    """Raise InputError for systems that are periodic in one direction, or in two without `slab_correction`."""
+def check_directions(model: CoulombModel, batch: Batch, count: torch.Tensor) -> None:
+    """Raise InputError for systems periodic in one direction, or in two without `slab_correction` or enough vacuum."""
     wrong = ((count == 1) | ((count == 2) & (not model.slab_correction))).nonzero().flatten().tolist()
     if not wrong:
+        _check_vacuum(model, batch, (count == 2).nonzero().flatten().tolist())
         return
     directions = int(count[wrong[0]])
     remedy = "Use `slab_correction=True`" if directions == 2 else "Make it periodic in all three, with vacuum around it"
@@ -192,3 +193,20 @@ def check_directions(model: CoulombModel, count: torch.Tensor) -> None:
         f"System {wrong[0]} of the batch is periodic in {directions} of 3 directions, which {type(model).__name__} "
         f"does not sum. {remedy}, or in none."
     )
+
+
+def _check_vacuum(model: CoulombModel, batch: Batch, slabs: Sequence[int]) -> None:
+    """Raise InputError if a slab sees its image across the vacuum: pairs are not searched there."""
+    for slab in slabs:
+        axis = int((~batch.pbc_or_false[slab]).int().argmax())
+        normal = torch.linalg.inv(batch.cell_or_zeros[slab].detach().double())[:, axis]
+        normal = normal / torch.linalg.vector_norm(normal)
+        height = float(batch.cell_or_zeros[slab, axis].detach().double() @ normal)
+        places = batch.positions[batch.batch_idx == slab].detach().double() @ normal
+        vacuum = height - float(places.max() - places.min())
+        if vacuum < model.cutoff:
+            raise InputError(
+                f"System {slab} of the batch is a slab with {vacuum:.1f} Å of vacuum along its lattice vector {axis}; "
+                f"{type(model).__name__} needs {model.cutoff:g} Å, its cutoff, and gives six digits with 2.3 times the "
+                f"longer side of the slab. Make the cell higher."
+            )

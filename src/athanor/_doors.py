@@ -51,6 +51,7 @@ TABLE: dict[str, dict[str, str]] = {
         "CHGNetWrapper": "athanor.models.chgnet",
         "DemoModelWrapper": "athanor.models.demo",
         "LennardJonesModelWrapper": "athanor.models.lj",
+        "MACEWrapper": "athanor.models.mace",
         "ModelCard": "athanor.models.card",
         "ModelConfig": "athanor.models.config",
         "PipelineGroup": "athanor.models.pipeline",

@@ -53,6 +53,7 @@ TABLE: dict[str, dict[str, str]] = {
         "DSFModelWrapper": "athanor.models.dsf",
         "EwaldModelWrapper": "athanor.models.ewald",
         "LennardJonesModelWrapper": "athanor.models.lj",
+        "MACEWrapper": "athanor.models.mace",
         "ModelCard": "athanor.models.card",
         "ModelConfig": "athanor.models.config",
         "PipelineGroup": "athanor.models.pipeline",

@@ -111,6 +111,14 @@ BUILT_IN: dict[str, ModelEntry] = {
             )
         ),
         ModelEntry(
+            name="mace",
+            kind="machine-learned",
+            home="athanor.models.mace:MACEWrapper.from_checkpoint",
+            licence="MIT, parameters under terms of their own",
+            summary="MACE: checkpoint_path is your file or a published name; trust=true, for its files are pickles",
+            requires=OptionalDependency.MACE,
+        ),
+        ModelEntry(
             name="lennard-jones",
             kind="pair potential",
             home="athanor.models.lj:LennardJonesModelWrapper",

@@ -31,7 +31,6 @@ from athanor.testing.systems import fcc_crystal
 BLOCKS = Path(__file__).parent / "blocks"
 
 NOT_YET = {
-    "supported models: MACEWrapper": "MACEWrapper",
     "supported models: AIMNet2Wrapper": "AIMNet2Wrapper",
 }
 """Blocks of the guide that wait for a part of the package: what they show -> the public name of `athanor.models`."""

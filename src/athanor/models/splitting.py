@@ -7,9 +7,9 @@ ions at their mean distance d both are
 .. math:: \delta F / F \approx C \sqrt{d / r_c}\; e^{-s^2},
 
 where C would be 2 without order. The largest errors that we found, in rock salt rattled by 0.05 Å, whose forces are
-small and whose shells of ions add up, need C = 80; in melts errors are some fifteen times smaller than asked. As d / r_c
-is dropped, :math:`\alpha` and the reach in reciprocal space do not depend on the system: its energy is a smooth function
-of its cell, and others in a batch change nothing.
+small and whose shells of ions add up, need C = 80; in melts errors are some fifteen times smaller than asked. As
+d / r_c is dropped, :math:`\alpha` and the reach in reciprocal space do not depend on the system: its energy is a smooth
+function of its cell, and others in a batch change nothing.
 
 Sums are not cut sharply but brought to zero over the last 1/s^2 of the cutoff, where terms fall to a seventh.
 

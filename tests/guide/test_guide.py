@@ -32,7 +32,6 @@ from athanor.testing.systems import fcc_crystal
 BLOCKS = Path(__file__).parent / "blocks"
 
 NOT_YET = {
-    "supported models: MACEWrapper": "MACEWrapper",
     "supported models: AIMNet2Wrapper": "AIMNet2Wrapper",
     "EwaldModelWrapper(cutoff=8.0)": "EwaldModelWrapper",
 }

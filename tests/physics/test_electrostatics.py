@@ -47,7 +47,7 @@ def ewald(cutoff: float, accuracy: float, **options: Any) -> EwaldModelWrapper:
     return EwaldModelWrapper(cutoff, accuracy, coulomb_constant=1.0, **options)
 
 
-# ------------------------------------------------------------------------------------------------------ lattice
+# ------------------------------------------------------------------------------------------------------------ lattice
 constants
 
 WURTZITE = bulk("ZnS", "wurtzite", a=3.8, c=3.8 * math.sqrt(8.0 / 3.0), u=3.0 / 8.0)
@@ -140,7 +140,7 @@ def test_without_the_background_a_charged_cell_depends_on_the_splitting(monkeypa
     assert abs(energy * radius - constant) > 1e-3
 
 
-# ------------------------------------------------------------------------------------------------------------- other
+# -------------------------------------------------------------------------------------------------------------- other
 sums
 
 
@@ -227,7 +227,7 @@ def test_finite_systems_beside_periodic_ones_are_summed_over_all_pairs() -> None
     assert torch.equal(outputs["forces"][:2], alone["forces"])
 
 
-# ------------------------------------------------------------------------------------------------- accuracy,
+# ---------------------------------------------------------------------------------------------------------- accuracy,
 derivatives
 
 
@@ -340,7 +340,7 @@ def test_all_is_the_same_in_a_cell_of_the_other_hand() -> None:
         torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-12)
 
 
-# ------------------------------------------------------------------------------------------------------------------- a
+# ------------------------------------------------------------------------------------------------------------------ a
 run
 
 

@@ -91,6 +91,7 @@ class CoulombModel(AnalyticModel):
         self.charges = None if charges is None else dict(charges)
         self.hybrid_forces, self.slab_correction = hybrid_forces, slab_correction
         self._charge_table = None if charges is None else self._table_of(charges)
+        self._whole_charges = ComputedFrom()
         self._boundary_of: tuple[ComputedFrom, Boundary | None] = (ComputedFrom(), None)
         by_autograd = {"forces"} if hybrid_forces else {"forces", "stress"}
         self.model_config = ModelConfig(
@@ -202,6 +203,17 @@ class CoulombModel(AnalyticModel):
         values = {number_of_element(element): float(charge) for element, charge in charges.items()}
         return ElementTable(values, torch.float64, type(self).__name__, "`charges`")
 
+    def _check_charges(self, charges: torch.Tensor, batch: Batch) -> None:
+        """Refuse charges of which some are missing: where only some systems of a batch have any, others have NaN."""
+        missing = ~charges.reshape(-1).isfinite()
+        if bool(missing.any()):
+            systems = batch.batch_idx[missing].unique().tolist()
+            raise MissingFieldError(
+                f"`charges` is missing, or not finite, in systems {systems[:5]} of the batch; {type(self).__name__} "
+                f"needs a number for each atom, in e. Set it for them too."
+            )
+        self._whole_charges = ComputedFrom(charges)
+
     def _charges(self, batch: Batch) -> torch.Tensor:
         """Return the charge of each atom, [N], in the dtype of the positions."""
         positions = batch.positions
@@ -212,13 +224,8 @@ class CoulombModel(AnalyticModel):
                     f"`charges` is missing from the batch; {type(self).__name__} needs it. Set `batch.charges`, one "
                     f"number for each atom in e, or give `charges={{'Na': 1.0, 'Cl': -1.0}}` to the model."
                 )
-            present = batch.get("charges_present")
-            if present is not None and not bool(present.all()):
-                where = (~present.flatten()).nonzero().flatten().tolist()
-                raise MissingFieldError(
-                    f"`charges` is missing from systems {where[:5]} of the batch; {type(self).__name__} needs one "
-                    f"number for each atom, in e. Set it for them too."
-                )
+            if not charges.requires_grad and not self._whole_charges.holds(charges):
+                self._check_charges(charges, batch)
             return charges.reshape(-1).to(positions.dtype)
         return self._charge_table.of(batch.atomic_numbers).to(positions.dtype)
 

@@ -24,9 +24,9 @@ class DSFModelWrapper(CoulombModel):
     with :math:`c_0` the first term at the cutoff and :math:`-c_1` its slope there: each sphere is neutralized on its
     surface, and energy and force go to zero.
 
-    It is no Ewald sum and has no accuracy to ask for: what is beyond the cutoff is assumed to be screened. In molten
-    rock salt with the defaults at 12 Å its forces are off by some 2 % (root mean square, against Ewald), in crystals
-    and at interfaces by more, and fields of polar surfaces are missing. Use it for a first look, or for finite systems
+    It is no Ewald sum and has no accuracy to ask for: what is beyond the cutoff is assumed to be screened. With the
+    defaults and 12 Å its forces in rock salt are off by some 5 % (root mean square, against Ewald) where it is molten
+    and by 15 % near the crystal; fields of polar surfaces are missing. Use it for a first look, or for finite systems
     too large for all pairs.
 
     Parameters

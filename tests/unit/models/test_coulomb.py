@@ -46,7 +46,7 @@ def ready(model: Any, *systems: AtomicData) -> Batch:
 MODELS = pytest.mark.parametrize("kind", [EwaldModelWrapper, DSFModelWrapper])
 
 
-# ------------------------------------------------------------------------------------------------------- what is read
+# --------------------------------------------------------------------------------------------------------- what is read
 
 
 @MODELS
@@ -145,7 +145,7 @@ def test_ewald_says_which_boundaries_it_takes() -> None:
         slabs(view)
 
 
-# ------------------------------------------------------------------------------------------------- what is handed out
+# --------------------------------------------------------------------------------------------------- what is handed out
 
 
 @MODELS
@@ -252,7 +252,7 @@ def test_the_hessian_agrees_with_differences_of_forces(kind: type) -> None:
     torch.testing.assert_close(exact, differences, rtol=0, atol=1e-5 * float(exact.abs().max()))
 
 
-# ----------------------------------------------------------------------------------------------- damped shifted force
+# ------------------------------------------------------------------------------------------------- damped shifted force
 
 
 def test_energy_and_force_of_damped_pairs_go_to_zero_at_the_cutoff() -> None:
@@ -284,7 +284,7 @@ def test_plain_shifted_coulomb_without_damping() -> None:
     assert energy == pytest.approx(1.0 / 3.0 - 1.0 / 9.0 + (3.0 - 9.0) / 81.0 - 1.0 / 9.0, rel=1e-13)
 
 
-# -------------------------------------------------------------------------------------------------------------- names
+# ---------------------------------------------------------------------------------------------------------------- names
 
 
 def test_models_by_name() -> None:

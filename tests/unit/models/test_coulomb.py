@@ -206,6 +206,21 @@ def test_another_cell_and_other_charges_are_seen_at_once() -> None:
     model.invalidate_cache()
 
 
+def test_a_cell_that_has_exploded_spoils_nobody_else() -> None:
+    model = EwaldModelWrapper(6.0)
+    alone = model(ready(model, salt()))
+    for broken in (1e7, float("nan")):
+        batch = ready(model, salt(), salt(), salt())
+        view = batch.shallow_view(())
+        view.cell = batch.cell.clone()
+        view.cell[1] *= broken
+        together = model(view)
+        assert bool(together["energy"][1].isnan())
+        for place in (0, 2):
+            assert torch.equal(together["energy"][place], alone["energy"][0])
+            assert torch.equal(together["forces"][8 * place : 8 * place + 8], alone["forces"])
+
+
 @MODELS
 def test_hybrid_forces_are_at_fixed_charges_and_without_graph(kind: type) -> None:
     model, plain = kind(6.0, hybrid_forces=True), kind(6.0)

@@ -59,6 +59,7 @@ TABLE: dict[str, dict[str, str]] = {
         "PipelineGroup": "athanor.models.pipeline",
         "PipelineModelWrapper": "athanor.models.pipeline",
         "PipelineStep": "athanor.models.pipeline",
+        "QEqModelWrapper": "athanor.models.qeq",
         "available": "athanor.models.registry",
         "get": "athanor.models.registry",
         "hessian": "athanor.models.second_derivatives",

@@ -13,6 +13,7 @@ from athanor.models.mixin import BaseModelMixin as BaseModelMixin
 from athanor.models.pipeline import PipelineGroup as PipelineGroup
 from athanor.models.pipeline import PipelineModelWrapper as PipelineModelWrapper
 from athanor.models.pipeline import PipelineStep as PipelineStep
+from athanor.models.qeq import QEqModelWrapper as QEqModelWrapper
 from athanor.models.registry import available as available
 from athanor.models.registry import get as get
 from athanor.models.second_derivatives import hessian as hessian

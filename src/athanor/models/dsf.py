@@ -27,7 +27,7 @@ class DSFModelWrapper(CoulombModel):
     It is no Ewald sum and has no accuracy to ask for: what is beyond the cutoff is assumed to be screened. With the
     defaults and 12 Å its forces in rock salt are off by some 5 % (root mean square, against Ewald) where it is molten
     and by 15 % near the crystal; fields of polar surfaces are missing. Use it for a first look, or for finite systems
-    too large for all pairs.
+    too large for all pairs. Bonded atoms interact like others: no pairs are excluded.
 
     Parameters
     ----------

@@ -62,6 +62,7 @@ class EwaldModelWrapper(CoulombModel):
     For slabs with a vacuum v and sides up to w, an error near exp(-2 pi v / w) is left: 2.3 w gives six digits.
 
     The energy can be differentiated by positions, cells and charges, as often as wanted.
+    Bonded atoms interact like others: no pairs are excluded.
 
     References
     ----------

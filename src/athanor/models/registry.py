@@ -140,6 +140,13 @@ BUILT_IN: dict[str, ModelEntry] = {
             summary="Charges within a cutoff, by the damped shifted force: cutoff (Å), charges",
         ),
         ModelEntry(
+            name="qeq",
+            kind="electrostatics",
+            home="athanor.models.qeq:QEqModelWrapper",
+            licence="Apache-2.0",
+            summary="Charge equilibration: electronegativity (eV/e), hardness (eV/e²), width (Å), cutoff (Å)",
+        ),
+        ModelEntry(
             name="demo",
             kind="demo",
             home="athanor.models.demo:build_demo_model",

@@ -9,6 +9,12 @@ import torch
 from athanor.kernels.neighbor_list._reference import pair_vectors
 
 
+def taper(x, start, end):
+    """Return 1 before `start` and a polynomial that falls from there to 0 at `end`, smooth to second order."""
+    t = ((x - start) / (end - start)).clamp(min=0.0)
+    return 1.0 + t**3 * (-10.0 + t * (15.0 - 6.0 * t))
+
+
 def screened_coulomb(
     positions, cell, segment_ptr, row_ptr, neighbors, images, wrap_offsets, charges, included, screening, cutoff,
     taper_start, shift, tilt, half,
@@ -20,8 +26,7 @@ def screened_coulomb(
     r = torch.linalg.vector_norm(d, dim=-1)
     value = torch.erfc(screening * r) / r - shift + tilt * (r - cutoff)
     if taper_start < cutoff:
-        t = ((r - taper_start) / (cutoff - taper_start)).clamp(min=0.0)
-        value = value * (1.0 + t**3 * (-10.0 + t * (15.0 - 6.0 * t)))
+        value = value * taper(r, taper_start, cutoff)
     energy = charges.double()[i] * charges.double()[j] * value * (1.0 if half else 0.5)
     return energy.new_zeros(len(cell)).index_add(0, system, energy)
 

@@ -7,7 +7,26 @@ from itertools import pairwise
 
 import torch
 
+from athanor.kernels.coulomb._reference import taper
 from athanor.kernels.segment._reference import segment_index, segment_sum
+
+
+def reciprocal_vectors(h, screening, taper_start, radius):
+    """Return vectors of the reciprocal lattice [K, 3], half of those within `radius`, and what each weighs [K].
+
+    Weights are 4 pi exp(-k²/4 alpha²) / (k² V), brought to zero from `taper_start` on.
+    """
+    vectors = 2.0 * math.pi * torch.linalg.inv(h).mT
+    reach = (radius * torch.linalg.vector_norm(h, dim=1) / (2.0 * math.pi)).floor().long().tolist()
+    axes = [torch.arange(-n, n + 1, device=h.device) for n in reach]
+    indices = torch.cartesian_prod(*axes)
+    indices = indices[len(indices) // 2 + 1 :].double()  # those before are their negatives
+    k = indices @ vectors
+    square = (k * k).sum(-1)
+    inside = square < radius * radius
+    k, square = k[inside], square[inside]
+    green = 4.0 * math.pi * taper(square.sqrt(), taper_start, radius) * torch.exp(-square / (4.0 * screening**2))
+    return k, green / (square * torch.linalg.det(h).abs())
 
 
 def ewald_reciprocal(positions, cell, segment_ptr, charges, included, screening, taper_start, radius, derivatives):
@@ -18,22 +37,11 @@ def ewald_reciprocal(positions, cell, segment_ptr, charges, included, screening,
             energies.append(positions.double().new_zeros(1))
             continue
         h = cell[b].double()
-        vectors = 2.0 * math.pi * torch.linalg.inv(h).mT
-        reach = (radius * torch.linalg.vector_norm(h, dim=1) / (2.0 * math.pi)).floor().long().tolist()
-        axes = [torch.arange(-n, n + 1, device=cell.device) for n in reach]
-        indices = torch.cartesian_prod(*axes)
-        indices = indices[len(indices) // 2 + 1 :].double()  # those before are their negatives
-        k = indices @ vectors
-        square = (k * k).sum(-1)
-        inside = square < radius * radius
-        k, square = k[inside], square[inside]
-        t = ((square.sqrt() - taper_start) / (radius - taper_start)).clamp(min=0.0)
-        taper = 1.0 + t**3 * (-10.0 + t * (15.0 - 6.0 * t))
-        green = 4.0 * math.pi * taper * torch.exp(-square / (4.0 * screening**2)) / square
+        k, green = reciprocal_vectors(h, screening, taper_start, radius)
         angle = positions[first:last].double() @ k.mT
         q = charges[first:last].double()
         power = (q @ torch.cos(angle)) ** 2 + (q @ torch.sin(angle)) ** 2
-        energies.append(((green * power).sum() / torch.linalg.det(h).abs())[None])
+        energies.append((green * power).sum()[None])
     return torch.cat(energies)
 
 

@@ -147,6 +147,10 @@ def test_line_9_forces_and_stress_act_through_wired_charges_and_the_batch_is_as_
     for first in (pipelines.Charges, pipelines.AnalyticCharges):
         for second in (pipelines.Pairs, pipelines.AnalyticPairs):
             pipelines.test_forces_act_through_wired_charges_from_group_to_group(first, second, autograd)
+    for hybrid in (False, True):
+        pipelines.test_forces_of_an_ewald_sum_act_through_its_charges_from_group_to_group(autograd, hybrid)
+        pipelines.test_forces_of_an_ewald_sum_act_through_its_charges_in_a_group(hybrid)
+        pipelines.test_an_ewald_sum_of_charges_taken_as_constant_lacks_their_part(hybrid)
     pipelines.test_charges_taken_as_constant_lack_their_part()
     for build in (pipelines.one_group, pipelines.two_groups):
         pipelines.test_batch_and_models_are_as_before_also_after_an_exception(build)

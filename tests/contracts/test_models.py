@@ -16,6 +16,7 @@ from athanor.models.dsf import DSFModelWrapper
 from athanor.models.ewald import EwaldModelWrapper
 from athanor.models.lj import LennardJonesModelWrapper
 from athanor.models.pipeline import PipelineGroup, PipelineModelWrapper
+from athanor.models.qeq import QEqModelWrapper
 from athanor.testing import Verdict, check_model
 from athanor.testing.model_contract import CHECKS
 from athanor.testing.model_kit.bench import ModelBench
@@ -63,6 +64,18 @@ def test_lennard_jones(changes: dict[str, Any], dtype: torch.dtype) -> None:
     assert verdicts(report, Verdict.NOT_CLAIMED) == open_ones
     assert verdicts(report, Verdict.PASSED) == CHECKS.keys() - open_ones
     assert len(report.rows) > 150
+
+
+@pytest.mark.parametrize(
+    ("coulomb", "dtype"), [(True, torch.float64), (False, torch.float64), (True, torch.float32)], ids=str
+)
+def test_charge_equilibration(coulomb: bool, dtype: torch.dtype) -> None:
+    """Also in bits alone and among others, whatever else is asked for."""
+    model = QEqModelWrapper({"Na": 2.8, "Cl": 8.6}, {11: 4.6, 17: 9.9}, {"Na": 1.0, "Cl": 0.7}, 9.0, coulomb=coulomb)
+    report = check_model(model, dtype=dtype).raise_if_failed()
+    far = {"isolation", "isolated atom", "no pairs"}
+    assert verdicts(report, Verdict.NOT_CLAIMED) == far | {"units"}
+    assert verdicts(report, Verdict.PASSED) == CHECKS.keys() - far - {"units"}
 
 
 def test_a_hard_cutoff_says_so_and_its_forces_are_checked_all_the_same() -> None:

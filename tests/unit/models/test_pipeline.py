@@ -14,6 +14,7 @@ from athanor.errors import ContractError, InputError, MissingFieldError, ModelOu
 from athanor.models import PipelineGroup, PipelineModelWrapper, PipelineStep
 from athanor.models.base import BaseModelMixin, ModelCard, ModelConfig, NeighborConfig
 from athanor.models.demo import build_demo_model
+from athanor.models.ewald import EwaldModelWrapper
 from athanor.models.lj import LennardJonesModelWrapper
 from athanor.neighbors import compute_neighbors
 from athanor.testing.systems import moved, standard_systems
@@ -382,6 +383,38 @@ def test_forces_act_through_wired_charges_from_group_to_group(first, second, aut
 @pytest.mark.parametrize("models", [(Charges, Pairs), (AnalyticCharges, Pairs), (Charges, HybridPairs)])
 def test_forces_act_through_wired_charges_in_a_group(models) -> None:
     check_against_differences(one_group(*(model() for model in models)))
+
+
+class ChargesOfCrystals(Charges):
+    """The same for a model that needs periodic systems."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model_config = ModelConfig(**(self.model_config.model_dump() | {"supports_pbc": True}))
+
+
+def ewald(hybrid: bool) -> EwaldModelWrapper:
+    return EwaldModelWrapper(6.0, 1e-4, hybrid_forces=hybrid)
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+@pytest.mark.parametrize("autograd", [(False, False), (True, False), (False, True), (True, True)])
+def test_forces_of_an_ewald_sum_act_through_its_charges_from_group_to_group(autograd, hybrid: bool) -> None:
+    check_against_differences(two_groups(ChargesOfCrystals(), ewald(hybrid), autograd))
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_forces_of_an_ewald_sum_act_through_its_charges_in_a_group(hybrid: bool) -> None:
+    check_against_differences(one_group(ChargesOfCrystals(), ewald(hybrid)))
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_an_ewald_sum_of_charges_taken_as_constant_lacks_their_part(hybrid: bool) -> None:
+    """The named mutant of the tests above."""
+    constant = [PipelineStep(ChargesOfCrystals(), constants={"charges"}), ewald(hybrid)]
+    for groups in ([PipelineGroup(constant, True)], [PipelineGroup([step]) for step in constant]):
+        with pytest.raises(AssertionError):
+            check_against_differences(PipelineModelWrapper(groups))
 
 
 def test_a_chain_of_three() -> None:

@@ -335,14 +335,21 @@ def test_one_atom_has_the_whole_charge_whatever_its_hardness() -> None:
     assert not outputs["forces"].any()
 
 
-def test_positions_that_are_not_numbers_are_for_others_to_tell() -> None:
-    batch = batch_of(molecule(), salt())
+@pytest.mark.parametrize("what", ["an atom", "a cell", "a cell that explodes", "a cell without volume"])
+def test_a_system_without_numbers_is_for_others_to_tell_and_spoils_nobody(what: str) -> None:
+    batch = batch_of(molecule(), salt(), salt(2))
     compute_neighbors(batch, 9.0)
-    alone = model()(batch.clone())
-    batch.positions[0, 0] = math.nan
-    outputs = model()(batch)
-    assert outputs["energy"].isnan().tolist() == [[True], [False]]
-    assert torch.equal(outputs["forces"][5:], alone["forces"][5:])
+    alone, view = model()(batch.clone()), batch.shallow_view(())
+    view.positions, view.cell = batch.positions.clone(), batch.cell.clone()
+    if what == "an atom":
+        view.positions[6, 0] = math.nan
+    else:
+        view.cell[1] *= {"a cell": math.nan, "a cell that explodes": 1e7, "a cell without volume": 0.0}[what]
+    outputs = model()(view)
+    assert outputs["energy"].isnan().tolist() == [[False], [True], [False]]
+    for rows in (slice(0, 5), slice(13, 21)):
+        assert torch.equal(outputs["forces"][rows], alone["forces"][rows])
+        assert torch.equal(outputs["charges"][rows], alone["charges"][rows])
 
 
 def test_systems_and_elements_that_it_does_not_take_are_refused() -> None:

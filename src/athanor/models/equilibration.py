@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _SMALLEST_PIVOT = 1e-12
 """Of the largest one: below it, rounding decides about the charges."""
+_MOST_PHASES = 4e8
+"""Of atoms and reciprocal vectors of one system, a quarter of which is kept; only cells that explode ask for more."""
 
 
 def least_energy(
@@ -139,7 +141,8 @@ def periodic_matrices(
     point, smear = (zeros.index_put((i, j), weight * each, accumulate=True) for each in values)
     if half:
         point, smear = point + point.mT, smear + smear.mT
-    k, green = reciprocal_vectors(cell, split.screening, split.radius_start, split.radius)
+    most = _MOST_PHASES / len(positions)
+    k, green = reciprocal_vectors(cell, split.screening, split.radius_start, split.radius, most)
     angle = positions @ k.mT
     cosines, sines = torch.cos(angle), torch.sin(angle)
     waves = (cosines * green) @ cosines.mT + (sines * green) @ sines.mT

@@ -11,13 +11,18 @@ from athanor.kernels.coulomb._reference import taper
 from athanor.kernels.segment._reference import segment_index, segment_sum
 
 
-def reciprocal_vectors(h, screening, taper_start, radius):
+def reciprocal_vectors(h, screening, taper_start, radius, most=1e8):
     """Return vectors of the reciprocal lattice [K, 3], half of those within `radius`, and what each weighs [K].
 
-    Weights are 4 pi exp(-k²/4 alpha²) / (k² V), brought to zero from `taper_start` on.
+    Weights are 4 pi exp(-k²/4 alpha²) / (k² V), brought to zero from `taper_start` on. A cell that has exploded, to
+    more than `most` vectors or to no volume, has one vector that weighs NaN.
     """
+    extent = (radius * torch.linalg.vector_norm(h.detach(), dim=1) / (2.0 * math.pi)).tolist()
+    volume = torch.linalg.det(h).abs()
+    if not (math.prod(2.0 * each + 1.0 for each in extent) < most and float(volume.detach()) > 0.0):
+        return h[:1], math.nan * h[:1, 0]
     vectors = 2.0 * math.pi * torch.linalg.inv(h).mT
-    reach = (radius * torch.linalg.vector_norm(h, dim=1) / (2.0 * math.pi)).floor().long().tolist()
+    reach = [math.floor(each) for each in extent]
     axes = [torch.arange(-n, n + 1, device=h.device) for n in reach]
     indices = torch.cartesian_prod(*axes)
     indices = indices[len(indices) // 2 + 1 :].double()  # those before are their negatives
@@ -26,7 +31,7 @@ def reciprocal_vectors(h, screening, taper_start, radius):
     inside = square < radius * radius
     k, square = k[inside], square[inside]
     green = 4.0 * math.pi * taper(square.sqrt(), taper_start, radius) * torch.exp(-square / (4.0 * screening**2))
-    return k, green / (square * torch.linalg.det(h).abs())
+    return k, green / (square * volume)
 
 
 def ewald_reciprocal(positions, cell, segment_ptr, charges, included, screening, taper_start, radius, derivatives):

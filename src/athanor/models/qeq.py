@@ -193,12 +193,10 @@ class QEqModelWrapper(AnalyticModel):
     ) -> dict[str, torch.Tensor]:
         """Return energy and charges, attached; see `BaseModelMixin.attached_energy`."""
         batch = strained_view(require_batch(self, data), strain)
-        systems = list(self._systems(self.adapt_input(batch)))
-        _check_found(torch.stack([found for _, _, found in systems]) if systems else None)
-        dtype, none = batch.positions.dtype, batch.positions.new_zeros(0)
-        energy = torch.stack([energy for energy, _, _ in systems]) if systems else none
-        charges = torch.cat([none.double(), *(charges for _, charges, _ in systems)])
-        return {"energy": energy.to(dtype).unsqueeze(1), "charges": charges.to(dtype)}
+        energies, charges, found = zip(*self._systems(self.adapt_input(batch)), strict=True)
+        _check_found(torch.stack(found))
+        dtype = batch.positions.dtype
+        return {"energy": torch.stack(energies).to(dtype).unsqueeze(1), "charges": torch.cat(charges).to(dtype)}
 
     def _systems(self, inputs: dict[str, Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Yield energy, charges, and whether they are the least, of each system by itself: numbers know no others."""
@@ -260,9 +258,9 @@ class QEqModelWrapper(AnalyticModel):
         }
 
 
-def _check_found(found: torch.Tensor | None) -> None:
+def _check_found(found: torch.Tensor) -> None:
     """Raise InputError for systems without charges of least energy."""
-    wrong = [] if found is None or bool(found.all()) else (~found).nonzero().flatten().tolist()
+    wrong = (~found).nonzero().flatten().tolist()
     if wrong:
         raise InputError(
             f"The energy of system {wrong[0]} of the batch has no minimum in its charges: it falls as they grow, for "

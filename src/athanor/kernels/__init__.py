@@ -9,6 +9,7 @@
 ``needs_rebuild``                     has a stored list become incomplete, per system
 ``arrange_rows``                      rows of systems moved into another order
 ``lennard_jones``                     energy, forces and virial of a pair potential
+``dftd3``                             the same of the D3 dispersion correction
 
 Each that returns tensors is registered with torch as ``torch.ops.athanor.<name>``. On a CPU numba runs it, elsewhere
 the torch reference.
@@ -19,6 +20,7 @@ the same arguments in the same order, or arrays and numbers made of them.
 from __future__ import annotations
 
 from athanor.kernels.cell import cell_shape, strained
+from athanor.kernels.dispersion import dftd3
 from athanor.kernels.fire import fire_moves, fire_sums
 from athanor.kernels.keep import KeptTensors
 from athanor.kernels.neighbor_displacement import needs_rebuild
@@ -34,6 +36,7 @@ __all__ = [
     "arrange_rows",
     "build_neighbor_list",
     "cell_shape",
+    "dftd3",
     "fire_moves",
     "fire_sums",
     "lennard_jones",

@@ -1,0 +1,204 @@
+"""Tiles for sums over all pairs of atoms and images: what is done once for each system.
+
+A sum over images out to 60 bohr has thousands of terms for each atom, which a list would have to hold. Here the atoms
+are sorted into tiles of neighbours instead, and a translation of a tile is left out as a whole where its box is too
+far. Atoms of small cells bring some of their images into the tile, so that the loops over a tile are long.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from athanor.kernels._numba_options import jit
+from athanor.kernels.neighbor_list._cpu_bins import complete_cell, invert, is_finite, wrap
+
+TILE = 32
+"""Places in a tile, aimed at."""
+MAX_TILE = 64
+"""Places in a tile at most; `CHUNKS` and this are part of what the bits of a sum depend on."""
+CHUNKS = 32
+"""Parts into which the rows of a system are cut at most, whatever the number of threads."""
+
+USABLE, NOT_FINITE, FLAT_CELL, TOO_MANY_IMAGES = 0, 1, 2, 3
+"""What became of a system."""
+MAX_TRANSLATIONS = 10_000_000
+
+
+@jit
+def plan(positions, cell, pbc, segment_ptr, unit, reach, x, full, copies, status, start, stop):
+    """Wrap systems ``start .. stop - 1``, in bohr, and choose how many images of each atom a tile holds, [B, 3].
+
+    `full` are the vectors of the cell so repeated. `unit` is a bohr in the unit of the input; `reach` is in bohr.
+    """
+    inverse = np.empty((3, 3))
+    for b in range(start, stop):
+        first, last = segment_ptr[b], segment_ptr[b + 1]
+        n = last - first
+        for a in range(3):
+            copies[b, a] = 1
+        status[b] = USABLE
+        if n == 0:
+            continue
+        complete_cell(cell[b], pbc[b], full[b])
+        if not is_finite(full[b]):
+            status[b] = NOT_FINITE
+            continue
+        if not invert(full[b], inverse):
+            status[b] = FLAT_CELL
+            continue
+        fractional, offsets = np.empty((n, 3)), np.empty((n, 3), np.int32)
+        if not wrap(positions[first:last], full[b], inverse, pbc[b], x[first:last], fractional, offsets):
+            status[b] = NOT_FINITE
+            continue
+        for i in range(first, last):
+            for c in range(3):
+                x[i, c] /= unit
+        for a in range(3):
+            for c in range(3):
+                full[b, a, c] /= unit
+                inverse[a, c] *= unit
+        translations = 1.0
+        for a in range(3):
+            if pbc[b, a]:
+                translations *= 2.0 * reach * norm_of_column(inverse, a) + 3.0
+        if not translations < MAX_TRANSLATIONS:
+            status[b] = TOO_MANY_IMAGES
+            continue
+        total = n
+        while total < TILE:
+            shortest = -1
+            height, least = 0.0, reach
+            for a in range(3):
+                height = copies[b, a] / norm_of_column(inverse, a)
+                if pbc[b, a] and height < least and total // copies[b, a] * (copies[b, a] + 1) <= MAX_TILE:
+                    shortest, least = a, height
+            if shortest < 0:
+                break
+            total = total // copies[b, shortest] * (copies[b, shortest] + 1)
+            copies[b, shortest] += 1
+        for a in range(3):
+            for c in range(3):
+                full[b, a, c] *= copies[b, a]
+
+
+@jit
+def norm_of_column(matrix, a):
+    """Return the length of a column; of an inverse cell, one over the height along a vector."""
+    return math.sqrt(matrix[0, a] * matrix[0, a] + matrix[1, a] * matrix[1, a] + matrix[2, a] * matrix[2, a])
+
+
+@jit
+def arrange(
+    x, full, copies, status, segment_ptr, place_ptr, tile_ptr, order, place_x, place_y, place_z, boxes, start, stop
+):
+    """Sort the atoms of systems ``start .. stop - 1`` into tiles, write places of atoms and images, and boxes.
+
+    ``boxes[t]`` is the lowest and highest corner of the atoms of tile t, and the same with their images.
+    """
+    for b in range(start, stop):
+        first, last = segment_ptr[b], segment_ptr[b + 1]
+        n = last - first
+        if n == 0 or status[b] != USABLE:
+            continue
+        images = copies[b, 0] * copies[b, 1] * copies[b, 2]
+        atoms = max(1, TILE // images)
+        sort_into_tiles(x[first:last], atoms, order[first:last])
+        place = place_ptr[b]
+        for i in range(n):
+            atom = first + order[first + i]
+            for s0 in range(copies[b, 0]):
+                for s1 in range(copies[b, 1]):
+                    for s2 in range(copies[b, 2]):
+                        f0, f1, f2 = s0 / copies[b, 0], s1 / copies[b, 1], s2 / copies[b, 2]
+                        place_x[place] = x[atom, 0] + f0 * full[b, 0, 0] + f1 * full[b, 1, 0] + f2 * full[b, 2, 0]
+                        place_y[place] = x[atom, 1] + f0 * full[b, 0, 1] + f1 * full[b, 1, 1] + f2 * full[b, 2, 1]
+                        place_z[place] = x[atom, 2] + f0 * full[b, 0, 2] + f1 * full[b, 1, 2] + f2 * full[b, 2, 2]
+                        place += 1
+        for t in range(tile_ptr[b], tile_ptr[b + 1]):
+            for c in range(3):
+                boxes[t, c] = boxes[t, 6 + c] = np.inf
+                boxes[t, 3 + c] = boxes[t, 9 + c] = -np.inf
+            begin = (t - tile_ptr[b]) * atoms
+            for i in range(begin, min(begin + atoms, n)):
+                for image in range(images):
+                    m = place_ptr[b] + i * images + image
+                    for c in range(3):
+                        value = place_x[m] if c == 0 else (place_y[m] if c == 1 else place_z[m])
+                        if image == 0:
+                            boxes[t, c] = min(boxes[t, c], value)
+                            boxes[t, 3 + c] = max(boxes[t, 3 + c], value)
+                        boxes[t, 6 + c] = min(boxes[t, 6 + c], value)
+                        boxes[t, 9 + c] = max(boxes[t, 9 + c], value)
+
+
+@jit
+def sort_into_tiles(x, atoms, order):
+    """Write an order in which each `atoms` consecutive atoms are near each other: slabs, columns of slabs, tiles."""
+    n = x.shape[0]
+    for i in range(n):
+        order[i] = i
+    tiles = (n + atoms - 1) // atoms
+    if tiles == 1:
+        return
+    extent = np.empty(3)
+    for c in range(3):
+        extent[c] = max(x[:, c].max() - x[:, c].min(), 1e-3)
+    edge = (extent[0] * extent[1] * extent[2] / tiles) ** (1.0 / 3.0)
+    slabs = min(max(1, round(extent[0] / edge)), tiles)
+    columns = min(max(1, round(extent[1] / edge)), (tiles + slabs - 1) // slabs)
+    slab = (tiles + slabs - 1) // slabs * atoms
+    column = (slab // atoms + columns - 1) // columns * atoms
+    sort_by(x, 0, order)
+    for begin in range(0, n, slab):
+        end = min(begin + slab, n)
+        sort_by(x, 1, order[begin:end])
+        for inner in range(begin, end, column):
+            sort_by(x, 2, order[inner : min(inner + column, end)])
+
+
+@jit
+def sort_by(x, axis, order):
+    """Sort `order` by a coordinate; equal ones keep their order."""
+    values = np.empty(len(order))
+    for i in range(len(order)):
+        values[i] = x[order[i], axis]
+    places = np.argsort(values, kind="mergesort")
+    before = order.copy()
+    for i in range(len(order)):
+        order[i] = before[places[i]]
+
+
+@jit
+def near_translations(low, high, other_low, other_high, full, reach, counts, shifts):
+    """Write the translations that bring the other box within `reach` of the first, [., 3]; return how many.
+
+    ``counts`` [3] says how far to look along each vector of `full`.
+    """
+    count = 0
+    limit = reach * reach
+    for t0 in range(-counts[0], counts[0] + 1):
+        for t1 in range(-counts[1], counts[1] + 1):
+            for t2 in range(-counts[2], counts[2] + 1):
+                square = 0.0
+                for c in range(3):
+                    shift = t0 * full[0, c] + t1 * full[1, c] + t2 * full[2, c]
+                    gap = max(other_low[c] + shift - high[c], low[c] - other_high[c] - shift, 0.0)
+                    square += gap * gap
+                    shifts[count, c] = shift
+                if square < limit:
+                    count += 1
+    return count
+
+
+@jit
+def look_around(full, pbc, reach, counts):
+    """Write how many translations along each vector may bring an image within `reach`; return how many there are."""
+    inverse = np.empty((3, 3))
+    invert(full, inverse)
+    total = 1
+    for a in range(3):
+        counts[a] = math.floor(reach * norm_of_column(inverse, a)) + 1 if pbc[a] else 0
+        total *= 2 * counts[a] + 1
+    return total

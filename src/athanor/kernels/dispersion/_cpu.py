@@ -13,7 +13,7 @@ import numpy as np
 
 from athanor.kernels._numba_options import jit
 from athanor.kernels.coulomb._cpu_erfc import gaussian
-from athanor.kernels.dispersion._cpu_tiles import MAX_TILE, TILE, USABLE, look_around, near_translations
+from athanor.kernels.dispersion._cpu_tiles import MAX_TILE, TILE, USABLE, look_around, near_point, near_translations
 
 COUNT, ENERGY, SLOPE = 0, 1, 2
 """What a sweep adds up: coordination numbers; the energy and its derivatives at fixed C6; those through C6."""
@@ -21,12 +21,20 @@ COUNT, ENERGY, SLOPE = 0, 1, 2
 # Rows of the scratch, which is one array so that loops over it need no checks whether arrays overlap.
 DX, DY, DZ = 0, MAX_TILE, 2 * MAX_TILE
 SQUARE, VALUE, SLOPES = 3 * MAX_TILE, 4 * MAX_TILE, 5 * MAX_TILE
-FIRST, SECOND, THIRD = 6 * MAX_TILE, 7 * MAX_TILE, 8 * MAX_TILE
-E, GX, GY, GZ = 9 * MAX_TILE, 10 * MAX_TILE, 11 * MAX_TILE, 12 * MAX_TILE
-XX, XY, XZ = 13 * MAX_TILE, 14 * MAX_TILE, 15 * MAX_TILE
-YY, YZ, ZZ = 16 * MAX_TILE, 17 * MAX_TILE, 18 * MAX_TILE
-INVERSE, SIXTH, EIGHTH = 19 * MAX_TILE, 20 * MAX_TILE, 21 * MAX_TILE
-SCRATCH = 22 * MAX_TILE
+INVERSE, SIXTH, EIGHTH = 6 * MAX_TILE, 7 * MAX_TILE, 8 * MAX_TILE
+FIRST, SECOND, THIRD = 9 * MAX_TILE, 10 * MAX_TILE, 11 * MAX_TILE
+"""Constants of the pairs of a row."""
+FACTOR, BY_I, BY_J = 9 * MAX_TILE, 10 * MAX_TILE, 11 * MAX_TILE
+"""What the sums of each pair of atoms are multiplied with, and its derivatives, when the constants have done."""
+E, GX, GY, GZ = 12 * MAX_TILE, 13 * MAX_TILE, 14 * MAX_TILE, 15 * MAX_TILE
+XX, XY, XZ = 16 * MAX_TILE, 17 * MAX_TILE, 18 * MAX_TILE
+YY, YZ, ZZ = 19 * MAX_TILE, 20 * MAX_TILE, 21 * MAX_TILE
+"""Sums over the images of each place of a tile: value, gradient, virial."""
+NUM_SUMS = 10
+TOTALS = 22 * MAX_TILE
+"""Energy and virial of a unit of work, seven rows."""
+NUM_TOTALS = 7
+SCRATCH = TOTALS + NUM_TOTALS * MAX_TILE
 
 
 @jit
@@ -133,66 +141,146 @@ def add_slopes(count, s):
 
 
 @jit
-def constants(kind, bj, numbers, i, j, rcov, r4r2, r0ab, s8, first, second, place, images, s):
-    """Write the constants of a pair of atoms for the places of the images of j."""
-    zi, zj = numbers[i], numbers[j]
-    if kind != ENERGY:
-        one = rcov[zi] + rcov[zj]
-        two = three = 0.0
-    else:
-        ratio = 3.0 * r4r2[zi] * r4r2[zj]
-        three = s8 * ratio
-        if bj:
-            radius = first * math.sqrt(ratio) + second
-            square = radius * radius
-            one = square * square * square
-            two = one * square
-        else:
-            one = (first * r0ab[zi, zj]) * (first * r0ab[zi, zj])
-            two = (second * r0ab[zi, zj]) * (second * r0ab[zi, zj])
-    for m in range(place, place + images):
-        s[FIRST + m] = one
-        s[SECOND + m] = two
-        s[THIRD + m] = three
+def clear(count, first_row, rows, s):
+    """Set sums to zero."""
+    for row in range(rows):
+        for m in range(count):
+            s[first_row + row * MAX_TILE + m] = 0.0
+
+
+@jit
+def rational_constants(count, q, near_q, s8, a1, a2, s):
+    """Write f^6, f^8 and s8 C8/C6 of the pairs of an atom."""
+    for m in range(count):
+        ratio = 3.0 * q * near_q[m]
+        radius = a1 * math.sqrt(ratio) + a2
+        square = radius * radius
+        sixth = square * square * square
+        s[FIRST + m] = sixth
+        s[SECOND + m] = sixth * square
+        s[THIRD + m] = s8 * ratio
+
+
+@jit
+def zero_constants(count, q, near_q, s8, rs6, rs8, radii, near_numbers, images, s):
+    """Write (rs6 R0)^2, (rs8 R0)^2 and s8 C8/C6 of the pairs of an atom."""
+    for m in range(count):
+        radius = radii[near_numbers[m // images]]
+        s[FIRST + m] = (rs6 * radius) * (rs6 * radius)
+        s[SECOND + m] = (rs8 * radius) * (rs8 * radius)
+        s[THIRD + m] = s8 * (3.0 * q * near_q[m])
+
+
+@jit
+def counting_constants(count, radius, near_radii, s):
+    """Write the sum of the covalent radii of the pairs of an atom."""
+    for m in range(count):
+        s[FIRST + m] = radius + near_radii[m]
+
+
+@jit
+def fold(count, images, s):
+    """Add up the sums of the images of each atom that are in the tile."""
+    for row in range(NUM_SUMS):
+        for j in range(count):
+            total = 0.0
+            for m in range(images):
+                total += s[E + row * MAX_TILE + j * images + m]
+            s[E + row * MAX_TILE + j] = total
+
+
+@jit
+def mix(zi, weights_i, slopes_i, reference_of, reference_c6, mixed):
+    """Write C6 of an atom with each reference of the system, and its derivative by the number of the atom."""
+    for r in range(reference_of.shape[0]):
+        value = slope = 0.0
+        for p in range(weights_i.shape[0]):
+            value += weights_i[p] * reference_c6[zi, reference_of[r, 0], p, reference_of[r, 1]]
+            slope += slopes_i[p] * reference_c6[zi, reference_of[r, 0], p, reference_of[r, 1]]
+        mixed[r, 0] = value
+        mixed[r, 1] = slope
+
+
+@jit
+def pair_c6(count, n, first, references, mixed, weights, slopes, s):
+    """Write C6 of an atom with others and its derivatives by both coordination numbers."""
+    clear(count, FACTOR, 3, s)
+    for r in range(references):
+        value, slope = mixed[r, 0], mixed[r, 1]
+        near_weights = weights[r * n + first : r * n + first + count]
+        near_slopes = slopes[r * n + first : r * n + first + count]
+        for j in range(count):
+            s[FACTOR + j] += near_weights[j] * value
+            s[BY_I + j] += near_weights[j] * slope
+            s[BY_J + j] += near_slopes[j] * value
+
+
+@jit
+def add_pairs(count, rows_j, force_x, force_y, force_z, s):
+    """Add the sums of pairs of atoms times their factors to the atoms j and to the totals; return those of atom i."""
+    for k in range(NUM_TOTALS):
+        of_sum = E if k == 0 else XX + (k - 1) * MAX_TILE
+        for j in range(count):
+            s[TOTALS + k * MAX_TILE + j] += s[FACTOR + j] * s[of_sum + j]
+    row = x = y = z = 0.0
+    for j in range(count):
+        row += s[BY_I + j] * s[E + j]
+        x += s[FACTOR + j] * s[GX + j]
+        y += s[FACTOR + j] * s[GY + j]
+        z += s[FACTOR + j] * s[GZ + j]
+    for j in range(count):
+        rows_j[j] += s[BY_J + j] * s[E + j]
+        force_x[j] -= s[FACTOR + j] * s[GX + j]
+        force_y[j] -= s[FACTOR + j] * s[GY + j]
+        force_z[j] -= s[FACTOR + j] * s[GZ + j]
+    return row, x, y, z
 
 
 @jit
 def sweep(
-    kind, x, full, pbc, copies, segment_ptr, place_ptr, tile_ptr, order, place_x, place_y, place_z, boxes, numbers,
-    units, rcov, r4r2, r0ab, reference_c6, weights, weight_slopes, by_number, bj, s6, s8, first, second, alpha, k1,
-    cutoff, switch_start, unit_rows, unit_forces, unit_sums, start, stop,
+    kind, full, pbc, copies, segment_ptr, place_ptr, tile_ptr, places, boxes, numbers, references, reference_ptr,
+    units, r0ab, reference_c6, own_weights, own_slopes, weights, weight_slopes, weight_ptr, by_number, bj, s6, s8, first, second,
+    alpha, k1, cutoff, switch_start, unit_rows, unit_forces, unit_sums, start, stop,
 ):  # fmt: skip
     """Sweep the units ``start .. stop - 1``: chunks of rows of tiles, each with the tiles from its own on.
 
     ``units[u]`` is system, chunk, chunks of the system, and where its rows begin in `unit_rows` and `unit_forces`.
-    `numbers`, `weights` and `by_number`, the derivative of the energy by coordination number, are in sorted order.
+    `places` holds x, y, z, covalent radius and q of atoms and images. What belongs to atoms is in sorted order.
     """
     scratch = np.empty(SCRATCH)
-    shifts = np.empty((1, 3))
+    shifts, near = np.empty((1, 3)), np.empty((1, 3))
     reach = np.empty(3, np.int64)
-    present = np.empty(0, np.int64)
-    mixed = np.empty((rcov.shape[0], 2, weights.shape[1]))
-    growth = math.exp(k1)
+    mixed = np.empty((1, 2))
+    growth, limit = math.exp(k1), cutoff * cutoff
     before = -1
     for u in range(start, stop):
         b, chunk, chunks, offset = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
-        begin = segment_ptr[b]
+        begin, first_place = segment_ptr[b], place_ptr[b]
         n = segment_ptr[b + 1] - begin
         images = copies[b, 0] * copies[b, 1] * copies[b, 2]
         tiles = tile_ptr[b + 1] - tile_ptr[b]
         per_tile = max(1, TILE // images)
+        own = references[reference_ptr[b] : reference_ptr[b + 1]]
         if b != before:
             translations = look_around(full[b], pbc[b], cutoff, reach)
             if translations > shifts.shape[0]:
-                shifts = np.empty((translations, 3))
-            if kind == ENERGY:
-                present = np.unique(numbers[begin : begin + n])
+                shifts, near = np.empty((translations, 3)), np.empty((translations, 3))
+            if len(own) > len(mixed):
+                mixed = np.empty((len(own), 2))
             before = b
-        rows, forces, sums = unit_rows[offset : offset + n], unit_forces[offset : offset + n], unit_sums[u]
+        of_system = slice(begin, begin + n)
+        of_unit = slice(offset, offset + n)
+        system_numbers, system_by_number = numbers[of_system], by_number[of_system]
+        of_references = slice(weight_ptr[b], weight_ptr[b + 1])
+        system_weights, system_slopes = weights[of_references], weight_slopes[of_references]
+        rows, force_x = unit_rows[of_unit], unit_forces[0, of_unit]
+        force_y, force_z = unit_forces[1, of_unit], unit_forces[2, of_unit]
         if kind != SLOPE:
-            rows[:] = 0.0
-            forces[:] = 0.0
-            sums[:] = 0.0
+            for i in range(n):
+                rows[i] = force_x[i] = force_y[i] = force_z[i] = 0.0
+            for k in range(NUM_TOTALS):
+                unit_sums[u, k] = 0.0
+        clear(MAX_TILE, TOTALS, NUM_TOTALS, scratch)
         for row_tile in range(tiles):
             turn = row_tile % (2 * chunks)
             if min(turn, 2 * chunks - 1 - turn) != chunk:  # long rows and short ones in turn
@@ -200,39 +288,37 @@ def sweep(
             row_box = boxes[tile_ptr[b] + row_tile]
             for tile in range(row_tile, tiles):
                 box = boxes[tile_ptr[b] + tile]
-                count = near_translations(
+                found = near_translations(
                     row_box[0:3], row_box[3:6], box[6:9], box[9:12], full[b], cutoff, reach, shifts
                 )
-                if count == 0:
+                if found == 0:
                     continue
-                tile_atom = tile * per_tile
-                tile_stop = min(tile_atom + per_tile, n)
-                places = (tile_stop - tile_atom) * images
-                tile_place = place_ptr[b] + tile_atom * images
+                tile_stop = min((tile + 1) * per_tile, n)
                 for i in range(row_tile * per_tile, min((row_tile + 1) * per_tile, n)):
-                    first_atom = max(tile_atom, i)
-                    low = (first_atom - tile_atom) * images
-                    home = place_ptr[b] + i * images
-                    for j in range(first_atom, tile_stop):
-                        constants(
-                            kind, bj, numbers, begin + i, begin + j, rcov, r4r2, r0ab, s8, first, second,
-                            (j - tile_atom) * images, images, scratch,
+                    home = first_place + i * images
+                    x, y, z = places[0, home], places[1, home], places[2, home]
+                    count = near_point(x, y, z, box, limit, found, shifts, near)
+                    if count == 0:
+                        continue
+                    first_atom = max(tile * per_tile, i)
+                    atoms = tile_stop - first_atom
+                    length = atoms * images
+                    stretch = slice(first_place + first_atom * images, first_place + tile_stop * images)
+                    near_x, near_y, near_z = places[0, stretch], places[1, stretch], places[2, stretch]
+                    s = scratch[(first_atom - tile * per_tile) * images :]
+                    if kind != ENERGY:
+                        counting_constants(length, places[3, home], places[3, stretch], s)
+                    elif bj:
+                        rational_constants(length, places[4, home], places[4, stretch], s8, first, second, s)
+                    else:
+                        zero_constants(
+                            length, places[4, home], places[4, stretch], s8, first, second, r0ab[system_numbers[i]],
+                            system_numbers[first_atom:tile_stop], images, s,
                         )  # fmt: skip
-                    scratch[E : ZZ + MAX_TILE] = 0.0
-                    begin_place, end_place, s = tile_place + low, tile_place + places, scratch[low:]
-                    near_x, near_y = place_x[begin_place:end_place], place_y[begin_place:end_place]
-                    near_z, length = place_z[begin_place:end_place], places - low
-                    xi, yi, zi = place_x[home], place_y[home], place_z[home]
-                    limit = cutoff * cutoff
+                    clear(length, E, 1 if kind == COUNT else NUM_SUMS, s)
                     for t in range(count):
-                        px, py, pz = xi - shifts[t, 0], yi - shifts[t, 1], zi - shifts[t, 2]
-                        gap_x = max(box[6] - px, px - box[9], 0.0)
-                        gap_y = max(box[7] - py, py - box[10], 0.0)
-                        gap_z = max(box[8] - pz, pz - box[11], 0.0)
-                        if gap_x * gap_x + gap_y * gap_y + gap_z * gap_z >= limit:
-                            continue
-                        vectors(length, px, py, pz, near_x, near_y, near_z, s)
-                        if tile == row_tile and shifts[t, 0] == 0.0 and shifts[t, 1] == 0.0 and shifts[t, 2] == 0.0:
+                        vectors(length, x - near[t, 0], y - near[t, 1], z - near[t, 2], near_x, near_y, near_z, s)
+                        if first_atom == i and near[t, 0] == 0.0 and near[t, 1] == 0.0 and near[t, 2] == 0.0:
                             s[SQUARE] = np.inf  # the atom itself
                         if kind != ENERGY:
                             counts(length, k1, growth, s)
@@ -245,108 +331,78 @@ def sweep(
                             add_values(length, s)
                         if kind != COUNT:
                             add_slopes(length, s)
+                    if images > 1:
+                        fold(atoms, images, s)
+                    if first_atom == i:  # each image of an atom and its opposite are the same pair
+                        for row in range(NUM_SUMS):
+                            s[E + row * MAX_TILE] *= 0.5
+                        s[GX] = s[GY] = s[GZ] = 0.0
                     if kind == COUNT:
-                        for j in range(first_atom, tile_stop):
-                            total = 0.0
-                            for m in range((j - tile_atom) * images, (j - tile_atom + 1) * images):
-                                total += scratch[E + m]
-                            rows[i] += total
-                            if j != i:
-                                rows[j] += total
+                        for j in range(atoms):
+                            rows[i] += s[E + j]
+                            rows[first_atom + j] += s[E + j]
+                        continue
+                    if kind == ENERGY:
+                        mix(system_numbers[i], own_weights[begin + i], own_slopes[begin + i], own, reference_c6, mixed)
+                        pair_c6(atoms, n, first_atom, len(own), mixed, system_weights, system_slopes, s)
                     else:
-                        if kind == ENERGY:
-                            mix(begin + i, numbers, present, weights, weight_slopes, reference_c6, mixed)
-                        finish(
-                            kind, i, begin, first_atom, tile_stop, tile_atom, images, numbers, weights, weight_slopes,
-                            mixed, by_number, scratch, rows, forces, sums,
-                        )  # fmt: skip
-
-
-@jit
-def mix(i, numbers, present, weights, weight_slopes, reference_c6, mixed):
-    """Write C6 of atom i with each reference of each element present, and its derivative by the number of i."""
-    zi = numbers[i]
-    for zj in present:
-        for q in range(weights.shape[1]):
-            value = slope = 0.0
-            for p in range(weights.shape[1]):
-                value += weights[i, p] * reference_c6[zi, zj, p, q]
-                slope += weight_slopes[i, p] * reference_c6[zi, zj, p, q]
-            mixed[zj, 0, q] = value
-            mixed[zj, 1, q] = slope
-
-
-@jit
-def finish(
-    kind, i, begin, first_atom, stop_atom, tile_atom, images, numbers, weights, weight_slopes, mixed, by_number, s,
-    rows, forces, sums,
-):  # fmt: skip
-    """Add the sums of the places of a tile, times the factor of each pair of atoms, to rows, forces and totals."""
-    for j in range(first_atom, stop_atom):
-        factor = by_i = by_j = 0.0
-        if kind == ENERGY:
-            for q in range(weights.shape[1]):
-                factor += weights[begin + j, q] * mixed[numbers[begin + j], 0, q]
-                by_i += weights[begin + j, q] * mixed[numbers[begin + j], 1, q]
-                by_j += weight_slopes[begin + j, q] * mixed[numbers[begin + j], 0, q]
-        else:
-            factor = by_number[begin + i] + by_number[begin + j]
-        if i == j:  # each image and its opposite are the same pair
-            factor, by_i, by_j = 0.5 * factor, 0.5 * by_i, 0.5 * by_j
-        e = gx = gy = gz = 0.0
-        for m in range((j - tile_atom) * images, (j - tile_atom + 1) * images):
-            e += s[E + m]
-            gx += s[GX + m]
-            gy += s[GY + m]
-            gz += s[GZ + m]
-            sums[1] += factor * s[XX + m]
-            sums[2] += factor * s[XY + m]
-            sums[3] += factor * s[XZ + m]
-            sums[4] += factor * s[YY + m]
-            sums[5] += factor * s[YZ + m]
-            sums[6] += factor * s[ZZ + m]
-        sums[0] += factor * e
-        rows[i] += by_i * e
-        rows[j] += by_j * e
-        if i != j:
-            forces[i, 0] += factor * gx
-            forces[i, 1] += factor * gy
-            forces[i, 2] += factor * gz
-            forces[j, 0] -= factor * gx
-            forces[j, 1] -= factor * gy
-            forces[j, 2] -= factor * gz
+                        by = system_by_number[first_atom:tile_stop]
+                        for j in range(atoms):
+                            s[FACTOR + j] = system_by_number[i] + by[j]
+                            s[BY_I + j] = s[BY_J + j] = s[E + j] = 0.0
+                    near_atoms = slice(first_atom, tile_stop)
+                    row, fx, fy, fz = add_pairs(
+                        atoms, rows[near_atoms], force_x[near_atoms], force_y[near_atoms], force_z[near_atoms], s
+                    )
+                    rows[i] += row
+                    force_x[i] += fx
+                    force_y[i] += fy
+                    force_z[i] += fz
+        for k in range(NUM_TOTALS):
+            for m in range(MAX_TILE):
+                unit_sums[u, k] += scratch[TOTALS + k * MAX_TILE + m]
 
 
 @jit
 def coordination_weights(
-    segment_ptr, units, unit_ptr, unit_rows, numbers, reference_cn, k3, cn, weights, weight_slopes, status, start, stop
-):
-    """Add up coordination numbers of systems ``start .. stop - 1``; write the weights of the references."""
-    references = reference_cn.shape[1]
-    power = np.empty(references)
+    segment_ptr, status, units, unit_ptr, unit_rows, numbers, references, reference_ptr, reference_cn, k3, own_weights,
+    own_slopes, weights, weight_slopes, weight_ptr, start, stop,
+):  # fmt: skip
+    """Add up coordination numbers of systems ``start .. stop - 1``; write the weights of the references of each atom.
+
+    `weights` has a row over the atoms for each reference of the system, zero where an atom is another element.
+    """
+    most = reference_cn.shape[1]
+    power = np.empty(most)
     for b in range(start, stop):
-        for i in range(segment_ptr[b], segment_ptr[b + 1]):
-            total = 0.0
+        if status[b] != USABLE:
+            continue
+        first = segment_ptr[b]
+        n = segment_ptr[b + 1] - first
+        for i in range(first, first + n):
+            cn = 0.0
             for u in range(unit_ptr[b], unit_ptr[b + 1]):
-                total += unit_rows[units[u, 3] + i - segment_ptr[b]]
-            cn[i] = total
+                cn += unit_rows[units[u, 3] + i - first]
             largest = -np.inf
-            for p in range(references):
+            for p in range(most):
                 reference = reference_cn[numbers[i], p]
-                power[p] = k3 * (total - reference) * (total - reference) if reference >= 0.0 else -np.inf
+                power[p] = k3 * (cn - reference) * (cn - reference) if reference >= 0.0 else -np.inf
                 largest = max(largest, power[p])
             norm = mean = 0.0
-            for p in range(references):
-                weight = math.exp(power[p] - largest)
-                norm += weight
-                weights[i, p] = weight
-            for p in range(references):
-                weights[i, p] /= norm
-                if weights[i, p] > 0.0:
-                    mean += weights[i, p] * (2.0 * k3 * (total - reference_cn[numbers[i], p]))
-            for p in range(references):
-                slope = 2.0 * k3 * (total - reference_cn[numbers[i], p]) - mean
-                weight_slopes[i, p] = weights[i, p] * slope if weights[i, p] > 0.0 else 0.0
+            for p in range(most):
+                own_weights[i, p] = math.exp(power[p] - largest)
+                norm += own_weights[i, p]
+            for p in range(most):
+                own_weights[i, p] /= norm
+                mean += own_weights[i, p] * (2.0 * k3 * (cn - reference_cn[numbers[i], p]))
+            for p in range(most):
+                own_slopes[i, p] = own_weights[i, p] * (2.0 * k3 * (cn - reference_cn[numbers[i], p]) - mean)
+        for r in range(reference_ptr[b + 1] - reference_ptr[b]):
+            number, p = references[reference_ptr[b] + r, 0], references[reference_ptr[b] + r, 1]
+            for i in range(n):
+                is_its = numbers[first + i] == number
+                weights[weight_ptr[b] + r * n + i] = own_weights[first + i, p] if is_its else 0.0
+                weight_slopes[weight_ptr[b] + r * n + i] = own_slopes[first + i, p] if is_its else 0.0
 
 
 @jit
@@ -386,5 +442,5 @@ def totals(
             for c in range(3):
                 total = 0.0 if status[b] == USABLE else np.nan
                 for u in range(unit_ptr[b], unit_ptr[b + 1]):
-                    total += unit_forces[units[u, 3] + i, c]
+                    total += unit_forces[c, units[u, 3] + i]
                 forces[atom, c] = total * (hartree / bohr)

@@ -91,10 +91,12 @@ def norm_of_column(matrix, a):
 
 @jit
 def arrange(
-    x, full, copies, status, segment_ptr, place_ptr, tile_ptr, order, place_x, place_y, place_z, boxes, start, stop
-):
+    x, full, copies, status, all_numbers, rcov, r4r2, order, segment_ptr, place_ptr, tile_ptr, places, boxes, numbers,
+    start, stop,
+):  # fmt: skip
     """Sort the atoms of systems ``start .. stop - 1`` into tiles, write places of atoms and images, and boxes.
 
+    ``places`` are x, y, z, covalent radius and q; `numbers` are the atomic numbers in the order of the tiles.
     ``boxes[t]`` is the lowest and highest corner of the atoms of tile t, and the same with their images.
     """
     for b in range(start, stop):
@@ -108,13 +110,17 @@ def arrange(
         place = place_ptr[b]
         for i in range(n):
             atom = first + order[first + i]
+            number = all_numbers[atom]
+            numbers[first + i] = number
             for s0 in range(copies[b, 0]):
                 for s1 in range(copies[b, 1]):
                     for s2 in range(copies[b, 2]):
                         f0, f1, f2 = s0 / copies[b, 0], s1 / copies[b, 1], s2 / copies[b, 2]
-                        place_x[place] = x[atom, 0] + f0 * full[b, 0, 0] + f1 * full[b, 1, 0] + f2 * full[b, 2, 0]
-                        place_y[place] = x[atom, 1] + f0 * full[b, 0, 1] + f1 * full[b, 1, 1] + f2 * full[b, 2, 1]
-                        place_z[place] = x[atom, 2] + f0 * full[b, 0, 2] + f1 * full[b, 1, 2] + f2 * full[b, 2, 2]
+                        for c in range(3):
+                            shift = f0 * full[b, 0, c] + f1 * full[b, 1, c] + f2 * full[b, 2, c]
+                            places[c, place] = x[atom, c] + shift
+                        places[3, place] = rcov[number]
+                        places[4, place] = r4r2[number]
                         place += 1
         for t in range(tile_ptr[b], tile_ptr[b + 1]):
             for c in range(3):
@@ -125,7 +131,7 @@ def arrange(
                 for image in range(images):
                     m = place_ptr[b] + i * images + image
                     for c in range(3):
-                        value = place_x[m] if c == 0 else (place_y[m] if c == 1 else place_z[m])
+                        value = places[c, m]
                         if image == 0:
                             boxes[t, c] = min(boxes[t, c], value)
                             boxes[t, 3 + c] = max(boxes[t, 3 + c], value)
@@ -202,3 +208,40 @@ def look_around(full, pbc, reach, counts):
         counts[a] = math.floor(reach * norm_of_column(inverse, a)) + 1 if pbc[a] else 0
         total *= 2 * counts[a] + 1
     return total
+
+
+@jit
+def near_point(x, y, z, box, limit, count, shifts, near):
+    """Write those of the first `count` shifts that bring a box as near to a point as the root of `limit`."""
+    found = 0
+    for t in range(count):
+        gap_x = max(box[6] + shifts[t, 0] - x, x - box[9] - shifts[t, 0], 0.0)
+        gap_y = max(box[7] + shifts[t, 1] - y, y - box[10] - shifts[t, 1], 0.0)
+        gap_z = max(box[8] + shifts[t, 2] - z, z - box[11] - shifts[t, 2], 0.0)
+        near[found, 0] = shifts[t, 0]
+        near[found, 1] = shifts[t, 1]
+        near[found, 2] = shifts[t, 2]
+        if gap_x * gap_x + gap_y * gap_y + gap_z * gap_z < limit:
+            found += 1
+    return found
+
+
+@jit
+def list_references(all_numbers, segment_ptr, status, reference_cn, references, reference_ptr):
+    """Write element and number of each reference that a system has, [., 2]; `references` empty only counts them."""
+    present = np.empty(reference_cn.shape[0], np.bool_)
+    total = 0
+    reference_ptr[0] = 0
+    for b in range(len(segment_ptr) - 1):
+        if status[b] == USABLE:
+            present[:] = False
+            for i in range(segment_ptr[b], segment_ptr[b + 1]):
+                present[all_numbers[i]] = True
+            for number in range(reference_cn.shape[0]):
+                for p in range(reference_cn.shape[1]):
+                    if present[number] and reference_cn[number, p] >= 0.0:
+                        if references.shape[0] > 0:
+                            references[total, 0] = number
+                            references[total, 1] = p
+                        total += 1
+        reference_ptr[b + 1] = total

@@ -169,25 +169,32 @@ def _cpu_call(
     images = copies.prod(axis=1)
     tiles = -(-atoms // np.maximum(_tiles.TILE // images, 1))
     place_ptr, tile_ptr = _running(atoms * images), _running(tiles)
-    order = np.empty(n, np.int64)
-    places = [np.empty(place_ptr[-1]) for _ in range(3)]
-    boxes = np.empty((tile_ptr[-1], 12))
-    layout = (ptr, place_ptr, tile_ptr, order, *places, boxes)
-    run_parts(_tiles.arrange, (x, full, copies, status, *layout), by_system)
-    numbers = as_array(atomic_numbers)[order + np.repeat(ptr[:-1], np.diff(ptr))]
+    atomic_numbers, reference_cn = as_array(atomic_numbers), as_doubles(reference_cn)
+    if n and not 0 <= atomic_numbers.min() <= atomic_numbers.max() < len(reference_cn):
+        raise InputError(f"`atomic_numbers` must be from 0 to {len(reference_cn) - 1}, the last in the tables.")
+    order, numbers = np.empty(n, np.int64), np.empty(n, np.int64)
+    places, boxes = np.empty((5, place_ptr[-1])), np.empty((tile_ptr[-1], 12))
+    layout = (ptr, place_ptr, tile_ptr, places, boxes, numbers)
+    elements = (atomic_numbers, as_doubles(rcov), as_doubles(r4r2))
+    run_parts(_tiles.arrange, (x, full, copies, status, *elements, order, *layout), by_system)
+
+    reference_ptr = np.empty(systems + 1, np.int64)
+    _tiles.list_references(atomic_numbers, ptr, status, reference_cn, np.empty((0, 2), np.int64), reference_ptr)
+    references = np.empty((reference_ptr[-1], 2), np.int64)
+    _tiles.list_references(atomic_numbers, ptr, status, reference_cn, references, reference_ptr)
+    own_weights, own_slopes = np.empty((2, n, reference_cn.shape[1]))
+    weight_ptr = _running(np.diff(reference_ptr) * atoms)
+    weights, weight_slopes = np.empty((2, weight_ptr[-1]))
+    weighted = (own_weights, own_slopes, weights, weight_slopes, weight_ptr)
 
     chunks = np.minimum(tiles, _tiles.CHUNKS)
     unit_ptr = _running(chunks)
     unit_system = np.repeat(np.arange(systems), chunks)
-    unit_atoms = atoms[unit_system]
+    unit_atoms = _running(atoms[unit_system])
     chunk = np.arange(unit_ptr[-1]) - unit_ptr[unit_system]
-    work_units = np.stack([unit_system, chunk, chunks[unit_system], _running(unit_atoms)[:-1]], axis=1)
-    unit_rows = np.empty(unit_atoms.sum())
-    unit_forces, unit_sums = np.empty((len(unit_rows), 3)), np.empty((unit_ptr[-1], 7))
-    cn, by_number = np.empty(n), np.empty(n)
-    weights, weight_slopes = np.empty((2, n, reference_cn.shape[1]))
-    references = as_doubles(reference_cn), as_doubles(reference_c6)
-    tables = as_doubles(rcov), as_doubles(r4r2), as_doubles(r0ab), references[1]
+    work_units = np.stack([unit_system, chunk, chunks[unit_system], unit_atoms[:-1]], axis=1)
+    unit_rows, unit_forces = np.empty(unit_atoms[-1]), np.empty((3, unit_atoms[-1]))
+    unit_sums, by_number = np.empty((unit_ptr[-1], 7)), np.empty(n)
     form = (rational, s6, s8, first, second, alpha, k1)
 
     volume = np.abs(np.linalg.det(full)) / images
@@ -196,17 +203,21 @@ def _cpu_call(
     by_unit = balanced_bounds(cost, min(num_parts(cost[-1]), max(len(work_units), 1)))
 
     def sweep(kind, radius):
-        tiled = (kind, x, full, periodic, copies, *layout, numbers, work_units, *tables, weights, weight_slopes)
+        tiled = (kind, full, periodic, copies, *layout, references, reference_ptr, work_units)
+        tables = (as_doubles(r0ab), as_doubles(reference_c6), *weighted)
         switched = (by_number, *form, radius, radius * (1.0 - smoothing_fraction))
-        run_parts(_cpu.sweep, (*tiled, *switched, unit_rows, unit_forces, unit_sums), by_unit)
+        run_parts(_cpu.sweep, (*tiled, *tables, *switched, unit_rows, unit_forces, unit_sums), by_unit)
 
     sweep(_cpu.COUNT, cutoffs[1])
-    sums = (ptr, work_units, unit_ptr, unit_rows)
-    run_parts(
-        _cpu.coordination_weights, (*sums, numbers, references[0], k3, cn, weights, weight_slopes, status), by_system
-    )
+    sums = (work_units, unit_ptr, unit_rows)
+    weighing = (numbers, references, reference_ptr, reference_cn, k3, *weighted)
+    run_parts(_cpu.coordination_weights, (ptr, status, *sums, *weighing), by_system)
     sweep(_cpu.ENERGY, cutoffs[0])
-    run_parts(_cpu.add_rows, (*sums, by_number), by_system)
+    if s9 != 0.0:
+        tables = (as_doubles(r0ab), as_doubles(reference_c6), own_weights, own_slopes, s9, (alpha + 2) // 2)
+        reach = (cutoffs[2], cutoffs[2] * (1.0 - smoothing_fraction), unit_rows, unit_forces, unit_sums)
+        run_parts(_three_body.sweep, (full, periodic, copies, *layout, work_units, *tables, *reach), by_unit)
+    run_parts(_cpu.add_rows, (ptr, *sums, by_number), by_system)
     sweep(_cpu.SLOPE, cutoffs[1])
     energy, forces, virial = np.empty(systems), np.empty((n, 3)), np.empty((systems, 3, 3))
     added = (ptr, status, order, work_units, unit_ptr, unit_forces, unit_sums, units.HARTREE, bohr)

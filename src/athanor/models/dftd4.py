@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,7 +114,7 @@ class DFTD4ModelWrapper(AnalyticModel):
         bounds = batch.batch_ptr.tolist()
         energy, forces = np.zeros(len(cell)), np.zeros_like(positions)
         virial = np.zeros_like(cell)
-        for b, (first, last) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for b, (first, last) in enumerate(pairwise(bounds)):
             if first == last:
                 continue
             periodic = bool(pbc[b].any())
@@ -142,8 +143,8 @@ class DFTD4ModelWrapper(AnalyticModel):
         unknown = numbers[(numbers < 1) | (numbers > MAX_ELEMENT)].unique().tolist()
         if unknown:
             raise InputError(
-                f"{type(self).__name__} has no references for atomic number {', '.join(map(str, unknown))}; it has them "
-                f"up to {MAX_ELEMENT}. Leave these systems out."
+                f"{type(self).__name__} has no references for atomic number {', '.join(map(str, unknown))}; it has "
+                f"them up to {MAX_ELEMENT}. Leave these systems out."
             )
         self._checked = ComputedFrom(numbers)
 

@@ -80,9 +80,7 @@ def zero(count, s6, alpha, s):
         cube = inverse * inverse * inverse
         sixth, eighth = s6 * cube * damp6, s[THIRD + m] * cube * inverse * damp8
         s[VALUE + m] = -(sixth + eighth)
-        s[SLOPES + m] = inverse * (
-            sixth * (6.0 - alpha * (1.0 - damp6)) + eighth * (8.0 - (alpha + 2) * (1.0 - damp8))
-        )
+        s[SLOPES + m] = inverse * (sixth * (6.0 - alpha * (1.0 - damp6)) + eighth * (8.0 - (alpha + 2) * (1.0 - damp8)))
 
 
 @jit
@@ -239,8 +237,8 @@ def add_pairs(count, rows_j, force_x, force_y, force_z, s):
 @jit
 def sweep(
     kind, full, pbc, copies, segment_ptr, place_ptr, tile_ptr, places, boxes, numbers, references, reference_ptr,
-    units, r0ab, reference_c6, own_weights, own_slopes, weights, weight_slopes, weight_ptr, by_number, bj, s6, s8, first, second,
-    alpha, k1, cutoff, switch_start, unit_rows, unit_forces, unit_sums, start, stop,
+    units, r0ab, reference_c6, own_weights, own_slopes, weights, weight_slopes, weight_ptr, by_number, bj, s6, s8,
+    first, second, alpha, k1, cutoff, switch_start, unit_rows, unit_forces, unit_sums, start, stop,
 ):  # fmt: skip
     """Sweep the units ``start .. stop - 1``: chunks of rows of tiles, each with the tiles from its own on.
 

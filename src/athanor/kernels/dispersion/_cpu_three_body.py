@@ -241,7 +241,9 @@ def sweep(
                 unit_forces[0, offset + i] += pull * x
                 unit_forces[1, offset + i] += pull * y
                 unit_forces[2, offset + i] += pull * z
-                unit_sums[u, 0] += kept[ENERGIES, m] * (1.0 / 6.0)  # met from three atoms, and at two neighbours of each
+                unit_sums[u, 0] += kept[ENERGIES, m] * (
+                    1.0 / 6.0
+                )  # met from three atoms, and at two neighbours of each
                 unit_sums[u, 1] += 0.5 * pull * x * x
                 unit_sums[u, 2] += 0.5 * pull * x * y
                 unit_sums[u, 3] += 0.5 * pull * x * z

@@ -14,7 +14,9 @@ def dftd3(
     s9, first, second, alpha, k1, k3, cutoff, cn_cutoff, three_body_cutoff, smoothing_fraction,
 ):  # fmt: skip
     """Sum over a full list, in atomic units; each pair counts half."""
-    system, i, j, d = _pairs(positions, cell, segment_ptr, pbc, max(cutoff, cn_cutoff, three_body_cutoff if s9 else 0.0))
+    system, i, j, d = _pairs(
+        positions, cell, segment_ptr, pbc, max(cutoff, cn_cutoff, three_body_cutoff if s9 else 0.0)
+    )
     r = torch.linalg.vector_norm(d, dim=-1)
     cutoff, cn_cutoff, three_body_cutoff = (each / units.BOHR for each in (cutoff, cn_cutoff, three_body_cutoff))
     z = atomic_numbers.long()

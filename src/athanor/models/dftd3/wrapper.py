@@ -6,6 +6,7 @@ The formulas stand in ``kernels/dispersion``; here are the parameters, the table
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -206,12 +207,13 @@ class DFTD3ModelWrapper(AnalyticModel):
         1.261
         """
         found = parameters_of(functional, damping)
-        values = {"a1": 0.0, "a2": 0.0, "s8": found.s8}
+        values: dict[str, Any] = {"a1": 0.0, "a2": 0.0, "s8": found.s8}
         values |= dict(zip(("a1", "a2") if damping == "bj" else ("rs6", "rs8"), found[1:3], strict=True))
         model = cls(
             **values, damping=damping, cutoff=cutoff, smoothing_fraction=smoothing_fraction, three_body=three_body,
             cn_cutoff=cn_cutoff, three_body_cutoff=three_body_cutoff,
         )  # fmt: skip
+        model.model_card = replace(model.model_card, name=f"{model.model_card.name} for {functional}")
         return model
 
     def __setattr__(self, name: str, value: Any) -> None:

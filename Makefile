@@ -2,6 +2,7 @@
 # make test   run the tests                                                          (under 4 minutes after set-up)
 # make test-lowest  run them with the oldest versions of everything that pyproject.toml allows (Python 3.11 or 3.12)
 # make test-newest  run them with the newest versions that there are today, as who installs athanor gets them
+# make test-model-mace  run the tests of MACE on its own package, in an environment of their own   (3 minutes after set-up)
 # make test-everywhere  run them on every Python of this machine, and as on other machines        (three times the tests)
 # make lint   ruff, layers, types
 # make docs   build the pages into docs/_build, warnings are errors                       (half a minute)
@@ -29,18 +30,20 @@ find_python = for p in "$(PYTHON)" python3 python3.14 python3.13 python3.12 pyth
 	[ -n "$$p" ] && command -v "$$p" >/dev/null 2>&1 && \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done
 
-.PHONY: help demo test test-lowest test-newest test-everywhere lint docs bench bench-peers pins setup clean
+.PHONY: help demo test test-lowest test-newest test-model-mace test-everywhere lint docs bench bench-peers pins setup clean
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
 
 setup: $(READY)
 
+EXTRAS := chgnet,pymatgen,plot,docs
+
 $(READY): pyproject.toml $(PINS)
 	@python="$$($(find_python))"; \
 	if [ -z "$$python" ]; then echo "No Python 3.11 or newer with venv was found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; fi; \
-	echo "==> Set-up, once: $$("$$python" --version) in $(VENV), athanor with chgnet and the test tools (a few minutes; torch is large)"; \
+	echo "==> Set-up, once: $$("$$python" --version) in $(VENV), athanor with $(EXTRAS) and the test tools (a few minutes; torch is large)"; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check $(addprefix -c ,$(PINS)) -e '.[chgnet,pymatgen,plot,docs,dev]' \
+	@$(BIN)/python -m pip install --disable-pip-version-check $(addprefix -c ,$(PINS)) -e '.[$(EXTRAS),dev]' \
 		| grep --line-buffered -v '^Requirement already satisfied'; exit $${PIPESTATUS[0]}
 	@touch $(READY)
 	@echo "==> Set-up done."
@@ -60,6 +63,10 @@ test-lowest:
 test-newest:
 	@rm -f .venv-newest/.ready
 	@PIP_UPGRADE=1 PIP_UPGRADE_STRATEGY=eager $(MAKE) --no-print-directory test VENV=.venv-newest PINS=
+
+# Packages of models that can not share an environment with the others.
+test-model-mace:
+	@$(MAKE) --no-print-directory test VENV=.venv-mace EXTRAS=mace JOBS=0 PYTEST_ARGS=tests/models_apart/test_mace.py
 
 test-everywhere: $(READY)
 	@$(BIN)/python tests/everywhere.py $(WHERE)
@@ -100,5 +107,5 @@ pins: $(READY)
 	@$(call resolve,constraints-lowest.txt,==)
 
 clean:
-	rm -rf .venv .venv-lowest .venv-newest .venv-3.* $(PEERS) $(OUT) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-lowest .venv-newest .venv-mace .venv-3.* $(PEERS) $(OUT) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

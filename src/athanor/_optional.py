@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from functools import cached_property
 from types import ModuleType
@@ -21,6 +24,23 @@ class _Package(NamedTuple):
     install_target: str
 
 
+_UNSAFE_LOADING = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+"""Environment variable by which `torch.load` runs whatever a file says, unless its caller forbids it."""
+
+
+@contextmanager
+def _loading_of_files_kept_safe() -> Iterator[None]:
+    """Put back the variable that ``import mace`` sets for the whole process."""
+    before = os.environ.get(_UNSAFE_LOADING)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_UNSAFE_LOADING, None)
+        else:
+            os.environ[_UNSAFE_LOADING] = before
+
+
 class OptionalDependency(Enum):
     """The optional packages: what is imported, and what to install."""
 
@@ -30,6 +50,9 @@ class OptionalDependency(Enum):
     DFTD4 = _Package("dftd4", "athanor-md[d4]")
     MATPLOTLIB = _Package("matplotlib", "athanor-md[plot]")
     PANDAS = _Package("pandas", "pandas")
+    MACE = _Package("mace", "athanor-md[mace]")
+    CUEQUIVARIANCE = _Package("cuequivariance_torch", "cuequivariance-torch")
+    CUEQUIVARIANCE_OPS = _Package("cuequivariance_ops_torch", "cuequivariance-ops-torch-cu12")
     TENSORBOARD = _Package("tensorboard", "athanor-md[tensorboard]")
 
     @property
@@ -54,7 +77,7 @@ class OptionalDependency(Enum):
         return self._spec_found
 
     def load(self, submodule: str = "", *, needed_by: str = "") -> ModuleType:
-        """Import the package (or ``package.submodule``) and return it.
+        """Import the package (or ``package.submodule``) and return it; `torch.load` is afterwards as safe as before.
 
         Raises
         ------
@@ -63,7 +86,8 @@ class OptionalDependency(Enum):
         """
         name = f"{self.import_name}.{submodule}" if submodule else self.import_name
         try:
-            return importlib.import_module(name)
+            with _loading_of_files_kept_safe():
+                return importlib.import_module(name)
         except ImportError as error:
             who = f"{needed_by} needs" if needed_by else "This needs"
             raise OptionalDependencyError(

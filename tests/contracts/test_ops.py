@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from athanor import kernels
 from athanor.errors import NotAvailableError
 from athanor.kernels.cell import _reference as cell_reference
+from athanor.kernels.coulomb import op as coulomb
+from athanor.kernels.ewald import op as ewald
 from athanor.kernels.fire import _reference as fire_reference
 from athanor.kernels.neighbor_displacement import _reference as displacement_reference
 from athanor.kernels.neighbor_list import _reference as list_reference
@@ -23,6 +25,8 @@ from athanor.testing import op_contract as contract
 RADIUS, CUTOFF = 3.0, 2.6
 NAMES = ["segment_sum", "segment_max", "philox_uniform", "philox_normal", "build_neighbor_list", "minimum_distance"]
 NAMES += ["needs_rebuild", "lennard_jones", "fire_sums", "fire_moves", "cell_shape", "strained"]
+ENERGIES = ["lennard_jones", "screened_coulomb", "finite_coulomb", "ewald_reciprocal", "charge_corrections"]
+NAMES += ENERGIES[1:]
 SIZES = (5, 0, 1, 60, 12)
 
 
@@ -47,6 +51,9 @@ def _systems(dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
                 "cell": cell.to(dtype),
                 "pbc": torch.tensor([True, k % 2 == 0, True]),
                 "types": torch.arange(n, dtype=torch.int32) % 2,
+                "charges": torch.linspace(-1.0, 1.2, n, dtype=dtype),
+                "included": torch.tensor(k != 2),
+                "open_axis": torch.tensor(k % 4 - 1),
                 "system_id": torch.tensor(100 + k),
                 "step": torch.tensor(2**33 + k),
             }
@@ -55,8 +62,9 @@ def _systems(dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
 
 
 def _batch(systems: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    atoms = {name: torch.cat([s[name] for s in systems]) for name in ("positions", "moved", "types")}
-    rows = {name: torch.stack([s[name] for s in systems]) for name in ("cell", "pbc", "system_id", "step")}
+    atoms = {name: torch.cat([s[name] for s in systems]) for name in ("positions", "moved", "types", "charges")}
+    of_systems = ("cell", "pbc", "system_id", "step", "included", "open_axis")
+    rows = {name: torch.stack([s[name] for s in systems]) for name in of_systems}
     counts = torch.tensor([0] + [len(s["positions"]) for s in systems])
     return atoms | rows | {"segment_ptr": counts.cumsum(0).int()}
 
@@ -87,6 +95,13 @@ def _arguments(name: str, batch: dict[str, torch.Tensor], half: bool = False) ->
         return velocities, positions, 1.0 / (1.0 + batch["types"].to(positions.dtype)), pointer, alternating, *numbers
     if name == "needs_rebuild":
         return batch["moved"], positions, cell * 1.001, cell, pointer, RADIUS, 0.05
+    charged = (positions, cell, pointer, batch["charges"], batch["included"])
+    if name == "finite_coulomb":
+        return charged
+    if name == "ewald_reciprocal":
+        return *charged, 0.9, 5.5, 6.0, True
+    if name == "charge_corrections":
+        return *charged, batch["open_axis"], 0.5, 2.0
     all_systems = torch.ones(len(cell), dtype=torch.bool)
     build = (positions, cell, batch["pbc"], pointer, RADIUS, half, all_systems, *_empty_list(len(positions)))
     if name == "build_neighbor_list":
@@ -94,6 +109,8 @@ def _arguments(name: str, batch: dict[str, torch.Tensor], half: bool = False) ->
     lists = kernels.build_neighbor_list(*build)
     if name == "minimum_distance":
         return positions, cell, pointer, *lists
+    if name == "screened_coulomb":
+        return positions, cell, pointer, *lists, *charged[3:], 0.9, CUTOFF, 2.2, 0.05, 0.01, half
     epsilon = torch.tensor([[1.0, 0.7], [0.7, 0.5]], dtype=torch.float64)
     sigma = torch.tensor([[1.2, 1.1], [1.1, 1.0]], dtype=torch.float64)
     return positions, cell, pointer, *lists, batch["types"], epsilon, sigma, CUTOFF, 0.4, True, half
@@ -112,6 +129,10 @@ REFERENCES: dict[str, Any] = {
     "minimum_distance": list_reference.minimum_distance,
     "needs_rebuild": displacement_reference.needs_rebuild,
     "lennard_jones": pair_potential._lennard_jones.reference,
+    "screened_coulomb": coulomb._screened_coulomb.reference,
+    "finite_coulomb": coulomb._finite_coulomb.reference,
+    "ewald_reciprocal": ewald._ewald_reciprocal.reference,
+    "charge_corrections": ewald._charge_corrections.reference,
 }
 
 
@@ -200,6 +221,9 @@ def test_a_batch_of_nothing(name: str) -> None:
         "positions": torch.zeros(0, 3, dtype=torch.float64),
         "moved": torch.zeros(0, 3, dtype=torch.float64),
         "types": torch.zeros(0, dtype=torch.int32),
+        "charges": torch.zeros(0, dtype=torch.float64),
+        "included": torch.zeros(0, dtype=torch.bool),
+        "open_axis": torch.zeros(0, dtype=torch.int64),
         "cell": torch.zeros(0, 3, 3, dtype=torch.float64),
         "pbc": torch.zeros(0, 3, dtype=torch.bool),
         "system_id": torch.zeros(0, dtype=torch.int64),
@@ -216,9 +240,36 @@ def test_gradients() -> None:
     pointer = batch["segment_ptr"]
     weights = torch.arange(3.0 * len(SIZES), dtype=torch.float64).reshape(-1, 3)
     contract.check_gradient(lambda v: (weights * kernels.segment_sum(v, pointer) ** 2).sum(), [batch["positions"]])
-    arguments = _arguments("lennard_jones", batch)[2:]
-    energy = lambda r, h: kernels.lennard_jones(r, h, *arguments)[0]  # noqa: E731
-    contract.check_gradient(energy, [batch["positions"], batch["cell"]])
+
+
+def _of_variables(name: str, batch: dict[str, torch.Tensor]) -> tuple[Any, list[torch.Tensor]]:
+    """Return an energy operation as a function of positions, cell and, where it has them, charges; and these."""
+    arguments = list(_arguments(name, batch))
+    places = [0, 1, *(at for at, each in enumerate(arguments) if each is batch["charges"])]
+
+    def operation(*variables: torch.Tensor) -> Any:
+        replaced = dict(zip(places, variables, strict=True))
+        return getattr(kernels, name)(*(replaced.get(at, each) for at, each in enumerate(arguments)))
+
+    return operation, [arguments[at] for at in places]
+
+
+@pytest.mark.parametrize("name", ENERGIES)
+def test_first_derivatives_of_energies(name: str) -> None:
+    operation, variables = _of_variables(name, _batch(_systems(torch.float64)))
+    contract.check_gradient(lambda *given: operation(*given)[0], variables)
+
+
+@pytest.mark.parametrize("name", ENERGIES)
+def test_second_derivatives_of_energies(name: str) -> None:
+    systems = _systems(torch.float64)
+    contract.check_second_derivatives(*_of_variables(name, _batch([systems[0], systems[2], systems[4]])))
+
+
+def test_charges_may_depend_on_the_positions() -> None:
+    """A derivative by positions is one at fixed charges: what acts through these must not be counted twice."""
+    operation, (positions, cell, _) = _of_variables("ewald_reciprocal", _batch(_systems(torch.float64)[:1]))
+    contract.check_second_derivatives(lambda r: operation(r, cell, r[:, 0].tanh()), [positions])
 
 
 def test_a_wrong_derivative_fails() -> None:
@@ -233,15 +284,6 @@ def test_a_wrong_derivative_fails() -> None:
 
     with pytest.raises(Exception, match="Jacobian mismatch"):
         contract.check_gradient(lambda x: Wrong.apply(x).sum(), [torch.ones(3)])
-
-
-def test_second_derivatives() -> None:
-    systems = _systems(torch.float64)
-    batch = _batch([systems[0], systems[2], systems[4]])
-    arguments = _arguments("lennard_jones", batch)[2:]
-    contract.check_second_derivatives(
-        lambda r, h: kernels.lennard_jones(r, h, *arguments), [batch["positions"], batch["cell"]]
-    )
 
 
 def test_an_energy_whose_forces_are_constants_fails() -> None:

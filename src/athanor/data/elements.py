@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
+from athanor._values import check_whole
 from athanor.errors import InputError, ShapeError
 
 _SYMBOLS = (
@@ -98,6 +99,22 @@ def number_of_symbol(symbol: str) -> int:
         near = f" Did you mean `{symbol.capitalize()}`?" if symbol.capitalize() in SYMBOLS[1:] else ""
         raise InputError(f"`{symbol}` is not the symbol of an element.{near} Symbols are written as `Ar`.")
     return SYMBOLS.index(symbol)
+
+
+def number_of_element(element: int | str) -> int:
+    """Return the atomic number of an element given by symbol or number.
+
+    Raises
+    ------
+    InputError
+        If there is no such element.
+    """
+    if isinstance(element, str):
+        return number_of_symbol(element)
+    number = check_whole(element, "atomic number", 1)
+    if number > MAX_ATOMIC_NUMBER:
+        raise InputError(f"{number} is not the atomic number of an element; they are 1 to {MAX_ATOMIC_NUMBER}.")
+    return number
 
 
 class AtomicNumberTable:

@@ -9,7 +9,11 @@
 ``needs_rebuild``                     has a stored list become incomplete, per system
 ``arrange_rows``                      rows of systems moved into another order
 ``lennard_jones``                     energy, forces and virial of a pair potential
-``dftd3``                             the same of the D3 dispersion correction
+``screened_coulomb``                  pairs of charges within a cutoff
+``finite_coulomb``                    all pairs of charges of finite systems
+``ewald_reciprocal``                  the long-range part of periodic charges
+``charge_corrections``                self energy, net charge and slabs
+``dftd3``                             the D3 dispersion correction
 
 Each that returns tensors is registered with torch as ``torch.ops.athanor.<name>``. On a CPU numba runs it, elsewhere
 the torch reference.
@@ -20,7 +24,9 @@ the same arguments in the same order, or arrays and numbers made of them.
 from __future__ import annotations
 
 from athanor.kernels.cell import cell_shape, strained
+from athanor.kernels.coulomb import finite_coulomb, screened_coulomb
 from athanor.kernels.dispersion import dftd3
+from athanor.kernels.ewald import charge_corrections, ewald_reciprocal
 from athanor.kernels.fire import fire_moves, fire_sums
 from athanor.kernels.keep import KeptTensors
 from athanor.kernels.neighbor_displacement import needs_rebuild
@@ -36,7 +42,10 @@ __all__ = [
     "arrange_rows",
     "build_neighbor_list",
     "cell_shape",
+    "charge_corrections",
     "dftd3",
+    "ewald_reciprocal",
+    "finite_coulomb",
     "fire_moves",
     "fire_sums",
     "lennard_jones",
@@ -45,6 +54,7 @@ __all__ = [
     "pack_images",
     "philox_normal",
     "philox_uniform",
+    "screened_coulomb",
     "segment_max",
     "segment_sum",
     "strained",

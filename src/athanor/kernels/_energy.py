@@ -11,10 +11,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from athanor.kernels._library import register_gradient, register_op
+from athanor.errors import ShapeError
+from athanor.kernels._library import as_tensor, register_gradient, register_op
 from athanor.kernels.cell._reference import gradient_by_cell
 from athanor.kernels.segment._reference import segment_index
 
@@ -24,7 +26,7 @@ Derivatives = tuple[Tensor, ...]
 
 def register_energy_op(
     public: Callable[..., Derivatives], *, cpu: Callable[..., Derivatives], energy: Callable[..., Tensor]
-) -> Callable[..., Derivatives]:
+) -> Callable[..., Any]:
     """Register an operation as `register_op` does, differentiable by ``positions``, ``cell`` and, if any, ``charges``.
 
     Parameters
@@ -70,6 +72,8 @@ def register_energy_op(
             return tuple(results)
         wanted = [at for at in variables if ctx.needs_input_grad[at]]
         if torch.is_grad_enabled():  # somebody differentiates again
+            for at in variables:
+                arguments[at] = _apart(arguments[at])
             found = _gradients(energy(*arguments).to(by_energy.dtype), [arguments[at] for at in wanted], by_energy)
             for at, gradient in zip(wanted, found, strict=True):
                 results[at] = gradient
@@ -105,8 +109,8 @@ def register_energy_op(
             with torch.enable_grad():
                 leaves = list(arguments)
                 for at in variables:
-                    if not leaves[at].requires_grad:
-                        leaves[at] = leaves[at].detach().requires_grad_(True)
+                    attached = leaves[at].requires_grad
+                    leaves[at] = _apart(leaves[at]) if attached else leaves[at].detach().requires_grad_(True)
                 first = _derivatives(energy, leaves, charges)[1:]
                 pairs = [(value, by) for value, by in zip(first, by_first, strict=True) if by is not None]
                 wanted = [at for at in variables if ctx.needs_input_grad[1 + len(by_first) + at]]
@@ -151,6 +155,11 @@ def _gradients(value: Tensor, by: list[Tensor], weight: Tensor, create_graph: bo
     return torch.autograd.grad(value, by, weight, create_graph=create_graph, materialize_grads=True)
 
 
+def _apart(tensor: Tensor) -> Tensor:
+    """Return a tensor to differentiate by alone: charges may themselves depend on the positions."""
+    return tensor.view_as(tensor)
+
+
 def _recording() -> Any:
     """Have autograd record inside the implementation of an operation, where torch has switched it off."""
     return torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)
@@ -167,3 +176,22 @@ def _kept(ctx: Any) -> tuple[list[Any], list[Tensor]]:
     tensors = iter(ctx.saved_tensors)
     arguments = [next(tensors) if number is None else number for number in ctx.numbers]
     return arguments, list(tensors)
+
+
+def check_atoms(name: str, values: Tensor, positions: Tensor) -> None:
+    """Raise ShapeError unless `values` has one number for each atom."""
+    if values.shape != positions.shape[:1]:
+        raise ShapeError(f"`{name}` has shape {tuple(values.shape)}; {len(positions)} atoms need ({len(positions)},).")
+
+
+class Outputs:
+    """Arrays for a kernel to fill: of systems, of atoms, and `sums` of atoms for `totals` in ``_cpu_pairs``."""
+
+    def __init__(self, n: int, systems: int) -> None:
+        self.energy, self.forces, self.virial = np.empty(systems), np.empty((n, 3)), np.empty((systems, 3, 3))
+        self.potential, self.sums = np.empty(n), np.empty((n, 7))
+
+    def tensors(self, positions: Tensor, charges: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return energy, forces and virial in the dtype of the positions, the potential in that of the charges."""
+        energy, forces, virial = (as_tensor(each, positions.dtype) for each in (self.energy, self.forces, self.virial))
+        return energy, forces, virial, as_tensor(self.potential, charges.dtype)

@@ -5,7 +5,10 @@ from athanor.models.card import ModelCard as ModelCard
 from athanor.models.chgnet import CHGNetWrapper as CHGNetWrapper
 from athanor.models.config import ModelConfig as ModelConfig
 from athanor.models.demo import DemoModelWrapper as DemoModelWrapper
+from athanor.models.dsf import DSFModelWrapper as DSFModelWrapper
+from athanor.models.ewald import EwaldModelWrapper as EwaldModelWrapper
 from athanor.models.lj import LennardJonesModelWrapper as LennardJonesModelWrapper
+from athanor.models.mace import MACEWrapper as MACEWrapper
 from athanor.models.mixin import BaseModelMixin as BaseModelMixin
 from athanor.models.pipeline import PipelineGroup as PipelineGroup
 from athanor.models.pipeline import PipelineModelWrapper as PipelineModelWrapper

@@ -43,12 +43,13 @@ class AnalyticModel(nn.Module, BaseModelMixin):
         """
         outputs = super().adapt_output(model_output, data)
         if "stress" in outputs and outputs["stress"] is None and model_output.get("virial") is not None:
-            if data.get("cell") is None:
+            cell = data.get("cell")
+            if cell is None:
                 raise InputError(
                     f"{type(self).__name__}: stress output requires cell, and this batch has none. Remove "
                     f"'stress' from `model_config.active_outputs`."
                 )
-            outputs["stress"] = stress_of_strain_gradient(-model_output["virial"], data.cell)
+            outputs["stress"] = stress_of_strain_gradient(-model_output["virial"], cell)
         for key, value in outputs.items():
             if value is None:
                 raise ModelOutputError(f"`{key}` is missing from model output of {type(self).__name__}.")

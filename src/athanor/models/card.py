@@ -38,6 +38,8 @@ class ModelCard:
         Whether a translation, rotation or inversion of a system leaves its energy, and turns forces and stress along.
     smooth
         Whether energy, forces and the slope of the forces go on without a jump where a pair crosses a cutoff.
+    short_ranged
+        Whether atoms act on each other within the cutoff only, as charges do not.
     batch_invariance
         Whether a system gets equal bits alone and among others, in any slot: ``"verified"`` by test,
         ``"not_verified"``, ``"no"``.
@@ -59,6 +61,7 @@ class ModelCard:
     conservative: bool | None = None
     equivariant: bool | None = None
     smooth: bool | None = None
+    short_ranged: bool = True
     batch_invariance: Literal["verified", "not_verified", "no", "unknown"] = "unknown"
     stress_keeps_forces: bool = False
     licence: str = ""

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from athanor._values import check_whole
-from athanor.data._stamp import ComputedFrom
 from athanor.data.batch import Batch
-from athanor.data.elements import MAX_ATOMIC_NUMBER, number_of_symbol
+from athanor.data.elements import MAX_ATOMIC_NUMBER, number_of_element
 from athanor.errors import InputError
 from athanor.kernels.pair_potential import lennard_jones
 from athanor.models.analytic import AnalyticModel
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
+from athanor.models.element_table import ElementTable
 from athanor.models.stored_list import require_batch, require_pairs
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
@@ -110,11 +109,8 @@ class LennardJonesModelWrapper(AnalyticModel):
         self.half_list, self.shift, self.mixing = half_list, shift, mixing
         elements = _elements(epsilon, sigma)
         self._tables = _mixed(_values("epsilon", epsilon, elements), _values("sigma", sigma, elements), mixing)
-        self._type_of_element: torch.Tensor | None = None
-        if elements:
-            self._type_of_element = torch.full((max(elements) + 2,), -1, dtype=torch.int32)
-            self._type_of_element[torch.tensor(elements)] = torch.arange(len(elements), dtype=torch.int32)
-        self._types_of = (ComputedFrom(), torch.empty(0))
+        types = dict(zip(elements, range(len(elements)), strict=True)) or dict.fromkeys(range(MAX_ATOMIC_NUMBER + 1), 0)
+        self._types = ElementTable(types, torch.int32, type(self).__name__, "`epsilon` and `sigma`")
         self.model_config = ModelConfig(
             outputs=frozenset({"energy", "forces", "stress"}),
             supports_pbc=True,
@@ -164,7 +160,7 @@ class LennardJonesModelWrapper(AnalyticModel):
             "neighbors": pairs.neighbors,
             "images": pairs.images,
             "wrap_offsets": pairs.wrap_offsets,
-            "types": self._types(batch),
+            "types": self._types.of(batch.atomic_numbers),
             "epsilon": epsilon,
             "sigma": sigma,
             "cutoff": self.cutoff,
@@ -172,29 +168,6 @@ class LennardJonesModelWrapper(AnalyticModel):
             "shift": self.shift,
             "half": pairs.half,
         }
-
-    def _types(self, data: Batch) -> torch.Tensor:
-        """Return the row of the parameter tables for each atom, int32 [N]; kept while the elements stay."""
-        atomic_numbers = data.atomic_numbers
-        computed_from, types = self._types_of
-        if computed_from.holds(atomic_numbers):
-            return types
-        if self._type_of_element is None:
-            types = torch.zeros(atomic_numbers.shape[0], dtype=torch.int32, device=atomic_numbers.device)
-        else:
-            lookup = self._type_of_element.to(atomic_numbers.device)
-            # numbers outside the table share its last row, which no element owns
-            bounded = torch.where(atomic_numbers < 0, len(lookup) - 1, atomic_numbers).clamp(max=len(lookup) - 1)
-            types = lookup[bounded.long()]
-            if bool((types < 0).any()):
-                unknown = atomic_numbers[types < 0].unique().tolist()
-                known = self._type_of_element.add(1).nonzero().flatten().tolist()
-                raise InputError(
-                    f"{type(self).__name__} has no parameters for atomic number {', '.join(map(str, unknown))}; it has "
-                    f"some for {', '.join(map(str, known))}. Add them to `epsilon` and `sigma`."
-                )
-        self._types_of = (ComputedFrom(atomic_numbers), types)
-        return types
 
     def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
         """Return the active outputs of a batch that has a neighbour list."""
@@ -204,7 +177,7 @@ class LennardJonesModelWrapper(AnalyticModel):
 
 def _elements(epsilon: Parameter, sigma: Parameter) -> list[int]:
     """Return the atomic numbers that the tables name, sorted; empty if both are plain numbers."""
-    tables = [{_atomic_number(key) for key in value} for value in (epsilon, sigma) if isinstance(value, Mapping)]
+    tables = [{number_of_element(key) for key in value} for value in (epsilon, sigma) if isinstance(value, Mapping)]
     if not tables:
         return []
     if any(table != tables[0] for table in tables):
@@ -212,16 +185,6 @@ def _elements(epsilon: Parameter, sigma: Parameter) -> list[int]:
     if not tables[0]:
         raise InputError("`epsilon` and `sigma` name no element.")
     return sorted(tables[0])
-
-
-def _atomic_number(key: Any) -> int:
-    """Return the atomic number of an element given by symbol or number."""
-    if isinstance(key, str):
-        return number_of_symbol(key)
-    number = check_whole(key, "atomic number", 1)
-    if number > MAX_ATOMIC_NUMBER:
-        raise InputError(f"{number} is not the atomic number of an element; they are 1 to {MAX_ATOMIC_NUMBER}.")
-    return number
 
 
 def _as_float(name: str, value: object) -> float:
@@ -235,7 +198,7 @@ def _as_float(name: str, value: object) -> float:
 def _values(name: str, parameter: Parameter, elements: list[int]) -> torch.Tensor:
     """Return the checked values in the order of `elements`, or the single one; float64."""
     if isinstance(parameter, Mapping):
-        by_number = {_atomic_number(key): _as_float(name, value) for key, value in parameter.items()}
+        by_number = {number_of_element(key): _as_float(name, value) for key, value in parameter.items()}
         values = [by_number[number] for number in elements]
     else:
         values = [_as_float(name, parameter)] * max(len(elements), 1)

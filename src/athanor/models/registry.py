@@ -35,7 +35,8 @@ class ModelEntry:
     name
         What `get` takes.
     kind
-        ``"pair potential"``, ``"machine-learned"``, ``"dispersion"``, ``"demo"`` or ``"third party"``.
+        ``"pair potential"``, ``"electrostatics"``, ``"dispersion"``, ``"machine-learned"``, ``"demo"`` or
+        ``"third party"``.
     home
         ``module:attribute`` that builds the wrapper.
     num_elements
@@ -111,11 +112,33 @@ BUILT_IN: dict[str, ModelEntry] = {
             )
         ),
         ModelEntry(
+            name="mace",
+            kind="machine-learned",
+            home="athanor.models.mace:MACEWrapper.from_checkpoint",
+            licence="MIT, parameters under terms of their own",
+            summary="MACE: checkpoint_path is your file or a published name; trust=true, for its files are pickles",
+            requires=OptionalDependency.MACE,
+        ),
+        ModelEntry(
             name="lennard-jones",
             kind="pair potential",
             home="athanor.models.lj:LennardJonesModelWrapper",
             licence="Apache-2.0",
             summary="Lennard-Jones with your parameters: epsilon (eV), sigma (Å), cutoff (Å)",
+        ),
+        ModelEntry(
+            name="ewald",
+            kind="electrostatics",
+            home="athanor.models.ewald:EwaldModelWrapper",
+            licence="Apache-2.0",
+            summary="Ewald sum of charges to an asked accuracy: cutoff (Å), charges by element, or of the files",
+        ),
+        ModelEntry(
+            name="dsf",
+            kind="electrostatics",
+            home="athanor.models.dsf:DSFModelWrapper",
+            licence="Apache-2.0",
+            summary="Charges within a cutoff, by the damped shifted force: cutoff (Å), charges",
         ),
         ModelEntry(
             name="d3",

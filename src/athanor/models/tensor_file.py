@@ -98,8 +98,13 @@ def write_tensor_file(path: Path | str, content: Any) -> None:
             f"`{path}` was not written: what it was to hold is more than tensors, numbers and text, so that reading it "
             f"would run code."
         ) from error
+    write_bytes(path, stream.getvalue())
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write a file, or raise `StorageError`."""
     try:
-        Path(path).write_bytes(stream.getvalue())
+        Path(path).write_bytes(content)
     except OSError as error:
         raise StorageError(f"`{path}` can not be written: {error.strerror}. Choose another place.") from error
 

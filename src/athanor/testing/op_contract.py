@@ -96,8 +96,23 @@ def check_gradient(function: Callable[..., torch.Tensor], inputs: Sequence[torch
 
 
 def check_second_derivatives(function: Callable[..., Outputs], inputs: Sequence[torch.Tensor]) -> None:
-    """The derivatives of an energy, and of the first derivatives returned beside it, agree with central differences."""
+    """The derivatives of an energy, and of the first derivatives returned beside it, agree with central differences.
+
+    The gradient is the same whether it is to be differentiated again or not.
+    """
     leaves = tuple(tensor.double().clone().requires_grad_() for tensor in inputs)
-    tolerances = {"eps": 1e-6, "atol": 1e-5, "rtol": 1e-5}
+    for once, again in zip(
+        *(_gradients(function, leaves, create_graph) for create_graph in (False, True)), strict=True
+    ):
+        error = float((once - again).detach().abs().max())
+        assert error <= 1e-10 * float(once.abs().max()), f"the gradient that is differentiated again is off by {error}"
+    tolerances: Any = {"eps": 1e-6, "atol": 1e-5, "rtol": 1e-5}
     assert torch.autograd.gradgradcheck(lambda *x: as_tuple(function(*x))[0], leaves, **tolerances), "of the gradient"
     assert torch.autograd.gradcheck(lambda *x: as_tuple(function(*x))[1:], leaves, **tolerances), "of the outputs"
+
+
+def _gradients(
+    function: Callable[..., Outputs], leaves: Sequence[torch.Tensor], create_graph: bool
+) -> tuple[torch.Tensor, ...]:
+    energy = as_tuple(function(*leaves))[0]
+    return torch.autograd.grad(energy.sum(), leaves, create_graph=create_graph, materialize_grads=True)

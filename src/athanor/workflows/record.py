@@ -20,7 +20,7 @@ from athanor.workflows.spec import RunSpec, with_files
 from athanor.workflows.stages import RelaxSpec
 from athanor.workflows.structures import System
 
-_PACKAGES = ("torch", "numpy", "ase", "numba", "zarr", "chgnet")
+_PACKAGES = ("torch", "numpy", "ase", "numba", "zarr", "chgnet", "mace-torch")
 _ASE = "A. H. Larsen et al., J. Phys.: Condens. Matter 29, 273002 (2017), doi:10.1088/1361-648X/aa680e"
 _COLLECTIONS = {
     "ase:dcdft": "K. Lejaeghere et al., Crit. Rev. Solid State Mater. Sci. 39, 1 (2014), "

@@ -153,7 +153,7 @@ def test_messages_about_what_is_missing() -> None:
     table = LennardJonesModelWrapper({"Ar": 0.01}, 3.4, 6.0)
     batch = Batch.from_data_list([pair(4.0, (6, 18))])
     compute_neighbors(batch, 6.0)
-    with pytest.raises(ValueError, match=r"no parameters for atomic number 6; it has some for 18. Add them"):
+    with pytest.raises(ValueError, match=r"no parameters for C \(6\); it has some for Ar. Add them"):
         table(batch)
 
 

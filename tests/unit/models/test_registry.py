@@ -30,8 +30,8 @@ def test_every_built_in_is_listed_with_what_it_needs() -> None:
 def test_names_are_forgiving_and_unknown_ones_list_what_there_is() -> None:
     for name in ("lennard-jones", "Lennard_Jones", "lj", " LJ "):
         assert isinstance(athanor.models.get(name, epsilon=1.0, sigma=1.0, cutoff=2.5), LennardJonesModelWrapper)
-    with pytest.raises(ValueError, match=r"no model `magic`\. There are chgnet, chgnet-0\.2\.0, chgnet-r2scan, "):
-        athanor.models.get("magic")
+    with pytest.raises(ValueError, match=r"no model `wizardry`\. There are chgnet, chgnet-0\.2\.0, chgnet-r2scan, "):
+        athanor.models.get("wizardry")
 
 
 @pytest.mark.chgnet

@@ -116,6 +116,7 @@ def card_of(plan: Plan) -> ModelCard:
         conservative=_all_claim(_conservative(step) for step in plan.steps if step.gives_energy),
         equivariant=_all_claim(card.equivariant for card in cards),
         smooth=_all_claim(card.smooth for card in cards),
+        short_ranged=all(card.short_ranged for card in cards),
         licence=_joined(card.licence for card in cards),
         citation=_joined(card.citation for card in cards),
         url=_joined(card.url for card in cards),

@@ -14,7 +14,7 @@ from athanor.models.pipeline import PipelineGroup, PipelineModelWrapper
 from athanor.testing import tolerances
 from athanor.testing.model_kit.bench import Broken, Measured, ModelBench, NotApplicable, Results, evaluate
 from athanor.testing.model_kit.systems import AWAY, boxed, with_inputs
-from athanor.testing.systems import structure
+from athanor.testing.systems import reordered, structure
 from athanor.testing.tolerances import Tolerance
 
 _LARGE = 64
@@ -93,11 +93,10 @@ def no_pairs(bench: ModelBench) -> Iterator[tuple[str, Sequence[Measured]]]:
     if not bench.cutoffs:
         raise NotApplicable("the model has no neighbour list")
     places = torch.tensor([AWAY, [AWAY[0] + 1.5 * max(bench.cutoffs), *AWAY[1:]]], dtype=bench.dtype)
-    numbers = [bench.elements[0], bench.elements[-1]]
-    apart = [structure(places[:1], numbers[:1]), structure(places[1:], numbers[1:]), structure(places, numbers)]
-    if not bench.takes(periodic=False):
-        apart = [boxed(bench, each) for each in apart]
-    first, second, both = (bench.evaluate([with_inputs(bench, each)])[0] for each in apart)
+    pair = structure(places, [bench.elements[0], bench.elements[-1]])
+    pair = with_inputs(bench, pair if bench.takes(periodic=False) else boxed(bench, pair))
+    apart = [reordered(pair, torch.tensor(atoms)) for atoms in ([0], [1], [0, 1])]  # each with its own charge
+    first, second, both = bench.evaluate_many(apart, bench.names(pair))
     if not all(bool(value.isfinite().all()) for value in both.values()):
         raise Broken("the results are not finite")
     found = []

@@ -130,8 +130,9 @@ class ModelReport:
         return [_told(rows) for rows in groups.values()]
 
     def remarks(self) -> list[str]:
-        """What the card could say and does not, in view of what was measured."""
-        found = []
+        """Which systems were left out, and what the card could say and does not, in view of what was measured."""
+        refused = [row for row in self.rows if row.check == "outputs" and row.verdict is Verdict.NOT_APPLICABLE]
+        found = [f"Left out, as the model refuses it: {row.system}. {row.note}" for row in refused]
         for name in dict.fromkeys(name for row in self.rows for name in row.claims if name in _CLAIMS):
             rows = [row for row in self.rows if name in row.claims and row.holds is not None]
             others = [row for row in rows if row.claims == (name,)] or rows

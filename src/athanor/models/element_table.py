@@ -1,0 +1,66 @@
+"""ElementTable: parameters by element, for the atoms of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from athanor.data._stamp import ComputedFrom
+from athanor.data.elements import MAX_ATOMIC_NUMBER, SYMBOLS
+from athanor.errors import InputError
+
+
+class ElementTable:
+    """Parameters by element; what was looked up is kept while the elements of a batch stay.
+
+    Parameters
+    ----------
+    values
+        Number of each element, by atomic number.
+    dtype
+        Of what is looked up.
+    model
+        What messages call the model.
+    argument
+        Arguments that the numbers come from, for messages.
+    """
+
+    def __init__(self, values: Mapping[int, float], dtype: torch.dtype, model: str, argument: str) -> None:
+        self.elements = frozenset(values)
+        self._model, self._argument = model, argument
+        # the last row is that of numbers which no element has
+        self._values = torch.zeros(MAX_ATOMIC_NUMBER + 2, dtype=dtype)
+        self._known = torch.zeros(MAX_ATOMIC_NUMBER + 2, dtype=torch.bool)
+        for number, value in values.items():
+            self._values[number], self._known[number] = value, True
+        self._kept = (ComputedFrom(), torch.empty(0))
+
+    def of(self, atomic_numbers: torch.Tensor) -> torch.Tensor:
+        """Return the number of each atom, [N], on the device of `atomic_numbers`.
+
+        Raises
+        ------
+        InputError
+            If an element has none; the text names it.
+        """
+        computed_from, values = self._kept
+        if computed_from.holds(atomic_numbers):
+            return values
+        device = atomic_numbers.device
+        places = torch.where(atomic_numbers < 0, MAX_ATOMIC_NUMBER + 1, atomic_numbers)
+        places = places.clamp(max=MAX_ATOMIC_NUMBER + 1).long()
+        known = self._known.to(device)[places]
+        if not bool(known.all()):
+            missing = ", ".join(_name(number) for number in atomic_numbers[~known].unique().tolist())
+            have = ", ".join(SYMBOLS[number] for number in sorted(self.elements))
+            raise InputError(
+                f"{self._model} has no parameters for {missing}; it has some for {have}. Add them to {self._argument}."
+            )
+        values = self._values.to(device)[places]
+        self._kept = (ComputedFrom(atomic_numbers), values)
+        return values
+
+
+def _name(number: int) -> str:
+    return f"{SYMBOLS[number]} ({number})" if 0 < number <= MAX_ATOMIC_NUMBER else f"atomic number {number}"

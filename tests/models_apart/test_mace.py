@@ -1,0 +1,222 @@
+"""MACEWrapper on networks of mace-torch's own class with random parameters, against the calculator of that package.
+
+`make test-model-mace` runs this, in an environment with mace-torch; nothing else collects it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+
+import athanor
+from athanor.data.atomic_data import AtomicData
+from athanor.data.batch import Batch
+from athanor.errors import InputError, NotAvailableError
+from athanor.models import MACEWrapper, hessian
+from athanor.models.mace import network
+from athanor.neighbors import compute_neighbors
+from athanor.testing import Verdict, check_model
+
+modules = network._package("modules")
+from e3nn import o3  # noqa: E402  (mace-torch is imported first, as e3nn reads a file of its own)
+from mace.calculators import MACECalculator  # noqa: E402
+
+NUMBERS, CUTOFF = [1, 6, 8, 11, 14, 17], 4.0
+EVERYTHING = {"energy", "forces", "stress"}
+BOUNDS = {torch.float64: (1e-11, 1e-10), torch.float32: (1e-5, 1e-4)}
+"""eV per atom, and eV/Å or eV/Å³, by which the wrapper and the calculator may differ."""
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Any:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    yield
+    torch.set_default_dtype(before)
+
+
+def random_network(dtype: torch.dtype = torch.float64, **changes: Any) -> torch.nn.Module:
+    """Return a small network whose forces on rattled crystals are some eV/Å."""
+    torch.manual_seed(0)
+    options = {
+        "r_max": CUTOFF, "num_bessel": 6, "num_polynomial_cutoff": 5, "max_ell": 2, "num_interactions": 2,
+        "interaction_cls": modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
+        "interaction_cls_first": modules.interaction_classes["RealAgnosticInteractionBlock"],
+        "num_elements": len(NUMBERS), "hidden_irreps": o3.Irreps("8x0e+8x1o"), "MLP_irreps": o3.Irreps("8x0e"),
+        "atomic_energies": np.array([-1.0, -3.0, -4.0, -0.5, -2.0, -0.7]), "avg_num_neighbors": 12.0,
+        "atomic_numbers": NUMBERS, "correlation": 3, "gate": torch.nn.functional.silu, "atomic_inter_scale": 1000.0,
+        "atomic_inter_shift": 0.1,
+    }  # fmt: skip
+    with default_dtype(dtype):
+        return modules.ScaleShiftMACE(**options | changes).eval()
+
+
+def wrapper(dtype: torch.dtype = torch.float64, active: set[str] = EVERYTHING, **changes: Any) -> MACEWrapper:
+    model = MACEWrapper(random_network(dtype, **changes)).eval()
+    model.model_config.active_outputs = set(active)
+    return model
+
+
+def structures() -> dict[str, Atoms]:
+    """A crystal, one below the cutoff, molecules with and without a box."""
+    found = {
+        "silicon": bulk("Si", cubic=True),
+        "rock salt": bulk("NaCl", "rocksalt", a=5.6),
+        "ethanol": molecule("CH3CH2OH"),
+        "water in a box": molecule("H2O", vacuum=3.0),
+    }
+    for seed, atoms in enumerate(found.values()):
+        atoms.rattle(0.05, seed=seed)
+    return found
+
+
+def batch_of(*systems: Atoms) -> Batch:
+    batch = Batch.from_data_list([AtomicData.from_atoms(atoms, dtype=torch.float64) for atoms in systems])
+    compute_neighbors(batch, CUTOFF + 0.5)
+    return batch
+
+
+def differences(model: MACEWrapper, dtype: torch.dtype) -> dict[str, tuple[float, float, float]]:
+    """By how much energy per atom, forces and stress differ from those of the calculator, alone and in one batch."""
+    calculator = MACECalculator(models=[random_network(dtype)], device="cpu", default_dtype=str(dtype)[6:])
+    systems, found = structures(), {}
+    together = model(batch_of(*systems.values()))
+    starts = np.cumsum([0, *map(len, systems.values())])
+    for place, (name, atoms) in enumerate(systems.items()):
+        atoms.calc = calculator
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        assert np.abs(forces).max() > 0.1
+        alone = model(batch_of(atoms))
+        stress = np.zeros((3, 3))
+        if atoms.cell.rank == 3:  # where nothing is periodic, the calculator divides by the volume of a box of its own
+            stress = atoms.get_stress(voigt=False) if atoms.pbc.all() else np.asarray(alone["stress"][0])
+        rows = slice(starts[place], starts[place + 1])
+        pairs = [
+            (alone["energy"][0, 0], energy, len(atoms)), (together["energy"][place, 0], energy, len(atoms)),
+            (alone["forces"], forces, 1), (together["forces"][rows], forces, 1),
+            (alone["stress"][0], stress, 1), (together["stress"][place], stress, 1),
+        ]  # fmt: skip
+        errors = [float(np.abs(np.asarray(ours) - theirs).max()) / share for ours, theirs, share in pairs]
+        found[name] = (max(errors[:2]), max(errors[2:4]), max(errors[4:]))
+    return found
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+def test_it_agrees_with_the_calculator_of_the_package(dtype: torch.dtype) -> None:
+    """Alone and in a batch of crystals and molecules."""
+    found = differences(wrapper(dtype), dtype)
+    print(found)
+    for energy, forces, stress in found.values():
+        assert energy < BOUNDS[dtype][0]
+        assert max(forces, stress) < BOUNDS[dtype][1]
+
+
+class SeesPairsOfItsNeighbour(MACEWrapper):
+    """A broken twin: images are one cell off."""
+
+    def adapt_input(self, data: Any, **kwargs: Any) -> dict[str, Any]:
+        inputs = super().adapt_input(data, **kwargs)
+        return {**inputs, "unit_shifts": -inputs["unit_shifts"], "shifts": -inputs["shifts"]}
+
+
+def test_the_comparison_notices_a_broken_twin() -> None:
+    twin = SeesPairsOfItsNeighbour(random_network()).eval()
+    twin.model_config.active_outputs = set(EVERYTHING)
+    assert differences(twin, torch.float64)["silicon"][1] > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("parameters", "positions"),
+    [(torch.float64, torch.float64), (torch.float32, torch.float64), (torch.float32, torch.float32)],
+    ids=str,
+)
+def test_it_keeps_the_contract(parameters: torch.dtype, positions: torch.dtype) -> None:
+    scale = {"atomic_inter_scale": 100.0, "atomic_energies": np.zeros(len(NUMBERS))}  # rounding of E is no wrong force
+    model = MACEWrapper(random_network(parameters, **scale))
+    report = check_model(model, elements=[11, 17], distance=2.8, dtype=positions).raise_if_failed()
+    print(report)
+    for check in ("forces", "stress", "rotation", "extensivity", "companions", "autograd group", "smoothness"):
+        assert report.verdict(check) is Verdict.PASSED, check
+
+
+def test_zbl_beside_the_network() -> None:
+    """What mace-torch adds of its own is part of energy and forces."""
+    report = check_model(MACEWrapper(random_network(pair_repulsion=True)), elements=[11, 17], distance=2.8)
+    report.raise_if_failed()
+
+
+def test_second_derivatives() -> None:
+    model, batch = wrapper(), batch_of(*structures().values())
+    for exact, by_differences in zip(hessian(model, batch, step=None), hessian(model, batch, step=1e-4), strict=True):
+        torch.testing.assert_close(exact, by_differences, rtol=1e-5, atol=1e-4)
+
+
+def test_several_heads() -> None:
+    energies = np.array([[-1.0] * len(NUMBERS), [-2.0] * len(NUMBERS)])
+    options = {"heads": ["pbe", "r2scan"], "atomic_energies": energies, "atomic_inter_scale": [0.0, 0.0]}
+    options["atomic_inter_shift"] = [0.0, 0.0]
+    batch = batch_of(*structures().values())
+    for head, each in (("pbe", -1.0), ("r2scan", -2.0)):
+        found = MACEWrapper(random_network(**options), head=head).eval()(batch)["energy"]
+        torch.testing.assert_close(found, each * batch.num_nodes_per_graph.view(-1, 1).double())
+    with pytest.raises(InputError, match="this network has pbe, r2scan"):
+        MACEWrapper(random_network(**options))
+
+
+def test_files_of_the_package_are_read_and_written(tmp_path: Path) -> None:
+    file, batch = tmp_path / "random.model", batch_of(*structures().values())
+    torch.save(random_network(), file)
+    with pytest.raises(InputError, match="Pass `trust=True`"):
+        MACEWrapper.from_checkpoint(file)
+    model = MACEWrapper.from_checkpoint(file, trust=True)
+    assert torch.equal(model(batch)["forces"], wrapper()(batch)["forces"])
+    single = MACEWrapper.from_checkpoint(file, dtype=torch.float32, atomic_energies={"Si": 5.0}, trust=True)
+    difference = single(batch)["energy"] - model(batch)["energy"]
+    torch.testing.assert_close(difference.flatten(), torch.tensor([56.0, 0, 0, 0]).double(), rtol=0, atol=1e-3)
+    model.export_model(tmp_path / "again.model")
+    found = torch.load(tmp_path / "again.model", weights_only=False)
+    assert type(found) is type(random_network())
+    result = athanor.evaluate(
+        list(structures().values()), model={"name": "mace", "checkpoint_path": str(file), "trust": True}
+    )
+    np.testing.assert_allclose(result.energies, model(batch)["energy"].flatten(), rtol=0, atol=1e-9)
+    with pytest.raises(InputError, match=r"`tiny` is neither a file nor a network .*medium-mpa-0.*off-large"):
+        MACEWrapper.from_checkpoint("tiny", trust=True)
+
+
+def test_a_compiled_network_gives_the_same(tmp_path: Path) -> None:
+    file, batch = tmp_path / "random.model", batch_of(*structures().values())
+    torch.save(random_network(), file)
+    model = MACEWrapper.from_checkpoint(file, compile_model=True, trust=True, backend="aot_eager")
+    model.model_config.active_outputs = set(EVERYTHING)
+    expected = wrapper()(batch)
+    for key, value in model(batch).items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-9, atol=1e-9, msg=key)
+    with pytest.raises(NotAvailableError, match="no second derivatives"):
+        hessian(model, batch, step=None)
+
+
+def test_the_process_is_left_as_it_was(tmp_path: Path) -> None:
+    """Neither unsafe loading, nor another default dtype, nor what the package prints, is left behind."""
+    file, name = tmp_path / "random.model", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    torch.save(random_network(), file)
+    program = (
+        "import os, torch; from athanor.models import MACEWrapper\n"
+        f"MACEWrapper.from_checkpoint({str(file)!r}, trust=True)\n"
+        f"print(os.environ.get('{name}'), torch.get_default_dtype())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True,
+        env={key: value for key, value in os.environ.items() if key != name},
+    )  # fmt: skip
+    assert done.stdout == "None torch.float32\n"

@@ -23,14 +23,15 @@ CHUNKS = 32
 
 USABLE, NOT_FINITE, FLAT_CELL, TOO_MANY_IMAGES = 0, 1, 2, 3
 """What became of a system."""
-MAX_TRANSLATIONS = 10_000_000
+MAX_TRANSLATIONS = 1_000_000
 
 
 @jit
-def plan(positions, cell, pbc, segment_ptr, unit, reach, x, full, copies, status, start, stop):
+def plan(positions, cell, pbc, segment_ptr, unit, reach, x, full, copies, status, neighbors, start, stop):
     """Wrap systems ``start .. stop - 1``, in bohr, and choose how many images of each atom a tile holds, [B, 3].
 
-    `full` are the vectors of the cell so repeated. `unit` is a bohr in the unit of the input; `reach` is in bohr.
+    `full` are the vectors of the cell so repeated, `neighbors` estimates how many an atom has. `unit` is a bohr in the
+    unit of the input; `reach` is in bohr.
     """
     inverse = np.empty((3, 3))
     for b in range(start, stop):
@@ -39,6 +40,7 @@ def plan(positions, cell, pbc, segment_ptr, unit, reach, x, full, copies, status
         for a in range(3):
             copies[b, a] = 1
         status[b] = USABLE
+        neighbors[b] = n
         if n == 0:
             continue
         complete_cell(cell[b], pbc[b], full[b])
@@ -66,6 +68,9 @@ def plan(positions, cell, pbc, segment_ptr, unit, reach, x, full, copies, status
         if not translations < MAX_TRANSLATIONS:
             status[b] = TOO_MANY_IMAGES
             continue
+        if pbc[b, 0] and pbc[b, 1] and pbc[b, 2]:
+            density = n * abs(determinant(inverse))
+            neighbors[b] = 4.0 / 3.0 * math.pi * reach * reach * reach * density
         total = n
         while total < TILE:
             shortest = -1
@@ -81,6 +86,16 @@ def plan(positions, cell, pbc, segment_ptr, unit, reach, x, full, copies, status
         for a in range(3):
             for c in range(3):
                 full[b, a, c] *= copies[b, a]
+
+
+@jit
+def determinant(h):
+    """Return the determinant of a 3x3 matrix."""
+    return (
+        h[0, 0] * (h[1, 1] * h[2, 2] - h[1, 2] * h[2, 1])
+        + h[0, 1] * (h[1, 2] * h[2, 0] - h[1, 0] * h[2, 2])
+        + h[0, 2] * (h[1, 0] * h[2, 1] - h[1, 1] * h[2, 0])
+    )
 
 
 @jit

@@ -116,7 +116,7 @@ def dftd3(
     ------
     InputError
         If a cutoff is not positive, periodic vectors lie in a plane, or a cell is so small for its cutoff that there
-        are more than ten million images.
+        are more than a million images.
     ShapeError
         If `atomic_numbers` or `pbc` has the wrong shape.
 
@@ -160,9 +160,10 @@ def _cpu_call(
     far = max(cutoffs[: 3 if s9 != 0.0 else 2])
     x, full = np.empty((n, 3)), np.empty((systems, 3, 3))
     copies, status = np.empty((systems, 3), np.int64), np.empty(systems, np.int64)
+    neighbors = np.empty(systems)
     by_system = system_bounds(ptr, 60.0 * n)
     geometry = (as_doubles(positions), as_doubles(cell), periodic, ptr, bohr, far)
-    run_parts(_tiles.plan, (*geometry, x, full, copies, status), by_system)
+    run_parts(_tiles.plan, (*geometry, x, full, copies, status, neighbors), by_system)
     _refuse(status)
 
     atoms = np.where(status == _tiles.USABLE, np.diff(ptr), 0)
@@ -197,9 +198,7 @@ def _cpu_call(
     unit_sums, by_number = np.empty((unit_ptr[-1], 7)), np.empty(n)
     form = (rational, s6, s8, first, second, alpha, k1)
 
-    volume = np.abs(np.linalg.det(full)) / images
-    pairs = np.where(periodic.all(axis=1), 2.1 * max(cutoffs[:2]) ** 3 / np.maximum(volume, 1.0), 0.5) * atoms * atoms
-    cost = _running(20.0 * (pairs / np.maximum(chunks, 1))[unit_system])
+    cost = _running((20.0 * neighbors * atoms / np.maximum(chunks, 1))[unit_system])
     by_unit = balanced_bounds(cost, min(num_parts(cost[-1]), max(len(work_units), 1)))
 
     def sweep(kind, radius):
@@ -233,7 +232,7 @@ def _running(counts: np.ndarray) -> np.ndarray:
 def _refuse(status: np.ndarray) -> None:
     for code, fault in (
         (_tiles.FLAT_CELL, "has periodic cell vectors that lie in one plane or line; its cell must span a volume"),
-        (_tiles.TOO_MANY_IMAGES, "has more than ten million images within the cutoff; its cell is too small for it"),
+        (_tiles.TOO_MANY_IMAGES, "has more than a million images within the cutoff; its cell is too small for it"),
     ):
         if (status == code).any():
             raise InputError(f"System {int((status == code).argmax())} {fault}.")

@@ -13,8 +13,8 @@ from athanor import kernels
 from athanor.errors import NotAvailableError
 from athanor.kernels.cell import _reference as cell_reference
 from athanor.kernels.coulomb import op as coulomb
-from athanor.kernels.ewald import op as ewald
 from athanor.kernels.dispersion import op as dispersion
+from athanor.kernels.ewald import op as ewald
 from athanor.kernels.fire import _reference as fire_reference
 from athanor.kernels.neighbor_displacement import _reference as displacement_reference
 from athanor.kernels.neighbor_list import _reference as list_reference

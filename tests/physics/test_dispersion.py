@@ -1,4 +1,4 @@
-"""D3 against its Fortran library, stored and live, against differences of its energy, and each check on broken twins."""
+"""D3 against its Fortran library, stored and live, against differences of its energy; and each check on twins."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ SHORT = {"cutoff": 8.0, "three_body_cutoff": 5.5}
 
 @pytest.mark.parametrize("options", [{}, {"damping": "zero"}, {"three_body": True}], ids=["bj", "zero", "three-body"])
 def test_the_card_holds(options: dict[str, Any]) -> None:
-    """Forces and stress by differences, smoothness, symmetries, equal bits in any batch, and the rest of the contract."""
+    """Forces and stress by differences, smoothness, symmetries, equal bits in any batch, and the rest of it."""
     report = check_model(DFTD3ModelWrapper.from_functional("pbe", **SHORT, **options)).raise_if_failed()
     for check in ("forces", "stress", "smoothness", "bits in any batch", "bits beside stress", "autograd group"):
         assert {row.verdict.value for row in report.checks[check]} == {"passed"}

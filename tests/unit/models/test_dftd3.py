@@ -42,7 +42,7 @@ def crystal() -> AtomicData:
     return system(atoms)
 
 
-# --------------------------------------------------------------------------------------------------------- the interface
+# -------------------------------------------------------------------------------------------------------- the interface
 
 
 def test_attributes_buffers_and_card_are_what_was_given() -> None:
@@ -130,7 +130,7 @@ def test_elements_are_looked_at_again_when_they_change() -> None:
         model(batch)
 
 
-# ----------------------------------------------------------------------------------------------------------- functionals
+# ---------------------------------------------------------------------------------------------------------- functionals
 
 
 def test_functionals_by_name() -> None:
@@ -157,7 +157,7 @@ def test_names_of_the_registry() -> None:
     assert both.model_config.neighbor_config.cutoff == 6.0
 
 
-# ---------------------------------------------------------------------------------------------------------------- tables
+# --------------------------------------------------------------------------------------------------------------- tables
 
 
 def test_tables_hold_what_was_published() -> None:
@@ -188,7 +188,7 @@ def test_tables_are_written_and_read(tmp_path: Path) -> None:
     assert torch.equal(model.r0ab, loaded["r0ab"])
     with pytest.raises(FileNotFoundError, match=r"no file `.*absent\.pt`"):
         load_dftd3_params(tmp_path / "absent.pt", auto_download=False)
-    with pytest.raises(InputError, match="`rcov` is absent in .*parameters"):
+    with pytest.raises(InputError, match=r"`rcov` is absent in .*parameters"):
         save_dftd3_parameters({}, tmp_path / "none.pt")
     torch.save({**single, "rcov": torch.zeros(3)}, tmp_path / "short.pt")
     with pytest.raises(InputError, match=r"`rcov` has shape \(3,\)"):
@@ -201,16 +201,16 @@ def test_tables_are_written_and_read(tmp_path: Path) -> None:
 def as_program(folder: Path) -> dict[str, torch.Tensor]:
     """Write the tables in the form of the original sources, and return them."""
     loaded = load_dftd3_params()
-    code, program = lambda z, p: f"{100 * p + z:.9E}", []  # noqa: E731
+    code, program = lambda z, p: f"{100 * p + z:.9E}", []
     for name, table in (("rcov", "rcov"), ("r2r4", "r4r2")):
         values = [f"{float(v):.8f}" for v in loaded[table][1:]]
         rows = ",\n     . ".join(", ".join(values[k : k + 5]) for k in range(0, 94, 5))
         program.append(f"      data {name} /\n     . {rows} /\n")
     radii = [f"{float(loaded['r0ab'][i, j]) * 0.529177210903:.4f}" for i in range(1, 95) for j in range(1, i + 1)]
-    for k in range(0, len(radii), 70):
-        program.append(
-            f"      r0ab({k + 1:4d}:{k + 70:4d})=(/\n     . " + "\n     .,".join(radii[k : k + 70]) + "\n     ./)\n"
-        )
+    program += [
+        f"      r0ab({k + 1:4d}:{k + 70:4d})=(/\n     . " + "\n     .,".join(radii[k : k + 70]) + "\n     ./)\n"
+        for k in range(0, len(radii), 70)
+    ]
     lines = []
     for i, j, p, q in (loaded["c6ab"] > 0.0).nonzero().tolist():
         if (i, p) >= (j, q):
@@ -240,7 +240,7 @@ def test_sources_of_the_original_program_are_read(tmp_path: Path) -> None:
     assert torch.equal(extract_dftd3_parameters()["c6ab"], expected["c6ab"])
 
 
-# ------------------------------------------------------------------------------------------------------------------ sums
+# ----------------------------------------------------------------------------------------------------------------- sums
 
 
 @pytest.mark.parametrize("use_autograd", [False, True])

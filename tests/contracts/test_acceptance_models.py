@@ -22,7 +22,11 @@ from athanor.dynamics import NVE, ConvergenceHook, FIREVariableCell
 from athanor.hooks import NeighborListHook, WrapPeriodicHook
 from athanor.models import hessian
 from athanor.models.chgnet import CHGNetWrapper
+from athanor.models.coulomb import CoulombModel
 from athanor.models.demo import DemoModelWrapper, build_demo_model
+from athanor.models.dftd3 import DFTD3ModelWrapper
+from athanor.models.dsf import DSFModelWrapper
+from athanor.models.ewald import EwaldModelWrapper
 from athanor.models.lj import LennardJonesModelWrapper
 from athanor.models.mace import MACEWrapper
 from athanor.neighbors import compute_neighbors
@@ -32,8 +36,6 @@ from athanor.testing.systems import fcc_crystal, moved, standard_systems, struct
 TESTS = Path(__file__).resolve().parent.parent
 
 LATER = {
-    13: "Ewald and PME",
-    14: "D3",
     17: "training",
 }
 """Lines that wait for a part of the package."""
@@ -133,9 +135,9 @@ def test_line_7_hessian_closure_with_the_models_that_are_shipped(training: bool)
 # ---------------------------------------------------------------------------------------- composition: lines 8 to 10
 
 
-def test_line_8_a_sum_equals_its_parts_with_different_cutoffs_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ewald is a stand-in of the same interface."""
-    file_of("guide/test_guide.py").test_plus(monkeypatch)
+def test_line_8_a_sum_equals_its_parts_with_different_cutoffs_too() -> None:
+    file_of("guide/test_guide.py").test_plus()
+    file_of("unit/models/test_coulomb.py").test_a_sum_with_another_cutoff_is_the_sum_of_its_parts()
     file_of("unit/models/test_pipeline.py").test_a_sum_is_the_sum_of_its_parts_and_reads_shorter_pairs_only()
 
 
@@ -318,8 +320,6 @@ def test_line_12_a_lost_image_is_noticed() -> None:
     file_of("unit/kernels/test_neighbor_list.py").test_a_lost_image_is_noticed()
 
 
-# Lines 13 and 14 wait for the potentials they are about, see LATER.
-
 # ------------------------------------------------------------------------------------------------------- MACE: line 15
 
 
@@ -357,6 +357,32 @@ def drift_of(model: LennardJonesModelWrapper) -> float:
     return abs(float((time * values).sum() / time.square().sum()))
 
 
+@pytest.mark.parametrize("name", ["rock salt", "caesium chloride", "zinc blende"])
+def test_line_13_madelung_constants_charged_cells_slabs_and_independence(name: str) -> None:
+    """To 1e-6 for cutoffs from 6 to 14 Å at an accuracy of 1e-7, and to 1e-10 at 1e-12."""
+    sums = file_of("physics/test_electrostatics.py")
+    assert max(sums.error_of_constant(name, cutoff, 1e-7) for cutoff in (6.0, 8.0, 11.0, 14.0)) < 1e-6
+    sums.test_madelung_constants_to_ten_digits(name)
+    sums.test_charged_cells_have_the_energy_and_pressure_of_wigner_lattices("bcc")
+    sums.test_slabs_agree_with_a_sum_over_a_plane(neutral=True)
+    sums.test_forces_stress_and_potentials_are_derivatives_of_the_energy_at_every_accuracy(1e-8)
+    sums.test_finite_systems_beside_periodic_ones_are_summed_over_all_pairs()
+    report = check_model(EwaldModelWrapper(7.0), checks=["bits in any batch"]).raise_if_failed()
+    assert report.verdict("bits in any batch") is Verdict.PASSED
+
+
+def test_line_14_d3_has_the_numbers_of_its_library_and_forces_by_differences() -> None:
+    """Molecules and crystals, both dampings, with and without triples; functionals where the library is installed."""
+    dispersion = file_of("physics/test_dispersion.py")
+    for case in dispersion.STORED["results"]:
+        if case.split()[0] in ("ethanol", "thiophene", "salt"):
+            dispersion.test_stored_numbers_of_the_library(case)
+    if importlib.util.find_spec("dftd3") is not None:
+        for functional in dispersion.FUNCTIONALS:
+            dispersion.test_functionals_against_the_library(functional, "bj")
+    dispersion.test_the_card_holds({})
+
+
 def test_line_16_argon_with_a_taper_does_not_drift() -> None:
     assert drift_of(argon()) < 1e-6
 
@@ -383,6 +409,9 @@ def shifted(system: AtomicData) -> AtomicData:
 
 BUILT_IN = {
     "lennard-jones": pytest.param(lambda: LennardJonesModelWrapper(1.0, 3.4, 8.5, switch_width=1.5), id="lj"),
+    "ewald": pytest.param(lambda: EwaldModelWrapper(8.0), id="ewald"),
+    "dsf": pytest.param(lambda: DSFModelWrapper(8.5), id="dsf"),
+    "d3": pytest.param(lambda: DFTD3ModelWrapper.from_functional("pbe", cutoff=8.0), id="d3"),
     "demo": pytest.param(lambda: build_demo_model(hidden_dim=8).double(), id="demo"),
     "mace": pytest.param(lambda: file_of("unit/models/test_mace.py").wrapper(), id="mace"),
     "chgnet": pytest.param(
@@ -396,7 +425,9 @@ def test_line_16_forces_and_stress_of_every_built_in_are_slopes(make: Any) -> No
     model = make()
     elements, distance = ((11, 17), 2.9) if isinstance(model, CHGNetWrapper | MACEWrapper) else ((18,), 3.7)
     systems = standard_systems(distance=distance, elements=elements)
-    chosen = {name: systems[name] for name in ("left-handed", "cluster")}
+    chosen: Any = {name: systems[name] for name in ("left-handed", "cluster")}
+    if isinstance(model, CoulombModel):
+        chosen = None  # those of the kit have charges
     if isinstance(model, DemoModelWrapper):
         chosen = {name: shifted(system) for name, system in chosen.items()}
     report = check_model(model, chosen, checks=("forces", "stress")).raise_if_failed()

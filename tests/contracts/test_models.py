@@ -12,6 +12,8 @@ import torch
 from athanor.errors import ContractError, InputError
 from athanor.models.base import ModelCard, ModelConfig
 from athanor.models.demo import build_demo_model
+from athanor.models.dsf import DSFModelWrapper
+from athanor.models.ewald import EwaldModelWrapper
 from athanor.models.lj import LennardJonesModelWrapper
 from athanor.models.pipeline import PipelineGroup, PipelineModelWrapper
 from athanor.testing import Verdict, check_model
@@ -82,7 +84,31 @@ def test_demo_is_what_its_card_says(network: torch.dtype) -> None:
     assert all(row.note for row in report.rows if row.verdict is Verdict.NOT_APPLICABLE)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("slabs", [False, True])
+def test_ewald(slabs: bool, dtype: torch.dtype) -> None:
+    report = check_model(EwaldModelWrapper(8.0, slab_correction=slabs), dtype=dtype).raise_if_failed()
+    assert verdicts(report, Verdict.NOT_CLAIMED) == {"units", "isolated atom", "no pairs", "unknown element"}
+    assert verdicts(report, Verdict.NOT_APPLICABLE) == {"isolation"}
+    assert (report.checks["outputs"][2].verdict is Verdict.NOT_APPLICABLE) is not slabs
+    assert ("Left out, as the model refuses it: slab. System 0" in str(report)) is not slabs
+
+
+def test_damped_shifted_force() -> None:
+    report = check_model(DSFModelWrapper(9.0)).raise_if_failed()
+    assert verdicts(report, Verdict.NOT_CLAIMED) == {"units", "smoothness", "unknown element"}
+
+
+def test_who_refuses_a_crystal_fails() -> None:
+    class RefusesAll(Morse):
+        def forward(self, data: Any, **kwargs: Any) -> Any:
+            raise InputError("not today")
+
+    assert "outputs" in failed(check_model(RefusesAll(), SYSTEMS, checks=["outputs"]))
+
+
 SUMS = {
+    "charges": lambda: argon() + EwaldModelWrapper(7.0, hybrid_forces=True),
     "sum": lambda: argon() + argon(cutoff=5.0, epsilon=0.3),
     "autograd group": lambda: PipelineModelWrapper([PipelineGroup([argon(), argon(cutoff=5.0)], use_autograd=True)]),
     "nested": lambda: PipelineModelWrapper([PipelineGroup([argon() + argon(cutoff=5.0), argon()], use_autograd=True)]),

@@ -47,8 +47,7 @@ def ewald(cutoff: float, accuracy: float, **options: Any) -> EwaldModelWrapper:
     return EwaldModelWrapper(cutoff, accuracy, coulomb_constant=1.0, **options)
 
 
-# ------------------------------------------------------------------------------------------------------------ lattice
-constants
+# ---------------------------------------------------------------------------------------------------- lattice constants
 
 WURTZITE = bulk("ZnS", "wurtzite", a=3.8, c=3.8 * math.sqrt(8.0 / 3.0), u=3.0 / 8.0)
 MADELUNG = {
@@ -140,8 +139,7 @@ def test_without_the_background_a_charged_cell_depends_on_the_splitting(monkeypa
     assert abs(energy * radius - constant) > 1e-3
 
 
-# -------------------------------------------------------------------------------------------------------------- other
-sums
+# ----------------------------------------------------------------------------------------------------------- other sums
 
 
 def slab(height: float) -> tuple[Atoms, list[float]]:
@@ -227,8 +225,7 @@ def test_finite_systems_beside_periodic_ones_are_summed_over_all_pairs() -> None
     assert torch.equal(outputs["forces"][:2], alone["forces"])
 
 
-# ---------------------------------------------------------------------------------------------------------- accuracy,
-derivatives
+# ------------------------------------------------------------------------------------------------ accuracy, derivatives
 
 
 def melt(repeat: int = 2, rattle: float = 0.3, seed: int = 1, strain: float = 0.0) -> tuple[Atoms, list[float]]:
@@ -340,8 +337,7 @@ def test_all_is_the_same_in_a_cell_of_the_other_hand() -> None:
         torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-12)
 
 
-# ------------------------------------------------------------------------------------------------------------------ a
-run
+# ---------------------------------------------------------------------------------------------------------------- a run
 
 
 def drift_of(accuracy: float, forces_scale: float = 1.0) -> float:

@@ -44,9 +44,9 @@ def register_energy_op(
     Callable
         What the public call has to call. Its outputs are attached to whatever inputs require grad.
     """
-    places = [list(inspect.signature(public).parameters).index(name) for name in ("positions", "cell")]
-    charges = next((at for at, name in enumerate(inspect.signature(public).parameters) if name == "charges"), None)
-    variables = places if charges is None else [*places, charges]
+    names = list(inspect.signature(public).parameters)
+    variables = [names.index(name) for name in ("positions", "cell", "charges") if name in names]
+    charges = variables[2] if "charges" in names else None
 
     def reference(*arguments: Any) -> Derivatives:
         with torch.inference_mode(False), torch.enable_grad(), _recording():

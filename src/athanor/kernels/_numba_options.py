@@ -26,6 +26,11 @@ _numba_config: Any = numba.config
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False, "boundscheck": False}
 
 
+def inlined(function: Function) -> Function:
+    """Compile `function` as a part of each kernel that calls it: for bodies of hot loops that several kernels share."""
+    return numba.njit(inline="always", **_OPTIONS)(function)
+
+
 def jit(function: Function) -> Function:
     """Compile `function` at its first call, once per installation where a cache folder can be written."""
     dispatcher: Any = numba.njit(**_OPTIONS)(function)

@@ -46,7 +46,7 @@ def ready(model: Any, *systems: AtomicData) -> Batch:
 MODELS = pytest.mark.parametrize("kind", [EwaldModelWrapper, DSFModelWrapper])
 
 
-# ------------------------------------------------------------------------------------------------------- what is read
+# --------------------------------------------------------------------------------------------------------- what is read
 
 
 @MODELS
@@ -145,7 +145,7 @@ def test_ewald_says_which_boundaries_it_takes() -> None:
         slabs(view)
 
 
-# ------------------------------------------------------------------------------------------------- what is handed out
+# --------------------------------------------------------------------------------------------------- what is handed out
 
 
 @MODELS
@@ -206,6 +206,21 @@ def test_another_cell_and_other_charges_are_seen_at_once() -> None:
     model.invalidate_cache()
 
 
+def test_a_cell_that_has_exploded_spoils_nobody_else() -> None:
+    model = EwaldModelWrapper(6.0)
+    alone = model(ready(model, salt()))
+    for broken in (1e7, float("nan")):
+        batch = ready(model, salt(), salt(), salt())
+        view = batch.shallow_view(())
+        view.cell = batch.cell.clone()
+        view.cell[1] *= broken
+        together = model(view)
+        assert bool(together["energy"][1].isnan())
+        for place in (0, 2):
+            assert torch.equal(together["energy"][place], alone["energy"][0])
+            assert torch.equal(together["forces"][8 * place : 8 * place + 8], alone["forces"])
+
+
 @MODELS
 def test_hybrid_forces_are_at_fixed_charges_and_without_graph(kind: type) -> None:
     model, plain = kind(6.0, hybrid_forces=True), kind(6.0)
@@ -252,7 +267,7 @@ def test_the_hessian_agrees_with_differences_of_forces(kind: type) -> None:
     torch.testing.assert_close(exact, differences, rtol=0, atol=1e-5 * float(exact.abs().max()))
 
 
-# ----------------------------------------------------------------------------------------------- damped shifted force
+# ------------------------------------------------------------------------------------------------- damped shifted force
 
 
 def test_energy_and_force_of_damped_pairs_go_to_zero_at_the_cutoff() -> None:
@@ -284,7 +299,7 @@ def test_plain_shifted_coulomb_without_damping() -> None:
     assert energy == pytest.approx(1.0 / 3.0 - 1.0 / 9.0 + (3.0 - 9.0) / 81.0 - 1.0 / 9.0, rel=1e-13)
 
 
-# -------------------------------------------------------------------------------------------------------------- names
+# ---------------------------------------------------------------------------------------------------------------- names
 
 
 def test_models_by_name() -> None:

@@ -9,10 +9,10 @@ digits. Relative errors stay below 2e-14.
 
 from __future__ import annotations
 
-from athanor.kernels._numba_options import jit
+from athanor.kernels._numba_options import inlined
 
 
-@jit
+@inlined
 def gaussian(y):
     """Return exp(-y) for y from 0 to 64: the 64th power of a Taylor series."""
     z = y * (-1.0 / 64.0)
@@ -38,7 +38,7 @@ def gaussian(y):
     return p * p
 
 
-@jit
+@inlined
 def scaled_erfc(x):
     """Return erfc(x) exp(x^2) for x from 0 to 8."""
     u = 3.75 / (3.75 + x)

@@ -14,6 +14,8 @@ import numpy as np
 
 from athanor.kernels._numba_options import jit
 
+MOST_TERMS = 1e8
+"""Vectors of one system; a cell that has exploded asks for more, and would keep the others waiting."""
 BLOCK = 32
 """Atoms whose phases are kept at hand while forces are summed."""
 
@@ -32,15 +34,25 @@ def reciprocal_vectors(cell, vectors):
 
 
 @jit
-def largest_index(lattice_vector, radius):
-    """Return the largest |n| along one lattice vector of k within `radius`."""
-    length = math.sqrt(lattice_vector[0] ** 2 + lattice_vector[1] ** 2 + lattice_vector[2] ** 2)
-    return math.floor(radius * length / (2.0 * math.pi))
+def largest_indices(cell, radius, reach):
+    """Write the largest |n| along each lattice vector of k within `radius`; return whether they are not too many."""
+    terms = 1.0
+    for a in range(3):
+        length = math.sqrt(cell[a, 0] ** 2 + cell[a, 1] ** 2 + cell[a, 2] ** 2)
+        most = radius * length / (2.0 * math.pi)
+        terms *= 2.0 * most + 1.0
+        if not terms < MOST_TERMS:
+            reach[:] = 0
+            return False
+        reach[a] = math.floor(most)
+    return True
 
 
 @jit
 def columns(cell, included, radius, reach, volumes, reciprocal, column_ptr, table, fill):
     """Count the columns of each system, and, if `fill`, write (system, n1, n2, largest |n3|, first term) of each.
+
+    A system with too many vectors gets none, and a volume that is not a number.
 
     `column_ptr` and the last entry of `table` are running totals.
     """
@@ -52,8 +64,9 @@ def columns(cell, included, radius, reach, volumes, reciprocal, column_ptr, tabl
         if not included[b]:
             continue
         volumes[b] = reciprocal_vectors(cell[b], reciprocal[b])
-        for a in range(3):
-            reach[b, a] = largest_index(cell[b, a], radius)
+        if not largest_indices(cell[b], radius, reach[b]):
+            volumes[b] = math.nan
+            continue
         g = reciprocal[b]
         square = g[2, 0] ** 2 + g[2, 1] ** 2 + g[2, 2] ** 2
         for n1 in range(reach[b, 0] + 1):

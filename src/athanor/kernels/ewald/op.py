@@ -86,8 +86,9 @@ def ewald_reciprocal(
 
     Notes
     -----
-    Arithmetic is in double precision, results have the dtype of `positions`. A system's bits depend on that system
-    only. All outputs are differentiable, through torch operations.
+    A system with more than 1e8 vectors gets an energy that is not a number. Arithmetic is in double precision, results
+    have the dtype of `positions`. A system's bits depend on that system only. All outputs are differentiable, through
+    torch operations.
 
     References
     ----------
@@ -181,6 +182,7 @@ def _reciprocal_cpu(positions, cell, segment_ptr, charges, included, screening, 
     run_parts(_cpu.structure_factors, (*lattice, first, second, third, *form, coefficients, sums), by_column)
     out = Outputs(n, systems)
     _pairs.totals(sums, column_ptr, 1.0, out.energy, out.virial, 0, systems)
+    out.energy[np.isnan(volumes)] = np.nan
     if not derivatives:
         out.forces[:], out.potential[:] = 0.0, 0.0
         return out.tensors(positions, charges)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from athanor.kernels._numba_options import jit
+from athanor.kernels._numba_options import inlined, jit
 from athanor.kernels.neighbor_list._cpu_shift import unpack_shift
 
 
@@ -39,7 +39,7 @@ def vectors(i, first, x, cell, row_ptr, neighbors, images, dx, dy, dz):
     return count
 
 
-@jit
+@inlined
 def add_row(i, first, count, dx, dy, dz, energies, slopes, row_ptr, neighbors, half, forces, sums):
     """Add up the row of atom i: its force, and its energy and virial in `sums`; a half list also pushes its neighbours.
 

@@ -236,7 +236,7 @@ def add_pairs(count, rows_j, force_x, force_y, force_z, s):
 
 @jit
 def sweep(
-    kind, full, pbc, copies, segment_ptr, place_ptr, tile_ptr, places, boxes, numbers, references, reference_ptr,
+    kind, full, pbc, copies, segment_ptr, place_ptr, tile_ptr, places, corners, numbers, references, reference_ptr,
     units, r0ab, reference_c6, own_weights, own_slopes, weights, weight_slopes, weight_ptr, by_number, bj, s6, s8,
     first, second, alpha, k1, cutoff, switch_start, unit_rows, unit_forces, unit_sums, start, stop,
 ):  # fmt: skip
@@ -283,11 +283,11 @@ def sweep(
             turn = row_tile % (2 * chunks)
             if min(turn, 2 * chunks - 1 - turn) != chunk:  # long rows and short ones in turn
                 continue
-            row_box = boxes[tile_ptr[b] + row_tile]
+            row_bounds = corners[tile_ptr[b] + row_tile]
             for tile in range(row_tile, tiles):
-                box = boxes[tile_ptr[b] + tile]
+                bounds = corners[tile_ptr[b] + tile]
                 found = near_translations(
-                    row_box[0:3], row_box[3:6], box[6:9], box[9:12], full[b], cutoff, reach, shifts
+                    row_bounds[0:3], row_bounds[3:6], bounds[6:9], bounds[9:12], full[b], cutoff, reach, shifts
                 )
                 if found == 0:
                     continue
@@ -295,7 +295,7 @@ def sweep(
                 for i in range(row_tile * per_tile, min((row_tile + 1) * per_tile, n)):
                     home = first_place + i * images
                     x, y, z = places[0, home], places[1, home], places[2, home]
-                    count = near_point(x, y, z, box, limit, found, shifts, near)
+                    count = near_point(x, y, z, bounds, limit, found, shifts, near)
                     if count == 0:
                         continue
                     first_atom = max(tile * per_tile, i)

@@ -37,8 +37,9 @@ def switch_of(square, switch_start, cutoff):
 
 
 @jit
-def find_neighbors(i, b, full, images, n, tiles, first_place, first_tile, places, boxes, cutoff, reach, shifts, near,
-                   kept, atoms):  # fmt: skip
+def find_neighbors(
+    i, b, full, images, n, tiles, first_place, first_tile, places, corners, cutoff, reach, shifts, near, kept, atoms
+):
     """Write vectors and squares of the neighbours of atom i, by atom, as far as there is room; return how many."""
     per_tile = max(1, TILE // images)
     home = first_place + i * images
@@ -47,9 +48,9 @@ def find_neighbors(i, b, full, images, n, tiles, first_place, first_tile, places
     limit = cutoff * cutoff
     found = 0
     for tile in range(tiles):
-        box = boxes[first_tile + tile]
-        count = near_translations(low, low, box[6:9], box[9:12], full[b], cutoff, reach, shifts)
-        count = near_point(x, y, z, box, limit, count, shifts, near)
+        bounds = corners[first_tile + tile]
+        count = near_translations(low, low, bounds[6:9], bounds[9:12], full[b], cutoff, reach, shifts)
+        count = near_point(x, y, z, bounds, limit, count, shifts, near)
         for j in range(tile * per_tile, min((tile + 1) * per_tile, n)):
             for place in range(first_place + j * images, first_place + (j + 1) * images):
                 for t in range(count):
@@ -161,8 +162,8 @@ def weigh(count, factor, switch_a, decline_a, near_root6, root6_of_pair, near_sw
 
 @jit
 def sweep(
-    full, pbc, copies, segment_ptr, place_ptr, tile_ptr, places, boxes, numbers, units, r0ab, reference_c6, own_weights,
-    own_slopes, s9, exponent, cutoff, switch_start, unit_rows, unit_forces, unit_sums, start, stop,
+    full, pbc, copies, segment_ptr, place_ptr, tile_ptr, places, corners, numbers, units, r0ab, reference_c6,
+    own_weights, own_slopes, s9, exponent, cutoff, switch_start, unit_rows, unit_forces, unit_sums, start, stop,
 ):  # fmt: skip
     """Add the triples of the atoms of units ``start .. stop - 1`` to rows, forces and sums; see the pair sweep."""
     s = np.empty(SCRATCH)
@@ -180,7 +181,7 @@ def sweep(
         own_numbers, weights = numbers[begin : begin + n], own_weights[begin : begin + n]
         c6, c6_of_a, slope = np.empty(n), np.empty(n), np.empty(n)
         for i in range(chunk, n, chunks):
-            place = (i, b, full, images, n, tile_ptr[b + 1] - tile_ptr[b], place_ptr[b], tile_ptr[b], places, boxes)
+            place = (i, b, full, images, n, tile_ptr[b + 1] - tile_ptr[b], place_ptr[b], tile_ptr[b], places, corners)
             count = find_neighbors(*place, cutoff, reach, shifts, near, kept, atoms)
             if count > len(atoms):
                 kept, atoms = np.empty((NUM_ROWS, count)), np.empty(count, np.int64)

@@ -1,8 +1,8 @@
 """Tiles for sums over all pairs of atoms and images: what is done once for each system.
 
 A sum over images out to 60 bohr has thousands of terms for each atom, which a list would have to hold. Here the atoms
-are sorted into tiles of neighbours instead, and a translation of a tile is left out as a whole where its box is too
-far. Atoms of small cells bring some of their images into the tile, so that the loops over a tile are long.
+are sorted into tiles of neighbours instead, and a translation of a tile is left out as a whole where its bounds are
+too far. Atoms of small cells bring some of their images into the tile, so that the loops over a tile are long.
 """
 
 from __future__ import annotations
@@ -106,13 +106,13 @@ def norm_of_column(matrix, a):
 
 @jit
 def arrange(
-    x, full, copies, status, all_numbers, rcov, r4r2, order, segment_ptr, place_ptr, tile_ptr, places, boxes, numbers,
-    start, stop,
+    x, full, copies, status, all_numbers, rcov, r4r2, order, segment_ptr, place_ptr, tile_ptr, places, corners,
+    numbers, start, stop,
 ):  # fmt: skip
-    """Sort the atoms of systems ``start .. stop - 1`` into tiles, write places of atoms and images, and boxes.
+    """Sort the atoms of systems ``start .. stop - 1`` into tiles, write places of atoms and images, and bounds.
 
     ``places`` are x, y, z, covalent radius and q; `numbers` are the atomic numbers in the order of the tiles.
-    ``boxes[t]`` is the lowest and highest corner of the atoms of tile t, and the same with their images.
+    ``corners[t]`` is the lowest and highest corner of the atoms of tile t, and the same with their images.
     """
     for b in range(start, stop):
         first, last = segment_ptr[b], segment_ptr[b + 1]
@@ -139,8 +139,8 @@ def arrange(
                         place += 1
         for t in range(tile_ptr[b], tile_ptr[b + 1]):
             for c in range(3):
-                boxes[t, c] = boxes[t, 6 + c] = np.inf
-                boxes[t, 3 + c] = boxes[t, 9 + c] = -np.inf
+                corners[t, c] = corners[t, 6 + c] = np.inf
+                corners[t, 3 + c] = corners[t, 9 + c] = -np.inf
             begin = (t - tile_ptr[b]) * atoms
             for i in range(begin, min(begin + atoms, n)):
                 for image in range(images):
@@ -148,10 +148,10 @@ def arrange(
                     for c in range(3):
                         value = places[c, m]
                         if image == 0:
-                            boxes[t, c] = min(boxes[t, c], value)
-                            boxes[t, 3 + c] = max(boxes[t, 3 + c], value)
-                        boxes[t, 6 + c] = min(boxes[t, 6 + c], value)
-                        boxes[t, 9 + c] = max(boxes[t, 9 + c], value)
+                            corners[t, c] = min(corners[t, c], value)
+                            corners[t, 3 + c] = max(corners[t, 3 + c], value)
+                        corners[t, 6 + c] = min(corners[t, 6 + c], value)
+                        corners[t, 9 + c] = max(corners[t, 9 + c], value)
 
 
 @jit
@@ -193,7 +193,7 @@ def sort_by(x, axis, order):
 
 @jit
 def near_translations(low, high, other_low, other_high, full, reach, counts, shifts):
-    """Write the translations that bring the other box within `reach` of the first, [., 3]; return how many.
+    """Write the translations that bring the other tile within `reach` of the first, [., 3]; return how many.
 
     ``counts`` [3] says how far to look along each vector of `full`.
     """
@@ -226,13 +226,13 @@ def look_around(full, pbc, reach, counts):
 
 
 @jit
-def near_point(x, y, z, box, limit, count, shifts, near):
-    """Write those of the first `count` shifts that bring a box as near to a point as the root of `limit`."""
+def near_point(x, y, z, bounds, limit, count, shifts, near):
+    """Write those of the first `count` shifts that bring a tile as near to a point as the root of `limit`."""
     found = 0
     for t in range(count):
-        gap_x = max(box[6] + shifts[t, 0] - x, x - box[9] - shifts[t, 0], 0.0)
-        gap_y = max(box[7] + shifts[t, 1] - y, y - box[10] - shifts[t, 1], 0.0)
-        gap_z = max(box[8] + shifts[t, 2] - z, z - box[11] - shifts[t, 2], 0.0)
+        gap_x = max(bounds[6] + shifts[t, 0] - x, x - bounds[9] - shifts[t, 0], 0.0)
+        gap_y = max(bounds[7] + shifts[t, 1] - y, y - bounds[10] - shifts[t, 1], 0.0)
+        gap_z = max(bounds[8] + shifts[t, 2] - z, z - bounds[11] - shifts[t, 2], 0.0)
         near[found, 0] = shifts[t, 0]
         near[found, 1] = shifts[t, 1]
         near[found, 2] = shifts[t, 2]

@@ -56,14 +56,14 @@ def dftd3(
         a, b = a[keep], b[keep]
         lengths = torch.linalg.vector_norm(sides[:, keep], dim=-1)
         pairs = ((i[a], j[a]), (i[a], j[b]), (j[a], j[b]))
-        c9, cutoff_radius = 1.0, 1.0
+        c9, zero_radius = 1.0, 1.0
         for p, q in pairs:
             c9 = c9 * c6_of(p, q).sqrt()
-            cutoff_radius = cutoff_radius * (4.0 / 3.0 * r0ab[z[p], z[q]])
+            zero_radius = zero_radius * (4.0 / 3.0 * r0ab[z[p], z[q]])
         x, y, w = lengths**2
         product = lengths.prod(0)
         angles = 0.375 * (x + y - w) * (x - y + w) * (y + w - x) / product**2 + 1.0
-        damping = 1.0 + 6.0 * (cutoff_radius / product) ** ((alpha + 2) / 3.0)
+        damping = 1.0 + 6.0 * (zero_radius / product) ** ((alpha + 2) / 3.0)
         switches = _switch(lengths, three_body_cutoff, smoothing_fraction).prod(0)
         triple_energy = s9 * c9 * angles / (product**3 * damping) * switches / 3.0  # met from each of its atoms
         energy = energy.index_add(0, system[a], triple_energy)

@@ -174,8 +174,8 @@ def _cpu_call(
     if n and not 0 <= atomic_numbers.min() <= atomic_numbers.max() < len(reference_cn):
         raise InputError(f"`atomic_numbers` must be from 0 to {len(reference_cn) - 1}, the last in the tables.")
     order, numbers = np.empty(n, np.int64), np.empty(n, np.int64)
-    places, boxes = np.empty((5, place_ptr[-1])), np.empty((tile_ptr[-1], 12))
-    layout = (ptr, place_ptr, tile_ptr, places, boxes, numbers)
+    places, corners = np.empty((5, place_ptr[-1])), np.empty((tile_ptr[-1], 12))
+    layout = (ptr, place_ptr, tile_ptr, places, corners, numbers)
     elements = (atomic_numbers, as_doubles(rcov), as_doubles(r4r2))
     run_parts(_tiles.arrange, (x, full, copies, status, *elements, order, *layout), by_system)
 

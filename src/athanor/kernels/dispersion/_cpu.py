@@ -235,6 +235,13 @@ def add_pairs(count, rows_j, force_x, force_y, force_z, s):
 
 
 @jit
+def is_dealt(group, chunks, chunk):
+    """Whether a group of rows is one of a chunk: forth and back, since the first rows are the longest."""
+    turn = group % (2 * chunks)
+    return min(turn, 2 * chunks - 1 - turn) == chunk
+
+
+@jit
 def sweep(
     kind, full, pbc, copies, segment_ptr, place_ptr, tile_ptr, places, corners, numbers, references, reference_ptr,
     units, r0ab, reference_c6, own_weights, own_slopes, weights, weight_slopes, weight_ptr, by_number, bj, s6, s8,
@@ -242,7 +249,8 @@ def sweep(
 ):  # fmt: skip
     """Sweep the units ``start .. stop - 1``: chunks of rows of tiles, each with the tiles from its own on.
 
-    ``units[u]`` is system, chunk, chunks of the system, and where its rows begin in `unit_rows` and `unit_forces`.
+    ``units[u]`` is system, chunk, chunks of the system, rows of a group (groups are dealt to chunks), and where its
+    rows begin in `unit_rows` and `unit_forces`.
     `places` holds x, y, z, covalent radius and q of atoms and images. What belongs to atoms is in sorted order.
     """
     scratch = np.empty(SCRATCH)
@@ -252,7 +260,7 @@ def sweep(
     growth, limit = math.exp(k1), cutoff * cutoff
     before = -1
     for u in range(start, stop):
-        b, chunk, chunks, offset = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
+        b, chunk, chunks, group, offset = units[u, 0], units[u, 1], units[u, 2], units[u, 3], units[u, 4]
         begin, first_place = segment_ptr[b], place_ptr[b]
         n = segment_ptr[b + 1] - begin
         images = copies[b, 0] * copies[b, 1] * copies[b, 2]
@@ -280,8 +288,8 @@ def sweep(
                 unit_sums[u, k] = 0.0
         clear(MAX_TILE, TOTALS, NUM_TOTALS, scratch)
         for row_tile in range(tiles):
-            turn = row_tile % (2 * chunks)
-            if min(turn, 2 * chunks - 1 - turn) != chunk:  # long rows and short ones in turn
+            first_row, stop_row = row_tile * per_tile, min((row_tile + 1) * per_tile, n)
+            if group >= per_tile and not is_dealt(first_row // group, chunks, chunk):
                 continue
             row_bounds = corners[tile_ptr[b] + row_tile]
             for tile in range(row_tile, tiles):
@@ -292,7 +300,9 @@ def sweep(
                 if found == 0:
                     continue
                 tile_stop = min((tile + 1) * per_tile, n)
-                for i in range(row_tile * per_tile, min((row_tile + 1) * per_tile, n)):
+                for i in range(first_row, stop_row):
+                    if not is_dealt(i // group, chunks, chunk):
+                        continue
                     home = first_place + i * images
                     x, y, z = places[0, home], places[1, home], places[2, home]
                     count = near_point(x, y, z, bounds, limit, found, shifts, near)
@@ -380,7 +390,7 @@ def coordination_weights(
         for i in range(first, first + n):
             cn = 0.0
             for u in range(unit_ptr[b], unit_ptr[b + 1]):
-                cn += unit_rows[units[u, 3] + i - first]
+                cn += unit_rows[units[u, 4] + i - first]
             largest = -np.inf
             for p in range(most):
                 reference = reference_cn[numbers[i], p]
@@ -410,7 +420,7 @@ def add_rows(segment_ptr, units, unit_ptr, unit_rows, by_number, start, stop):
         for i in range(segment_ptr[b], segment_ptr[b + 1]):
             total = 0.0
             for u in range(unit_ptr[b], unit_ptr[b + 1]):
-                total += unit_rows[units[u, 3] + i - segment_ptr[b]]
+                total += unit_rows[units[u, 4] + i - segment_ptr[b]]
             by_number[i] = total
 
 
@@ -440,5 +450,5 @@ def totals(
             for c in range(3):
                 total = 0.0 if status[b] == USABLE else np.nan
                 for u in range(unit_ptr[b], unit_ptr[b + 1]):
-                    total += unit_forces[c, units[u, 3] + i]
+                    total += unit_forces[c, units[u, 4] + i]
                 forces[atom, c] = total * (hartree / bohr)

@@ -171,7 +171,7 @@ def sweep(
     reach = np.empty(3, np.int64)
     kept, atoms = np.empty((NUM_ROWS, 256)), np.empty(256, np.int64)
     for u in range(start, stop):
-        b, chunk, chunks, offset = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
+        b, chunk, chunks, offset = units[u, 0], units[u, 1], units[u, 2], units[u, 4]
         begin = segment_ptr[b]
         n = segment_ptr[b + 1] - begin
         images = copies[b, 0] * copies[b, 1] * copies[b, 2]

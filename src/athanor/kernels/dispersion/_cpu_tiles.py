@@ -165,7 +165,10 @@ def sort_into_tiles(x, atoms, order):
         return
     extent = np.empty(3)
     for c in range(3):
-        extent[c] = max(x[:, c].max() - x[:, c].min(), 1e-3)
+        low = high = x[0, c]
+        for i in range(1, n):
+            low, high = min(low, x[i, c]), max(high, x[i, c])
+        extent[c] = max(high - low, 1e-3)
     edge = (extent[0] * extent[1] * extent[2] / tiles) ** (1.0 / 3.0)
     slabs = min(max(1, round(extent[0] / edge)), tiles)
     columns = min(max(1, round(extent[1] / edge)), (tiles + slabs - 1) // slabs)
@@ -181,14 +184,24 @@ def sort_into_tiles(x, atoms, order):
 
 @jit
 def sort_by(x, axis, order):
-    """Sort `order` by a coordinate; equal ones keep their order."""
-    values = np.empty(len(order))
-    for i in range(len(order)):
-        values[i] = x[order[i], axis]
-    places = np.argsort(values, kind="mergesort")
-    before = order.copy()
-    for i in range(len(order)):
-        order[i] = before[places[i]]
+    """Sort `order` by a coordinate, merging ever longer runs; equal ones keep their order."""
+    n = len(order)
+    merged = np.empty(n, np.int64)
+    width = 1
+    while width < n:
+        for low in range(0, n, 2 * width):
+            middle, high = min(low + width, n), min(low + 2 * width, n)
+            i, j = low, middle
+            for k in range(low, high):
+                if i < middle and (j >= high or x[order[i], axis] <= x[order[j], axis]):
+                    merged[k] = order[i]
+                    i += 1
+                else:
+                    merged[k] = order[j]
+                    j += 1
+        for k in range(n):
+            order[k] = merged[k]
+        width *= 2
 
 
 @jit

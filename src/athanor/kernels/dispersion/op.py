@@ -168,7 +168,8 @@ def _cpu_call(
 
     atoms = np.where(status == _tiles.USABLE, np.diff(ptr), 0)
     images = copies.prod(axis=1)
-    tiles = -(-atoms // np.maximum(_tiles.TILE // images, 1))
+    per_tile = np.maximum(_tiles.TILE // images, 1)
+    tiles = -(-atoms // per_tile)
     place_ptr, tile_ptr = _running(atoms * images), _running(tiles)
     atomic_numbers, reference_cn = as_array(atomic_numbers), as_doubles(reference_cn)
     if n and not 0 <= atomic_numbers.min() <= atomic_numbers.max() < len(reference_cn):
@@ -188,12 +189,13 @@ def _cpu_call(
     weights, weight_slopes = np.empty((2, weight_ptr[-1]))
     weighted = (own_weights, own_slopes, weights, weight_slopes, weight_ptr)
 
-    chunks = np.minimum(tiles, _tiles.CHUNKS)
+    group = np.where((tiles > 1) & (tiles < 8), np.maximum(per_tile // 4, 1), per_tile)  # a few tiles share badly
+    chunks = np.minimum(-(-atoms // group), _tiles.CHUNKS)
     unit_ptr = _running(chunks)
     unit_system = np.repeat(np.arange(systems), chunks)
     unit_atoms = _running(atoms[unit_system])
     chunk = np.arange(unit_ptr[-1]) - unit_ptr[unit_system]
-    work_units = np.stack([unit_system, chunk, chunks[unit_system], unit_atoms[:-1]], axis=1)
+    work_units = np.stack([unit_system, chunk, chunks[unit_system], group[unit_system], unit_atoms[:-1]], axis=1)
     unit_rows, unit_forces = np.empty(unit_atoms[-1]), np.empty((3, unit_atoms[-1]))
     unit_sums, by_number = np.empty((unit_ptr[-1], 7)), np.empty(n)
     form = (rational, s6, s8, first, second, alpha, k1)

@@ -17,6 +17,7 @@ def main() -> None:
         athanor.relax([crystal, large], model=argon, max_steps=2, dtype=dtype)
         athanor.md([crystal, large], model=argon, steps=2, dtype=dtype)
         athanor.md(crystal, model=argon | {"half_list": True}, steps=2, dtype=dtype)
+        athanor.evaluate([crystal, large], model={"name": "d3", "cutoff": 6.0, "three_body": True}, dtype=dtype)
     if OptionalDependency.CHGNET.is_available():
         athanor.relax(bulk("NaCl", "rocksalt", a=5.6), max_steps=2)
 

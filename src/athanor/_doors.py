@@ -49,6 +49,8 @@ TABLE: dict[str, dict[str, str]] = {
         "ASEModelWrapper": "athanor.models.ase_model",
         "BaseModelMixin": "athanor.models.mixin",
         "CHGNetWrapper": "athanor.models.chgnet",
+        "DFTD3ModelWrapper": "athanor.models.dftd3",
+        "DFTD4ModelWrapper": "athanor.models.dftd4",
         "DemoModelWrapper": "athanor.models.demo",
         "DSFModelWrapper": "athanor.models.dsf",
         "EwaldModelWrapper": "athanor.models.ewald",

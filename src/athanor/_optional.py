@@ -47,6 +47,7 @@ class OptionalDependency(Enum):
     ASE = _Package("ase", "ase")
     PYMATGEN = _Package("pymatgen", "athanor-md[pymatgen]")
     CHGNET = _Package("chgnet", "athanor-md[chgnet]")
+    DFTD4 = _Package("dftd4", "athanor-md[d4]")
     MATPLOTLIB = _Package("matplotlib", "athanor-md[plot]")
     PANDAS = _Package("pandas", "pandas")
     MACE = _Package("mace", "athanor-md[mace]")

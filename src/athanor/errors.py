@@ -83,6 +83,10 @@ class UnknownFieldError(AthanorError, AttributeError):
     """A name is neither a field of the table nor a registered custom field."""
 
 
+class MissingFileError(AthanorError, FileNotFoundError):
+    """A file or folder that was named does not exist."""
+
+
 class CapacityError(AthanorError, RuntimeError):
     """A container of fixed capacity has no room."""
 

@@ -25,6 +25,10 @@ VACUUM_PERMITTIVITY_SI = 8.8541878188e-12
 
 BOLTZMANN = BOLTZMANN_SI / ELEMENTARY_CHARGE
 """Boltzmann constant in eV/K."""
+BOHR = 0.529177210544
+"""Bohr radius in Å."""
+HARTREE = 27.211386245981
+"""Hartree energy in eV."""
 COULOMB_CONSTANT = ELEMENTARY_CHARGE / (4.0 * math.pi * VACUUM_PERMITTIVITY_SI) * 1e10
 """Coulomb constant 1/(4 π ε₀) in eV·Å/e²."""
 FS_PER_INTERNAL_TIME = math.sqrt(ATOMIC_MASS_SI / ELEMENTARY_CHARGE) * 1e5

@@ -24,6 +24,7 @@ from athanor.models import hessian
 from athanor.models.chgnet import CHGNetWrapper
 from athanor.models.coulomb import CoulombModel
 from athanor.models.demo import DemoModelWrapper, build_demo_model
+from athanor.models.dftd3 import DFTD3ModelWrapper
 from athanor.models.dsf import DSFModelWrapper
 from athanor.models.ewald import EwaldModelWrapper
 from athanor.models.lj import LennardJonesModelWrapper
@@ -35,7 +36,6 @@ from athanor.testing.systems import fcc_crystal, moved, standard_systems, struct
 TESTS = Path(__file__).resolve().parent.parent
 
 LATER = {
-    14: "D3",
     17: "training",
 }
 """Lines that wait for a part of the package."""
@@ -324,8 +324,6 @@ def test_line_12_a_lost_image_is_noticed() -> None:
     file_of("unit/kernels/test_neighbor_list.py").test_a_lost_image_is_noticed()
 
 
-# Lines 13 and 14 wait for the potentials they are about, see LATER.
-
 # ------------------------------------------------------------------------------------------------------- MACE: line 15
 
 
@@ -377,6 +375,18 @@ def test_line_13_madelung_constants_charged_cells_slabs_and_independence(name: s
     assert report.verdict("bits in any batch") is Verdict.PASSED
 
 
+def test_line_14_d3_has_the_numbers_of_its_library_and_forces_by_differences() -> None:
+    """Molecules and crystals, both dampings, with and without triples; functionals where the library is installed."""
+    dispersion = file_of("physics/test_dispersion.py")
+    for case in dispersion.STORED["results"]:
+        if case.split()[0] in ("ethanol", "thiophene", "salt"):
+            dispersion.test_stored_numbers_of_the_library(case)
+    if importlib.util.find_spec("dftd3") is not None:
+        for functional in dispersion.FUNCTIONALS:
+            dispersion.test_functionals_against_the_library(functional, "bj")
+    dispersion.test_the_card_holds({})
+
+
 def test_line_16_argon_with_a_taper_does_not_drift() -> None:
     assert drift_of(argon()) < 1e-6
 
@@ -405,6 +415,7 @@ BUILT_IN = {
     "lennard-jones": pytest.param(lambda: LennardJonesModelWrapper(1.0, 3.4, 8.5, switch_width=1.5), id="lj"),
     "ewald": pytest.param(lambda: EwaldModelWrapper(8.0), id="ewald"),
     "dsf": pytest.param(lambda: DSFModelWrapper(8.5), id="dsf"),
+    "d3": pytest.param(lambda: DFTD3ModelWrapper.from_functional("pbe", cutoff=8.0), id="d3"),
     "demo": pytest.param(lambda: build_demo_model(hidden_dim=8).double(), id="demo"),
     "mace": pytest.param(lambda: file_of("unit/models/test_mace.py").wrapper(), id="mace"),
     "chgnet": pytest.param(

@@ -13,6 +13,7 @@ from athanor import kernels
 from athanor.errors import NotAvailableError
 from athanor.kernels.cell import _reference as cell_reference
 from athanor.kernels.coulomb import op as coulomb
+from athanor.kernels.dispersion import op as dispersion
 from athanor.kernels.ewald import op as ewald
 from athanor.kernels.fire import _reference as fire_reference
 from athanor.kernels.neighbor_displacement import _reference as displacement_reference
@@ -20,12 +21,14 @@ from athanor.kernels.neighbor_list import _reference as list_reference
 from athanor.kernels.pair_potential import op as pair_potential
 from athanor.kernels.philox import _reference as philox_reference
 from athanor.kernels.segment import _reference as segment_reference
+from athanor.models.dftd3.tables import load_dftd3_params, references_of
 from athanor.testing import op_contract as contract
 
 RADIUS, CUTOFF = 3.0, 2.6
 NAMES = ["segment_sum", "segment_max", "philox_uniform", "philox_normal", "build_neighbor_list", "minimum_distance"]
 NAMES += ["needs_rebuild", "lennard_jones", "fire_sums", "fire_moves", "cell_shape", "strained"]
 ENERGIES = ["lennard_jones", "screened_coulomb", "finite_coulomb", "ewald_reciprocal", "charge_corrections"]
+ENERGIES += ["dftd3"]
 NAMES += ENERGIES[1:]
 SIZES = (5, 0, 1, 60, 12)
 
@@ -102,6 +105,14 @@ def _arguments(name: str, batch: dict[str, torch.Tensor], half: bool = False) ->
         return *charged, 0.9, 5.5, 6.0, True
     if name == "charge_corrections":
         return *charged, batch["open_axis"], 0.5, 2.0
+    if name == "dftd3":
+        tables = load_dftd3_params()
+        references = references_of(tables["c6ab"], tables["cn_ref"])
+        constants = (tables["rcov"], tables["r4r2"], tables["r0ab"], references, tables["c6ab"])
+        numbers = 6 + 2 * batch["types"].long()
+        damping = (1.2, 1.0) if half else (0.43, 4.4)  # it reads no list: the two dampings stand for two kinds of it
+        form = (not half, 1.0, 0.8, 1.0, *damping, 14, 16.0, -4.0)
+        return positions, cell, pointer, batch["pbc"], numbers, *constants, *form, 6.5, 5.0, 4.0, 0.2
     all_systems = torch.ones(len(cell), dtype=torch.bool)
     build = (positions, cell, batch["pbc"], pointer, RADIUS, half, all_systems, *_empty_list(len(positions)))
     if name == "build_neighbor_list":
@@ -130,6 +141,7 @@ REFERENCES: dict[str, Any] = {
     "needs_rebuild": displacement_reference.needs_rebuild,
     "lennard_jones": pair_potential._lennard_jones.reference,
     "screened_coulomb": coulomb._screened_coulomb.reference,
+    "dftd3": dispersion._dftd3.reference,
     "finite_coulomb": coulomb._finite_coulomb.reference,
     "ewald_reciprocal": ewald._ewald_reciprocal.reference,
     "charge_corrections": ewald._charge_corrections.reference,

@@ -13,6 +13,7 @@
 ``finite_coulomb``                    all pairs of charges of finite systems
 ``ewald_reciprocal``                  the long-range part of periodic charges
 ``charge_corrections``                self energy, net charge and slabs
+``dftd3``                             the D3 dispersion correction
 
 Each that returns tensors is registered with torch as ``torch.ops.athanor.<name>``. On a CPU numba runs it, elsewhere
 the torch reference.
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 from athanor.kernels.cell import cell_shape, strained
 from athanor.kernels.coulomb import finite_coulomb, screened_coulomb
+from athanor.kernels.dispersion import dftd3
 from athanor.kernels.ewald import charge_corrections, ewald_reciprocal
 from athanor.kernels.fire import fire_moves, fire_sums
 from athanor.kernels.keep import KeptTensors
@@ -41,6 +43,7 @@ __all__ = [
     "build_neighbor_list",
     "cell_shape",
     "charge_corrections",
+    "dftd3",
     "ewald_reciprocal",
     "finite_coulomb",
     "fire_moves",

@@ -5,6 +5,8 @@ from athanor.models.card import ModelCard as ModelCard
 from athanor.models.chgnet import CHGNetWrapper as CHGNetWrapper
 from athanor.models.config import ModelConfig as ModelConfig
 from athanor.models.demo import DemoModelWrapper as DemoModelWrapper
+from athanor.models.dftd3 import DFTD3ModelWrapper as DFTD3ModelWrapper
+from athanor.models.dftd4 import DFTD4ModelWrapper as DFTD4ModelWrapper
 from athanor.models.dsf import DSFModelWrapper as DSFModelWrapper
 from athanor.models.ewald import EwaldModelWrapper as EwaldModelWrapper
 from athanor.models.lj import LennardJonesModelWrapper as LennardJonesModelWrapper

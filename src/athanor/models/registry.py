@@ -35,7 +35,8 @@ class ModelEntry:
     name
         What `get` takes.
     kind
-        ``"pair potential"``, ``"electrostatics"``, ``"machine-learned"``, ``"demo"`` or ``"third party"``.
+        ``"pair potential"``, ``"electrostatics"``, ``"dispersion"``, ``"machine-learned"``, ``"demo"`` or
+        ``"third party"``.
     home
         ``module:attribute`` that builds the wrapper.
     num_elements
@@ -147,6 +148,23 @@ BUILT_IN: dict[str, ModelEntry] = {
             summary="Charge equilibration: electronegativity (eV/e), hardness (eV/e²), width (Å), cutoff (Å)",
         ),
         ModelEntry(
+            name="d3",
+            kind="dispersion",
+            home="athanor.models.dftd3:DFTD3ModelWrapper.from_functional",
+            num_elements=94,
+            licence="Apache-2.0",
+            summary="D3 dispersion to add to a potential that was fitted without: functional (PBE), damping (bj)",
+        ),
+        ModelEntry(
+            name="d4",
+            kind="dispersion",
+            home="athanor.models.dftd4:DFTD4ModelWrapper",
+            num_elements=103,
+            licence="LGPL-3.0-or-later",
+            summary="D4 dispersion by its library, one system at a time: functional (PBE)",
+            requires=OptionalDependency.DFTD4,
+        ),
+        ModelEntry(
             name="demo",
             kind="demo",
             home="athanor.models.demo:build_demo_model",
@@ -156,7 +174,7 @@ BUILT_IN: dict[str, ModelEntry] = {
         ),
     )
 }
-ALIASES: dict[str, str] = {"lj": "lennard-jones", "chgnet-0.3.0": "chgnet"}
+ALIASES: dict[str, str] = {"lj": "lennard-jones", "chgnet-0.3.0": "chgnet", "dftd3": "d3", "dftd4": "d4"}
 _OF_ALL = frozenset({"device", "dtype"})
 """Options that every model of a sum gets which takes them."""
 

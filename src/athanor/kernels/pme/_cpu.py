@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from athanor.kernels._numba_options import jit
+from athanor.kernels._vectors import add_scaled, load, store, zeros
 from athanor.kernels.coulomb._cpu_erfc import gaussian
 from athanor.kernels.ewald._cpu import reciprocal_vectors
 
@@ -137,6 +138,7 @@ def spread(mesh, plane_ptr, mesh_ptr, plane_start, order, base, charges, size, v
         if plane_ptr[b + 1] > start and plane_ptr[b] < stop:
             most = max(most, (mesh[b, 1] + size) * (mesh[b, 2] + width))
     buffer = np.empty(most)
+    flat = values.reshape(values.size)
     b = 0
     for place in range(start, stop):
         while place >= plane_ptr[b + 1]:
@@ -153,17 +155,12 @@ def spread(mesh, plane_ptr, mesh_ptr, plane_start, order, base, charges, size, v
             for s in range(plane_start[source], plane_start[source + 1]):
                 i = order[s]
                 weight = charges[i] * values[s, 0, j]
-                at = base[i, 1] * stride + base[i, 2]
                 for c in range(0, width, 4):
-                    v0, v1, v2, v3 = values[s, 2, c], values[s, 2, c + 1], values[s, 2, c + 2], values[s, 2, c + 3]
-                    k = at + c
+                    points = load(flat, (3 * s + 2) * width + c)
+                    at = base[i, 1] * stride + base[i, 2] + c
                     for r in range(size):
-                        w = weight * values[s, 1, r]
-                        buffer[k] += w * v0
-                        buffer[k + 1] += w * v1
-                        buffer[k + 2] += w * v2
-                        buffer[k + 3] += w * v3
-                        k += stride
+                        store(buffer, at, add_scaled(load(buffer, at), weight * values[s, 1, r], points))
+                        at += stride
         for r in range(size):
             for c in range(stride):
                 buffer[r * stride + c] += buffer[(rows + r) * stride + c]
@@ -199,7 +196,7 @@ def convolve(
                 longest[a] = max(longest[a], mesh[b, a])
     first, second, third = np.empty(longest[0]), np.empty(longest[1]), np.empty(longest[2])
     most = longest[2] // 2 + 1
-    totals = np.empty((4, most))
+    totals, work = np.empty((4, most)), np.empty((3, most))
     moments = np.empty((3, 3))
     b, known = 0, -1
     quarter = 0.25 / (screening * screening)
@@ -223,14 +220,17 @@ def convolve(
             y = n1 * g[0, 1] + n2 * g[1, 1]
             z = n1 * g[0, 2] + n2 * g[1, 2]
             begin = half_ptr[b] + (plane * rows + row) * half
-            alone = n1 == 0 and n2 == 0
+            if n1 == 0 and n2 == 0:
+                amplitudes[begin, 0] = amplitudes[begin, 1] = 0.0
             multiply_row(
-                begin, half, x, y, z, g[2], quarter, scale * second[row], third, float(n2), totals, amplitudes, alone
-            )
+                half, x, y, z, g[2, 0], g[2, 1], g[2, 2], quarter, scale * second[row], float(n2), third,
+                work, totals, amplitudes[begin : begin + half],
+            )  # fmt: skip
         xx = xy = xz = yy = yz = zz = energy = 0.0
         for n3 in range(half):
-            energy += totals[0, n3]
-            s, s2, s22 = totals[1, n3], totals[2, n3], totals[3, n3]
+            weight = 0.5 if n3 == 0 else 1.0  # for those at -n3, which are not in the spectrum
+            energy += weight * totals[0, n3]
+            s, s2, s22 = weight * totals[1, n3], weight * totals[2, n3], weight * totals[3, n3]
             xx += s
             xy += s2
             xz += n3 * s
@@ -254,27 +254,31 @@ def convolve(
 
 
 @jit
-def multiply_row(begin, half, x, y, z, g, quarter, scale, third, n2, totals, amplitudes, alone):
-    """Multiply a row of a spectrum; add its energies, and the slopes of these by half the square of k, to `totals`."""
-    first = 1 if alone else 0
-    for n3 in range(first, half):
-        kx, ky, kz = x + n3 * g[0], y + n3 * g[1], z + n3 * g[2]
-        square = kx * kx + ky * ky + kz * kz
+def multiply_row(half, x, y, z, gx, gy, gz, quarter, scale, n2, third, rows, totals, amplitudes):
+    """Multiply a row of a spectrum; add its energies, and the slopes of these by half the square of k, to `totals`.
+
+    Several loops, as LLVM puts none in vectors whose arrays are many.
+    """
+    green, slope, energy = rows[0], rows[1], rows[2]
+    for n3 in range(half):
+        kx, ky, kz = x + n3 * gx, y + n3 * gy, z + n3 * gz
+        square = max(kx * kx + ky * ky + kz * kz, 1e-300)  # at k = 0 the amplitude is zero
         inverse = 1.0 / square
-        green = scale * third[n3] * gaussian(min(square * quarter, 64.0)) * inverse
-        real, imaginary = amplitudes[begin + n3, 0], amplitudes[begin + n3, 1]
-        energy = green * (real * real + imaginary * imaginary)
-        if n3 == 0:
-            energy *= 0.5
-        slope = -2.0 * energy * (inverse + quarter)
-        totals[0, n3] += energy
-        totals[1, n3] += slope
-        totals[2, n3] += slope * n2
-        totals[3, n3] += slope * n2 * n2
-        amplitudes[begin + n3, 0] = green * real
-        amplitudes[begin + n3, 1] = green * imaginary
-    if alone:
-        amplitudes[begin, 0] = amplitudes[begin, 1] = 0.0
+        green[n3] = scale * third[n3] * gaussian(min(square * quarter, 64.0)) * inverse
+        slope[n3] = -2.0 * (inverse + quarter)
+    for n3 in range(half):
+        real, imaginary = amplitudes[n3, 0], amplitudes[n3, 1]
+        energy[n3] = green[n3] * (real * real + imaginary * imaginary)
+        amplitudes[n3, 0] = green[n3] * real
+        amplitudes[n3, 1] = green[n3] * imaginary
+    energies, slopes, moments, squares = totals[0], totals[1], totals[2], totals[3]
+    for n3 in range(half):
+        energies[n3] += energy[n3]
+        slope[n3] *= energy[n3]
+    for n3 in range(half):
+        slopes[n3] += slope[n3]
+        moments[n3] += slope[n3] * n2
+        squares[n3] += slope[n3] * (n2 * n2)
 
 
 @jit
@@ -315,47 +319,26 @@ def gather(
         planes, rows, stride = mesh[b, 0], mesh[b, 1], mesh[b, 2] + width
         value = along_first = along_second = along_third = 0.0
         for c in range(0, width, 4):
-            a0 = a1 = a2 = a3 = 0.0
-            b0 = b1 = b2 = b3 = 0.0
-            c0 = c1 = c2 = c3 = 0.0
+            plain, first, second = zeros(), zeros(), zeros()
             for j in range(size):
                 plane = base[i, 0] + j
                 if plane >= planes:
                     plane -= planes
                 at = padded_ptr[b] + plane * rows * stride + base[i, 2] + c
-                p0 = p1 = p2 = p3 = 0.0
-                q0 = q1 = q2 = q3 = 0.0
+                along, across = zeros(), zeros()
                 for r in range(size):
                     row = base[i, 1] + r
                     if row >= rows:
                         row -= rows
-                    k = at + row * stride
-                    v, d = values[s, 1, r], slopes[s, 1, r]
-                    f0, f1, f2, f3 = padded[k], padded[k + 1], padded[k + 2], padded[k + 3]
-                    p0 += v * f0
-                    p1 += v * f1
-                    p2 += v * f2
-                    p3 += v * f3
-                    q0 += d * f0
-                    q1 += d * f1
-                    q2 += d * f2
-                    q3 += d * f3
-                v, d = values[s, 0, j], slopes[s, 0, j]
-                a0 += v * p0
-                a1 += v * p1
-                a2 += v * p2
-                a3 += v * p3
-                b0 += d * p0
-                b1 += d * p1
-                b2 += d * p2
-                b3 += d * p3
-                c0 += v * q0
-                c1 += v * q1
-                c2 += v * q2
-                c3 += v * q3
-            lanes[0], lanes[1], lanes[2], lanes[3] = a0, a1, a2, a3
-            lanes[4], lanes[5], lanes[6], lanes[7] = b0, b1, b2, b3
-            lanes[8], lanes[9], lanes[10], lanes[11] = c0, c1, c2, c3
+                    points = load(padded, at + row * stride)
+                    along = add_scaled(along, values[s, 1, r], points)
+                    across = add_scaled(across, slopes[s, 1, r], points)
+                plain = add_scaled(plain, values[s, 0, j], along)
+                first = add_scaled(first, slopes[s, 0, j], along)
+                second = add_scaled(second, values[s, 0, j], across)
+            store(lanes, 0, plain)
+            store(lanes, 4, first)
+            store(lanes, 8, second)
             for m in range(4):
                 v, d = values[s, 2, c + m], slopes[s, 2, c + m]
                 value += v * lanes[m]

@@ -146,8 +146,7 @@ def _pme_cpu(positions, cell, segment_ptr, charges, included, screening, mesh, o
         (sizes, plane_ptr, mesh_ptr, plane_start, places, base, q, order, values, density),
         balanced_bounds(spreading, num_parts(float(spreading[-1]))),
     )
-    amplitudes = np.empty((int(half_ptr[-1]), 2))
-    _transform(density, mesh_ptr, amplitudes, half_ptr, sizes, counted, forward=True)
+    amplitudes = _spectra(density, mesh_ptr, sizes, counted)
     sums, spline = np.empty((int(plane_ptr[-1]), 7)), _reference.b_splines(torch.zeros(()).double(), order).numpy()
     lattice = (sizes, plane_ptr, half_ptr, volumes, reciprocal)
     run_parts(_cpu.convolve, (*lattice, screening, order, spline, amplitudes, sums), by_plane)
@@ -156,8 +155,7 @@ def _pme_cpu(positions, cell, segment_ptr, charges, included, screening, mesh, o
     if not derivatives:
         out.forces[:], out.potential[:] = 0.0, 0.0
         return out.tensors(positions, charges)
-    potentials = density
-    _transform(potentials, mesh_ptr, amplitudes, half_ptr, sizes, counted, forward=False)
+    potentials = _potentials(amplitudes, half_ptr, sizes, counted)
     padded = np.empty(int(padded_ptr[-1]))
     run_parts(_cpu.pad, (sizes, plane_ptr, mesh_ptr, padded_ptr, padding, potentials, padded), by_plane)
     atoms = (places, base, q, order, values, slopes, padded, out.forces, out.potential)
@@ -166,17 +164,30 @@ def _pme_cpu(positions, cell, segment_ptr, charges, included, screening, mesh, o
     return out.tensors(positions, charges)
 
 
-def _transform(real, real_ptr, half, half_ptr, sizes, counted, forward):
-    """Transform the mesh of each system by itself: together, their bits would depend on who is beside whom."""
+# The mesh of each system is transformed by itself: the bits of several together depend on who is beside whom.
+
+
+def _spectra(density, mesh_ptr, sizes, counted):
+    """Return the transforms of all meshes, [points, 2]."""
+    meshes = [(b, tuple(sizes[b].tolist())) for b in np.flatnonzero(counted)]
+    tensors = [torch.from_numpy(density[mesh_ptr[b] : mesh_ptr[b + 1]]).view(shape) for b, shape in meshes]
+    return _joined([torch.view_as_real(torch.fft.rfftn(each)).view(-1, 2) for each in tensors], (0, 2))
+
+
+def _potentials(amplitudes, half_ptr, sizes, counted):
+    """Return the back transforms of all meshes, [points]."""
+    potentials = []
     for b in np.flatnonzero(counted):
         shape = tuple(sizes[b].tolist())
-        mesh = torch.from_numpy(real[real_ptr[b] : real_ptr[b + 1]]).view(shape)
-        spectrum = torch.view_as_complex(torch.from_numpy(half[half_ptr[b] : half_ptr[b + 1]]))
-        spectrum = spectrum.view(*shape[:2], -1)
-        if forward:
-            spectrum.copy_(torch.fft.rfftn(mesh))
-        else:
-            mesh.copy_(torch.fft.irfftn(spectrum, s=shape, norm="forward"))
+        spectrum = torch.view_as_complex(torch.from_numpy(amplitudes[half_ptr[b] : half_ptr[b + 1]]))
+        potentials.append(torch.fft.irfftn(spectrum.view(*shape[:2], -1), s=shape, norm="forward").view(-1))
+    return _joined(potentials, (0,))
+
+
+def _joined(tensors, shape_of_none):
+    if not tensors:
+        return np.zeros(shape_of_none)
+    return (tensors[0] if len(tensors) == 1 else torch.cat(tensors)).contiguous().numpy()
 
 
 _pme_reciprocal = register_energy_op(pme_reciprocal, cpu=_pme_cpu, energy=_reference.pme_reciprocal)

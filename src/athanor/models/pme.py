@@ -192,7 +192,7 @@ class PMEModelWrapper(CoulombModel):
                 f"System {finite[0]} of the batch is periodic in no direction; {type(self).__name__} requires periodic "
                 f"boundary conditions. Use `EwaldModelWrapper`, which sums such systems over all pairs, or set `pbc`."
             )
-        check_directions(self, count)
+        check_directions(self, batch, count)
 
     def _chosen_order(self) -> int:
         if self.spline_order is not None:

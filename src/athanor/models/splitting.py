@@ -81,7 +81,7 @@ def splitting_for(cutoff: float, accuracy: float, screening: float | None = None
 
 def pair_error(splitting: Splitting) -> float:
     """Return the relative RMS error of forces that the sum over pairs may leave."""
-    return _DISORDER * math.exp(-((splitting.screening * splitting.cutoff) ** 2))
+    return _ORDER * math.exp(-((splitting.screening * splitting.cutoff) ** 2))
 
 
 def check_accuracy(accuracy: float, best: float, remedy: str) -> float:

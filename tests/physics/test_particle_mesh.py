@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from ase.build import bulk
 
 from athanor.data import AtomicData, Batch
 from athanor.errors import AthanorWarning
-from athanor.kernels.pme import _cpu
+from athanor.kernels.pme import op
 from athanor.models import pme as pme_module
 from athanor.models.ewald import EwaldModelWrapper
 from athanor.models.pme import PMEModelWrapper
@@ -71,7 +72,7 @@ def error_of(model: PMEModelWrapper, system: System) -> float:
     return float(torch.linalg.vector_norm(forces - exact) / torch.linalg.vector_norm(exact))
 
 
-# -------------------------------------------------------------------------------------------------------------- accuracy
+# ------------------------------------------------------------------------------------------------------------- accuracy
 
 SYSTEMS = {
     "melt": salt(rattle=0.5),
@@ -122,21 +123,19 @@ Twin = Callable[[pytest.MonkeyPatch], None]
 
 
 def without_moduli(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = _cpu.convolve
+    right = op._cpu.convolve
 
     def broken(*arguments: Any) -> None:
         spline = arguments[7].copy()
         spline[:] = [1.0] + [0.0] * (len(spline) - 1)
         right(*arguments[:7], spline, *arguments[8:])
 
-    monkeypatch.setattr(_cpu, "convolve", broken)
+    monkeypatch.setattr(op._cpu, "convolve", broken)
 
 
 def transposed_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     right = pme_module.pme_reciprocal
-    monkeypatch.setattr(
-        pme_module, "pme_reciprocal", lambda cell, **others: right(cell=cell.mT.contiguous(), **others)
-    )
+    monkeypatch.setattr(pme_module, "pme_reciprocal", lambda cell, **others: right(cell=cell.mT.contiguous(), **others))
 
 
 def clamped_atoms(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +161,7 @@ def test_a_coarse_mesh_misses_the_accuracy(monkeypatch: pytest.MonkeyPatch) -> N
     assert error_of(pme(7.0, 1e-5), SYSTEMS["crystal"]) > 1e-5
 
 
-# ----------------------------------------------------------------------------------------------------------- derivatives
+# ---------------------------------------------------------------------------------------------------------- derivatives
 
 MESH = (15, 16, 18)
 DIRECTION = np.array([0.6, -0.3, 0.2])
@@ -245,7 +244,7 @@ def test_hybrid_forces_are_those_at_fixed_charges() -> None:
     assert not other["forces"].requires_grad
 
 
-# ---------------------------------------------------------------------------------------------------- batches and threads
+# -------------------------------------------------------------------------------------------------- batches and threads
 
 
 def test_bits_depend_on_the_system_only() -> None:
@@ -271,10 +270,15 @@ def test_bits_do_not_depend_on_threads() -> None:
 
 
 def test_the_contract_of_models_holds() -> None:
-    check_model(PMEModelWrapper(6.0, charges={"Na": 1.0, "Cl": -1.0}), elements=[11, 17], distance=2.8).raise_if_failed()
+    salt_of = {"charges": {"Na": 1.0, "Cl": -1.0}, "accuracy": 1e-5}
+    check_model(PMEModelWrapper(6.0, **salt_of), elements=[11, 17], distance=2.8).raise_if_failed()
+    claims_more = PMEModelWrapper(6.0, **salt_of)
+    claims_more.model_card = replace(claims_more.model_card, accuracy=None)
+    report = check_model(claims_more, elements=[11, 17], distance=2.8)
+    assert {row.check for row in report.failed} == {"sum of forces", "translation", "other cell", "extensivity"}
 
 
-# ------------------------------------------------------------------------------------------------------------ parameters
+# ----------------------------------------------------------------------------------------------------------- parameters
 
 
 def test_each_system_has_a_mesh_of_its_own_of_fast_sizes() -> None:
@@ -308,7 +312,7 @@ def test_dimensions_go_before_spacing_and_spacing_before_accuracy() -> None:
 def test_given_parameters_are_used_exactly_and_what_they_miss_is_told() -> None:
     model = pme(8.0, 1e-5, alpha=0.6, spline_order=7)
     assert (model.splitting.screening, model.order) == (0.6, 7)
-    with pytest.warns(AthanorWarning, match=r"`alpha` and `cutoff` are inconsistent with `accuracy`.*1\.0e-05 was asked"):
+    with pytest.warns(AthanorWarning, match=r"`alpha` and `cutoff` are inconsistent with `accuracy`.*1\.0e-05 was"):
         pme(8.0, 1e-5, alpha=0.3)
     with pytest.warns(AthanorWarning, match=r"`mesh_spacing` and `spline_order` are inconsistent"):
         pme(8.0, 1e-5, mesh_spacing=1.0, spline_order=4)
@@ -322,7 +326,7 @@ def test_given_parameters_are_used_exactly_and_what_they_miss_is_told() -> None:
         ({"alpha": -1.0}, r"`alpha` is -1\.0"),
         ({"spline_order": 2}, r"`spline_order` is 2; use a whole number from 3 to 16"),
         ({"mesh_dimensions": (8, 8)}, r"`mesh_dimensions` is \(8, 8\); give the numbers"),
-        ({"mesh_dimensions": (8, 8, 5), "spline_order": 6}, r"`mesh_dimensions` is \(8, 8, 5\); splines of order 6 need"),
+        ({"mesh_dimensions": (8, 8, 5), "spline_order": 6}, r"`mesh_dimensions` is \(8, 8, 5\); splines of order 6"),
     ],
 )
 def test_parameters_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

@@ -40,8 +40,7 @@ def _splat(builder: Any, number: Any) -> Any:
     return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), 4), [0] * 4))
 
 
-@intrinsic
-def zeros(typing: Any) -> Any:
+def _zeros(typing: Any) -> Any:
     """Return four zeros."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -50,8 +49,7 @@ def zeros(typing: Any) -> Any:
     return _vector(), generate
 
 
-@intrinsic
-def load(typing: Any, array: Any, at: Any) -> Any:
+def _load(typing: Any, array: Any, at: Any) -> Any:
     """Return ``array[at : at + 4]`` of a contiguous array of doubles; nothing is checked."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -60,8 +58,7 @@ def load(typing: Any, array: Any, at: Any) -> Any:
     return _vector(array, types.intp), generate
 
 
-@intrinsic
-def store(typing: Any, array: Any, at: Any, values: Any) -> Any:
+def _store(typing: Any, array: Any, at: Any, values: Any) -> Any:
     """Write ``array[at : at + 4]`` of a contiguous array of doubles; nothing is checked."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -71,8 +68,7 @@ def store(typing: Any, array: Any, at: Any, values: Any) -> Any:
     return types.void(array, types.intp, _vector), generate
 
 
-@intrinsic
-def add_scaled(typing: Any, total: Any, factor: Any, values: Any) -> Any:
+def _add_scaled(typing: Any, total: Any, factor: Any, values: Any) -> Any:
     """Return ``total + factor * values``."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -80,3 +76,9 @@ def add_scaled(typing: Any, total: Any, factor: Any, values: Any) -> Any:
         return builder.fadd(total, builder.fmul(_splat(builder, factor), values))
 
     return _vector(_vector, types.float64, _vector), generate
+
+
+zeros: Any = intrinsic(_zeros)
+load: Any = intrinsic(_load)
+store: Any = intrinsic(_store)
+add_scaled: Any = intrinsic(_add_scaled)

@@ -127,7 +127,7 @@ def meshes(cell: torch.Tensor, spacing: torch.Tensor, order: int, included: torc
     wanted = torch.where(included[:, None], wanted * (1.0 - 1e-9), 0.0).clamp(min=float(order))
     if bool((wanted > _LARGEST).any()):
         raise InputError(
-            f"A cell of this batch is {float(lengths.max()):.0f} Å long and needs a mesh of more than {_LARGEST} points "
+            f"A cell of this batch is {float(lengths.max()):.0f} Å long and needs more than {_LARGEST} mesh points "
             f"along a lattice vector. Use a larger `cutoff`, or give `mesh_spacing`."
         )
     sizes = torch.tensor(good_sizes(), dtype=torch.float64, device=cell.device)
@@ -139,7 +139,7 @@ def good_sizes() -> Sequence[int]:
     """Return the numbers of points whose Fourier transforms are fast, in order."""
     sizes = {1}
     for factor in _FACTORS:
-        for size in list(sizes):
+        for size in sizes:
             while size * factor <= _LARGEST:
                 size *= factor
                 sizes.add(size)

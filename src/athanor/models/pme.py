@@ -2,7 +2,6 @@ r"""PMEModelWrapper: electrostatics of charges in large periodic systems, to an 
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +28,9 @@ _BEST = 1e-8
 class PMEModelWrapper(CoulombModel):
     r"""Electrostatic energy of point charges in periodic systems, by smooth particle-mesh Ewald.
 
-    The energy of `EwaldModelWrapper`, whose sum over reciprocal vectors is done with charges spread over a mesh and fast
-    Fourier transforms: time grows with the number of atoms, nearly in proportion. Faster than Ewald from some thousand
-    atoms on; below, and for more than eight digits, use Ewald.
+    The energy of `EwaldModelWrapper`, whose sum over reciprocal vectors is done with charges spread over a mesh and
+    fast Fourier transforms: time grows with the number of atoms, nearly in proportion. Faster than Ewald from some
+    thousand atoms on; for more than eight digits use Ewald.
 
     Parameters
     ----------
@@ -124,7 +123,7 @@ class PMEModelWrapper(CoulombModel):
         self.order = self._chosen_order()
         if self.mesh_dimensions is not None and min(self.mesh_dimensions) < self.order:
             raise InputError(
-                f"`mesh_dimensions` is {self.mesh_dimensions}; splines of order {self.order} need at least {self.order} "
+                f"`mesh_dimensions` is {self.mesh_dimensions}; splines of order {self.order} need {self.order} "
                 f"points in each direction. Give a larger mesh or a lower `spline_order`."
             )
         self._warn_if_not_reached()
@@ -134,6 +133,8 @@ class PMEModelWrapper(CoulombModel):
             conservative=True,
             equivariant=True,
             smooth=True,
+            accuracy=self.accuracy,
+            short_ranged=False,
             batch_invariance="verified",
             stress_keeps_forces=True,
             licence="Apache-2.0",
@@ -210,8 +211,8 @@ class PMEModelWrapper(CoulombModel):
         for names, error in found.items():
             if error > 1.05 * self.accuracy:
                 text = (
-                    f"The given {names} are inconsistent with `accuracy`: relative errors of forces may be {error:.1e}, "
-                    f"{self.accuracy:.1e} was asked for. Leave them out, and they are chosen."
+                    f"The given {names} are inconsistent with `accuracy`: relative errors of forces may reach "
+                    f"{error:.1e}; {self.accuracy:.1e} was asked for. Leave them out, and they are chosen."
                 )
                 warnings.warn(AthanorWarning(text), stacklevel=_runtime.level_of_caller())
 

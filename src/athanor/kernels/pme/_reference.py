@@ -17,7 +17,9 @@ def pme_reciprocal(positions, cell, segment_ptr, charges, included, screening, m
             continue
         sizes = mesh[b].tolist()
         h = cell[b].double()
-        density = _spread(positions[first:last].double(), torch.linalg.inv(h), charges[first:last].double(), sizes, order)
+        density = _spread(
+            positions[first:last].double(), torch.linalg.inv(h), charges[first:last].double(), sizes, order
+        )
         amplitudes = torch.fft.rfftn(density)
         power = amplitudes.real**2 + amplitudes.imag**2
         axes = [torch.fft.fftfreq(n, 1.0 / n, dtype=h.dtype, device=h.device) for n in sizes[:2]]

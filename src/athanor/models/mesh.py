@@ -137,10 +137,8 @@ def meshes(cell: torch.Tensor, spacing: torch.Tensor, order: int, included: torc
 @cache
 def good_sizes() -> Sequence[int]:
     """Return the numbers of points whose Fourier transforms are fast, in order."""
-    sizes = {1}
+    sizes = [1]
     for factor in _FACTORS:
-        for size in sizes:
-            while size * factor <= _LARGEST:
-                size *= factor
-                sizes.add(size)
+        powers = [factor**n for n in range(_LARGEST.bit_length())]
+        sizes = [size * power for size in sizes for power in powers if size * power <= _LARGEST]
     return tuple(sorted(sizes))

@@ -2,8 +2,8 @@
 
 Each program is given the fastest of its own parameters (cutoff, splitting, mesh, order) whose forces are within the
 accuracy that is named, relative and root mean square, of exact ones: those of our Ewald sum at 1e-12 for up to 2,000
-charges, of our mesh at 1e-8 beyond, the errors of both being told. Parameters are chosen at 1,728 charges, with the same
-density and spacing of a mesh. Every program is a process of its own, each round (`charge_programs.py`); LAMMPS and
+charges, of our mesh at 1e-8 beyond, the errors of both being told. For meshes they are chosen at 1,728 charges, of the
+same density, whose cell is a half and a quarter of the larger ones, so that spacings of meshes stay. Every program is a process of its own, each round (`charge_programs.py`); LAMMPS and
 torch-pme come from the environment that ``make bench-peers`` sets up. Lists of neighbours are given, in steps searched.
 """
 
@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,8 @@ def write_state(path: Path, cells: int) -> Path:
     )
     data.charges = torch.from_numpy(charges)
     batch = Batch.from_data_list([data])
-    exact = (
-        EwaldModelWrapper(9.0, 1e-12, 1.0) if cells <= 6 else PMEModelWrapper(9.0, accuracy=1e-8, coulomb_constant=1.0)
-    )
+    wrapper, accuracy = (EwaldModelWrapper, 1e-12) if cells <= 6 else (PMEModelWrapper, 1e-8)
+    exact = wrapper(9.0, accuracy=accuracy, coulomb_constant=1.0)
     compute_neighbors(batch, config=exact.model_config.neighbor_config)
     forces = exact(batch)["forces"].numpy()
     np.savez(path, positions=positions, velocities=velocities, charges=charges, edge=edge, forces=forces)
@@ -73,7 +72,7 @@ def run_program(program: str, state: Path, threads: int, *options: str) -> dict[
 
 def measure(smoke: bool = False) -> list[Row]:
     """Return a row for each size and number of threads, in ms."""
-    #        case                               kind, cubes along an edge, reach, steps (0: a call), rounds of ours, theirs
+    #  case, kind, cubes along an edge, reach, steps (0: a call), rounds of ours and of theirs
     cases = [
         ("1,000 charges, Ewald, 1e-6", "ewald", 5, 1e-6, 0, 5, 3),
         ("1,728 charges, mesh, 1e-5", "mesh", 6, 1e-5, 0, 5, 3),
@@ -93,9 +92,18 @@ def measure(smoke: bool = False) -> list[Row]:
         }
         for case, kind, cells, reach, steps, mine, others in cases:
             tune = states[cells if kind == "ewald" or smoke else 6]
-            for threads in (1,) if smoke else (1, 2):
-                rows.append(compare(case, kind, states[cells], tune, reach, steps, threads, mine, others, smoke))
+            common = (case, kind, states[cells], tune, reach, steps)
+            rows += [compare(*common, threads, mine, others, smoke) for threads in ((1,) if smoke else (1, 2))]
     return rows
+
+
+@cache
+def parameters_of(program: str, tune: Path, reach: float, moving: bool, smoke: bool) -> dict[str, Any]:
+    """Return the fastest parameters of a program that come within `reach`, on one thread."""
+    if program.startswith("athanor") and smoke:
+        return {"cutoff": 5.0, "accuracy": 10.0 * reach}
+    options = ["--tune", str(tune), "--reach", str(reach), "--repeat", "1", *(["--steps", "2"] if moving else [])]
+    return run_program(program, tune, 1, *options)["parameters"]
 
 
 def compare(
@@ -103,14 +111,10 @@ def compare(
     smoke: bool,
 ) -> Row:  # fmt: skip
     """Choose parameters of each program, then time it on `state`."""
-    chosen: dict[str, dict[str, Any]] = {}
+    chosen = {}
     for program in (STEPS if steps else CALLS)[kind]:
-        if program.startswith("athanor") and smoke:
-            chosen[program] = {"cutoff": 5.0, "accuracy": 10.0 * reach}
-            continue
-        options = ["--tune", str(tune), "--reach", str(reach), "--repeat", "1", *(["--steps", "2"] if steps else [])]
         try:
-            chosen[program] = run_program(program, tune, 1, *options)["parameters"]
+            chosen[program] = parameters_of(program, tune, reach, steps > 0, smoke)
         except (RuntimeError, FileNotFoundError) as error:
             print(f"  {program} is left out: {error}", flush=True)
     errors: dict[str, float] = {}

@@ -178,7 +178,7 @@ def candidates(program: str, reach: float) -> Iterator[dict[str, Any]]:
     else:
         steepness = (-np.log(reach)) ** 0.5 + np.array([-0.1, 0.1, 0.3, 0.5])
         if kind == "ewald":
-            for choice in _all(cutoff=cutoffs, steepness=steepness.tolist(), waves=(0.95, 1.1, 1.25)):
+            for choice in _all(cutoff=cutoffs, steepness=steepness.tolist(), waves=(1.6, 2.0)):
                 reciprocal = 2.0 * choice["steepness"] ** 2 / choice["cutoff"] * choice.pop("waves")
                 yield {**choice, "wavelength": 2.0 * np.pi / reciprocal}
         else:

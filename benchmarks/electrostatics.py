@@ -2,8 +2,9 @@
 
 Each program is given the fastest of its own parameters (cutoff, splitting, mesh, order) whose forces are within the
 accuracy that is named, relative and root mean square, of exact ones: those of our Ewald sum at 1e-12 for up to 2,000
-charges, of our mesh at 1e-8 beyond, the errors of both being told. For meshes they are chosen at 1,728 charges, of the
-same density, whose cell is a half and a quarter of the larger ones, so that spacings of meshes stay. Every program is a process of its own, each round (`charge_programs.py`); LAMMPS and
+charges, of our mesh at 1e-8 beyond; the errors are told. For meshes they are chosen at 1,728 charges of the same
+density, whose cell is a half and a quarter of the larger ones, so that spacings of meshes stay.
+Every program is a process of its own, each round (`charge_programs.py`); LAMMPS and
 torch-pme come from the environment that ``make bench-peers`` sets up. Lists of neighbours are given, in steps searched.
 """
 

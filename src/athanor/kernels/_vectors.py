@@ -1,6 +1,6 @@
 """Four doubles in a vector register, for loops over so few elements that LLVM unrolls them instead.
 
-Elementwise operations only: the bits are those of a loop. Import this only from ``_cpu.py`` files.
+Elementwise operations only, so that bits are the same on every machine. Import this only from ``_cpu.py`` files.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic, models, register_model
 
 _FOUR = ir.VectorType(ir.DoubleType(), 4)
@@ -69,11 +69,13 @@ def _store(typing: Any, array: Any, at: Any, values: Any) -> Any:
 
 
 def _add_scaled(typing: Any, total: Any, factor: Any, values: Any) -> Any:
-    """Return ``total + factor * values``."""
+    """Return ``total + factor * values``, rounded once."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         total, factor, values = arguments
-        return builder.fadd(total, builder.fmul(_splat(builder, factor), values))
+        kind = ir.FunctionType(_FOUR, [_FOUR] * 3)
+        fused = cgutils.get_or_insert_function(builder.module, kind, "llvm.fma.v4f64")
+        return builder.call(fused, [_splat(builder, factor), values, total])
 
     return _vector(_vector, types.float64, _vector), generate
 

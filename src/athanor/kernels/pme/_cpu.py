@@ -22,7 +22,7 @@ BLOCK = 16
 
 
 @jit
-def layout(cell, included, mesh, padding, volumes, reciprocal, plane_ptr, mesh_ptr, half_ptr, padded_ptr):
+def layout(cell, included, mesh, size, padding, volumes, reciprocal, plane_ptr, mesh_ptr, half_ptr, padded_ptr):
     """Write volumes, 2 pi times inverse cells, and where planes, meshes, their spectra and padded copies begin."""
     for b in range(cell.shape[0]):
         planes = points = half = padded = 0
@@ -32,7 +32,7 @@ def layout(cell, included, mesh, padding, volumes, reciprocal, plane_ptr, mesh_p
             rows = planes * mesh[b, 1]
             points = rows * mesh[b, 2]
             half = rows * (mesh[b, 2] // 2 + 1)
-            padded = rows * (mesh[b, 2] + padding)
+            padded = planes * (mesh[b, 1] + size) * (mesh[b, 2] + padding)
         plane_ptr[b + 1] = plane_ptr[b] + planes
         mesh_ptr[b + 1] = mesh_ptr[b] + points
         half_ptr[b + 1] = half_ptr[b] + half
@@ -282,21 +282,21 @@ def multiply_row(half, x, y, z, gx, gy, gz, quarter, scale, n2, third, rows, tot
 
 
 @jit
-def pad(mesh, plane_ptr, mesh_ptr, padded_ptr, padding, potentials, padded, start, stop):
-    """Copy planes ``start .. stop - 1`` such that each row goes on with its first points."""
+def pad(mesh, plane_ptr, mesh_ptr, padded_ptr, size, padding, potentials, padded, start, stop):
+    """Copy planes ``start .. stop - 1`` such that each goes on with its first rows, each row with its first points."""
     b = 0
     for place in range(start, stop):
         while place >= plane_ptr[b + 1]:
             b += 1
         rows, columns = mesh[b, 1], mesh[b, 2]
-        row = (place - plane_ptr[b]) * rows
-        for _ in range(rows):
-            source, target = mesh_ptr[b] + row * columns, padded_ptr[b] + row * (columns + padding)
+        plane = place - plane_ptr[b]
+        for row in range(rows + size):
+            source = mesh_ptr[b] + (plane * rows + row % rows) * columns
+            target = padded_ptr[b] + (plane * (rows + size) + row) * (columns + padding)
             for c in range(columns):
                 padded[target + c] = potentials[source + c]
             for c in range(padding):
                 padded[target + columns + c] = potentials[source + c % columns]
-            row += 1
 
 
 @jit
@@ -316,7 +316,8 @@ def gather(
             forces[i, 0] = forces[i, 1] = forces[i, 2] = 0.0
             potential[i] = 0.0
             continue
-        planes, rows, stride = mesh[b, 0], mesh[b, 1], mesh[b, 2] + width
+        planes, stride = mesh[b, 0], mesh[b, 2] + width
+        of_plane = (mesh[b, 1] + size) * stride
         value = along_first = along_second = along_third = 0.0
         for c in range(0, width, 4):
             plain, first, second = zeros(), zeros(), zeros()
@@ -324,15 +325,13 @@ def gather(
                 plane = base[i, 0] + j
                 if plane >= planes:
                     plane -= planes
-                at = padded_ptr[b] + plane * rows * stride + base[i, 2] + c
+                at = padded_ptr[b] + plane * of_plane + base[i, 1] * stride + base[i, 2] + c
                 along, across = zeros(), zeros()
                 for r in range(size):
-                    row = base[i, 1] + r
-                    if row >= rows:
-                        row -= rows
-                    points = load(padded, at + row * stride)
+                    points = load(padded, at)
                     along = add_scaled(along, values[s, 1, r], points)
                     across = add_scaled(across, slopes[s, 1, r], points)
+                    at += stride
                 plain = add_scaled(plain, values[s, 0, j], along)
                 first = add_scaled(first, slopes[s, 0, j], along)
                 second = add_scaled(second, values[s, 0, j], across)

@@ -125,7 +125,7 @@ def _pme_cpu(positions, cell, segment_ptr, charges, included, screening, mesh, o
     volumes, reciprocal = np.zeros(systems), np.zeros((systems, 3, 3))
     plane_ptr, mesh_ptr, half_ptr, padded_ptr = np.zeros((4, systems + 1), np.int64)
     starts = (plane_ptr, mesh_ptr, half_ptr, padded_ptr)
-    _cpu.layout(as_doubles(cell), counted, sizes, padding, volumes, reciprocal, *starts)
+    _cpu.layout(as_doubles(cell), counted, sizes, order, padding, volumes, reciprocal, *starts)
 
     base, offset, places = np.zeros((n, 3), np.int64), np.zeros((n, 3)), np.empty(n, np.int64)
     values, slopes = np.empty((2, n, 3, padding))
@@ -157,7 +157,7 @@ def _pme_cpu(positions, cell, segment_ptr, charges, included, screening, mesh, o
         return out.tensors(positions, charges)
     potentials = _potentials(amplitudes, half_ptr, sizes, counted)
     padded = np.empty(int(padded_ptr[-1]))
-    run_parts(_cpu.pad, (sizes, plane_ptr, mesh_ptr, padded_ptr, padding, potentials, padded), by_plane)
+    run_parts(_cpu.pad, (sizes, plane_ptr, mesh_ptr, padded_ptr, order, padding, potentials, padded), by_plane)
     atoms = (places, base, q, order, values, slopes, padded, out.forces, out.potential)
     by_atom = even_bounds(n, num_parts(0.5 * order**3 * n))
     run_parts(_cpu.gather, (sizes, ptr, counted, reciprocal, padded_ptr, *atoms), by_atom)

@@ -14,6 +14,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 
+from athanor import kernels
 from athanor.data import AtomicData, Batch
 from athanor.errors import AthanorWarning
 from athanor.kernels.pme import op
@@ -347,6 +348,23 @@ def test_systems_that_are_not_periodic_are_refused(pbc: Any, message: str) -> No
     atoms.pbc = pbc
     with pytest.raises(ValueError, match=message):
         evaluate(pme(6.0, 1e-4), batch_of(salt(1), (atoms, charges)))
+
+
+def test_the_operation_refuses_what_it_can_not_sum() -> None:
+    batch, one = batch_of(salt(1)), torch.ones(1, dtype=torch.bool)
+
+    def call(mesh: list[int], screening: float = 0.5, order: int = 6) -> None:
+        atoms = (batch.positions, batch.cell, batch.batch_ptr, batch.charges.flatten(), one)
+        kernels.pme_reciprocal(*atoms, screening, torch.tensor([mesh]), order, True)
+
+    with pytest.raises(ValueError, match=r"`mesh` of system 0 is \(8, 5, 8\); splines of order 6 need at least 6"):
+        call([8, 5, 8])
+    with pytest.raises(ValueError, match=r"`mesh` has shape \(1, 2\); 1 systems need \(1, 3\)"):
+        call([8, 8])
+    with pytest.raises(ValueError, match=r"`screening` is 0\.0 1/Å"):
+        call([8, 8, 8], screening=0.0)
+    with pytest.raises(ValueError, match=r"`order` is 20; B-splines of order 3 to 16"):
+        call([20, 20, 20], order=20)
 
 
 def test_a_cell_that_is_too_long_is_refused() -> None:

@@ -7,6 +7,8 @@ from itertools import pairwise
 
 import torch
 
+from athanor.errors import InputError
+
 
 def pme_reciprocal(positions, cell, segment_ptr, charges, included, screening, mesh, order, derivatives):
     """Spread the charges of each system over its mesh, transform, and sum over the half of the vectors that say all."""
@@ -16,10 +18,10 @@ def pme_reciprocal(positions, cell, segment_ptr, charges, included, screening, m
             energies.append(positions.double().new_zeros(1))
             continue
         sizes = mesh[b].tolist()
+        check_mesh(sizes, order, b)
         h = cell[b].double()
-        density = _spread(
-            positions[first:last].double(), torch.linalg.inv(h), charges[first:last].double(), sizes, order
-        )
+        q = charges[first:last].double()
+        density = _spread(positions[first:last].double(), torch.linalg.inv(h), q, sizes, order)
         amplitudes = torch.fft.rfftn(density)
         power = amplitudes.real**2 + amplitudes.imag**2
         axes = [torch.fft.fftfreq(n, 1.0 / n, dtype=h.dtype, device=h.device) for n in sizes[:2]]
@@ -34,6 +36,15 @@ def pme_reciprocal(positions, cell, segment_ptr, charges, included, screening, m
         green = 2.0 * math.pi * weight * torch.exp(-square / (4.0 * screening**2)) / square
         energies.append(((green * power).sum() / torch.linalg.det(h).abs())[None])
     return torch.cat(energies)
+
+
+def check_mesh(sizes, order, b):
+    """Raise InputError if splines are longer than the mesh of system b."""
+    if min(sizes) < order:
+        raise InputError(
+            f"`mesh` of system {b} is {tuple(sizes)}; splines of order {order} need at least {order} points in each "
+            f"direction."
+        )
 
 
 def _spread(positions, inverse, charges, sizes, order):

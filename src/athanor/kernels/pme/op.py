@@ -109,18 +109,14 @@ def pme_reciprocal(
     check_atoms("charges", charges, positions)
     if mesh.shape != cell.shape[:2]:
         raise ShapeError(f"`mesh` has shape {tuple(mesh.shape)}; {len(cell)} systems need ({len(cell)}, 3).")
-    small = ((mesh < order).any(1) & included).nonzero().flatten().tolist()
-    if small:
-        raise InputError(
-            f"`mesh` of system {small[0]} is {tuple(mesh[small[0]].tolist())}; splines of order {order} need at least "
-            f"{order} points in each direction."
-        )
     return _pme_reciprocal(positions, cell, segment_ptr, charges, included, float(screening), mesh, order, derivatives)
 
 
 def _pme_cpu(positions, cell, segment_ptr, charges, included, screening, mesh, order, derivatives):
     n, systems = positions.shape[0], cell.shape[0]
     ptr, q, counted, sizes = as_array(segment_ptr), as_doubles(charges), as_array(included), as_array(mesh)
+    for b in np.flatnonzero((sizes.min(axis=1, initial=order) < order) & counted):
+        _reference.check_mesh(sizes[b].tolist(), order, b)
     padding = -(-order // 4) * 4
     volumes, reciprocal = np.zeros(systems), np.zeros((systems, 3, 3))
     plane_ptr, mesh_ptr, half_ptr, padded_ptr = np.zeros((4, systems + 1), np.int64)
@@ -140,7 +136,7 @@ def _pme_cpu(positions, cell, segment_ptr, charges, included, screening, mesh, o
     by_plane = balanced_bounds(running, num_parts(1.0 * float(mesh_ptr[-1])))
     atoms_of_plane = np.repeat(np.diff(ptr) / np.maximum(np.diff(plane_ptr), 1), np.diff(plane_ptr))
     spreading = running + np.concatenate(([0.0], np.cumsum(atoms_of_plane))) * (0.5 * order**3)
-    density = np.empty(int(mesh_ptr[-1]))
+    density = torch.empty(int(mesh_ptr[-1]), dtype=torch.float64).numpy()
     run_parts(
         _cpu.spread,
         (sizes, plane_ptr, mesh_ptr, plane_start, places, base, q, order, values, density),
@@ -164,14 +160,15 @@ def _pme_cpu(positions, cell, segment_ptr, charges, included, screening, mesh, o
     return out.tensors(positions, charges)
 
 
-# The mesh of each system is transformed by itself: the bits of several together depend on who is beside whom.
+# The mesh of each system is transformed by itself, and from the start of a cache line: the bits of several together
+# depend on who is beside whom, and those of a library may depend on where in memory its input begins.
 
 
 def _spectra(density, mesh_ptr, sizes, counted):
     """Return the transforms of all meshes, [points, 2]."""
     meshes = [(b, tuple(sizes[b].tolist())) for b in np.flatnonzero(counted)]
     tensors = [torch.from_numpy(density[mesh_ptr[b] : mesh_ptr[b + 1]]).view(shape) for b, shape in meshes]
-    return _joined([torch.view_as_real(torch.fft.rfftn(each)).view(-1, 2) for each in tensors], (0, 2))
+    return _joined([torch.view_as_real(torch.fft.rfftn(_aligned(each))).view(-1, 2) for each in tensors], (0, 2))
 
 
 def _potentials(amplitudes, half_ptr, sizes, counted):
@@ -179,9 +176,13 @@ def _potentials(amplitudes, half_ptr, sizes, counted):
     potentials = []
     for b in np.flatnonzero(counted):
         shape = tuple(sizes[b].tolist())
-        spectrum = torch.view_as_complex(torch.from_numpy(amplitudes[half_ptr[b] : half_ptr[b + 1]]))
+        spectrum = _aligned(torch.view_as_complex(torch.from_numpy(amplitudes[half_ptr[b] : half_ptr[b + 1]])))
         potentials.append(torch.fft.irfftn(spectrum.view(*shape[:2], -1), s=shape, norm="forward").view(-1))
     return _joined(potentials, (0,))
+
+
+def _aligned(tensor):
+    return tensor if tensor.data_ptr() % 64 == 0 else tensor.clone()
 
 
 def _joined(tensors, shape_of_none):

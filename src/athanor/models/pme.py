@@ -30,7 +30,7 @@ class PMEModelWrapper(CoulombModel):
 
     The energy of `EwaldModelWrapper`, whose sum over reciprocal vectors is done with charges spread over a mesh and
     fast Fourier transforms: time grows with the number of atoms, nearly in proportion. Faster than Ewald from some
-    thousand atoms on; for more than eight digits use Ewald.
+    three hundred atoms on; for fewer, and for more than eight digits, use Ewald.
 
     Parameters
     ----------

@@ -138,7 +138,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             kind="electrostatics",
             home="athanor.models.pme:PMEModelWrapper",
             licence="Apache-2.0",
-            summary="The Ewald sum on a mesh, for more than some thousand atoms: cutoff (Å), charges",
+            summary="The Ewald sum on a mesh, for more than some three hundred atoms: cutoff (Å), charges",
         ),
         ModelEntry(
             name="dsf",

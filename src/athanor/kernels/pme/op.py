@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 
@@ -143,7 +145,7 @@ def _pme_cpu(positions, cell, segment_ptr, charges, included, screening, mesh, o
         balanced_bounds(spreading, num_parts(float(spreading[-1]))),
     )
     amplitudes = _spectra(density, mesh_ptr, sizes, counted)
-    sums, spline = np.empty((int(plane_ptr[-1]), 7)), _reference.b_splines(torch.zeros(()).double(), order).numpy()
+    sums, spline = np.empty((int(plane_ptr[-1]), 7)), _spline_at_points(order)
     lattice = (sizes, plane_ptr, half_ptr, volumes, reciprocal)
     run_parts(_cpu.convolve, (*lattice, screening, order, spline, amplitudes, sums), by_plane)
     out = Outputs(n, systems)
@@ -158,6 +160,11 @@ def _pme_cpu(positions, cell, segment_ptr, charges, included, screening, mesh, o
     by_atom = even_bounds(n, num_parts(0.5 * order**3 * n))
     run_parts(_cpu.gather, (sizes, ptr, counted, reciprocal, padded_ptr, *atoms), by_atom)
     return out.tensors(positions, charges)
+
+
+@cache
+def _spline_at_points(order):
+    return _reference.b_splines(torch.zeros((), dtype=torch.float64), order).numpy()
 
 
 # The mesh of each system is transformed by itself, and from the start of a cache line: the bits of several together

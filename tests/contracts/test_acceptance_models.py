@@ -29,6 +29,7 @@ from athanor.models.dsf import DSFModelWrapper
 from athanor.models.ewald import EwaldModelWrapper
 from athanor.models.lj import LennardJonesModelWrapper
 from athanor.models.mace import MACEWrapper
+from athanor.models.pme import PMEModelWrapper
 from athanor.neighbors import compute_neighbors
 from athanor.testing import Verdict, check_model
 from athanor.testing.systems import fcc_crystal, moved, standard_systems, structure
@@ -371,8 +372,10 @@ def test_line_13_madelung_constants_charged_cells_slabs_and_independence(name: s
     sums.test_slabs_agree_with_a_sum_over_a_plane(neutral=True)
     sums.test_forces_stress_and_potentials_are_derivatives_of_the_energy_at_every_accuracy(1e-8)
     sums.test_finite_systems_beside_periodic_ones_are_summed_over_all_pairs()
-    report = check_model(EwaldModelWrapper(7.0), checks=["bits in any batch"]).raise_if_failed()
-    assert report.verdict("bits in any batch") is Verdict.PASSED
+    file_of("physics/test_particle_mesh.py").test_energy_and_stress_agree_with_ewald()
+    for model in (EwaldModelWrapper(7.0), PMEModelWrapper(7.0)):
+        report = check_model(model, checks=["bits in any batch"]).raise_if_failed()
+        assert report.verdict("bits in any batch") is Verdict.PASSED
 
 
 def test_line_14_d3_has_the_numbers_of_its_library_and_forces_by_differences() -> None:
@@ -414,6 +417,7 @@ def shifted(system: AtomicData) -> AtomicData:
 BUILT_IN = {
     "lennard-jones": pytest.param(lambda: LennardJonesModelWrapper(1.0, 3.4, 8.5, switch_width=1.5), id="lj"),
     "ewald": pytest.param(lambda: EwaldModelWrapper(8.0), id="ewald"),
+    "pme": pytest.param(lambda: PMEModelWrapper(8.0), id="pme"),
     "dsf": pytest.param(lambda: DSFModelWrapper(8.5), id="dsf"),
     "d3": pytest.param(lambda: DFTD3ModelWrapper.from_functional("pbe", cutoff=8.0), id="d3"),
     "demo": pytest.param(lambda: build_demo_model(hidden_dim=8).double(), id="demo"),

@@ -16,6 +16,7 @@ from athanor.models.dsf import DSFModelWrapper
 from athanor.models.ewald import EwaldModelWrapper
 from athanor.models.lj import LennardJonesModelWrapper
 from athanor.models.pipeline import PipelineGroup, PipelineModelWrapper
+from athanor.models.pme import PMEModelWrapper
 from athanor.models.qeq import QEqModelWrapper
 from athanor.testing import Verdict, check_model
 from athanor.testing.model_contract import CHECKS
@@ -105,6 +106,12 @@ def test_ewald(slabs: bool, dtype: torch.dtype) -> None:
     assert verdicts(report, Verdict.NOT_APPLICABLE) == {"isolation"}
     assert (report.checks["outputs"][2].verdict is Verdict.NOT_APPLICABLE) is not slabs
     assert ("Left out, as the model refuses it: slab. System 0" in str(report)) is not slabs
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_particle_mesh_ewald(dtype: torch.dtype) -> None:
+    report = check_model(PMEModelWrapper(8.0, slab_correction=True), dtype=dtype).raise_if_failed()
+    assert verdicts(report, Verdict.NOT_CLAIMED) == {"units", "isolated atom", "no pairs", "unknown element"}
 
 
 def test_damped_shifted_force() -> None:

@@ -20,6 +20,7 @@ from athanor.kernels.neighbor_displacement import _reference as displacement_ref
 from athanor.kernels.neighbor_list import _reference as list_reference
 from athanor.kernels.pair_potential import op as pair_potential
 from athanor.kernels.philox import _reference as philox_reference
+from athanor.kernels.pme import op as pme
 from athanor.kernels.segment import _reference as segment_reference
 from athanor.models.dftd3.tables import load_dftd3_params, references_of
 from athanor.testing import op_contract as contract
@@ -28,7 +29,7 @@ RADIUS, CUTOFF = 3.0, 2.6
 NAMES = ["segment_sum", "segment_max", "philox_uniform", "philox_normal", "build_neighbor_list", "minimum_distance"]
 NAMES += ["needs_rebuild", "lennard_jones", "fire_sums", "fire_moves", "cell_shape", "strained"]
 ENERGIES = ["lennard_jones", "screened_coulomb", "finite_coulomb", "ewald_reciprocal", "charge_corrections"]
-ENERGIES += ["dftd3"]
+ENERGIES += ["dftd3", "pme_reciprocal"]
 NAMES += ENERGIES[1:]
 SIZES = (5, 0, 1, 60, 12)
 
@@ -57,6 +58,7 @@ def _systems(dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
                 "charges": torch.linspace(-1.0, 1.2, n, dtype=dtype),
                 "included": torch.tensor(k != 2),
                 "open_axis": torch.tensor(k % 4 - 1),
+                "mesh": torch.tensor([6 + k, 7, 12 - k]),
                 "system_id": torch.tensor(100 + k),
                 "step": torch.tensor(2**33 + k),
             }
@@ -66,7 +68,7 @@ def _systems(dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
 
 def _batch(systems: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     atoms = {name: torch.cat([s[name] for s in systems]) for name in ("positions", "moved", "types", "charges")}
-    of_systems = ("cell", "pbc", "system_id", "step", "included", "open_axis")
+    of_systems = ("cell", "pbc", "system_id", "step", "included", "open_axis", "mesh")
     rows = {name: torch.stack([s[name] for s in systems]) for name in of_systems}
     counts = torch.tensor([0] + [len(s["positions"]) for s in systems])
     return atoms | rows | {"segment_ptr": counts.cumsum(0).int()}
@@ -103,6 +105,8 @@ def _arguments(name: str, batch: dict[str, torch.Tensor], half: bool = False) ->
         return charged
     if name == "ewald_reciprocal":
         return *charged, 0.9, 5.5, 6.0, True
+    if name == "pme_reciprocal":
+        return *charged, 0.9, batch["mesh"], 6, True
     if name == "charge_corrections":
         return *charged, batch["open_axis"], 0.5, 2.0
     if name == "dftd3":
@@ -144,6 +148,7 @@ REFERENCES: dict[str, Any] = {
     "dftd3": dispersion._dftd3.reference,
     "finite_coulomb": coulomb._finite_coulomb.reference,
     "ewald_reciprocal": ewald._ewald_reciprocal.reference,
+    "pme_reciprocal": pme._pme_reciprocal.reference,
     "charge_corrections": ewald._charge_corrections.reference,
 }
 
@@ -236,6 +241,7 @@ def test_a_batch_of_nothing(name: str) -> None:
         "charges": torch.zeros(0, dtype=torch.float64),
         "included": torch.zeros(0, dtype=torch.bool),
         "open_axis": torch.zeros(0, dtype=torch.int64),
+        "mesh": torch.zeros(0, 3, dtype=torch.int64),
         "cell": torch.zeros(0, 3, 3, dtype=torch.float64),
         "pbc": torch.zeros(0, 3, dtype=torch.bool),
         "system_id": torch.zeros(0, dtype=torch.int64),

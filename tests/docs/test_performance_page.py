@@ -62,9 +62,11 @@ def test_absent_peers_are_named_with_what_to_do(capsys: pytest.CaptureFixture[st
     assert "lammps: absent: not set up; run `make bench-peers`" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "name", ["overhead", "finished", "start_up", "neighbor_lists", "lennard_jones", "memory", "dispersion"]
-)
+SMOKE = ["overhead", "finished", "start_up", "neighbor_lists", "lennard_jones", "memory", "dispersion"]
+SMOKE += ["electrostatics"]
+
+
+@pytest.mark.parametrize("name", SMOKE)
 def test_smoke(name: str) -> None:
     rows = import_module(name).measure(True)
     assert [row["case"] for row in rows]

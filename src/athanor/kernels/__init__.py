@@ -12,6 +12,7 @@
 ``screened_coulomb``                  pairs of charges within a cutoff
 ``finite_coulomb``                    all pairs of charges of finite systems
 ``ewald_reciprocal``                  the long-range part of periodic charges
+``pme_reciprocal``                    the same on a mesh
 ``charge_corrections``                self energy, net charge and slabs
 ``dftd3``                             the D3 dispersion correction
 
@@ -33,6 +34,7 @@ from athanor.kernels.neighbor_displacement import needs_rebuild
 from athanor.kernels.neighbor_list import build_neighbor_list, minimum_distance, pack_images, unpack_images
 from athanor.kernels.pair_potential import lennard_jones
 from athanor.kernels.philox import Purpose, philox_normal, philox_uniform
+from athanor.kernels.pme import pme_reciprocal
 from athanor.kernels.rows import arrange_rows
 from athanor.kernels.segment import segment_max, segment_sum
 
@@ -54,6 +56,7 @@ __all__ = [
     "pack_images",
     "philox_normal",
     "philox_uniform",
+    "pme_reciprocal",
     "screened_coulomb",
     "segment_max",
     "segment_sum",

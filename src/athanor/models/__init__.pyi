@@ -15,6 +15,7 @@ from athanor.models.mixin import BaseModelMixin as BaseModelMixin
 from athanor.models.pipeline import PipelineGroup as PipelineGroup
 from athanor.models.pipeline import PipelineModelWrapper as PipelineModelWrapper
 from athanor.models.pipeline import PipelineStep as PipelineStep
+from athanor.models.pme import PMEModelWrapper as PMEModelWrapper
 from athanor.models.qeq import QEqModelWrapper as QEqModelWrapper
 from athanor.models.registry import available as available
 from athanor.models.registry import get as get

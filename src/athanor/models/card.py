@@ -38,6 +38,9 @@ class ModelCard:
         Whether a translation, rotation or inversion of a system leaves its energy, and turns forces and stress along.
     smooth
         Whether energy, forces and the slope of the forces go on without a jump where a pair crosses a cutoff.
+    accuracy
+        Relative error that a model leaves in its forces by the way it evaluates its formula, such as on a mesh: a
+        translation, or another choice of the same cell, then changes results by as much.
     short_ranged
         Whether atoms act on each other within the cutoff only, as charges do not.
     batch_invariance
@@ -61,6 +64,7 @@ class ModelCard:
     conservative: bool | None = None
     equivariant: bool | None = None
     smooth: bool | None = None
+    accuracy: float | None = None
     short_ranged: bool = True
     batch_invariance: Literal["verified", "not_verified", "no", "unknown"] = "unknown"
     stress_keeps_forces: bool = False

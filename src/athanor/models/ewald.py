@@ -29,7 +29,7 @@ class EwaldModelWrapper(CoulombModel):
 
     with :math:`\rho(k) = \sum_i q_i e^{i k \cdot r_i}` and conducting surroundings; a net charge :math:`Q` is
     neutralized by a uniform background. Time grows with the square of the number of atoms at a fixed cutoff; beyond
-    some thousand atoms `PMEModelWrapper` is faster.
+    some three hundred atoms `PMEModelWrapper` is faster.
 
     Parameters
     ----------

@@ -134,6 +134,13 @@ BUILT_IN: dict[str, ModelEntry] = {
             summary="Ewald sum of charges to an asked accuracy: cutoff (Å), charges by element, or of the files",
         ),
         ModelEntry(
+            name="pme",
+            kind="electrostatics",
+            home="athanor.models.pme:PMEModelWrapper",
+            licence="Apache-2.0",
+            summary="The Ewald sum on a mesh, for more than some three hundred atoms: cutoff (Å), charges",
+        ),
+        ModelEntry(
             name="dsf",
             kind="electrostatics",
             home="athanor.models.dsf:DSFModelWrapper",

@@ -79,6 +79,11 @@ def splitting_for(cutoff: float, accuracy: float, screening: float | None = None
     return Splitting(alpha, cutoff, whole * cutoff, radius, whole * radius)
 
 
+def pair_error(splitting: Splitting) -> float:
+    """Return the relative RMS error of forces that the sum over pairs may leave."""
+    return _ORDER * math.exp(-((splitting.screening * splitting.cutoff) ** 2))
+
+
 def check_accuracy(accuracy: float, best: float, remedy: str) -> float:
     """Return `accuracy` as a float.
 

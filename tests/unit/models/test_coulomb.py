@@ -19,6 +19,7 @@ from athanor.models import hessian
 from athanor.models.dsf import DSFModelWrapper
 from athanor.models.ewald import EwaldModelWrapper
 from athanor.models.lj import LennardJonesModelWrapper
+from athanor.models.pme import PMEModelWrapper
 from athanor.neighbors import compute_neighbors
 
 EVERYTHING = {"energy", "forces", "stress"}
@@ -43,7 +44,7 @@ def ready(model: Any, *systems: AtomicData) -> Batch:
     return batch
 
 
-MODELS = pytest.mark.parametrize("kind", [EwaldModelWrapper, DSFModelWrapper])
+MODELS = pytest.mark.parametrize("kind", [EwaldModelWrapper, PMEModelWrapper, DSFModelWrapper])
 
 
 # --------------------------------------------------------------------------------------------------------- what is read

@@ -155,6 +155,11 @@ class ModelBench:
             return {"forces", "stress"} & self.config.outputs <= self.config.autograd_outputs or None
         return found or None if name == "stress_keeps_forces" else found
 
+    def coarse(self, tolerance: Tolerance) -> Tolerance:
+        """Return `tolerance`, or the accuracy that the card names where that is wider."""
+        accuracy = self.card.accuracy or 0.0
+        return Tolerance(max(tolerance.float64, accuracy), max(tolerance.float32, accuracy))
+
     def takes(self, *, periodic: bool) -> bool:
         """Whether the model evaluates periodic systems, or those that are not."""
         return self.config.supports_pbc or self.config.needs_pbc if periodic else not self.config.needs_pbc

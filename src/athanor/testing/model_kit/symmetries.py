@@ -18,7 +18,7 @@ def translation(bench: ModelBench, system: AtomicData) -> Iterator[Measured]:
     """A translation changes nothing."""
     shift = torch.tensor(_SHIFT, dtype=bench.dtype)
     here, there = bench.evaluate([system, moved(system, system.positions + shift)])
-    yield from bench.compare("after a translation", there, here, tolerances.MOTION)
+    yield from bench.compare("after a translation", there, here, bench.coarse(tolerances.MOTION))
 
 
 def rotation(bench: ModelBench, system: AtomicData) -> Iterator[Measured]:
@@ -50,7 +50,7 @@ def sum_of_forces(bench: ModelBench, system: AtomicData) -> Iterator[Measured]:
     forces = bench.evaluate([system], ["forces"])[0]["forces"].double()
     size = max(1.0, float(forces.abs().max()))
     zero = torch.zeros(3, dtype=torch.float64)
-    yield bench.measure("sum of forces", forces.sum(dim=0), zero, tolerances.MOTION, size)
+    yield bench.measure("sum of forces", forces.sum(dim=0), zero, bench.coarse(tolerances.MOTION), size)
     if system.pbc is None or not bool(system.pbc.any()):
         arms = system.positions.double() - system.positions.double().mean(dim=0)
         torque = torch.linalg.cross(arms, forces).sum(dim=0)
@@ -89,7 +89,7 @@ def other_cell(bench: ModelBench, system: AtomicData) -> Iterator[Measured]:
     sheared = cell.clone()
     sheared[0] += 2.0 * cell[1]
     here, there = bench.evaluate([system, moved(system, system.positions, sheared)])
-    yield from bench.compare("with another choice of cell", there, here, tolerances.EXTENSIVITY)
+    yield from bench.compare("with another choice of cell", there, here, bench.coarse(tolerances.EXTENSIVITY))
 
 
 def handedness(bench: ModelBench, system: AtomicData) -> Iterator[Measured]:
@@ -106,11 +106,12 @@ def extensivity(bench: ModelBench, system: AtomicData) -> Iterator[Measured]:
     shapes = [(2, 1, 1), (1, 2, 1), (2, 2, 1)] if not pbc[2] else [(2, 1, 1), (1, 1, 3), (2, 2, 2)]
     shapes = [shape for shape in shapes if all(count == 1 or along for count, along in zip(shape, pbc, strict=True))]
     single, *several = bench.evaluate([system, *(repeated(system, shape) for shape in shapes)], ["energy"])
+    within = bench.coarse(tolerances.EXTENSIVITY)
     for shape, result in zip(shapes, several, strict=True):
         cells = shape[0] * shape[1] * shape[2]
         per_atom = result["energy"] / (cells * system.num_nodes)
         what = f"energy per atom of {'x'.join(map(str, shape))} cells"
-        yield bench.measure(what, per_atom, single["energy"] / system.num_nodes, tolerances.EXTENSIVITY)
+        yield bench.measure(what, per_atom, single["energy"] / system.num_nodes, within)
 
 
 # ------------------------------------------------------------------------------------------------------------ molecules

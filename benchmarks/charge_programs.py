@@ -173,8 +173,10 @@ def candidates(program: str, reach: float) -> Iterator[dict[str, Any]]:
     if name == "athanor":
         yield from _all(cutoff=cutoffs, accuracy=[reach * factor for factor in (30.0, 10.0, 3.0, 1.0)])
     elif name == "lammps":
-        accuracies = [reach * factor for factor in (3.0, 1.0, 0.3, 0.1, 0.03)]
-        yield from _all(cutoff=cutoffs, accuracy=accuracies, diff=("ik", "ad") if kind == "pppm" else ("",))
+        accuracies = [reach * factor for factor in (0.1, 0.05, 0.03)]  # relative to a force that is larger than ours
+        yield from _all(
+            cutoff=(8.0, 9.0, 10.0, 11.0), accuracy=accuracies, diff=("ik", "ad") if kind == "pppm" else ("",)
+        )
     else:
         steepness = (-np.log(reach)) ** 0.5 + np.array([-0.1, 0.1, 0.3, 0.5])
         if kind == "ewald":

@@ -42,15 +42,16 @@ class AnalyticModel(nn.Module, BaseModelMixin):
             If an active output is missing.
         """
         outputs = super().adapt_output(model_output, data)
-        if "stress" in outputs:
+        virial = model_output.get("virial")
+        if "stress" in outputs and not (outputs["stress"] is None and virial is None):
             cell = data.get("cell")
             if cell is None:
                 raise InputError(
                     f"{type(self).__name__}: stress output requires cell, and this batch has none. Remove "
                     f"'stress' from `model_config.active_outputs`."
                 )
-            if outputs["stress"] is None and model_output.get("virial") is not None:
-                outputs["stress"] = stress_of_strain_gradient(-model_output["virial"], cell)
+            if outputs["stress"] is None:
+                outputs["stress"] = stress_of_strain_gradient(-virial, cell)
         for key, value in outputs.items():
             if value is None:
                 raise ModelOutputError(f"`{key}` is missing from model output of {type(self).__name__}.")

@@ -42,7 +42,7 @@ class ComputedFrom:
         if len(tensors) != len(self._tensors):
             return False
         for known, version, tensor in zip(self._tensors, self._versions, tensors, strict=True):
-            if tensor is not known or (version >= 0 and version != tensor._version):  # type: ignore[union-attr]
+            if tensor is not known or (tensor is not None and not 0 <= version == tensor._version):
                 return False
         return True
 

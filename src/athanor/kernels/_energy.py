@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from athanor.errors import ShapeError
+from athanor.errors import DtypeError, ShapeError
 from athanor.kernels._library import as_tensor, register_gradient, register_op
 from athanor.kernels.cell._reference import gradient_by_cell
 from athanor.kernels.segment._reference import segment_index
@@ -179,9 +179,18 @@ def _kept(ctx: Any) -> tuple[list[Any], list[Tensor]]:
 
 
 def check_atoms(name: str, values: Tensor, positions: Tensor) -> None:
-    """Raise ShapeError unless `values` has one number for each atom."""
+    """Raise ShapeError unless `values` has one number for each atom, and DtypeError unless they are floating."""
+    if not values.is_floating_point():
+        raise DtypeError(f"`{name}` is {values.dtype}; use a float dtype, such as that of the positions.")
     if values.shape != positions.shape[:1]:
         raise ShapeError(f"`{name}` has shape {tuple(values.shape)}; {len(positions)} atoms need ({len(positions)},).")
+
+
+def check_systems(cell: Tensor, **rows: Tensor) -> None:
+    """Raise ShapeError unless each of `rows` has one entry for each system."""
+    for name, values in rows.items():
+        if values.shape != cell.shape[:1]:
+            raise ShapeError(f"`{name}` has shape {tuple(values.shape)}; {len(cell)} systems need ({len(cell)},).")
 
 
 class Outputs:

@@ -13,15 +13,18 @@ import torch
 from athanor import units
 from athanor._values import is_real
 from athanor.data._stamp import ComputedFrom
-from athanor.data.elements import number_of_element
-from athanor.errors import InputError, MissingFieldError
+from athanor.errors import InputError, MissingFieldError, NotAvailableError
+from athanor.kernels._library import no_second_derivative
 from athanor.models.analytic import AnalyticModel
 from athanor.models.config import ModelConfig
-from athanor.models.element_table import ElementTable
+from athanor.models.derivatives import strained_view
+from athanor.models.element_table import ElementTable, by_element
 from athanor.models.stored_list import require_batch, require_pairs
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
 if TYPE_CHECKING:
+    from collections.abc import Set
+
     from athanor._typing import ModelOutputs
     from athanor.data.atomic_data import AtomicData
     from athanor.data.batch import Batch
@@ -41,7 +44,7 @@ class Boundary:
         bool [B]; a system is one or the other.
     open_axis
         int64 [B]: the lattice vector of a slab without periodicity, -1 for others.
-    any_periodic, any_finite
+    any_periodic, any_finite, any_slab
         Whether there is one.
     """
 
@@ -50,6 +53,7 @@ class Boundary:
     open_axis: torch.Tensor
     any_periodic: bool
     any_finite: bool
+    any_slab: bool
 
 
 class CoulombModel(AnalyticModel):
@@ -72,6 +76,8 @@ class CoulombModel(AnalyticModel):
         Whether forces and stress are given at fixed charges and carry no graph.
     slab_correction
         Whether systems may be periodic in two directions.
+    half_list
+        Whether to ask for a list with each pair once, as a partner in a sum may; either kind is read.
     """
 
     def __init__(
@@ -83,14 +89,23 @@ class CoulombModel(AnalyticModel):
         needs_pbc: bool,
         hybrid_forces: bool,
         slab_correction: bool = False,
+        half_list: bool = False,
     ) -> None:
         super().__init__()
         self.cutoff = positive("cutoff", cutoff, "Å")
         constant = units.COULOMB_CONSTANT if coulomb_constant is None else coulomb_constant
         self.coulomb_constant = positive("coulomb_constant", constant, "eV Å/e²")
+        self._charge_table = None
+        if charges is not None:
+            values = by_element("charges", charges, "e")
+            self._charge_table = ElementTable(values, torch.float64, type(self).__name__, "`charges`")
         self.charges = None if charges is None else dict(charges)
+        for name, flag in (
+            ("hybrid_forces", hybrid_forces), ("slab_correction", slab_correction), ("half_list", half_list)
+        ):  # fmt: skip
+            if not isinstance(flag, bool):
+                raise InputError(f"`{name}` is {flag!r}; it must be True or False.")
         self.hybrid_forces, self.slab_correction = hybrid_forces, slab_correction
-        self._charge_table = None if charges is None else self._table_of(charges)
         self._whole_charges = ComputedFrom()
         self._boundary_of: tuple[ComputedFrom, Boundary | None] = (ComputedFrom(), None)
         by_autograd = {"forces"} if hybrid_forces else {"forces", "stress"}
@@ -100,7 +115,7 @@ class CoulombModel(AnalyticModel):
             required_inputs=frozenset({"charges"} if charges is None else ()),
             supports_pbc=True,
             needs_pbc=needs_pbc,
-            neighbor_config=NeighborConfig(cutoff=self.cutoff, format=NeighborListFormat.MATRIX),
+            neighbor_config=NeighborConfig(cutoff=self.cutoff, format=NeighborListFormat.MATRIX, half_list=half_list),
             active_outputs={"energy", "forces"},
         )
 
@@ -147,12 +162,9 @@ class CoulombModel(AnalyticModel):
         batch = require_batch(self, data)
         self._check_cells(batch)
         pairs = require_pairs(self, batch, self.cutoff)
-        positions, cell = batch.positions, batch.cell_or_zeros
-        if self.hybrid_forces:
-            positions, cell = positions.detach(), cell.detach()
         return {
-            "positions": positions,
-            "cell": cell,
+            "positions": batch.positions,
+            "cell": batch.cell_or_zeros,
             "segment_ptr": batch.batch_ptr,
             "row_ptr": pairs.row_ptr,
             "neighbors": pairs.neighbors,
@@ -171,13 +183,33 @@ class CoulombModel(AnalyticModel):
         terms = self._terms(inputs, self._boundary(require_batch(self, data)), derivatives)
         energy, forces, virial = (self.coulomb_constant * _sum(part) for part in list(zip(*terms, strict=True))[:3])
         if self.hybrid_forces:
-            forces, virial = forces.detach(), virial.detach()
+            forces, virial = (_at_fixed_charges(self, each, *variables[:2]) for each in (forces, virial))
         return self.adapt_output({"energy": energy, "forces": forces, "virial": virial}, data)
+
+    def attached_energy(
+        self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
+    ) -> dict[str, torch.Tensor]:
+        """Return the energy, attached to the charges only where forces are given beside it.
+
+        See `BaseModelMixin.attached_energy`.
+        """
+        if not self.hybrid_forces:
+            return super().attached_energy(data, strain, wanted)
+        strained = strained_view(data, strain)
+        view = strained.shallow_view(())
+        view.positions = strained.positions.detach()
+        if "cell" in strained:
+            view.cell = strained.cell.detach()
+        outputs = super().attached_energy(view, None, wanted)
+        geometry = (strained.positions, strained.cell_or_zeros)
+        if any(tensor.requires_grad for tensor in geometry):
+            outputs["energy"] = _OnceOnly.apply(outputs["energy"], _no_graph(self), *geometry)
+        return outputs
 
     def _check_cells(self, batch: Batch) -> None:
         """Refuse a batch without cells."""
 
-    def _check_boundary(self, batch: Batch, count: torch.Tensor) -> None:
+    def _check_boundary(self, count: torch.Tensor) -> None:
         """Refuse systems by `count`, the number of their periodic directions, int64 [B]."""
 
     def _boundary(self, batch: Batch) -> Boundary:
@@ -186,29 +218,23 @@ class CoulombModel(AnalyticModel):
         computed_from, boundary = self._boundary_of
         if boundary is not None and computed_from.holds(pbc):
             return boundary
-        count = pbc.sum(1)
-        self._check_boundary(batch, count)
-        open_axis = torch.where(count == 2, (~pbc).int().argmax(1), -1)
-        periodic = count > 0
-        boundary = Boundary(periodic, ~periodic, open_axis, bool(periodic.any()), not bool(periodic.all()))
+        with torch.inference_mode(False):  # kept for calls that may be differentiated
+            count = pbc.sum(1)
+            open_axis = torch.where(count == 2, (~pbc).int().argmax(1), -1)
+            periodic = count > 0
+        self._check_boundary(count)
+        boundary = Boundary(
+            periodic, ~periodic, open_axis, bool(periodic.any()), not bool(periodic.all()), bool((count == 2).any())
+        )
         self._boundary_of = (ComputedFrom(pbc), boundary)
         return boundary
-
-    def _table_of(self, charges: ChargeTable) -> ElementTable:
-        for element, charge in charges.items():
-            if not is_real(charge) or not math.isfinite(charge):
-                raise InputError(
-                    f"`charges` gives {element!r} a charge of {charge!r}; it must be a finite number, in e."
-                )
-        values = {number_of_element(element): float(charge) for element, charge in charges.items()}
-        return ElementTable(values, torch.float64, type(self).__name__, "`charges`")
 
     def _check_charges(self, charges: torch.Tensor, batch: Batch) -> None:
         """Refuse charges of which some are missing: where only some systems of a batch have any, others have NaN."""
         missing = ~charges.reshape(-1).isfinite()
         if bool(missing.any()):
             systems = batch.batch_idx[missing].unique().tolist()
-            raise MissingFieldError(
+            raise InputError(
                 f"`charges` is missing, or not finite, in systems {systems[:5]} of the batch; {type(self).__name__} "
                 f"needs a number for each atom, in e. Set it for them too."
             )
@@ -228,6 +254,37 @@ class CoulombModel(AnalyticModel):
                 self._check_charges(charges, batch)
             return charges.reshape(-1).to(positions.dtype)
         return self._charge_table.of(batch.atomic_numbers).to(positions.dtype)
+
+
+class _OnceOnly(torch.autograd.Function):
+    """An energy whose derivatives by positions and cell are given beside it: zero here, and not to be derived again."""
+
+    @staticmethod
+    def forward(ctx: Any, energy: torch.Tensor, error: Exception, *geometry: torch.Tensor) -> torch.Tensor:
+        ctx.error, ctx.shapes = error, [(each.shape, each.dtype, each.device) for each in geometry]
+        return energy.view_as(energy)
+
+    @staticmethod
+    def backward(ctx: Any, by_energy: torch.Tensor) -> Any:
+        if torch.is_grad_enabled() and any(ctx.needs_input_grad[2:]):
+            raise ctx.error
+        zeros = (torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.shapes)
+        return by_energy, None, *zeros
+
+
+def _no_graph(model: CoulombModel) -> NotAvailableError:
+    return NotAvailableError(
+        f"Forces and stress of {type(model).__name__} with `hybrid_forces=True` carry no graph, so that derivatives of "
+        f"them, as in a Hessian or in training by forces, would lack their part. Use `hybrid_forces=False`."
+    )
+
+
+def _at_fixed_charges(model: CoulombModel, derivative: torch.Tensor, *geometry: torch.Tensor) -> torch.Tensor:
+    """Return a derivative without its graph; who differentiates it by positions or cell is told."""
+    derivative = derivative.detach()
+    if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in geometry)):
+        return derivative
+    return no_second_derivative(derivative, _no_graph(model), *geometry)
 
 
 def positive(name: str, value: Any, unit: str) -> float:

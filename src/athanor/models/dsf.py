@@ -41,6 +41,8 @@ class DSFModelWrapper(CoulombModel):
         Forces and stress at fixed charges, without graph; a pipeline adds what acts through charges either way.
     charges
         Charge of each element in e, such as ``{"Na": 1.0, "Cl": -1.0}``; by default those of the batch.
+    half_list
+        Ask for a list with each pair once, as a partner in a sum may do.
 
     Raises
     ------
@@ -66,6 +68,7 @@ class DSFModelWrapper(CoulombModel):
         hybrid_forces: bool = False,
         *,
         charges: ChargeTable | None = None,
+        half_list: bool = False,
     ) -> None:
         super().__init__(
             cutoff,
@@ -73,6 +76,7 @@ class DSFModelWrapper(CoulombModel):
             charges=charges,
             needs_pbc=False,
             hybrid_forces=hybrid_forces,
+            half_list=half_list,
         )
         self.alpha = float(alpha) if alpha == 0.0 else positive("alpha", alpha, "1/Å")
         self.model_card = ModelCard(

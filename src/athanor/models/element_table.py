@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
+from athanor._values import is_real, shown
 from athanor.data._stamp import ComputedFrom
-from athanor.data.elements import MAX_ATOMIC_NUMBER, SYMBOLS
+from athanor.data.elements import MAX_ATOMIC_NUMBER, SYMBOLS, number_of_element
 from athanor.errors import InputError
 
 
@@ -57,9 +60,35 @@ class ElementTable:
             raise InputError(
                 f"{self._model} has no parameters for {missing}; it has some for {have}. Add them to {self._argument}."
             )
-        values = self._values.to(device)[places]
+        with torch.inference_mode(False):  # kept for calls that may be differentiated
+            values = self._values.to(device)[places]
         self._kept = (ComputedFrom(atomic_numbers), values)
         return values
+
+
+def by_element(argument: str, table: Any, unit: str, *, positive: bool = False) -> dict[int, float]:
+    """Return what a user gave for each element, by atomic number.
+
+    Raises
+    ------
+    InputError
+        If `table` is no mapping or empty, names an element twice or one that does not exist, or has a value that is no
+        finite number, or not above 0 if it has to be.
+    """
+    if not isinstance(table, Mapping) or not table:
+        raise InputError(
+            f"`{argument}` is {shown(table)}; give a number for each element, such as {{'Na': 1.0}} ({unit})."
+        )
+    values: dict[int, float] = {}
+    for element, value in table.items():
+        if not is_real(value) or not math.isfinite(value) or (positive and value <= 0.0):
+            kind = "positive" if positive else "finite"
+            raise InputError(f"`{argument}` gives {element!r} {value!r}; it must be a {kind} number ({unit}).")
+        number = number_of_element(element)
+        if number in values:
+            raise InputError(f"`{argument}` names {SYMBOLS[number]} twice. Give it once, as symbol or as number.")
+        values[number] = float(value)
+    return values
 
 
 def _name(number: int) -> str:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from athanor.errors import InputError
-from athanor.kernels import charge_corrections, ewald_reciprocal, finite_coulomb, screened_coulomb
+from athanor.kernels import charge_corrections, ewald_reciprocal, finite_coulomb, screened_coulomb, segment_max
+from athanor.kernels.segment._reference import segment_index
 from athanor.models.card import ModelCard
 from athanor.models.coulomb import Boundary, ChargeTable, CoulombModel, Term
 from athanor.models.splitting import check_accuracy, splitting_for
@@ -48,6 +49,8 @@ class EwaldModelWrapper(CoulombModel):
         Accepted for compatibility: nothing that depends on the cell is kept between calls.
     charges
         Charge of each element in e, such as ``{"Na": 1.0, "Cl": -1.0}``; by default those of the batch.
+    half_list
+        Ask for a list with each pair once, as a partner in a sum may do.
 
     Raises
     ------
@@ -89,6 +92,7 @@ class EwaldModelWrapper(CoulombModel):
         atol: float | None = None,
         *,
         charges: ChargeTable | None = None,
+        half_list: bool = False,
     ) -> None:
         super().__init__(
             cutoff,
@@ -96,6 +100,7 @@ class EwaldModelWrapper(CoulombModel):
             charges=charges,
             needs_pbc=True,
             hybrid_forces=hybrid_forces,
+            half_list=half_list,
             slab_correction=slab_correction,
         )
         self.accuracy = check_accuracy(accuracy, _BEST, " Double precision has no more digits.")
@@ -142,12 +147,14 @@ class EwaldModelWrapper(CoulombModel):
     def _check_cells(self, batch: Batch) -> None:
         check_periodic_batch(self, batch)
 
-    def _check_boundary(self, batch: Batch, count: torch.Tensor) -> None:
-        check_directions(self, batch, count)
+    def _check_boundary(self, count: torch.Tensor) -> None:
+        check_directions(self, count)
 
 
 def periodic_terms(inputs: dict[str, Any], boundary: Boundary, model: Any) -> list[Term]:
     """Return the sum over pairs and the corrections, of an Ewald sum in whatever way its reciprocal part is done."""
+    if boundary.any_slab:
+        _check_vacuum(inputs, boundary, model)
     split = model.splitting
     pairs = screened_coulomb(
         **inputs,
@@ -173,7 +180,7 @@ def check_periodic_batch(model: CoulombModel, batch: Batch) -> None:
     if batch.get("cell") is None:
         raise InputError(
             f"{type(model).__name__} requires periodic boundary conditions, and no system of this batch has a cell. "
-            f"Set `cell` and `pbc`, or use `DSFModelWrapper`, which needs none."
+            f"Set `cell` and `pbc`; zeros and False sum a finite system over all pairs. Or use `DSFModelWrapper`."
         )
     if model.slab_correction and batch.get("pbc") is None:
         raise InputError(
@@ -182,11 +189,10 @@ def check_periodic_batch(model: CoulombModel, batch: Batch) -> None:
         )
 
 
-def check_directions(model: CoulombModel, batch: Batch, count: torch.Tensor) -> None:
-    """Raise InputError for systems periodic in one direction, or in two without `slab_correction` or enough vacuum."""
+def check_directions(model: CoulombModel, count: torch.Tensor) -> None:
+    """Raise InputError for systems that are periodic in one direction, or in two without `slab_correction`."""
     wrong = ((count == 1) | ((count == 2) & (not model.slab_correction))).nonzero().flatten().tolist()
     if not wrong:
-        _check_vacuum(model, batch, (count == 2).nonzero().flatten().tolist())
         return
     directions = int(count[wrong[0]])
     remedy = "Use `slab_correction=True`" if directions == 2 else "Make it periodic in all three, with vacuum around it"
@@ -196,18 +202,22 @@ def check_directions(model: CoulombModel, batch: Batch, count: torch.Tensor) -> 
     )
 
 
-def _check_vacuum(model: CoulombModel, batch: Batch, slabs: Sequence[int]) -> None:
+def _check_vacuum(inputs: dict[str, Any], boundary: Boundary, model: Any) -> None:
     """Raise InputError if a slab sees its image across the vacuum: pairs are not searched there."""
-    for slab in slabs:
-        axis = int((~batch.pbc_or_false[slab]).int().argmax())
-        normal = torch.linalg.inv(batch.cell_or_zeros[slab].detach().double())[:, axis]
-        normal = normal / torch.linalg.vector_norm(normal)
-        height = float(batch.cell_or_zeros[slab, axis].detach().double() @ normal)
-        places = batch.positions[batch.batch_idx == slab].detach().double() @ normal
-        vacuum = height - float(places.max() - places.min())
-        if vacuum < model.cutoff:
-            raise InputError(
-                f"System {slab} of the batch is a slab with {vacuum:.1f} Å of vacuum along its lattice vector {axis}; "
-                f"{type(model).__name__} needs {model.cutoff:g} Å, its cutoff, and gives six digits with 2.3 times the "
-                f"longer side of the slab. Make the cell higher."
-            )
+    with torch.no_grad():
+        positions, cell, segment_ptr = (inputs[name].detach() for name in ("positions", "cell", "segment_ptr"))
+        is_slab, rows = boundary.open_axis >= 0, torch.arange(len(cell), device=cell.device)
+        axis = boundary.open_axis.clamp(min=0)
+        h = torch.where(is_slab[:, None, None], cell.double(), torch.eye(3, dtype=torch.float64, device=cell.device))
+        normal = torch.nn.functional.normalize(torch.linalg.inv_ex(h).inverse.mT[rows, axis], dim=-1)
+        height = (h[rows, axis] * normal).sum(-1)
+        z = (positions.double() * normal[segment_index(segment_ptr, len(positions))]).sum(-1)
+        vacuum = height - segment_max(z, segment_ptr) - segment_max(-z, segment_ptr)
+        wrong = (is_slab & (vacuum < model.cutoff)).nonzero().flatten().tolist()
+    if wrong:
+        raise InputError(
+            f"System {wrong[0]} of the batch is a slab with {float(vacuum[wrong[0]]):.1f} Å of vacuum along its "
+            f"lattice vector {int(axis[wrong[0]])}; {type(model).__name__} needs {model.cutoff:g} Å, its cutoff, and "
+            f"gives six digits with 2.3 times the longer side of the slab. Make the cell higher; if the slab reaches "
+            f"across the end of its cell, shift its atoms until it does not."
+        )

@@ -56,6 +56,8 @@ class PMEModelWrapper(CoulombModel):
         Accepted for compatibility: nothing that depends on the cell is kept between calls.
     charges
         Charge of each element in e, such as ``{"Na": 1.0, "Cl": -1.0}``; by default those of the batch.
+    half_list
+        Ask for a list with each pair once, as a partner in a sum may do.
 
     Raises
     ------
@@ -104,6 +106,7 @@ class PMEModelWrapper(CoulombModel):
         atol: float | None = None,
         *,
         charges: ChargeTable | None = None,
+        half_list: bool = False,
     ) -> None:
         super().__init__(
             cutoff,
@@ -111,6 +114,7 @@ class PMEModelWrapper(CoulombModel):
             charges=charges,
             needs_pbc=True,
             hybrid_forces=hybrid_forces,
+            half_list=half_list,
             slab_correction=slab_correction,
         )
         self.accuracy = check_accuracy(accuracy, _BEST, " Use `EwaldModelWrapper` for more, down to 1e-12.")
@@ -186,14 +190,14 @@ class PMEModelWrapper(CoulombModel):
     def _check_cells(self, batch: Batch) -> None:
         check_periodic_batch(self, batch)
 
-    def _check_boundary(self, batch: Batch, count: torch.Tensor) -> None:
+    def _check_boundary(self, count: torch.Tensor) -> None:
         finite = (count == 0).nonzero().flatten().tolist()
         if finite:
             raise InputError(
                 f"System {finite[0]} of the batch is periodic in no direction; {type(self).__name__} requires periodic "
                 f"boundary conditions. Use `EwaldModelWrapper`, which sums such systems over all pairs, or set `pbc`."
             )
-        check_directions(self, batch, count)
+        check_directions(self, count)
 
     def _chosen_order(self) -> int:
         if self.spline_order is not None:

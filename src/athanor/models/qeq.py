@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from athanor import units
-from athanor._values import is_real
-from athanor.data.elements import SYMBOLS, number_of_element
+from athanor.data.elements import SYMBOLS
 from athanor.data.fields import assume_what_is_absent
 from athanor.errors import InputError
 from athanor.kernels.neighbor_list._reference import pair_vectors
@@ -19,7 +18,7 @@ from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
 from athanor.models.coulomb import positive
 from athanor.models.derivatives import strained_view
-from athanor.models.element_table import ElementTable
+from athanor.models.element_table import ElementTable, by_element
 from athanor.models.equilibration import energy_of, finite_matrices, least_energy, periodic_matrices
 from athanor.models.splitting import check_accuracy, splitting_for
 from athanor.models.stored_list import require_batch, require_pairs
@@ -120,7 +119,7 @@ class QEqModelWrapper(AnalyticModel):
         self.coulomb_constant = positive("coulomb_constant", constant, "eV Å/e²")
         self.coulomb = bool(coulomb)
         self.splitting = splitting_for(self.cutoff, self.accuracy)
-        self.electronegativity, self.hardness, self.width = dict(electronegativity), dict(hardness), dict(width)
+        self.electronegativity, self.hardness, self.width = electronegativity, hardness, width
         self._tables = self._checked_tables()
         self.model_config = ModelConfig(
             outputs=frozenset({"energy", "forces", "stress", "charges"}),
@@ -229,13 +228,10 @@ class QEqModelWrapper(AnalyticModel):
             If one is no number, or out of range, an element lacks some, or a Gaussian is too wide for the cutoff.
         """
         units_of = {"electronegativity": "eV/e", "hardness": "eV/e²", "width": "Å"}
-        values: dict[str, dict[int, float]] = {}
-        for name, unit in units_of.items():
-            for element, value in getattr(self, name).items():
-                if not is_real(value) or not math.isfinite(value) or (name == "width" and value <= 0.0):
-                    kind = "positive" if name == "width" else "finite"
-                    raise InputError(f"`{name}` gives {element!r} {value!r}; it must be a {kind} number ({unit}).")
-            values[name] = {number_of_element(element): float(value) for element, value in getattr(self, name).items()}
+        values = {
+            name: by_element(name, getattr(self, name), unit, positive=name == "width")
+            for name, unit in units_of.items()
+        }
         known = set.union(*(set(found) for found in values.values()))
         for name, found in values.items():
             if lacking := sorted(known - found.keys()):
@@ -243,8 +239,6 @@ class QEqModelWrapper(AnalyticModel):
                     f"`{name}` has nothing for {', '.join(SYMBOLS[number] for number in lacking)}, which others have. "
                     f"Give `electronegativity`, `hardness` and `width` of the same elements."
                 )
-        if not known:
-            raise InputError("`electronegativity`, `hardness` and `width` are empty; give them for each element.")
         widest = max(values["width"].values())
         needed = 2.0 * widest * self.splitting.screening * self.cutoff  # beyond it, the widest pair is one of points
         if self.cutoff < needed:

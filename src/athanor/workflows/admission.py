@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
+from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
+from athanor.data.fields import FIELDS
 from athanor.dynamics.admission import (
     MOST_NEIGHBORS,
     closest_pairs,
@@ -16,7 +18,7 @@ from athanor.dynamics.admission import (
     unknown_elements,
 )
 from athanor.dynamics.failures import FailureCode, explain_failure
-from athanor.errors import in_words
+from athanor.errors import MissingFieldError, in_words
 from athanor.neighbors.skin import build_pair_list
 from athanor.workflows import build
 from athanor.workflows.memory import free_memory
@@ -49,7 +51,7 @@ def admit(spec: CalculationSpec, systems: Sequence[System], model: Any) -> tuple
     for index, system in enumerate(systems):
         if not system.problem:
             try:
-                data[index] = build.convert(system, spec.dtype, reads=reads, moves=moves)
+                data[index] = _with_labels(build.convert(system, spec.dtype, reads=reads, moves=moves), model)
             except Exception as error:  # of libraries that read what others wrote
                 found[index] = system.set_aside(in_words(error))
     if not data:
@@ -62,6 +64,23 @@ def admit(spec: CalculationSpec, systems: Sequence[System], model: Any) -> tuple
     if not good:
         return found, Batch.empty()
     return found, state.index_select(torch.tensor(good)) if problems else state
+
+
+def _with_labels(data: AtomicData, model: Any) -> AtomicData:
+    """Return a structure that has the labels which `model` needs; one without is set aside by itself.
+
+    Raises
+    ------
+    MissingFieldError
+        If it lacks one; the text names it.
+    """
+    for name in sorted(model.model_config.required_inputs & FIELDS.keys() - {"cell", "pbc"}):
+        if data.get(name) is None and FIELDS[name].assumed is None:
+            raise MissingFieldError(
+                f"it has no `{name}`, which {model.model_card.name or type(model).__name__} needs: "
+                f"{FIELDS[name].meaning}. Give it in the file, or to the model, if that takes it."
+            )
+    return data
 
 
 def problems_of(batch: Batch, model: Any) -> dict[int, str]:

@@ -13,12 +13,14 @@ from ase.build import bulk
 import athanor.models
 from athanor import units
 from athanor.data import AtomicData, Batch
-from athanor.errors import InputError
+from athanor.errors import InputError, NotAvailableError
+from athanor.kernels import ewald_reciprocal
 from athanor.models import ewald as ewald_module
 from athanor.models import hessian
 from athanor.models.dsf import DSFModelWrapper
 from athanor.models.ewald import EwaldModelWrapper
 from athanor.models.lj import LennardJonesModelWrapper
+from athanor.models.pipeline import PipelineGroup, PipelineModelWrapper
 from athanor.models.pme import PMEModelWrapper
 from athanor.neighbors import compute_neighbors
 
@@ -93,7 +95,7 @@ def test_what_is_missing_is_told(kind: type) -> None:
     bare = AtomicData.from_atoms(bulk("NaCl", "rocksalt", a=5.64), dtype=torch.float64)
     with pytest.raises(KeyError, match=r"`charges` is missing from the batch.*charges=\{'Na': 1.0"):
         model(ready(model, bare))
-    with pytest.raises(KeyError, match=r"`charges` is missing, or not finite, in systems \[1\] of the batch"):
+    with pytest.raises(ValueError, match=r"`charges` is missing, or not finite, in systems \[1\] of the batch"):
         model(ready(model, salt(), bare))
     with pytest.raises(ValueError, match=r"no parameters for Cl \(17\); it has some for Na. Add them to `charges`"):
         kind(6.0, charges={"Na": 1.0})(ready(model, salt()))
@@ -106,7 +108,11 @@ def test_what_is_missing_is_told(kind: type) -> None:
         ({"cutoff": 0.0}, "`cutoff` is 0.0; it must be a positive number"),
         ({"cutoff": float("nan")}, "`cutoff` is nan"),
         ({"cutoff": 6.0, "coulomb_constant": -1.0}, "`coulomb_constant` is -1.0"),
-        ({"cutoff": 6.0, "charges": {"Na": "one"}}, "`charges` gives 'Na' a charge of 'one'"),
+        ({"cutoff": 6.0, "charges": {"Na": "one"}}, "`charges` gives 'Na' 'one'; it must be a finite number"),
+        ({"cutoff": 6.0, "charges": {"Na": 1.0, 11: 2.0}}, "`charges` names Na twice"),
+        ({"cutoff": 6.0, "charges": "Na:1,Cl:-1"}, "`charges` is 'Na:1,Cl:-1'; give a number for each element"),
+        ({"cutoff": 6.0, "charges": {}}, "give a number for each element"),
+        ({"cutoff": 6.0, "hybrid_forces": "no"}, "`hybrid_forces` is 'no'; it must be True or False"),
         ({"cutoff": 6.0, "charges": {"na": 1.0}}, "Did you mean `Na`"),
     ],
 )
@@ -244,6 +250,88 @@ def test_hybrid_forces_are_at_fixed_charges_and_without_graph(kind: type) -> Non
         moved.charges = batch.charges.detach() + sign * step
         sides.append(float(plain(moved)["energy"].detach()))
     assert (sides[0] - sides[1]) / 2e-3 == pytest.approx(float(one[3]), rel=1e-9)
+
+
+@pytest.mark.parametrize("group", [False, True])
+def test_second_derivatives_of_a_sum_with_hybrid_forces_are_right_or_refused(group: bool) -> None:
+    short = LennardJonesModelWrapper(0.005, 3.0, 5.0, switch_width=1.0)
+    hybrid = EwaldModelWrapper(6.0, hybrid_forces=True)
+    model = PipelineModelWrapper([PipelineGroup([short, hybrid], use_autograd=True)]) if group else short + hybrid
+    system = salt(rattle=0.1)
+    plain = hessian(short + EwaldModelWrapper(6.0), system, step=None)[0]
+    differences = hessian(model, system, step=1e-4)[0]
+    torch.testing.assert_close(differences, plain, rtol=0, atol=1e-5 * float(plain.abs().max()))
+    if group:
+        with pytest.raises(NotAvailableError, match="`hybrid_forces=True` carry no graph"):
+            hessian(model, system, step=None)
+    else:
+        torch.testing.assert_close(hessian(model, system, step=None)[0], plain, rtol=0, atol=1e-9)
+    batch = ready(model, system)
+    batch.positions.requires_grad_(True)
+    with pytest.raises(NotAvailableError, match="`hybrid_forces=True` carry no graph"):
+        model(batch)["forces"].square().sum().backward()
+
+
+def test_a_sum_may_share_a_half_list() -> None:
+    short = LennardJonesModelWrapper(0.005, 3.0, 5.0, switch_width=1.0, half_list=True)
+    half, full = short + EwaldModelWrapper(6.0, half_list=True), EwaldModelWrapper(6.0)
+    batch = ready(half, salt())
+    alone = full(ready(full, salt()))
+    for name in ("energy", "forces"):
+        torch.testing.assert_close(half(batch)[name] - short(batch)[name], alone[name], rtol=0, atol=1e-12)
+
+
+def test_changes_in_inference_mode_are_seen() -> None:
+    model = EwaldModelWrapper(6.0, charges=OF_SALT)
+    with torch.inference_mode():
+        batch = ready(model, salt())
+        first = float(model(batch)["energy"])
+        batch.atomic_numbers[:] = torch.flip(batch.atomic_numbers, (0,))
+        batch.positions[:] = torch.flip(batch.positions, (0,))
+        compute_neighbors(batch, config=model.model_config.neighbor_config)
+        assert float(model(batch)["energy"]) == pytest.approx(first, rel=1e-12)
+        batch.atomic_numbers[[0, -1]] = batch.atomic_numbers[[-1, 0]]
+        assert abs(float(model(batch)["energy"]) / first - 1.0) > 1e-3
+    later = ready(model, salt())
+    later.positions.requires_grad_(True)
+    model(later)["energy"].sum().backward()
+
+
+def a_slab(height: float) -> AtomicData:
+    system = salt()
+    system.cell = torch.tensor([[[5.64, 0.0, 0.0], [0.0, 5.64, 0.0], [0.0, 0.0, height]]], dtype=torch.float64)
+    system.pbc = torch.tensor([[True, True, False]])
+    return system
+
+
+def test_a_slab_that_loses_its_vacuum_is_noticed_and_stops_nobody_else() -> None:
+    model = EwaldModelWrapper(6.0, slab_correction=True)
+    batch = ready(model, salt(), a_slab(20.0))
+    model(batch)
+    batch.cell[1, 2, 2] = 9.0
+    with pytest.raises(InputError, match=r"System 1 of the batch is a slab with .* Å of vacuum .*shift its atoms"):
+        model(batch)
+    atoms = [each.to_atoms() for each in (salt(), a_slab(9.0))]
+    done = athanor.evaluate(atoms, model=EwaldModelWrapper(6.0, slab_correction=True, charges=OF_SALT), progress=False)
+    assert [reason.startswith("failed") for reason in done.reasons] == [False, True]
+
+
+def test_a_structure_without_charges_stops_nobody_else() -> None:
+    atoms = [salt().to_atoms(), bulk("NaCl", "rocksalt", a=5.64)]
+    atoms[0].set_initial_charges([OF_SALT[symbol] for symbol in atoms[0].symbols])
+    done = athanor.evaluate(atoms, model=EwaldModelWrapper(6.0), progress=False)
+    assert [reason.startswith("failed") for reason in done.reasons] == [False, True]
+    assert "it has no `charges`, which Ewald sum needs" in str(done.reasons[1])
+
+
+def test_operations_refuse_what_does_not_fit() -> None:
+    positions, cell = torch.rand(4, 3).double(), torch.eye(3).double()[None] * 5.0
+    pointer, everyone = torch.tensor([0, 4], dtype=torch.int32), torch.ones(1, dtype=torch.bool)
+    arguments = {"screening": 0.5, "taper_start": 2.0, "radius": 3.0, "derivatives": True}
+    with pytest.raises(TypeError, match=r"`charges` is torch\.int64; use a float dtype"):
+        ewald_reciprocal(positions, cell, pointer, torch.ones(4, dtype=torch.int64), everyone, **arguments)
+    with pytest.raises(ValueError, match=r"`included` has shape \(0,\); 1 systems need \(1,\)"):
+        ewald_reciprocal(positions, cell, pointer, torch.ones(4).double(), everyone[:0], **arguments)
 
 
 def test_a_sum_with_another_cutoff_is_the_sum_of_its_parts() -> None:

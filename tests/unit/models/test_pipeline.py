@@ -10,7 +10,14 @@ import torch
 from torch import nn
 
 from athanor.data.batch import Batch
-from athanor.errors import ContractError, InputError, MissingFieldError, ModelOutputError, NotAvailableError
+from athanor.errors import (
+    AthanorWarning,
+    ContractError,
+    InputError,
+    MissingFieldError,
+    ModelOutputError,
+    NotAvailableError,
+)
 from athanor.models import PipelineGroup, PipelineModelWrapper, PipelineStep
 from athanor.models.base import BaseModelMixin, ModelCard, ModelConfig, NeighborConfig
 from athanor.models.demo import build_demo_model
@@ -264,13 +271,17 @@ def test_plus_passes_nothing_from_model_to_model() -> None:
     """Whatever the order, a sum takes charges from the batch."""
     batch = batch_of()
     batch.charges = torch.linspace(-1.0, 1.0, batch.num_nodes, dtype=torch.float64)
-    one, other = Charges() + Pairs(), Pairs() + Charges()
+    with pytest.warns(AthanorWarning, match="Charges predicts `charges`, and Pairs beside it reads those of the batch"):
+        one = Charges() + Pairs()
+    with pytest.warns(AthanorWarning, match="To hand them on, use"):
+        other = Pairs() + Charges()
     assert one.model_config.required_inputs == other.model_config.required_inputs == {"charges"}
     assert torch.equal(one(batch)["energy"], other(batch)["energy"])
     wired = one_group(Charges(), Pairs())
     assert wired.model_config.required_inputs == frozenset()
     assert not torch.equal(wired(batch)["energy"], one(batch)["energy"])
-    both = wired + Pairs()
+    with pytest.warns(AthanorWarning, match="predicts `charges`"):
+        both = wired + Pairs()
     assert both.model_config.required_inputs == {"charges"}
     torch.testing.assert_close(
         asking(both, "energy")(batch)["energy"], wired(batch)["energy"] + Pairs()(batch)["energy"], rtol=1e-14, atol=0

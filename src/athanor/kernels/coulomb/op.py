@@ -7,7 +7,7 @@ import torch
 
 from athanor import _runtime
 from athanor.errors import InputError
-from athanor.kernels._energy import Outputs, check_atoms, register_energy_op
+from athanor.kernels._energy import Outputs, check_atoms, check_systems, register_energy_op
 from athanor.kernels._library import LazyModule, as_array, as_doubles
 from athanor.kernels._threads import balanced_bounds, num_parts, run_parts, system_bounds
 from athanor.kernels.coulomb import _reference
@@ -110,6 +110,7 @@ def screened_coulomb(
     if not cutoff > 0.0 or not screening >= 0.0:
         raise InputError(f"`cutoff` is {cutoff} Å and `screening` {screening} 1/Å; use more than 0, and at least 0.")
     check_atoms("charges", charges, positions)
+    check_systems(cell, included=included)
     numbers = (float(each) for each in (screening, cutoff, taper_start, shift, tilt))
     lists = (segment_ptr, row_ptr, neighbors, images, wrap_offsets)
     return _screened_coulomb(positions, cell, *lists, charges, included, *numbers, half)
@@ -145,6 +146,7 @@ def finite_coulomb(
     """
     _runtime.ready()
     check_atoms("charges", charges, positions)
+    check_systems(cell, included=included)
     return _finite_coulomb(positions, cell, segment_ptr, charges, included)
 
 

@@ -137,6 +137,11 @@ def dftd3(
             f"`cutoff` is {cutoff}, `cn_cutoff` {cn_cutoff} and `three_body_cutoff` {three_body_cutoff}; they must be "
             f"positive (Å)."
         )
+    if not 0.0 <= smoothing_fraction < 1.0 or alpha % 2:
+        raise InputError(
+            f"`smoothing_fraction` is {smoothing_fraction} and `alpha` {alpha}; use at least 0 and below 1, and "
+            f"an even number."
+        )
     if atomic_numbers.shape != positions.shape[:1] or pbc.shape != cell.shape[:2]:
         raise ShapeError(
             f"`atomic_numbers` has shape {tuple(atomic_numbers.shape)} and `pbc` {tuple(pbc.shape)}; "

@@ -40,7 +40,7 @@ def corrections(
         for i in range(begin, end):
             potential[i] -= 2.0 * background * charge / volume
         axis = open_axis[b]
-        if axis < 0:
+        if not 0 <= axis < 3:
             continue
         nx, ny, nz = vectors[b, axis, 0], vectors[b, axis, 1], vectors[b, axis, 2]
         norm = math.sqrt(nx * nx + ny * ny + nz * nz)

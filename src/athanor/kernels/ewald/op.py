@@ -7,7 +7,7 @@ import torch
 
 from athanor import _runtime
 from athanor.errors import InputError
-from athanor.kernels._energy import Outputs, check_atoms, register_energy_op
+from athanor.kernels._energy import Outputs, check_atoms, check_systems, register_energy_op
 from athanor.kernels._library import LazyModule, as_array, as_doubles
 from athanor.kernels._threads import balanced_bounds, num_parts, run_parts, system_bounds
 from athanor.kernels.ewald import _reference
@@ -101,6 +101,7 @@ def ewald_reciprocal(
             f"screening and 0 < taper_start < radius."
         )
     check_atoms("charges", charges, positions)
+    check_systems(cell, included=included)
     numbers = (float(screening), float(taper_start), float(radius))
     return _ewald_reciprocal(positions, cell, segment_ptr, charges, included, *numbers, derivatives)
 
@@ -152,6 +153,7 @@ def charge_corrections(
     """
     _runtime.ready()
     check_atoms("charges", charges, positions)
+    check_systems(cell, included=included, open_axis=open_axis)
     numbers = (float(self_term), float(background))
     return _charge_corrections(positions, cell, segment_ptr, charges, included, open_axis, *numbers)
 
@@ -182,13 +184,16 @@ def _reciprocal_cpu(positions, cell, segment_ptr, charges, included, screening, 
     run_parts(_cpu.structure_factors, (*lattice, first, second, third, *form, coefficients, sums), by_column)
     out = Outputs(n, systems)
     _pairs.totals(sums, column_ptr, 1.0, out.energy, out.virial, 0, systems)
-    out.energy[np.isnan(volumes)] = np.nan
+    for b in np.flatnonzero(np.isnan(volumes)):
+        out.energy[b], out.virial[b] = np.nan, np.nan
     if not derivatives:
         out.forces[:], out.potential[:] = 0.0, 0.0
         return out.tensors(positions, charges)
     of_system = table[column_ptr, 4]
     by_atom = balanced_bounds(np.concatenate(([0], np.cumsum(np.repeat(np.diff(of_system), sizes)))), parts)
     run_parts(_cpu.forces_of_atoms, (*atoms, column_ptr, table, coefficients, out.forces, out.potential), by_atom)
+    for b in np.flatnonzero(np.isnan(volumes)):
+        out.forces[ptr[b] : ptr[b + 1]], out.potential[ptr[b] : ptr[b + 1]] = np.nan, np.nan
     return out.tensors(positions, charges)
 
 

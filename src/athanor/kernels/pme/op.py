@@ -9,7 +9,7 @@ import torch
 
 from athanor import _runtime
 from athanor.errors import InputError, ShapeError
-from athanor.kernels._energy import Outputs, check_atoms, register_energy_op
+from athanor.kernels._energy import Outputs, check_atoms, check_systems, register_energy_op
 from athanor.kernels._library import LazyModule, as_array, as_doubles
 from athanor.kernels._threads import balanced_bounds, even_bounds, num_parts, run_parts, system_bounds
 from athanor.kernels.pme import _reference
@@ -109,6 +109,7 @@ def pme_reciprocal(
     if order not in ORDERS:
         raise InputError(f"`order` is {order}; B-splines of order {ORDERS[0]} to {ORDERS[-1]} are offered.")
     check_atoms("charges", charges, positions)
+    check_systems(cell, included=included)
     if mesh.shape != cell.shape[:2]:
         raise ShapeError(f"`mesh` has shape {tuple(mesh.shape)}; {len(cell)} systems need ({len(cell)}, 3).")
     return _pme_reciprocal(positions, cell, segment_ptr, charges, included, float(screening), mesh, order, derivatives)

@@ -83,6 +83,7 @@ def parameters_of(functional: str, damping: Damping) -> Parameters:
         If there are none for this damping; the text names those that there are.
     """
     tables = {"bj": BECKE_JOHNSON, "zero": ZERO}
+    damping = damping.lower() if isinstance(damping, str) else damping
     if damping not in tables:
         raise InputError(f"`damping` is {damping!r}; it must be 'bj' or 'zero'.")
     if not isinstance(functional, str):
@@ -96,6 +97,11 @@ def parameters_of(functional: str, damping: Damping) -> Parameters:
     if name in tables[other]:
         raise InputError(f"There are no parameters of {functional} for damping {damping!r}; there are for {other!r}.")
     known = sorted({*BECKE_JOHNSON, *ZERO})
+    if "d3" in name or "d4" in name or name.endswith(("v", "vv10", "mbd")):
+        raise InputError(
+            f"`{functional}` contains dispersion: a potential that was fitted to it has it already, and adding more "
+            f"would count it twice. For the bare functional, give its name alone, such as {known[0]} or pbe."
+        )
     raise InputError(
         f"There are no parameters for the functional `{functional}`.{did_you_mean(name, known)} There are some for "
         f"{', '.join(known)}. Pass those of others to `DFTD3ModelWrapper(a1, a2, s8)`."

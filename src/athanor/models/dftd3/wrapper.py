@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from athanor import units
+from athanor._values import is_real
 from athanor.data._stamp import ComputedFrom
 from athanor.errors import InputError
 from athanor.kernels.dispersion import dftd3
@@ -133,6 +134,7 @@ class DFTD3ModelWrapper(AnalyticModel):
         three_body_cutoff: float | None = None,
     ) -> None:
         super().__init__()
+        damping = damping.lower() if isinstance(damping, str) else damping
         for name, value in (("a1", a1), ("a2", a2), ("s8", s8), ("s6", s6), ("s9", s9)):
             _check(name, value, 0.0 <= _as_float(name, value) < math.inf, "finite and not negative")
         for name, value in (("cutoff", cutoff), ("rs6", rs6), ("rs8", rs8)):
@@ -144,9 +146,11 @@ class DFTD3ModelWrapper(AnalyticModel):
             "at least 0 and below 1",
         )  # fmt: skip
         _check("alpha", alpha, type(alpha) is int and alpha > 0 and alpha % 2 == 0, "an even whole number, such as 14")
+        _check("three_body", three_body, isinstance(three_body, bool), "True or False")
         _check("damping", damping, damping in ("bj", "zero"), "'bj' or 'zero'")
-        self.cn_cutoff = float(min(cutoff, CN_CUTOFF) if cn_cutoff is None else cn_cutoff)
-        self.three_body_cutoff = float(self.cn_cutoff if three_body_cutoff is None else three_body_cutoff)
+        self.cn_cutoff = min(float(cutoff), CN_CUTOFF) if cn_cutoff is None else _as_float("cn_cutoff", cn_cutoff)
+        farther = self.cn_cutoff if three_body_cutoff is None else three_body_cutoff
+        self.three_body_cutoff = _as_float("three_body_cutoff", farther)
         for name in ("cn_cutoff", "three_body_cutoff"):
             _check(name, getattr(self, name), 0.0 < getattr(self, name) < math.inf, "finite and positive")
         self.a1, self.a2, self.s8, self.s6, self.s9 = a1, a2, s8, s6, s9
@@ -206,6 +210,7 @@ class DFTD3ModelWrapper(AnalyticModel):
         >>> DFTD3ModelWrapper.from_functional("b3lyp", damping="zero").rs6
         1.261
         """
+        damping = damping.lower() if isinstance(damping, str) else damping
         found = parameters_of(functional, damping)
         values: dict[str, Any] = {"a1": 0.0, "a2": 0.0, "s8": found.s8}
         values |= dict(zip(("a1", "a2") if damping == "bj" else ("rs6", "rs8"), found[1:3], strict=True))
@@ -289,10 +294,9 @@ class DFTD3ModelWrapper(AnalyticModel):
 
 def _as_float(name: str, value: object) -> float:
     """Return `value` as a float, or refuse it by name."""
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise InputError(f"`{name}` is {value!r}; it must be a number, for example 0.5.") from error
+    if not is_real(value):
+        raise InputError(f"`{name}` is {value!r}; it must be a number, for example 0.5.")
+    return float(value)
 
 
 def _check(name: str, value: object, holds: bool, what: str) -> None:

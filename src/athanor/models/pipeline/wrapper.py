@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence, Set
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from athanor import _runtime
 from athanor._values import is_real
 from athanor.data.batch import Batch
-from athanor.errors import InputError, NotAvailableError
+from athanor.errors import AthanorWarning, InputError, NotAvailableError
 from athanor.models.derivatives import carries_graph
 from athanor.models.mixin import BaseModelMixin
 from athanor.models.outputs import ADDITIVE_KEYS
@@ -138,6 +140,7 @@ class PipelineModelWrapper(nn.Module, BaseModelMixin):
         total = cls(groups, **(settings[0] if settings else {}), scopes=scopes)
         active = frozenset().union(*(each.model_config.active_outputs or () for each in (first, second)))
         total.model_config.active_outputs = set(active & total.model_config.outputs)
+        _warn_of_what_is_not_wired(first, second)
         return total
 
     def output_data(self) -> set[str]:
@@ -290,6 +293,18 @@ class PipelineModelWrapper(nn.Module, BaseModelMixin):
     def extra_repr(self) -> str:
         """Show the plan: which models are differentiated together, who reads what, and what is active."""
         return "\n".join(_lines(self))
+
+
+def _warn_of_what_is_not_wired(first: BaseModelMixin, second: BaseModelMixin) -> None:
+    """Warn if one operand of a plus sign gives what the other needs: they know nothing of each other."""
+    for giver, reader in ((first, second), (second, first)):
+        for name in sorted(giver.model_config.outputs & reader.model_config.required_inputs):
+            text = (
+                f"{name_of(giver)} predicts `{name}`, and {name_of(reader)} beside it reads those of the batch, as "
+                f"models that are added know nothing of each other. To hand them on, use "
+                f"`PipelineModelWrapper([PipelineGroup([first, second], use_autograd=True)])`."
+            )
+            warnings.warn(AthanorWarning(text), stacklevel=_runtime.level_of_caller())
 
 
 def _lines(pipeline: PipelineModelWrapper) -> list[str]:

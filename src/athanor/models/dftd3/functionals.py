@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 from athanor._values import did_you_mean
 from athanor.errors import InputError
@@ -74,6 +74,20 @@ _ALIASES = {"bp": "bp86", "hse": "hse06"}
 _OTHER_DAMPING: dict[str, str] = {"bj": "zero", "zero": "bj"}
 
 
+def damping_called(name: Any) -> Damping:
+    """Return the damping of a name, in upper or lower case.
+
+    Raises
+    ------
+    InputError
+        If there is none of it.
+    """
+    for damping in get_args(Damping):
+        if isinstance(name, str) and name.lower() == damping:
+            return cast("Damping", damping)
+    raise InputError(f"`damping` is {name!r}; it must be 'bj' or 'zero'.")
+
+
 def parameters_of(functional: str, damping: Damping) -> Parameters:
     """Return the published parameters of a functional; case, hyphens and underscores do not matter.
 
@@ -83,9 +97,7 @@ def parameters_of(functional: str, damping: Damping) -> Parameters:
         If there are none for this damping; the text names those that there are.
     """
     tables = {"bj": BECKE_JOHNSON, "zero": ZERO}
-    damping = damping.lower() if isinstance(damping, str) else damping
-    if damping not in tables:
-        raise InputError(f"`damping` is {damping!r}; it must be 'bj' or 'zero'.")
+    damping = damping_called(damping)
     if not isinstance(functional, str):
         raise InputError(f"`functional` is {functional!r}; pass a name such as 'pbe'.")
     name = functional.strip().lower().replace("-", "").replace("_", "").replace("ω", "w")

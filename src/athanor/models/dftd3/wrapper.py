@@ -20,7 +20,7 @@ from athanor.kernels.dispersion import dftd3
 from athanor.models.analytic import AnalyticModel
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
-from athanor.models.dftd3.functionals import Damping, parameters_of
+from athanor.models.dftd3.functionals import Damping, damping_called, parameters_of
 from athanor.models.dftd3.tables import MAX_ELEMENT, load_dftd3_params, references_of
 from athanor.models.stored_list import require_batch
 
@@ -134,7 +134,7 @@ class DFTD3ModelWrapper(AnalyticModel):
         three_body_cutoff: float | None = None,
     ) -> None:
         super().__init__()
-        damping = damping.lower() if isinstance(damping, str) else damping
+        damping = damping_called(damping)
         for name, value in (("a1", a1), ("a2", a2), ("s8", s8), ("s6", s6), ("s9", s9)):
             _check(name, value, 0.0 <= _as_float(name, value) < math.inf, "finite and not negative")
         for name, value in (("cutoff", cutoff), ("rs6", rs6), ("rs8", rs8)):
@@ -147,7 +147,6 @@ class DFTD3ModelWrapper(AnalyticModel):
         )  # fmt: skip
         _check("alpha", alpha, type(alpha) is int and alpha > 0 and alpha % 2 == 0, "an even whole number, such as 14")
         _check("three_body", three_body, isinstance(three_body, bool), "True or False")
-        _check("damping", damping, damping in ("bj", "zero"), "'bj' or 'zero'")
         self.cn_cutoff = min(float(cutoff), CN_CUTOFF) if cn_cutoff is None else _as_float("cn_cutoff", cn_cutoff)
         farther = self.cn_cutoff if three_body_cutoff is None else three_body_cutoff
         self.three_body_cutoff = _as_float("three_body_cutoff", farther)
@@ -210,7 +209,7 @@ class DFTD3ModelWrapper(AnalyticModel):
         >>> DFTD3ModelWrapper.from_functional("b3lyp", damping="zero").rs6
         1.261
         """
-        damping = damping.lower() if isinstance(damping, str) else damping
+        damping = damping_called(damping)
         found = parameters_of(functional, damping)
         values: dict[str, Any] = {"a1": 0.0, "a2": 0.0, "s8": found.s8}
         values |= dict(zip(("a1", "a2") if damping == "bj" else ("rs6", "rs8"), found[1:3], strict=True))
@@ -292,7 +291,7 @@ class DFTD3ModelWrapper(AnalyticModel):
         return self.adapt_output({"energy": energy, "forces": forces, "virial": virial}, data)
 
 
-def _as_float(name: str, value: object) -> float:
+def _as_float(name: str, value: Any) -> float:
     """Return `value` as a float, or refuse it by name."""
     if not is_real(value):
         raise InputError(f"`{name}` is {value!r}; it must be a number, for example 0.5.")

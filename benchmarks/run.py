@@ -28,6 +28,8 @@ BENCHMARKS = (
     "chgnet_relaxation",
     "ase_calculator",
     "composition",
+    "electrostatics",
+    "dispersion",
 )
 
 

@@ -58,6 +58,7 @@ def main() -> int:
     if failed:
         print(f"==> Failed: {', '.join(failed)}. Nothing was written.")
         return 1
+    tables = {name: tables[name] for name in BENCHMARKS if name in tables}
     results = {**machine, "peers": lennard_jones.peers(), "tables": tables}
     page.RESULTS.write_text(page.dumps(results), encoding="utf-8")
     page.write()

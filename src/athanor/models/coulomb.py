@@ -261,14 +261,16 @@ class _OnceOnly(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, energy: torch.Tensor, error: Exception, *geometry: torch.Tensor) -> torch.Tensor:
-        ctx.error, ctx.shapes = error, [(each.shape, each.dtype, each.device) for each in geometry]
+        ctx.error = error
+        ctx.save_for_backward(*geometry)
         return energy.view_as(energy)
 
     @staticmethod
     def backward(ctx: Any, by_energy: torch.Tensor) -> Any:
-        if torch.is_grad_enabled() and any(ctx.needs_input_grad[2:]):
-            raise ctx.error
-        zeros = (torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.shapes)
+        geometry = ctx.saved_tensors
+        zeros = [torch.zeros_like(each) for each in geometry]
+        if torch.is_grad_enabled():  # forces may be kept with their graph by who never differentiates them
+            zeros = [no_second_derivative(each, ctx.error, *geometry) for each in zeros]
         return by_energy, None, *zeros
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from torch import nn
 
 import athanor.models
 from athanor import units
@@ -17,6 +18,7 @@ from athanor.errors import InputError, NotAvailableError
 from athanor.kernels import ewald_reciprocal
 from athanor.models import ewald as ewald_module
 from athanor.models import hessian
+from athanor.models.base import BaseModelMixin, ModelConfig
 from athanor.models.dsf import DSFModelWrapper
 from athanor.models.ewald import EwaldModelWrapper
 from athanor.models.lj import LennardJonesModelWrapper
@@ -270,6 +272,31 @@ def test_second_derivatives_of_a_sum_with_hybrid_forces_are_right_or_refused(gro
     batch.positions.requires_grad_(True)
     with pytest.raises(NotAvailableError, match="`hybrid_forces=True` carry no graph"):
         model(batch)["forces"].square().sum().backward()
+
+
+def test_a_pipeline_with_hybrid_forces_is_trained_by_energies() -> None:
+    class Charges(nn.Module, BaseModelMixin):
+        embedding_shapes: ClassVar[dict] = {}
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones((), dtype=torch.float64))
+            self.model_config = ModelConfig(outputs={"charges"}, supports_pbc=True)
+
+        def compute_embeddings(self, data: Any, **kwargs: Any) -> Any:
+            raise NotImplementedError
+
+        def forward(self, data: Any, **kwargs: Any) -> Any:
+            moved = data.positions.sin()[:, 0]
+            return {"charges": self.scale * (moved - moved.mean())}
+
+    charges, hybrid = Charges(), EwaldModelWrapper(6.0, hybrid_forces=True)
+    model = PipelineModelWrapper([PipelineGroup([charges, hybrid], use_autograd=True)]).train()
+    outputs = model(ready(model, salt()))
+    outputs["energy"].sum().backward()
+    assert float(charges.scale.grad.abs()) > 1e-3
+    with pytest.raises(NotAvailableError, match="`hybrid_forces=True` carry no graph"):
+        model(ready(model, salt()))["forces"].square().sum().backward()
 
 
 def test_a_sum_may_share_a_half_list() -> None:

@@ -260,7 +260,7 @@ def check_fixed_atoms(make_engine: MakeEngine, n_steps: int = 10) -> None:
     batch = trajectory(make_engine, [data], n_steps)
     before, after = data.positions, batch.positions
     if isinstance(make_engine(argon_model()), UnderPressure):
-        before, after = (torch.linalg.solve(one.cell[0].mT, one.positions.mT).mT for one in (data, batch))
+        before, after = (torch.linalg.solve(one["cell"][0].mT, one.positions.mT).mT for one in (data, batch))
         assert torch.allclose(before[:3], after[:3], rtol=0.0, atol=1e-12), "fixed atoms moved in their cell"
     else:
         assert torch.equal(before[:3], after[:3]), "fixed atoms moved"

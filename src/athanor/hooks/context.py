@@ -44,7 +44,8 @@ class DynamicsContext(HookContext):
     converged_mask
         bool [B]: systems that converged in this step; ``None`` where there was no check.
     active_mask
-        bool [B]: systems that the step moves, for hooks that work on these alone (`on_active`); else ``None``.
+        bool [B]: systems that the engine of the hook moves in this step, for hooks that work on these alone
+        (`on_active`); else ``None``.
     """
 
     step_count: int = 0

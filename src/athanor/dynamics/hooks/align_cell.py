@@ -174,8 +174,10 @@ def _turn_state_(engine: Any, batch: Batch, frame: Tensor) -> None:
         if value is None or 3 not in value.shape[1:] or not value.is_floating_point():
             continue
         axes = frame[batch.batch_idx] if variable.level == "node" else frame
-        if variable.turns is not None:
-            value.copy_({"vector": turn_vectors, "tensor": turn_tensors}[variable.turns](value, axes))
+        # a cell that stretches along x, y and z may have no rate yet, and may not turn with one
+        turns = None if getattr(engine, "pressure_coupling", "") == "anisotropic" else variable.turns
+        if turns is not None:
+            value.copy_({"vector": turn_vectors, "tensor": turn_tensors}[turns](value, axes))
             continue
         whole = torch.diag_embed(value) if value.ndim == 2 else value
         moved = (turn_tensors(whole, axes) - whole).abs().flatten(1).amax(1)

@@ -18,7 +18,6 @@ from athanor.errors import ContractError, InputError
 from athanor.hooks.context import HookContext
 from athanor.hooks.hook_list import HookList
 
-
 _METHODS = ("_runs_on_stage", "on_register", "__enter__", "__exit__", "take_on", "release")
 """Members that a hook may have and that must be callable."""
 

@@ -186,9 +186,9 @@ class EnergyDriftMonitorHook:
         more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
         what = "The conserved energy" if self.include_kinetic else "The potential energy"
         text = (
-            f"{what} drifts at step {ctx.step_count} in {len(rows)} of {len(batch)} systems, in {METRICS[self.metric]}: "
-            f"{', '.join(who)}{more}; accepted is {self.threshold:g}. Reduce `dt`, or look for forces that are not the "
-            f"gradient of the energy."
+            f"{what} drifts at step {ctx.step_count} in {len(rows)} of {len(batch)} systems, in "
+            f"{METRICS[self.metric]}: {', '.join(who)}{more}; accepted is "
+            f"{self.threshold:g}. Reduce `dt`, or look for forces that are not the gradient of the energy."
         )
         if self.action == "raise":
             raise SimulationError(text)

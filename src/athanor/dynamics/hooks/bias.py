@@ -137,10 +137,14 @@ def evaluate_bias(bias_fn: Bias, batch: Batch) -> dict[str, Tensor]:
     batch
         Not changed.
     """
-    view = batch.shallow_view()
-    with torch.enable_grad():
-        variables = leaves(view, {"forces", "stress"})
-        found = bias_fn(strained_view(view, variables["stress"]))
+    variables: dict[str, Tensor] = {}
+    if torch.compiler.is_compiling():  # which can not trace a view: the function gives its forces itself then
+        found = bias_fn(batch)
+    else:
+        view = batch.shallow_view()
+        with torch.enable_grad():
+            variables = leaves(view, {"forces", "stress"})
+            found = bias_fn(strained_view(view, variables["stress"]))
     outputs = (found,) if isinstance(found, Tensor) else tuple(found) if isinstance(found, list | tuple) else ()
     if not 1 <= len(outputs) <= len(_FIELDS):
         raise ModelOutputError(
@@ -156,7 +160,7 @@ def evaluate_bias(bias_fn: Bias, batch: Batch) -> dict[str, Tensor]:
     bias["energy"] = bias["energy"].reshape(-1, 1)
     if len(bias) == 1:
         energy = bias["energy"]
-        if not energy.requires_grad:
+        if not variables or not energy.requires_grad:
             raise ContractError(
                 "The energy of `bias_fn` is not attached to `batch.positions` or `batch.cell`, so it has no "
                 "derivative. Compute it from them by torch, without `detach`, or return the forces, too."

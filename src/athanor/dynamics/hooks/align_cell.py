@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from athanor._values import check_whole, describe
-from athanor.dynamics.state import StateVariable
+from athanor.dynamics.state import Parameter, StateVariable
 from athanor.errors import ContractError, InputError
 from athanor.hooks.due import due_systems
 from athanor.hooks.stages import DynamicsStage
@@ -171,7 +171,7 @@ def _turn_state_(engine: Any, batch: Batch, frame: Tensor) -> None:
     rows = batch.state_rows(engine.key)
     for name, variable in StateVariable.declared_in(type(engine)).items():
         value = rows.get(name)
-        if value is None or 3 not in value.shape[1:] or not value.is_floating_point():
+        if value is None or not _has_directions(variable, value):
             continue
         axes = frame[batch.batch_idx] if variable.level == "node" else frame
         # a cell that stretches along x, y and z may have no rate yet, and may not turn with one
@@ -187,6 +187,12 @@ def _turn_state_(engine: Any, batch: Batch, frame: Tensor) -> None:
                 f"Align the cells before the run, give `{name}` as one number, or declare in the class how it turns: "
                 f'`StateVariable(..., turns="tensor")`.'
             )
+
+
+def _has_directions(variable: StateVariable, rows: Tensor) -> bool:
+    """Whether rows are vectors or tensors in space; those of a chain of three thermostats are not."""
+    shape = rows.shape[1:] if isinstance(variable, Parameter) else variable.shape
+    return 3 in shape and rows.is_floating_point()
 
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:

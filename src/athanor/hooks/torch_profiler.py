@@ -83,7 +83,7 @@ class TorchProfilerHook(Config):
         listed = (value,) if isinstance(value, str | ProfilerActivity) else tuple(value)
         unknown = [entry for entry in listed if not isinstance(entry, ProfilerActivity) and entry not in known]
         if unknown or not listed:
-            raise ValueError(f'{unknown or "nothing"} can not be recorded; use "cpu" or "cuda"')
+            raise ValueError(f'`activities` holds {unknown or "nothing"} to record; use "cpu" or "cuda"')
         return tuple(known.get(entry, entry) if isinstance(entry, str) else entry for entry in listed)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import statistics
 from enum import Enum
 
@@ -26,7 +27,7 @@ def test_times_between_all_stages(tmp_path):
     hook = StageTimingHook(log_path=tmp_path / "times.csv")
     run(hook)
     stages = [stage.name for stage in DynamicsStage][:-1]
-    labels = [f"{a}->{b}" for a, b in zip(stages, stages[1:], strict=False)]
+    labels = [f"{a}->{b}" for a, b in itertools.pairwise(stages)]
     found = hook.summary()
     assert set(found) == set(labels)
     assert {row["n_samples"] for label, row in found.items() if "COMPUTE->" not in label} == {4}

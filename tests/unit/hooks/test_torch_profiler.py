@@ -30,8 +30,7 @@ def test_a_whole_run_is_one_trace(tmp_path):
     folder = tmp_path / "rank_0"
     assert names(folder) == ["torch_0.json", "torch_0.txt"]
     events = json.loads((folder / "torch_0.json").read_text(encoding="utf-8"))["traceEvents"]
-    steps = {event["name"] for event in events if event["name"].startswith("ProfilerStep#")}
-    assert len(steps) >= 3
+    assert sum(event["name"] == "aten::add_" for event in events) >= 3
     assert "aten::" in (folder / "torch_0.txt").read_text(encoding="utf-8")
     assert torch.equal(run(hook, 3).positions, batch.positions)
     assert names(folder) == ["torch_0.json", "torch_0.txt", "torch_1.json", "torch_1.txt"], "nothing is overwritten"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 History = Mapping[str, Sequence[tuple[float, float]]]
 """Name -> (step, value) of the last events."""
+_TOLD_ABOVE = ("dynamics/progress_fraction", "dynamics/eta_s")
 _MESSAGES = 3
 _NARROW = 90
 _COLOURS = {"info": "dim", "warning": "yellow", "error": "bold red"}
@@ -86,7 +87,7 @@ class BaseRichLayout:
     def default_preview_history(self) -> dict[str, list[float]]:
         """Return made-up values of the preferred numbers."""
         return {
-            key: [math.exp(-0.05 * step) + 0.1 * math.sin(step + place) for step in range(60)]
+            key: [1.2 + math.exp(-0.05 * step) + 0.1 * math.sin(step + place) for step in range(60)]
             for place, key in enumerate(self.preferred_plot_keys)
         }
 
@@ -199,9 +200,11 @@ def _headline(snapshot: ScalarSnapshot) -> Any:
 
 
 def _progress_bar(scalars: Mapping[str, Scalar]) -> Any:
+    from rich.padding import Padding
     from rich.progress_bar import ProgressBar
 
-    return ProgressBar(total=1.0, completed=float(scalars["dynamics/progress_fraction"]))
+    bar = ProgressBar(total=1.0, completed=float(scalars["dynamics/progress_fraction"]))
+    return Padding(bar, 0)  # the bar itself ends no line
 
 
 def _table(scalars: Mapping[str, Scalar], precision: int, most: int | None, title: str) -> Any:
@@ -210,7 +213,7 @@ def _table(scalars: Mapping[str, Scalar], precision: int, most: int | None, titl
     table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 1))
     table.add_column(overflow="fold")
     table.add_column(justify="right")
-    entries = list(scalars.items())
+    entries = [(name, value) for name, value in scalars.items() if name not in _TOLD_ABOVE]
     for name, value in entries[:most]:
         table.add_row(name, str(value) if isinstance(value, int) else f"{value:.{precision}g}")
     if most is not None and len(entries) > most:

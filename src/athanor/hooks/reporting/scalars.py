@@ -150,8 +150,8 @@ def extract_dynamics_scalars(ctx: HookContext) -> dict[str, Scalar]:
 
     ``energy`` (mean, eV), ``fmax`` (largest, eV/Å), ``temperature`` (mean, K), ``converged_fraction``,
     ``active_fraction``, and below ``dynamics/`` the counts ``num_graphs``, ``converged_count``, ``active_count``,
-    ``graduated_count``, ``graduated_fraction`` and ``status/CODE/count`` of every stage. Systems that were set aside,
-    and those without velocities, are in no mean.
+    ``graduated_count``, ``graduated_fraction`` and ``status/CODE/count`` of every stage. Systems that were set aside
+    are in no mean, nor is what is not known of a system.
     """
     return _on_host(_dynamics(ctx))
 
@@ -171,10 +171,9 @@ def _dynamics(ctx: HookContext) -> dict[str, Any]:
     if "energy" in batch:
         found["energy"] = _mean(batch.energy, good)
     if "forces" in batch:
-        found["fmax"] = torch.where(good, observables.fmax(batch), 0.0).max()
+        found["fmax"] = torch.where(good, observables.fmax(batch).nan_to_num(nan=0.0), 0.0).max()
     if "velocities" in batch:
-        temperature = observables.temperature(batch).reshape(-1)
-        found["temperature"] = _mean(temperature, good & ~temperature.isnan())
+        found["temperature"] = _mean(observables.temperature(batch), good)
     converged = getattr(ctx, "converged_mask", None)
     converged = ~everybody if converged is None else converged
     status = batch.status.reshape(-1) if "status" in batch else torch.zeros_like(everybody, dtype=torch.long)
@@ -210,8 +209,10 @@ def _progress(ctx: HookContext, state: ReportingState | None) -> dict[str, Any]:
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the systems of a mask [B]; NaN if there are none."""
-    return torch.where(mask, values.detach().reshape(-1).double(), 0.0).sum() / mask.sum()
+    """Mean of what is known of the systems of a mask [B]; NaN if that is nothing."""
+    values = values.detach().reshape(-1).double()
+    known = mask & ~values.isnan()
+    return torch.where(known, values, 0.0).sum() / known.sum()
 
 
 def _flat(value: Any, name: str) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Hooks that only make sense with an engine: what it is kept from, what is watched, and what is written down."""
 
-from __future__ import annotations
-
 from athanor._doors import door
 from athanor.dynamics.hooks.align_cell import AlignCellHook
 from athanor.dynamics.hooks.energy_drift import EnergyDriftMonitorHook

@@ -1,7 +1,5 @@
 # Written by tests/architecture/door_stubs.py from athanor/_doors.py and the __init__.py beside it.
 
-from __future__ import annotations as annotations
-
 from athanor.dynamics.hooks.align_cell import AlignCellHook as AlignCellHook
 from athanor.dynamics.hooks.energy_drift import EnergyDriftMonitorHook as EnergyDriftMonitorHook
 from athanor.dynamics.hooks.force_clamp import MaxForceClampHook as MaxForceClampHook

@@ -139,6 +139,9 @@ class Driver:
     def end(self, *, failed: bool) -> None:
         """Write what the run did onto the whole batch; if it `failed`, its last step can still be undone."""
         if not self.systems.is_taken_up:
+            whole = self.systems.batch
+            if whole is not None:  # hooks may have taken it on already
+                self._call_hooks.release(whole)
             return
         part = self.systems.part
         part.write_back()

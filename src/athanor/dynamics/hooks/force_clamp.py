@@ -87,6 +87,15 @@ class MaxForceClampHook:
         self.num_clamped = self.num_clamped.to(forces.device) + too_long.sum()
         self.num_not_finite = self.num_not_finite.to(forces.device) + undefined.sum()
 
+    def state_dict(self) -> dict[str, int]:
+        """Return the counts so far. Waits for the device."""
+        return {"num_clamped": int(self.num_clamped), "num_not_finite": int(self.num_not_finite)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on with the counts of `state`."""
+        self.num_clamped, self.num_not_finite = (torch.tensor(state[name]) for name in self.state_dict())
+        self._warned_of = state["num_not_finite"]
+
     def close(self) -> None:
         """Warn of forces that were NaN since the last time."""
         count = int(self.num_not_finite)

@@ -58,6 +58,10 @@ def test_what_was_clamped_is_counted_and_nan_is_told_of():
     with pytest.warns(AthanorWarning, match="1 forces that were NaN"):
         hook.close()
     hook.close()
+    other = MaxForceClampHook(5.0)
+    other.load_state_dict(hook.state_dict())
+    other.close()
+    assert (int(other.num_clamped), int(other.num_not_finite)) == (4, 1)
 
 
 def test_a_run_is_clamped_before_the_detector_looks():

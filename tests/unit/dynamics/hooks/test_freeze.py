@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from athanor._typing import AtomCategory
 from athanor.data import Batch, observables
 from athanor.dynamics import FIRE, NVE, FIREVariableCell, NVTLangevin
 from athanor.dynamics.hooks import FreezeAtomsHook
-from athanor.errors import InputError
+from athanor.errors import AthanorWarning, InputError
 from athanor.hooks.stages import DynamicsStage
 from athanor.testing.dynamics_contract import argon_crystal
 
@@ -144,6 +146,18 @@ def test_a_frozen_system_does_not_depend_on_its_companions():
         engine_with(NVTLangevin, FreezeAtomsHook(), **HEAT).run(batch, 15)
     assert torch.equal(together.positions[32:64], alone.positions)
     assert torch.equal(together.velocities[32:64], alone.velocities)
+
+
+def test_they_are_free_again_if_a_run_never_began():
+    batch = argon(0, frozen=6)
+    batch.velocities = None
+    engine = engine_with(NVE, FreezeAtomsHook(), dt=2.0)
+    engine.warns_of_start = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(AthanorWarning, match="at rest"):
+            engine.run(batch, 1)
+    assert not bool(batch.fixed.any())
 
 
 @pytest.mark.parametrize("frozen", [0, 32])

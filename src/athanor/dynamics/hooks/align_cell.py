@@ -73,6 +73,8 @@ class AlignCellHook:
         for name in ("positions", "cell"):
             if not batch[name].is_floating_point():
                 raise ContractError(f"`{name}` has dtype {batch[name].dtype}; AlignCellHook turns floats only.")
+        if bool(is_aligned(batch.cell).all()):
+            return
         frame, turned = aligned_frame(batch.cell)
         turned &= batch.pbc.any(dim=1)
         due = due_systems(ctx, stage, self.frequency)
@@ -85,6 +87,12 @@ class AlignCellHook:
                 _turn_state_(engine, batch, frame)
         with batch.keeping_results_fresh():
             turn_fields_(batch, frame, turned)
+
+
+def is_aligned(cell: Tensor) -> Tensor:
+    """Return which cells [B, 3, 3] have their first vector along x and their second one in the xy plane, bool [B]."""
+    numbers = cell.detach().flatten(1)
+    return (numbers[:, [1, 2, 5]] == 0).all(dim=1) & (numbers[:, [0, 4]] > 0).all(dim=1)
 
 
 def aligned_frame(cell: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,9 +111,7 @@ def aligned_frame(cell: Tensor) -> tuple[Tensor, Tensor]:
     second, across = _unit(second)
     frame = torch.stack([first, second, torch.linalg.cross(first, second)], dim=1)
     spans = ((along > 0) & (across > 0))[:, 0]
-    above = torch.stack([rows[:, 0, 1], rows[:, 0, 2], rows[:, 1, 2]], dim=1)
-    is_aligned = (above == 0).all(dim=1) & (rows[:, 0, 0] > 0) & (rows[:, 1, 1] > 0)
-    return frame, spans & ~is_aligned & frame.isfinite().flatten(1).all(dim=1)
+    return frame, spans & ~is_aligned(cell) & frame.isfinite().flatten(1).all(dim=1)
 
 
 def turn_fields_(batch: Batch, frame: Tensor, turned: Tensor) -> None:

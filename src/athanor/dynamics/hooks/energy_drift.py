@@ -126,10 +126,10 @@ class EnergyDriftMonitorHook:
         }
         rows = self._memory.of(batch, lambda: _anchored(now))
         starts = (rows["visit"] != now["visit"]) | (rows["engine"] != now["engine"])
-        if bool((starts & watched).any()):
+        starts &= watched
+        if bool(starts.any()):
             for name, fresh in _anchored(now).items():
-                mask = (starts & watched).reshape(-1, *([1] * (fresh.ndim - 1)))
-                rows[name].copy_(torch.where(mask, fresh, rows[name]))
+                rows[name][starts] = fresh[starts]
         drift = self._drift(batch, now, rows)
         bad = watched & ~(drift <= self.threshold)  # NaN is no drift that is accepted
         self._move_windows(now, rows, watched)
@@ -140,25 +140,29 @@ class EnergyDriftMonitorHook:
 
     def _energy(self, ctx: DynamicsContext) -> tuple[Tensor, Tensor]:
         """Return the energy to watch, float64 [B], and of which systems, bool [B]."""
-        batch, workflow = ctx.batch, ctx.workflow
-        energy = batch.energy.detach().reshape(-1).double()
+        batch = ctx.batch
         everybody = torch.ones(len(batch), dtype=torch.bool, device=batch.device)
         watched = everybody if ctx.active_mask is None else ctx.active_mask
-        if self.include_kinetic and "velocities" in batch:
-            energy = energy + observables.kinetic_energy(batch).reshape(-1).double()
-        if workflow is None:
-            return energy, watched
-        stages = getattr(workflow, "sub_stages", None) or [(None, workflow)]
-        moved_by_dynamics = torch.zeros_like(watched)
+        stages = getattr(ctx.workflow, "sub_stages", None)
+        if stages is None:
+            is_motion = getattr(ctx.workflow, "is_motion", True)
+            return self._energy_of(ctx.workflow, batch), watched if is_motion else torch.zeros_like(watched)
+        energy, in_motion, status = torch.zeros(len(batch)).to(batch.energy).double(), ~everybody, _stage_of_step(batch)
         for code, engine in stages:
-            here = everybody if code is None else _stage_of_step(batch) == code
-            if not getattr(engine, "is_motion", True):
-                continue
-            conserved = getattr(engine, "conserved_energy", lambda batch: None)(batch) if self.include_kinetic else None
-            if conserved is not None:
-                energy = torch.where(here, conserved.reshape(-1).double(), energy)
-            moved_by_dynamics |= here
-        return energy, watched & moved_by_dynamics
+            here = status == code
+            if engine.is_motion and bool(here.any()):
+                energy, in_motion = torch.where(here, self._energy_of(engine, batch), energy), in_motion | here
+        return energy, watched & in_motion
+
+    def _energy_of(self, engine: Any, batch: Batch) -> Tensor:
+        """Return what an engine conserves, or the energy of the batch if that is nothing, float64 [B]."""
+        method = getattr(engine, "conserved_energy", None) if self.include_kinetic else None
+        conserved = None if method is None else method(batch)
+        if conserved is None:
+            conserved = batch.energy
+            if self.include_kinetic and "velocities" in batch:
+                conserved = conserved + observables.kinetic_energy(batch)
+        return conserved.detach().reshape(-1).double()
 
     def _drift(self, batch: Batch, now: Rows, rows: Rows) -> Tensor:
         """Return the drift in the unit of the metric, [B]."""
@@ -175,9 +179,9 @@ class EnergyDriftMonitorHook:
     def _move_windows(self, now: Rows, rows: Rows, watched: Tensor) -> None:
         """Begin another window where one is over: rates are then taken from the beginning of the one that is over."""
         over = watched & (now["step"] - rows["steps"][:, 1] >= self.window)
-        for name, value in (("energies", now["energy"]), ("steps", now["step"]), ("times", now["time"])):
-            moved = torch.stack([rows[name][:, 1], value], dim=1)
-            rows[name].copy_(torch.where(over[:, None], moved, rows[name]))
+        if bool(over.any()):
+            for name, value in (("energies", now["energy"]), ("steps", now["step"]), ("times", now["time"])):
+                rows[name][over] = torch.stack([rows[name][over, 1], value[over]], dim=1)
 
     def _complain(self, ctx: DynamicsContext, drift: Tensor, bad: Tensor) -> None:
         batch, rows = ctx.batch, bad.nonzero().flatten().tolist()

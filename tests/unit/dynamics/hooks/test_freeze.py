@@ -9,7 +9,7 @@ import torch
 
 from athanor._typing import AtomCategory
 from athanor.data import Batch, observables
-from athanor.dynamics import FIRE, NVE, FIREVariableCell, NVTLangevin
+from athanor.dynamics import FIRE, NVE, NVTCSVR, Brownian, FIREVariableCell, NVTAndersen, NVTLangevin, NVTNoseHoover
 from athanor.dynamics.hooks import FreezeAtomsHook
 from athanor.errors import AthanorWarning, InputError
 from athanor.hooks.stages import DynamicsStage
@@ -54,6 +54,14 @@ def test_frozen_atoms_are_displaced_at_no_moment():
     assert largest_displacement_seen_by_the_model(FreezeAtomsHook()) == 0.0
     assert largest_displacement_seen_by_the_model(FreezeAtomsHook(), NVE, dt=4.0) == 0.0
     assert largest_displacement_seen_by_the_model(FreezeAtomsHook(), FIRE, dt=0.1) == 0.0
+    bath = {"dt": 4.0, "temperature": 60.0}
+    for kind, coupling in (
+        (NVTNoseHoover, {"thermostat_time": 100.0}),
+        (NVTCSVR, {"thermostat_time": 100.0}),
+        (NVTAndersen, {"collision_rate": 0.05}),
+        (Brownian, {"friction": 0.05}),
+    ):
+        assert largest_displacement_seen_by_the_model(FreezeAtomsHook(), kind, **bath, **coupling) == 0.0
     assert largest_displacement_seen_by_the_model(PutsBack()) > 1e-3, "a hook that puts them back would be noticed"
 
 

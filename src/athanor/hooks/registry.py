@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Any, ClassVar
 
@@ -160,7 +161,7 @@ class HookRegistryMixin:
         if leave is None:
             close = getattr(hook, "close", None)
             if callable(close):
-                leave = _without_arguments(close)
+                leave = partial(_without_arguments, close)  # which is copied with its hook
         return BoundHook(
             hook=hook,
             call=hook,
@@ -283,8 +284,8 @@ def _nearest_stage(stage: object, kinds: tuple[type[Enum], ...]) -> str:
     return f" Use `{type(near[0]).__name__}.{near[0].name}`."
 
 
-def _without_arguments(close: Callable[[], Any]) -> Callable[..., Any]:
-    return lambda *exc_info: close()
+def _without_arguments(close: Callable[[], Any], *exc_info: Any) -> None:
+    close()
 
 
 def _never_swallowing(leave: Callable[..., Any]) -> Callable[..., bool]:

@@ -58,7 +58,6 @@ class TorchProfilerHook(Config):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
     observes: ClassVar[bool] = True
     on_active: ClassVar[bool] = True
-    stage: ClassVar[Enum | None] = None
 
     output_dir: Path
     activities: tuple[ProfilerActivity, ...] | None = None
@@ -72,6 +71,7 @@ class TorchProfilerHook(Config):
     name: str = "torch"
     rank_subdirs: bool = True
     _profile: profile | None = PrivateAttr(None)
+    _stage: Enum | None = PrivateAttr(None)
 
     @field_validator("activities", mode="before")
     @classmethod
@@ -85,6 +85,15 @@ class TorchProfilerHook(Config):
         if unknown or not listed:
             raise ValueError(f'`activities` holds {unknown or "nothing"} to record; use "cpu" or "cuda"')
         return tuple(known.get(entry, entry) if isinstance(entry, str) else entry for entry in listed)
+
+    @property
+    def stage(self) -> Enum | None:
+        """What the registration said; the hook is called at the ends of a step."""
+        return self._stage
+
+    @stage.setter
+    def stage(self, stage: Enum | None) -> None:
+        self._stage = stage
 
     @property
     def folder(self) -> Path:

@@ -15,7 +15,7 @@ from athanor.errors import AthanorWarning, InputError
 from athanor.hooks.stages import DynamicsStage
 from athanor.testing.dynamics_contract import argon_crystal
 
-from .runs import FROZEN, argon, engine_with
+from .runs import AFTER_COMPUTE, FROZEN, argon, bare, engine_with
 
 HEAT = {"dt": 4.0, "temperature": 60.0, "friction": 0.01, "random_seed": 3}
 
@@ -196,3 +196,16 @@ def test_another_category_and_what_is_refused():
     assert ((batch.positions - start).norm(dim=1) == 0).nonzero().flatten().tolist() == [5]
     with pytest.raises(InputError, match="freeze_category"):
         FreezeAtomsHook(freeze_category="SPECIAL")
+
+
+def test_it_can_be_compiled_whole():
+    fields = {
+        "forces": torch.ones(7, 3, dtype=torch.float64),
+        "atom_categories": torch.tensor([-1, 0, 0, -1, 0, 0, 0]),
+        "fixed": torch.tensor([True, True, False, False, False, False, False]),
+    }
+    eager, compiled = (bare(**{name: value.clone() for name, value in fields.items()}) for _ in range(2))
+    FreezeAtomsHook()(eager, AFTER_COMPUTE)
+    torch.compile(FreezeAtomsHook().__call__, fullgraph=True, backend="eager")(compiled, AFTER_COMPUTE)
+    for ctx in (eager, compiled):
+        assert (ctx.batch.forces == 0).all(dim=1).nonzero().flatten().tolist() == [0]

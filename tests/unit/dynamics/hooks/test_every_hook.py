@@ -8,7 +8,8 @@ import pickle
 import pytest
 import torch
 
-from athanor.dynamics import NVE
+from athanor.data import Batch
+from athanor.dynamics import NPT, NVE, FIREVariableCell, NVTNoseHoover
 from athanor.dynamics.hooks import AlignCellHook, EnergyDriftMonitorHook, FreezeAtomsHook, MaxForceClampHook
 from athanor.hooks import (
     BiasedPotentialHook,
@@ -19,6 +20,9 @@ from athanor.hooks import (
     StageTimingHook,
     TorchProfilerHook,
 )
+from athanor.testing.dynamics_contract import argon_crystal, with_neighbor_hooks
+from athanor.testing.systems import moved
+from athanor.units import GPa
 
 from .runs import argon, engine_with
 
@@ -87,3 +91,49 @@ def test_a_system_does_not_depend_on_its_companions(name):
         engine_with(NVE, HOOKS[name](), dt=2.0).run(batch, 6)
     assert torch.equal(together.positions[32:64], alone.positions)
     assert torch.equal(together.forces[32:64], alone.forces)
+
+
+def turned_crystals() -> Batch:
+    """Three crystals in three stages, two of them turned in space; some atoms are of the category that is frozen."""
+    turn, _ = torch.linalg.qr(torch.tensor([[0.3, 0.9, 0.1], [0.8, -0.2, 0.4], [0.1, 0.5, -0.7]], dtype=torch.float64))
+    systems = [argon_crystal(2, number) for number in range(3)]
+    for place in (1, 2):
+        data = systems[place]
+        systems[place] = moved(data, data.positions @ turn, data["cell"][0] @ turn)
+        systems[place].velocities = data.velocities @ turn
+    batch = Batch.from_data_list(systems)
+    batch.status = torch.tensor([[0], [1], [2]])
+    batch.atom_categories = -(torch.arange(batch.num_nodes) % 32 < 3).long()
+    return batch
+
+
+def test_all_of_them_in_a_fused_run():
+    """Relaxation of a cell, a triclinic barostat and a thermostat, with everything at once: alone or in a batch."""
+
+    def run(batch):
+        relax = engine_with(FIREVariableCell, FreezeAtomsHook(), dt=0.3, n_steps=8)
+        pressed = engine_with(
+            NPT, model=relax.model, dt=4.0, temperature=50.0, pressure=0.01 * GPa, barostat_time=300.0,
+            thermostat_time=100.0, pressure_coupling="triclinic", n_steps=12,
+        )  # fmt: skip
+        heated = engine_with(
+            NVTNoseHoover, model=relax.model, dt=4.0, temperature=50.0, thermostat_time=100.0, n_steps=15
+        )
+        fused = with_neighbor_hooks(relax + pressed + heated)
+        drift = EnergyDriftMonitorHook(1e-2, metric="per_atom_per_ps", action="raise")
+        for hook in (AlignCellHook(), BiasedPotentialHook(pull), MaxForceClampHook(5.0), drift, StageTimingHook()):
+            fused.register_hook(hook)
+        return fused.run(batch)
+
+    def pull(batch):
+        first = batch.batch_ptr[:-1].long()
+        return 0.1 * ((batch.positions[first + 1] - batch.positions[first]).norm(dim=1) - 4.0) ** 2
+
+    together = run(turned_crystals())
+    assert together.failure_code.flatten().tolist() == [0, 0, 0]
+    assert bool((together.cell.triu(1) == 0).all())
+    assert not bool(together.fixed.any())
+    for place in range(3):
+        alone = run(turned_crystals().index_select([place]))
+        assert torch.equal(alone.positions, together.positions[together.batch_idx == place])
+        assert torch.equal(alone.cell[0], together.cell[place])

@@ -188,7 +188,7 @@ def test_a_verdict_that_is_none_is_refused_by_name():
 
 def test_a_largest_force_in_short():
     batch = batch_with([[[0.03, 0.04, 0.0]], [[0.0, 0.0, 0.06]]], energy=torch.tensor([[1.0], [-1.0]]).double())
-    assert ConvergenceHook(fmax=0.05).num_criteria == 1
+    assert ConvergenceHook(fmax=0.05).num_criteria == as_convergence_hook({"fmax": 0.05}).num_criteria == 1
     both = ConvergenceHook({"key": "energy", "threshold": 0.0}, fmax=0.06)
     assert both.num_criteria == 2
     assert both.evaluate_mask(batch).tolist() == [False, True]

@@ -49,7 +49,7 @@ def run(reporter, steps: int = 12) -> Batch:
 
 def test_the_dashboard_of_a_run():
     console = terminal()
-    reporter = RichReporter(console=console, refresh_per_second=1000.0, title="argon", plot_height=4)
+    reporter = RichReporter(console=console, refresh_per_second=1e9, title="argon", plot_height=4)
     batch = run(reporter)
     text = text_of(reporter.renderable())
     assert "argon" in text
@@ -87,7 +87,7 @@ def test_few_pictures_and_few_events():
 
 def test_a_pipe_gets_the_last_picture_only():
     console = terminal(force_terminal=False)
-    run(RichReporter(console=console, refresh_per_second=1000.0))
+    run(RichReporter(console=console, refresh_per_second=1e9))
     assert console.file.getvalue().count("athanor report") == 1
     assert "\x1b" not in console.file.getvalue()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -115,7 +116,7 @@ class RichReporter:
         self._console, self._screen, self._transient = console, screen, transient
         self._strict = strict_layout
         self._live: Live | None = None
-        self._drawn_at = 0.0
+        self._drawn_at = -math.inf
         self._snapshot: ScalarSnapshot | None = None
         self.history: dict[str, deque[tuple[float, float]]] = {}
         """Name -> (step, value) of the last events."""

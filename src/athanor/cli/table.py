@@ -154,6 +154,11 @@ def _angles(value: float, row: Row) -> str:
     return "" if all(abs(angle - 90.0) < 0.05 for angle in found) else _once_if_equal([f"{a:.4g}" for a in found])
 
 
+def _density(value: float, row: Row) -> str:
+    """The density where it has an error: where the cell moves in dynamics."""
+    return _decimals(3, "density_error_g_per_cm3")(row["density_g_per_cm3"], row)
+
+
 def _once_if_equal(numbers: list[str]) -> str:
     return " ".join(numbers if len(set(numbers)) > 1 else numbers[:1])
 
@@ -188,6 +193,7 @@ _COLUMNS: list[_Column] = [
     *_COMPARED,
     ("T / K", "temperature", "right", _decimals(0, "temperature_error")),
     ("p / GPa", "pressure_GPa", "right", _decimals(3, "pressure_error_GPa")),
+    ("ρ / g/cm³", "density_error_g_per_cm3", "right", _density),
     _STATUS,
 ]
 
@@ -203,7 +209,7 @@ _EVALUATED: list[_Column] = [
 _WORDS = ("system", "formula", "file", "status")
 _LEFT_OUT_FIRST = ("file", "index_in_file", "gamma", "smax_GPa", "volume_per_atom", "reference_lattice_constant",
                    "atoms", "energy", "a", "fmax", "lattice_constant", "error_percent", "pressure_GPa", "steps",
-                   "temperature", "formula", "start_time")  # fmt: skip
+                   "density_error_g_per_cm3", "temperature", "formula", "start_time")  # fmt: skip
 _WIDEST_NAME = 24
 
 
@@ -251,9 +257,13 @@ def _notes(rows: Sequence[Row]) -> list[str]:
                      f"{statistics.median(errors):.2f} %.")  # fmt: skip
     if any(row.get("temperature") is not None for row in rows):
         few = min(row["temperature_samples"] for row in rows if row.get("temperature_samples"))
-        note = f" ({few} steps: too few to say much)" if few < 200 else ""
-        names = "T, p" if any(row.get("pressure_samples") for row in rows) else "T"
-        notes.append(f"{names}: mean over the second half of the MD, ± standard error from block averages{note}.")
+        note = f" ({few} samples: too few to say much)" if few < 100 else ""
+        names = ["T"] + ["p"] * any(row.get("pressure_samples") for row in rows)
+        names += ["ρ"] * any(row.get("density_error_g_per_cm3") is not None for row in rows)
+        ways = [row["settled_after_fs"] for row in rows if row.get("settled_after_fs") is not None]
+        most = f"at most {max(ways, default=0.0):.4g}" if len(ways) > 1 else f"{max(ways, default=0.0):.4g}"
+        part = f"the MD without its start ({most} fs)" if ways else "the second half of the MD"  # of older runs
+        notes.append(f"{', '.join(names)}: mean over {part}, ± standard error from block averages{note}.")
     return notes
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor._runtime import using_num_threads
+from athanor.data import observables
 from athanor.dynamics.evaluate import is_of_model
 from athanor.errors import AthanorWarning, StorageError, in_words
 from athanor.workflows import build
@@ -256,6 +257,8 @@ class _Run:
 
         every, log = self.spec.every, self.result.folder / LOG
         columns: dict[str, Any] = {"stage": lambda ctx: tracker.stage_of_step(ctx.batch)}
+        if any(isinstance(stage, MDSpec) for stage in self.spec.stages):
+            columns["density"] = lambda ctx: observables.density(ctx.batch)
         if any(isinstance(stage, MDSpec) and stage.stress for stage in self.spec.stages):
             columns |= {f"stress_{name}": partial(_stress, index) for index, name in enumerate(VOIGT)}
         if any(stage.method.conserved for stage in self.spec.stages):
@@ -315,13 +318,11 @@ def _conserved(spec: RunSpec, engines: list[Any], tracker: Tracker, batch: Batch
 
 def _stress(component: int, ctx: Any) -> torch.Tensor:
     """One component of the stress of each system, with its kinetic part, eV/Å³; NaN without a stress or a cell."""
-    from athanor.data.observables import total_stress
-
     batch = ctx.batch
     if "stress" not in batch or "cell" not in batch:
         return batch.energy[:, 0] * float("nan")
     row, column = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))[component]
-    return total_stress(batch)[:, row, column]
+    return observables.total_stress(batch)[:, row, column]
 
 
 def _describe(spec: RunSpec, tracker: Tracker) -> str:

@@ -73,14 +73,14 @@ def correlated(length: int, memory: float, seed: int) -> np.ndarray:
 def feed(series: np.ndarray) -> BlockAverages:
     averages = BlockAverages.empty(1)
     for value in series:
-        averages.add(torch.tensor([True]), torch.tensor([value]))
+        averages.add(torch.tensor([[True]]), torch.tensor([[value]]))
     return averages
 
 
 def test_mean_is_exact_after_merging() -> None:
     series = correlated(1000, 0.5, 0)
     averages = feed(series)
-    assert averages.samples[0] == 1000
+    assert averages.samples[0, 0] == 1000
     assert averages.mean_and_error(0)[0] == pytest.approx(series.mean(), rel=1e-12)
 
 
@@ -96,7 +96,7 @@ def covers(errors: list[float], means: list[float]) -> bool:
 
 def test_errors_cover_the_scatter_of_correlated_means() -> None:
     runs = [correlated(2000, 0.95, seed) for seed in range(40)]
-    measured = [feed(run).mean_and_error(0) for run in runs]
+    measured = [feed(run).mean_and_error(0)[:2] for run in runs]
     means = [mean for mean, _ in measured]
     assert covers([error for _, error in measured], means)
     assert not covers([naive_error(run) for run in runs], means)
@@ -105,7 +105,37 @@ def test_errors_cover_the_scatter_of_correlated_means() -> None:
 def test_systems_are_sampled_independently() -> None:
     averages = BlockAverages.empty(3, blocks=4)
     for step in range(9):
-        averages.add(torch.tensor([step < 3, False, True]), torch.tensor([1.0, 7.0, 5.0]))
+        averages.add(torch.tensor([step < 3, False, True])[:, None], torch.tensor([1.0, 7.0, 5.0])[:, None])
     assert averages.mean_and_error(0)[0] == 1.0
     assert averages.mean_and_error(2)[0] == 5.0
     assert np.isnan(averages.mean_and_error(1)[0])
+
+
+def test_quantities_are_sampled_independently() -> None:
+    averages = BlockAverages.empty(1, 2, blocks=4)
+    for step in range(9):
+        averages.add(torch.tensor([[True, step % 3 == 0]]), torch.tensor([[float(step), 10.0 * step]]))
+    assert averages.mean_and_error(0, 0)[::2] == (4.0, 9)
+    assert averages.mean_and_error(0, 1)[::2] == (30.0, 3)
+    averages.forget(torch.tensor([True]))
+    assert np.isnan(averages.mean_and_error(0, 0)[0])
+
+
+def from_a_cold_start(seed: int) -> np.ndarray:
+    return correlated(4000, 0.9, seed) + 8.0 * np.exp(-np.arange(4000) / 300)
+
+
+def test_the_way_to_equilibrium_does_not_count() -> None:
+    """The mean is 0. That of all samples, the broken twin, is off by six times what the settled part would err."""
+    found = [feed(from_a_cold_start(seed)) for seed in range(10)]
+    after = [averages.settled_after(0, [0]) for averages in found]
+    assert all(0.1 < part < 0.5 for part in after)
+    settled = [averages.mean_and_error(0, 0, part) for averages, part in zip(found, after, strict=True)]
+    assert np.mean([abs(mean / error) for mean, error, _ in settled]) < 2.0
+    assert max(abs(mean) for mean, _, _ in settled) < 0.4
+    assert min(averages.mean_and_error(0)[0] for averages in found) > 0.5
+
+
+def test_of_few_samples_the_first_half_is_left_out() -> None:
+    averages = feed(np.array([5.0, 5.0, 1.0, 1.0]))
+    assert averages.mean_and_error(0, 0, averages.settled_after(0, [0]))[::2] == (1.0, 2)

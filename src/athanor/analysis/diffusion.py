@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +11,14 @@ from athanor.analysis.motion import Motion, correlation_of_atoms, displacement_o
 from athanor.analysis.statistics import error_of_blocks
 from athanor.errors import InputError
 
-_LAGS = 20
-"""Lags at which the line is fitted, at most."""
-_BLOCKS = 5
+_LAGS = 10
+"""Lags at which a line is fitted, at most."""
+_BLOCKS = 4
 """Stretches of time whose scatter is one measure of the error."""
-_FIRST, _LAST, _INTEGRATED = 40, 10, 20
-"""First and last lag of the fit, and the lag up to which velocities are integrated: the whole time over these."""
+_LAST = 8
+"""Last lag that is used: the whole time over this."""
+_RATIO = 1.4
+"""Between the lags that are tried."""
 CM2_PER_S = 0.1
 """One Å²/fs in cm²/s."""
 
@@ -69,51 +72,55 @@ def einstein_diffusion(motion: Motion, fit: tuple[float, float] | None = None) -
 
     .. math:: \mathrm{MSD}(t) = 6 D t + c
 
-    fitted by generalised least squares with the covariance that the displacements of a random walk have: values at
-    different lags come from the same path, and a plain fit takes them for independent. The error is the largest of
-    three: that of the random walk, the scatter between atoms, and the scatter between five stretches of time, which
-    also sees atoms that move together.
+    by a line from one lag to its double: the earliest one at which the slope agrees, within the error, with that of
+    every later line. Values at different lags come from the same path, so the scatter about the line says nothing
+    about its error. The error is the largest of three: that of a random walk, from the covariance of its displacements
+    [1]_; the scatter between atoms; and the scatter between four stretches of time on each axis, which also sees
+    atoms that move together.
 
     Parameters
     ----------
     motion
         Paths of the atoms.
     fit
-        First and last lag of the fit, fs; by default 1/40 and 1/10 of the whole time. Before the first one, atoms must
-        have forgotten their velocities.
+        First and last lag of the line, fs, instead.
 
     Raises
     ------
     InputError
-        If the range of the fit holds fewer than two lags, or does not fit five times into half of the time.
+        If the range of the fit holds fewer than two lags, or ends beyond an eighth of the time.
 
     References
     ----------
     .. [1] J. T. Bullerjahn et al., J. Chem. Phys. 153, 024116 (2020). doi:10.1063/5.0008312
     """
-    lags = _lags_of_fit(fit, motion)
-    of_atoms = displacement_of_atoms(motion.paths, lags)
-    weights = _slope_weights(lags, motion.frames - 1)
-    slopes = of_atoms @ weights
-    of_blocks = []
-    for number in range(_BLOCKS):
-        part = motion.block(number, _BLOCKS)
-        of_blocks.append(displacement_of_atoms(part.paths, lags) @ _slope_weights(lags, part.frames - 1))
-    walk = np.sqrt(2.0 / 3.0 * weights @ _covariance(lags, motion.frames - 1) @ weights)
-    values, errors, exponents = [], [], []
-    for chosen in motion.groups.values():
-        slope = slopes[chosen].mean()
-        scatter = _scatter(slopes[chosen], np.array([part[chosen].mean() for part in of_blocks]))
-        values.append(slope)
-        errors.append(max(scatter, abs(slope) * walk / np.sqrt(chosen.sum())))
-        exponents.append(_exponent(lags, of_atoms[chosen].mean(axis=0)))
-    unit = 6.0 * motion.spacing
+    lines = _lines(fit, motion)
+    lags = np.unique(np.concatenate(lines))
+    weights = np.stack([_slope_weights(line, lags) for line in lines])
+    displacement = displacement_of_atoms(motion.paths, lags)
+    estimates = _Estimates(
+        np.einsum("alx,nl->nax", displacement, weights),
+        [np.einsum("alx,nl->nax", displacement_of_atoms(part.paths, lags), weights) for part in motion.blocks(_BLOCKS)],
+    )
+    groups = list(motion.groups.values())
+    best = estimates.earliest(groups[0])
+    here = np.searchsorted(lags, lines[best])
+    # of a line with slope b a step along an axis has the variance b / 3, and displacements add up over the axes
+    walk = np.sqrt(
+        2.0 / 3.0 * weights[best, here] @ walk_covariance(lines[best], motion.frames - 1) @ weights[best, here]
+    )
+    slopes = np.array([estimates.mean(best, atoms) for atoms in groups])
+    errors = [
+        max(estimates.error(best, atoms), abs(slope) * walk / np.sqrt(atoms.sum()))
+        for slope, atoms in zip(slopes, groups, strict=True)
+    ]
+    values = [displacement[atoms][:, here].sum(axis=2).mean(axis=0) for atoms in groups]
     return Diffusion(
         names=tuple(motion.groups),
-        values=np.array(values) / unit,
-        error=np.array(errors) / unit,
-        range=(float(lags[0] * motion.spacing), float(lags[-1] * motion.spacing)),
-        exponent=np.array(exponents),
+        values=slopes / (6.0 * motion.spacing),
+        error=np.array(errors) / (6.0 * motion.spacing),
+        range=(float(lines[best][0] * motion.spacing), float(lines[best][-1] * motion.spacing)),
+        exponent=np.array([np.polyfit(np.log(lines[best]), np.log(line), 1)[0] for line in values]),
         drift=float(np.linalg.norm(motion.drift)),
         frames=motion.frames,
     )
@@ -124,78 +131,139 @@ def green_kubo_diffusion(motion: Motion, upto: float | None = None) -> Diffusion
 
     .. math:: D = \tfrac{1}{3} \int_0^T \langle v(0) \cdot v(t) \rangle \, dt
 
-    by the trapezoidal rule. Frames must be close enough to follow the velocities: a few fs for hydrogen, some tens for
-    heavy atoms. The error is the larger of the scatter between atoms and that between five stretches of time.
+    by the trapezoidal rule, up to the earliest lag at which the integral agrees, within the error, with that to every
+    later one. Frames must be close enough to follow the velocities: a few fs for hydrogen, some tens for heavy atoms.
+    The error is the larger of the scatter between atoms, and that between four stretches of time on each axis.
 
     Parameters
     ----------
     motion
         Velocities of the atoms.
     upto
-        Lag at which the integral ends, fs; by default 1/20 of the whole time. It must be long enough for velocities to
-        be forgotten, and not much longer: what comes then is noise.
+        Lag at which the integral ends, fs, instead.
 
     Raises
     ------
     InputError
-        If frames hold no velocities, or `upto` is shorter than two frames or longer than a tenth of the time.
+        If frames hold no velocities, or `upto` is shorter than one frame or longer than an eighth of the time.
     """
-    last = motion.frames // _INTEGRATED if upto is None else round(upto / motion.spacing)
-    if not 2 <= last <= motion.frames // _LAST:
+    longest = motion.frames // _LAST
+    ends = _geometric(longest) if upto is None else [round(upto / motion.spacing)]
+    if not 1 <= ends[-1] <= longest:
         raise InputError(
-            f"`upto` is {last * motion.spacing:g} fs; it must be from two frames, {2 * motion.spacing:g} fs, to a "
-            f"tenth of the time, {motion.frames // _LAST * motion.spacing:g} fs. Choose another, or run longer."
+            f"velocities up to {ends[-1] * motion.spacing:g} fs give no diffusion coefficient: the end must be from "
+            f"one frame, {motion.spacing:g} fs, to an eighth of the time, {longest * motion.spacing:g} fs. "
+            f"Choose `upto`, run longer, or write frames more often (`every`)."
         )
-    rule = np.full(last + 1, motion.spacing / 3.0)
-    rule[[0, -1]] *= 0.5
-    of_atoms = correlation_of_atoms(motion, last + 1) @ rule
-    of_blocks = [correlation_of_atoms(motion.block(number, _BLOCKS), last + 1) @ rule for number in range(_BLOCKS)]
+
+    def integrals(part: Motion) -> np.ndarray:
+        correlation = correlation_of_atoms(part, ends[-1] + 1)
+        trapezia = 0.5 * motion.spacing * (correlation[:, 1:] + correlation[:, :-1])
+        return np.asarray(np.cumsum(trapezia, axis=1)[:, np.array(ends) - 1].swapaxes(0, 1) / 3.0)
+
+    estimates = _Estimates(integrals(motion), [integrals(part) for part in motion.blocks(_BLOCKS)])
     groups = list(motion.groups.values())
+    best = estimates.earliest(groups[0])
     return Diffusion(
         names=tuple(motion.groups),
-        values=np.array([of_atoms[chosen].mean() for chosen in groups]),
-        error=np.array([
-            _scatter(of_atoms[chosen], np.array([part[chosen].mean() for part in of_blocks])) for chosen in groups
-        ]),
-        range=(0.0, last * motion.spacing),
+        values=np.array([estimates.mean(best, atoms) for atoms in groups]),
+        error=np.array([estimates.error(best, atoms) for atoms in groups]),
+        range=(0.0, float(ends[best] * motion.spacing)),
         exponent=np.full(len(groups), np.nan),
         drift=float(np.linalg.norm(motion.drift)),
         frames=motion.frames,
-    )  # fmt: skip
+    )
 
 
-def _scatter(of_atoms: np.ndarray, of_blocks: np.ndarray) -> float:
-    """Standard error of a mean over atoms and time: the larger of the scatter between atoms and between stretches."""
-    return float(np.nanmax([error_of_blocks(of_atoms), error_of_blocks(of_blocks)]))
+class _Estimates:
+    """Several estimates of one number, each later one surer to be unbiased and less sure otherwise.
+
+    Parameters
+    ----------
+    of_atoms
+        [estimates, A, 3]; contributions of each atom along each axis, which add up over the axes.
+    of_blocks
+        The same from stretches of time.
+    """
+
+    def __init__(self, of_atoms: np.ndarray, of_blocks: Sequence[np.ndarray]) -> None:
+        self._of_atoms, self._of_blocks = of_atoms, np.stack(of_blocks)
+
+    def mean(self, number: int, atoms: np.ndarray) -> float:
+        """Return an estimate: the mean of some atoms, bool [A]."""
+        return float(self._of_atoms[number, atoms].sum(axis=1).mean())
+
+    def error(self, number: int, atoms: np.ndarray, less: int | None = None) -> float:
+        """Return the standard error of an estimate, or of its difference from another.
+
+        It is the larger of the scatter between atoms and that between stretches of time. Axes may differ, so stretches
+        are compared on each axis for itself.
+        """
+        of_atoms, of_blocks = self._of_atoms[number, atoms], self._of_blocks[:, number, atoms]
+        if less is not None:
+            of_atoms, of_blocks = of_atoms - self._of_atoms[less, atoms], of_blocks - self._of_blocks[:, less, atoms]
+        between_times = of_blocks.mean(axis=1).var(axis=0, ddof=1)  # of each axis
+        return float(np.nanmax([error_of_blocks(of_atoms.sum(axis=1)), np.sqrt(between_times.sum() / len(of_blocks))]))
+
+    def earliest(self, atoms: np.ndarray) -> int:
+        """Return the first estimate which, like all after it, agrees with every later one within the error.
+
+        What is left of the bias of early ones is then smaller than the error (Lepski's rule).
+        """
+        best = len(self._of_atoms) - 1
+        for number in reversed(range(best)):
+            for later in range(number + 1, len(self._of_atoms)):
+                if abs(self.mean(number, atoms) - self.mean(later, atoms)) > self.error(number, atoms, later):
+                    return best
+            best = number
+        return best
 
 
-def _lags_of_fit(fit: tuple[float, float] | None, motion: Motion) -> np.ndarray:
-    """Lags of the fit in frames."""
+def _geometric(last: int) -> list[int]:
+    """Whole numbers from 1 to `last`, each a little more than the one before by the same factor."""
+    count = int(np.log(max(1, last)) / np.log(_RATIO)) + 2
+    return [int(number) for number in np.unique(np.geomspace(1, max(1, last), count).round())]
+
+
+def _lines(fit: tuple[float, float] | None, motion: Motion) -> list[np.ndarray]:
+    """Lags, in frames, of the lines that may be fitted, from the earliest on."""
     spacing, longest = motion.spacing, motion.frames // _LAST
-    lowest, highest = max(1, motion.frames // _FIRST), longest
+    ends = [(start, 2 * start) for start in _geometric(longest // 2)]
     if fit is not None:
-        lowest, highest = max(1, round(fit[0] / spacing)), round(fit[1] / spacing)
+        ends = [(max(1, round(fit[0] / spacing)), round(fit[1] / spacing))]
+    lowest, highest = ends[-1]
     if not lowest < highest <= longest:
         raise InputError(
-            f"`fit` from {lowest * spacing:g} to {highest * spacing:g} fs is not usable: it needs two lags of frames, "
-            f"which are {spacing:g} fs apart, up to a tenth of the time, {longest * spacing:g} fs. "
-            f"Choose another range, run longer, or write frames more often (`every`)."
+            f"displacements from {lowest * spacing:g} to {highest * spacing:g} fs give no diffusion coefficient: two "
+            f"lags of frames are needed, which are {spacing:g} fs apart, up to an eighth of the time, "
+            f"{longest * spacing:g} fs. Choose `fit`, run longer, or write frames more often (`every`)."
         )
-    return np.unique(np.linspace(lowest, highest, _LAGS).round().astype(int))
+    return [np.unique(np.linspace(first, last, _LAGS).round().astype(int)) for first, last in ends]
 
 
-def _slope_weights(lags: np.ndarray, intervals: int) -> np.ndarray:
-    """Weights whose sum over displacements at `lags` is the slope of the best line, per interval between frames."""
-    line = np.stack([np.ones(len(lags)), lags], axis=1)
-    precision = np.linalg.solve(_covariance(lags, intervals), line)
-    return np.asarray(np.linalg.solve(line.T @ precision, precision.T)[1])
+def _slope_weights(line: np.ndarray, lags: np.ndarray) -> np.ndarray:
+    """Weights whose sum over displacements at `lags` is the slope of the straight line through those of `line`."""
+    weights, centred = np.zeros(len(lags)), line - line.mean()
+    weights[np.searchsorted(lags, line)] = centred / (centred**2).sum()
+    return weights
 
 
-def _covariance(lags: np.ndarray, intervals: int) -> np.ndarray:
-    r"""Covariance of squared displacements of a random walk with steps of variance 1, averaged over all starts.
+def walk_covariance(lags: np.ndarray, intervals: int) -> np.ndarray:
+    r"""Return the covariance of the squared displacements of a random walk, averaged over all starts.
 
-    Of two displacements that share k steps the covariance of the squares is :math:`2 k^2`; here without the 2, so that
-    for a slope of b it is :math:`\tfrac{2}{3} b^2` times this for one atom in space.
+    Of two displacements along an axis that share k steps of variance 1 the squares have the covariance :math:`2 k^2`.
+
+    Parameters
+    ----------
+    lags
+        [lags]; in steps.
+    intervals
+        Steps of the walk.
+
+    Returns
+    -------
+    numpy.ndarray
+        [lags, lags]; without the factor 2, for steps of variance 1 along one axis.
     """
     starts = intervals - lags + 1
     found = np.empty((len(lags), len(lags)))
@@ -206,10 +274,3 @@ def _covariance(lags: np.ndarray, intervals: int) -> np.ndarray:
             pairs = np.minimum(starts[one], starts[other] - offset) - np.maximum(0, -offset)
             found[one, other] = (pairs.clip(0) * shared.astype(float) ** 2).sum() / (starts[one] * starts[other])
     return found
-
-
-def _exponent(lags: np.ndarray, displacement: np.ndarray) -> float:
-    """Slope of the displacement over the range of the fit, both as logarithms."""
-    if not (displacement > 0).all():
-        return float("nan")
-    return float(np.polyfit(np.log(lags), np.log(displacement), 1)[0])

@@ -6,7 +6,8 @@ left out, and the drift of the centre of mass is taken off, unless fixed atoms h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -64,12 +65,13 @@ class Motion:
         found = {name: self.symbols == name for name in names}
         return found if len(names) == 1 else {ALL: np.ones(len(self.symbols), dtype=bool), **found}
 
-    def block(self, number: int, blocks: int) -> Motion:
-        """Return one of `blocks` stretches of equal length; the rest is left out."""
-        length = self.frames // blocks
-        here = slice(number * length, (number + 1) * length)
-        velocities = None if self.velocities is None else self.velocities[here]
-        return Motion(self.spacing, self.paths[here], velocities, self.symbols, self.drift, self.is_held)
+    def blocks(self, count: int) -> Iterator[Motion]:
+        """Stretches of equal length, one after the other; the rest is left out."""
+        length = self.frames // count
+        for first in range(0, count * length, length):
+            here = slice(first, first + length)
+            velocities = None if self.velocities is None else self.velocities[here]
+            yield replace(self, paths=self.paths[here], velocities=velocities)
 
 
 def motion_of(frames: Batch) -> Motion:
@@ -185,7 +187,7 @@ def mean_square_displacement(motion: Motion, longest: int | None = None) -> Mean
         Largest lag, in frames; by default half of all, beyond which there are few starts.
     """
     lags = motion.frames // 2 + 1 if longest is None else longest + 1
-    of_atoms = displacement_of_atoms(motion.paths, np.arange(lags))
+    of_atoms = displacement_of_atoms(motion.paths, np.arange(lags)).sum(axis=2)
     return MeanSquareDisplacement(
         time=np.arange(lags) * motion.spacing,
         names=tuple(motion.groups),
@@ -198,7 +200,7 @@ def mean_square_displacement(motion: Motion, longest: int | None = None) -> Mean
 
 
 def displacement_of_atoms(paths: np.ndarray, lags: np.ndarray) -> np.ndarray:
-    """Return the mean-square displacement of each atom over all starts, [A, lags], Å².
+    """Return the mean-square displacement of each atom along each axis over all starts, [A, lags, 3], Å².
 
     By Fourier transform: the square of a difference is two squares, whose sums over starts are cumulative, less twice
     an autocovariance.
@@ -215,12 +217,14 @@ def displacement_of_atoms(paths: np.ndarray, lags: np.ndarray) -> np.ndarray:
     .. [1] V. Calandrini et al., Collection SFN 12, 201 (2011). doi:10.1051/sfn/201112010
     """
     count = len(paths)
-    paths = paths - paths.mean(axis=0)  # the difference does not see it, and the squares stay small
-    squares = np.concatenate([np.zeros((1, paths.shape[1])), np.cumsum((paths**2).sum(axis=2), axis=0)])
-    both = squares[count - lags] + squares[-1] - squares[lags]
-    products = np.stack([autocovariance(paths[:, atom]).sum(axis=1)[lags] for atom in range(paths.shape[1])])
-    found = (both.T - 2.0 * products) / (count - lags)
-    return np.where(lags == 0, 0.0, found)
+    found = np.empty((paths.shape[1], len(lags), 3))
+    for atom in range(paths.shape[1]):
+        path = paths[:, atom] - paths[:, atom].mean(axis=0)  # a difference does not see it, and squares stay small
+        squares = np.concatenate([np.zeros((1, 3)), np.cumsum(path**2, axis=0)])
+        found[atom] = squares[count - lags] + squares[-1] - squares[lags] - 2.0 * autocovariance(path)[lags]
+    found /= (count - lags)[:, None]
+    found[:, lags == 0] = 0.0
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------- velocities
@@ -270,7 +274,7 @@ def velocity_autocorrelation(motion: Motion, longest: int | None = None) -> Velo
         If frames hold no velocities.
     """
     lags = motion.frames // 2 + 1 if longest is None else longest + 1
-    of_atoms = correlation_of_atoms(motion, lags)
+    of_atoms = correlation_of_atoms(motion, lags).sum(axis=2)
     return VelocityAutocorrelation(
         time=np.arange(lags) * motion.spacing,
         names=tuple(motion.groups),
@@ -281,10 +285,8 @@ def velocity_autocorrelation(motion: Motion, longest: int | None = None) -> Velo
 
 
 def correlation_of_atoms(motion: Motion, lags: int) -> np.ndarray:
-    """Return the velocity autocorrelation of each atom over all starts, [A, lags], Å²/fs²."""
+    """Return the velocity autocorrelation of each atom along each axis over all starts, [A, lags, 3], Å²/fs²."""
     if motion.velocities is None:
         raise InputError("frames hold no velocities; only those of dynamics do.")
-    velocities, starts = motion.velocities, motion.frames - np.arange(lags)
-    return np.stack([
-        autocovariance(velocities[:, atom]).sum(axis=1)[:lags] / starts for atom in range(velocities.shape[1])
-    ])  # fmt: skip
+    velocities, starts = motion.velocities, (motion.frames - np.arange(lags))[:, None]
+    return np.stack([autocovariance(velocities[:, atom])[:lags] / starts for atom in range(velocities.shape[1])])

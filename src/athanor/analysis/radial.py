@@ -34,7 +34,7 @@ class RadialDistribution:
     g, error
         [pairs, bins]; 1 at large distance in a fluid. Standard errors from ten blocks of frames; NaN below two frames.
     neighbors
-        [pairs, bins]; atoms of the second element closer to one of the first than the outer edge of the bin, on average.
+        [pairs, bins]; atoms of the second element around one of the first, up to the outer edge of the bin.
     counts
         Element -> atoms of it.
     half_width

@@ -55,7 +55,12 @@ def make_console() -> Any:
 
 
 def print_table(
-    console: Any, rows: Sequence[Row], *, columns: Sequence[_Column] | None = None, all_rows: bool = False
+    console: Any,
+    rows: Sequence[Row],
+    *,
+    columns: Sequence[_Column] | None = None,
+    all_rows: bool = False,
+    notes: bool = True,
 ) -> None:
     """Print one line per system; columns that do not fit, and the middle of a very long list, are left out."""
     from rich.box import SIMPLE_HEAD
@@ -79,7 +84,7 @@ def print_table(
         console.print(f"Left out, as the window is narrow: {', '.join(too_wide)}.", style="dim", highlight=False)
     if left_out:
         console.print(f"{left_out} more rows are in summary.csv.", highlight=False)
-    for note in _notes(rows):
+    for note in _notes(rows) if notes else ():
         console.print(note, style="dim", highlight=False)
 
 
@@ -136,7 +141,7 @@ def _cell(row: Row, key: str, show: Callable[[Any, Row], str]) -> str:
     return "" if value is None else printable(show(value, row))
 
 
-def _decimals(digits: int, error: str = "", *, huge: float = 1e5) -> Callable[[Any, Row], str]:
+def decimals(digits: int, error: str = "", *, huge: float = 1e5) -> Callable[[Any, Row], str]:
     """Show a number, and its error from the column `error`. What explodes is huge; rounded, it stretches no column."""
 
     def number(value: float) -> str:
@@ -156,7 +161,7 @@ def _angles(value: float, row: Row) -> str:
 
 def _density(value: float, row: Row) -> str:
     """The density where it has an error: where the cell moves in dynamics."""
-    return _decimals(3, "density_error_g_per_cm3")(row["density_g_per_cm3"], row)
+    return decimals(3, "density_error_g_per_cm3")(row["density_g_per_cm3"], row)
 
 
 def _once_if_equal(numbers: list[str]) -> str:
@@ -175,34 +180,34 @@ _STATUS: _Column = ("status", "status", "left", lambda value, row: str(value).re
 _CELL: list[_Column] = [
     ("a b c / Å", "a", "left", _lengths),
     ("α β γ / °", "gamma", "left", _angles),
-    ("Å³/atom", "volume_per_atom", "right", _decimals(3)),
+    ("Å³/atom", "volume_per_atom", "right", decimals(3)),
 ]
 _COMPARED: list[_Column] = [
-    ("∛V / Å", "lattice_constant", "right", _decimals(3)),
-    ("source", "reference_lattice_constant", "right", _decimals(3)),
+    ("∛V / Å", "lattice_constant", "right", decimals(3)),
+    ("source", "reference_lattice_constant", "right", decimals(3)),
     ("error %", "error_percent", "right", lambda value, row: f"{value:+.2f}"),
 ]
 _COLUMNS: list[_Column] = [
     ("system", "system", "left", lambda value, row: str(value)),
     ("atoms", "atoms", "right", lambda value, row: str(value)),
     ("steps", "steps", "right", lambda value, row: str(value)),
-    ("eV/atom", "energy_per_atom", "right", _decimals(4)),
-    ("fmax eV/Å", "fmax", "right", _decimals(3)),
-    ("smax GPa", "smax_GPa", "right", _decimals(3)),
+    ("eV/atom", "energy_per_atom", "right", decimals(4)),
+    ("fmax eV/Å", "fmax", "right", decimals(3)),
+    ("smax GPa", "smax_GPa", "right", decimals(3)),
     *_CELL,
     *_COMPARED,
-    ("T / K", "temperature", "right", _decimals(0, "temperature_error")),
-    ("p / GPa", "pressure_GPa", "right", _decimals(3, "pressure_error_GPa")),
+    ("T / K", "temperature", "right", decimals(0, "temperature_error")),
+    ("p / GPa", "pressure_GPa", "right", decimals(3, "pressure_error_GPa")),
     ("ρ / g/cm³", "density_error_g_per_cm3", "right", _density),
     _STATUS,
 ]
 
 _EVALUATED: list[_Column] = [
     *_COLUMNS[:2],
-    ("energy eV", "energy", "right", _decimals(4, huge=1e8)),
-    ("eV/atom", "energy_per_atom", "right", _decimals(4)),
-    ("fmax eV/Å", "fmax", "right", _decimals(3)),
-    ("pressure GPa", "pressure_GPa", "right", _decimals(3)),
+    ("energy eV", "energy", "right", decimals(4, huge=1e8)),
+    ("eV/atom", "energy_per_atom", "right", decimals(4)),
+    ("fmax eV/Å", "fmax", "right", decimals(3)),
+    ("pressure GPa", "pressure_GPa", "right", decimals(3)),
     *_CELL,
     ("status", "status", "left", lambda value, row: "" if value == "done" else _STATUS[3](value, row)),
 ]

@@ -26,7 +26,7 @@ _ZERO_FORCE = 1e-5
 """eV/Å. Forces below it, as symmetry leaves them, are drawn there."""
 _SMALL_CHANGE = 1e-7
 """Percent. A volume that changes by less is constant."""
-_LONG = 2.0 * ps
+LONG = 2.0 * ps
 """fs. Beyond it a time axis is in ps."""
 _GRID = 300
 """Points at which a crowd is described."""
@@ -177,7 +177,7 @@ def abscissa(part: Part, lines: Sequence[Line]) -> tuple[str, float]:
     """Return the title of the horizontal axis, and what its values are divided by."""
     if not part.is_md:
         return "step of the relaxation", 1.0
-    return ("time (ps)", ps) if max(line.x[-1] for line in lines) > _LONG else ("time (fs)", 1.0)
+    return ("time (ps)", ps) if max(line.x[-1] for line in lines) > LONG else ("time (fs)", 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ _LAST = 8
 """Last lag that is used: the whole time over this."""
 _RATIO = 1.4
 """Between the lags that are tried."""
+_CLOSE, _FAR = 0.2, 1.0
+"""What tells diffusion: how far the exponent may be from 1, and how large the displacement must be, Å²."""
 CM2_PER_S = 0.1
 """One Å²/fs in cm²/s."""
 
@@ -38,6 +40,8 @@ class Diffusion:
     exponent
         [names]; the power of time with which the displacement grows in that range: 1 in diffusion, 2 in free flight,
         0 where atoms stay at their places. NaN from velocities.
+    reached
+        [names]; mean-square displacement at the end of that range, Å². NaN from velocities.
     drift
         How far the centre of mass moved in the whole, Å. It is taken off, unless atoms are fixed.
     frames
@@ -49,6 +53,7 @@ class Diffusion:
     error: np.ndarray
     range: tuple[float, float]
     exponent: np.ndarray
+    reached: np.ndarray
     drift: float
     frames: int
 
@@ -62,9 +67,12 @@ class Diffusion:
         """`error` in cm²/s."""
         return self.error * CM2_PER_S
 
-    def is_diffusive(self, tolerance: float = 0.2) -> np.ndarray:
-        """Whether `exponent` is 1 to within `tolerance`, [names]: else `values` are no diffusion coefficients."""
-        return np.asarray(np.abs(self.exponent - 1.0) <= tolerance)
+    def is_diffusive(self) -> np.ndarray:
+        """Whether the displacement grows as time, and beyond 1 Å², [names]; else `values` are no diffusion coefficients.
+
+        A vibration passes through any exponent on its way from free flight to rest, but does not get so far.
+        """
+        return np.asarray((np.abs(self.exponent - 1.0) <= _CLOSE) & (self.reached >= _FAR))
 
 
 def einstein_diffusion(motion: Motion, fit: tuple[float, float] | None = None) -> Diffusion:
@@ -121,6 +129,7 @@ def einstein_diffusion(motion: Motion, fit: tuple[float, float] | None = None) -
         error=np.array(errors) / (6.0 * motion.spacing),
         range=(float(lines[best][0] * motion.spacing), float(lines[best][-1] * motion.spacing)),
         exponent=np.array([np.polyfit(np.log(lines[best]), np.log(line), 1)[0] for line in values]),
+        reached=np.array([line[-1] for line in values]),
         drift=float(np.linalg.norm(motion.drift)),
         frames=motion.frames,
     )
@@ -170,6 +179,7 @@ def green_kubo_diffusion(motion: Motion, upto: float | None = None) -> Diffusion
         error=np.array([estimates.error(best, atoms) for atoms in groups]),
         range=(0.0, float(ends[best] * motion.spacing)),
         exponent=np.full(len(groups), np.nan),
+        reached=np.full(len(groups), np.nan),
         drift=float(np.linalg.norm(motion.drift)),
         frames=motion.frames,
     )

@@ -15,6 +15,7 @@ import numpy as np
 from athanor.analysis.statistics import autocovariance, error_of_blocks
 from athanor.data.batch import Batch
 from athanor.data.elements import SYMBOLS
+from athanor.data.observables import known_velocities
 from athanor.errors import InputError
 from athanor.units import FS_PER_INTERNAL_TIME
 
@@ -114,7 +115,8 @@ def motion_of(frames: Batch) -> Motion:
     else:
         steps = np.diff(positions @ np.linalg.inv(cell), axis=0) @ (0.5 * (cell[1:] + cell[:-1]))
         paths = np.concatenate([np.zeros_like(positions[:1]), np.cumsum(steps, axis=0)])
-    velocities = of_atoms("velocities") / FS_PER_INTERNAL_TIME if "velocities" in frames else None
+    known = bool(known_velocities(frames).all())
+    velocities = of_atoms("velocities") / FS_PER_INTERNAL_TIME if known else None
     masses = frames.atomic_masses[:atoms].double().numpy()[moves]
     centre = np.einsum("a,fax->fx", masses / masses.sum(), paths)
     is_held = not moves.all() or atoms == 1

@@ -81,8 +81,9 @@ def _analyse(
         row |= _FIGURES[type(item).__name__](item) if type(item).__name__ in _FIGURES else {}
     if row.get("diffuses") is False:
         notes.append(
-            f"{summary['system']}: displacement grows as time to the {row['exponent']:.1f}, not 1, in the range of the "
-            f"fit: no diffusion there, or a run that is too short to see it."
+            f"{summary['system']}: D is no diffusion coefficient. At {row['fit_to_fs']:g} fs the displacement is "
+            f"{row['displacement']:.2g} Å² and grows as time to the {row['exponent']:.1f}: atoms do not diffuse, or the "
+            f"run is too short to see it."
         )
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}, found
 
@@ -112,6 +113,7 @@ def _first_peak(found: RadialDistribution) -> dict[str, Any]:
 
 def _coefficients(found: Diffusion) -> dict[str, Any]:
     row: dict[str, Any] = {"diffuses": bool(found.is_diffusive()[0]), "exponent": float(found.exponent[0])}
+    row["displacement"] = float(found.reached[0])
     for place, name in enumerate(found.names):
         suffix = "" if place == 0 else f"_{name}"
         row[f"diffusion{suffix}_cm2_per_s"] = float(found.values_cm2_per_s[place])

@@ -73,6 +73,7 @@ def _headline(run: SavedRun) -> dict[str, str]:
         "model": model.get("card") or model.get("name", ""),
         "weights": digest.rpartition(":")[2][:16],
         "stages": ", then ".join(_stage(kind, settings) for kind, settings in run.stages),
+        "seed": str(run.settings.get("seed", "")) if any(kind == "md" for kind, _ in run.stages) else "",
         "frames": f"{record['frames']:,}"
         if run.has_ended
         else f"{run.num_frames:,} so far, up to step {run.last_step:,}",

@@ -33,7 +33,7 @@ def md(
     threads: int | None = None,
     max_atoms: int | None = None,
     every: int = 10,
-    seed: int = 42,
+    seed: int | str = 42,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     title: str = "",
@@ -66,7 +66,8 @@ def md(
     friction
         Of the thermostat, 1/fs; 0.001 to 0.05 is usual. Taken by nvt; 0.01 1/fs by default.
     seed
-        Seed of velocities and noise. A system's path depends on it and on its place in `structures`, not on the batch.
+        Seed of velocities and noise, or ``"random"`` for another one in each call, see `RunResult.seed`. A system's
+        path depends on it and on its place in `structures`, not on the batch.
 
     Returns
     -------

@@ -32,7 +32,7 @@ def relax(
     threads: int | None = None,
     max_atoms: int | None = None,
     every: int = 10,
-    seed: int = 42,
+    seed: int | str = 42,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     title: str = "",

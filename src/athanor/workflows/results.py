@@ -53,6 +53,8 @@ class RunResult:
         Trajectory store, or None if nothing was kept.
     interrupted
         Whether the run was stopped before its end.
+    seed
+        Seed of velocities and noise, also where it was drawn; None of an evaluation.
     """
 
     structures: list[Atoms] = field(default_factory=list)
@@ -63,6 +65,7 @@ class RunResult:
     folder: Path | None = None
     frames: Path | None = None
     interrupted: bool = False
+    seed: int | None = None
 
     @property
     def failed(self) -> list[int]:

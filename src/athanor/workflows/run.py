@@ -26,6 +26,7 @@ from athanor.workflows.record import RunRecord
 from athanor.workflows.reserve import Reserve
 from athanor.workflows.results import RunResult, add_chunk, add_not_computed, rows_of_not_computed
 from athanor.workflows.saved_log import VOIGT
+from athanor.workflows.settings import SEED
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import MDSpec, describe_stages
 from athanor.workflows.structures import System, from_python
@@ -135,7 +136,7 @@ class _Run:
     ) -> None:
         self.plan, self.spec, self.systems = plan, plan.spec, plan.systems
         self.progress = Progress(shown=progress, chunks=len(plan.chunks), steps=self.spec.total_steps)
-        self.result = RunResult()
+        self.result = RunResult(seed=self.spec.seed)
         self.sink: Any = None
         self.record: RunRecord | None = None
         self._log: Any = None
@@ -148,7 +149,7 @@ class _Run:
         state = "failed"
         with stop_between_steps() as flag:
             self._make_folder()
-            self.progress.say(f"{self.plan.in_words()}; {describe_stages(self.spec.stages)}")
+            self.progress.say(f"{self.plan.in_words()}; {describe_stages(self.spec.stages)}{_seed_in_words(self.spec)}")
             try:
                 with self.progress:
                     self._run_chunks(flag)
@@ -302,6 +303,12 @@ class _Run:
         self._missing += [f"the last {waiting} of {all_frames} frames"] if waiting else []
         self._attempt(self.sink.abandon)  # whoever keeps the error, keeps the sink
         return int(self.sink.acknowledged)
+
+
+def _seed_in_words(spec: RunSpec) -> str:
+    """Say the seed of dynamics that is not the usual one: a run with it can be repeated."""
+    draws = any(isinstance(stage, MDSpec) for stage in spec.stages)
+    return f"; seed {spec.seed}" if draws and spec.seed != SEED.default else ""
 
 
 def _conserved(spec: RunSpec, engines: list[Any], tracker: Tracker, batch: Batch) -> torch.Tensor:

@@ -19,7 +19,7 @@ _LAST = 8
 """Last lag that is used: the whole time over this."""
 _RATIO = 1.4
 """Between the lags that are tried."""
-_CLOSE, _FAR = 0.2, 1.0
+_CLOSE, _FAR = 0.2, 0.5
 """What tells diffusion: how far the exponent may be from 1, and how large the displacement must be, Å²."""
 CM2_PER_S = 0.1
 """One Å²/fs in cm²/s."""
@@ -68,7 +68,7 @@ class Diffusion:
         return self.error * CM2_PER_S
 
     def is_diffusive(self) -> np.ndarray:
-        """Whether the displacement grows as time, and beyond 1 Å², [names]; else `values` are no diffusion coefficients.
+        """Whether the displacement grows as time, and beyond 0.5 Å², [names]; else `values` say nothing of diffusion.
 
         A vibration passes through any exponent on its way from free flight to rest, but does not get so far.
         """

@@ -24,6 +24,7 @@ def analyse_run(
 ) -> int:
     """Print a row for each system, and draw what there is to draw."""
     from athanor.workflows.folder import ANALYSIS
+    from athanor.workflows.plot_lines import labels_of
     from athanor.workflows.saved_run import SavedRun
 
     run = SavedRun(out)
@@ -31,10 +32,10 @@ def analyse_run(
     rows: list[dict[str, Any]] = []
     drawn: list[tuple[str, list[Any]]] = []
     notes: list[str] = []
-    for number in numbers:
-        row, found = _analyse(run, number, start, cutoff, notes)
+    for number, name in zip(numbers, labels_of([run.summary[number] for number in numbers]), strict=True):
+        row, found = _analyse(run, number, name, start, cutoff, notes)
         rows.append(row)
-        drawn += [(str(row["system"]), found)] if found and len(drawn) < _MOST_DRAWN else []
+        drawn += [(name, found)] if found and len(drawn) < _MOST_DRAWN else []
     notes = list(dict.fromkeys(notes))
     if as_json:
         print_json({"folder": str(run.folder), "rows": rows, "notes": notes})
@@ -54,18 +55,18 @@ def analyse_run(
 
 
 def _analyse(
-    run: SavedRun, number: int, start: str | None, cutoff: float, notes: list[str]
+    run: SavedRun, number: int, name: str, start: str | None, cutoff: float, notes: list[str]
 ) -> tuple[dict[str, Any], list[Any]]:
     """Return the row of one system and what can be drawn of it; what can not be said goes to `notes`."""
     summary = run.summary[number]
     row: dict[str, Any] = {key: summary.get(key) for key in _IDENTITY}
     stages = run.averages(number, start=start)
     if not stages:
-        notes.append(f"{summary['system']} did not get to dynamics.")
+        notes.append(f"{name} did not get to dynamics.")
         return row, []
     row |= _means(stages[-1], summary["atoms"])
     if not stages[-1].has_settled:
-        notes.append(f"{summary['system']} took more than half of the stage to settle: run longer.")
+        notes.append(f"{name} took more than half of the stage to settle: run longer.")
     found: list[Any] = []
     for analysis in (
         lambda: run.rdf(number, cutoff=cutoff, start=start),
@@ -76,14 +77,14 @@ def _analyse(
         try:
             found.append(analysis())
         except InputError as error:
-            notes.append(f"{summary['system']}: {error}")
+            notes.append(f"{name}: {error}")
     for item in found:
         row |= _FIGURES[type(item).__name__](item) if type(item).__name__ in _FIGURES else {}
     if row.get("diffuses") is False:
         notes.append(
-            f"{summary['system']}: D is no diffusion coefficient. At {row['fit_to_fs']:g} fs the displacement is "
-            f"{row['displacement']:.2g} Å² and grows as time to the {row['exponent']:.1f}: atoms do not diffuse, or the "
-            f"run is too short to see it."
+            f"{name}: D is no diffusion coefficient. At {row['fit_to_fs']:g} fs the displacement is "
+            f"{row['displacement']:.2g} Å² and grows as time to the {row['exponent']:.1f}: atoms do not diffuse, or "
+            f"the run is too short to see it."
         )
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}, found
 
@@ -128,6 +129,8 @@ _SMALL = 1e-5
 
 
 def _diffusion(value: float, row: dict[str, Any]) -> str:
+    if not row["diffuses"]:
+        return ""
     return f"{value / _SMALL:.3f} ± {row['diffusion_error_cm2_per_s'] / _SMALL:.3f}"
 
 

@@ -13,15 +13,14 @@ from athanor._optional import OptionalDependency
 from athanor.errors import InputError
 from athanor.units import ps
 from athanor.workflows.plot import COLOURS, plain, save
-from athanor.workflows.plot_lines import LONG
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from athanor.analysis import Diffusion, MeanSquareDisplacement, RadialDistribution, VelocityAutocorrelation
 
-_FORGOTTEN = 0.02
-"""A velocity autocorrelation is drawn up to three times the lag beyond which it stays smaller."""
+_FORGOTTEN = 0.1
+"""A velocity autocorrelation is drawn up to four times the lag beyond which it stays smaller."""
 
 
 def plot_analysis(
@@ -65,7 +64,11 @@ def plot_analysis(
                     colour = COLOURS[number % len(COLOURS)]
                     draw(axes, analysis, row, label if alone else plain(name), colour, diffusion)
                     number += 1
+        axes.set_xlim(left=0.0)
+        if kind != "VelocityAutocorrelation":
+            axes.set_ylim(bottom=0.0)
         axes.grid(alpha=0.25)
+        axes.margins(x=0.0)
         axes.legend(frameon=False, fontsize="small")
     if title:
         figure.suptitle(plain(title), fontsize="large")
@@ -96,30 +99,27 @@ def _draw_radial(axes: Any, found: RadialDistribution, row: int, label: str, col
             axes.axvline(found.half_width, color=colour, linewidth=1, linestyle=":", zorder=1)
     axes.set_xlabel("distance (Å)\ndotted: half of the smallest width of the cell")
     axes.set_ylabel("radial distribution g(r)")
-    axes.set_xlim(0.0, found.r[-1])
-    axes.set_ylim(bottom=0.0)
 
 
 def _draw_displacement(
     axes: Any, found: MeanSquareDisplacement, row: int, label: str, colour: str, diffusion: Diffusion | None
 ) -> None:
-    unit = ps if found.time[-1] > LONG else 1.0
-    label = f"{label}: {_coefficient(diffusion, row)}" if diffusion is not None else label
-    _line(axes, found.time / unit, found.values[row], found.error[row], label, colour)
     if diffusion is not None:
-        first, last = diffusion.range
-        lags = np.array([first, last])
-        middle = 0.5 * (first + last)
+        label = f"{label}: {_coefficient(diffusion, row)}"
+    _line(axes, found.time / ps, found.values[row], found.error[row], label, colour)
+    if diffusion is not None and diffusion.is_diffusive()[row]:
+        lags = np.array(diffusion.range)
+        middle = lags.mean()
         at_middle = np.interp(middle, found.time, found.values[row])
         line = at_middle + 6.0 * diffusion.values[row] * (lags - middle)
-        axes.plot(lags / unit, line, color="black", linewidth=2.5, linestyle=(0, (1, 0.6)), zorder=3)
-    axes.set_xlabel(f"time ({'ps' if unit == ps else 'fs'})\nblack: the line that was fitted")
+        axes.plot(lags / ps, line, color="black", linewidth=2.5, linestyle=(0, (1, 0.6)), zorder=3)
+    axes.set_xlabel("time (ps)\nblack: the line that was fitted")
     axes.set_ylabel("mean-square displacement (Å²)")
-    axes.set_xlim(0.0, found.time[-1] / unit)
-    axes.set_ylim(bottom=0.0)
 
 
 def _coefficient(diffusion: Diffusion, row: int) -> str:
+    if not diffusion.is_diffusive()[row]:
+        return "no diffusion is seen"
     value, error = diffusion.values_cm2_per_s[row], diffusion.error_cm2_per_s[row]
     power = int(np.floor(np.log10(max(abs(value), error)))) if max(abs(value), error) > 0 else 0
     return f"D = ({value / 10.0**power:.2f} ± {error / 10.0**power:.2f}) $10^{{{power}}}$ cm²/s"
@@ -129,9 +129,8 @@ def _draw_velocities(
     axes: Any, found: VelocityAutocorrelation, row: int, label: str, colour: str, _: Diffusion | None
 ) -> None:
     values, norm = found.normalised[row], found.values[row, 0]
-    noise = np.maximum(_FORGOTTEN, 2.0 * found.error[row] / norm)
-    remembered = np.flatnonzero(np.abs(values) > np.nan_to_num(noise, nan=_FORGOTTEN))
-    last = min(len(values), 3 * (remembered[-1] if remembered.size else 0) + 10)
+    remembered = np.flatnonzero(np.abs(values) > _FORGOTTEN)
+    last = min(len(values), 4 * (remembered[-1] + 1) + 1)
     _line(axes, found.time[:last], values[:last], found.error[row, :last] / norm, label, colour)
     if row == 0:
         axes.axhline(0.0, color="#606060", linewidth=1, zorder=1)

@@ -26,7 +26,7 @@ _ZERO_FORCE = 1e-5
 """eV/Å. Forces below it, as symmetry leaves them, are drawn there."""
 _SMALL_CHANGE = 1e-7
 """Percent. A volume that changes by less is constant."""
-LONG = 2.0 * ps
+_LONG = 2.0 * ps
 """fs. Beyond it a time axis is in ps."""
 _GRID = 300
 """Points at which a crowd is described."""
@@ -117,7 +117,7 @@ def _part(saved: SavedRun, stages: Sequence[int]) -> Part:
 
 def lines_of(saved: SavedRun, numbers: Sequence[int], parts: Sequence[Part]) -> list[list[Line]]:
     """Return the lines of the systems `numbers` in each part; none of a system that did not get there."""
-    labels = _labels([saved.summary[number] for number in numbers])
+    labels = labels_of([saved.summary[number] for number in numbers])
     found: list[list[Line]] = [[] for _ in parts]
     for place, (number, label, series) in enumerate(zip(numbers, labels, saved.series(list(numbers)), strict=True)):
         row = saved.summary[number]
@@ -136,7 +136,7 @@ def lines_of(saved: SavedRun, numbers: Sequence[int], parts: Sequence[Part]) -> 
     return found
 
 
-def _labels(rows: Sequence[dict[str, Any]]) -> list[str]:
+def labels_of(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return the names of systems, with number, formula and time where names are shared; files have no room there."""
     apart, of_name = [name for name in tell_apart(rows) if name != "file"], Counter(row["system"] for row in rows)
     return [
@@ -177,7 +177,7 @@ def abscissa(part: Part, lines: Sequence[Line]) -> tuple[str, float]:
     """Return the title of the horizontal axis, and what its values are divided by."""
     if not part.is_md:
         return "step of the relaxation", 1.0
-    return ("time (ps)", ps) if max(line.x[-1] for line in lines) > LONG else ("time (fs)", 1.0)
+    return ("time (ps)", ps) if max(line.x[-1] for line in lines) > _LONG else ("time (fs)", 1.0)
 
 
 @dataclass(frozen=True, slots=True)

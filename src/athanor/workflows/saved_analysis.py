@@ -89,6 +89,7 @@ class SavedAnalysis:
         start
             Time in each stage before which nothing counts, fs (or text such as ``"1 ps"``). By default the stage is
             followed until temperature, potential energy and volume have settled, see `athanor.analysis.equilibration`.
+            Stages before the last one that are shorter are left out.
 
         Raises
         ------
@@ -105,7 +106,11 @@ class SavedAnalysis:
         numbers = [number for number, (kind, _) in enumerate(self.stages) if kind == MD.name]
         if not numbers:
             raise InputError(f"`{self.folder}` is a run without dynamics; there is nothing to average.")
-        return [_of_stage(series, number, start) for number in numbers if (series.stage == number).any()]
+        reached = [number for number in numbers if (series.stage == number).any()]
+        found = [_of_stage(series, number, start) for number in reached]
+        if found and found[-1] is None:
+            raise InputError(f"`start` is {start}, and stage {reached[-1]} was not logged for so long.")
+        return [stage for stage in found if stage is not None]
 
     def rdf(
         self,
@@ -239,8 +244,8 @@ class SavedAnalysis:
         return 0
 
 
-def _of_stage(series: Series, stage: int, start: float | str | None) -> StageAverages:
-    """Means over the rows of the log of one stage."""
+def _of_stage(series: Series, stage: int, start: float | str | None) -> StageAverages | None:
+    """Means over the rows of the log of one stage; None if it is shorter than `start`."""
     from athanor.analysis import averages, equilibration
 
     here = series.stage == stage
@@ -250,8 +255,7 @@ def _of_stage(series: Series, stage: int, start: float | str | None) -> StageAve
         settling = (columns[name] for name in ("temperature", "energy", "volume"))
         first = equilibration(*(values for values in settling if np.isfinite(values).all()))
     else:
-        wanted = parse_quantity(start, TIME)
-        first = int(np.searchsorted(time, wanted * (1.0 - 1e-9)))
+        first = int(np.searchsorted(time, parse_quantity(start, TIME) * (1.0 - 1e-9)))
         if first >= len(time):
-            raise InputError(f"`start` is {wanted:g} fs, and stage {stage} was logged for {time[-1]:g} fs only.")
+            return None
     return StageAverages(stage, float(time[first]), float(time[-1]), start is None, **averages(columns, first))

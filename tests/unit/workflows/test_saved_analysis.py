@@ -67,8 +67,9 @@ def test_a_start_can_be_given(saved: SavedRun) -> None:
     assert [stage.start for stage in given] == [100.0, 100.0]
     assert not given[0].detected
     assert given[0].has_settled
-    with pytest.raises(InputError, match="logged for 180 fs only"):
-        saved.averages(0, start="1 ps")
+    assert [stage.stage for stage in saved.averages(0, start="1 ps")] == [2]
+    with pytest.raises(InputError, match="stage 2 was not logged for so long"):
+        saved.averages(0, start="3 ps")
 
 
 def test_a_stage_that_has_not_settled_says_so() -> None:
@@ -97,7 +98,7 @@ def test_frames_are_those_of_the_last_stage_once_it_has_settled(saved: SavedRun)
 def test_a_crystal_shows_its_shells_and_does_not_diffuse(saved: SavedRun) -> None:
     found = saved.rdf(0, cutoff=8.0)
     assert found.coordination("Ar-Ar", 4.6) == pytest.approx(12.0, abs=0.2)
-    assert saved.diffusion(0).reached[0] < 0.5
+    assert saved.diffusion(0).reached[0] < 0.4
     assert not saved.diffusion(0).is_diffusive().any()
     assert abs(saved.diffusion(0, method="green-kubo", upto="100 fs").range[1] - 100.0) < 1e-9
     thermal = saved.velocity_autocorrelation(0).values[0, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -68,6 +69,7 @@ def test_the_covariance_of_a_walk_is_the_one_that_is_seen() -> None:
     np.testing.assert_allclose(np.cov(seen.T), 2.0 * diffusion.walk_covariance(lags, 59), rtol=0.12)
 
 
+@functools.cache
 def langevin(frames: int, atoms: int, seed: int, friction: float = 0.02, spacing: float = 10.0) -> Motion:
     """Free particles with <v²> = 1e-4 Å²/fs² on each axis: D is 1e-4 / friction = 5e-3 Å²/fs, and memory 50 fs."""
     rng, decay, spread = np.random.default_rng(seed), np.exp(-friction * spacing / 20), 1e-2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +172,14 @@ def test_pictures_hold_what_was_found(saved: SavedRun) -> None:
     figure = plot_analysis([("Ar32", found)], title="argon")
     radial, displacement, velocities = figure.axes
     np.testing.assert_array_equal(radial.lines[0].get_ydata(), found[0].g[0])
-    assert displacement.get_legend().get_texts()[0].get_text().startswith("Ar: D = (")
+    assert displacement.get_legend().get_texts()[0].get_text() == "Ar: no diffusion is seen"
+    flowing = replace(
+        found[2], exponent=np.ones(1), reached=np.ones(1), values=np.array([2e-4]), error=np.array([1e-5])
+    )
+    displacement = plot_analysis([("Ar32", [found[1], flowing])]).axes[0]
+    assert displacement.get_legend().get_texts()[0].get_text() == "Ar: D = (2.00 ± 0.10) $10^{-5}$ cm²/s"
+    fitted = displacement.lines[1].get_xydata()  # Å² against ps
+    assert np.diff(fitted[:, 1]) / np.diff(fitted[:, 0]) == pytest.approx(6.0 * 2e-4 * 1000.0)
     assert velocities.lines[0].get_ydata()[0] == 1.0
     assert len(plot_analysis([("a", [found[0]]), ("b", [found[0]])]).axes[0].get_legend().get_texts()) == 2
     with pytest.raises(InputError, match="nothing to draw"):

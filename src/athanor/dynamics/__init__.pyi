@@ -10,10 +10,22 @@ from athanor.dynamics.failures import FailureCode as FailureCode
 from athanor.dynamics.failures import describe_failure as describe_failure
 from athanor.dynamics.failures import explain_failure as explain_failure
 from athanor.dynamics.fused import FusedStage as FusedStage
+from athanor.dynamics.integrators import NPH as NPH
+from athanor.dynamics.integrators import NPT as NPT
 from athanor.dynamics.integrators import NVE as NVE
+from athanor.dynamics.integrators import NVTCSVR as NVTCSVR
+from athanor.dynamics.integrators import Brownian as Brownian
+from athanor.dynamics.integrators import NPTCRescale as NPTCRescale
+from athanor.dynamics.integrators import NPTLangevin as NPTLangevin
+from athanor.dynamics.integrators import NVTAndersen as NVTAndersen
 from athanor.dynamics.integrators import NVTLangevin as NVTLangevin
+from athanor.dynamics.integrators import NVTNoseHoover as NVTNoseHoover
 from athanor.dynamics.optimizers import FIRE as FIRE
 from athanor.dynamics.optimizers import FIREVariableCell as FIREVariableCell
+from athanor.dynamics.schedules import Schedule as Schedule
+from athanor.dynamics.schedules import anneal as anneal
+from athanor.dynamics.schedules import ramp as ramp
+from athanor.dynamics.schedules import steps as steps
 from athanor.dynamics.velocities import initialize_velocities as initialize_velocities
 from athanor.hooks.protocol import Hook as Hook
 from athanor.hooks.stages import DynamicsStage as DynamicsStage
@@ -24,8 +36,12 @@ from athanor.sinks import ZarrData as ZarrData
 
 __all__ = [
     "FIRE",
+    "NPH",
+    "NPT",
     "NVE",
+    "NVTCSVR",
     "BaseDynamics",
+    "Brownian",
     "ConvergenceHook",
     "DemoDynamics",
     "DynamicsStage",
@@ -33,11 +49,19 @@ __all__ = [
     "FailureCode",
     "FusedStage",
     "Hook",
+    "NPTCRescale",
+    "NPTLangevin",
+    "NVTAndersen",
     "NVTLangevin",
+    "NVTNoseHoover",
+    "Schedule",
+    "anneal",
     "describe_failure",
     "explain_failure",
     "hooks",
     "initialize_velocities",
     "integrators",
     "optimizers",
+    "ramp",
+    "steps",
 ]

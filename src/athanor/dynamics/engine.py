@@ -107,8 +107,8 @@ class BaseDynamics(HookRegistryMixin):
     is_motion = True
     """Whether `batch.velocities` are what moves the atoms. The steps of an optimizer are no motion: it drops them."""
     conserves_momentum: bool | Tensor = False
-    """Whether the total momentum is a constant of motion, of all systems or of each [B]. It is then no heat, and three
-    degrees of freedom less."""
+    """Whether the total momentum is a constant of motion, of all systems or of each [B], where atoms feel only each
+    other. It is then no heat, and three degrees of freedom less."""
     start_temperature = Parameter(check_start, has_rows=False, unit="K")
     random_seed = Parameter(check_whole, has_rows=False)
     warns_of_start = True
@@ -152,6 +152,7 @@ class BaseDynamics(HookRegistryMixin):
         self.failure_notes: dict[int, str] = {}
         self._state: Any = None
         self._assigned: set[str] = set()
+        self._scheduled: dict[str, Parameter] = vars(self).get("_scheduled", {})
         self._selects_active_itself = selects_active(self)
         self._running = False
         self._driver = Driver(self, self._stages())
@@ -173,6 +174,13 @@ class BaseDynamics(HookRegistryMixin):
     @property
     def time_step(self) -> float | Tensor | None:
         """Time step in fs, one for all or one per system [B]; None if steps do not advance time."""
+        return None
+
+    def conserved_energy(self, batch: Batch) -> Tensor | None:
+        """Return what exact motion keeps constant, eV, float64 [B]; None if the method keeps nothing.
+
+        With fresh results and velocities, that is after a whole step.
+        """
         return None
 
     def temperature_at_start(self, batch: Batch) -> Tensor | None:
@@ -380,6 +388,11 @@ class BaseDynamics(HookRegistryMixin):
         return keys | (self.convergence_hook.keys & self.model.model_config.outputs)
 
     @property
+    def keeps_momentum(self) -> bool | Tensor:
+        """Whether the total momentum is a constant of motion with its model, of all systems or of each [B]."""
+        return False if self.model.model_card.external_field else self.conserves_momentum
+
+    @property
     def moves_cell(self) -> bool:
         """Whether its updates change cells."""
         return "cell" in self.__provides_keys__
@@ -422,6 +435,8 @@ class BaseDynamics(HookRegistryMixin):
         """Whether it can be given some of the systems of `batch`: nothing outside its state has a row for each."""
         if self.convergence_hook is not None and not self.convergence_hook.works_on_part:
             return False
+        if any(getattr(self, name).is_per_system for name in self._scheduled):
+            return False
         counts, ours = (len(batch), batch.num_nodes), Parameter.names_in(type(self))
         return not any(
             isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] in counts and name not in ours
@@ -442,6 +457,8 @@ class BaseDynamics(HookRegistryMixin):
     def update(self, half: str, batch: Batch, active: ActiveSet) -> None:
         """Do ``pre_update`` or ``post_update`` for the active systems, in place."""
         self.active = active
+        if self._scheduled and half == "pre_update":
+            self._follow_schedules(batch)
         if self._selects_active_itself:
             getattr(self, half)(batch)
         else:
@@ -482,6 +499,14 @@ class BaseDynamics(HookRegistryMixin):
 
     def _stages(self) -> list[StageSpec]:
         return [StageSpec(self, None, None)]
+
+    def _follow_schedules(self, batch: Batch) -> None:
+        """Bring scheduled parameters of the systems that move up to the time they have spent in the stage, in place."""
+        assert self.active is not None
+        elapsed = batch.time.reshape(-1) - self._state.entered
+        for name, parameter in self._scheduled.items():
+            rows = getattr(self._state, name)
+            self.active.select_(rows, parameter.rows_of(self, getattr(self, name).at(elapsed), batch).to(rows.dtype))
 
     @contextmanager
     def _around_run(self, batch: Batch) -> Iterator[None]:
@@ -532,5 +557,5 @@ class BaseDynamics(HookRegistryMixin):
         self._driver.end(failed=False)
 
     def _count_degrees_of_freedom(self, batch: Batch, mask: Tensor) -> None:
-        dof = count_degrees_of_freedom(batch, self.conserves_momentum)
+        dof = count_degrees_of_freedom(batch, self.keeps_momentum)
         batch.dof.copy_(torch.where(mask[:, None], dof.to(batch.dof.dtype), batch.dof))

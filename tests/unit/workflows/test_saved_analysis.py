@@ -186,3 +186,27 @@ def test_pictures_hold_what_was_found(saved: SavedRun) -> None:
         plot_analysis([("Ar32", [])])
     with pytest.raises(InputError, match="9 systems are too many"):
         plot_analysis([("Ar32", found)] * 9)
+
+
+# ------------------------------------------------------------------------------------------------- a cell that moves
+def test_density_under_pressure_and_motion_without_the_barostat(tmp_path: Path) -> None:
+    """Log and table agree on the density; paths do not have what the barostat does to all atoms alike."""
+    moved = crystal()
+    moved.positions += 500.0  # far from the origin, where a twin that takes positions as they are sees strides
+    settings = {"ensemble": "npt-crescale", "temperature": 40, "pressure": "0.1 GPa", "barostat_time": 400}
+    settings |= {"steps": 800, "timestep": 4.0, "every": 4}
+    athanor.md(moved, model=ARGON, out=tmp_path / "npt", **settings)
+    run = athanor.open(tmp_path / "npt")
+    [row], [means] = run.summary, run.averages()
+    assert means.density.error > 0.0
+    error = np.hypot(row["density_error_g_per_cm3"], means.density.error)
+    assert abs(row["density_g_per_cm3"] - means.density.mean) < 3.0 * error
+    assert abs(row["mean_volume"] - means.volume.mean) < 3.0 * np.hypot(row["mean_volume_error"], means.volume.error)
+    found = run.mean_square_displacement(start=0)
+    assert found.values.max() < 1.5
+    frames = run.frames(0)
+    cells = frames.cell.numpy()
+    raw = frames.positions.reshape(len(frames), -1, 3).numpy()
+    assert np.ptp(np.linalg.det(cells)) > 10.0
+    assert np.square(raw - raw[0]).sum(axis=2).max() > 10.0
+    assert run.rdf().coordination("Ar-Ar", 4.6) == pytest.approx(12.0, abs=0.3)

@@ -80,8 +80,9 @@ def einstein_diffusion(motion: Motion, fit: tuple[float, float] | None = None) -
 
     .. math:: \mathrm{MSD}(t) = 6 D t + c
 
-    by a line from one lag to its double: the earliest one at which the slope agrees, within the error, with that of
-    every later line. Values at different lags come from the same path, so the scatter about the line says nothing
+    by a line from one lag to its double. Of the earliest lag at which the slope agrees, within the error, with that of
+    every later line, the double is taken, so that what is left of the approach to diffusion is well below the error.
+    Values at different lags come from the same path, so the scatter about the line says nothing
     about its error. The error is the largest of three: that of a random walk, from the covariance of its displacements
     [1]_; the scatter between atoms; and the scatter between four stretches of time on each axis, which also sees
     atoms that move together.
@@ -111,7 +112,7 @@ def einstein_diffusion(motion: Motion, fit: tuple[float, float] | None = None) -
         [np.einsum("alx,nl->nax", displacement_of_atoms(part.paths, lags), weights) for part in motion.blocks(_BLOCKS)],
     )
     groups = list(motion.groups.values())
-    best = estimates.earliest(groups[0])
+    best = estimates.choose([int(line[0]) for line in lines], groups[0])
     here = np.searchsorted(lags, lines[best])
     # of a line with slope b a step along an axis has the variance b / 3, and displacements add up over the axes
     walk = np.sqrt(
@@ -140,9 +141,9 @@ def green_kubo_diffusion(motion: Motion, upto: float | None = None) -> Diffusion
 
     .. math:: D = \tfrac{1}{3} \int_0^T \langle v(0) \cdot v(t) \rangle \, dt
 
-    by the trapezoidal rule, up to the earliest lag at which the integral agrees, within the error, with that to every
-    later one. Frames must be close enough to follow the velocities: a few fs for hydrogen, some tens for heavy atoms.
-    The error is the larger of the scatter between atoms, and that between four stretches of time on each axis.
+    by the trapezoidal rule, up to twice the earliest lag at which the integral agrees, within the error, with that to
+    every later one. Frames must be close enough to follow the velocities: a few fs for hydrogen, some tens for heavy
+    atoms. The error is the larger of the scatter between atoms, and that between four stretches of time on each axis.
 
     Parameters
     ----------
@@ -172,7 +173,7 @@ def green_kubo_diffusion(motion: Motion, upto: float | None = None) -> Diffusion
 
     estimates = _Estimates(integrals(motion), [integrals(part) for part in motion.blocks(_BLOCKS)])
     groups = list(motion.groups.values())
-    best = estimates.earliest(groups[0])
+    best = estimates.choose(ends, groups[0])
     return Diffusion(
         names=tuple(motion.groups),
         values=np.array([estimates.mean(best, atoms) for atoms in groups]),
@@ -215,18 +216,24 @@ class _Estimates:
         between_times = of_blocks.mean(axis=1).var(axis=0, ddof=1)  # of each axis
         return float(np.nanmax([error_of_blocks(of_atoms.sum(axis=1)), np.sqrt(between_times.sum() / len(of_blocks))]))
 
-    def earliest(self, atoms: np.ndarray) -> int:
-        """Return the first estimate which, like all after it, agrees with every later one within the error.
+    def choose(self, lags: Sequence[int], atoms: np.ndarray) -> int:
+        """Return which estimate to take; each has a lag that it starts or ends at.
 
-        What is left of the bias of early ones is then smaller than the error (Lepski's rule).
+        The first one counts which, like all after it, agrees with every later one within the error (Lepski's rule).
+        What is left of its bias may be as large as the error, so the one at twice its lag is taken, if there is one.
         """
-        best = len(self._of_atoms) - 1
-        for number in reversed(range(best)):
-            for later in range(number + 1, len(self._of_atoms)):
-                if abs(self.mean(number, atoms) - self.mean(later, atoms)) > self.error(number, atoms, later):
-                    return best
-            best = number
-        return best
+        best = len(lags) - 1
+        while best and self._agrees(best - 1, atoms):
+            best -= 1
+        return min(int(np.searchsorted(lags, 2 * lags[best])), len(lags) - 1)
+
+    def _agrees(self, number: int, atoms: np.ndarray) -> bool:
+        """Whether an estimate agrees with every later one within the error."""
+        mean = self.mean(number, atoms)
+        return all(
+            abs(mean - self.mean(later, atoms)) <= self.error(number, atoms, later)
+            for later in range(number + 1, len(self._of_atoms))
+        )
 
 
 def _geometric(last: int) -> list[int]:

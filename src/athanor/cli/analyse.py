@@ -142,7 +142,7 @@ _COLUMNS: list[Any] = [
     ("T / K", "temperature", "right", decimals(1, "temperature_error")),
     ("p / GPa", "pressure_GPa", "right", decimals(3, "pressure_error_GPa")),
     ("ρ / g/cm³", "density_g_per_cm3", "right", decimals(3, "density_error_g_per_cm3")),
-    ("E / eV/atom", "energy_per_atom", "right", decimals(4, "energy_per_atom_error")),
+    ("E / eV/atom", "energy_per_atom", "right", decimals(5, "energy_per_atom_error")),
     ("peak / Å", "peak", "left", lambda value, row: str(value)),
     ("D / 1e-5 cm²/s", "diffusion_cm2_per_s", "right", _diffusion),
 ]

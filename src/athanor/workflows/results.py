@@ -259,7 +259,8 @@ def _averaged(tracker: Tracker, batch: Batch, place: int, spec: RunSpec, atoms: 
         return {}
     moves_cell = bool(averages.samples[place, volume])
     after = averages.settled_after(place, [AVERAGED.index("temperature"), energy, *([volume] if moves_cell else [])])
-    dt = next(stage.timestep for stage in reversed(spec.stages) if isinstance(stage, MDSpec))
+    reached = spec.stages[: int(tracker.stage_of_step(batch)[place]) + 1]
+    dt = next(stage.timestep for stage in reversed(reached) if isinstance(stage, MDSpec))
     row: dict[str, Any] = {"settled_after_fs": after * int(averages.samples[place, energy]) * tracker.stride * dt}
     mass = float(atoms.get_masses().sum()) / g_per_cm3
     columns = {"temperature": ("temperature", "", 1.0), "pressure": ("pressure", "_GPa", 1.0 / GPa),

@@ -99,7 +99,7 @@ def test_particles_with_memory(estimate: Callable[[Motion], Diffusion]) -> None:
 def test_the_first_lags_that_come_would_be_noticed(
     estimate: Callable[[Motion], Diffusion], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(diffusion._Estimates, "earliest", lambda self, atoms: 0)
+    monkeypatch.setattr(diffusion._Estimates, "choose", lambda self, lags, atoms: 0)
     with pytest.raises(AssertionError):
         test_particles_with_memory(estimate)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _VALUES = ("energy", "fmax", "smax")
 AVERAGED = ("temperature", "energy", "volume", "inverse_volume", "pressure")
 """What is averaged over dynamics: K, eV, Å³, 1/Å³, eV/Å³; volumes where the stage moves the cell."""
-_SAMPLES = 200
+_FEWEST_SAMPLES, _MOST_SAMPLES = 200, 2000
 """Samples of a stage that are aimed at; one costs as much as a step of a small system, and neighbours are alike."""
 
 
@@ -107,9 +107,9 @@ class Tracker:
 
     Notes
     -----
-    The last stage of dynamics is sampled at least where it is logged, a short one at every step; the pressure where the
-    stress is computed. What is the way to equilibrium is left out when means are read: a start from a relaxed crystal
-    takes half of the heat.
+    The last stage of dynamics is sampled some hundred or thousand times, a short one at every step; the pressure where
+    the stress is computed. What is the way to equilibrium is left out when means are read: a start from a relaxed
+    crystal takes half of the heat.
     """
 
     frequency = 1
@@ -262,6 +262,9 @@ class Tracker:
 
 
 def _stride(steps: Sequence[int], every: int) -> int:
-    """Steps between samples: a part of those between rows of the log, so that both see the same stress."""
-    most = max(1, min(steps, default=1) // _SAMPLES)
-    return max(stride for stride in range(1, min(every, most) + 1) if every % stride == 0)
+    """Steps between samples: a part or a multiple of those between rows of the log, where the stress is computed."""
+    shortest = min(steps, default=1)
+    most = max(1, shortest // _FEWEST_SAMPLES)
+    if most < every:
+        return max(stride for stride in range(1, most + 1) if every % stride == 0)
+    return every * max(1, shortest // (_MOST_SAMPLES * every))

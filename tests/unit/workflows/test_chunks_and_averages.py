@@ -201,9 +201,15 @@ def test_at_constant_volume_the_density_is_that_of_the_cell() -> None:
     assert row["density_g_per_cm3"] == pytest.approx(4 * 39.948 / g_per_cm3 / volumes[-1], rel=1e-4)
 
 
-def test_samples_are_taken_where_rows_are_logged() -> None:
-    assert [_stride([steps], every) for steps, every in ((20, 10), (1000, 10), (5000, 10), (5000, 7), (10**6, 1))] == [
-        1, 5, 10, 7, 1
-    ]  # fmt: skip
+@pytest.mark.parametrize(
+    ("steps", "every", "stride"),
+    [(20, 10, 1), (1000, 10, 5), (5000, 10, 10), (5000, 7, 7), (10**6, 10, 500), (10**6, 1, 500), (1000, 1000, 5)],
+)
+def test_samples_are_taken_where_rows_are_logged(steps: int, every: int, stride: int) -> None:
+    assert _stride([steps], every) == stride
+    assert stride % every == 0 or every % stride == 0
+
+
+def test_the_shortest_stage_is_sampled_enough() -> None:
     assert _stride([10**6, 400], 10) == 2
     assert _stride([], 10) == 1

@@ -66,7 +66,7 @@ def _analyse(
         return row, []
     row |= _means(stages[-1], summary["atoms"])
     if not stages[-1].has_settled:
-        notes.append(f"{name} took more than half of the stage to settle: run longer.")
+        notes.append(f"{name} did not settle in the first half of the stage, so the second half counts: run longer.")
     found: list[Any] = []
     for analysis in (
         lambda: run.rdf(number, cutoff=cutoff, start=start),

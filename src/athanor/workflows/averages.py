@@ -11,6 +11,8 @@ from athanor.analysis.statistics import equilibration
 _BLOCKS = 256
 _FEWEST = 6
 """Blocks below which an error estimate means too little to be used."""
+_MOST = 0.5
+"""Part of the samples that is left out at most: what settles later has not settled."""
 _FEWEST_TO_DETECT = 50
 """Blocks below which nothing is said of when a system has settled, and the first half is left out."""
 
@@ -63,17 +65,17 @@ class BlockAverages:
         self.samples.masked_fill_(which[:, None], 0)
 
     def settled_after(self, index: int, quantities: list[int]) -> float:
-        """Return the part of the samples of one system that is the way to equilibrium, from 0 to 1.
+        """Return the part of the samples of one system that is the way to equilibrium, at most half.
 
         It is found by `athanor.analysis.equilibration` in the means of the blocks of `quantities`, which are sampled
-        together; of few samples it is the first half.
+        together. Of few samples, and where it is not found in the first half, it is that half.
         """
         length = int(self.length[index, quantities[0]])
         whole = int(self.samples[index, quantities[0]]) // length
         if whole < _FEWEST_TO_DETECT:
-            return 0.5
+            return _MOST
         sums = self.sums[index, quantities].cpu().numpy()[:, :whole]
-        return equilibration(*sums) / whole
+        return min(equilibration(*sums) / whole, _MOST)
 
     def mean_and_error(self, index: int, quantity: int = 0, after: float = 0.0) -> tuple[float, float, int]:
         """Return mean and standard error of one system, and how many samples they are of; NaN where there are too few.

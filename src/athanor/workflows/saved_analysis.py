@@ -42,8 +42,9 @@ class StageAverages:
         Number of the stage in the job.
     start, end
         Stretch of time that counts, fs since the stage began: what is before is the way to equilibrium.
-    detected
-        Whether `start` was found in the log, not given.
+    has_settled
+        Whether the way to equilibrium took less than half of the stage. Else the second half counts, and the run is too
+        short. True where `start` was given.
     temperature, pressure, volume, density, energy
         K, eV/Å³, Å³, g/cm³, eV (potential), each with its standard error; NaN where there is none. Of a constant the
         error is 0.
@@ -52,17 +53,12 @@ class StageAverages:
     stage: int
     start: float
     end: float
-    detected: bool
+    has_settled: bool
     temperature: Average
     pressure: Average
     volume: Average
     density: Average
     energy: Average
-
-    @property
-    def has_settled(self) -> bool:
-        """Whether the way to equilibrium took less than half of the stage; else run longer."""
-        return not self.detected or self.start <= 0.5 * self.end
 
 
 class SavedAnalysis:
@@ -253,9 +249,10 @@ def _of_stage(series: Series, stage: int, start: float | str | None) -> StageAve
     columns = {name: getattr(series, name)[here] for name in AVERAGED}
     if start is None:
         settling = (columns[name] for name in ("temperature", "energy", "volume"))
-        first = equilibration(*(values for values in settling if np.isfinite(values).all()))
+        found = equilibration(*(values for values in settling if np.isfinite(values).all()))
+        first = min(found, len(time) // 2)
     else:
-        first = int(np.searchsorted(time, parse_quantity(start, TIME) * (1.0 - 1e-9)))
+        found = first = int(np.searchsorted(time, parse_quantity(start, TIME) * (1.0 - 1e-9)))
         if first >= len(time):
             return None
-    return StageAverages(stage, float(time[first]), float(time[-1]), start is None, **averages(columns, first))
+    return StageAverages(stage, float(time[first]), float(time[-1]), found == first, **averages(columns, first))

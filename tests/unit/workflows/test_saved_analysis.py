@@ -14,7 +14,6 @@ import athanor
 from athanor.cli.main import call
 from athanor.errors import InputError
 from athanor.units import g_per_cm3
-from athanor.workflows import saved_analysis
 from athanor.workflows.saved_run import SavedRun
 
 ARGON = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 6.5}
@@ -53,7 +52,7 @@ def test_means_are_those_of_each_stage_once_it_has_settled(saved: SavedRun) -> N
     series = saved.series(0)
     late = (series.stage == 2) & (series.time - series.time[series.stage == 2][0] >= last.start)
     assert 0.0 < last.start < last.end
-    assert last.detected
+    assert last.has_settled
     assert last.temperature.mean == pytest.approx(series.temperature[late].mean())
     assert last.energy.mean == pytest.approx(series.energy[late].mean())
     assert last.pressure.mean == pytest.approx(series.pressure[late].mean())
@@ -66,16 +65,19 @@ def test_means_are_those_of_each_stage_once_it_has_settled(saved: SavedRun) -> N
 def test_a_start_can_be_given(saved: SavedRun) -> None:
     given = saved.averages(0, start=100)
     assert [stage.start for stage in given] == [100.0, 100.0]
-    assert not given[0].detected
     assert given[0].has_settled
     assert [stage.stage for stage in saved.averages(0, start="1 ps")] == [2]
     with pytest.raises(InputError, match="stage 2 was not logged for so long"):
         saved.averages(0, start="3 ps")
 
 
-def test_a_stage_that_has_not_settled_says_so() -> None:
-    average = saved_analysis.StageAverages(0, 600.0, 1000.0, True, *[None] * 5)  # type: ignore[arg-type]
-    assert not average.has_settled
+def test_of_a_stage_that_has_not_settled_the_second_half_counts(
+    saved: SavedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("athanor.analysis.equilibration", lambda *series: len(series[0]) - 3)
+    last = saved.averages(0)[-1]
+    assert not last.has_settled
+    assert last.start == pytest.approx(0.5 * last.end, abs=20.0)
 
 
 def test_a_cluster_has_no_density_and_no_radial_distribution(saved: SavedRun) -> None:

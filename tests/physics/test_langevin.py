@@ -8,6 +8,7 @@ from torch import nn
 
 from athanor.data import AtomicData, Batch
 from athanor.dynamics import NVTLangevin
+from athanor.dynamics.noise import LangevinNoise
 from athanor.dynamics.updates import drift_, kick_
 from athanor.models.base import BaseModelMixin, ModelConfig
 from athanor.units import BOLTZMANN, internal_time_to_fs
@@ -37,7 +38,7 @@ class OBABO(NVTLangevin):
 
     def pre_update(self, batch):
         steps = self._steps.refresh(batch, self._state.dt)
-        self._ornstein_uhlenbeck_(batch, None)
+        self.bath_(batch)
         kick_(batch.velocities, batch.forces, steps.half_dt_over_mass)
         drift_(batch.positions, batch.velocities, steps.dt)
 
@@ -45,11 +46,18 @@ class OBABO(NVTLangevin):
 class WrongNoise(NVTLangevin):
     """Mutant: noise amplitude sqrt(1 - c) for sqrt(1 - c^2)."""
 
-    def _refresh_noise(self, batch):
-        known = self._noise_source
-        super()._refresh_noise(batch)
-        if self._noise_source is not known:
-            self._width = self._width / torch.sqrt(1 + self._decay)
+    def bath_(self, batch):
+        fresh = self._noise
+        self._noise = WeakerNoise()
+        super().bath_(batch)
+        self._noise = fresh
+
+
+class WeakerNoise(LangevinNoise):
+    def refresh(self, batch, *sources):
+        super().refresh(batch, *sources)
+        self.width = self.width / torch.sqrt(1 + self.decay)[batch.batch_idx]
+        return self
 
 
 MASS, K, TEMPERATURE, OMEGA_DT = 4.0, 2.0, 300.0, 0.5

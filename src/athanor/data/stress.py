@@ -92,7 +92,7 @@ def residual_stress(batch: Batch, pressure: float | torch.Tensor = 0.0) -> torch
     batch
         Needs ``stress``.
     pressure
-        Target, compression positive, eV/Å³; a number or one per system.
+        Target, compression positive, eV/Å³; a number, one per system, or tensors [B, 3, 3].
 
     Returns
     -------
@@ -100,8 +100,10 @@ def residual_stress(batch: Batch, pressure: float | torch.Tensor = 0.0) -> torch
         eV/Å³, [B, 3, 3]; zero for a system without a cell.
     """
     stress = batch.stress.detach()
-    target = torch.as_tensor(pressure, dtype=stress.dtype, device=stress.device).reshape(-1, 1, 1)
-    stress = stress + target * torch.eye(3, dtype=stress.dtype, device=stress.device)
+    target = torch.as_tensor(pressure, dtype=stress.dtype, device=stress.device)
+    if target.ndim < 3:
+        target = target.reshape(-1, 1, 1) * torch.eye(3, dtype=stress.dtype, device=stress.device)
+    stress = stress + target
     stress = torch.where(batch.has_cell[:, None, None], stress, 0.0)
     if "pbc" not in batch or bool(batch.pbc.all()):
         return stress

@@ -7,7 +7,18 @@ from athanor.dynamics.demo import DemoDynamics
 from athanor.dynamics.engine import BaseDynamics
 from athanor.dynamics.failures import FailureCode, describe_failure, explain_failure
 from athanor.dynamics.fused import FusedStage
-from athanor.dynamics.integrators import NVE, NVTLangevin
+from athanor.dynamics.integrators import (
+    NPH,
+    NPT,
+    NVE,
+    NVTCSVR,
+    Brownian,
+    NPTCRescale,
+    NPTLangevin,
+    NVTAndersen,
+    NVTLangevin,
+    NVTNoseHoover,
+)
 from athanor.dynamics.optimizers import FIRE, FIREVariableCell
 from athanor.dynamics.velocities import initialize_velocities
 from athanor.hooks.protocol import Hook
@@ -15,8 +26,12 @@ from athanor.hooks.stages import DynamicsStage
 
 __all__ = [
     "FIRE",
+    "NPH",
+    "NPT",
     "NVE",
+    "NVTCSVR",
     "BaseDynamics",
+    "Brownian",
     "ConvergenceHook",
     "DemoDynamics",
     "DynamicsStage",
@@ -24,7 +39,11 @@ __all__ = [
     "FailureCode",
     "FusedStage",
     "Hook",
+    "NPTCRescale",
+    "NPTLangevin",
+    "NVTAndersen",
     "NVTLangevin",
+    "NVTNoseHoover",
     "describe_failure",
     "explain_failure",
     "hooks",

@@ -10,8 +10,16 @@ from athanor.dynamics.failures import FailureCode as FailureCode
 from athanor.dynamics.failures import describe_failure as describe_failure
 from athanor.dynamics.failures import explain_failure as explain_failure
 from athanor.dynamics.fused import FusedStage as FusedStage
+from athanor.dynamics.integrators import NPH as NPH
+from athanor.dynamics.integrators import NPT as NPT
 from athanor.dynamics.integrators import NVE as NVE
+from athanor.dynamics.integrators import NVTCSVR as NVTCSVR
+from athanor.dynamics.integrators import Brownian as Brownian
+from athanor.dynamics.integrators import NPTCRescale as NPTCRescale
+from athanor.dynamics.integrators import NPTLangevin as NPTLangevin
+from athanor.dynamics.integrators import NVTAndersen as NVTAndersen
 from athanor.dynamics.integrators import NVTLangevin as NVTLangevin
+from athanor.dynamics.integrators import NVTNoseHoover as NVTNoseHoover
 from athanor.dynamics.optimizers import FIRE as FIRE
 from athanor.dynamics.optimizers import FIREVariableCell as FIREVariableCell
 from athanor.dynamics.velocities import initialize_velocities as initialize_velocities
@@ -24,8 +32,12 @@ from athanor.sinks import ZarrData as ZarrData
 
 __all__ = [
     "FIRE",
+    "NPH",
+    "NPT",
     "NVE",
+    "NVTCSVR",
     "BaseDynamics",
+    "Brownian",
     "ConvergenceHook",
     "DemoDynamics",
     "DynamicsStage",
@@ -33,7 +45,11 @@ __all__ = [
     "FailureCode",
     "FusedStage",
     "Hook",
+    "NPTCRescale",
+    "NPTLangevin",
+    "NVTAndersen",
     "NVTLangevin",
+    "NVTNoseHoover",
     "describe_failure",
     "explain_failure",
     "hooks",

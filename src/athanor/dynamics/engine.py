@@ -107,8 +107,8 @@ class BaseDynamics(HookRegistryMixin):
     is_motion = True
     """Whether `batch.velocities` are what moves the atoms. The steps of an optimizer are no motion: it drops them."""
     conserves_momentum: bool | Tensor = False
-    """Whether the total momentum is a constant of motion, of all systems or of each [B]. It is then no heat, and three
-    degrees of freedom less."""
+    """Whether the total momentum is a constant of motion, of all systems or of each [B], where atoms feel only each
+    other. It is then no heat, and three degrees of freedom less."""
     start_temperature = Parameter(check_start, has_rows=False, unit="K")
     random_seed = Parameter(check_whole, has_rows=False)
     warns_of_start = True
@@ -173,6 +173,13 @@ class BaseDynamics(HookRegistryMixin):
     @property
     def time_step(self) -> float | Tensor | None:
         """Time step in fs, one for all or one per system [B]; None if steps do not advance time."""
+        return None
+
+    def conserved_energy(self, batch: Batch) -> Tensor | None:
+        """Return what exact motion keeps constant, eV, float64 [B]; None if the method keeps nothing.
+
+        With fresh results and velocities, that is after a whole step.
+        """
         return None
 
     def temperature_at_start(self, batch: Batch) -> Tensor | None:
@@ -380,6 +387,11 @@ class BaseDynamics(HookRegistryMixin):
         return keys | (self.convergence_hook.keys & self.model.model_config.outputs)
 
     @property
+    def keeps_momentum(self) -> bool | Tensor:
+        """Whether the total momentum is a constant of motion with its model, of all systems or of each [B]."""
+        return False if self.model.model_card.external_field else self.conserves_momentum
+
+    @property
     def moves_cell(self) -> bool:
         """Whether its updates change cells."""
         return "cell" in self.__provides_keys__
@@ -532,5 +544,5 @@ class BaseDynamics(HookRegistryMixin):
         self._driver.end(failed=False)
 
     def _count_degrees_of_freedom(self, batch: Batch, mask: Tensor) -> None:
-        dof = count_degrees_of_freedom(batch, self.conserves_momentum)
+        dof = count_degrees_of_freedom(batch, self.keeps_momentum)
         batch.dof.copy_(torch.where(mask[:, None], dof.to(batch.dof.dtype), batch.dof))

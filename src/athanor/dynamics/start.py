@@ -68,7 +68,7 @@ def settle_velocities_(engine: Any, batch: Batch, systems: Tensor, *, says: bool
         _warn_if_far(engine, batch, known, target)
     if bool(unknown.any()):
         if target is not None and not engine.keep_velocities:
-            draw_velocities_(batch, unknown, target, engine.random_seed, engine.conserves_momentum)
+            draw_velocities_(batch, unknown, target, engine.random_seed, engine.keeps_momentum)
         elif says and not engine.keep_velocities:
             _warn_of_rest(engine, batch, unknown)
     batch.velocities_present.logical_or_(systems[:, None])

@@ -166,7 +166,11 @@ class Parameter(StateVariable):
         return list(Parameter.declared_in(engine_class))
 
     def _rows(self, engine: Any, batch: Batch, made: dict[str, Tensor]) -> Tensor:
-        rows = per_system(getattr(engine, self.name), self.name, batch.positions, batch.num_graphs)
+        return self.rows_of(engine, getattr(engine, self.name), batch)
+
+    def rows_of(self, engine: Any, value: Any, batch: Batch) -> Tensor:
+        """Return `value` as one row per system, in the unit of the rows."""
+        rows = per_system(value, self.name, batch.positions, batch.num_graphs)
         return rows if self._convert is None else self._convert(rows)
 
     def __get__(self, engine: Any, owner: type) -> Any:

@@ -34,7 +34,12 @@ def kick_(velocities: Tensor, forces: Tensor, dt_over_mass: Tensor, movable: Ten
     if movable is None:
         velocities.addcmul_(forces, dt_over_mass)
     else:
-        velocities.copy_(torch.where(movable, torch.addcmul(velocities, forces, dt_over_mass), velocities))
+        put_(velocities, torch.addcmul(velocities, forces, dt_over_mass), movable)
+
+
+def put_(target: Tensor, values: Tensor, movable: Tensor | None = None) -> None:
+    """Write `values` into `target`, both [N, 3], in place, where `movable` (bool [N, 3], or None for all) allows it."""
+    target.copy_(values if movable is None else torch.where(movable, values, target))
 
 
 def drift_(positions: Tensor, velocities: Tensor, dt: Tensor, movable: Tensor | None = None) -> None:

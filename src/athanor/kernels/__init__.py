@@ -5,6 +5,11 @@
 ``fire_sums``, ``fire_moves``         the passes over all atoms of a FIRE step
 ``segment_sum``, ``segment_max``      per-system sums and maxima
 ``philox_uniform``, ``philox_normal`` random numbers that are a function of (seed, system, step, atom, purpose)
+``momentum_flow``                     kinetic energy and momentum flow of each system
+``scaled``, ``moved_by_flow``         vectors under a factor, or a linear flow, of their system
+``nose_hoover_chain``, ``rescaling_factor``, ``ornstein_uhlenbeck``
+                                      what thermostats do to velocities
+``barostat_kick``, ``barostat_maps``  what drives a cell, and what its motion does to atoms
 ``build_neighbor_list``               sorted packed neighbour lists (``pack_images``, ``minimum_distance``)
 ``needs_rebuild``                     has a stored list become incomplete, per system
 ``arrange_rows``                      rows of systems moved into another order
@@ -24,11 +29,13 @@ the same arguments in the same order, or arrays and numbers made of them.
 
 from __future__ import annotations
 
+from athanor.kernels.barostat import barostat_kick, barostat_maps
 from athanor.kernels.cell import cell_shape, strained
 from athanor.kernels.coulomb import finite_coulomb, screened_coulomb
 from athanor.kernels.dispersion import dftd3
 from athanor.kernels.ewald import charge_corrections, ewald_reciprocal
 from athanor.kernels.fire import fire_moves, fire_sums
+from athanor.kernels.flow import momentum_flow, moved_by_flow, scaled
 from athanor.kernels.keep import KeptTensors
 from athanor.kernels.neighbor_displacement import needs_rebuild
 from athanor.kernels.neighbor_list import build_neighbor_list, minimum_distance, pack_images, unpack_images
@@ -37,11 +44,14 @@ from athanor.kernels.philox import Purpose, philox_normal, philox_uniform
 from athanor.kernels.pme import pme_reciprocal
 from athanor.kernels.rows import arrange_rows
 from athanor.kernels.segment import segment_max, segment_sum
+from athanor.kernels.thermostat import nose_hoover_chain, ornstein_uhlenbeck, rescaling_factor
 
 __all__ = [
     "KeptTensors",
     "Purpose",
     "arrange_rows",
+    "barostat_kick",
+    "barostat_maps",
     "build_neighbor_list",
     "cell_shape",
     "charge_corrections",
@@ -52,11 +62,17 @@ __all__ = [
     "fire_sums",
     "lennard_jones",
     "minimum_distance",
+    "momentum_flow",
+    "moved_by_flow",
     "needs_rebuild",
+    "nose_hoover_chain",
+    "ornstein_uhlenbeck",
     "pack_images",
     "philox_normal",
     "philox_uniform",
     "pme_reciprocal",
+    "rescaling_factor",
+    "scaled",
     "screened_coulomb",
     "segment_max",
     "segment_sum",

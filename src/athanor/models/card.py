@@ -43,6 +43,9 @@ class ModelCard:
         translation, or another choice of the same cell, then changes results by as much.
     short_ranged
         Whether atoms act on each other within the cutoff only, as charges do not.
+    external_field
+        Whether atoms feel places in space, such as a wall or a well, and not only each other: the total momentum is no
+        constant then, whatever the equations of motion.
     batch_invariance
         Whether a system gets equal bits alone and among others, in any slot: ``"verified"`` by test,
         ``"not_verified"``, ``"no"``.
@@ -66,6 +69,7 @@ class ModelCard:
     smooth: bool | None = None
     accuracy: float | None = None
     short_ranged: bool = True
+    external_field: bool = False
     batch_invariance: Literal["verified", "not_verified", "no", "unknown"] = "unknown"
     stress_keeps_forces: bool = False
     licence: str = ""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from athanor.dynamics.engine import BaseDynamics
-from athanor.dynamics.state import Parameter, check_positive, is_scalar
-from athanor.dynamics.updates import AtomSteps, drift_, kick_
-from athanor.units import fs_to_internal_time, internal_time_to_fs
+from athanor.dynamics.motion import Motion
+from athanor.dynamics.updates import drift_, kick_
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
 
 
-class NVE(BaseDynamics):
+class NVE(Motion):
     r"""Newton's equations by velocity Verlet: constant energy, second order, reversible.
 
     .. math::
@@ -53,29 +49,8 @@ class NVE(BaseDynamics):
     NVE(model=LennardJonesModelWrapper, dt=2 fs, n_steps=100, step_count=0)
     """
 
-    __needs_keys__ = frozenset({"forces"})
-    __provides_keys__ = frozenset({"positions", "velocities"})
     _selects_active = True
     conserves_momentum = True
-    dt = Parameter(check_positive, unit="fs", convert=fs_to_internal_time)
-
-    def __init__(
-        self,
-        model: Any,
-        dt: float | Tensor,
-        n_steps: int | None = None,
-        hooks: Any = None,
-        convergence_hook: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        self.dt = dt
-        super().__init__(model, hooks, convergence_hook, n_steps, **kwargs)
-        self._steps = AtomSteps()
-
-    @property
-    def time_step(self) -> float | Tensor:
-        """Time step in fs: one for all, or one per system [B]."""
-        return float(self.dt) if is_scalar(self.dt) else internal_time_to_fs(self._state.dt)
 
     def pre_update(self, batch: Batch) -> None:
         """Half kick with the old forces, then drift."""

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from athanor.data._stamp import ComputedFrom
-from athanor.dynamics.engine import BaseDynamics
-from athanor.dynamics.state import Parameter, check_positive, is_scalar
-from athanor.dynamics.updates import AtomSteps, drift_, kick_
+from athanor.dynamics.motion import ThermostattedMotion
+from athanor.dynamics.noise import LangevinNoise
+from athanor.dynamics.state import Parameter, check_positive
 from athanor.errors import AthanorWarning
-from athanor.kernels import philox_normal
-from athanor.kernels.philox import Purpose
-from athanor.units import BOLTZMANN, fs_to_internal_time, internal_time_to_fs, per_fs_to_internal_rate
+from athanor.units import per_fs_to_internal_rate
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -37,7 +34,7 @@ def _warn_of_strong_friction(friction: float | Tensor, dt: float | Tensor) -> No
         warnings.warn(AthanorWarning(text, "friction"), stacklevel=3)
 
 
-class NVTLangevin(BaseDynamics):
+class NVTLangevin(ThermostattedMotion):
     r"""Langevin dynamics with the BAOAB splitting: canonical sampling with small configurational error.
 
     .. math::
@@ -83,11 +80,6 @@ class NVTLangevin(BaseDynamics):
     NVTLangevin(model=LennardJonesModelWrapper, dt=2 fs, temperature=80 K, friction=0.01 1/fs, n_steps=9, step_count=0)
     """
 
-    __needs_keys__ = frozenset({"forces"})
-    __provides_keys__ = frozenset({"positions", "velocities"})
-    _selects_active = True
-    dt = Parameter(check_positive, unit="fs", convert=fs_to_internal_time)
-    temperature = Parameter(check_positive, unit="K", zero_allowed=True)
     friction = Parameter(check_positive, unit="1/fs", zero_allowed=True, convert=per_fs_to_internal_rate)
 
     def __init__(
@@ -102,68 +94,18 @@ class NVTLangevin(BaseDynamics):
         convergence_hook: Any = None,
         **kwargs: Any,
     ) -> None:
-        self.dt, self.temperature, self.friction = dt, temperature, friction
+        self.friction = friction
         _warn_of_strong_friction(friction, dt)
-        super().__init__(model, hooks, convergence_hook, n_steps, random_seed=random_seed, **kwargs)
-        self._steps = AtomSteps()
-        self._noise_source: ComputedFrom | None = None
+        super().__init__(model, dt, temperature, n_steps, hooks, convergence_hook, random_seed=random_seed, **kwargs)
+        self._noise = LangevinNoise()
 
     @property
     def conserves_momentum(self) -> Tensor:  # type: ignore[override]
         """Whether nothing damps or kicks a system: without friction, bool [B]."""
         return self._state.friction == 0
 
-    def temperature_at_start(self, batch: Batch) -> Tensor:
-        """Return that of the thermostat, K, [B], unless `start_temperature` is given."""
-        given = super().temperature_at_start(batch)
-        return self._state.temperature if given is None else given
-
-    @property
-    def time_step(self) -> float | Tensor:
-        """Time step in fs: one for all, or one per system [B]."""
-        return float(self.dt) if is_scalar(self.dt) else internal_time_to_fs(self._state.dt)
-
-    def pre_update(self, batch: Batch) -> None:
-        """B, A, O, A."""
-        steps, movable = self._steps.refresh(batch, self._state.dt), self.movable
-        kick_(batch.velocities, batch.forces, steps.half_dt_over_mass, movable)
-        drift_(batch.positions, batch.velocities, steps.half_dt, movable)
-        self._ornstein_uhlenbeck_(batch, movable)
-        drift_(batch.positions, batch.velocities, steps.half_dt, movable)
-
-    def post_update(self, batch: Batch) -> None:
-        """B with the new forces."""
-        steps = self._steps.refresh(batch, self._state.dt)
-        kick_(batch.velocities, batch.forces, steps.half_dt_over_mass, self.movable)
-
-    def _ornstein_uhlenbeck_(self, batch: Batch, movable: Tensor | None) -> None:
+    def bath_(self, batch: Batch) -> None:
         """O: exact solution of the friction and noise part over one step, in place."""
-        self._refresh_noise(batch)
-        noise = philox_normal(
-            batch.batch_ptr,
-            batch.system_id.view(-1),
-            batch.step.view(-1),
-            self.random_seed,
-            int(Purpose.LANGEVIN),
-            3,
-            batch.velocities.dtype,
-        )
-        velocities = batch.velocities
-        if movable is None:
-            velocities.mul_(self._decay).addcmul_(noise, self._width)
-        else:
-            moved = torch.addcmul(self._decay * velocities, noise, self._width)
-            velocities.copy_(torch.where(movable, moved, velocities))
-
-    def _refresh_noise(self, batch: Batch) -> None:
-        """Recompute decay and noise width of each atom, [N, 3], if time steps, masses or parameters changed."""
-        state, steps = self._state, self._steps.dt_over_mass
-        source = (steps, state.dt, state.temperature, state.friction)
-        if self._noise_source is not None and self._noise_source.holds(*source):
-            return
-        decay = torch.exp(-(state.friction.double() * state.dt.double()))
-        width = BOLTZMANN * state.temperature.double() * (1.0 - decay * decay) / state.dt.double()
-        index, dtype = batch.batch_idx, batch.velocities.dtype
-        self._decay = decay[index].to(dtype)[:, None].expand(-1, 3).contiguous()
-        self._width = torch.sqrt(width[index][:, None] * steps.double()).to(dtype)
-        self._noise_source = ComputedFrom(*source)
+        state, masses = self._state, self._moving.refresh(batch).masses
+        noise = self._noise.refresh(batch, masses, state.dt, state.temperature, state.friction)
+        self._give_velocities_(batch, *noise.applied(batch, masses, self.random_seed))

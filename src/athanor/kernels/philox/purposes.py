@@ -11,3 +11,7 @@ class Purpose(IntEnum):
 
     INITIAL_VELOCITIES = 1
     LANGEVIN = 2
+    VELOCITY_RESCALING = 3
+    COLLISIONS = 4
+    BAROSTAT = 5
+    BROWNIAN = 6

@@ -117,6 +117,7 @@ def card_of(plan: Plan) -> ModelCard:
         equivariant=_all_claim(card.equivariant for card in cards),
         smooth=_all_claim(card.smooth for card in cards),
         short_ranged=all(card.short_ranged for card in cards),
+        external_field=any(card.external_field for card in cards),
         licence=_joined(card.licence for card in cards),
         citation=_joined(card.citation for card in cards),
         url=_joined(card.url for card in cards),

@@ -5,9 +5,24 @@ from __future__ import annotations
 import pytest
 import torch
 
-from athanor.dynamics import FIRE, NVE, DemoDynamics, FIREVariableCell, NVTLangevin
+from athanor.dynamics import (
+    FIRE,
+    NPH,
+    NPT,
+    NVE,
+    NVTCSVR,
+    Brownian,
+    DemoDynamics,
+    FIREVariableCell,
+    NPTCRescale,
+    NPTLangevin,
+    NVTAndersen,
+    NVTLangevin,
+    NVTNoseHoover,
+)
 from athanor.dynamics.updates import drift_, kick_
 from athanor.testing import dynamics_contract as contract
+from athanor.units import GPa
 
 
 def nve(model, dt=4.0):
@@ -26,7 +41,52 @@ def demo(model):
     return DemoDynamics(model, n_steps=1, dt=0.4)
 
 
-ENGINES = {"NVE": nve, "NVTLangevin": langevin, "FIRE": fire, "DemoDynamics": demo}
+def nose_hoover(model, dt=4.0):
+    return NVTNoseHoover(model, dt=dt, temperature=60.0, thermostat_time=100.0)
+
+
+def rescaling(model, dt=4.0):
+    return NVTCSVR(model, dt=dt, temperature=60.0, thermostat_time=100.0, random_seed=7)
+
+
+def andersen(model, dt=4.0):
+    return NVTAndersen(model, dt=dt, temperature=60.0, collision_rate=0.01, random_seed=7)
+
+
+def brownian(model):
+    return Brownian(model, dt=2.0, temperature=60.0, friction=0.1, random_seed=7)
+
+
+def nph(model, dt=4.0, coupling="triclinic"):
+    return NPH(model, dt=dt, pressure=0.05 * GPa, barostat_time=500.0, pressure_coupling=coupling)
+
+
+def npt(model, dt=4.0, coupling="anisotropic"):
+    return NPT(model, dt, 60.0, 0.05 * GPa, barostat_time=500.0, thermostat_time=100.0, pressure_coupling=coupling)
+
+
+def npt_langevin(model, dt=4.0):
+    return NPTLangevin(model, dt, 60.0, 0.05 * GPa, friction=0.01, barostat_time=500.0, pressure_coupling="triclinic")
+
+
+def cell_rescaling(model, dt=4.0):
+    return NPTCRescale(model, dt, 60.0, 0.05 * GPa, 500.0, 100.0, pressure_coupling="triclinic", random_seed=7)
+
+
+ENGINES = {
+    "NVE": nve,
+    "NVTLangevin": langevin,
+    "NVTNoseHoover": nose_hoover,
+    "NVTCSVR": rescaling,
+    "NVTAndersen": andersen,
+    "Brownian": brownian,
+    "NPH": nph,
+    "NPT": npt,
+    "NPTLangevin": npt_langevin,
+    "NPTCRescale": cell_rescaling,
+    "FIRE": fire,
+    "DemoDynamics": demo,
+}
 
 
 class ForwardEuler(NVE):

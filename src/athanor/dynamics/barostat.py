@@ -15,14 +15,10 @@ from athanor.dynamics.motion import Motion
 from athanor.dynamics.pressure import UnderPressure, check_coupling, trace
 from athanor.dynamics.state import StateVariable
 from athanor.dynamics.updates import put_, sum_last
-from athanor.kernels import barostat_kick, barostat_maps, cell_shape, moved_by_flow
-from athanor.units import BOLTZMANN
+from athanor.kernels import barostat_drift, barostat_half_step
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
-
-_USUAL_TEMPERATURE = 300.0
-"""K; sizes the mass of a barostat without thermostat."""
 
 
 class Barostatted(UnderPressure, Motion):
@@ -51,6 +47,7 @@ class Barostatted(UnderPressure, Motion):
         If a number is not positive or the pressure makes no sense.
     """
 
+    yoshida_order = 3
     cell_momentum = StateVariable(shape=(3, 3), unit="√eV", dtype=torch.float64)  # mass-weighted rate of strain
     work = StateVariable(
         unit="eV",
@@ -80,62 +77,36 @@ class Barostatted(UnderPressure, Motion):
         return None if total is None else total + rows["work"] + cell_energy(rows["cell_momentum"])
 
     @property
-    def barostat_mass(self) -> Tensor:
-        r"""Mass of each degree of freedom of the cell, :math:`W = (n + 3)\,kT \tau^2/3`, float64 [B]."""
-        time = self._state.barostat_time.double()
-        return (self._moving.dof + 3.0) / 3.0 * self._barostat_heat * time * time
+    def _chains(self) -> tuple[Tensor, Tensor]:
+        """Speeds of the chains of atoms and cell, [B, L]; none here."""
+        none = self._state.cell_momentum[:, :0, 0]
+        return none, none
 
-    @property
-    def _barostat_heat(self) -> Tensor | float:
-        return BOLTZMANN * _USUAL_TEMPERATURE
+    def _take_chains_(self, chain: Tensor, cell_chain: Tensor, uptake: Tensor) -> None:
+        """Take on new speeds of the chains, and book what their baths took up, in place."""
 
-    def _half_barostat_(self, batch: Batch, flow: Tensor) -> None:
-        """Kick the rate of each cell for half a step, in place, given the flow of momentum."""
-        state = self._state
-        momentum = barostat_kick(
-            state.cell_momentum,
-            flow,
-            batch.stress,
-            cell_shape(batch.cell)[0],
-            state.pressure,
-            self._moving.dof,
-            self.barostat_mass,
-            0.5 * state.dt,
-            self.coupling,
-        )
+    def _half_step_(self, batch: Batch, *, backward: bool) -> None:
+        """Kick cells and atoms for half a step, with their thermostats before that, or after it; in place."""
+        state, constants, chains = self._state, self._constants(batch), self._chains
+        velocities, momentum, chain, cell_chain, uptake = barostat_half_step(
+            batch.velocities, batch.forces, self._moving.masses, state.cell_momentum, *chains, batch.stress, batch.cell,
+            state.pressure, constants, batch.batch_ptr, self.coupling, self.yoshida_order, backward,
+        )  # fmt: skip
+        put_(batch.velocities, velocities, self.movable)
         self._select_(state.cell_momentum, momentum)
+        self._take_chains_(chain, cell_chain, uptake)
 
-    def _maps(self, fraction: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """What the flow of cells does in half a kick, and in a drift over a `fraction` of the step."""
-        state = self._state
-        dof, dt = self._moving.dof, state.dt
-        return barostat_maps(state.cell_momentum, self.barostat_mass, dof, fraction * dt, 0.5 * dt)
-
-    def _half_kick_(self, batch: Batch, maps: tuple[Tensor, ...], center: Tensor) -> None:
-        """Kick velocities for half a step, in the flow of their cell, in place."""
-        flow, push, *_ = maps
-        half = self._steps.refresh(batch, self._state.dt).half_dt_over_mass[:, 0]
-        moved = moved_by_flow(batch.velocities, flow, batch.forces, push, half, center, batch.batch_ptr)
-        put_(batch.velocities, moved, self.movable)
-
-    def _drift_(self, batch: Batch, maps: tuple[Tensor, ...], fraction: float = 1.0) -> None:
+    def _drift_(self, batch: Batch, fraction: float = 1.0) -> None:
         """Move positions and cells over a `fraction` of the step, in place; fixed atoms flow with their cell."""
-        *_, flow, push, mean = maps
-        steps = self._steps.refresh(batch, self._state.dt).dt[:, 0] * fraction
-        if batch.get("fixed") is not None:
-            steps = torch.where(batch.fixed, 0.0, steps)
-        origin = torch.zeros_like(flow[:, 0])
-        moved = moved_by_flow(batch.positions, flow, batch.velocities, push, steps, origin, batch.batch_ptr)
-        cell = torch.bmm(batch.cell.double(), flow).to(batch.cell.dtype)
-        pull = sum_last((self._state.pressure * self._rate()).flatten(1))
-        self._select_(self._state.work, self._state.work + pull * mean * cell_shape(batch.cell)[0].double())
+        state, constants = self._state, self._constants(batch)
+        positions, cell, work = barostat_drift(
+            batch.positions, batch.velocities, self._moving.masses, batch.cell, state.cell_momentum, state.pressure,
+            constants, batch.batch_ptr, fraction,
+        )  # fmt: skip
         self._select_(batch.cell, cell)
+        self._select_(state.work, state.work + work)
         everywhere = None if self.active is None or self.active.all else self.active.systems[batch.batch_idx][:, None]
-        put_(batch.positions, moved, everywhere)
-
-    def _rate(self) -> Tensor:
-        """Rate of strain of each cell, 1/(internal time), [B, 3, 3]."""
-        return self._state.cell_momentum / torch.sqrt(self.barostat_mass)[:, None, None]
+        put_(batch.positions, positions, everywhere)
 
 
 def cell_energy(momentum: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class Motion(BaseDynamics):
     ) -> None:
         self.dt = dt
         super().__init__(model, hooks, convergence_hook, n_steps, **kwargs)
-        self._steps, self._moving = AtomSteps(), MovingAtoms()
+        self._steps, self._moving, self._constants_source = AtomSteps(), MovingAtoms(), SystemConstants()
 
     @property
     def time_step(self) -> float | Tensor:
@@ -66,6 +66,17 @@ class Motion(BaseDynamics):
             rows.copy_(values)
         else:
             self.active.select_(rows, values)
+
+    def _constants(self, batch: Batch) -> Tensor:
+        """What kernels take of each system, [B, 6]."""
+        state = self._state
+        return self._constants_source.refresh(
+            self._moving.refresh(batch),
+            state.dt,
+            state.temperature,
+            getattr(state, "thermostat_time", None),
+            getattr(state, "barostat_time", None),
+        )
 
     def _motion_of(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Flow of momentum [B, 3, 3], twice the kinetic energy [B] and velocity of the centre [B, 3] of each system."""
@@ -150,6 +161,35 @@ class ThermostattedMotion(HeatBath):
         """Take on new `velocities` [N, 3], by which the bath gives `energy`, eV [B], where atoms may move."""
         put_(batch.velocities, velocities, self.movable)
         self._book_(energy)
+
+
+class SystemConstants:
+    """What kernels of thermostats and barostats take of each system, kept until something changes."""
+
+    def __init__(self) -> None:
+        self._source: ComputedFrom | None = None
+        self._rows: Tensor
+
+    def refresh(
+        self,
+        moving: MovingAtoms,
+        dt: Tensor,
+        temperature: Tensor,
+        thermostat_time: Tensor | None = None,
+        barostat_time: Tensor | None = None,
+    ) -> Tensor:
+        """Return the columns of `athanor.kernels.thermostat.Constant`, float64 [B, 6]; 1 for times that are absent.
+
+        Temperature in K, times in internal time, each [B].
+        """
+        source = (moving.dof, moving.glides, dt, temperature, thermostat_time, barostat_time)
+        if self._source is None or not self._source.holds(*source):
+            ones = torch.ones_like(moving.dof)
+            times = (ones if each is None else each.double() for each in (thermostat_time, barostat_time))
+            heat = BOLTZMANN * temperature.double()
+            self._rows = torch.stack((moving.dof, moving.glides.double(), dt.double(), heat, *times), dim=1)
+            self._source = ComputedFrom(*source)
+        return self._rows
 
 
 class MovingAtoms:

@@ -1,4 +1,4 @@
-"""Chains of Nosé-Hoover thermostats as part of an engine: their state, their energy, and half a step of one."""
+"""Chains of Nosé-Hoover thermostats as part of an engine: their state, their energy, and what they can be."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from athanor._values import check_whole
 from athanor.dynamics.state import StateVariable
 from athanor.dynamics.updates import sum_last
 from athanor.errors import InputError
-from athanor.kernels import nose_hoover_chain
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -48,28 +47,3 @@ def check_chain(length: Any, order: Any) -> tuple[int, int]:
 def chain_energy(speeds: Tensor) -> Tensor:
     """Return the energy of the motion of chains [B, L], eV, [B]."""
     return 0.5 * sum_last(speeds * speeds)
-
-
-def through_chain(engine: Any, name: str, twice_kinetic: Tensor, dof: Tensor, time_constant: Tensor) -> Tensor:
-    """Advance the chain of an engine by half a step, and return the factor [B] of the velocities that it acts on.
-
-    Parameters
-    ----------
-    engine
-        Holds the chain as the state variable `name`, time steps and temperature; what its bath takes up is booked.
-    name
-        Of the chain.
-    twice_kinetic
-        Twice the kinetic energy that the chain controls, eV, [B].
-    dof
-        Degrees of freedom of that, [B].
-    time_constant
-        Of the chain, internal time, [B].
-    """
-    speeds = getattr(engine._state, name)
-    factor, advanced, uptake = nose_hoover_chain(
-        speeds, twice_kinetic, dof, engine._heat, time_constant, engine._state.dt, engine.yoshida_order
-    )
-    engine._select_(speeds, advanced)
-    engine._book_(-uptake)
-    return factor

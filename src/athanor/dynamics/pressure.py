@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 COUPLINGS = ("isotropic", "anisotropic", "triclinic")
 """What of a cell moves: its volume; its three axes along x, y and z; everything but its orientation."""
-CELL_FREEDOMS = (1, 3, 6)
-"""Degrees of freedom of the cell under each."""
 
 
 class Pressure(Parameter):

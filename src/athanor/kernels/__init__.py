@@ -6,10 +6,11 @@
 ``segment_sum``, ``segment_max``      per-system sums and maxima
 ``philox_uniform``, ``philox_normal`` random numbers that are a function of (seed, system, step, atom, purpose)
 ``momentum_flow``                     kinetic energy and momentum flow of each system
-``scaled``, ``moved_by_flow``         vectors under a factor, or a linear flow, of their system
-``nose_hoover_chain``, ``rescaling_factor``, ``ornstein_uhlenbeck``
+``scaled``                            vectors times a factor of their system
+``nose_hoover_half_step``, ``rescaling_factor``, ``ornstein_uhlenbeck``
                                       what thermostats do to velocities
-``barostat_kick``, ``barostat_maps``  what drives a cell, and what its motion does to atoms
+``barostat_half_step``, ``barostat_drift``
+                                      cells that move, and their atoms with them
 ``build_neighbor_list``               sorted packed neighbour lists (``pack_images``, ``minimum_distance``)
 ``needs_rebuild``                     has a stored list become incomplete, per system
 ``arrange_rows``                      rows of systems moved into another order
@@ -29,13 +30,13 @@ the same arguments in the same order, or arrays and numbers made of them.
 
 from __future__ import annotations
 
-from athanor.kernels.barostat import barostat_kick, barostat_maps
+from athanor.kernels.barostat import barostat_drift, barostat_half_step
 from athanor.kernels.cell import cell_shape, strained
 from athanor.kernels.coulomb import finite_coulomb, screened_coulomb
 from athanor.kernels.dispersion import dftd3
 from athanor.kernels.ewald import charge_corrections, ewald_reciprocal
 from athanor.kernels.fire import fire_moves, fire_sums
-from athanor.kernels.flow import momentum_flow, moved_by_flow, scaled
+from athanor.kernels.flow import momentum_flow, scaled
 from athanor.kernels.keep import KeptTensors
 from athanor.kernels.neighbor_displacement import needs_rebuild
 from athanor.kernels.neighbor_list import build_neighbor_list, minimum_distance, pack_images, unpack_images
@@ -44,14 +45,14 @@ from athanor.kernels.philox import Purpose, philox_normal, philox_uniform
 from athanor.kernels.pme import pme_reciprocal
 from athanor.kernels.rows import arrange_rows
 from athanor.kernels.segment import segment_max, segment_sum
-from athanor.kernels.thermostat import nose_hoover_chain, ornstein_uhlenbeck, rescaling_factor
+from athanor.kernels.thermostat import nose_hoover_half_step, ornstein_uhlenbeck, rescaling_factor
 
 __all__ = [
     "KeptTensors",
     "Purpose",
     "arrange_rows",
-    "barostat_kick",
-    "barostat_maps",
+    "barostat_drift",
+    "barostat_half_step",
     "build_neighbor_list",
     "cell_shape",
     "charge_corrections",
@@ -63,9 +64,8 @@ __all__ = [
     "lennard_jones",
     "minimum_distance",
     "momentum_flow",
-    "moved_by_flow",
     "needs_rebuild",
-    "nose_hoover_chain",
+    "nose_hoover_half_step",
     "ornstein_uhlenbeck",
     "pack_images",
     "philox_normal",

@@ -16,6 +16,7 @@ from athanor._runtime import get_num_threads, set_num_threads
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
 from athanor.data.observables import kinetic_energy
+from athanor.dynamics.pressure import UnderPressure
 from athanor.dynamics.velocities import initialize_velocities
 from athanor.hooks.stages import DynamicsStage
 from athanor.models.lj import LennardJonesModelWrapper
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 MakeEngine = Callable[[Any], "BaseDynamics"]
 
-FIELDS = ("positions", "velocities", "forces", "energy")
-"""What two runs of one system are compared in."""
+FIELDS = ("positions", "velocities", "forces", "energy", "cell")
+"""What two runs of one system are compared in, where it is there."""
 
 
 def argon_model() -> LennardJonesModelWrapper:
@@ -66,6 +67,13 @@ def argon_cluster(count: int, system_id: int) -> AtomicData:
         velocities=torch.zeros_like(positions),
         system_id=torch.tensor([[system_id]]),
     )
+
+
+def small_system(make_engine: MakeEngine, count: int, system_id: int) -> AtomicData:
+    """Return a cluster of `count` atoms; where the engine needs a cell, a crystal of four."""
+    if isinstance(make_engine(argon_model()), UnderPressure):
+        return argon_crystal(1, system_id)
+    return argon_cluster(count, system_id)
 
 
 def with_neighbor_hooks(engine: BaseDynamics, skin: float = 0.6) -> BaseDynamics:
@@ -235,8 +243,13 @@ def check_settings(
 
 def check_batch_invariance(make_engine: MakeEngine, n_steps: int = 40) -> None:
     """Check that a system follows the same path, bit for bit, alone, in any slot, and beside one that fails."""
-    systems = [argon_crystal(2, 3), argon_crystal(3, 7), argon_cluster(9, 1), argon_crystal(2, 12, strain=0.02)]
-    failing = argon_cluster(5, 99)
+    systems = [
+        argon_crystal(2, 3),
+        argon_crystal(3, 7),
+        small_system(make_engine, 9, 1),
+        argon_crystal(2, 12, strain=0.02),
+    ]
+    failing = small_system(make_engine, 5, 99)
     alone = {int(s["system_id"]): trajectory(make_engine, [s], n_steps) for s in systems}
     for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 3], [2, 0, 3]):
         for partner in ([], [failing]):
@@ -247,7 +260,7 @@ def check_batch_invariance(make_engine: MakeEngine, n_steps: int = 40) -> None:
             for row, system in enumerate(members, start=len(partner)):
                 one, number = together.get_data(row), int(system["system_id"])
                 for name in FIELDS:
-                    same = torch.equal(one[name], alone[number].get_data(0)[name])
+                    same = _equal(one, alone[number].get_data(0), name)
                     assert same, f"`{name}` of system_id {number} differs alone and in slot {row}"
 
 
@@ -263,26 +276,26 @@ def check_thread_invariance(make_engine: MakeEngine, n_steps: int = 8) -> None:
     finally:
         set_num_threads(before)
     for name in FIELDS:
-        assert torch.equal(found[0][name], found[1][name]), f"`{name}` differs between 1 and 2 threads"
+        assert _equal(found[0], found[1], name), f"`{name}` differs between 1 and 2 threads"
 
 
 def check_split_run(make_engine: MakeEngine, n_steps: int = 20) -> None:
     """Check that two runs of `n_steps` equal one of twice as many, bit for bit."""
-    systems = [argon_crystal(2, 3), argon_cluster(9, 1)]
+    systems = [argon_crystal(2, 3), small_system(make_engine, 9, 1)]
     whole = trajectory(make_engine, systems, 2 * n_steps)
     engine = with_neighbor_hooks(make_engine(argon_model()))
     halves = Batch.from_data_list([system.clone() for system in systems])
     engine.run(halves, n_steps)
     engine.run(halves, n_steps)
     for name in FIELDS:
-        assert torch.equal(whole[name], halves[name]), f"`{name}` differs between run(2n) and run(n); run(n)"
+        assert _equal(whole, halves, name), f"`{name}` differs between run(2n) and run(n); run(n)"
 
 
 def check_restart(make_engine: MakeEngine, n_steps: int = 20) -> None:
     """Check that a new engine with the saved state goes on bit for bit, on a pickled batch with state and without."""
     import pickle
 
-    systems = [argon_crystal(2, 3), argon_cluster(9, 1)]
+    systems = [argon_crystal(2, 3), small_system(make_engine, 9, 1)]
     whole = trajectory(make_engine, systems, 2 * n_steps)
     engine = with_neighbor_hooks(make_engine(argon_model()))
     batch = Batch.from_data_list([system.clone() for system in systems])
@@ -296,7 +309,7 @@ def check_restart(make_engine: MakeEngine, n_steps: int = 20) -> None:
             moved.drop_state_rows(moved.state_keys)
         again.run(moved, n_steps)
         for name in FIELDS:
-            assert torch.equal(whole[name], moved[name]), f"`{name}` differs between a whole run and a restarted one"
+            assert _equal(whole, moved, name), f"`{name}` differs between a whole run and a restarted one"
 
 
 def check_finished_systems_stand_still(make_engine: MakeEngine, n_steps: int = 10) -> None:
@@ -310,7 +323,7 @@ def check_finished_systems_stand_still(make_engine: MakeEngine, n_steps: int = 1
     engine.run(batch, n_steps)
     after = batch.get_data(0)
     for name in (*FIELDS, "step", "time"):
-        assert torch.equal(before[name], after[name]), f"`{name}` of a finished system changed"
+        assert _equal(before, after, name), f"`{name}` of a finished system changed"
     assert not torch.equal(other, batch.get_data(1).positions), "the other system did not move"
     _check_other_stages_stand_still(make_engine, n_steps)
 
@@ -335,9 +348,19 @@ def _check_other_stages_stand_still(make_engine: MakeEngine, n_steps: int) -> No
 
 
 def check_fixed_atoms(make_engine: MakeEngine, n_steps: int = 10) -> None:
-    """Check that atoms marked `fixed` keep their positions bit for bit, and others move."""
-    data = argon_cluster(9, 1)
-    data.fixed = torch.arange(9) < 3
+    """Check that atoms marked `fixed` keep their positions bit for bit, or their place in a cell that moves."""
+    data = small_system(make_engine, 9, 1)
+    data.fixed = torch.arange(data.num_nodes) < 3
     batch = trajectory(make_engine, [data], n_steps)
-    assert torch.equal(batch.positions[:3], data.positions[:3]), "fixed atoms moved"
-    assert not torch.equal(batch.positions[3:], data.positions[3:]), "free atoms did not move"
+    before, after = data.positions, batch.positions
+    if isinstance(make_engine(argon_model()), UnderPressure):
+        before, after = (torch.linalg.solve(one["cell"][0].mT, one.positions.mT).mT for one in (data, batch))
+        assert torch.allclose(before[:3], after[:3], rtol=0.0, atol=1e-12), "fixed atoms moved in their cell"
+    else:
+        assert torch.equal(before[:3], after[:3]), "fixed atoms moved"
+    assert not torch.equal(data.positions[3:], batch.positions[3:]), "free atoms did not move"
+
+
+def _equal(one: Any, other: Any, name: str) -> bool:
+    """Whether a field has the same bits in both, if both have it."""
+    return name not in one or name not in other or torch.equal(one[name], other[name])

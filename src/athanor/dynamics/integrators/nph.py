@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from athanor.dynamics.barostat import Barostatted
+from athanor.dynamics.state import StateVariable
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -70,17 +71,13 @@ class NPH(Barostatted):
 
     _selects_active = True
     conserves_momentum = True
+    temperature = StateVariable(unit="K", fresh=300.0)  # sizes the mass of the cell, and nothing else
 
     def pre_update(self, batch: Batch) -> None:
         """Half kicks of cell and atoms with the old forces, drift of both."""
-        flow, _, center = self._motion_of(batch)
-        self._half_barostat_(batch, flow)
-        maps = self._maps()
-        self._half_kick_(batch, maps, center)
-        self._drift_(batch, maps)
+        self._half_step_(batch, backward=False)
+        self._drift_(batch)
 
     def post_update(self, batch: Batch) -> None:
         """Half kicks of atoms and cell with the new forces."""
-        _, _, center = self._motion_of(batch)
-        self._half_kick_(batch, self._maps(), center)
-        self._half_barostat_(batch, self._motion_of(batch)[0])
+        self._half_step_(batch, backward=True)

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from athanor.dynamics.barostat import Barostatted, cell_energy
+from athanor.dynamics.barostat import Barostatted
 from athanor.dynamics.motion import HeatBath
-from athanor.dynamics.nose_hoover import chain_energy, chain_speeds, check_chain, through_chain
-from athanor.dynamics.pressure import CELL_FREEDOMS
+from athanor.dynamics.nose_hoover import chain_energy, chain_speeds, check_chain
 from athanor.dynamics.state import Parameter, check_positive
-from athanor.dynamics.updates import put_
-from athanor.kernels import scaled
 from athanor.units import fs_to_internal_time
 
 if TYPE_CHECKING:
@@ -118,37 +114,18 @@ class NPT(HeatBath, Barostatted):
 
     def pre_update(self, batch: Batch) -> None:
         """Half a step of the chains, half kicks of cell and atoms with the old forces, drift of both."""
-        flow, center = self._half_chain_(batch)
-        self._half_cell_chain_()
-        self._half_barostat_(batch, flow)
-        maps = self._maps()
-        self._half_kick_(batch, maps, center)
-        self._drift_(batch, maps)
+        self._half_step_(batch, backward=False)
+        self._drift_(batch)
 
     def post_update(self, batch: Batch) -> None:
         """Half kicks of atoms and cell with the new forces, half a step of the chains."""
-        _, _, center = self._motion_of(batch)
-        self._half_kick_(batch, self._maps(), center)
-        self._half_barostat_(batch, self._motion_of(batch)[0])
-        self._half_cell_chain_()
-        self._half_chain_(batch)
+        self._half_step_(batch, backward=True)
 
     @property
-    def _barostat_heat(self) -> Tensor:
-        return self._heat
+    def _chains(self) -> tuple[Tensor, Tensor]:
+        return self._state.chain, self._state.cell_chain
 
-    def _half_chain_(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Advance the chain of the atoms; return the flow of momentum after it, and the velocity of the centre."""
-        flow, twice_kinetic, center = self._motion_of(batch)
-        factor = through_chain(self, "chain", twice_kinetic, self._moving.dof, self._state.thermostat_time)
-        put_(batch.velocities, scaled(batch.velocities, factor, center, batch.batch_ptr), self.movable)
-        return flow * (factor * factor)[:, None, None], center
-
-    def _half_cell_chain_(self) -> None:
-        """Advance the chain of the cell, which has the time of the barostat."""
-        state = self._state
-        freedoms = torch.full_like(self._moving.dof, CELL_FREEDOMS[self.coupling])
-        factor = through_chain(
-            self, "cell_chain", 2.0 * cell_energy(state.cell_momentum), freedoms, state.barostat_time
-        )
-        self._select_(state.cell_momentum, state.cell_momentum * factor[:, None, None])
+    def _take_chains_(self, chain: Tensor, cell_chain: Tensor, uptake: Tensor) -> None:
+        self._select_(self._state.chain, chain)
+        self._select_(self._state.cell_chain, cell_chain)
+        self._book_(-uptake)

@@ -111,23 +111,14 @@ class NPTLangevin(HeatBath, Barostatted):
 
     def pre_update(self, batch: Batch) -> None:
         """Half kicks of cell and atoms with the old forces, half a drift, friction and noise, half a drift."""
-        flow, _, center = self._motion_of(batch)
-        self._half_barostat_(batch, flow)
-        maps = self._maps(0.5)
-        self._half_kick_(batch, maps, center)
-        self._drift_(batch, maps, 0.5)
+        self._half_step_(batch, backward=False)
+        self._drift_(batch, 0.5)
         self._bath_(batch)
-        self._drift_(batch, self._maps(0.5), 0.5)
+        self._drift_(batch, 0.5)
 
     def post_update(self, batch: Batch) -> None:
         """Half kicks of atoms and cell with the new forces."""
-        _, _, center = self._motion_of(batch)
-        self._half_kick_(batch, self._maps(), center)
-        self._half_barostat_(batch, self._motion_of(batch)[0])
-
-    @property
-    def _barostat_heat(self) -> Tensor:
-        return self._heat
+        self._half_step_(batch, backward=True)
 
     def _bath_(self, batch: Batch) -> None:
         """Friction and noise of a whole step, on velocities and on the rates of cells, in place."""

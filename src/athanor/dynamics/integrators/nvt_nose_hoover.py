@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from athanor.dynamics.motion import HeatBath
-from athanor.dynamics.nose_hoover import chain_energy, chain_speeds, check_chain, through_chain
+from athanor.dynamics.nose_hoover import chain_energy, chain_speeds, check_chain
 from athanor.dynamics.state import Parameter, check_positive
 from athanor.dynamics.updates import drift_, kick_, put_
-from athanor.kernels import scaled
+from athanor.kernels import nose_hoover_half_step
 from athanor.units import fs_to_internal_time
 
 if TYPE_CHECKING:
@@ -116,6 +116,11 @@ class NVTNoseHoover(HeatBath):
         self._half_chain_(batch)
 
     def _half_chain_(self, batch: Batch) -> None:
-        _, twice_kinetic, center = self._motion_of(batch)
-        factor = through_chain(self, "chain", twice_kinetic, self._moving.dof, self._state.thermostat_time)
-        put_(batch.velocities, scaled(batch.velocities, factor, center, batch.batch_ptr), self.movable)
+        """Advance the chain by half a step and scale velocities, in place."""
+        constants, masses, state = self._constants(batch), self._moving.masses, self._state
+        velocities, chain, uptake = nose_hoover_half_step(
+            batch.velocities, masses, state.chain, constants, batch.batch_ptr, self.yoshida_order
+        )
+        put_(batch.velocities, velocities, self.movable)
+        self._select_(state.chain, chain)
+        self._book_(-uptake)

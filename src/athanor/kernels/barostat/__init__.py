@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from athanor.kernels.barostat.op import barostat_kick, barostat_maps
+from athanor.kernels.barostat.op import barostat_drift, barostat_half_step
 
-__all__ = ["barostat_kick", "barostat_maps"]
+__all__ = ["barostat_drift", "barostat_half_step"]

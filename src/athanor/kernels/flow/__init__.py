@@ -1,7 +1,7 @@
-"""Heat and flow of the systems of a batch: the sums that ensembles read, and moves that are linear in each system."""
+"""Heat and flow of the systems of a batch: the sums that ensembles read, and scaling velocities."""
 
 from __future__ import annotations
 
-from athanor.kernels.flow.op import momentum_flow, moved_by_flow, scaled
+from athanor.kernels.flow.op import momentum_flow, scaled
 
-__all__ = ["momentum_flow", "moved_by_flow", "scaled"]
+__all__ = ["momentum_flow", "scaled"]

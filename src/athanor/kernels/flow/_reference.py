@@ -1,4 +1,4 @@
-"""Momentum flow and linear moves in torch: any device, the oracle and the explanation."""
+"""Momentum flow and scaling in torch: any device, the oracle and the explanation."""
 
 from __future__ import annotations
 
@@ -18,16 +18,6 @@ def momentum_flow(velocities, masses, glides, segment_ptr):
     products = (m * relative)[:, :, None] * relative[:, None, :]
     flow = segment_sum(products.flatten(1), segment_ptr).unflatten(1, (3, 3))
     return flow, flow[:, 0, 0] + flow[:, 1, 1] + flow[:, 2, 2], center
-
-
-def moved_by_flow(vectors, matrices, pushes, push_matrices, coefficients, centers, segment_ptr):
-    """Transform rows about the centre of their system, and push them."""
-    system = segment_index(segment_ptr, vectors.shape[0])
-    center, coefficient = centers.double()[system], coefficients.double()[:, None]
-    moved = center + torch.einsum("nc,ncd->nd", vectors.double() - center, matrices.double()[system])
-    pushes = torch.where(coefficient != 0, pushes.double(), 0.0)
-    pushed = torch.einsum("nc,ncd->nd", pushes, push_matrices.double()[system])
-    return (moved + coefficient * pushed).to(vectors.dtype)
 
 
 def scaled(vectors, factors, centers, segment_ptr):

@@ -1,4 +1,4 @@
-"""Sums over the motion of each system, and moves that are linear in it: public calls and their registration."""
+"""Sums over the motion of each system, and scaling it: public calls and their registration with torch."""
 
 from __future__ import annotations
 
@@ -60,58 +60,6 @@ def momentum_flow(
     return _momentum_flow(velocities, masses, glides, segment_ptr)
 
 
-def moved_by_flow(
-    vectors: torch.Tensor,
-    matrices: torch.Tensor,
-    pushes: torch.Tensor,
-    push_matrices: torch.Tensor,
-    coefficients: torch.Tensor,
-    centers: torch.Tensor,
-    segment_ptr: torch.Tensor,
-) -> torch.Tensor:
-    r"""Transform the vectors of each system linearly about its centre, and push each.
-
-    .. math:: x_i' = c_s + (x_i - c_s)\,M_s + k_i\,y_i\,L_s
-
-    ==========================  ===================================
-    symbol                      variable
-    ==========================  ===================================
-    :math:`x, M`                ``vectors``, ``matrices``
-    :math:`y, L, k`             ``pushes``, ``push_matrices``, ``coefficients``
-    :math:`c_s`                 ``centers``
-    ==========================  ===================================
-
-    Parameters
-    ----------
-    vectors, pushes
-        float32 or float64 [N, 3].
-    matrices, push_matrices
-        [B, 3, 3]; rows are multiplied from the left.
-    coefficients
-        [N]; where one is 0, its atom is not pushed, whatever its push is.
-    centers
-        [B, 3].
-    segment_ptr
-        int32 [B + 1], first atom of each system.
-
-    Returns
-    -------
-    torch.Tensor
-        [N, 3], dtype of `vectors`. Not differentiable.
-
-    Raises
-    ------
-    ShapeError
-        If vectors and pushes differ in shape.
-    """
-    _runtime.ready()
-    if vectors.shape != pushes.shape or vectors.ndim != 2:
-        raise ShapeError(
-            f"`vectors` has shape {tuple(vectors.shape)} and `pushes` {tuple(pushes.shape)}; both must be [N, 3]."
-        )
-    return _moved_by_flow(vectors, matrices, pushes, push_matrices, coefficients, centers, segment_ptr)
-
-
 def scaled(
     vectors: torch.Tensor, factors: torch.Tensor, centers: torch.Tensor, segment_ptr: torch.Tensor
 ) -> torch.Tensor:
@@ -152,13 +100,6 @@ def _flow_cpu(velocities, masses, glides, segment_ptr):
     return tuple(as_tensor(array, torch.float64) for array in sums)
 
 
-def _moved_cpu(vectors, matrices, pushes, push_matrices, coefficients, centers, segment_ptr):
-    ptr, moved = as_array(segment_ptr), np.empty(vectors.shape)
-    arguments = (*map(as_doubles, (vectors, matrices, pushes, push_matrices, coefficients, centers)), ptr, moved)
-    run_parts(_cpu.move, arguments, system_bounds(ptr, 6.0 * len(moved)))
-    return as_tensor(moved, vectors.dtype)
-
-
 def _scaled_cpu(vectors, factors, centers, segment_ptr):
     ptr, moved = as_array(segment_ptr), np.empty(vectors.shape)
     arguments = (*map(as_doubles, (vectors, factors, centers)), ptr, moved)
@@ -176,5 +117,4 @@ def _first_fake(vectors, *others):
 
 
 _momentum_flow = register_op(momentum_flow, cpu=_flow_cpu, reference=_reference.momentum_flow, fake=_flow_fake)
-_moved_by_flow = register_op(moved_by_flow, cpu=_moved_cpu, reference=_reference.moved_by_flow, fake=_first_fake)
 _scaled = register_op(scaled, cpu=_scaled_cpu, reference=_reference.scaled, fake=_first_fake)

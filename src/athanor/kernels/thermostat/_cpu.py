@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from athanor.kernels._numba_options import jit
+from athanor.kernels.flow._cpu import flow_of, scale_about
+from athanor.kernels.thermostat._reference import Constant
+
+DOF, GLIDES, DT, HEAT, TAU = (
+    int(column) for column in (Constant.DOF, Constant.GLIDES, Constant.DT, Constant.HEAT, Constant.THERMOSTAT_TIME)
+)
 
 
 @jit
@@ -20,27 +28,38 @@ def kick(w, k, square, n, kT, root_first, root, step):
 
 
 @jit
-def chains(speeds, twice_kinetic, dof, heat, time_constant, dt, weights, factor, uptake):
-    """Advance every chain in place; write the factor of the velocities and what the bath took up."""
-    for b in range(speeds.shape[0]):
-        factor[b], uptake[b] = 1.0, 0.0
-        n, kT, w = dof[b], heat[b], speeds[b]
-        if n <= 0.0:
-            continue
-        root = math.sqrt(kT) * time_constant[b]
-        root_first, square = root * math.sqrt(n), twice_kinetic[b]
+def chain_half_step(w, square, n, kT, time_constant, dt, weights):
+    """Advance a chain in place; return the factor of the velocities, and what the bath took up."""
+    factor = 1.0
+    uptake = 0.0
+    if n > 0.0 and len(w) > 0:
+        root = math.sqrt(kT) * time_constant
+        root_first = root * math.sqrt(n)
         for weight in weights:
-            step = weight * dt[b]
+            step = weight * dt
             for k in range(len(w) - 1, -1, -1):
                 kick(w, k, square, n, kT, root_first, root, step)
             scale = math.exp(-0.5 * step * w[0] / root_first)
-            factor[b] *= scale
+            factor *= scale
             square *= scale * scale
-            uptake[b] += 0.5 * step * n * kT * w[0] / root_first
+            uptake += 0.5 * step * n * kT * w[0] / root_first
             for k in range(1, len(w)):
-                uptake[b] += 0.5 * step * kT * w[k] / root
+                uptake += 0.5 * step * kT * w[k] / root
             for k in range(len(w)):
                 kick(w, k, square, n, kT, root_first, root, step)
+    return factor, uptake
+
+
+@jit
+def half_steps(velocities, masses, speeds, constants, segment_ptr, weights, moved, uptake, start, stop):
+    """Advance the chains of systems ``start .. stop - 1`` in place; write velocities and what baths took up."""
+    flow, center = np.empty((3, 3)), np.empty(3)
+    for b in range(start, stop):
+        first, last = segment_ptr[b], segment_ptr[b + 1]
+        c = constants[b]
+        square = flow_of(velocities, masses, first, last, c[GLIDES] > 0.0, flow, center)
+        factor, uptake[b] = chain_half_step(speeds[b], square, c[DOF], c[HEAT], c[TAU], c[DT], weights)
+        scale_about(velocities, center, factor, first, last, moved)
 
 
 @jit

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 import torch
 
+from athanor.kernels.flow._reference import momentum_flow, scaled
 from athanor.kernels.segment._reference import segment_index, segment_sum
 
 _THREE = 1.0 / (2.0 - 2.0 ** (1.0 / 3.0))
@@ -13,12 +16,40 @@ WEIGHTS = {1: (1.0,), 3: (_THREE, 1.0 - 2.0 * _THREE, _THREE), 5: (_FIVE, _FIVE,
 Phys. Lett. A 150, 262 (1990), doi:10.1016/0375-9601(90)90092-3."""
 
 
-def nose_hoover_chain(speeds, twice_kinetic, dof, heat, time_constant, dt, order):
-    """Sweep the chain from its end to its head, scale, and sweep back, once for each weight."""
+class Constant(IntEnum):
+    """Columns of the constants of systems, float64 [B, 6], that thermostats and barostats take.
+
+    Degrees of freedom; 1 where the momentum of the centre is conserved, else 0; time step; temperature times
+    Boltzmann's constant, eV; time constants of thermostat and barostat. Times are internal.
+    """
+
+    DOF = 0
+    GLIDES = 1
+    DT = 2
+    HEAT = 3
+    THERMOSTAT_TIME = 4
+    BAROSTAT_TIME = 5
+
+
+def nose_hoover_half_step(velocities, masses, speeds, constants, segment_ptr, order):
+    """Measure the heat of each system, advance its chain, and scale its velocities about their mean."""
+    c = constants.T
+    _, twice_kinetic, center = momentum_flow(velocities, masses, c[Constant.GLIDES] > 0, segment_ptr)
+    factor, advanced, uptake = chain_half_step(
+        speeds, twice_kinetic, c[Constant.DOF], c[Constant.HEAT], c[Constant.THERMOSTAT_TIME], c[Constant.DT], order
+    )
+    return scaled(velocities, factor, center, segment_ptr), advanced, uptake
+
+
+def chain_half_step(speeds, twice_kinetic, dof, heat, time_constant, dt, order):
+    """Sweep a chain from its end to its head, scale, and sweep back, once for each weight.
+
+    Returns the factor of the velocities [B], the new speeds [B, L] and what the bath took up [B].
+    """
     w = list(speeds.double().unbind(1))
-    square, n, kT, length = (each.double() for each in (twice_kinetic, dof, heat, speeds.new_ones(()) * dt))
+    square, n, kT, length = twice_kinetic, dof, heat, dt
     acts = n > 0
-    root = torch.sqrt(kT) * time_constant.double()  # of the masses of all links but the first
+    root = torch.sqrt(kT) * time_constant  # of the masses of all links but the first
     roots = [torch.where(acts, root * torch.sqrt(torch.where(acts, n, 1.0)), 1.0)] + [root] * (len(w) - 1)
     factor, uptake = torch.ones_like(kT), torch.zeros_like(kT)
 
@@ -30,7 +61,7 @@ def nose_hoover_chain(speeds, twice_kinetic, dof, heat, time_constant, dt, order
         else:
             w[k] = w[k] + 0.25 * step * pull / roots[k]
 
-    for weight in WEIGHTS[order]:
+    for weight in WEIGHTS[order] if w else ():
         step = weight * length
         for k in reversed(range(len(w))):
             kick(k, step)
@@ -40,7 +71,7 @@ def nose_hoover_chain(speeds, twice_kinetic, dof, heat, time_constant, dt, order
             uptake = uptake + 0.5 * step * (n if k == 0 else 1.0) * kT * rate / roots[k]
         for k in range(len(w)):
             kick(k, step)
-    new = torch.where(acts[:, None], torch.stack(w, dim=1), speeds.double())
+    new = torch.where(acts[:, None], torch.stack(w, dim=1), speeds.double()) if w else speeds.double()
     return torch.where(acts, factor, 1.0), new, torch.where(acts, uptake, 0.0)
 
 

@@ -17,16 +17,15 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 Triple = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def nose_hoover_chain(
+def nose_hoover_half_step(
+    velocities: torch.Tensor,
+    masses: torch.Tensor,
     speeds: torch.Tensor,
-    twice_kinetic: torch.Tensor,
-    dof: torch.Tensor,
-    heat: torch.Tensor,
-    time_constant: torch.Tensor,
-    dt: torch.Tensor,
+    constants: torch.Tensor,
+    segment_ptr: torch.Tensor,
     order: int,
 ) -> Triple:
-    r"""Advance a Nosé-Hoover chain by half a step, and say by what it scales the velocities that it acts on.
+    r"""Advance the Nosé-Hoover chain of each system by half a step, and scale the velocities that it controls.
 
     With mass-weighted speeds :math:`w_k = \sqrt{Q_k}\,\dot\eta_k`, and the masses :math:`Q_1 = n\,kT\,\tau^2` and
     :math:`Q_{k>1} = kT\,\tau^2`:
@@ -40,33 +39,31 @@ def nose_hoover_chain(
 
     Parameters
     ----------
+    velocities
+        float32 or float64 [N, 3], √(eV/amu).
+    masses
+        [N], amu; 0 for an atom that must not move.
     speeds
         :math:`w`, [B, L], √eV.
-    twice_kinetic
-        :math:`2K`, [B], eV.
-    dof
-        :math:`n`, [B]; where it is 0 nothing happens.
-    heat
-        :math:`kT`, [B], eV, positive.
-    time_constant
-        :math:`\tau`, [B].
-    dt
-        Length of the whole step, [B].
+    constants
+        float64 [B, 6], see `athanor.kernels.thermostat.Constant`.
+    segment_ptr
+        int32 [B + 1], first atom of each system.
     order
         How many parts the step has: 1, 3 or 5.
 
     Returns
     -------
     tuple of torch.Tensor
-        Factor of the velocities [B], new speeds [B, L], and energy that the bath took up [B]; all float64. Not
-        differentiable.
+        New velocities [N, 3], dtype of `velocities`, new speeds [B, L], and energy that the bath took up [B], both
+        float64. Not differentiable.
 
     Raises
     ------
     InputError
         If there are no weights of that order.
     ShapeError
-        If `speeds` is not [B, L] of as many systems.
+        If `speeds` and `constants` are not of as many systems.
 
     References
     ----------
@@ -74,14 +71,19 @@ def nose_hoover_chain(
        doi:10.1080/00268979600100761
     """
     _runtime.ready()
+    check_chain(speeds, constants, order)
+    return _nose_hoover_half_step(velocities, masses, speeds, constants, segment_ptr, order)
+
+
+def check_chain(speeds: torch.Tensor, constants: torch.Tensor, order: int) -> None:
+    """Raise InputError or ShapeError if a chain can not be advanced."""
     if order not in _reference.WEIGHTS:
         raise InputError(f"`order` is {order}; there are Suzuki-Yoshida weights of order 1, 3 and 5.")
-    if speeds.ndim != 2 or speeds.shape[0] != twice_kinetic.shape[0]:
+    if speeds.ndim != 2 or constants.shape != (speeds.shape[0], len(_reference.Constant)):
         raise ShapeError(
-            f"`speeds` has shape {tuple(speeds.shape)} and `twice_kinetic` {tuple(twice_kinetic.shape)}; they must be "
-            f"[B, L] and [B]."
+            f"`speeds` has shape {tuple(speeds.shape)} and `constants` {tuple(constants.shape)}; they must be [B, L] "
+            f"and [B, {len(_reference.Constant)}]."
         )
-    return _nose_hoover_chain(speeds, twice_kinetic, dof, heat, time_constant, dt, order)
 
 
 def rescaling_factor(
@@ -181,12 +183,13 @@ def ornstein_uhlenbeck(
     return _ornstein_uhlenbeck(velocities, noise, decay, width, masses, segment_ptr)
 
 
-def _chain_cpu(speeds, twice_kinetic, dof, heat, time_constant, dt, order):
-    factor, uptake = np.empty(len(speeds)), np.empty(len(speeds))
-    advanced = as_doubles(speeds).copy()
-    columns = map(as_doubles, (twice_kinetic, dof, heat, time_constant, dt))
-    _cpu.chains(advanced, *columns, np.array(_reference.WEIGHTS[order]), factor, uptake)
-    return tuple(as_tensor(array, torch.float64) for array in (factor, advanced, uptake))
+def _half_step_cpu(velocities, masses, speeds, constants, segment_ptr, order):
+    ptr, moved = as_array(segment_ptr), np.empty(velocities.shape)
+    advanced, uptake = as_doubles(speeds).copy(), np.empty(len(ptr) - 1)
+    weights = np.array(_reference.WEIGHTS[order])
+    arguments = (as_doubles(velocities), as_doubles(masses), advanced, as_array(constants), ptr, weights, moved, uptake)
+    run_parts(_cpu.half_steps, arguments, system_bounds(ptr, 8.0 * len(moved) + 300.0 * len(ptr)))
+    return as_tensor(moved, velocities.dtype), as_tensor(advanced, torch.float64), as_tensor(uptake, torch.float64)
 
 
 def _factor_cpu(noise, twice_kinetic, dof, heat, decay, segment_ptr):
@@ -205,8 +208,9 @@ def _ornstein_uhlenbeck_cpu(velocities, noise, decay, width, masses, segment_ptr
     return as_tensor(moved, velocities.dtype), as_tensor(heat, torch.float64)
 
 
-def _chain_fake(speeds, twice_kinetic, *others):
-    return tuple(like.new_empty(like.shape, dtype=torch.float64) for like in (twice_kinetic, speeds, twice_kinetic))
+def _half_step_fake(velocities, masses, speeds, constants, *others):
+    speeds_too = (speeds.new_empty(shape, dtype=torch.float64) for shape in (speeds.shape, speeds.shape[:1]))
+    return (torch.empty_like(velocities), *speeds_too)
 
 
 def _factor_fake(noise, twice_kinetic, *others):
@@ -217,8 +221,8 @@ def _ornstein_uhlenbeck_fake(velocities, noise, decay, *others):
     return torch.empty_like(velocities), decay.new_empty(decay.shape, dtype=torch.float64)
 
 
-_nose_hoover_chain = register_op(
-    nose_hoover_chain, cpu=_chain_cpu, reference=_reference.nose_hoover_chain, fake=_chain_fake
+_nose_hoover_half_step = register_op(
+    nose_hoover_half_step, cpu=_half_step_cpu, reference=_reference.nose_hoover_half_step, fake=_half_step_fake
 )
 _rescaling_factor = register_op(
     rescaling_factor, cpu=_factor_cpu, reference=_reference.rescaling_factor, fake=_factor_fake

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from athanor.data.batch import Batch
-from athanor.data.observables import degrees_of_freedom, pressure, thermal_kinetic_energy, total_stress
+from athanor.data.observables import pressure, thermal_kinetic_energy, total_stress
+from athanor.testing.dynamics_contract import argon_crystal, argon_model, with_neighbor_hooks
 from athanor.testing.exact_answers import COUPLINGS, BoxEnsemble, Moments, kinetic_moments, well_energy, well_systems
 from athanor.testing.exact_models import CosineBox, Wells
 from athanor.testing.slopes import Slope, likeliest_slope
@@ -152,35 +153,36 @@ def _off(slope: Slope, first: float, second: float, factor: float = 1.0) -> floa
 
 def check_kinetic_energy(
     make_engine: Callable[[Any], BaseDynamics],
-    batch: Batch,
-    model: Any,
-    temperature: float,
+    temperature: float = 60.0,
     *,
+    keeps_momentum: bool,
+    systems: int = 96,
     n_settle: int = 200,
     n_samples: int = 40,
     interval: int = 10,
 ) -> Findings:
-    """Check that the kinetic energy of equal systems of any model follows Gamma(dof/2, kT), by mean and variance.
+    """Check that the kinetic energy of small argon crystals follows Gamma(dof/2, kT), by mean and variance.
 
     Parameters
     ----------
     make_engine
-        ``(model)`` to engine, with the hooks that it needs.
-    batch
-        Independent systems of one composition; changed in place.
-    model
-        Any wrapped model.
+        ``(model)`` to engine.
     temperature
         K.
+    keeps_momentum
+        Whether the method conserves the total momentum, so that three degrees of freedom are missing.
+    systems
+        Number of independent crystals, of four atoms each.
     n_settle
         Steps before the first sample.
     n_samples, interval
         How often energies are read, after how many steps each time.
     """
-    engine = make_engine(model)
-    observe(engine, batch, {}, 1, n_settle)
+    engine = with_neighbor_hooks(make_engine(argon_model()))
+    batch = Batch.from_data_list([argon_crystal(1, number, temperature) for number in range(systems)])
+    engine.run(batch, n_settle)
     seen = observe(engine, batch, {"kinetic energy": thermal_kinetic_energy}, n_samples, interval)
-    dof = float(degrees_of_freedom(batch)[0])
+    dof = 3.0 * batch.num_nodes / systems - (3.0 if keeps_momentum else 0.0)
     return judge(deviations("kinetic energy", seen["kinetic energy"], kinetic_moments(dof, temperature)))
 
 

@@ -11,17 +11,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from athanor import kernels
 from athanor.errors import NotAvailableError
+from athanor.kernels.barostat import _reference as barostat_reference
 from athanor.kernels.cell import _reference as cell_reference
 from athanor.kernels.coulomb import op as coulomb
 from athanor.kernels.dispersion import op as dispersion
 from athanor.kernels.ewald import op as ewald
 from athanor.kernels.fire import _reference as fire_reference
+from athanor.kernels.flow import _reference as flow_reference
 from athanor.kernels.neighbor_displacement import _reference as displacement_reference
 from athanor.kernels.neighbor_list import _reference as list_reference
 from athanor.kernels.pair_potential import op as pair_potential
 from athanor.kernels.philox import _reference as philox_reference
 from athanor.kernels.pme import op as pme
 from athanor.kernels.segment import _reference as segment_reference
+from athanor.kernels.thermostat import _reference as thermostat_reference
 from athanor.models.dftd3.tables import load_dftd3_params, references_of
 from athanor.testing import op_contract as contract
 
@@ -31,6 +34,9 @@ NAMES += ["needs_rebuild", "lennard_jones", "fire_sums", "fire_moves", "cell_sha
 ENERGIES = ["lennard_jones", "screened_coulomb", "finite_coulomb", "ewald_reciprocal", "charge_corrections"]
 ENERGIES += ["dftd3", "pme_reciprocal"]
 NAMES += ENERGIES[1:]
+ENSEMBLES = ["momentum_flow", "scaled", "nose_hoover_half_step", "rescaling_factor", "ornstein_uhlenbeck"]
+ENSEMBLES += ["barostat_half_step", "barostat_drift"]
+NAMES += ENSEMBLES
 SIZES = (5, 0, 1, 60, 12)
 
 
@@ -79,10 +85,43 @@ def _empty_list(atoms: int) -> tuple[torch.Tensor, ...]:
     return torch.zeros(atoms + 1, dtype=torch.int64), none, none, torch.zeros((atoms, 3), dtype=torch.int32)
 
 
+def _ensemble_arguments(name: str, batch: dict[str, torch.Tensor], half: bool) -> tuple[Any, ...]:
+    """Arguments of thermostats and barostats; `half` chooses the other coupling, order and direction."""
+    positions, cell, pointer = batch["positions"], batch["cell"], batch["segment_ptr"]
+    velocities, noise, masses = batch["moved"] - positions, positions.sin(), 3.0 * batch["types"].to(positions.dtype)
+    number, glides = (batch["step"] % 8).double(), batch["included"]
+    dof = (3.0 * torch.diff(pointer) - 3.0 * glides).clamp(min=0.0).double()
+    constants = torch.stack((dof, glides, 0.2 + 0.01 * number, 0.02 + 0.01 * number, 2 + number, 9 + number), 1)
+    columns = constants.unbind(1)
+    if name == "momentum_flow":
+        return velocities, masses, glides, pointer
+    if name == "scaled":
+        return velocities, columns[2], cell[:, 0], pointer
+    if name == "rescaling_factor":
+        return noise, columns[3] + 0.3, columns[0], columns[3], columns[2], pointer
+    if name == "ornstein_uhlenbeck":
+        return velocities, noise, columns[2], positions[:, 0].abs(), masses, pointer
+    links = torch.stack((number, -number, 0.5 * number), 1) * 0.02
+    if name == "nose_hoover_half_step":
+        return velocities, masses, links, constants, pointer, 5 if half else 3
+    momentum, pressure = (
+        0.002 * (cell + cell.mT).double(),
+        0.01 * torch.eye(3, dtype=torch.float64) + 0.0 * cell.double(),
+    )
+    if name == "barostat_drift":
+        return positions, velocities, masses, cell, momentum, pressure, constants, pointer, 0.5 if half else 1.0
+    stress = 0.001 * (cell * cell.mT).double()
+    links = links[:, :0] if half else links
+    arguments = (velocities, noise, masses, momentum, links, 0.5 * links, stress, cell, pressure, constants, pointer)
+    return *arguments, 2 if half else 0, 3, half
+
+
 def _arguments(name: str, batch: dict[str, torch.Tensor], half: bool = False) -> tuple[Any, ...]:
     positions, cell, pointer = batch["positions"], batch["cell"], batch["segment_ptr"]
     if name == "segment_sum":
         return positions, pointer
+    if name in ENSEMBLES:
+        return _ensemble_arguments(name, batch, half)
     if name == "segment_max":
         return positions[:, 0].contiguous(), pointer
     if name.startswith("philox"):
@@ -138,6 +177,13 @@ REFERENCES: dict[str, Any] = {
     "strained": cell_reference.strained,
     "fire_sums": fire_reference.fire_sums,
     "fire_moves": fire_reference.fire_moves,
+    "momentum_flow": flow_reference.momentum_flow,
+    "scaled": flow_reference.scaled,
+    "nose_hoover_half_step": thermostat_reference.nose_hoover_half_step,
+    "rescaling_factor": thermostat_reference.rescaling_factor,
+    "ornstein_uhlenbeck": thermostat_reference.ornstein_uhlenbeck,
+    "barostat_half_step": barostat_reference.barostat_half_step,
+    "barostat_drift": barostat_reference.barostat_drift,
     "philox_uniform": philox_reference.uniform,
     "philox_normal": philox_reference.normal,
     "build_neighbor_list": list_reference.build_neighbor_list,

@@ -20,6 +20,7 @@ from athanor.dynamics.integrators import (
     NVTNoseHoover,
 )
 from athanor.dynamics.optimizers import FIRE, FIREVariableCell
+from athanor.dynamics.schedules import Schedule, anneal, ramp, steps
 from athanor.dynamics.velocities import initialize_velocities
 from athanor.hooks.protocol import Hook
 from athanor.hooks.stages import DynamicsStage
@@ -44,12 +45,16 @@ __all__ = [
     "NVTAndersen",
     "NVTLangevin",
     "NVTNoseHoover",
+    "Schedule",
+    "anneal",
     "describe_failure",
     "explain_failure",
     "hooks",
     "initialize_velocities",
     "integrators",
     "optimizers",
+    "ramp",
+    "steps",
 ]
 
 __getattr__, __dir__ = door(__name__)

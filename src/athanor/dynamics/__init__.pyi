@@ -22,6 +22,10 @@ from athanor.dynamics.integrators import NVTLangevin as NVTLangevin
 from athanor.dynamics.integrators import NVTNoseHoover as NVTNoseHoover
 from athanor.dynamics.optimizers import FIRE as FIRE
 from athanor.dynamics.optimizers import FIREVariableCell as FIREVariableCell
+from athanor.dynamics.schedules import Schedule as Schedule
+from athanor.dynamics.schedules import anneal as anneal
+from athanor.dynamics.schedules import ramp as ramp
+from athanor.dynamics.schedules import steps as steps
 from athanor.dynamics.velocities import initialize_velocities as initialize_velocities
 from athanor.hooks.protocol import Hook as Hook
 from athanor.hooks.stages import DynamicsStage as DynamicsStage
@@ -50,10 +54,14 @@ __all__ = [
     "NVTAndersen",
     "NVTLangevin",
     "NVTNoseHoover",
+    "Schedule",
+    "anneal",
     "describe_failure",
     "explain_failure",
     "hooks",
     "initialize_velocities",
     "integrators",
     "optimizers",
+    "ramp",
+    "steps",
 ]

@@ -152,6 +152,7 @@ class BaseDynamics(HookRegistryMixin):
         self.failure_notes: dict[int, str] = {}
         self._state: Any = None
         self._assigned: set[str] = set()
+        self._scheduled: dict[str, Parameter] = vars(self).get("_scheduled", {})
         self._selects_active_itself = selects_active(self)
         self._running = False
         self._driver = Driver(self, self._stages())
@@ -434,6 +435,8 @@ class BaseDynamics(HookRegistryMixin):
         """Whether it can be given some of the systems of `batch`: nothing outside its state has a row for each."""
         if self.convergence_hook is not None and not self.convergence_hook.works_on_part:
             return False
+        if any(getattr(self, name).is_per_system for name in self._scheduled):
+            return False
         counts, ours = (len(batch), batch.num_nodes), Parameter.names_in(type(self))
         return not any(
             isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] in counts and name not in ours
@@ -454,6 +457,8 @@ class BaseDynamics(HookRegistryMixin):
     def update(self, half: str, batch: Batch, active: ActiveSet) -> None:
         """Do ``pre_update`` or ``post_update`` for the active systems, in place."""
         self.active = active
+        if self._scheduled and half == "pre_update":
+            self._follow_schedules(batch)
         if self._selects_active_itself:
             getattr(self, half)(batch)
         else:
@@ -494,6 +499,14 @@ class BaseDynamics(HookRegistryMixin):
 
     def _stages(self) -> list[StageSpec]:
         return [StageSpec(self, None, None)]
+
+    def _follow_schedules(self, batch: Batch) -> None:
+        """Bring scheduled parameters of the systems that move up to the time they have spent in the stage, in place."""
+        assert self.active is not None
+        elapsed = batch.time.reshape(-1) - self._state.entered
+        for name, parameter in self._scheduled.items():
+            rows = getattr(self._state, name)
+            self.active.select_(rows, parameter.rows_of(self, getattr(self, name).at(elapsed), batch).to(rows.dtype))
 
     @contextmanager
     def _around_run(self, batch: Batch) -> Iterator[None]:

@@ -34,6 +34,9 @@ class Motion(BaseDynamics):
 
     __needs_keys__ = frozenset({"forces"})
     __provides_keys__ = frozenset({"positions", "velocities"})
+    entered = StateVariable(
+        unit="fs", dtype=torch.float64, fresh=lambda engine, batch, made: batch.time[:, 0].double().clone()
+    )
     dt = Parameter(check_positive, unit="fs", convert=fs_to_internal_time)
 
     def __init__(

@@ -17,7 +17,6 @@ from athanor.units import fs_to_internal_time
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
-    from athanor.dynamics.state import IntegratorState
 
 COUPLINGS = ("isotropic", "anisotropic", "triclinic")
 """What of a cell moves: its volume; its three axes along x, y and z; everything but its orientation."""
@@ -75,15 +74,6 @@ class UnderPressure(BaseDynamics):
     pressure = Pressure()
     barostat_time = Parameter(check_positive, unit="fs", convert=fs_to_internal_time)
     pressure_coupling: str
-
-    def make_state(self, batch: Batch) -> IntegratorState | None:
-        """State as declared; refused if no system has a cell."""
-        if "cell" not in batch:
-            raise InputError(
-                f"{type(self).__name__} needs a `cell`; none of the {len(batch)} systems has one. Use NVE or a "
-                f"thermostat without pressure."
-            )
-        return super().make_state(batch)
 
     def misfits(self, batch: Batch) -> Tensor | None:
         """Molecules, slabs and wires: a pressure on them would act on empty space."""

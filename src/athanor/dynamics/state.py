@@ -166,7 +166,10 @@ class Parameter(StateVariable):
         return list(Parameter.declared_in(engine_class))
 
     def _rows(self, engine: Any, batch: Batch, made: dict[str, Tensor]) -> Tensor:
-        return self.rows_of(engine, getattr(engine, self.name), batch)
+        value = getattr(engine, self.name)
+        if is_schedule(value):
+            value = value.at(torch.zeros(len(batch), dtype=torch.float64, device=batch.device))
+        return self.rows_of(engine, value, batch)
 
     def rows_of(self, engine: Any, value: Any, batch: Batch) -> Tensor:
         """Return `value` as one row per system, in the unit of the rows."""
@@ -182,7 +185,16 @@ class Parameter(StateVariable):
             raise AttributeError(self.name) from None
 
     def __set__(self, engine: Any, value: Any) -> None:
-        self._check(value, self.name, **self._options)
+        for each in _values_of(value):
+            self._check(each, self.name, **self._options)
+        scheduled = vars(engine).setdefault("_scheduled", {})
+        scheduled.pop(self.name, None)
+        if is_schedule(value):
+            if not (self.has_rows and "entered" in StateVariable.declared_in(type(engine))):
+                raise InputError(
+                    f"`{self.name}` of {type(engine).__name__} can not follow a schedule. Parameters of dynamics can."
+                )
+            scheduled[self.name] = self
         vars(engine)[self.name] = value
         vars(engine).setdefault("_assigned", set()).add(self.name)
 
@@ -194,13 +206,17 @@ def parameters_in_words(engine: Any) -> list[str]:
     words = []
     for name, parameter in Parameter.declared_in(type(engine)).items():
         value = getattr(engine, name, None) if isinstance(parameter, Parameter) else None
-        if value is None or (not isinstance(value, Tensor) and value == defaults.get(name)):
+        if value is None or (is_scalar(value) and not isinstance(value, Tensor) and value == defaults.get(name)):
             continue
-        numbers = torch.as_tensor(value).double()
+        numbers = torch.cat([torch.as_tensor(each).double().reshape(-1) for each in _values_of(value)])
         ends = dict.fromkeys(f"{end:g}" for end in (float(numbers.min()), float(numbers.max())))
         unit = parameter.unit.partition(" (")[0]
         words.append(f"{name}={' to '.join(ends)}{unit and ' '}{unit}")
     return words
+
+
+def _values_of(value: Any) -> list[Any]:
+    return value.values if is_schedule(value) else [value]
 
 
 def make_rows(engine: Any, batch: Batch) -> dict[str, Tensor]:
@@ -257,9 +273,14 @@ def per_system(value: float | Tensor, name: str, like: Tensor, num_systems: int)
     return tensor.expand(num_systems).clone()
 
 
-def is_scalar(value: float | Tensor) -> bool:
-    """Whether `value` is one number, not one per system."""
-    return not isinstance(value, Tensor) or value.ndim == 0
+def is_scalar(value: Any) -> bool:
+    """Whether `value` is one number, not one per system, nor a schedule."""
+    return not is_schedule(value) and (not isinstance(value, Tensor) or value.ndim == 0)
+
+
+def is_schedule(value: Any) -> bool:
+    """Whether `value` changes while systems move, see `athanor.dynamics.Schedule`."""
+    return hasattr(value, "at") and hasattr(value, "points")
 
 
 def check_finite(value: Any, name: str, unit: str = "") -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from athanor.workflows.courses import start_of
 from athanor.workflows.methods import load
 from athanor.workflows.quantities import TEMPERATURE, TIME, format_quantity
 from athanor.workflows.readable import format_bytes
@@ -156,17 +157,16 @@ def _about_far_starts(stage: MDSpec, systems: Sequence[System], given: Sequence[
         return
     batch = Batch.from_data_list([convert(systems[index], "float64") for index in given])
     batch.dof = count_degrees_of_freedom(batch, load(stage.method.engine).conserves_momentum is True)
+    target = start_of(stage.temperature)
     kelvin, dof = temperature(batch)[:, 0].tolist(), batch.dof[:, 0].tolist()
-    far = [place for place in range(len(given)) if is_far(kelvin[place], stage.temperature, dof[place])]
+    far = [place for place in range(len(given)) if is_far(kelvin[place], target, dof[place])]
     if far:
         first = kelvin[far[0]]
-        found = (
-            f"{first:.4g} K" if first > _STILL * stage.temperature else "0 K (it stands still, or glides as a whole)"
-        )
+        found = f"{first:.4g} K" if first > _STILL * target else "0 K (it stands still, or glides as a whole)"
         yield Advice(
             "start",
             f"{name_systems([given[place] for place in far], systems)}: the velocities that came with it are those of "
-            f"{found}, far from {format_quantity(stage.temperature, TEMPERATURE)}, and are kept. "
+            f"{found}, far from {format_quantity(target, TEMPERATURE)}, and are kept. "
             f"Ask for that temperature, or drop them to have new ones drawn (`del atoms.arrays['momenta']` in ASE).",
         )
 

@@ -12,10 +12,11 @@ from pydantic import ValidationError
 from athanor._values import check_keywords
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
-from athanor.dynamics import ConvergenceHook, FusedStage
+from athanor.dynamics import ConvergenceHook, FusedStage, Schedule
 from athanor.dynamics.evaluate import compute_apart, is_of_model
 from athanor.errors import AthanorError, AthanorWarning, InputError
 from athanor.models import registry
+from athanor.workflows.courses import Course
 from athanor.workflows.earlier_runs import progress_of
 from athanor.workflows.methods import RELAX, load
 from athanor.workflows.problems import describe_problems
@@ -224,7 +225,7 @@ def _build_engine(stage: StageSpec, spec: RunSpec, model: Any, batch: Batch) -> 
     """Make the engine of a stage as the table says: by its home, with the settings that it has keywords for."""
     method, home = stage.method, stage.method.engine
     keywords = {name: setting.keyword for name, setting in method.all_settings().items() if setting.keyword}
-    given = {keyword: getattr(stage, name) for name, keyword in keywords.items()}
+    given = {keyword: _as_engines_take_it(getattr(stage, name), stage) for name, keyword in keywords.items()}
     given |= method.constants
     given["random_seed"] = spec.seed
     if method.kind is RELAX and (stage.fixed_cell or "cell" not in batch):
@@ -238,6 +239,10 @@ def _build_engine(stage: StageSpec, spec: RunSpec, model: Any, batch: Batch) -> 
         engine = load(home)(model, **given)
     engine.warns_of_start = False  # which `advise` says, too
     return engine
+
+
+def _as_engines_take_it(value: Any, stage: StageSpec) -> Any:
+    return Schedule(value.within(stage.steps * stage.timestep)) if isinstance(value, Course) else value
 
 
 def build_neighbor_hooks(model: Any) -> list[Any]:

@@ -24,6 +24,12 @@ def md(
     timestep: float | str = 1.0,
     stress: bool = False,
     friction: float | str | None = None,
+    pressure: float | str | None = None,
+    barostat_time: float | str | None = None,
+    coupling: str | None = None,
+    thermostat_time: float | str | None = None,
+    compressibility: float | str | None = None,
+    collision_rate: float | str | None = None,
     supercell: str | int | Sequence[int] = 1,
     min_atoms: int = 1,
     strict: bool = False,
@@ -52,9 +58,11 @@ def md(
     overwrite, title, silence, progress
         As in `athanor.relax`.
     ensemble
-        nvt (Langevin) or nve (velocity Verlet).
+        nvt (Langevin), nve (velocity Verlet), nvt-nose-hoover (Nosé-Hoover chain), nvt-csvr (velocity rescaling), nvt-
+        andersen (random collisions), npt (moving cell and chains), npt-crescale (cell and velocity rescaling), npt-
+        langevin (moving cell and Langevin), nph (moving cell) or brownian (overdamped).
     temperature
-        Of the thermostat, and of the velocities at the start, K.
+        Of the thermostat, and of the velocities at the start, K; 300 K to 900 K changes it evenly.
     time
         Length of the run, fs. 1 ps by default.
     steps
@@ -64,7 +72,23 @@ def md(
     stress
         Log the stress of dynamics too, component by component.
     friction
-        Of the thermostat, 1/fs; 0.001 to 0.05 is usual. Taken by nvt; 0.01 1/fs by default.
+        Of the thermostat, 1/fs; 0.001 to 0.05 is usual. Taken by nvt, npt-langevin, brownian; 0.01 1/fs by default.
+    pressure
+        Target pressure, compression positive; a bare number is GPa. Taken by npt, npt-crescale, npt-langevin, nph; 0
+        GPa by default.
+    barostat_time
+        Time constant of the barostat, fs; 500 to 2000 is usual. Taken by npt, npt-crescale, npt-langevin, nph; 1000 fs
+        by default.
+    coupling
+        What of a cell moves: its volume, its axes, or angles too. Taken by npt, npt-crescale, npt-langevin, nph;
+        isotropic by default.
+    thermostat_time
+        Time constant of the thermostat, fs; 50 to 200 is usual. Taken by nvt-nose-hoover, nvt-csvr, npt, npt-crescale;
+        100 fs by default.
+    compressibility
+        Estimate; sets the pace of the barostat; a bare number is 1/GPa. Taken by npt-crescale; 0.1 1/GPa by default.
+    collision_rate
+        Of each atom with the bath, 1/fs. Taken by nvt-andersen; 0.005 1/fs by default.
     seed
         Seed of velocities and noise. A system's path depends on it and on its place in `structures`, not on the batch.
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from athanor._values import shown
 from athanor.errors import StorageError
+from athanor.workflows.quantities import COMPRESSIBILITY as COMPRESSIBILITY_UNIT
 from athanor.workflows.quantities import FORCE, PRESSURE, RATE, TEMPERATURE, TIME, format_quantity
 from athanor.workflows.settings import OUTPUT, Setting
 
@@ -84,9 +85,6 @@ class Method:
         Settings of other methods that it accepts without using them.
     advice
         Topic -> function that looks for what is probably not meant. The topic is what ``silence`` takes.
-    conserved
-        Function of the engine and the batch that returns the conserved quantity of every system, eV, [B]. It becomes a
-        column of the log and a panel of the plot.
     """
 
     kind: StageKind
@@ -102,7 +100,6 @@ class Method:
     cell_citations: tuple[str, ...] = ()
     ignores: tuple[str, ...] = ()
     advice: Mapping[str, Advice] = field(default_factory=dict)
-    conserved: Callable[[Any, Any], Any] | None = None
 
     def all_settings(self) -> dict[str, Setting]:
         """Name -> setting, of all that it takes."""
@@ -132,7 +129,8 @@ MOST_STEPS = Setting("steps", int, "At most so many steps for each system", 500,
 START_TEMPERATURE = Setting("temperature", TEMPERATURE, "Of the velocities at the start", 300.0, at_least=0.0,
                             keyword="start_temperature", flags=("-T",), metavar="T")  # fmt: skip
 BATH_TEMPERATURE = replace(START_TEMPERATURE, help="Of the thermostat, and of the velocities at the start",
-                           keyword="temperature", plotted="temperature")  # fmt: skip
+                           keyword="temperature", plotted="temperature", may_change=True,
+                           note="300 K to 900 K changes it evenly")  # fmt: skip
 TIMESTEP = Setting("timestep", TIME, "Length of a step", 1.0, above=0.0, keyword="dt", metavar="TIME")
 LENGTH = Setting("time", TIME, "Length of the run", 1000.0, absent="1 ps", sets="steps", metavar="TIME")
 STEPS = Setting(
@@ -140,6 +138,19 @@ STEPS = Setting(
 )
 FRICTION = Setting("friction", RATE, "Of the thermostat", 0.01, at_least=0.0, keyword="friction",
                    note="0.001 to 0.05 is usual", metavar="RATE")  # fmt: skip
+COLLISION_RATE = Setting("collision_rate", RATE, "Of each atom with the bath", 0.005, at_least=0.0,
+                         keyword="collision_rate", metavar="RATE")  # fmt: skip
+THERMOSTAT_TIME = Setting("thermostat_time", TIME, "Time constant of the thermostat", 100.0, above=0.0,
+                          keyword="thermostat_time", note="50 to 200 is usual", metavar="TIME")  # fmt: skip
+UNDER_PRESSURE = (
+    replace(TARGET_PRESSURE, keyword="pressure", may_change=True),
+    Setting("barostat_time", TIME, "Time constant of the barostat", 1000.0, above=0.0, keyword="barostat_time",
+            note="500 to 2000 is usual", metavar="TIME"),
+    Setting("coupling", str, "What of a cell moves: its volume, its axes, or angles too", "isotropic",
+            choices=("isotropic", "anisotropic", "triclinic"), keyword="pressure_coupling", metavar="NAME"),
+)  # fmt: skip
+COMPRESSIBILITY = Setting("compressibility", COMPRESSIBILITY_UNIT, "Estimate; sets the pace of the barostat", 0.1,
+                          above=0.0, keyword="compressibility", metavar="VALUE")  # fmt: skip
 
 STRESS = Setting("stress", bool, "Log the stress of dynamics too, component by component", False)
 
@@ -181,12 +192,22 @@ def _strong_friction(stage: Any, systems: Sequence[Any]) -> str:
     )
 
 
-def _total_energy(engine: Any, batch: Any) -> Any:
-    from athanor.data.observables import kinetic_energy
+def _fast_coupling(stage: Any, systems: Sequence[Any]) -> str:
+    times = {name: getattr(stage, name) for name in _COUPLING_TIMES}
+    short = [name for name, time in times.items() if time is not None and time < _COUPLING_TIMES[name] * stage.timestep]
+    return " ".join(
+        f"{name} {format_quantity(times[name], TIME)} is shorter than {_COUPLING_TIMES[name]} steps of "
+        f"{format_quantity(stage.timestep, TIME)}: the coupling will shake the system."
+        for name in short
+    )
 
-    return (batch.energy + kinetic_energy(batch)).reshape(-1)
 
-
+_COUPLING_TIMES = {"thermostat_time": 10, "barostat_time": 50}
+"""Time constants, and the steps that each should last."""
+_BAOAB = "B. Leimkuhler, C. Matthews, Appl. Math. Res. Express 2013, 34 (2013), doi:10.1093/amrx/abs010"
+_CHAINS = "G. J. Martyna et al., J. Chem. Phys. 97, 2635 (1992), doi:10.1063/1.463940"
+_CSVR = "G. Bussi et al., J. Chem. Phys. 126, 014101 (2007), doi:10.1063/1.2408420"
+_MTK = "G. J. Martyna, D. J. Tobias, M. L. Klein, J. Chem. Phys. 101, 4177 (1994), doi:10.1063/1.467468"
 _PHILOX = "J. K. Salmon et al., SC'11, 16 (2011), doi:10.1145/2063384.2063405"
 
 # ---------------------------------------------------------------------------------------------------------- the table
@@ -203,7 +224,7 @@ METHODS: tuple[Method, ...] = (
         MD, "nvt", "Langevin", "NVT at {temperature}", "athanor.dynamics:NVTLangevin",
         settings=(BATH_TEMPERATURE, FRICTION),
         citations=(
-            "B. Leimkuhler, C. Matthews, Appl. Math. Res. Express 2013, 34 (2013), doi:10.1093/amrx/abs010",
+            _BAOAB,
             _PHILOX,
         ),
         advice={"friction": _strong_friction},
@@ -212,7 +233,58 @@ METHODS: tuple[Method, ...] = (
         MD, "nve", "velocity Verlet", "NVE from {temperature}", "athanor.dynamics:NVE",
         ignores=("friction",),  # a job goes from nvt to nve by one word
         citations=("W. C. Swope et al., J. Chem. Phys. 76, 637 (1982), doi:10.1063/1.442716",),
-        conserved=_total_energy,
+    ),
+    Method(
+        MD, "nvt-nose-hoover", "Nosé-Hoover chain", "NVT at {temperature}", "athanor.dynamics:NVTNoseHoover",
+        settings=(BATH_TEMPERATURE, THERMOSTAT_TIME),
+        citations=(_CHAINS,),
+        advice={"coupling": _fast_coupling},
+    ),
+    Method(
+        MD, "nvt-csvr", "velocity rescaling", "NVT at {temperature}", "athanor.dynamics:NVTCSVR",
+        settings=(BATH_TEMPERATURE, THERMOSTAT_TIME),
+        citations=(_CSVR, _PHILOX),
+        advice={"coupling": _fast_coupling},
+    ),
+    Method(
+        MD, "nvt-andersen", "random collisions", "NVT at {temperature}", "athanor.dynamics:NVTAndersen",
+        settings=(BATH_TEMPERATURE, COLLISION_RATE),
+        citations=("H. C. Andersen, J. Chem. Phys. 72, 2384 (1980), doi:10.1063/1.439486", _PHILOX),
+    ),
+    Method(
+        MD, "npt", "moving cell and chains", "NPT at {temperature} and {pressure}", "athanor.dynamics:NPT",
+        settings=(BATH_TEMPERATURE, *UNDER_PRESSURE, THERMOSTAT_TIME),
+        citations=(_MTK, _CHAINS),
+        advice={"coupling": _fast_coupling},
+    ),
+    Method(
+        MD, "npt-crescale", "cell and velocity rescaling", "NPT at {temperature} and {pressure}",
+        "athanor.dynamics:NPTCRescale",
+        settings=(BATH_TEMPERATURE, *UNDER_PRESSURE, THERMOSTAT_TIME, COMPRESSIBILITY),
+        citations=("M. Bernetti, G. Bussi, J. Chem. Phys. 153, 114107 (2020), doi:10.1063/5.0020514", _CSVR, _PHILOX),
+        advice={"coupling": _fast_coupling},
+    ),
+    Method(
+        MD, "npt-langevin", "moving cell and Langevin", "NPT at {temperature} and {pressure}",
+        "athanor.dynamics:NPTLangevin",
+        settings=(BATH_TEMPERATURE, *UNDER_PRESSURE, FRICTION),
+        citations=(_MTK, "D. Quigley, M. Probert, J. Chem. Phys. 120, 11432 (2004), doi:10.1063/1.1755657",
+        _PHILOX), advice={"friction": _strong_friction, "coupling": _fast_coupling},
+    ),
+    Method(
+        MD, "nph", "moving cell", "NPH at {pressure} from {temperature}", "athanor.dynamics:NPH",
+        settings=UNDER_PRESSURE,
+        citations=(_MTK,),
+        advice={"coupling": _fast_coupling},
+    ),
+    Method(
+        MD, "brownian", "overdamped", "Brownian motion at {temperature}", "athanor.dynamics:Brownian",
+        settings=(
+            replace(BATH_TEMPERATURE, help="Of the bath", keyword="temperature"),
+            replace(FRICTION, above=0.0, at_least=None),
+        ),
+        citations=(_BAOAB,
+        _PHILOX),
     ),
 )  # fmt: skip
 

@@ -15,8 +15,9 @@ import numpy as np
 from athanor.units import GPa, ps
 from athanor.workflows import methods
 from athanor.workflows.columns import note_apart, tell_apart
+from athanor.workflows.courses import parse_course, values_of
 from athanor.workflows.methods import KINDS, MD
-from athanor.workflows.quantities import Quantity, parse_quantity
+from athanor.workflows.quantities import Quantity
 
 if TYPE_CHECKING:
     from athanor.workflows.saved_log import Series
@@ -110,8 +111,9 @@ def _part(saved: SavedRun, stages: Sequence[int]) -> Part:
         for key, setting in method.all_settings().items() if method is not None else ():
             quantity = setting.quantity
             if setting.plotted and isinstance(quantity, Quantity) and key in settings:
-                value = parse_quantity(settings[key], quantity) / quantity.units[quantity.default]
-                targets.setdefault(setting.plotted, []).append(value)
+                values = values_of(parse_course(settings[key], quantity))
+                ends = dict.fromkeys((values[0], values[-1]))
+                targets.setdefault(setting.plotted, []).extend(end / quantity.units[quantity.default] for end in ends)
     return Part(tuple(stages), kind == MD.name, ", then ".join(dict.fromkeys(words)), targets)
 
 

@@ -43,6 +43,10 @@ FORCE = Quantity("force", "eV/Å", "0.05", {"eV/Å": 1.0, "meV/Å": 1e-3})
 TIME = Quantity("time", "fs", "1.0", {"fs": 1.0, "ps": units.ps, "ns": units.ns})
 RATE = Quantity("rate", "1/fs", "0.01", {"1/fs": 1.0, "1/ps": 1.0 / units.ps, "1/ns": 1.0 / units.ns})
 
+COMPRESSIBILITY = Quantity(
+    "compressibility", "1/GPa", "0.1", {f"1/{unit}": 1.0 / size for unit, size in _PRESSURE.items() if "eV" not in unit}
+)
+
 _LARGEST = 1e15
 """Of every quantity, in its default unit: far beyond any use, and far from what overflows."""
 _PATTERN = re.compile(r"^\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*$")

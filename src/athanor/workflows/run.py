@@ -258,7 +258,7 @@ class _Run:
         columns: dict[str, Any] = {"stage": lambda ctx: tracker.stage_of_step(ctx.batch)}
         if any(isinstance(stage, MDSpec) and stage.stress for stage in self.spec.stages):
             columns |= {f"stress_{name}": partial(_stress, index) for index, name in enumerate(VOIGT)}
-        if any(stage.method.conserved for stage in self.spec.stages):
+        if any(isinstance(stage, MDSpec) for stage in self.spec.stages):
             columns["conserved"] = lambda ctx: _conserved(self.spec, engines, tracker, ctx.batch)
         frames = SnapshotHook(self.sink, every, finished="once")
         self._log = LoggingHook("csv", every, log, custom_scalars=columns, finished="once")
@@ -302,14 +302,15 @@ class _Run:
 
 
 def _conserved(spec: RunSpec, engines: list[Any], tracker: Tracker, batch: Batch) -> torch.Tensor:
-    """Conserved quantity of each system in its stage, eV; NaN where the method of the stage has none."""
+    """Conserved quantity of each system in its stage of dynamics, eV; NaN where its method has none."""
     import torch
 
     values = torch.full((len(batch),), torch.nan, dtype=torch.float64, device=batch.device)
     for number, (stage, engine) in enumerate(zip(spec.stages, engines, strict=True)):
         here = tracker.stage_of_step(batch) == number
-        if stage.method.conserved is not None and bool(here.any()):
-            values = torch.where(here, stage.method.conserved(engine, batch).reshape(-1).double(), values)
+        if isinstance(stage, MDSpec) and bool(here.any()):
+            conserved = engine.conserved_energy(batch)
+            values = values if conserved is None else torch.where(here, conserved, values)
     return values
 
 

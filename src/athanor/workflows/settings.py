@@ -54,6 +54,8 @@ class Setting:
         Whether it is an argument of the Python calls.
     only
         Methods that take it, if not all of the kind do.
+    may_change
+        Whether it may change during a stage, see `athanor.workflows.courses`.
     sets
         The key that is set through this one, which then does not stand in a resolved job: ``time`` gives ``steps``.
     """
@@ -77,6 +79,7 @@ class Setting:
     panel: str = ""
     in_python: bool = True
     only: tuple[str, ...] = ()
+    may_change: bool = False
     sets: str = ""
 
     @property

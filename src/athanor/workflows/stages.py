@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -24,6 +24,7 @@ from pydantic import (
 from athanor._values import shown
 from athanor.errors import InputError
 from athanor.workflows import methods
+from athanor.workflows.courses import Course, format_course, parse_course, values_of
 from athanor.workflows.methods import KINDS, MD, RELAX, TIMESTEP, Method, StageKind
 from athanor.workflows.quantities import TIME, Quantity, format_quantity, parse_quantity
 from athanor.workflows.settings import Setting
@@ -77,18 +78,25 @@ def type_of(setting: Setting) -> Any:
     quantity = setting.quantity
     found: Any = Literal[setting.choices] if setting.choices else quantity
     if isinstance(quantity, Quantity):
+        read, write = (parse_course, format_course) if setting.may_change else (parse_quantity, format_quantity)
         found = Annotated[
-            float,
-            BeforeValidator(partial(parse_quantity, quantity=quantity)),
+            float | Course if setting.may_change else float,
+            BeforeValidator(partial(read, quantity=quantity)),
             AfterValidator(partial(_within_bounds, setting=setting, quantity=quantity)),
-            PlainSerializer(partial(format_quantity, quantity=quantity), return_type=str, when_used="unless-none"),
+            PlainSerializer(partial(write, quantity=quantity), return_type=str, when_used="unless-none"),
         ]
     elif quantity is int:
         found = Annotated[Whole, Field(gt=setting.above, ge=setting.at_least)]
     return found | None if setting.only or setting.default is None else found
 
 
-def _within_bounds(value: float, setting: Setting, quantity: Quantity) -> float:
+def _within_bounds(value: float | Course, setting: Setting, quantity: Quantity) -> float | Course:
+    for each in values_of(value):
+        _check_bounds(each, setting, quantity)
+    return value
+
+
+def _check_bounds(value: float, setting: Setting, quantity: Quantity) -> None:
     if setting.above is not None and value <= setting.above:
         least = "positive" if setting.above == 0 else f"above {setting.above:g}"
         raise InputError(f"this must be {least}; got {format_quantity(value, quantity)}.")
@@ -100,7 +108,6 @@ def _within_bounds(value: float, setting: Setting, quantity: Quantity) -> float:
             f"{format_quantity(value, quantity)} is too much; at most {setting.at_most:g}. "
             f"A bare number is read in {quantity.default}."
         )
-    return value
 
 
 def _setting_value(cls: Any, value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
@@ -141,6 +148,16 @@ class RelaxSpec(_stage_of(RELAX)):  # type: ignore[misc]
 
 class MDSpec(_stage_of(MD)):  # type: ignore[misc]
     """Molecular dynamics."""
+
+    @model_validator(mode="after")
+    def _courses_fit(self) -> Self:
+        for name, value in self:
+            if isinstance(value, Course):
+                try:
+                    value.within(self.steps * self.timestep)
+                except InputError as error:
+                    raise InputError(f"`{name}`: {error}") from None
+        return self
 
     @model_validator(mode="before")
     @classmethod

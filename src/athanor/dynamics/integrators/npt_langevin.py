@@ -10,6 +10,7 @@ from torch import Tensor
 from athanor.dynamics.barostat import Barostatted, cell_energy
 from athanor.dynamics.motion import HeatBath
 from athanor.dynamics.noise import LangevinNoise, normals_of_cells
+from athanor.dynamics.schedules import inverse
 from athanor.dynamics.state import Parameter, check_positive
 from athanor.dynamics.updates import put_
 from athanor.kernels.philox import Purpose
@@ -101,7 +102,7 @@ class NPTLangevin(HeatBath, Barostatted):
             model, dt, pressure, barostat_time, pressure_coupling, n_steps, hooks, convergence_hook,
             random_seed=random_seed, **kwargs,
         )  # fmt: skip
-        self.barostat_friction = 1.0 / barostat_time if barostat_friction is None else barostat_friction
+        self.barostat_friction = inverse(barostat_time) if barostat_friction is None else barostat_friction
         self._noise = LangevinNoise()
 
     @property

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from athanor.dynamics.motion import ThermostattedMotion
 from athanor.dynamics.noise import LangevinNoise
-from athanor.dynamics.state import Parameter, check_positive
+from athanor.dynamics.state import Parameter, check_positive, is_schedule
 from athanor.errors import AthanorWarning
 from athanor.units import per_fs_to_internal_rate
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 def _warn_of_strong_friction(friction: float | Tensor, dt: float | Tensor) -> None:
     """Warn if friction stops all motion within one step: a rate of 1/ps given in 1/fs, most often."""
+    if is_schedule(friction) or is_schedule(dt):
+        return
     rates, steps = (torch.as_tensor(value, dtype=torch.float64).reshape(-1) for value in (friction, dt))
     if rates.numel() > 1 and steps.numel() > 1 and rates.numel() != steps.numel():
         return  # refused when there is a batch

@@ -22,8 +22,8 @@ def barostat_half_step(
     c = constants.T
     dof, dt, heat, glides = c[Constant.DOF], c[Constant.DT], c[Constant.HEAT], c[Constant.GLIDES] > 0
     root = _root_of_mass(constants)
-    w, uptake = momentum.double(), torch.zeros_like(dt)
-    chain, cell_chain = chain.double(), cell_chain.double()
+    w, dtype = momentum.double(), velocities.dtype
+    velocities, chain, cell_chain = velocities.double(), chain.double(), cell_chain.double()
 
     def thermostat(w, velocities, chain, cell_chain):
         _, square, center = momentum_flow(velocities, masses, glides, segment_ptr)
@@ -56,9 +56,9 @@ def barostat_half_step(
         system = segment_index(segment_ptr, len(velocities))
         moves = masses[:, None] > 0
         push = 0.5 * dt[system, None] * forces.double() / torch.where(moves, masses[:, None].double(), 1.0)
-        relative = velocities.double() - center[system]
+        relative = velocities - center[system]
         moved = center[system] + _times(relative, slowed[system]) + _times(push, pushed[system])
-        return torch.where(moves, moved.to(velocities.dtype), velocities)
+        return torch.where(moves, moved, velocities)
 
     if not backward:
         w, velocities, chain, cell_chain, uptake = thermostat(w, velocities, chain, cell_chain)
@@ -68,7 +68,7 @@ def barostat_half_step(
         velocities = kick_atoms(w, velocities)
         w = kick_cell(w, velocities)
         w, velocities, chain, cell_chain, uptake = thermostat(w, velocities, chain, cell_chain)
-    return velocities.clone(), w, chain.clone(), cell_chain.clone(), uptake
+    return velocities.to(dtype), w, chain.clone(), cell_chain.clone(), uptake
 
 
 def barostat_drift(positions, velocities, masses, cell, momentum, pressure, constants, segment_ptr, fraction):

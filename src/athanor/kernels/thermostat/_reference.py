@@ -97,7 +97,6 @@ def ornstein_uhlenbeck(velocities, noise, decay, width, masses, segment_ptr):
     system = segment_index(segment_ptr, velocities.shape[0])
     old, moves = velocities.double(), (masses > 0)[:, None]
     new = decay.double()[system, None] * old + width.double()[:, None] * noise.double()
-    new = torch.where(moves, new, old).to(velocities.dtype)
-    gained = torch.where(moves, masses.double()[:, None] * (new.double() ** 2 - old**2), 0.0)
+    gained = torch.where(moves, masses.double()[:, None] * (new**2 - old**2), 0.0)
     sums = segment_sum(gained, segment_ptr)
-    return new, 0.5 * (sums[:, 0] + sums[:, 1] + sums[:, 2])
+    return torch.where(moves, new, old).to(velocities.dtype), 0.5 * (sums[:, 0] + sums[:, 1] + sums[:, 2])

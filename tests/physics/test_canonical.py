@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from athanor.dynamics import NPT, NVE, NVTCSVR, Brownian, NPTCRescale, NPTLangevin, NVTAndersen, NVTLangevin, NVTNoseHoover
+from athanor.dynamics import (
+    NPT,
+    NVE,
+    NVTCSVR,
+    Brownian,
+    NPTCRescale,
+    NPTLangevin,
+    NVTAndersen,
+    NVTLangevin,
+    NVTNoseHoover,
+)
 from athanor.dynamics.integrators import brownian, nvt_csvr, nvt_nose_hoover
 from athanor.testing.ensemble_contract import check_canonical, check_kinetic_energy
 

@@ -139,7 +139,9 @@ def check_canonical(
         mean, variance = well_energy(model, T)
         found |= deviations(f"potential energy{name}", energies, Moments(atoms * mean, atoms * variance))
     if kinetic:
-        for T, name, values in zip(temperatures, ("", " at 1.2 T"), seen["kinetic energy"].split(systems, 1), strict=True):
+        for T, name, values in zip(
+            temperatures, ("", " at 1.2 T"), seen["kinetic energy"].split(systems, 1), strict=True
+        ):
             found |= deviations(f"kinetic energy{name}", values, kinetic_moments(3.0 * atoms, T))
     found["slope of temperatures"] = _off(likeliest_slope(*seen["energy"].split(systems, 1)), *temperatures)
     return judge(found, {"energy": seen["energy"][:, :systems]})
@@ -223,7 +225,11 @@ def check_isobaric(
         How often quantities are read, after how many steps each time.
     """
     model = CosineBox(k)
-    states = {"": (temperature, pressure), " at 1.15 T": (1.15 * temperature, pressure), " at 1.4 P": (temperature, 1.4 * pressure)}
+    states = {
+        "": (temperature, pressure),
+        " at 1.15 T": (1.15 * temperature, pressure),
+        " at 1.4 P": (temperature, 1.4 * pressure),
+    }
     ensembles = [BoxEnsemble(model, T, P, atoms, coupling) for T, P in states.values()]
     batch = _in_order([ensemble.systems(systems, seed) for seed, ensemble in enumerate(ensembles)])
     temperatures, pressures = (_rows([state[kind] for state in states.values()], systems) for kind in (0, 1))

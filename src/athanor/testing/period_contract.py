@@ -25,8 +25,8 @@ from athanor.units import BOLTZMANN
 if TYPE_CHECKING:
     from athanor.dynamics.engine import BaseDynamics
 
-TOLERANCE = 0.02
-"""Relative; a mass that is wrong by one part in ten changes a period by five in a hundred."""
+TOLERANCE = 0.01
+"""Relative; a mass that is off by two in a hundred changes a period by one."""
 
 
 def check_cell_period(

@@ -147,13 +147,13 @@ def test_mutants_are_found(make, patches, found, monkeypatch):
 
 
 def test_brownian_mutants_are_found(monkeypatch):
-    with pytest.raises(AssertionError, match="mean of potential energy.*standard errors off"):
+    with pytest.raises(AssertionError, match=r"mean of potential energy.*standard errors off"):
         check_canonical(steps_of_brown(FirstOrder), kinetic=False)
     monkeypatch.setattr(brownian, "normals_of_atoms", less_noise(NORMALS))
-    with pytest.raises(AssertionError, match="mean of potential energy.*standard errors off"):
+    with pytest.raises(AssertionError, match=r"mean of potential energy.*standard errors off"):
         check_canonical(steps_of_brown(), kinetic=False)
 
 
 def test_a_momentum_that_counts_as_heat_is_found():
-    with pytest.raises(AssertionError, match="mean of kinetic.*standard errors off"):
+    with pytest.raises(AssertionError, match=r"mean of kinetic.*standard errors off"):
         check_kinetic_energy(lambda m: nose_hoover(OneMomentumTooMany, dt=8.0)(m, 60.0), keeps_momentum=True)

@@ -21,8 +21,7 @@ from athanor.testing import dynamics_contract as contract
 from athanor.testing.exact_answers import COUPLINGS
 from athanor.units import GPa
 
-from .textbook import Textbook
-from .test_equations_of_motion import sheared_crystal
+from .textbook import EYE, Textbook, sheared_crystal
 
 P = 0.05 * GPa
 
@@ -86,14 +85,13 @@ class Columns(Textbook):
 
 
 class Explicit(Textbook):
-    """Mutant: Euler's step for atoms and cell in place of the exact flow."""
+    """Mutant: Euler's step for the cell in place of the exact flow."""
 
     def _drift_(self, batch, fraction=1.0):
         super()._drift_(batch, fraction)
-        dt, rate, index = self._state.dt, self.rate(), batch.batch_idx
-        flow, _ = torch.linalg.matrix_exp(-dt[:, None, None] * rate), None
-        euler = torch.eye(3, dtype=torch.float64) + dt[:, None, None] * rate
-        batch.cell.copy_(torch.bmm(torch.bmm(batch.cell, flow), euler))
+        strain = self._state.dt[:, None, None] * self.rate()
+        euler = torch.bmm(torch.linalg.matrix_exp(-strain), EYE + strain)
+        batch.cell.copy_(torch.bmm(batch.cell, euler))
 
 
 class BookedTwice(Textbook):
@@ -121,18 +119,10 @@ class DragInTheKick(Textbook):
         return factor
 
 
-class WrongVirial(Textbook):
-    """Mutant: the sign of the virial."""
-
-    def virial(self, batch):
-        return -super().virial(batch)
-
-
-@pytest.mark.parametrize("mutant", [WeakDrag, Columns, Explicit, BookedTwice, ActsTwice, DragInTheKick, WrongVirial])
+@pytest.mark.parametrize("mutant", [WeakDrag, Columns, Explicit, BookedTwice, ActsTwice, DragInTheKick])
 def test_order_finds_mutants(mutant):
-    with pytest.raises(AssertionError, match="second-order") as e:
-        contract.check_second_order(chains("triclinic", mutant), systems=crystals(4))
-    print(mutant.__name__, e.value)
+    with pytest.raises(AssertionError, match="second-order"):
+        contract.check_second_order(chains("triclinic", mutant), systems=crystals(2))
 
 
 class OneSided(Textbook):
@@ -173,7 +163,6 @@ class OneOrder(NVTNoseHoover):
 
 def test_orders_of_chains_are_honoured():
     spreads = [spread(NVTNoseHoover, order) for order in (1, 3, 5)]
-    print(spreads)
     assert len(set(spreads)) == 3
     assert spread(OneOrder, 1) == spread(OneOrder, 5)
 
@@ -187,6 +176,13 @@ def test_a_compressed_crystal_expands(make):
     before = float(batch.volume)
     contract.with_neighbor_hooks(make(contract.argon_model(), 4.0)).run(batch, 50)
     assert float(batch.volume) > 1.01 * before
+
+
+class WrongVirial(Textbook):
+    """Mutant: the sign of the virial."""
+
+    def virial(self, batch):
+        return -super().virial(batch)
 
 
 def test_expanding_finds_the_sign_of_the_virial():

@@ -118,7 +118,7 @@ def test_slopes_know_that_samples_of_one_system_are_correlated():
 
 def test_what_deviates_or_keeps_still_is_told():
     values = torch.randn(20, 100, dtype=torch.float64)
-    with pytest.raises(AssertionError, match="mean of x.*more than 5 standard errors"):
+    with pytest.raises(AssertionError, match=r"mean of x.*more than 5 standard errors"):
         judge(deviations("x", values, Moments(0.5, 1.0)))
     with pytest.raises(AssertionError, match="keep their own `x`"):
         judge({}, {"x": values[:1].expand(20, -1)})

@@ -11,8 +11,17 @@ import torch
 from athanor.dynamics import NPT
 from athanor.kernels import segment_sum
 from athanor.kernels.thermostat._reference import WEIGHTS
+from athanor.testing.dynamics_contract import argon_crystal
 
 EYE = torch.eye(3, dtype=torch.float64)
+SHEAR = torch.tensor([[1.0, 0.0, 0.0], [0.12, 1.02, 0.0], [-0.07, 0.05, 0.97]], dtype=torch.float64)
+
+
+def sheared_crystal(number):
+    """A hot argon crystal in a cell without right angles."""
+    data = argon_crystal(2, number)
+    data.positions, data.cell = data.positions @ SHEAR, data["cell"] @ SHEAR
+    return data
 
 
 class Textbook(NPT):

@@ -2,8 +2,9 @@
 
 Hundreds of independent systems run in one batch. Each gives one average, and their spread is an honest standard error:
 a deviation from the exact answer is told in standard errors, and more than `LIMIT` of them is a fault. Systems start in
-the exact ensemble (`athanor.testing.exact_answers`), so that nothing has to settle, and each must move through a good part
-of it by itself. What a wrong mass of a thermostat or a cell changes is no ensemble but a period, which is measured.
+the exact ensemble (`athanor.testing.exact_answers`), so that nothing has to settle, and each must move through a good
+part of it by itself. What a wrong mass of a thermostat or a cell changes is a period, and stands in
+`athanor.testing.period_contract`.
 
 Each check takes a function that makes an engine, raises AssertionError with the numbers if the engine does not keep the
 promise, and returns them. Nothing here needs a test framework.
@@ -59,7 +60,7 @@ def deviation(values: Tensor, exact: float = 0.0) -> float:
 
 
 def deviations(name: str, values: Tensor, exact: Moments) -> Findings:
-    """Return the deviations of mean and variance of `values` [n, S], and of the two halves of the run from each other."""
+    """Return the deviations of mean and variance of `values` [n, S], and of the halves of the run from each other."""
     half = len(values) // 2
     return {
         f"mean of {name}": deviation(values, exact.mean),
@@ -106,6 +107,7 @@ def check_canonical(
     n_samples: int = 40,
     interval: int = 10,
     kinetic: bool = True,
+    seed: int = 1,
 ) -> Findings:
     """Check kinetic and potential energies in anharmonic wells, at `temperature` and one 20 % higher.
 
@@ -125,10 +127,12 @@ def check_canonical(
         How often energies are read, after how many steps each time.
     kinetic
         Whether the method has velocities that mean anything.
+    seed
+        Of the places and velocities at the start.
     """
     temperatures = (temperature, 1.2 * temperature)
     model = Wells(0.2, 2.0)
-    groups = [well_systems(model, T, systems, atoms, seed) for seed, T in enumerate(temperatures)]
+    groups = [well_systems(model, T, systems, atoms, seed + which) for which, T in enumerate(temperatures)]
     batch = _in_order(groups)
     quantities: dict[str, Callable[[Batch], Tensor]] = {"energy": lambda batch: batch.energy}
     if kinetic:
@@ -202,6 +206,7 @@ def check_isobaric(
     atoms: int = 8,
     n_samples: int = 40,
     interval: int = 10,
+    seed: int = 1,
 ) -> Findings:
     """Check volume, stress and kinetic energy in a cosine box, at two temperatures and two pressures.
 
@@ -223,6 +228,8 @@ def check_isobaric(
         Number of independent systems in each of the three states, and of atoms in each.
     n_samples, interval
         How often quantities are read, after how many steps each time.
+    seed
+        Of cells, places and velocities at the start.
     """
     model = CosineBox(k)
     states = {
@@ -231,7 +238,7 @@ def check_isobaric(
         " at 1.4 P": (temperature, 1.4 * pressure),
     }
     ensembles = [BoxEnsemble(model, T, P, atoms, coupling) for T, P in states.values()]
-    batch = _in_order([ensemble.systems(systems, seed) for seed, ensemble in enumerate(ensembles)])
+    batch = _in_order([ensemble.systems(systems, seed + which) for which, ensemble in enumerate(ensembles)])
     temperatures, pressures = (_rows([state[kind] for state in states.values()], systems) for kind in (0, 1))
     quantities = {
         "kinetic energy": thermal_kinetic_energy,

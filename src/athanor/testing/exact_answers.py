@@ -150,33 +150,34 @@ class BoxEnsemble(NamedTuple):
         """Logarithm of the factor that a lattice vector of that squared length brings for each atom."""
         return torch.special.i0e(self.model.k * square / (4.0 * math.pi**2 * self.kT)).log()
 
-    def volume(self) -> Moments:
-        """Return the moments of the volume, Å³ and Å⁶, by quadrature: Gamma(N + 1, kT/P) if k is 0."""
+    def density(self) -> tuple[Tensor, Tensor]:
+        """Return volumes, Å³, and their probability density, 1/Å³, on a grid, by quadrature."""
         n, half = self.atoms, 2**14
-        is_gas = self.model.k == 0
         expected = math.log((n + 1) * self.kT / self.pressure)
-        step = 24.0 / half
-        log = torch.arange(-half, half, dtype=torch.float64) * step  # of a volume, or of its cube root
-        if self.coupling == "isotropic" or is_gas:
+        log = torch.arange(-half, half, dtype=torch.float64) * (24.0 / half)  # of a volume, an edge, or a sine
+        if self.coupling == "isotropic" or self.model.k == 0:
             volumes = log + expected
             log_density = (n + 1) * volumes + 3 * n * self._log_well((2.0 * volumes / 3.0).exp())
         else:
             edges = log + expected / 3.0
             one = torch.exp(n * log + n * self._log_well((2.0 * edges).exp()))
-            factors = [(one / one.max(), expected / 3.0)] * 3
-            if self.coupling == "triclinic":
-                sine = log.exp()  # volume over the product of the edges
+            product = _convolve(_convolve(one, one), one)
+            if self.coupling == "triclinic":  # the sine is the volume over the product of the edges
+                sine = log.exp()
                 bent = torch.where(sine < 1.0, sine ** (n - 2) * torch.acos(sine.clamp(max=1.0)), 0.0)
-                factors.append((bent / bent.max(), 0.0))
-            product, offset = factors[0]
-            for factor, shift in factors[1:]:
-                product, offset = _convolve(product, factor), offset + shift
-            volumes = log + offset
+                product = _convolve(product, bent)
+            volumes = log + expected
             log_density = volumes + product.clamp_min(1e-300).log()
         weight = log_density - self.pressure * volumes.exp() / self.kT
         weight = (weight - weight.max()).exp()
-        mean = float((weight * volumes.exp()).sum() / weight.sum())
-        return Moments(mean, float((weight * (volumes.exp() - mean) ** 2).sum() / weight.sum()))
+        return volumes.exp(), weight / (weight.sum() * (24.0 / half) * volumes.exp())
+
+    def volume(self) -> Moments:
+        """Return the moments of the volume, Å³ and Å⁶: those of Gamma(N + 1, kT/P) if k is 0."""
+        volumes, density = self.density()
+        weight = density * volumes
+        mean = float((weight * volumes).sum() / weight.sum())
+        return Moments(mean, float((weight * (volumes - mean) ** 2).sum() / weight.sum()))
 
     def cells(self, count: int, generator: torch.Generator) -> Tensor:
         """Return `count` cells of the ensemble, [count, 3, 3]; cubes if k is 0."""
@@ -213,8 +214,9 @@ def _cells(shapes: Tensor) -> Tensor:
 
 
 def _convolve(one: Tensor, other: Tensor) -> Tensor:
-    """Convolve two functions on the grid -n..n-1, and return the result on it."""
+    """Convolve two functions on the grid -n..n-1, and return the result on it, up to a factor."""
     size = len(one)
+    one, other = one / one.max(), other / other.max()
     whole = torch.fft.irfft(torch.fft.rfft(one, 2 * size) * torch.fft.rfft(other, 2 * size), 2 * size)
     middle = whole[size // 2 : size // 2 + size]
     return middle / middle.max()

@@ -7,19 +7,10 @@ import torch
 
 from athanor.data import Batch
 from athanor.dynamics import NPT
-from athanor.testing.dynamics_contract import argon_crystal, argon_model, with_neighbor_hooks
+from athanor.testing.dynamics_contract import argon_model, with_neighbor_hooks
 from athanor.testing.exact_answers import COUPLINGS
 
-from .textbook import Textbook
-
-SHEAR = torch.tensor([[1.0, 0.0, 0.0], [0.12, 1.02, 0.0], [-0.07, 0.05, 0.97]], dtype=torch.float64)
-
-
-def sheared_crystal(number):
-    """A hot argon crystal in a cell without right angles."""
-    data = argon_crystal(2, number)
-    data.positions, data.cell = data.positions @ SHEAR, data["cell"] @ SHEAR
-    return data
+from .textbook import Textbook, sheared_crystal
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)

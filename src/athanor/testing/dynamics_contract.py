@@ -7,6 +7,7 @@ the engine does not keep the promise. Nothing here needs a test framework.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -232,10 +233,10 @@ def check_settings(
     """
     systems = [argon_crystal(2, 3), argon_crystal(3, 7), argon_crystal(2, 12, strain=0.02)]
     rows = {name: torch.tensor(values, dtype=torch.float64) for name, values in settings.items()}
-    together = trajectory(lambda model: make_engine(model, **rows), systems, n_steps)
+    together = trajectory(partial(make_engine, **rows), systems, n_steps)
     for row, system in enumerate(systems):
         own = {name: values[row] for name, values in settings.items()}
-        alone = trajectory(lambda model, own=own: make_engine(model, **own), [system], n_steps)
+        alone = trajectory(partial(make_engine, **own), [system], n_steps)
         for name in (*FIELDS, "cell"):
             same = torch.equal(alone[name], together.get_data(row)[name].reshape(alone[name].shape))
             assert same, f"`{name}` of system {row} differs between settings in a batch and the same ones alone"

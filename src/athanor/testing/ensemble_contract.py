@@ -260,7 +260,7 @@ def check_isobaric(
             outside = ensemble.pressure * seen["volume"][which] - ensemble.kT if is_diagonal else 0.0
             found[f"{component}{name}"] = deviation(seen[component][which] - outside)
     enthalpies = [seen["energy"][which] + pressure * seen["volume"][which] for which in (0, 1)]
-    found["slope of temperatures"] = _off(likeliest_slope(*enthalpies), temperature, 1.15 * temperature)
+    found["slope of temperatures"] = _off(likeliest_slope(enthalpies[0], enthalpies[1]), temperature, 1.15 * temperature)
     volumes = likeliest_slope(seen["volume"][0], seen["volume"][2])
     found["slope of pressures"] = (volumes.value + 0.4 * pressure / (BOLTZMANN * temperature)) / volumes.error
     bounded = _shapes(coupling) if k > 0 else ["volume"]

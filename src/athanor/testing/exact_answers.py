@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -50,13 +50,16 @@ def batch_of(
     widths = (BOLTZMANN * temperature / masses).sqrt()[:, None]
     velocities = widths * torch.randn(positions.shape, generator=generator, dtype=torch.float64)
     periodic = torch.ones(1, 3, dtype=torch.bool)
+    fields: list[dict[str, Any]] = [{}] * len(positions)
+    if cells is not None:
+        fields = [{"cell": cell[None], "pbc": periodic} for cell in cells]
     return [
         AtomicData(
             positions=places,
             atomic_numbers=torch.full((count,), 2),
             atomic_masses=masses,
             velocities=velocities[number],
-            **({} if cells is None else {"cell": cells[number : number + 1], "pbc": periodic}),
+            **fields[number],
         )
         for number, places in enumerate(positions)
     ]

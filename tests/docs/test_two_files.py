@@ -27,7 +27,7 @@ TOY = """
         MD, "toy", "for tests", "TOY", "athanor.dynamics:NVE",
         settings=(
             Setting("chain_length", int, "Links", 3, at_least=1, metavar="N"),
-            Setting("coupling", str, "How", "isotropic", choices=("isotropic", "tensor"), metavar="NAME"),
+            Setting("manner", str, "How", "isotropic", choices=("isotropic", "tensor"), metavar="NAME"),
             Setting("exact", bool, "Whether", False),
             Setting("bath_pressure", PRESSURE, "Of the bath", metavar="PRESSURE"),
         ),
@@ -68,8 +68,8 @@ for name, settings in {"other": {"damping": 0.1}, "unit": {"ensemble": "damped",
 md = ["md", "argon.extxyz", "-o", "toy", "--steps", "2", *sys.argv[2].split()]
 found["toy"] = {
     "lacks": said(*md, "--ensemble", "toy"),
-    "wrong": said(*md, "--ensemble", "toy", "--bath-pressure", "1", "--chain-length", "0", "--coupling", "loose"),
-    "right": said(*md, "--ensemble", "toy", "--bath-pressure", "1", "--coupling", "tensor", "--exact"),
+    "wrong": said(*md, "--ensemble", "toy", "--bath-pressure", "1", "--chain-length", "0", "--manner", "loose"),
+    "right": said(*md, "--ensemble", "toy", "--bath-pressure", "1", "--manner", "tensor", "--exact"),
     "other": said(*md, "--overwrite", "--chain-length", "2"),
     "plain": said(*md, "--overwrite"),
 }
@@ -120,7 +120,8 @@ def found(copy: Path, repository: Path) -> dict[str, Any]:
 
 def test_the_help_and_the_template(found: dict[str, Any]) -> None:
     text = " ".join(found["help"].replace("│", " ").split())
-    assert "nvt (Langevin), nve (velocity Verlet), damped (Verlet with friction) or toy (for tests)." in text
+    assert "nvt (Langevin), nve (velocity Verlet), " in text
+    assert " damped (Verlet with friction) or toy (for tests)." in text
     assert "--damping RATE Rate at which velocities decay (damped). [default: 0.02 1/fs]" in text
     assert not found["torch"]
     assert "damping" not in found["init"]  # which is for nvt
@@ -156,7 +157,7 @@ def test_mistakes(found: dict[str, Any]) -> None:
 
 
 def test_the_plot(found: dict[str, Any]) -> None:
-    assert [label.split()[0] for label in found["plot"]] == ["energy", "temperature", "pressure"]
+    assert [label.split()[0] for label in found["plot"]] == ["energy", "drift", "temperature", "pressure"]
 
 
 def test_settings_of_every_sort(found: dict[str, Any]) -> None:
@@ -166,6 +167,6 @@ def test_settings_of_every_sort(found: dict[str, Any]) -> None:
     }  # fmt: skip
     assert "`--bath-pressure`: ensemble `toy` needs it." in toy["lacks"][2]
     assert "`--chain-length`: input should be greater than or equal to 1; got '0'." in toy["wrong"][2]
-    assert "`--coupling`: input should be 'isotropic' or 'tensor'; got 'loose'." in toy["wrong"][2]
+    assert "`--manner`: input should be 'isotropic' or 'tensor'; got 'loose'." in toy["wrong"][2]
     assert "TOY, 2 steps" in toy["right"][2]
     assert "`--chain-length`: ensemble `nvt` does not take it. It takes temperature, " in toy["other"][2]

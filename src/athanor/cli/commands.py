@@ -88,7 +88,7 @@ COMMANDS = (
     ),
     _command(
         "md",
-        "Run molecular dynamics at constant volume.",
+        "Run molecular dynamics.",
         "*.cif --min-atoms 100 --temperature 300K --time 1ps -o hot",
         _stage_parameters(MD),
         "athanor.cli.run:run_files",

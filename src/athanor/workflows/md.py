@@ -46,7 +46,7 @@ def md(
     silence: Sequence[str] = (),
     progress: bool = False,
 ) -> RunResult:
-    """Run molecular dynamics at constant volume.
+    """Run molecular dynamics.
 
     Structures without velocities start from a Maxwell-Boltzmann distribution at `temperature`; those that have momenta
     keep them.

@@ -11,6 +11,9 @@ from typing import Any
 
 from athanor.workflows.quantities import TIME, Quantity
 
+_LINE = 110
+"""Characters that fit into a line of a job; a longer list of choices goes without what each is."""
+
 STRUCTURES, MODEL, COMPUTING, OUTPUT = "Structures", "Model", "Computing", "Output"
 """Panels of the help, next to those of the kinds of stages."""
 
@@ -115,6 +118,8 @@ class Setting:
             plain = self.quantity.units[self.quantity.default] == 1.0  # the unit of the engines, which needs no words
             unit = f", {self.quantity.default}" if plain else f"; a bare number is {self.quantity.default}"
         words = f"{self.help}: {', '.join(self.choices)}" if self.quantity is list and self.choices else self.help
+        if self.choices and len(words) > _LINE:
+            words = ", ".join(self.choices)
         empty = f"{self.absent} if null" if self.default is None else ""
         return "; ".join(part for part in (f"{words}{unit}", self.note, empty) if part) + "."
 

@@ -16,6 +16,7 @@ from ase.build import bulk
 from ase.io import read, write
 
 from athanor.cli.main import app, call
+from athanor.workflows.methods import MD, all_settings
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import MDSpec, RelaxSpec
 
@@ -62,6 +63,8 @@ def test_defaults_in_the_help_are_those_of_the_descriptions() -> None:
     in_words = {"model": "chgnet for crystals", "threads": "all cores", "max_atoms": "what fits", "time": "1 ps"}
     in_words["from_time"] = "how the run left them"
     assert {key: value for key, value in told.items() if key in in_words} == in_words
+    others = {setting.name: setting.default_in_words for setting in all_settings(MD).values() if setting.only}
+    plain |= {name: words for name, words in others.items() if name not in plain}
     for key in told.keys() - in_words.keys() - {"steps"}:
         assert told[key] == str(plain[key]), key
 

@@ -68,14 +68,14 @@ def test_panels_lines_and_the_change_of_stage(relaxed_and_heated: Path) -> None:
     figure = athanor.plot(relaxed_and_heated)
     relaxation, dynamics = (column.axes for column in figure.subfigs)
     assert first_words(relaxation) == ["energy", "largest", "volume", "pressure"]
-    assert first_words(dynamics)[:2] == ["energy", "temperature"]
+    assert first_words(dynamics)[:3] == ["energy", "drift", "temperature"]
     assert "volume" not in first_words(dynamics)
     assert all("(" in axes.get_ylabel() for axes in figure.axes)
     assert [axes.get_title() for axes in (relaxation[0], dynamics[0])] == ["relaxation", "NVT at 30 K"]
     assert labels(figure) == ["small", "large", "aim"]
     assert relaxation[1].get_yscale() == "log"
     assert [aims(axes) for axes in relaxation] == [[], [0.005], [], [0.0]]
-    assert aims(dynamics[1]) == [30.0]
+    assert aims(dynamics[2]) == [30.0]
     assert figure.get_suptitle() == "two\n2 systems: 2 converged"
 
 
@@ -110,7 +110,7 @@ def test_long_times_are_picoseconds(tmp_path: Path) -> None:
 
 
 def test_constant_volume_has_no_panel_and_relaxation_no_temperature(one_explodes: Path, tmp_path: Path) -> None:
-    assert first_words(athanor.plot(one_explodes).axes)[:2] == ["energy", "temperature"]
+    assert first_words(athanor.plot(one_explodes).axes)[:3] == ["energy", "drift", "temperature"]
     assert not {"volume", "largest"} & set(first_words(athanor.plot(one_explodes).axes))
     figure = athanor.plot(go(tmp_path / "out", [RELAX], [argon("a", 5.5)]))
     assert first_words(figure.axes) == ["energy", "largest", "volume", "pressure"]
@@ -183,7 +183,7 @@ def test_a_median_does_not_jump_where_systems_are_done(crowd: Path) -> None:
 
 def test_the_median_of_dynamics_is_that_of_every_system_that_goes_on(tmp_path: Path) -> None:
     out = go(tmp_path / "many", [HEAT], [argon(str(number)) for number in range(10)])
-    temperature = athanor.plot(out).axes[1]
+    temperature = athanor.plot(out).axes[2]
     median = next(line for line in temperature.lines if line.get_linewidth() > 1.5)
     series = athanor.open(out).series(list(range(10)))
     grid = median.get_xdata()

@@ -201,7 +201,7 @@ DAMAGE: list[tuple[Callable[[Path], object], Callable[[SavedRun], object], str]]
     (lambda out: (out / "log.csv").unlink(), lambda run: run.series(0), "log.csv` is missing"),
     (lambda out: (out / "log.csv").write_text("a,b\n1,2\n", "utf-8"), lambda run: run.series(0), "no column `step`"),
     (lambda out: damage(out, "log.csv", lambda text: text[:300] + "\n" + text[300:]), lambda run: run.series(0),
-     "damaged line: .* 13 numbers"),
+     "damaged line: .* 14 numbers"),
     (lambda out: damage(out, "log.csv", lambda text: text + "1" * 200_000), lambda run: run.series(0),
      "out/log.csv` is damaged: it has a line without an end"),
     (lambda out: (out / "summary.json").unlink(), lambda run: run.names, "summary.json` is missing.*0 to 3"),

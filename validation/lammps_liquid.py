@@ -18,6 +18,7 @@ EV_PER_CUBIC_ANGSTROM = 1602176.634
 
 
 def main() -> None:
+    """Run one state."""
     state = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     wheel_mpi = Path(sys.prefix) / "lib" / "libmpi.so.12"
     if wheel_mpi.exists():  # the wheel does not find the library that came with it

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 import os
@@ -49,9 +50,10 @@ def of_systems(values: torch.Tensor) -> tuple[float, float]:
 def table(rows: list[Row]) -> str:
     """Return `rows` as a table."""
     lines = [["", "", "athanor", "should be", "deviation"], ["---", "---", "---:", "---:", "---:"]]
-    for row in rows:
-        lines.append([row.case, row.quantity, with_error(row.found, row.error), with_error(row.exact, row.exact_error),
-                      f"{row.deviation:+.1f} σ"])  # fmt: skip
+    lines += [
+        [row.case, row.quantity, with_error(row.found, row.error), with_error(row.exact, row.exact_error),
+         f"{row.deviation:+.1f} σ"] for row in rows
+    ]  # fmt: skip
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -81,6 +83,17 @@ def render(text: str, results: dict[str, Any]) -> str:
     if places != tables.keys():
         raise ValueError(f"docs/validation.md has places for {sorted(places)}, the results are {sorted(tables)}")
     return PLACE.sub(lambda found: f"{found.group(1)}{tables[found.group(2)]}\n{found.group(3)}", text)
+
+
+def machine() -> str:
+    """Return when, at which version and with what the results were found."""
+    from importlib import metadata
+
+    import athanor
+
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "numba", "ase", "chgnet"))
+    day = datetime.date.today()
+    return f"Found on {day} with athanor {athanor.__version__}, {versions}, on one core, in double precision."
 
 
 def write() -> None:

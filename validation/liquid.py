@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import HERE, PEERS, Row, of_systems
+from report import HERE, PEERS, Row, of_blocks
 
 from athanor.data import Batch
 from athanor.dynamics import NPT, NPTCRescale, NPTLangevin
@@ -53,7 +53,7 @@ def measure(smoke: bool) -> tuple[list[Row], dict[str, Any]]:
             settled = densities[len(densities) // 4 :]
             sides = {"too dense": settled[:, :3], "too dilute": settled[:, 3:], "both": settled}
             for side, values in sides.items():
-                found, error = of_systems(values)
+                found, error = of_blocks(values, 5)
                 rows.append(Row(f"{name}, {coupling}, from {side}", "density, 1/σ³", found, error, *theirs))
     return rows, {"course": course, "interval": STATE["interval"] * STATE["dt"] / 1000.0, "lammps": theirs[0]}
 
@@ -84,7 +84,7 @@ def lammps(smoke: bool) -> tuple[float, float]:
     if not PEERS.exists():
         raise FileNotFoundError(f"there is no LAMMPS at {PEERS}; `make bench-peers` sets it up")
     changes = {"settle": 100, "steps": 1000, "interval": 10} if smoke else {}
-    blocks = []
+    densities = []
     for seed in (1, 2):
         with tempfile.TemporaryDirectory() as folder:
             state = Path(folder) / "state.json"
@@ -93,6 +93,5 @@ def lammps(smoke: bool) -> tuple[float, float]:
                 [str(PEERS), str(HERE / "lammps_liquid.py"), str(state)],
                 capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
             )  # fmt: skip
-        density = torch.tensor(json.loads(told.stdout)["density"], dtype=torch.float64) * STATE["sigma"] ** 3
-        blocks.append(density[: len(density) // 20 * 20].view(20, -1).mean(1))
-    return of_systems(torch.cat(blocks)[None])
+        densities.append(torch.tensor(json.loads(told.stdout)["density"], dtype=torch.float64))
+    return of_blocks(torch.stack(densities, dim=1) * STATE["sigma"] ** 3, 20)

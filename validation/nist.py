@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 import torch
-from report import Row, of_systems
+from report import Row, of_blocks
 
 from athanor.data import Batch
 from athanor.data.observables import pressure, thermal_kinetic_energy
@@ -53,14 +53,14 @@ def measure(smoke: bool) -> list[Row]:
         for which, ((T, density), exact) in enumerate(REFERENCE.items()):
             tail = beyond(density)
             case = f"{name}, T {T:g}, density {density:g}"
-            energy, force = (_blocks(seen[each][:, which :: len(REFERENCE)]) for each in ("energy", "pressure"))
+            energy, force = (of_blocks(seen[each][:, which :: len(REFERENCE)], 10) for each in ("energy", "pressure"))
             rows.append(Row(case, "energy", energy[0] + tail[0], energy[1], exact[0], ENERGY_ERROR))
             rows.append(Row(case, "pressure", force[0] + tail[1], force[1], exact[1], PRESSURE_ERROR))
     outside = [exact[1] - beyond(density)[1] for (_, density), exact in REFERENCE.items()] * REPLICAS
     target = torch.tensor(outside, dtype=torch.float64) * EPSILON / SIGMA**3
     seen = _run(lambda model: NPT(model, 4.0, temperatures, target, 1000.0, 200.0), steps, smoke)
     for which, (T, density) in enumerate(REFERENCE):
-        found = _blocks(seen["density"][:, which :: len(REFERENCE)])
+        found = of_blocks(seen["density"][:, which :: len(REFERENCE)], 10)
         # an error of the pressure is one of the density, by the slope between the two densities of each temperature
         slope = 0.044 / (REFERENCE[T, 0.82][1] - REFERENCE[T, 0.776][1])
         rows.append(Row(f"NPT, T {T:g}", "density", *found, density, PRESSURE_ERROR * slope))
@@ -97,9 +97,3 @@ def _run(make: Any, steps: int, smoke: bool) -> dict[str, torch.Tensor]:
         steps // 20,
         20,
     )
-
-
-def _blocks(values: torch.Tensor) -> tuple[float, float]:
-    """Mean of a few long series [n, S], and its standard error from ten blocks of each."""
-    length = len(values) // 10
-    return of_systems(values[: 10 * length].view(10, length, -1).mean(1).reshape(1, -1))

@@ -47,6 +47,12 @@ def of_systems(values: torch.Tensor) -> tuple[float, float]:
     return float(means.mean()), float(means.std() / math.sqrt(len(means)))
 
 
+def of_blocks(values: torch.Tensor, blocks: int) -> tuple[float, float]:
+    """Return the mean of a few long series [n, S], and its standard error, from so many blocks of each."""
+    length = len(values) // blocks
+    return of_systems(values[: blocks * length].reshape(blocks, length, -1).mean(1).reshape(1, -1))
+
+
 def table(rows: list[Row]) -> str:
     """Return `rows` as a table."""
     lines = [["", "", "athanor", "should be", "deviation"], ["---", "---", "---:", "---:", "---:"]]

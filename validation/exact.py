@@ -56,7 +56,7 @@ CONSERVED: dict[str, Callable[..., Any]] = {
 
 def canonical(smoke: bool) -> dict[str, dict[str, float]]:
     """Deviations of energies in wells, by engine."""
-    size = {"systems": 64, "n_samples": 4} if smoke else {"systems": 2500, "n_samples": 60, "interval": 20}
+    size = {"systems": 64, "n_samples": 4} if smoke else {"systems": 2000, "n_samples": 50, "interval": 20}
     return {
         name: check_canonical(make, kinetic=name != "Brownian", seed=101, **size) for name, make in CANONICAL.items()
     }
@@ -64,7 +64,7 @@ def canonical(smoke: bool) -> dict[str, dict[str, float]]:
 
 def isobaric(smoke: bool) -> dict[str, dict[str, float]]:
     """Deviations of volumes, pressures and energies in the cosine box, by engine and coupling, and of the ideal gas."""
-    size = {"systems": 64, "n_samples": 40} if smoke else {"systems": 500, "n_samples": 80, "interval": 25}
+    size = {"systems": 64, "n_samples": 40} if smoke else {"systems": 300, "n_samples": 60, "interval": 25}
     found = {}
     for name, make in ISOBARIC.items():
         for coupling in COUPLINGS:
@@ -82,7 +82,7 @@ def isobaric(smoke: bool) -> dict[str, dict[str, float]]:
 
 def volumes(smoke: bool) -> dict[str, Any]:
     """Histograms of the volume for each coupling and engine, and the exact density."""
-    systems, n_samples = (32, 5) if smoke else (600, 60)
+    systems, n_samples = (32, 5) if smoke else (300, 50)
     shown: dict[str, Any] = {}
     for coupling in COUPLINGS:
         ensemble = BoxEnsemble(CosineBox(K), TEMPERATURE, PRESSURE, 8, coupling)

@@ -25,7 +25,7 @@ from athanor.testing.systems import FCC, crystal
 STATE: dict[str, Any] = {
     "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5, "mass": 39.948, "temperature": 140.0, "pressure": 4e-4,
     "cells": 4, "edge": 5.5, "dt": 4.0, "thermostat_time": 200.0, "barostat_time": 1000.0, "settle": 20000,
-    "steps": 400000, "interval": 50,
+    "steps": 200000, "interval": 50,
 }  # fmt: skip
 DENSITY = 0.742 / 3.4**3  # about, 1/Å³: what too dense and too dilute are taken from
 ENGINES = {
@@ -60,7 +60,7 @@ def measure(smoke: bool) -> tuple[list[Row], dict[str, Any]]:
 
 def run(make: Any, coupling: str, smoke: bool) -> torch.Tensor:
     """Reduced densities [n, 6], of three systems that start too dense and three too dilute."""
-    cells, steps = (2, 200) if smoke else (STATE["cells"], 25000)
+    cells, steps = (2, 200) if smoke else (STATE["cells"], 15000)
     model = LennardJonesModelWrapper(STATE["epsilon"], STATE["sigma"], STATE["cutoff"])
     systems = []
     for number, factor in enumerate([1.2] * 3 + [1.0 / 1.2] * 3):

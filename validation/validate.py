@@ -13,6 +13,7 @@ import sys
 import time
 from typing import Any
 
+import pictures
 import report
 
 import athanor
@@ -38,6 +39,9 @@ def main() -> int:
         print(f"==> {name}: {time.monotonic() - started:.0f} s", flush=True)
         if not options.smoke:
             keep(name, kind, found)
+    if not options.smoke and not bad:
+        report.write()
+        pictures.main()
     for told in bad:
         print(f"==> {told}")
     return 1 if bad else 0

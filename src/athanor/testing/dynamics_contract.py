@@ -218,7 +218,7 @@ def check_reversal(make_engine: MakeEngine, n_steps: int = 100, odd: Sequence[st
 
 
 def check_settings(
-    make_engine: Callable[..., BaseDynamics], settings: Mapping[str, Sequence[float]], n_steps: int = 20
+    make_engine: Callable[..., BaseDynamics], settings: Mapping[str, Sequence[Any]], n_steps: int = 20
 ) -> None:
     """Check that settings of each system in a batch act as in runs of one system each, bit for bit.
 
@@ -227,7 +227,7 @@ def check_settings(
     make_engine
         ``(model, **settings)`` to engine.
     settings
-        Three values of each, which differ.
+        Three values of each, which differ: numbers, or lists of numbers.
     n_steps
         Length of the run.
     """
@@ -235,7 +235,7 @@ def check_settings(
     rows = {name: torch.tensor(values, dtype=torch.float64) for name, values in settings.items()}
     together = trajectory(partial(make_engine, **rows), systems, n_steps)
     for row, system in enumerate(systems):
-        own = {name: values[row] for name, values in settings.items()}
+        own = {name: float(values[row]) if values.ndim == 1 else values[row : row + 1] for name, values in rows.items()}
         alone = trajectory(partial(make_engine, **own), [system], n_steps)
         for name in (*FIELDS, "cell"):
             same = torch.equal(alone[name], together.get_data(row)[name].reshape(alone[name].shape))

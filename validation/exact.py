@@ -38,7 +38,7 @@ ISOBARIC: dict[str, Callable[..., Any]] = {
     "NPT": lambda model, T, P, coupling: NPT(model, 10.0, T, P, 500.0, 300.0, coupling),
     "NPTLangevin": lambda model, T, P, coupling: NPTLangevin(model, 10.0, T, P, 0.005, 500.0, coupling, 11),
     "NPTCRescale": lambda model, T, P, coupling: NPTCRescale(
-        model, 5.0, T, P, 500.0, 300.0, coupling, 1.0 / PRESSURE, 11
+        model, 5.0, T, P, 1000.0, 300.0, coupling, 1.0 / PRESSURE, 11
     ),
 }
 CONSERVED: dict[str, Callable[..., Any]] = {

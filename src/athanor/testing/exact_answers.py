@@ -118,7 +118,7 @@ def well_systems(model: Wells, temperature: float, count: int, atoms: int, seed:
 class BoxEnsemble(NamedTuple):
     r"""The isobaric ensemble of a cosine box, for a scalar pressure.
 
-    The cell is lower triangular but for a rotation. With the invariant measure of cells, its density is
+    With the invariant measure of cells, and every orientation as likely as any other, its density is
 
     .. math:: V^{N + 1} e^{-PV/kT} \prod_a \left[e^{-x_a} I_0(x_a)\right]^N, \qquad x_a = \frac{k L_a^2}{4\pi^2 kT}
 
@@ -183,12 +183,13 @@ class BoxEnsemble(NamedTuple):
         return Moments(mean, float((weight * (volumes - mean) ** 2).sum() / weight.sum()))
 
     def cells(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return `count` cells of the ensemble, [count, 3, 3]; cubes if k is 0."""
+        """Return `count` cells of the ensemble, [count, 3, 3]: turned at random if triclinic, and cubes if k is 0."""
         size = math.log((self.atoms + 1) * self.kT / self.pressure)
         free = 1 if self.coupling == "isotropic" or self.model.k == 0 else COUPLINGS.index(self.coupling) * 3
         start = torch.zeros(count, free, dtype=torch.float64)
         start[:, :3] = size if free == 1 else size / 3.0
-        return _cells(metropolis(self._log_density, start, 0.3 if free == 1 else 0.15, 600, generator))
+        cells = _cells(metropolis(self._log_density, start, 0.3 if free == 1 else 0.15, 600, generator))
+        return torch.bmm(cells, _turns(count, generator)) if free > 3 else cells
 
     def _log_density(self, shapes: Tensor) -> Tensor:
         cells = _cells(shapes)
@@ -214,6 +215,14 @@ def _cells(shapes: Tensor) -> Tensor:
     if shapes.shape[1] > 3:
         lower[:, 1, 0], lower[:, 2, 0], lower[:, 2, 1] = shapes[:, 3:].unbind(1)
     return edges[:, :, None] * lower
+
+
+def _turns(count: int, generator: torch.Generator) -> Tensor:
+    """Return rotations, each direction as likely as any other, [count, 3, 3]."""
+    random = torch.randn(count, 3, 3, generator=generator, dtype=torch.float64)
+    turn, triangle = torch.linalg.qr(random)
+    turn = turn * triangle.diagonal(dim1=1, dim2=2).sign()[:, None, :]
+    return turn * torch.linalg.det(turn)[:, None, None]
 
 
 def _convolve(one: Tensor, other: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ MOST_NEIGHBORS = 2e4
 """Of one atom: beyond it a system is too dense for the radius. A crystal has a hundred, a liquid at 12 Å a thousand."""
 _MOST_IMAGES = 100
 """Of one cell within the radius: a flatter one has collapsed."""
+_LARGEST_VOLUME = 1e21
+"""Å³: of a cell that is beyond any use, and has run away."""
 _ROUND = (4.0 / 3.0 * math.pi) ** (1.0 / 3.0)
 """Edge of the cube that holds as much as a sphere of radius 1."""
 
@@ -42,12 +44,12 @@ def unknown_elements(batch: Batch, model: Any) -> Tensor:
 
 
 def flat_cells(batch: Batch, radius: float) -> Tensor:
-    """Return which cells are not finite, or so flat that too many of their images are within `radius`, Å, bool [B]."""
+    """Return which cells have run away, or are so flat that too many images are within `radius`, Å, bool [B]."""
     return _volume_and_flatness(batch, radius)[1]
 
 
 def collapsed_cells(batch: Batch, radius: float) -> Tensor:
-    """Return which cells are not finite, or so flat or small that their pairs can not be searched, bool [B].
+    """Return which cells have run away, or are so flat or small that their pairs can not be searched, bool [B].
 
     Parameters
     ----------
@@ -65,7 +67,7 @@ def has_sound_cells(batch: Batch, radius: float) -> bool:
     """Whether every system is periodic with a cell in which pairs can be searched: the quick look of every step."""
     volume, height = cell_shape(batch.cell_or_zeros.detach())
     wide = (height > radius / _MOST_IMAGES) & (volume * _atoms_allowed(radius) > batch.num_nodes_per_graph)
-    return bool(wide.all()) and float(volume.max()) < math.inf
+    return bool(wide.all()) and float(volume.max()) < _LARGEST_VOLUME
 
 
 def _atoms_allowed(radius: float) -> float:
@@ -76,7 +78,7 @@ def _atoms_allowed(radius: float) -> float:
 def _volume_and_flatness(batch: Batch, radius: float) -> tuple[Tensor, Tensor]:
     volume, height = cell_shape(batch.cell_or_zeros.detach())
     flat = (height <= radius / _MOST_IMAGES) & (volume > 0) & batch.pbc_or_false.any(dim=1)
-    return volume, flat | ~torch.isfinite(volume)
+    return volume, flat | ~(volume < _LARGEST_VOLUME)
 
 
 @torch.no_grad()

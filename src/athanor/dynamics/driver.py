@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from athanor.data.fields import FIELDS
 from athanor.dynamics.admission import search_radius
 from athanor.dynamics.contract import Engine
 from athanor.dynamics.evaluate import NOT_OF_A_SYSTEM, drop_results, evaluate, evaluate_apart
@@ -125,6 +126,8 @@ class Driver:
         systems.start(batch)
         self._leave_out_misfits()
         self._evaluate_newcomers()
+        if not systems.active.any:
+            self._leave_results_unknown(batch)
         self._quarantine.remember()
 
     def advance(self, most_steps: int | None) -> None:
@@ -222,6 +225,12 @@ class Driver:
         self._quarantine.remember(~systems.run["evaluated"])
         self._compute(stepping=False)
         systems.refresh()
+
+    def _leave_results_unknown(self, batch: Batch) -> None:
+        """Create the results that nobody computed, as NaN: whoever looks at systems that never started finds them."""
+        for name in {"energy", *self._needs} & FIELDS.keys():
+            if name not in batch:
+                batch.ensure_field(name).fill_(torch.nan)
 
     def _compute(self, *, stepping: bool) -> None:
         """One forward pass with its hooks, between the checks for failed systems."""

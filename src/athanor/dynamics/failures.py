@@ -35,7 +35,7 @@ _TEXTS = {
     FailureCode.NONE: "healthy",
     FailureCode.POSITIONS_NOT_FINITE: "positions became NaN or infinite, or ran away",
     FailureCode.VELOCITIES_NOT_FINITE: "velocities became NaN or infinite",
-    FailureCode.CELL_NOT_FINITE: "the cell became NaN or infinite, or collapsed",
+    FailureCode.CELL_NOT_FINITE: "the cell became NaN or infinite, collapsed, or ran away",
     FailureCode.ENERGY_NOT_FINITE: "the energy became NaN or infinite",
     FailureCode.FORCES_NOT_FINITE: "forces became NaN or infinite",
     FailureCode.STRESS_NOT_FINITE: "the stress became NaN or infinite",

@@ -97,9 +97,12 @@ def store_properties(model: Any, batch: Batch, names: Collection[str], systems: 
     torch.Tensor
         Bool [B]: of which systems they are known now.
     """
-    systems = systems & (batch.failure_code[:, 0] == 0) & batch.energy[:, 0].isfinite()
+    systems = systems & (batch.failure_code[:, 0] == 0)
     if not names or not bool(systems.any()):
         return torch.zeros_like(systems)
+    systems = systems & batch.energy[:, 0].isfinite()
+    if not bool(systems.any()):
+        return systems
     part = batch.index_select(systems).without_pairs()
     if (config := model.model_config.neighbor_config) is not None:
         compute_neighbors(part, config=config)

@@ -9,7 +9,18 @@ import pytest
 import torch
 
 from athanor.data import Batch
-from athanor.dynamics import FIRE, NVE, BaseDynamics, ConvergenceHook, FIREVariableCell, NVTLangevin, working_set
+from athanor.dynamics import (
+    FIRE,
+    NVE,
+    BaseDynamics,
+    ConvergenceHook,
+    FIREVariableCell,
+    NPTCRescale,
+    NPTLangevin,
+    NVTLangevin,
+    NVTNoseHoover,
+    working_set,
+)
 from athanor.dynamics.convergence import ConvergenceCriterion
 from athanor.dynamics.hooks import SnapshotHook
 from athanor.dynamics.state import StateVariable
@@ -22,6 +33,9 @@ ENGINES = {
     "NVE": lambda model, dt: NVE(model, dt=dt),
     "NVTLangevin": lambda model, dt: NVTLangevin(model, dt=dt, temperature=dt * 10.0, friction=0.02),
     "FIRE": lambda model, dt: FIRE(model, dt=dt / 20.0),
+    "NVTNoseHoover": lambda model, dt: NVTNoseHoover(model, dt, dt * 10.0, thermostat_time=dt * 20.0),
+    "NPTLangevin": lambda model, dt: NPTLangevin(model, dt, dt * 10.0, dt * 1e-5, 0.02, barostat_time=dt * 90.0),
+    "NPTCRescale": lambda model, dt: NPTCRescale(model, dt, dt * 10.0, dt * 1e-5, dt * 90.0, dt * 20.0),
     "FIREVariableCell": lambda model, dt: FIREVariableCell(model, dt=dt / 20.0, pressure=dt * 1e-5),
 }
 DT = torch.tensor([3.0, 4.0, 5.0, 6.0], dtype=torch.float64)

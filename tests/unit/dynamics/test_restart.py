@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from athanor.data import Batch
-from athanor.dynamics import FIRE, NVE, ConvergenceHook, DynamicsStage, FIREVariableCell, NVTLangevin
+from athanor.dynamics import FIRE, NPT, NVE, ConvergenceHook, DynamicsStage, FIREVariableCell, NVTLangevin
 from athanor.dynamics import engine as engine_module
 from athanor.testing.dynamics_contract import argon_cluster, argon_crystal, argon_model, with_neighbor_hooks
 
@@ -109,6 +109,7 @@ def test_single_steps_ask_the_model_for_what_they_need() -> None:
 MAKERS = {
     "FIRE": lambda: with_neighbor_hooks(FIREVariableCell(argon_model(), dt=0.2)),
     "Langevin": lambda: with_neighbor_hooks(NVTLangevin(argon_model(), 4.0, temperature=60.0, friction=0.02)),
+    "NPT": lambda: with_neighbor_hooks(NPT(argon_model(), 4.0, 60.0, 0.001, 400.0, 100.0)),
     "fused": fused,
 }
 

@@ -8,7 +8,17 @@ import pytest
 import torch
 
 from athanor.data import Batch
-from athanor.dynamics import FIRE, NVE, BaseDynamics, ConvergenceHook, FIREVariableCell, NVTLangevin
+from athanor.dynamics import (
+    FIRE,
+    NPT,
+    NVE,
+    BaseDynamics,
+    ConvergenceHook,
+    FIREVariableCell,
+    NPTCRescale,
+    NVTLangevin,
+    ramp,
+)
 from athanor.dynamics.driver import Driver
 from athanor.dynamics.hooks import SnapshotHook
 from athanor.dynamics.state import StateVariable
@@ -73,6 +83,8 @@ ENGINES = {
     "NVE": lambda model: NVE(model, dt=4.0),
     "NVTLangevin": lambda model: NVTLangevin(model, dt=4.0, temperature=60.0, friction=0.02),
     "FIRE": lambda model: FIRE(model, dt=0.3),
+    "NPT": lambda model: NPT(model, 4.0, 60.0, 0.001, 400.0, 100.0, pressure_coupling="triclinic"),
+    "NPTCRescale": lambda model: NPTCRescale(model, 4.0, ramp(60.0, 80.0, 50.0), 0.001, 400.0, 100.0),
     "FIREVariableCell": lambda model: FIREVariableCell(model, dt=0.3),
     "HeavyBall": HeavyBall,
     "fused": lambda model: FIRE(model, dt=0.3, n_steps=9) + NVTLangevin(model, 4.0, temperature=60.0, friction=0.02),

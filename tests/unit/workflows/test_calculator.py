@@ -574,7 +574,7 @@ def test_a_structure_that_can_not_be_used_is_refused_and_the_next_one_is_not(nam
 ON_THE_WAY = {
     "too close": (KeepsApart, on_top, "closer than the model allows; closest pair 0.35 Å, atoms 5 and 7"),
     "NaN": (Recorder, not_a_number, "positions became NaN"),
-    "flat": (Recorder, flat, "cell became NaN or infinite, or collapsed"),
+    "flat": (Recorder, flat, "cell became NaN or infinite, collapsed"),
 }
 
 

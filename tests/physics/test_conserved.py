@@ -55,13 +55,13 @@ STOCHASTIC = {
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_order_and_reversal(name):
     make, odd = DETERMINISTIC[name]
-    contract.check_second_order(make, systems=crystals(4))
+    contract.check_second_order(make, systems=crystals(3), n_steps=40)
     contract.check_reversal(lambda model: make(model, 8.0), odd=odd)
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_order_with_noise(name):
-    contract.check_second_order(STOCHASTIC[name], dt=8.0, systems=crystals(32))
+    contract.check_second_order(STOCHASTIC[name], dt=8.0, systems=crystals(24))
 
 
 @pytest.mark.parametrize("name", ["NVTNoseHoover", "NPT triclinic", "NVTLangevin", "NPTCRescale"])
@@ -122,7 +122,7 @@ class DragInTheKick(Textbook):
 @pytest.mark.parametrize("mutant", [WeakDrag, Columns, Explicit, BookedTwice, ActsTwice, DragInTheKick])
 def test_order_finds_mutants(mutant):
     with pytest.raises(AssertionError, match="second-order"):
-        contract.check_second_order(chains("triclinic", mutant), systems=crystals(2))
+        contract.check_second_order(chains("triclinic", mutant), systems=crystals(2), n_steps=30)
 
 
 class OneSided(Textbook):

@@ -193,14 +193,14 @@ class StandsStill(NPTLangevin):
 @pytest.mark.parametrize(
     ("make", "mutant", "coupling", "n_samples", "found"),
     [
-        (chains, WeakCoupling, "isotropic", 40, "mean of volume"),
-        (chains, NoCoupling, "isotropic", 30, "mean of volume"),
+        (chains, WeakCoupling, "isotropic", 40, "pressure"),
+        (chains, NoCoupling, "isotropic", 20, "pressure"),
         (chains, ActsTwice, "isotropic", 20, "variance of kinetic energy"),
         (chains, StartsAtZero, "isotropic", 2, "mean of kinetic energy"),
         (chains, HalfTheKineticPressure, "isotropic", 10, "mean of volume"),
         (chains, WrongVirial, "isotropic", 10, "mean of volume"),
         (chains, OneMomentumTooFew, "isotropic", 20, "mean of kinetic energy"),
-        (chains, ThreeFreedoms, "isotropic", 40, "variance of volume"),
+        (chains, ThreeFreedoms, "isotropic", 30, "variance of volume"),
         (chains, OneRate, "anisotropic", 40, "keep their own `ratio of edges`"),
         (langevin, StrongerNoise, "isotropic", 40, "variance of volume"),
         (rescaling, ForcesPushTheWrongWay, "isotropic", 20, "mean of volume"),
@@ -212,7 +212,7 @@ class StandsStill(NPTLangevin):
 )
 def test_mutants_are_found(make, mutant, coupling, n_samples, found):
     with pytest.raises(AssertionError, match=f"{found}.*(standard errors off|variance)"):
-        check_isobaric(make(coupling, mutant), coupling, systems=64, n_samples=n_samples)
+        check_isobaric(make(coupling, mutant), coupling, systems=96, n_samples=n_samples, pairs=False)
 
 
 @pytest.mark.validation

@@ -139,8 +139,9 @@ def times(rows, matrices):
 
 
 def exponential_and_mean(matrices):
-    """exp(X) and its mean over the unit of time, from one exponential of twice the size."""
-    both = torch.zeros(len(matrices), 6, 6, dtype=matrices.dtype)
-    both[:, :3, :3], both[:, :3, 3:] = matrices, EYE
-    whole = torch.linalg.matrix_exp(both)
-    return whole[:, :3, :3], whole[:, :3, 3:]
+    """exp(X) and its mean over the unit of time, the sum of X^k/(k + 1)!; for small X."""
+    term = mean = EYE.expand_as(matrices)
+    for power in range(1, 9):
+        term = torch.bmm(term, matrices) / (power + 1)
+        mean = mean + term
+    return EYE + torch.bmm(matrices, mean), mean

@@ -128,7 +128,10 @@ def conserved_energy(engine: BaseDynamics, batch: Batch) -> Tensor:
 
 
 def check_second_order(
-    make_engine: Callable[[Any, float], BaseDynamics], dt: float = 16.0, systems: Sequence[AtomicData] | None = None
+    make_engine: Callable[[Any, float], BaseDynamics],
+    dt: float = 16.0,
+    systems: Sequence[AtomicData] | None = None,
+    n_steps: int = 60,
 ) -> float:
     """Check that halving `dt` (fs) twice divides the fluctuation of what is conserved by four each time.
 
@@ -139,9 +142,11 @@ def check_second_order(
     make_engine
         ``(model, dt)`` to engine.
     dt
-        The longest step, fs; all run for 60 of it.
+        The longest step, fs.
     systems
         What to run; four hot argon crystals unless given.
+    n_steps
+        Number of the longest steps.
     """
     systems = [argon_crystal(2, k) for k in range(4)] if systems is None else systems
     spreads = []
@@ -149,7 +154,7 @@ def check_second_order(
         engine = with_neighbor_hooks(make_engine(argon_model(), dt / divisor))
         batch = Batch.from_data_list([system.clone() for system in systems])
         energies = []
-        for _ in range(60):
+        for _ in range(n_steps):
             engine.run(batch, divisor)
             energies.append(conserved_energy(engine, batch).clone())
         spreads.append(float(torch.stack(energies).std(dim=0).mean()))

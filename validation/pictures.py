@@ -62,7 +62,8 @@ def deviations(checks: dict[str, dict[str, dict[str, float]]]) -> Figure:
 def liquid(shown: dict[str, Any]) -> Figure:
     """Density of the liquid from both sides."""
     figure = Figure(figsize=(9, 6), layout="constrained")
-    for place, (name, sides) in zip(figure.subplots(3, 3, sharex=True, sharey=True).flat, shown["course"].items(), strict=True):
+    places = figure.subplots(3, 3, sharex=True, sharey=True).flat
+    for place, (name, sides) in zip(places, shown["course"].items(), strict=True):
         for side, color in zip(sides, ("C0", "C1"), strict=True):
             place.plot([shown["interval"] * (1 + number) for number in range(len(side))], side, color=color, lw=0.6)
         place.axhline(shown["lammps"], color="k", lw=0.8, ls="--")

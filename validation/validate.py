@@ -40,11 +40,21 @@ def main() -> int:
         if not options.smoke:
             keep(name, kind, found)
     if not options.smoke and not bad:
-        report.write()
-        pictures.main()
+        show()
     for told in bad:
         print(f"==> {told}")
     return 1 if bad else 0
+
+
+def show() -> None:
+    """Write the page and its pictures, once there are results of every part."""
+    results = json.loads(report.RESULTS.read_text(encoding="utf-8"))
+    missing = [name for name in PARTS if not any(name in results[kind] for kind in _KINDS)]
+    if missing:
+        print(f"==> The page is left as it is until there are results of {', '.join(missing)}.")
+    else:
+        report.write()
+        pictures.main()
 
 
 def run(name: str, smoke: bool) -> tuple[str, Any]:

@@ -1,28 +1,52 @@
 """Engine overhead: CPU time of a step around a model that returns stored forces, 64 systems of 32 atoms, one thread.
 
 There is no neighbour list and no potential: what is left is the driver, the integrator and the checks of each step.
+torch-sim's integrators, where it has them for batches, run in the environment of the peers (`overhead_programs.py`).
 """
 
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import lennard_jones
 import torch
-from harness import Row, cpu, interleave, main
+from harness import Row, cpu, interleave, main, run_json
 from torch import nn
 
 import athanor
 from athanor.data import AtomicData, Batch
-from athanor.dynamics import FIRE, NVE, FIREVariableCell, NVTLangevin
+from athanor.dynamics import (
+    FIRE,
+    NPH,
+    NPT,
+    NVE,
+    NVTCSVR,
+    FIREVariableCell,
+    NPTCRescale,
+    NPTLangevin,
+    NVTLangevin,
+    NVTNoseHoover,
+)
 from athanor.models.base import BaseModelMixin, ModelConfig
 
+UNDER_PRESSURE = {"pressure": 0.0, "barostat_time": 1e6}
 ENGINES = {
     "NVE": lambda model: NVE(model, dt=1.0),
     "NVTLangevin": lambda model: NVTLangevin(model, dt=1.0, temperature=300.0, friction=0.01, random_seed=1),
+    "NVTNoseHoover": lambda model: NVTNoseHoover(model, dt=1.0, temperature=300.0, thermostat_time=100.0),
+    "NVTCSVR": lambda model: NVTCSVR(model, dt=1.0, temperature=300.0, thermostat_time=100.0),
+    "NPH": lambda model: NPH(model, dt=1.0, **UNDER_PRESSURE),
+    "NPT": lambda model: NPT(model, dt=1.0, temperature=300.0, thermostat_time=100.0, **UNDER_PRESSURE),
+    "NPTLangevin": lambda model: NPTLangevin(model, dt=1.0, temperature=300.0, friction=0.01, **UNDER_PRESSURE),
+    "NPTCRescale": lambda model: NPTCRescale(model, dt=1.0, temperature=300.0, thermostat_time=100.0, **UNDER_PRESSURE),
     "FIRE": lambda model: FIRE(model, dt=0.1),
     "FIREVariableCell": lambda model: FIREVariableCell(model, dt=0.1),
 }
+
+
+IN_TORCH_SIM = ("NVE", "NVTLangevin", "NPTLangevin")
 
 
 class StoredForces(nn.Module, BaseModelMixin):
@@ -72,6 +96,12 @@ def cost_of_a_step(engine: Any, batch: Batch, steps: int) -> float:
     return 1e6 * cpu(lambda: engine.run(batch, steps)) / steps
 
 
+def cost_in_torch_sim(name: str, steps: int) -> float:
+    """Return µs of CPU time for one of `steps` steps."""
+    program = str(Path(__file__).with_name("overhead_programs.py"))
+    return float(run_json([str(lennard_jones.PEERS), program, name, "--steps", str(steps)])["microseconds"])
+
+
 def measure(smoke: bool = False) -> list[Row]:
     """Return one row for each engine, in µs of CPU time a step."""
     systems, atoms, steps, rounds = (2, 4, 3, 2) if smoke else (64, 32, 200, 7)
@@ -80,7 +110,11 @@ def measure(smoke: bool = False) -> list[Row]:
     for name, build in ENGINES.items():
         engine, batch = build(StoredForces(systems * atoms, systems)), crystals(systems, atoms)
         engine.run(batch, steps)
-        rows.append(interleave(name, "µs", {"athanor": partial(cost_of_a_step, engine, batch, steps)}, rounds))
+        contestants = {"athanor": partial(cost_of_a_step, engine, batch, steps)}
+        fewer = {"athanor": rounds}
+        if name in IN_TORCH_SIM and not smoke and "torch-sim" in lennard_jones.programs():
+            contestants["torch-sim"], fewer["torch-sim"] = partial(cost_in_torch_sim, name, steps), 3
+        rows.append(interleave(name, "µs", contestants, fewer))
         assert bool((batch.step == (rounds + 1) * steps).all()), "a system was set aside during the benchmark"
     return rows
 

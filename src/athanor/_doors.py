@@ -40,6 +40,37 @@ TABLE: dict[str, dict[str, str]] = {
         "ZarrData": "athanor.sinks",
         "DataSink": "athanor.sinks",
     },
+    "athanor.dynamics.hooks": {
+        "TorchProfilerHook": "athanor.hooks.torch_profiler",
+    },
+    "athanor.dynamics.hooks.profiling": {
+        "StageTimingHook": "athanor.hooks.timing",
+        "TorchProfilerHook": "athanor.hooks.torch_profiler",
+    },
+    "athanor.hooks": {
+        "BiasedPotentialHook": "athanor.dynamics.hooks.bias",
+        "TorchProfilerHook": "athanor.hooks.torch_profiler",
+        "BaseRichLayout": "athanor.hooks.reporting",
+        "CSVReporter": "athanor.hooks.reporting",
+        "DynamicsRichLayout": "athanor.hooks.reporting",
+        "Reporter": "athanor.hooks.reporting",
+        "ReporterMessage": "athanor.hooks.reporting",
+        "ReportingErrorPolicy": "athanor.hooks.reporting",
+        "ReportingOrchestrator": "athanor.hooks.reporting",
+        "ReportingState": "athanor.hooks.reporting",
+        "RichLayout": "athanor.hooks.reporting",
+        "RichReporter": "athanor.hooks.reporting",
+        "ScalarCallback": "athanor.hooks.reporting",
+        "ScalarSnapshot": "athanor.hooks.reporting",
+        "TensorBoardReporter": "athanor.hooks.reporting",
+        "TensorBoardWriter": "athanor.hooks.reporting",
+        "TrainingRichLayout": "athanor.hooks.reporting",
+        "collect_scalars": "athanor.hooks.reporting",
+        "extract_dynamics_scalars": "athanor.hooks.reporting",
+        "extract_loss_scalars": "athanor.hooks.reporting",
+        "extract_optimizer_lr_scalars": "athanor.hooks.reporting",
+        "extract_scalars": "athanor.hooks.reporting",
+    },
     "athanor.neighbors": {
         "NeighborConfig": "athanor.neighbors.config",
         "NeighborListFormat": "athanor.neighbors.config",
@@ -76,6 +107,12 @@ TABLE: dict[str, dict[str, str]] = {
 }
 """Door module -> public name -> module that defines it, or that it is."""
 
+_PROFILER = "`ProfilerHook` was removed: `StageTimingHook` times stages, and `TorchProfilerHook` records a trace."
+REMOVED = dict.fromkeys(
+    [("athanor.dynamics.hooks", "ProfilerHook"), ("athanor.dynamics.hooks.profiling", "ProfilerHook")], _PROFILER
+)
+"""(door module, name that is no more) -> what to use instead."""
+
 
 def resolve(module: str, name: str) -> Any:
     """Return the public `name` of the door `module`, importing its home.
@@ -84,7 +121,11 @@ def resolve(module: str, name: str) -> Any:
     ------
     AttributeError
         If the table has no such row.
+    ImportError
+        If the name was removed; the text says what to use instead.
     """
+    if (module, name) in REMOVED:
+        raise ImportError(REMOVED[module, name], name=name)
     home = TABLE.get(module, {}).get(name)
     if home is None:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")

@@ -158,6 +158,11 @@ def local_rank() -> int:
     return int(torch.distributed.get_node_local_rank(fallback_rank=0)) if _is_distributed() else 0
 
 
+def world_size() -> int:
+    """Return how many processes a job has; 1 unless `torch.distributed` is set up."""
+    return int(torch.distributed.get_world_size()) if _is_distributed() else 1
+
+
 def _is_distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 

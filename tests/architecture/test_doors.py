@@ -60,10 +60,17 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = athanor.no_such_name
 
 
+@pytest.mark.parametrize("door", ["athanor.dynamics.hooks", "athanor.dynamics.hooks.profiling"])
+def test_a_removed_name_says_what_to_use_instead(door: str) -> None:
+    with pytest.raises(ImportError, match=r"StageTimingHook.*TorchProfilerHook"):
+        exec(f"from {door} import ProfilerHook")
+
+
 ADDRESSES = {
     "athanor.data.data": "DataMixin",
     "athanor.dynamics.base": "BaseDynamics",
     "athanor.dynamics.hooks.logging": "LoggingHook",
+    "athanor.dynamics.hooks.monitors": "EnergyDriftMonitorHook",
     "athanor.dynamics.hooks.safety": "NaNDetectorHook",
     "athanor.dynamics.sinks": "ZarrData",
 }

@@ -155,7 +155,7 @@ ENGINES = [
     ("later", nve(sinks=[]), InputError, "does not take `sinks` in this version"),
     ("on_error", nve(on_error="ignore"), InputError, '`on_error` is \'ignore\'; use "quarantine" or "raise"'),
     ("convergence", nve(convergence_hook=0.05), ArgumentError, r"is a float. .*`ConvergenceHook.from_fmax\(0.05\)"),
-    ("its keys", nve(convergence_hook={"fmax": 1}), ArgumentError, "has the key `fmax`; ConvergenceHook takes criteri"),
+    ("its keys", nve(convergence_hook={"smax": 1}), ArgumentError, "has the key `smax`; ConvergenceHook takes criteri"),
     ("fmax NaN", lambda: ConvergenceHook.from_fmax(math.nan), InputError, "`fmax` is nan; it must be finite, in eV/Å"),
     ("fmax < 0", lambda: ConvergenceHook.from_fmax(-1), InputError, "`fmax` is -1; .*zero or positive"),
     ("no criterion", lambda: ConvergenceHook([]), InputError, "`criteria` is empty; give at least one"),

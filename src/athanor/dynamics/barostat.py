@@ -48,7 +48,9 @@ class Barostatted(UnderPressure, Motion):
     """
 
     yoshida_order = 3
-    cell_momentum = StateVariable(shape=(3, 3), unit="√eV", dtype=torch.float64)  # mass-weighted rate of strain
+    cell_momentum = StateVariable(  # mass-weighted rate of strain
+        shape=(3, 3), unit="√eV", dtype=torch.float64, turns="tensor"
+    )
     work = StateVariable(
         unit="eV",
         dtype=torch.float64,  # that the cell did against the target pressure, from no volume to the present one

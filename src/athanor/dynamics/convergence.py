@@ -199,12 +199,18 @@ class ConvergenceHook:
         As a hook: move converged systems from one status to the other. Nothing is moved unless both are given.
     frequency
         Evaluate every so many steps of a system in its stage, the first time after the first.
+    fmax
+        eV/Å; short for the criterion of `from_fmax`, beside those of `criteria`.
 
     Raises
     ------
     InputError
         If there is no criterion, or a threshold or `frequency` makes no sense; `ArgumentError` if a criterion is
-        something else or has an unknown argument.
+        something else or has an unknown argument. From a registration as a hook: if it could do nothing there.
+
+    Notes
+    -----
+    Registered as a hook without the two statuses it becomes the engine's `convergence_hook`.
 
     Examples
     --------
@@ -221,10 +227,14 @@ class ConvergenceHook:
         source_status: int | None = None,
         target_status: int | None = None,
         frequency: int = 1,
+        *,
+        fmax: float | None = None,
     ) -> None:
         if criteria is None:
-            criteria = _fmax_criterion(DEFAULT_FMAX)
+            criteria = [] if fmax is not None else _fmax_criterion(DEFAULT_FMAX)
         listed = list(criteria) if isinstance(criteria, list | tuple) else [criteria]
+        if fmax is not None:
+            listed.append(_fmax_criterion(fmax))
         if not listed:
             raise InputError("`criteria` is empty; give at least one, or None for a largest force of 0.05 eV/Å.")
         self.criteria = [_as_criterion(entry) for entry in listed]
@@ -287,10 +297,33 @@ class ConvergenceHook:
             verdict = verdict & entry.evaluate(batch, pressure)
         return verdict
 
+    def evaluate_mask(self, batch: Batch) -> Tensor:
+        """Return bool [B]: which systems satisfy every criterion, without an external pressure."""
+        return self.mask(batch)
+
     def evaluate(self, batch: Batch, pressure: float | Tensor = 0.0) -> Tensor | None:
         """Return the indices of converged systems (int64), or None if there are none."""
         rows = self.mask(batch, pressure).nonzero().flatten()
         return rows if rows.numel() else None
+
+    def on_register(self, engine: Any) -> None:
+        """Become the criterion of an engine, if no status is to be changed.
+
+        Raises
+        ------
+        InputError
+            If it has another one, or is a fused run, whose stages have criteria.
+        """
+        if self.source_status is not None and self.target_status is not None:
+            return
+        present = getattr(engine, "convergence_hook", None)
+        if hasattr(engine, "sub_stages") or present not in (None, self):
+            what = "a fused run takes them from its stages" if present in (None, self) else "the engine has others"
+            raise InputError(
+                f"ConvergenceHook among the hooks would do nothing: {what}. Pass it to an engine as "
+                f"`convergence_hook=`, or give it `source_status` and `target_status`."
+            )
+        engine.convergence_hook = self
 
     def __call__(self, ctx: Any, stage: Any) -> None:
         """Migrate converged systems from `source_status` to `target_status`, in place."""

@@ -111,7 +111,7 @@ class Driver:
         self._needs = self.needs
         self._first_step, self._counts = batch.step.clone(), [engine.step_count for engine in self._call_hooks.engines]
         self._call_hooks.look()
-        fresh = batch.results_fresh(self.owner.model, self._needs)
+        fresh = batch.results_fresh(self._call_hooks.source(), self._needs)
         self._computed = self._needs if fresh else frozenset()
         evaluated = systems.rows_of(batch)["evaluated"].fill_(fresh)
         for name in self._needs if fresh else ():  # NaN in a system that stood still whenever the model was called
@@ -122,6 +122,7 @@ class Driver:
         self._quarantine = Quarantine(self.owner.exit_status, raises, systems, self._last_good, notes)
         systems.use_rows_of(batch)
         for stage, mask in zip(self.stages, systems.masks_of(batch), strict=True):
+            self._call_hooks.hand_over(stage.engine, batch, mask)
             stage.engine.take_on(batch, mask)
         systems.start(batch)
         self._leave_out_misfits()
@@ -141,6 +142,9 @@ class Driver:
     def end(self, *, failed: bool) -> None:
         """Write what the run did onto the whole batch; if it `failed`, its last step can still be undone."""
         if not self.systems.is_taken_up:
+            whole = self.systems.batch
+            if whole is not None:  # hooks may have taken it on already
+                self._call_hooks.release(whole)
             return
         part = self.systems.part
         part.write_back()
@@ -149,6 +153,7 @@ class Driver:
             if fresh is not None:
                 part.whole.mark_results_fresh(*fresh)
             self.systems.use_rows_of(part.whole)
+        self._call_hooks.release(part.whole)
         if not failed:
             self.systems.release()
 
@@ -161,7 +166,7 @@ class Driver:
         drop_results(systems.part.batch, except_for=self._last_good.fields)  # of the step that is undone
         computed = self._computed & self._last_good.fields
         if computed:  # an undisturbed run would have taken these results, too
-            systems.part.batch.mark_results_fresh(self.owner.model, computed)
+            systems.part.batch.mark_results_fresh(self._call_hooks.source(), computed)
         self.end(failed=False)
         done = int((batch.step - self._first_step).max())  # a signal may come between a step and its count
         for engine, before in zip(self._call_hooks.engines, self._counts, strict=True):
@@ -192,9 +197,11 @@ class Driver:
                 arrived = changed & stage.mask(batch, self.owner.exit_status)
                 if bool(arrived.any()):
                     batch.stage_step[arrived] = 0
+                    self._call_hooks.hand_over(stage.engine, batch, arrived)
                     stage.engine.on_enter(batch, arrived)
         systems.run["known_status"].copy_(systems.part.batch.status.reshape(-1))
         self._last_good.keep_variables(assigned)  # a user assigned them before this step, and not as a part of it
+        systems.refresh()  # a hook may hold other atoms now
         self._leave_out_misfits()
 
     def _leave_out_misfits(self) -> None:
@@ -238,20 +245,26 @@ class Driver:
         systems, model = self.systems, self.owner.model
         if self._quarantine.check_distances(model, stepping=stepping):
             systems.leave_out_failed() if stepping else systems.refresh()
-        batch = systems.part.batch
         if stepping and systems.active.all:
-            self._computed = self._evaluate(batch, stepping=True)
+            self._evaluate_with_hooks(stepping=True)
         elif systems.active.any:
             with self._leaving_results_alone(stepping=stepping):
-                self._computed = self._evaluate(batch, stepping=stepping)
-        if At.AFTER_COMPUTE in self._call_hooks:
-            with batch.keeping_results_fresh():
-                self._call_hooks(At.AFTER_COMPUTE)
+                self._evaluate_with_hooks(stepping=stepping)
+        else:
+            self._call_hooks(At.AFTER_COMPUTE)
         failed = self._quarantine.check(stepping=stepping)
         if systems.active.any and not stepping:
             systems.run["evaluated"].fill_(True)
         if failed:
             systems.leave_out_failed()
+
+    def _evaluate_with_hooks(self, *, stepping: bool) -> None:
+        """Call the model, then the hooks that look at results or change them."""
+        batch = self.systems.part.batch
+        self._computed = self._evaluate(batch, stepping=stepping)
+        if At.AFTER_COMPUTE in self._call_hooks:
+            self._call_hooks(At.AFTER_COMPUTE)
+            batch.mark_results_fresh(self._call_hooks.source(), self._computed)
 
     def _evaluate(self, batch: Batch, *, stepping: bool) -> frozenset[str]:
         """Call the model, and return what it computed. Systems for which it raises are set aside, if it is not all."""

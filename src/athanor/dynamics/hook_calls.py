@@ -45,6 +45,8 @@ class HookCalls:
         self.changed = False
         self._known: list[Any] = []
         self._places: dict[At, list[Engine]] = {}
+        self._changing: list[Any] = []
+        self._source: _ModelAndHooks | None = None
         self._wanting: list[Engine] = []
 
     def look(self) -> None:
@@ -56,6 +58,33 @@ class HookCalls:
         found = {at: [engine for engine in self.engines if engine.has_hooks(at)] for at in At}
         self._places = {at: engines for at, engines in found.items() if engines}
         self._wanting = [engine for engine in self.engines if any(bound.wants for bound in engine.bound_hooks)]
+        every = (bound for bounds in known for bound in bounds)
+        self._changing = [bound.hook for bound in every if bound.runs_at(At.AFTER_COMPUTE) and not bound.observes]
+
+    def source(self) -> Any:
+        """Return whose results the run leaves: the model's, or those of the model and the hooks that change them.
+
+        It is the same object as long as these are the same.
+        """
+        model = self._owner.model
+        if self._changing and (self._source is None or not self._source.consists_of(model, self._changing)):
+            self._source = _ModelAndHooks(model, self._changing)
+        return self._source if self._changing else model
+
+    def hand_over(self, engine: Engine, batch: Batch, systems: Tensor) -> None:
+        """Tell hooks that `engine` moves the `systems` of a mask [B] of the whole batch from now on, and others not."""
+        for one in self.engines:
+            for bound in one.bound_hooks:
+                told = bound.take_on if one is engine or one is self._owner else bound.release
+                if told is not None:
+                    told(batch, systems)
+
+    def release(self, batch: Batch) -> None:
+        """Tell hooks that nothing is moved any more."""
+        everybody = torch.ones(len(batch), dtype=torch.bool, device=batch.device)
+        for bound in (bound for engine in self.engines for bound in engine.bound_hooks):
+            if bound.release is not None:
+                bound.release(batch, everybody)
 
     def wanted_outputs(self) -> frozenset[str]:
         """Return the outputs of the model that hooks want which are due in this step."""
@@ -107,13 +136,18 @@ class HookCalls:
         before = (len(batch), batch.membership, batch.system_id, batch.system_id._version)
         context = engine.make_context(at, batch, converged)
         if bound.on_active:
-            context.active_mask = self._systems.active.systems
+            context.active_mask = self._moved_by(engine)
         bound.call(context, at)
         _check_same_systems(batch, before, at)
         if not bound.observes:
             self.changed = True
             if not on_part:
                 part.read_again()
+
+    def _moved_by(self, engine: Engine) -> Tensor:
+        """Systems of the part that `engine` moves in this step, bool [B]; the owner moves all that are active."""
+        active = self._systems.active
+        return next((stage.active for stage in self._stages if stage.engine is engine), active).systems
 
     def _converged_of(self, engine: Engine) -> Tensor | None:
         """Systems of the part that converged in this step under `engine`, bool [B]."""
@@ -123,6 +157,17 @@ class HookCalls:
             if stage.converged is not None and (engine is self._owner or stage.engine is engine)
         ]
         return torch.stack(found).any(dim=0) if found else None
+
+
+class _ModelAndHooks:
+    """A model with the hooks that change its results."""
+
+    def __init__(self, model: Any, hooks: list[Any]) -> None:
+        self._parts = [model, *hooks]
+
+    def consists_of(self, model: Any, hooks: list[Any]) -> bool:
+        """Whether it is this model with these hooks."""
+        return [id(part) for part in self._parts] == [id(part) for part in (model, *hooks)]
 
 
 def _check_same_systems(batch: Batch, before: tuple[int, int, Tensor, int], at: At) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -91,6 +91,9 @@ class StateVariable:
     is_history
         A ring of past values, in which a step overwrites a slot that no step before it can need. It is not copied in
         every step: a step is undone by putting back the variable that says which slot is the last.
+    turns
+        What becomes of it when a system is turned in space: ``"vector"``, [..., 3] or rows of them, ``"tensor"``,
+        [..., 3, 3]. None: it has no direction.
 
     Examples
     --------
@@ -110,9 +113,10 @@ class StateVariable:
         dtype: torch.dtype | None = None,
         *,
         is_history: bool = False,
+        turns: Literal["vector", "tensor"] | None = None,
     ) -> None:
         self.level, self.shape, self.unit, self.fresh = level, shape, unit, fresh
-        self.dtype, self.is_history = dtype, is_history
+        self.dtype, self.is_history, self.turns = dtype, is_history, turns
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name

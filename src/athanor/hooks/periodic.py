@@ -12,12 +12,11 @@ import torch
 
 from athanor._values import check_whole, describe
 from athanor.hooks.context import HookContext
+from athanor.hooks.due import due_systems
 from athanor.hooks.stages import DynamicsStage
 
 _MAX_PASSES = 4
 """Two settle every atom but those that rounding keeps on a face; these are then put next to it."""
-
-_AFTER_THE_COUNT = (DynamicsStage.AFTER_STEP, DynamicsStage.ON_CONVERGE)
 
 
 class WrapPeriodicHook:
@@ -55,7 +54,7 @@ class WrapPeriodicHook:
         cell, pbc = getattr(batch, "cell", None), getattr(batch, "pbc", None)
         if cell is None or pbc is None or batch.num_nodes == 0:
             return
-        due = self._due(ctx, stage)
+        due = due_systems(ctx, stage, self.frequency)
         if due is not None and not bool(due.any()):
             return
         cell, pbc = cell.detach().reshape(-1, 3, 3), pbc.reshape(-1, 3)
@@ -76,16 +75,6 @@ class WrapPeriodicHook:
             batch.pair_lists = tuple(
                 pairs.move_by_lattice_vectors(offsets, batch.batch_idx) for pairs in batch.pair_lists
             )
-
-    def _due(self, ctx: HookContext, stage: Enum) -> torch.Tensor | None:
-        """Return the systems to wrap now, bool [B]; None for all."""
-        due: torch.Tensor | None = getattr(ctx, "active_mask", None)
-        step = ctx.batch.get("step") if self.frequency > 1 else None
-        if step is not None:
-            done = step.reshape(-1) - int(stage in _AFTER_THE_COUNT)  # steps that each system had done before this one
-            now = done % self.frequency == 0
-            due = now if due is None else due & now
-        return None if due is None or bool(due.all()) else due
 
 
 def wrap_positions(

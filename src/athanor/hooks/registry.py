@@ -11,12 +11,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Any, ClassVar
 
 from athanor.errors import ContractError, InputError
 from athanor.hooks.context import HookContext
 from athanor.hooks.hook_list import HookList
+
+_METHODS = ("_runs_on_stage", "on_register", "__enter__", "__exit__", "take_on", "release")
+"""Members that a hook may have and that must be callable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +34,16 @@ class BoundHook:
     runs_on_stage: Callable[[Enum], bool] | None
     enter: Callable[[], Any] | None
     leave: Callable[..., Any] | None
+    take_on: Callable[[Any, Any], Any] | None
+    release: Callable[[Any, Any], Any] | None
     raises_on_failure: bool
     on_active: bool
     observes: bool
     wants: frozenset[str]
+
+    def runs_at(self, stage: Enum) -> bool:
+        """Whether it is called at `stage` at all."""
+        return self.stage == stage if self.runs_on_stage is None else bool(self.runs_on_stage(stage))
 
 
 class HookRegistryMixin:
@@ -136,7 +146,7 @@ class HookRegistryMixin:
         frequency = hook.frequency
         if not isinstance(frequency, int) or isinstance(frequency, bool) or frequency < 1:
             raise InputError(f"`frequency` of {name} is {frequency!r}; it must be an int of at least 1.")
-        members = {key: getattr(hook, key, None) for key in ("_runs_on_stage", "on_register", "__enter__", "__exit__")}
+        members = {key: getattr(hook, key, None) for key in _METHODS}
         for key, member in members.items():
             if member is not None and not callable(member):
                 raise ContractError(f"`{key}` of {name} is a {type(member).__name__}; it must be callable.")
@@ -151,7 +161,7 @@ class HookRegistryMixin:
         if leave is None:
             close = getattr(hook, "close", None)
             if callable(close):
-                leave = _without_arguments(close)
+                leave = partial(_without_arguments, close)  # which is copied with its hook
         return BoundHook(
             hook=hook,
             call=hook,
@@ -160,6 +170,8 @@ class HookRegistryMixin:
             runs_on_stage=runs_on_stage,
             enter=members["__enter__"],
             leave=leave,
+            take_on=members["take_on"],
+            release=members["release"],
             raises_on_failure=bool(getattr(hook, "raises_on_failure", False)),
             on_active=bool(getattr(hook, "on_active", False)),
             observes=bool(getattr(hook, "observes", False)),
@@ -203,7 +215,7 @@ class HookRegistryMixin:
         return [
             bound
             for bound in self._hooks_at.get(stage, self._multi_stage_hooks)
-            if step_count % bound.frequency == 0 and (bound.runs_on_stage is None or bound.runs_on_stage(stage))
+            if step_count % bound.frequency == 0 and bound.runs_at(stage)
         ]
 
     def call_hooks(self, stage: Enum, batch: Any) -> None:
@@ -272,8 +284,8 @@ def _nearest_stage(stage: object, kinds: tuple[type[Enum], ...]) -> str:
     return f" Use `{type(near[0]).__name__}.{near[0].name}`."
 
 
-def _without_arguments(close: Callable[[], Any]) -> Callable[..., Any]:
-    return lambda *exc_info: close()
+def _without_arguments(close: Callable[[], Any], *exc_info: Any) -> None:
+    close()
 
 
 def _never_swallowing(leave: Callable[..., Any]) -> Callable[..., bool]:

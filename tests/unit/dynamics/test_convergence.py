@@ -184,3 +184,26 @@ def test_a_verdict_that_is_none_is_refused_by_name():
             ConvergenceHook(Judge(verdict)).mask(batch)
     with pytest.raises(TypeError, match="criteria hold a type"):
         ConvergenceHook(Judge)
+
+
+def test_a_largest_force_in_short():
+    batch = batch_with([[[0.03, 0.04, 0.0]], [[0.0, 0.0, 0.06]]], energy=torch.tensor([[1.0], [-1.0]]).double())
+    assert ConvergenceHook(fmax=0.05).num_criteria == as_convergence_hook({"fmax": 0.05}).num_criteria == 1
+    both = ConvergenceHook({"key": "energy", "threshold": 0.0}, fmax=0.06)
+    assert both.num_criteria == 2
+    assert both.evaluate_mask(batch).tolist() == [False, True]
+    with pytest.raises(InputError, match="fmax"):
+        ConvergenceHook(fmax=-1.0)
+
+
+def test_among_the_hooks_it_is_the_criterion_of_its_engine():
+    engine = with_neighbor_hooks(FIRE(argon_model(), dt=0.5, hooks=[ConvergenceHook(fmax=0.02)]))
+    batch = engine.run(Batch.from_data_list([argon_crystal(2, k) for k in range(2)]), 300)
+    assert int(batch.step.max()) < 300
+    assert float(batch.forces.norm(dim=1).max()) <= 0.02
+    with pytest.raises(InputError, match="the engine has others"):
+        engine.register_hook(ConvergenceHook())
+    other = FIRE(engine.model, dt=0.5, n_steps=3)
+    with pytest.raises(InputError, match="a fused run takes them from its stages"):
+        (engine + other).register_hook(ConvergenceHook())
+    (engine + other).register_hook(ConvergenceHook(None, 0, 1))

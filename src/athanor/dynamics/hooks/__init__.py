@@ -1,9 +1,25 @@
-"""Hooks that only make sense with an engine: snapshots, scalars to a file, and the check for non-finite values."""
+"""Hooks that only make sense with an engine: what it is kept from, what is watched, and what is written down."""
 
-from __future__ import annotations
-
+from athanor._doors import door
+from athanor.dynamics.hooks.align_cell import AlignCellHook
+from athanor.dynamics.hooks.energy_drift import EnergyDriftMonitorHook
+from athanor.dynamics.hooks.force_clamp import MaxForceClampHook
+from athanor.dynamics.hooks.freeze import FreezeAtomsHook
 from athanor.dynamics.hooks.log_scalars import LoggingHook
 from athanor.dynamics.hooks.nan_detector import NaNDetectorHook
 from athanor.dynamics.hooks.snapshot import ConvergedSnapshotHook, SnapshotHook
+from athanor.hooks.timing import StageTimingHook
 
-__all__ = ["ConvergedSnapshotHook", "LoggingHook", "NaNDetectorHook", "SnapshotHook"]
+__all__ = [
+    "AlignCellHook",
+    "ConvergedSnapshotHook",
+    "EnergyDriftMonitorHook",
+    "FreezeAtomsHook",
+    "LoggingHook",
+    "MaxForceClampHook",
+    "NaNDetectorHook",
+    "SnapshotHook",
+    "StageTimingHook",
+]
+
+__getattr__, __dir__ = door(__name__)

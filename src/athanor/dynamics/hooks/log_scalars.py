@@ -17,9 +17,10 @@ import torch
 
 from athanor._values import check_whole, describe
 from athanor.data import observables
-from athanor.dynamics.hooks.log_writers import Columns, make_writer
+from athanor.dynamics.hooks.log_writers import make_writer
 from athanor.dynamics.hooks.news import News
 from athanor.errors import ContractError, ShapeError
+from athanor.hooks.csv_file import Columns
 from athanor.hooks.stages import DynamicsStage
 
 if TYPE_CHECKING:

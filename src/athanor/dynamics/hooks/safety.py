@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from athanor.dynamics.hooks.force_clamp import MaxForceClampHook
 from athanor.dynamics.hooks.nan_detector import NaNDetectorHook
 
-__all__ = ["NaNDetectorHook"]
+__all__ = ["MaxForceClampHook", "NaNDetectorHook"]

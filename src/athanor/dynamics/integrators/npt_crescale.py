@@ -91,7 +91,7 @@ class NPTCRescale(UnderPressure, NVTCSVR):
 
     _selects_active = True
     compressibility = Parameter(check_positive, unit="Å³/eV")
-    strain = StateVariable(shape=(3, 3), dtype=torch.float64)  # of the step under way
+    strain = StateVariable(shape=(3, 3), dtype=torch.float64, turns="tensor")  # of the step under way
 
     def __init__(
         self,

@@ -88,7 +88,7 @@ class FIRE(BaseDynamics):
     alpha_start = Parameter(check_positive, most=1.0)
     f_alpha = Parameter(check_positive, most=1.0)
     is_motion = False
-    velocities = StateVariable("node", (3,), "√(eV/amu)")  # of the method; they are no motion
+    velocities = StateVariable("node", (3,), "√(eV/amu)", turns="vector")  # of the method; they are no motion
     alpha = StateVariable(fresh=lambda engine, batch, made: made["alpha_start"].clone())
     n_steps_positive = StateVariable(dtype=torch.long)  # downhill steps in a row
 
@@ -188,8 +188,10 @@ class FIREVariableCell(FIRE):
     __provides_keys__ = frozenset({"positions", "cell"})
     _selects_active = True
     pressure = Parameter(check_pressure, unit="eV/Å³ (1 GPa is `athanor.units.GPa`)")
-    cell_velocity = StateVariable(shape=(3, 3))
-    projector = StateVariable(shape=(3, 3), fresh=lambda engine, batch, made: observables.periodic_projector(batch))
+    cell_velocity = StateVariable(shape=(3, 3), turns="tensor")
+    projector = StateVariable(
+        shape=(3, 3), fresh=lambda engine, batch, made: observables.periodic_projector(batch), turns="tensor"
+    )
 
     def __init__(
         self,

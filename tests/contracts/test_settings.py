@@ -1,4 +1,4 @@
-"""Settings of each system in a batch act as those of runs of one system each, bit for bit."""
+"""Settings of each system act in a batch as they do alone, and newcomers start afresh; bit for bit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from athanor.dynamics import (
     NVTLangevin,
     NVTNoseHoover,
 )
-from athanor.testing.dynamics_contract import check_settings
+from athanor.testing.dynamics_contract import check_finished_systems_stand_still, check_newcomers, check_settings
 
 DT = {"dt": [4.0, 3.0, 5.0]}
 HEAT = DT | {"temperature": [60.0, 80.0, 70.0]}
@@ -64,3 +64,41 @@ class FirstForAll(NPT):
 def test_settings_of_the_first_system_for_all_are_found():
     with pytest.raises(AssertionError, match="differs between settings in a batch"):
         check_settings(FirstForAll, SETTINGS[NPT], n_steps=10)
+
+
+FIRST = {engine: {name: values[0] for name, values in settings.items()} for engine, settings in SETTINGS.items()}
+
+
+@pytest.mark.parametrize("engine", SETTINGS, ids=lambda engine: engine.__name__)
+def test_newcomers_start_afresh(engine):
+    check_newcomers(lambda model: engine(model, **FIRST[engine]))
+
+
+class Averaged(NPT):
+    """Broken twin: a newcomer gets the average of what the others have."""
+
+    def fresh_rows(self, batch):
+        rows = super().fresh_rows(batch)
+        present = batch.state_rows(self.key)
+        return {
+            name: row + present[name].mean(0) if "chain" in name and name in present else row
+            for name, row in rows.items()
+        }
+
+
+def test_newcomers_that_inherit_are_found():
+    with pytest.raises(AssertionError, match="of a newcomer differs"):
+        check_newcomers(lambda model: Averaged(model, **FIRST[NPT]))
+
+
+class ForEverybody(NPT):
+    """Broken twin: chains of systems in another stage go on."""
+
+    def _take_chains_(self, chain, cell_chain, uptake):
+        self._state.chain.copy_(chain)
+        self._state.cell_chain.copy_(cell_chain)
+
+
+def test_chains_that_go_on_in_another_stage_are_found():
+    with pytest.raises(AssertionError, match="state `chain` of a system in another stage"):
+        check_finished_systems_stand_still(lambda model: ForEverybody(model, **FIRST[NPT]))

@@ -335,7 +335,7 @@ def check_finished_systems_stand_still(make_engine: MakeEngine, n_steps: int = 1
 
 
 def _check_other_stages_stand_still(make_engine: MakeEngine, n_steps: int) -> None:
-    """The same for a system in a stage that moves nothing, in the batch of the engine."""
+    """The same for a system in a stage that moves nothing, in the batch of the engine, and for what is kept of it."""
     from athanor.dynamics.engine import BaseDynamics
     from athanor.dynamics.fused import FusedStage
 
@@ -345,12 +345,30 @@ def _check_other_stages_stand_still(make_engine: MakeEngine, n_steps: int) -> No
     fused = with_neighbor_hooks(FusedStage([(0, engine), (1, BaseDynamics(model))]))
     batch = Batch.from_data_list([argon_crystal(2, 3), argon_crystal(2, 4)])
     batch.status = torch.tensor([[1], [0]])
+    fused.run(batch, 0)
     before = batch.clone()
     fused.run(batch, n_steps)
-    for name in ("positions", "velocities"):
+    for name in ("positions", "velocities", "cell"):
         same = torch.equal(before.get_data(0)[name], batch.get_data(0)[name])
         assert same, f"`{name}` of a system in another stage changed"
+    kept = before.state_rows(engine.key)
+    for name, rows in batch.state_rows(engine.key).items():
+        first = slice(0, 1 if len(rows) == len(batch) else before.get_data(0).num_nodes)
+        assert torch.equal(kept[name][first], rows[first]), f"state `{name}` of a system in another stage changed"
     assert not torch.equal(before.get_data(1).positions, batch.get_data(1).positions), "the other system did not move"
+
+
+def check_newcomers(make_engine: MakeEngine, n_steps: int = 10) -> None:
+    """Check that a system that joins in the middle of a run follows the same path, bit for bit, as it does alone."""
+    newcomer = argon_crystal(3, 7)
+    alone = trajectory(make_engine, [newcomer], n_steps)
+    engine = with_neighbor_hooks(make_engine(argon_model()))
+    batch = Batch.from_data_list([argon_crystal(2, 3), argon_crystal(2, 4, strain=0.02)])
+    engine.run(batch, n_steps)
+    batch.append_data([newcomer.clone()])
+    engine.run(batch, n_steps)
+    for name in FIELDS:
+        assert _equal(alone.get_data(0), batch.get_data(2), name), f"`{name}` of a newcomer differs from that alone"
 
 
 def check_fixed_atoms(make_engine: MakeEngine, n_steps: int = 10) -> None:

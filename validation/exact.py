@@ -56,7 +56,7 @@ CONSERVED: dict[str, Callable[..., Any]] = {
 
 def canonical(smoke: bool) -> dict[str, dict[str, float]]:
     """Deviations of energies in wells, by engine."""
-    size = {"systems": 64, "n_samples": 4} if smoke else {"systems": 2000, "n_samples": 50, "interval": 20}
+    size = {"systems": 64, "n_samples": 4} if smoke else {"systems": 3000, "n_samples": 100, "interval": 20}
     return {
         name: check_canonical(make, kinetic=name != "Brownian", seed=101, **size) for name, make in CANONICAL.items()
     }

@@ -15,7 +15,7 @@ from report import Row, of_blocks
 
 from athanor.data import Batch
 from athanor.data.observables import pressure, thermal_kinetic_energy
-from athanor.dynamics import NPT, NVTCSVR, NVTNoseHoover
+from athanor.dynamics import NPT, NVTCSVR, NVTLangevin, NVTNoseHoover
 from athanor.models.lj import LennardJonesModelWrapper
 from athanor.testing.ensemble_contract import observe
 from athanor.testing.systems import FCC, crystal
@@ -78,10 +78,13 @@ def _run(make: Any, steps: int, smoke: bool) -> dict[str, torch.Tensor]:
             seed = 10 * replica + number
             systems.append(crystal(FCC, cell, [18] * 4, (cells, cells, cells), jitter=0.3, seed=seed))
     batch = Batch.from_data_list(systems)
-    engine = make(model)
-    for hook in model.make_neighbor_hooks():
-        hook.skin = 1.0
-        engine.register_hook(hook)
+    melting, engine = NVTLangevin(model, 4.0, 3.0 * EPSILON / BOLTZMANN, 0.01), make(model)
+    for each in (melting, engine):
+        for hook in model.make_neighbor_hooks():
+            hook.skin = 1.0
+            each.register_hook(hook)
+    melting.run(batch, steps // 10)  # a crystal under pressure would stay one
+    batch.velocities = None
     engine.run(batch, steps // 5)
     atoms = batch.num_nodes_per_graph
     return observe(

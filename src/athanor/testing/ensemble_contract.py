@@ -205,7 +205,7 @@ def check_isobaric(
     k: float = 0.02,
     temperature: float = 300.0,
     pressure: float = 4e-4,
-    systems: int = 96,
+    systems: int = 80,
     atoms: int = 8,
     n_samples: int = 40,
     interval: int = 10,

@@ -39,6 +39,7 @@ PYTHON = {
     "out": ("str | os.PathLike[str] | None", "None"),
     "properties": ("Sequence[str]", "()"),
     "silence": ("Sequence[str]", "()"),
+    "seed": ("int | str", "42"),
     "overwrite": ("bool", "False"),
     "progress": ("bool", "False"),
 }
@@ -66,8 +67,8 @@ ADDED = {
 OF_A_CALL = {
     "relax": {"seed": "Kept with the results; a relaxation draws no random numbers."},
     "md": {
-        "seed": "Seed of velocities and noise. A system's path depends on it and on its place in `structures`, not on "
-        "the batch."
+        "seed": 'Seed of velocities and noise, or ``"random"`` for another one in each call, see `RunResult.seed`. A '
+        "system's path depends on it and on its place in `structures`, not on the batch."
     },
     "evaluate": {
         "out": "File for the structures with their results, extended XYZ; nothing is written without it.",

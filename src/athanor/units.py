@@ -38,6 +38,8 @@ GPa = 1e9 * 1e-30 / ELEMENTARY_CHARGE
 """One GPa in eV/Å³."""
 bar = 1e-4 * GPa
 """One bar in eV/Å³."""
+g_per_cm3 = 1e-27 / ATOMIC_MASS_SI
+"""One g/cm³ in amu/Å³."""
 fs = 1.0
 """One femtosecond, the unit of time at public calls."""
 ps = 1000.0

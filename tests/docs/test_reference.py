@@ -12,7 +12,19 @@ import pytest
 
 from athanor import _doors
 
-PACKAGES = ("data", "dynamics", "dynamics.hooks", "hooks", "io", "kernels", "models", "neighbors", "sinks", "testing")
+PACKAGES = (
+    "analysis",
+    "data",
+    "dynamics",
+    "dynamics.hooks",
+    "hooks",
+    "io",
+    "kernels",
+    "models",
+    "neighbors",
+    "sinks",
+    "testing",
+)
 DOORS = ["athanor", *(f"athanor.{name}" for name in PACKAGES)]
 
 

@@ -98,6 +98,7 @@ def test_a_run_logs_energies_temperature_and_pressure_of_dynamics(tmp_path) -> N
             np.testing.assert_allclose(series.conserved, series.total_energy, rtol=1e-12)
         else:
             assert np.ptp(series.conserved) < 0.05 * np.ptp(series.total_energy)
+        assert result.rows[0]["settled_after_fs"] == 84.0  # half of few steps
         late = [row for row, step in zip(series.pressure, series.step, strict=True) if step > 21]
         assert result.rows[0]["pressure_GPa"] == pytest.approx(float(np.mean(late)) / GPa)
         assert result.rows[0]["pressure_samples"] == len(late)

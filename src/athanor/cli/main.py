@@ -154,6 +154,28 @@ def plot(
     raise typer.Exit(plot_run(out, picture, system or []))
 
 
+@_register("Look at results", "athanor analyse liquid --plot")
+def analyse(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run with dynamics.")],
+    system: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Only this system, by name or number; repeatable.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Leave out what is before.  [default: until it has settled]")
+    ] = None,
+    cutoff: Annotated[float, typer.Option(metavar="Å", help="Largest distance of radial distributions.")] = 10.0,
+    draw: Annotated[bool, typer.Option("--plot", help="Draw them: OUT/analysis.png.")] = False,
+    picture: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Picture to write.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Say what dynamics came to: means with errors, structure, and diffusion."""
+    from athanor.cli.analyse import analyse_run
+
+    raise typer.Exit(
+        analyse_run(out, systems=system or [], start=start, cutoff=cutoff, plots=draw, picture=picture, as_json=as_json)
+    )
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; the one place where errors become messages and exit codes."""
     # Threads of torch wait without spinning: on shared cores a spinning wait costs milliseconds. Read by the OpenMP

@@ -73,6 +73,7 @@ def _headline(run: SavedRun) -> dict[str, str]:
         "model": model.get("card") or model.get("name", ""),
         "weights": digest.rpartition(":")[2][:16],
         "stages": ", then ".join(_stage(kind, settings) for kind, settings in run.stages),
+        "seed": str(run.settings.get("seed", "")) if _has_dynamics(run) else "",
         "frames": f"{record['frames']:,}"
         if run.has_ended
         else f"{run.num_frames:,} so far, up to step {run.last_step:,}",
@@ -91,6 +92,10 @@ def _state(run: SavedRun) -> str:
     note = " (its process is gone)" if run.state == "killed" else " (on another machine, or killed there)"
     ago = f"last written {format_seconds(max(0.0, time.time() - run.last_written))} ago"  # a clock may go back
     return f"{run.state}{note if run.state == 'killed' or run.is_elsewhere else ''}, {started}, {ago}"
+
+
+def _has_dynamics(run: SavedRun) -> bool:
+    return any(kind == "md" for kind, _ in run.stages)
 
 
 def _stage(kind: str, settings: dict[str, Any]) -> str:
@@ -127,6 +132,7 @@ def _print_how_to_read(console: Any, run: SavedRun, row: dict[str, Any]) -> None
         (f"run.frames({name!r})", "one system; .atoms(...) as ASE atoms"),
         ("run.frames(step=1)", "all systems at one step; or time=..., in fs"),
         (f"run.series({name!r}).energy", "array; also .step, .time, .temperature, ..."),
+        *[(f"run.averages({name!r})", "means of dynamics; also .rdf(...), .diffusion(...)")] * _has_dynamics(run),
         ("athanor.plot(run)", f"or: athanor plot {quote(str(run.folder))}"),
     ]  # fmt: skip
     width = max(len(call) for call, _ in lines)

@@ -55,7 +55,12 @@ def make_console() -> Any:
 
 
 def print_table(
-    console: Any, rows: Sequence[Row], *, columns: Sequence[_Column] | None = None, all_rows: bool = False
+    console: Any,
+    rows: Sequence[Row],
+    *,
+    columns: Sequence[_Column] | None = None,
+    all_rows: bool = False,
+    notes: bool = True,
 ) -> None:
     """Print one line per system; columns that do not fit, and the middle of a very long list, are left out."""
     from rich.box import SIMPLE_HEAD
@@ -79,7 +84,7 @@ def print_table(
         console.print(f"Left out, as the window is narrow: {', '.join(too_wide)}.", style="dim", highlight=False)
     if left_out:
         console.print(f"{left_out} more rows are in summary.csv.", highlight=False)
-    for note in _notes(rows):
+    for note in _notes(rows) if notes else ():
         console.print(note, style="dim", highlight=False)
 
 
@@ -136,7 +141,7 @@ def _cell(row: Row, key: str, show: Callable[[Any, Row], str]) -> str:
     return "" if value is None else printable(show(value, row))
 
 
-def _decimals(digits: int, error: str = "", *, huge: float = 1e5) -> Callable[[Any, Row], str]:
+def decimals(digits: int, error: str = "", *, huge: float = 1e5) -> Callable[[Any, Row], str]:
     """Show a number, and its error from the column `error`. What explodes is huge; rounded, it stretches no column."""
 
     def number(value: float) -> str:
@@ -152,6 +157,11 @@ def _lengths(value: float, row: Row) -> str:
 def _angles(value: float, row: Row) -> str:
     found = [row[name] for name in ANGLES if row.get(name) is not None]
     return "" if all(abs(angle - 90.0) < 0.05 for angle in found) else _once_if_equal([f"{a:.4g}" for a in found])
+
+
+def _density(value: float, row: Row) -> str:
+    """The density where it has an error: where the cell moves in dynamics."""
+    return decimals(3, "density_error_g_per_cm3")(row["density_g_per_cm3"], row)
 
 
 def _once_if_equal(numbers: list[str]) -> str:
@@ -170,40 +180,41 @@ _STATUS: _Column = ("status", "status", "left", lambda value, row: str(value).re
 _CELL: list[_Column] = [
     ("a b c / Å", "a", "left", _lengths),
     ("α β γ / °", "gamma", "left", _angles),
-    ("Å³/atom", "volume_per_atom", "right", _decimals(3)),
+    ("Å³/atom", "volume_per_atom", "right", decimals(3)),
 ]
 _COMPARED: list[_Column] = [
-    ("∛V / Å", "lattice_constant", "right", _decimals(3)),
-    ("source", "reference_lattice_constant", "right", _decimals(3)),
+    ("∛V / Å", "lattice_constant", "right", decimals(3)),
+    ("source", "reference_lattice_constant", "right", decimals(3)),
     ("error %", "error_percent", "right", lambda value, row: f"{value:+.2f}"),
 ]
 _COLUMNS: list[_Column] = [
     ("system", "system", "left", lambda value, row: str(value)),
     ("atoms", "atoms", "right", lambda value, row: str(value)),
     ("steps", "steps", "right", lambda value, row: str(value)),
-    ("eV/atom", "energy_per_atom", "right", _decimals(4)),
-    ("fmax eV/Å", "fmax", "right", _decimals(3)),
-    ("smax GPa", "smax_GPa", "right", _decimals(3)),
+    ("eV/atom", "energy_per_atom", "right", decimals(4)),
+    ("fmax eV/Å", "fmax", "right", decimals(3)),
+    ("smax GPa", "smax_GPa", "right", decimals(3)),
     *_CELL,
     *_COMPARED,
-    ("T / K", "temperature", "right", _decimals(0, "temperature_error")),
-    ("p / GPa", "pressure_GPa", "right", _decimals(3, "pressure_error_GPa")),
+    ("T / K", "temperature", "right", decimals(0, "temperature_error")),
+    ("p / GPa", "pressure_GPa", "right", decimals(3, "pressure_error_GPa")),
+    ("ρ / g/cm³", "density_error_g_per_cm3", "right", _density),
     _STATUS,
 ]
 
 _EVALUATED: list[_Column] = [
     *_COLUMNS[:2],
-    ("energy eV", "energy", "right", _decimals(4, huge=1e8)),
-    ("eV/atom", "energy_per_atom", "right", _decimals(4)),
-    ("fmax eV/Å", "fmax", "right", _decimals(3)),
-    ("pressure GPa", "pressure_GPa", "right", _decimals(3)),
+    ("energy eV", "energy", "right", decimals(4, huge=1e8)),
+    ("eV/atom", "energy_per_atom", "right", decimals(4)),
+    ("fmax eV/Å", "fmax", "right", decimals(3)),
+    ("pressure GPa", "pressure_GPa", "right", decimals(3)),
     *_CELL,
     ("status", "status", "left", lambda value, row: "" if value == "done" else _STATUS[3](value, row)),
 ]
 _WORDS = ("system", "formula", "file", "status")
 _LEFT_OUT_FIRST = ("file", "index_in_file", "gamma", "smax_GPa", "volume_per_atom", "reference_lattice_constant",
                    "atoms", "energy", "a", "fmax", "lattice_constant", "error_percent", "pressure_GPa", "steps",
-                   "temperature", "formula", "start_time")  # fmt: skip
+                   "density_error_g_per_cm3", "temperature", "formula", "start_time")  # fmt: skip
 _WIDEST_NAME = 24
 
 
@@ -251,9 +262,13 @@ def _notes(rows: Sequence[Row]) -> list[str]:
                      f"{statistics.median(errors):.2f} %.")  # fmt: skip
     if any(row.get("temperature") is not None for row in rows):
         few = min(row["temperature_samples"] for row in rows if row.get("temperature_samples"))
-        note = f" ({few} steps: too few to say much)" if few < 200 else ""
-        names = "T, p" if any(row.get("pressure_samples") for row in rows) else "T"
-        notes.append(f"{names}: mean over the second half of the MD, ± standard error from block averages{note}.")
+        note = f" ({few} samples: too few to say much)" if few < 100 else ""
+        names = ["T"] + ["p"] * any(row.get("pressure_samples") for row in rows)
+        names += ["ρ"] * any(row.get("density_error_g_per_cm3") is not None for row in rows)
+        ways = [row["settled_after_fs"] for row in rows if row.get("settled_after_fs") is not None]
+        most = f"at most {max(ways, default=0.0):.4g}" if len(ways) > 1 else f"{max(ways, default=0.0):.4g}"
+        part = f"the MD without its start ({most} fs)" if ways else "the second half of the MD"  # of older runs
+        notes.append(f"{', '.join(names)}: mean over {part}, ± standard error from block averages{note}.")
     return notes
 
 

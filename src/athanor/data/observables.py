@@ -13,7 +13,7 @@ import torch
 
 from athanor.errors import MissingFieldError
 from athanor.kernels.segment import segment_max, segment_sum
-from athanor.units import BOLTZMANN
+from athanor.units import BOLTZMANN, g_per_cm3
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -154,6 +154,13 @@ def pressure(batch: Batch, kinetic: bool = True) -> torch.Tensor:
         heat = thermal_kinetic_energy(batch)[:, 0]
         static = static + torch.where(heat.isnan(), 0.0, 2.0 * heat / (3.0 * torch.where(volume > 0, volume, 1.0)))
     return torch.where(volume > 0, static, 0.0)
+
+
+def density(batch: Batch) -> torch.Tensor:
+    """Return the mass density of each system, g/cm³, [B]; NaN for a system without a cell."""
+    masses, volume = _need(batch, "atomic_masses", "the density"), batch.volume
+    mass = segment_sum(masses.unsqueeze(1), batch.batch_ptr)[:, 0]
+    return torch.where(volume > 0, mass / (g_per_cm3 * torch.where(volume > 0, volume, 1.0)), torch.nan)
 
 
 def total_stress(batch: Batch) -> torch.Tensor:

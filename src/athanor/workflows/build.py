@@ -178,7 +178,7 @@ def build_stages(spec: RunSpec, model: Any, batch: Batch) -> tuple[FusedStage, T
     """
     engines = [_build_engine(stage, spec, model, batch) for stage in spec.stages]
     fused = FusedStage(list(enumerate(engines)))
-    tracker = Tracker(spec.stages, engines, batch, fused.failure_notes)
+    tracker = Tracker(spec.stages, engines, batch, fused.failure_notes, spec.every)
     hooks = [*build_neighbor_hooks(model), tracker]
     if gives_stress(model, batch):
         hooks.append(StressHook(spec.every))

@@ -7,8 +7,9 @@ SUMMARY_JSON = "summary.json"
 RUN = "run.yaml"
 LOG = "log.csv"
 PLOT = "plot.png"
+ANALYSIS = "analysis.png"
 RESERVE = ".reserve"
 """Only while a run goes on, or was killed."""
-CONTENT = frozenset({TRAJECTORY, FINAL, SUMMARY_CSV, SUMMARY_JSON, RUN, LOG, PLOT, RESERVE})
+CONTENT = frozenset({TRAJECTORY, FINAL, SUMMARY_CSV, SUMMARY_JSON, RUN, LOG, PLOT, ANALYSIS, RESERVE})
 NOT_STARTED = "not started"
 """Why a system has no result whose turn has not come."""

@@ -39,7 +39,7 @@ def md(
     threads: int | None = None,
     max_atoms: int | None = None,
     every: int = 10,
-    seed: int = 42,
+    seed: int | str = 42,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     title: str = "",
@@ -58,9 +58,7 @@ def md(
     overwrite, title, silence, progress
         As in `athanor.relax`.
     ensemble
-        nvt (Langevin), nve (velocity Verlet), nvt-nose-hoover (Nosé-Hoover chain), nvt-csvr (velocity rescaling), nvt-
-        andersen (random collisions), npt (moving cell and chains), npt-crescale (cell and velocity rescaling), npt-
-        langevin (moving cell and Langevin), nph (moving cell) or brownian (overdamped).
+        nvt, nve, nvt-nose-hoover, nvt-csvr, nvt-andersen, npt, npt-crescale, npt-langevin, nph, brownian.
     temperature
         Of the thermostat, and of the velocities at the start, K; 300 K to 900 K changes it evenly.
     time
@@ -90,7 +88,8 @@ def md(
     collision_rate
         Of each atom with the bath, 1/fs. Taken by nvt-andersen; 0.005 1/fs by default.
     seed
-        Seed of velocities and noise. A system's path depends on it and on its place in `structures`, not on the batch.
+        Seed of velocities and noise, or ``"random"`` for another one in each call, see `RunResult.seed`. A system's
+        path depends on it and on its place in `structures`, not on the batch.
 
     Returns
     -------

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind people can tell apart, without the yellow, which is faint on white
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
 _OF_OUTCOME = {"converged": "#0072B2", "done": "#0072B2", "step_limit": "#CC79A7", "failed": "#D55E00"}
 _DRAWN_ABOVE = ("failed", "step_limit")
 """Outcomes whose lines are drawn above the others."""
@@ -113,13 +113,13 @@ def plot(
         _draw_part(column, names, part, lines, look)
     outcomes = Counter(saved.summary[number]["status"] for number in numbers)
     note = "" if saved.state == "finished" else f" ({saved.state})"
-    title = _plain(f"{saved.settings.get('title') or saved.folder.name}{note}")
+    title = plain(f"{saved.settings.get('title') or saved.folder.name}{note}")
     figure.suptitle(f"{title}\n{count_outcomes(outcomes)}", fontsize="large")
     entries = look.legend(outcomes)
     rows = -(-len(entries) // (_PER_COLUMN * len(drawn)))
     figure.legend(handles=entries, loc="outside lower center", ncols=-(-len(entries) // rows), frameon=False)
     if path is not None:
-        _save(figure, Path(path))
+        save(figure, Path(path))
     return figure
 
 
@@ -137,7 +137,7 @@ class _Look:
     def __init__(self, lines: Sequence[Line], *, has_targets: bool) -> None:
         self._has_targets = has_targets
         self._systems = {line.place: line for line in lines}
-        self.few = len(self._systems) <= len(_COLOURS)
+        self.few = len(self._systems) <= len(COLOURS)
         self._order = {place: number for number, place in enumerate(sorted(self._systems))}
         self._shown = set(self._choose())
 
@@ -159,7 +159,7 @@ class _Look:
     def colour(self, line: Line) -> str:
         """Colour of a system: its own among a few, that of its outcome among many."""
         if self.few:
-            return _COLOURS[self._order[line.place]]
+            return COLOURS[self._order[line.place]]
         return _OF_OUTCOME.get(line.status, _OTHER_COLOUR)
 
     def legend(self, outcomes: Mapping[str, int]) -> list[Any]:
@@ -191,13 +191,13 @@ class _Look:
 
 def _named(line: Line) -> str:
     """Name of a system for the legend, with what went wrong."""
-    label = _plain(line.label)
+    label = plain(line.label)
     if line.status == "failed":
         return f"{label} ({'failed' if len(line.x) > 1 else 'failed at the start'})"
     return f"{label} ({in_words(line.status)})" if line.status == "step_limit" else label
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return text that matplotlib draws as it is, dollars too."""
     return printable(text).replace("$", r"\$")
 
@@ -272,7 +272,8 @@ def _padded(bottom: float, top: float) -> tuple[float, float]:
     return bottom - margin, top + margin
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write a figure; the ending of `path` tells the format."""
     known = figure.canvas.get_supported_filetypes()
     if path.suffix.lstrip(".").lower() not in known:
         raise InputError(f"`{path}` has no ending of a picture. Use one of {', '.join(sorted(known))}.")

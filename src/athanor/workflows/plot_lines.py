@@ -119,7 +119,7 @@ def _part(saved: SavedRun, stages: Sequence[int]) -> Part:
 
 def lines_of(saved: SavedRun, numbers: Sequence[int], parts: Sequence[Part]) -> list[list[Line]]:
     """Return the lines of the systems `numbers` in each part; none of a system that did not get there."""
-    labels = _labels([saved.summary[number] for number in numbers])
+    labels = labels_of([saved.summary[number] for number in numbers])
     found: list[list[Line]] = [[] for _ in parts]
     for place, (number, label, series) in enumerate(zip(numbers, labels, saved.series(list(numbers)), strict=True)):
         row = saved.summary[number]
@@ -138,7 +138,7 @@ def lines_of(saved: SavedRun, numbers: Sequence[int], parts: Sequence[Part]) -> 
     return found
 
 
-def _labels(rows: Sequence[dict[str, Any]]) -> list[str]:
+def labels_of(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return the names of systems, with number, formula and time where names are shared; files have no room there."""
     apart, of_name = [name for name in tell_apart(rows) if name != "file"], Counter(row["system"] for row in rows)
     return [

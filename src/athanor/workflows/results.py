@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from athanor.units import GPa
-from athanor.workflows.averages import BlockAverages
+from athanor.units import GPa, g_per_cm3
 from athanor.workflows.columns import cell_columns, count_outcomes, data_frame, outcome_columns
 from athanor.workflows.earlier_runs import progress_of
 from athanor.workflows.folder import NOT_STARTED
 from athanor.workflows.methods import KINDS
 from athanor.workflows.properties import computed_properties, property_columns
 from athanor.workflows.spec import RunSpec
+from athanor.workflows.stages import MDSpec
 from athanor.workflows.structures import System
-from athanor.workflows.track import SystemRecord, Tracker
+from athanor.workflows.track import AVERAGED, SystemRecord, Tracker
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -53,6 +53,8 @@ class RunResult:
         Trajectory store, or None if nothing was kept.
     interrupted
         Whether the run was stopped before its end.
+    seed
+        Seed of velocities and noise, also where it was drawn; None of an evaluation.
     """
 
     structures: list[Atoms] = field(default_factory=list)
@@ -63,6 +65,7 @@ class RunResult:
     folder: Path | None = None
     frames: Path | None = None
     interrupted: bool = False
+    seed: int | None = None
 
     @property
     def failed(self) -> list[int]:
@@ -123,8 +126,7 @@ def add_chunk(
         steps = steps_done[place]
         row = identify(system, len(result)) | {"steps": steps} | outcome_columns(reason)
         row |= _measured(system, record, energy, atoms.cell.array)
-        row |= _averaged(tracker.averages(batch, "temperature"), place, "temperature", "", 1.0)
-        row |= _averaged(tracker.averages(batch, "pressure"), place, "pressure", "_GPa", GPa)
+        row |= _averaged(tracker, batch, place, plan.spec, atoms)
         row |= property_columns(batch, place, properties)
         row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         if not math.isfinite(energy):  # of a system that failed before its first step
@@ -249,13 +251,29 @@ def _measured(system: System, record: SystemRecord, energy: float, cell: np.ndar
     return row
 
 
-def _averaged(averages: BlockAverages, place: int, name: str, suffix: str, unit: float) -> dict[str, Any]:
-    """Columns of what was averaged over dynamics: mean, its error, and number of samples."""
-    samples = int(averages.samples[place])
-    if not samples:
+def _averaged(tracker: Tracker, batch: Batch, place: int, spec: RunSpec, atoms: Atoms) -> dict[str, Any]:
+    """Columns of what was averaged over dynamics once it had settled: means, errors, numbers of samples."""
+    averages = tracker.averages(batch)
+    energy, volume = AVERAGED.index("energy"), AVERAGED.index("volume")
+    if not int(averages.samples[place, energy]):
         return {}
-    mean, error = averages.mean_and_error(place)
-    return {f"{name}{suffix}": mean / unit, f"{name}_error{suffix}": error / unit, f"{name}_samples": samples}
+    moves_cell = bool(averages.samples[place, volume])
+    after = averages.settled_after(place, [AVERAGED.index("temperature"), energy, *([volume] if moves_cell else [])])
+    reached = spec.stages[: int(tracker.stage_of_step(batch)[place]) + 1]
+    dt = next(stage.timestep for stage in reversed(reached) if isinstance(stage, MDSpec))
+    row: dict[str, Any] = {"settled_after_fs": after * int(averages.samples[place, energy]) * tracker.stride * dt}
+    mass = float(atoms.get_masses().sum()) / g_per_cm3
+    columns = {"temperature": ("temperature", "", 1.0), "pressure": ("pressure", "_GPa", 1.0 / GPa),
+               "energy": ("mean_energy", "", 1.0), "volume": ("mean_volume", "", 1.0),
+               "inverse_volume": ("density", "_g_per_cm3", mass)}  # fmt: skip
+    for quantity, (name, unit, factor) in columns.items():
+        mean, error, samples = averages.mean_and_error(place, AVERAGED.index(quantity), after)
+        if samples:
+            row |= {f"{name}{unit}": factor * mean, f"{name}_error{unit}": factor * error}
+            row[f"{name}_samples"] = samples
+    if not moves_cell and atoms.pbc.all():
+        row["density_g_per_cm3"] = mass / float(atoms.cell.volume)
+    return row
 
 
 def _label(atoms: Atoms, system: System, reason: str, steps: int) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor._runtime import using_num_threads
+from athanor.data import observables
 from athanor.dynamics.evaluate import is_of_model
 from athanor.errors import AthanorWarning, StorageError, in_words
 from athanor.workflows import build
@@ -25,6 +26,7 @@ from athanor.workflows.record import RunRecord
 from athanor.workflows.reserve import Reserve
 from athanor.workflows.results import RunResult, add_chunk, add_not_computed, rows_of_not_computed
 from athanor.workflows.saved_log import VOIGT
+from athanor.workflows.settings import SEED
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import MDSpec, describe_stages
 from athanor.workflows.structures import System, from_python
@@ -134,7 +136,7 @@ class _Run:
     ) -> None:
         self.plan, self.spec, self.systems = plan, plan.spec, plan.systems
         self.progress = Progress(shown=progress, chunks=len(plan.chunks), steps=self.spec.total_steps)
-        self.result = RunResult()
+        self.result = RunResult(seed=self.spec.seed)
         self.sink: Any = None
         self.record: RunRecord | None = None
         self._log: Any = None
@@ -147,7 +149,7 @@ class _Run:
         state = "failed"
         with stop_between_steps() as flag:
             self._make_folder()
-            self.progress.say(f"{self.plan.in_words()}; {describe_stages(self.spec.stages)}")
+            self.progress.say(f"{self.plan.in_words()}; {describe_stages(self.spec.stages)}{_seed_in_words(self.spec)}")
             try:
                 with self.progress:
                     self._run_chunks(flag)
@@ -256,6 +258,8 @@ class _Run:
 
         every, log = self.spec.every, self.result.folder / LOG
         columns: dict[str, Any] = {"stage": lambda ctx: tracker.stage_of_step(ctx.batch)}
+        if any(isinstance(stage, MDSpec) for stage in self.spec.stages):
+            columns["density"] = lambda ctx: observables.density(ctx.batch)
         if any(isinstance(stage, MDSpec) and stage.stress for stage in self.spec.stages):
             columns |= {f"stress_{name}": partial(_stress, index) for index, name in enumerate(VOIGT)}
         if any(isinstance(stage, MDSpec) for stage in self.spec.stages):
@@ -301,6 +305,12 @@ class _Run:
         return int(self.sink.acknowledged)
 
 
+def _seed_in_words(spec: RunSpec) -> str:
+    """Say the seed of dynamics that is not the usual one: a run with it can be repeated."""
+    draws = any(isinstance(stage, MDSpec) for stage in spec.stages)
+    return f"; seed {spec.seed}" if draws and spec.seed != SEED.default else ""
+
+
 def _conserved(spec: RunSpec, engines: list[Any], tracker: Tracker, batch: Batch) -> torch.Tensor:
     """Conserved quantity of each system in its stage of dynamics, eV; NaN where its method has none."""
     import torch
@@ -316,13 +326,11 @@ def _conserved(spec: RunSpec, engines: list[Any], tracker: Tracker, batch: Batch
 
 def _stress(component: int, ctx: Any) -> torch.Tensor:
     """One component of the stress of each system, with its kinetic part, eV/Å³; NaN without a stress or a cell."""
-    from athanor.data.observables import total_stress
-
     batch = ctx.batch
     if "stress" not in batch or "cell" not in batch:
         return batch.energy[:, 0] * float("nan")
     row, column = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))[component]
-    return total_stress(batch)[:, row, column]
+    return observables.total_stress(batch)[:, row, column]
 
 
 def _describe(spec: RunSpec, tracker: Tracker) -> str:

@@ -52,10 +52,15 @@ class SavedFrames:
         """Largest step of any frame; 0 if there is none."""
         return int(self._column("step").max(initial=0))
 
-    def of(self, system: int) -> Batch:
-        """All frames of one system in the order of time; those of a system that stood still are left out."""
+    def of(self, system: int, first: int = 0, last: int | None = None) -> Batch:
+        """All frames of one system in the order of time, or those of the steps `first` to `last`.
+
+        Those of a system that stood still are left out.
+        """
         rows = self._rows_of(system)
-        return self._read(rows[np.diff(self._column("step")[rows], prepend=-1) != 0], system)
+        rows = rows[np.diff(self._column("step")[rows], prepend=-1) != 0]
+        step = self._column("step")[rows]
+        return self._read(rows[(step >= first) & (step <= (np.inf if last is None else last))], system)
 
     def at(self, name: str, value: float, system: int | None = None) -> Batch:
         """The newest frame up to a ``"step"`` or ``"time"``, of one system or of each, in input order."""

@@ -51,6 +51,8 @@ class Series:
         K; NaN in a relaxation.
     volume
         Å³.
+    density
+        g/cm³; NaN in runs without dynamics.
     pressure
         eV/Å³, compression positive, with its kinetic part; divide by `athanor.units.GPa` for GPa.
     stress
@@ -69,6 +71,7 @@ class Series:
     total_energy: np.ndarray
     temperature: np.ndarray
     volume: np.ndarray
+    density: np.ndarray
     pressure: np.ndarray
     stress: np.ndarray
     conserved: np.ndarray
@@ -125,6 +128,7 @@ class SavedLog:
             total_energy=column("total_energy"),
             temperature=column("temperature"),
             volume=column("volume"),
+            density=column("density"),
             pressure=column("pressure"),
             stress=np.stack([column(f"stress_{name}") for name in VOIGT], axis=1),
             conserved=column("conserved"),

@@ -19,6 +19,7 @@ from athanor.workflows.columns import data_frame, outcome_columns
 from athanor.workflows.folder import FINAL, LOG, NOT_STARTED, RUN, SUMMARY_JSON, TRAJECTORY
 from athanor.workflows.quantities import TIME, parse_quantity
 from athanor.workflows.readable import count
+from athanor.workflows.saved_analysis import SavedAnalysis
 from athanor.workflows.saved_record import find_system, is_elsewhere, read_record, read_summary, state_of
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from athanor.workflows.saved_log import SavedLog, Series
 
 
-class SavedRun:
+class SavedRun(SavedAnalysis):
     """A results folder, read when asked.
 
     Wherever a system is asked for, its number in the input (from 0) or its name will do.
@@ -306,8 +307,11 @@ class SavedRun:
             If ``log.csv`` is missing or damaged.
         """
         if isinstance(system, str) or not isinstance(system, Iterable):
-            return self._log.of([self.ids[self.number_of(system)]])[0]
+            return self._series_of(self.number_of(system))
         return self._log.of([self.ids[self.number_of(each)] for each in system])
+
+    def _series_of(self, number: int) -> Series:
+        return self._log.of([self.ids[number]])[0]
 
     @cached_property
     def _log(self) -> SavedLog:

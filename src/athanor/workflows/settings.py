@@ -151,7 +151,10 @@ DTYPE = Setting("dtype", str, "Precision: float64 or float32", "float64", choice
 THREADS = Setting("threads", int, "CPU threads", None, absent="all cores", metavar="N", panel=COMPUTING)
 MAX_ATOMS = Setting("max_atoms", int, "Most atoms in one batch", None, absent="what fits", metavar="N",
                     panel=COMPUTING)  # fmt: skip
-SEED = Setting("seed", int, "Seed of velocities and noise", 42, metavar="N", panel=COMPUTING)
+RANDOM = "random"
+"""Seed that is drawn anew for each run."""
+SEED = Setting("seed", int, f"Seed of velocities and noise, or {RANDOM} to draw one", 42, metavar="N",
+               note="it is kept with the results", panel=COMPUTING)  # fmt: skip
 OUT = Setting("output", str, "Folder for the results", None, absent="the name of the job and -output", argument="out",
               flags=("-o",), metavar="DIR", panel=OUTPUT)  # fmt: skip
 EVERY = Setting("every", int, "Steps between frames and rows of the log", 10, metavar="N", panel=OUTPUT)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -44,6 +45,15 @@ def _usable_path(path: Path) -> Path:
     if "\0" in str(path):
         raise InputError(f"{str(path)!r} holds a zero byte, which no name of a file does.")
     return Path(os.path.expanduser(path))  # frames go to a store that takes `~` for the home folder: all go there
+
+
+def _drawn(seed: Any) -> Any:
+    """A seed from the entropy of the system where the word for it is given; the record holds the number."""
+    if seed == settings.RANDOM:
+        return secrets.randbits(31)
+    if isinstance(seed, str) and not re.fullmatch(r"\s*[+-]?\d+\s*", seed):
+        raise InputError(f"{shown(seed)} is no seed; write a whole number, or {settings.RANDOM}.")
+    return seed
 
 
 Supercell = Annotated[
@@ -168,7 +178,7 @@ class RunSpec(CalculationSpec):
     stages: tuple[Stage, ...]
     """What every system goes through, in order, all in the same batch."""
     every: Count = settings.EVERY.field()
-    seed: Annotated[Whole, Field(ge=0)] = settings.SEED.field()
+    seed: Annotated[Whole, BeforeValidator(_drawn), Field(ge=0)] = settings.SEED.field()
     allow_failures: bool = False
     """Systems that are set aside do not make the run a failure."""
 

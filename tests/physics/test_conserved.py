@@ -70,6 +70,19 @@ def test_no_drift(name):
     contract.check_no_drift(lambda model: make(model, 8.0), n_steps=600, systems=crystals(8))
 
 
+class Leaks(NVE):
+    """Mutant: velocities lose a little in every step."""
+
+    def post_update(self, batch):
+        super().post_update(batch)
+        batch.velocities *= 1.0 - 2e-6
+
+
+def test_no_drift_finds_a_leak():
+    with pytest.raises(AssertionError, match="drifts by -"):
+        contract.check_no_drift(lambda model: Leaks(model, 8.0), n_steps=600, systems=crystals(4))
+
+
 class WeakDrag(Textbook):
     """Mutant: 1 + 1/3N for 1 + 1/N in the velocities only."""
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from athanor.data import Batch
 from athanor.dynamics import NPH, NPT, NPTCRescale, NPTLangevin
 from athanor.dynamics.integrators import npt_langevin
-from athanor.testing.ensemble_contract import check_isobaric
-from athanor.testing.exact_answers import COUPLINGS
+from athanor.testing.ensemble_contract import check_isobaric, deviation, observe
+from athanor.testing.exact_answers import COUPLINGS, BoxEnsemble
+from athanor.testing.exact_models import CosineBox
 from athanor.units import BOLTZMANN
 
 from .textbook import Textbook
@@ -215,7 +217,24 @@ def test_mutants_are_found(make, mutant, coupling, n_samples, found):
         check_isobaric(make(coupling, mutant), coupling, systems=96, n_samples=n_samples, pairs=False)
 
 
-@pytest.mark.validation
-def test_a_triclinic_cell_of_nine_freedoms_is_found():
-    with pytest.raises(AssertionError, match="variance of volume"):
-        check_isobaric(chains("triclinic", NineFreedoms), "triclinic", systems=256)
+def energy_of_cells(engine, coupling):
+    """Deviation of the kinetic energy of cells from kT/2 for each of their degrees of freedom, in standard errors."""
+    batch = Batch.from_data_list(BoxEnsemble(CosineBox(0.02), 300.0, 4e-4, 8, coupling).systems(64))
+    made = engine(CosineBox(0.02), 300.0, 4e-4)
+
+    def energy(batch):
+        return 0.5 * batch.state_rows(made.key)["cell_momentum"].square().sum((1, 2))
+
+    observe(made, batch, {}, 1, 100)
+    seen = observe(made, batch, {"energy": energy}, 30, 10)["energy"]
+    return deviation(seen, 0.5 * {"isotropic": 1, "anisotropic": 3, "triclinic": 6}[coupling] * BOLTZMANN * 300.0)
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("make", [chains, langevin])
+def test_energies_of_cells(make, coupling):
+    assert abs(energy_of_cells(make(coupling), coupling)) < 5.0
+
+
+def test_energies_of_cells_find_nine_freedoms():
+    assert energy_of_cells(chains("triclinic", NineFreedoms), "triclinic") > 10.0

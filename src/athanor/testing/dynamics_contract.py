@@ -166,7 +166,7 @@ def check_second_order(
 
 
 def check_no_drift(
-    make_engine: MakeEngine, n_steps: int = 1500, systems: Sequence[AtomicData] | None = None, most: float = 2e-5
+    make_engine: MakeEngine, n_steps: int = 1500, systems: Sequence[AtomicData] | None = None, most: float = 5e-6
 ) -> float:
     """Check that what is conserved does not drift; return the drift in eV per atom and ps.
 
@@ -179,7 +179,7 @@ def check_no_drift(
     systems
         Equal systems; four hot argon crystals unless given.
     most
-        Largest drift, eV per atom and ps, that counts even if it is more than five standard errors.
+        Largest drift, eV per atom and ps.
     """
     systems = [argon_crystal(2, k) for k in range(4)] if systems is None else systems
     engine = with_neighbor_hooks(make_engine(argon_model()))
@@ -193,8 +193,7 @@ def check_no_drift(
     time = time - time.mean(0)
     slopes = (time * energy).sum(0) / (time * time).sum(0)
     drift, error = float(slopes.mean()), float(slopes.std() / len(slopes) ** 0.5)
-    told = f"what is conserved drifts by {drift:.1e} ± {error:.1e} eV per atom and ps"
-    assert abs(drift) < max(most, 5.0 * min(error, most)), told
+    assert abs(drift) < most, f"what is conserved drifts by {drift:.1e} ± {error:.1e} eV per atom and ps"
     return drift
 
 

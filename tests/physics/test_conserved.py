@@ -75,7 +75,7 @@ class Leaks(NVE):
 
     def post_update(self, batch):
         super().post_update(batch)
-        batch.velocities *= 1.0 - 2e-6
+        batch.velocities *= 1.0 - 2e-5
 
 
 def test_no_drift_finds_a_leak():

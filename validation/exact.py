@@ -82,7 +82,7 @@ def isobaric(smoke: bool) -> dict[str, dict[str, float]]:
 
 def volumes(smoke: bool) -> dict[str, Any]:
     """Histograms of the volume for each coupling and engine, and the exact density."""
-    systems, n_samples = (32, 5) if smoke else (300, 50)
+    systems, n_samples = (32, 5) if smoke else (200, 30)
     shown: dict[str, Any] = {}
     for coupling in COUPLINGS:
         ensemble = BoxEnsemble(CosineBox(K), TEMPERATURE, PRESSURE, 8, coupling)

@@ -27,7 +27,7 @@ STATES = {"temperature": (1.15 * TEMPERATURE, PRESSURE), "pressure": (TEMPERATUR
 
 def slopes(smoke: bool) -> dict[str, dict[str, float]]:
     """Deviations of the slopes from theory, in standard errors, by engine and pair."""
-    systems, n_samples = (100, 2) if smoke else (800, 6)
+    systems, n_samples = (100, 2) if smoke else (400, 6)
     pairs = {}
     for name in ("NVTLangevin", "NVTNoseHoover", "NVTCSVR"):
         pairs[f"{name}, temperature"] = _wells(name, systems, n_samples)

@@ -24,7 +24,7 @@ def volumes(shown: dict[str, Any]) -> Figure:
         for name, mark in (("NPT", "o"), ("NPTLangevin", "s"), ("NPTCRescale", "^")):
             place.plot(centers, found[name], mark, ms=3, mfc="none", label=name)
         place.set_title(coupling)
-        place.set_xlabel("volume, Å³")
+        place.set(xlabel="volume, Å³", xlim=(0, 500))
     figure.axes[0].set_ylabel("probability, 1/Å³")
     figure.axes[0].legend(frameon=False)
     return figure
@@ -40,6 +40,8 @@ def orders(shown: dict[str, Any]) -> Figure:
     middle = shown["NVE"][len(steps) // 2]
     place.loglog(steps, [0.4 * middle * (dt / steps[len(steps) // 2]) ** 2 for dt in steps], "k:", label="second order")
     place.set(xlabel="time step, fs", ylabel="fluctuation, eV per atom")
+    place.set_xticks(steps, [f"{dt:g}" for dt in steps])
+    place.set_xticks([], minor=True)
     place.legend(frameon=False, fontsize=7)
     return figure
 
@@ -64,11 +66,13 @@ def liquid(shown: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(9, 6), layout="constrained")
     places = figure.subplots(3, 3, sharex=True, sharey=True).flat
     for place, (name, sides) in zip(places, shown["course"].items(), strict=True):
-        for side, color in zip(sides, ("C0", "C1"), strict=True):
-            place.plot([shown["interval"] * (1 + number) for number in range(len(side))], side, color=color, lw=0.6)
-        place.axhline(shown["lammps"], color="k", lw=0.8, ls="--")
+        for side, name_of_side in zip(sides, ("from too dense", "from too dilute"), strict=True):
+            times = [shown["interval"] * (1 + number) for number in range(len(side))]
+            place.plot(times, side, lw=0.6, label=name_of_side)
+        place.axhline(shown["lammps"], color="k", lw=0.8, ls="--", label="LAMMPS")
         place.set_title(name)
         place.set(xscale="log", ylim=(0.6, 0.9))
+    figure.axes[0].legend(frameon=False, fontsize=7, loc="lower left")
     figure.supxlabel("time, ps")
     figure.supylabel("density, 1/σ³")
     return figure

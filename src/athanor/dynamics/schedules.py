@@ -21,6 +21,8 @@ SHAPES = ("linear", "exponential")
 class Schedule:
     """A value that changes with the time that a system has spent in its stage.
 
+    One that is assigned to an engine under way counts from the same moment, and is then in its middle or over.
+
     Parameters
     ----------
     points

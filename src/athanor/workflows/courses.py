@@ -77,7 +77,7 @@ def parse_course(value: Any, quantity: Quantity) -> float | Course:
     if len(parts) == 1:
         return parse_quantity(value, quantity)
     if "" in parts:
-        raise InputError(f"{shown(value)}: a value or a time is missing beside `to`, `then`, `in` or `for`; write {_EXAMPLE}.")
+        raise InputError(f"{shown(value)}: a value or a time is missing beside a word; write {_EXAMPLE}.")
     level, time = parse_quantity(parts[0], quantity), 0.0
     points: list[tuple[float | None, float]] = [(time, level)]
     goal: float | None = None  # that "to" named, and no time was given for yet

@@ -58,9 +58,7 @@ def md(
     overwrite, title, silence, progress
         As in `athanor.relax`.
     ensemble
-        nvt (Langevin), nve (velocity Verlet), nvt-nose-hoover (Nosé-Hoover chain), nvt-csvr (velocity rescaling), nvt-
-        andersen (random collisions), npt (moving cell and chains), npt-crescale (cell and velocity rescaling), npt-
-        langevin (moving cell and Langevin), nph (moving cell) or brownian (overdamped).
+        nvt, nve, nvt-nose-hoover, nvt-csvr, nvt-andersen, npt, npt-crescale, npt-langevin, nph, brownian.
     temperature
         Of the thermostat, and of the velocities at the start, K; 300 K to 900 K changes it evenly.
     time

@@ -90,8 +90,8 @@ def relax(
     title
         A name for the run, kept in `out`.
     silence
-        Warnings to leave out: non-periodic, elements, velocities, start, small-cell, time-step, disk, friction,
-        coupling. The text of a warning names its topic.
+        non-periodic, elements, velocities, start, small-cell, time-step, disk, friction, coupling. The text of a
+        warning names its topic.
     progress
         Show how far it is, on stderr.
 

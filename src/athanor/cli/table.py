@@ -119,9 +119,13 @@ def _advice(row: Row) -> str:
         return "An element that the model does not know: choose another model, see `athanor models`."
     if not row["atoms"]:
         return "What can not be read as a structure: repair the file, or leave it out."
+    if "target pressure" in row["reason"]:
+        return "Without a volume there is no pressure: choose an ensemble such as nvt, or no pressure, or give a cell."
     if row.get("steps", 0) == 0:
         return "Failed at the start: look there for atoms on top of each other, a wrong cell or wrong elements."
     if row["reason"].endswith("(MD)"):
+        if "the cell became" in row["reason"]:
+            return "Failed in MD: try a longer barostat time or a shorter time step, or relax first."
         return "Failed in MD: try a shorter time step or a lower temperature, or relax first."
     return "Failed on the way: start from a better structure, or relax it with a fixed cell first."
 

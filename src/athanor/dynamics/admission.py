@@ -23,6 +23,8 @@ _MOST_IMAGES = 100
 """Of one cell within the radius: a flatter one has collapsed."""
 _LARGEST_VOLUME = 1e21
 """Å³: of a cell that is beyond any use, and has run away."""
+_FLATTEST = 1e-11
+"""Smallest volume of a cell, of the product of its lengths; below a tenth of it no pairs can be searched."""
 _ROUND = (4.0 / 3.0 * math.pi) ** (1.0 / 3.0)
 """Edge of the cube that holds as much as a sphere of radius 1."""
 
@@ -59,15 +61,21 @@ def collapsed_cells(batch: Batch, radius: float) -> Tensor:
         Search radius, Å.
     """
     volume, flat = _volume_and_flatness(batch, radius)
-    crowded = volume * _atoms_allowed(radius) <= batch.num_nodes_per_graph
-    return (crowded & (volume > 0) & batch.pbc_or_false.all(dim=1)) | flat
+    crowded = (volume * _atoms_allowed(radius) <= batch.num_nodes_per_graph) & (volume > 0)
+    lengths = torch.linalg.vector_norm(batch.cell_or_zeros.detach().double(), dim=2)
+    no_volume = ~(volume.double() > _FLATTEST * lengths.prod(dim=1)) & (lengths.amax(dim=1) > 0)
+    return ((crowded | no_volume) & batch.pbc_or_false.all(dim=1)) | flat
 
 
 def has_sound_cells(batch: Batch, radius: float) -> bool:
     """Whether every system is periodic with a cell in which pairs can be searched: the quick look of every step."""
-    volume, height = cell_shape(batch.cell_or_zeros.detach())
+    cell = batch.cell_or_zeros.detach()
+    volume, height = cell_shape(cell)
     wide = (height > radius / _MOST_IMAGES) & (volume * _atoms_allowed(radius) > batch.num_nodes_per_graph)
-    return bool(wide.all()) and float(volume.max()) < _LARGEST_VOLUME
+    if not bool(wide.all()):
+        return False
+    smallest, largest = float(volume.min()), float(volume.max())
+    return largest < _LARGEST_VOLUME and smallest > _FLATTEST * (math.sqrt(3.0) * float(cell.abs().max())) ** 3
 
 
 def _atoms_allowed(radius: float) -> float:

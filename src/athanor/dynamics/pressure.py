@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 COUPLINGS = ("isotropic", "anisotropic", "triclinic")
 """What of a cell moves: its volume; its three axes along x, y and z; everything but its orientation."""
+_ROUNDING = 1e-6
+"""Of the largest component, between two that should be equal: tensors are computed in float32, too."""
 
 
 class Pressure(Parameter):
@@ -47,10 +49,12 @@ class Pressure(Parameter):
             tensor = tensor[:, :, None] * eye
         elif tensor.ndim < 2:
             tensor = tensor[..., None, None] * eye
-        if bool(((tensor - tensor.mT).abs() > 1e-12 * tensor.abs().max()).any()):
+        largest = tensor.abs().amax(dim=(-2, -1), keepdim=True)
+        if bool(((tensor - tensor.mT).abs() > _ROUNDING * largest).any()):
             raise InputError(
                 f"`{self.name}` has a tensor that is not symmetric, under which a cell would turn for ever."
             )
+        tensor = 0.5 * (tensor + tensor.mT)
         self._check_coupling(engine, tensor, eye)
         return tensor.expand(len(batch), 3, 3).clone()
 

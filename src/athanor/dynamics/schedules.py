@@ -21,6 +21,8 @@ SHAPES = ("linear", "exponential")
 class Schedule:
     """A value that changes with the time that a system has spent in its stage.
 
+    One that is assigned to an engine under way counts from the same moment, and is then in its middle or over.
+
     Parameters
     ----------
     points
@@ -66,11 +68,23 @@ class Schedule:
         return any(isinstance(value, Tensor) and value.ndim > 0 for value in self.values)
 
     def at(self, elapsed: Tensor) -> Tensor:
-        """Return the value of each system after `elapsed`, fs, [B]: float64 [B, ...]."""
+        """Return the value of each system after `elapsed`, fs, [B]: float64 [B, ...].
+
+        Raises
+        ------
+        InputError
+            If values have rows, and not one for each of these systems.
+        """
         device = elapsed.device
         times = torch.tensor([time for time, _ in self.points], dtype=torch.float64, device=device)
         rows = [torch.as_tensor(value, dtype=torch.float64, device=device) for value in self.values]
         rows = [row if row.ndim else row.expand(len(elapsed)) for row in rows]
+        sizes = {row.shape[0] for row in rows} - {1, len(elapsed)}
+        if sizes:
+            raise InputError(
+                f"a schedule has values with {max(sizes)} rows; the batch has {len(elapsed)} systems. Give numbers, or "
+                f"assign a schedule with a row for each system."
+            )
         rows = [row.expand(len(elapsed), *row.shape[1:]) for row in torch.broadcast_tensors(*rows)]
         last = torch.searchsorted(times, elapsed.double().contiguous(), right=True).clamp(1, len(times)) - 1
         following = (last + 1).clamp(max=len(times) - 1)

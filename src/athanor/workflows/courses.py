@@ -10,7 +10,7 @@ from athanor._values import shown
 from athanor.errors import InputError
 from athanor.workflows.quantities import TIME, Quantity, format_quantity, parse_quantity
 
-_WORDS = re.compile(r"\s+(to|then|in|for)\s+")
+_WORDS = re.compile(r"(?:^|\s+)(to|then|in|for)(?:\s+|$)")
 _EXAMPLE = "`300 K to 900 K`, `300 K to 900 K in 5 ps for 2 ps` or `300 K for 1 ps then 600 K`"
 
 
@@ -31,6 +31,10 @@ class Course:
     def start(self) -> float:
         """Value at the start."""
         return self.points[0][1]
+
+    def squeezed(self, share: float) -> Course:
+        """Return the same values in `share` of the time."""
+        return Course(tuple((time if time is None else time * share, value) for time, value in self.points))
 
     def within(self, length: float) -> list[tuple[float, float]]:
         """Return the points of a stage of `length` fs.
@@ -72,6 +76,8 @@ def parse_course(value: Any, quantity: Quantity) -> float | Course:
     parts = _WORDS.split(value.strip()) if isinstance(value, str) else [value]
     if len(parts) == 1:
         return parse_quantity(value, quantity)
+    if "" in parts:
+        raise InputError(f"{shown(value)}: a value or a time is missing beside a word; write {_EXAMPLE}.")
     level, time = parse_quantity(parts[0], quantity), 0.0
     points: list[tuple[float | None, float]] = [(time, level)]
     goal: float | None = None  # that "to" named, and no time was given for yet

@@ -131,6 +131,8 @@ START_TEMPERATURE = Setting("temperature", TEMPERATURE, "Of the velocities at th
 BATH_TEMPERATURE = replace(START_TEMPERATURE, help="Of the thermostat, and of the velocities at the start",
                            keyword="temperature", plotted="temperature", may_change=True,
                            note="300 K to 900 K changes it evenly")  # fmt: skip
+CHAIN_TEMPERATURE = replace(BATH_TEMPERATURE, above=0.0, at_least=None)
+"""Of what has masses of thermostats or cells in proportion to it."""
 TIMESTEP = Setting("timestep", TIME, "Length of a step", 1.0, above=0.0, keyword="dt", metavar="TIME")
 LENGTH = Setting("time", TIME, "Length of the run", 1000.0, absent="1 ps", sets="steps", metavar="TIME")
 STEPS = Setting(
@@ -236,7 +238,7 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(
         MD, "nvt-nose-hoover", "Nosé-Hoover chain", "NVT at {temperature}", "athanor.dynamics:NVTNoseHoover",
-        settings=(BATH_TEMPERATURE, THERMOSTAT_TIME),
+        settings=(CHAIN_TEMPERATURE, THERMOSTAT_TIME),
         citations=(_CHAINS,),
         advice={"coupling": _fast_coupling},
     ),
@@ -253,7 +255,7 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(
         MD, "npt", "moving cell and chains", "NPT at {temperature} and {pressure}", "athanor.dynamics:NPT",
-        settings=(BATH_TEMPERATURE, *UNDER_PRESSURE, THERMOSTAT_TIME),
+        settings=(CHAIN_TEMPERATURE, *UNDER_PRESSURE, THERMOSTAT_TIME),
         citations=(_MTK, _CHAINS),
         advice={"coupling": _fast_coupling},
     ),
@@ -267,7 +269,7 @@ METHODS: tuple[Method, ...] = (
     Method(
         MD, "npt-langevin", "moving cell and Langevin", "NPT at {temperature} and {pressure}",
         "athanor.dynamics:NPTLangevin",
-        settings=(BATH_TEMPERATURE, *UNDER_PRESSURE, FRICTION),
+        settings=(CHAIN_TEMPERATURE, *UNDER_PRESSURE, FRICTION),
         citations=(_MTK, "D. Quigley, M. Probert, J. Chem. Phys. 120, 11432 (2004), doi:10.1063/1.1755657",
         _PHILOX), advice={"friction": _strong_friction, "coupling": _fast_coupling},
     ),

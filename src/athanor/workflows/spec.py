@@ -200,11 +200,7 @@ class RunSpec(CalculationSpec):
 
     def quick(self) -> RunSpec:
         """Return this run with the `quick_steps` of every stage that has them."""
-        stages = [
-            stage if stage.quick_steps is None else stage.model_copy(update={"steps": stage.quick_steps})
-            for stage in self.stages
-        ]
-        return self.model_copy(update={"stages": tuple(stages)})
+        return self.model_copy(update={"stages": tuple(stage.quick() for stage in self.stages)})
 
     @property
     def total_steps(self) -> int:

@@ -67,6 +67,14 @@ class StageSpec(Description):
         kind = KINDS[self.kind]
         return methods.of_kind(kind)[getattr(self, kind.chooser)]
 
+    def quick(self) -> Self:
+        """Return this stage with its `quick_steps`, if it has them, and what changes during it as much quicker."""
+        if self.quick_steps is None:
+            return self
+        share = self.quick_steps / self.steps if self.steps else 1.0
+        courses = {name: value.squeezed(share) for name, value in self if isinstance(value, Course)}
+        return self.model_copy(update={"steps": self.quick_steps, **courses})
+
     def in_words(self) -> str:
         """Return ``NVT at 300 K, 600 steps``."""
         settings = self.model_dump(mode="json", exclude_none=True)
@@ -121,11 +129,21 @@ def _setting_value(cls: Any, value: Any, validate: ValidatorFunctionWrapHandler,
     if is_given:
         if name not in taken and name not in method.ignores:
             raise InputError(f"{kind.chooser} `{method.name}` does not take it. It takes {', '.join(taken)}.")
-        return validate(value)
+        return _of_method(method, taken.get(name), validate(value))
     default = taken[name].default if name in taken else None
     if default is ...:
         raise InputError(f"{kind.chooser} `{method.name}` needs it.")
     return None if default is None else validate(default)
+
+
+def _of_method(method: Method, setting: Setting | None, value: Any) -> Any:
+    """Return a value that fits the setting of its name, and refuse what that of the method at hand is narrower in."""
+    if setting is not None and isinstance(setting.quantity, Quantity) and value is not None:
+        _within_bounds(value, setting, setting.quantity)
+        if isinstance(value, Course) and not setting.may_change:
+            chooser = method.kind.chooser
+            raise InputError(f"it can not change during a stage of {chooser} `{method.name}`; give one value.")
+    return value
 
 
 def _stage_of(kind: StageKind) -> Any:

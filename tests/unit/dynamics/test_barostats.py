@@ -182,3 +182,15 @@ def test_a_glide_goes_on_and_is_no_heat():
         assert torch.allclose(
             difference, torch.tensor([0.05, -0.02, 0.01], dtype=torch.float64).expand_as(difference), atol=1e-9
         )
+
+
+def test_a_tensor_that_was_computed_in_single_precision_is_symmetric():
+    turn = torch.linalg.qr(torch.tensor([[1.0, 0.2, 0.5], [0.3, 2.0, -0.7], [0.1, 0.4, 1.5]]))[0]
+    tensor = (turn @ torch.diag(torch.tensor([0.1, 0.2, 0.3]) * GPa) @ turn.T)[None]
+    assert not torch.equal(tensor, tensor.mT)
+    batch = crystals(1)
+    engine = npt(tensor, "triclinic")
+    engine.run(batch, 1)
+    rows = batch.state_rows(engine.key)["pressure"]
+    assert torch.equal(rows, rows.mT)
+    torch.testing.assert_close(rows, tensor.double(), rtol=1e-5, atol=1e-9)

@@ -207,6 +207,23 @@ def test_collapse_and_explosion_are_found_although_numbers_are_finite(what, fact
     assert torch.equal(batch.get_data(1).cell, alone.cell)
 
 
+class Flatten(Jump):
+    """Vectors in one line, whose volume is zero but for rounding."""
+
+    def __call__(self, ctx, stage):
+        if ctx.step_count == 2:
+            line = torch.tensor([[1.0, 0.3, -0.7]], dtype=torch.float64)
+            ctx.batch.cell[0] = self.factor * line * torch.tensor([[1.0], [1.25], [-1.5]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("length", [10.0, 1e5, 1e39])
+def test_a_cell_without_a_volume_is_set_aside_by_itself(length):
+    engine = with_neighbor_hooks(FIREVariableCell(argon_model(), dt=0.1, hooks=[Flatten("cell", length)]))
+    batch = engine.run(two_systems(), 6)
+    assert batch.failure_code.flatten().tolist() == [FailureCode.CELL_NOT_FINITE, 0]
+    assert batch.step.flatten().tolist() == [2, 6]
+
+
 def broken_from_the_start(batch):
     """Two atoms of the second system too close to each other, and results of a script that allocated them as zeros."""
     positions = batch.positions.clone()

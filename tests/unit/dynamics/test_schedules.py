@@ -133,3 +133,10 @@ def _drift(make):
     start = engine.conserved_energy(batch).clone()
     engine.run(batch, 400)
     return float((engine.conserved_energy(batch) - start).abs().max())
+
+
+def test_a_schedule_with_rows_of_other_systems_is_refused_in_words():
+    schedule = ramp(torch.tensor([40.0, 50.0, 60.0]), 100.0, 10.0)
+    with pytest.raises(InputError, match="values with 3 rows; the batch has 2 systems"):
+        schedule.at(torch.zeros(2))
+    assert schedule.at(torch.zeros(3)).tolist() == [40.0, 50.0, 60.0]

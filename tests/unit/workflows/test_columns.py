@@ -15,6 +15,7 @@ from rich.console import Console
 
 import athanor
 from athanor.cli.table import print_failures, print_table
+from athanor.dynamics.failures import FailureCode, describe_failure
 from athanor.errors import InputError
 from athanor.workflows.columns import cell_columns, count_outcomes, outcome_columns, tell_apart
 
@@ -173,3 +174,19 @@ def test_what_was_not_read_is_not_told_to_look_for_close_atoms(tmp_path: Path) -
     print_failures(Console(file=screen, width=300), [row])
     assert "repair the file, or leave it out" in screen.getvalue()
     assert "on top of each other" not in screen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason", "advice"),
+    [
+        (0, describe_failure(FailureCode.PRESSURE_WITHOUT_CRYSTAL), "choose an ensemble such as nvt"),
+        (2, describe_failure(FailureCode.CELL_NOT_FINITE), "try a longer barostat time"),
+        (2, describe_failure(FailureCode.POSITIONS_NOT_FINITE), "try a shorter time step or a lower temperature"),
+        (0, describe_failure(FailureCode.ATOMS_TOO_CLOSE), "on top of each other"),
+    ],
+)
+def test_what_failed_under_pressure_gets_advice_that_fits(steps: int, reason: str, advice: str) -> None:
+    row = {"system": "w", "index": 0, "atoms": 3, "steps": steps, "status": "failed", "reason": f"{reason} (MD)"}
+    screen = io.StringIO()
+    print_failures(Console(file=screen, width=300), [row])
+    assert advice in screen.getvalue()

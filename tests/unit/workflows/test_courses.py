@@ -33,7 +33,9 @@ def test_courses_are_read_and_written(text, points):
         ("300 K to 600 K to 900 K", "only the last change may have no time"),
         ("300 K to 600 K in -5 ps", "must be a positive time"),
         ("300 K to 600 GPa", "not one of temperature"),
-        ("300 K to", "is not a temperature|has the unit"),
+        ("300 K to", "value or a time is missing"),
+        ("to 300 K", "value or a time is missing"),
+        ("300 K to then 600 K", "value or a time is missing|not a temperature"),
     ],
 )
 def test_what_can_not_be_read_is_refused(text, match):
@@ -56,6 +58,12 @@ def test_a_course_has_to_fit_into_its_stage():
             spec(wrong)
     with pytest.raises(Exception, match="zero or positive"):
         spec("300 K to -5 K")
+
+
+def test_a_quick_run_goes_through_the_whole_course():
+    heat = {"temperature": "300 K to 900 K in 0.5 ps for 0.5 ps", "time": "1 ps", "quick_steps": 10}
+    (stage,) = RunSpec(structures=["x.cif"], stages=[{"md": heat}]).quick().stages
+    assert stage.temperature.within(stage.steps * stage.timestep) == [(0.0, 300.0), (5.0, 900.0), (10.0, 900.0)]
 
 
 def test_a_run_heats_as_its_job_says_and_can_be_repeated(tmp_path):

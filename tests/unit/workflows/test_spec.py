@@ -210,3 +210,32 @@ def test_standard_input_of_a_job_is_no_file_beside_it(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("structures: ['-', a.cif]\nstages: [relax]\n", encoding="utf-8")
     job = load_job(tmp_path / "job.yaml")
     assert [str(source.file) for source in job.structures] == ["-", str(tmp_path / "a.cif")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"ensemble": "npt", "temperature": 0}, "must be positive"),
+        ({"ensemble": "npt-langevin", "temperature": "40 K to 0 K"}, "must be positive"),
+        ({"ensemble": "nvt-nose-hoover", "temperature": "0 K to 40 K"}, "must be positive"),
+        ({"ensemble": "brownian", "friction": 0}, "must be positive"),
+        ({"ensemble": "nph", "temperature": "40 K to 80 K"}, "can not change during a stage of ensemble `nph`"),
+        ({"ensemble": "nve", "temperature": "40 K to 80 K"}, "can not change during a stage of ensemble `nve`"),
+    ],
+)
+def test_a_method_is_narrower_than_the_setting_that_it_shares(settings, match):
+    with pytest.raises(InputError, match=match):
+        make_spec({"structures": ["x.cif"], "stages": [{"md": {"steps": 5, **settings}}]})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ensemble": "nvt", "temperature": 0, "friction": 0},
+        {"ensemble": "nvt-csvr", "temperature": "40 K to 0 K"},
+        {"ensemble": "npt-crescale", "temperature": "40 K to 0 K"},
+        {"ensemble": "nve", "temperature": 0, "friction": 0},
+    ],
+)
+def test_a_method_that_is_not_narrower_takes_it(settings):
+    make_spec({"structures": ["x.cif"], "stages": [{"md": {"steps": 5, **settings}}]})

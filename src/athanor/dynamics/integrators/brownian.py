@@ -54,7 +54,8 @@ class Brownian(Motion):
 
     Notes
     -----
-    No energy is conserved: `conserved_energy` returns None.
+    No energy is conserved: `conserved_energy` returns None. Without velocities pressures are static ones: that of the
+    ensemble is larger by :math:`N kT/V`.
 
     References
     ----------

@@ -44,6 +44,11 @@ class Pressure(Parameter):
                 f"`{self.name}` has shape {tuple(tensor.shape)}; the batch has {len(batch)} systems. Give a number, or "
                 f"for each system a number ({size},), a diagonal ({size}, 3) or a tensor ({size}, 3, 3)."
             )
+        if tensor.shape == (3, 3) and engine.pressure_coupling == "triclinic":
+            raise InputError(
+                f"`{self.name}` of shape (3, 3) is one tensor, or the diagonals of 3 systems. Give `{self.name}[None]` "
+                f"for one tensor of all systems, or `torch.diag_embed({self.name})` for three diagonals."
+            )
         eye = torch.eye(3, dtype=torch.float64, device=batch.device)
         if tensor.ndim == 2:
             tensor = tensor[:, :, None] * eye

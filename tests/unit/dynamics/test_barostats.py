@@ -46,6 +46,16 @@ def test_a_pressure_that_makes_no_sense_is_refused(pressure, coupling, match):
         npt(pressure, coupling).run(crystals(1, 2), 1)
 
 
+def test_a_tensor_or_three_diagonals_is_asked():
+    tensor = 0.1 * GPa * torch.eye(3, dtype=torch.float64)
+    with pytest.raises(InputError, match="one tensor, or the diagonals of 3 systems"):
+        npt(tensor, "triclinic").run(crystals(1, 2, 3), 1)
+    one, three = crystals(1, 2, 3), crystals(1, 2, 3)
+    npt(tensor[None], "triclinic").run(one, 2)
+    npt(torch.diag_embed(torch.full((3, 3), 0.1 * GPa, dtype=torch.float64)), "triclinic").run(three, 2)
+    assert torch.equal(one.cell, three.cell)
+
+
 def test_names_and_numbers_that_make_no_sense_are_refused():
     model = argon_model()
     with pytest.raises(InputError, match="use one of isotropic, anisotropic, triclinic"):

@@ -7,7 +7,7 @@
 # make lint   ruff, layers, types
 # make docs   build the pages into docs/_build, warnings are errors                       (half a minute)
 # make bench  measure speed and memory, write docs/performance.md                        (under 10 minutes)
-# make validation  sample every ensemble against exact answers and other programs, write docs/validation.md   (half an hour)
+# make validation  sample every ensemble against exact answers and other programs, write docs/validation.md   (under an hour)
 # make bench-peers  set up LAMMPS, torch-sim and others for `make bench` and `make validation`, in an environment of their own
 # make pins   resolve constraints*.txt anew; torch, and the oldest versions, stay as they are written there
 # make clean  remove the environment, results and caches

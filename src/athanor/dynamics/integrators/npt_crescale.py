@@ -72,8 +72,8 @@ class NPTCRescale(UnderPressure, NVTCSVR):
 
     Notes
     -----
-    `conserved_energy` is the total energy less what the rescaling gave, of velocities and of cells. The work of a strain
-    is taken from the stress before and after the step, so on a cell as small as a few atoms it drifts a little.
+    `conserved_energy` is the total energy less what the rescaling gave, of velocities and of cells. The work of a
+    strain is taken from the stress before and after the step, so on a cell as small as a few atoms it drifts a little.
 
     Averages are of first order in the step over the time in which the cell relaxes: at a twenty-fifth of it, volume and
     kinetic energy of a cell of a few atoms are correlated by -0.04, at a hundredth nothing shows.

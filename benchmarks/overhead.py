@@ -33,11 +33,11 @@ from athanor.models.base import BaseModelMixin, ModelConfig
 
 UNDER_PRESSURE = {"pressure": 0.0, "barostat_time": 1e6}
 ENGINES = {
-    "NVE": lambda model: NVE(model, dt=1.0),
+    "NVE": lambda model: NVE(model, dt=1.0, keep_velocities=True),
     "NVTLangevin": lambda model: NVTLangevin(model, dt=1.0, temperature=300.0, friction=0.01, random_seed=1),
     "NVTNoseHoover": lambda model: NVTNoseHoover(model, dt=1.0, temperature=300.0, thermostat_time=100.0),
     "NVTCSVR": lambda model: NVTCSVR(model, dt=1.0, temperature=300.0, thermostat_time=100.0),
-    "NPH": lambda model: NPH(model, dt=1.0, **UNDER_PRESSURE),
+    "NPH": lambda model: NPH(model, dt=1.0, keep_velocities=True, **UNDER_PRESSURE),
     "NPT": lambda model: NPT(model, dt=1.0, temperature=300.0, thermostat_time=100.0, **UNDER_PRESSURE),
     "NPTLangevin": lambda model: NPTLangevin(model, dt=1.0, temperature=300.0, friction=0.01, **UNDER_PRESSURE),
     "NPTCRescale": lambda model: NPTCRescale(model, dt=1.0, temperature=300.0, thermostat_time=100.0, **UNDER_PRESSURE),

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from athanor.workflows.courses import start_of
+from athanor.workflows.earlier_runs import model_of_results, progress_of
 from athanor.workflows.methods import load
 from athanor.workflows.quantities import TEMPERATURE, TIME, format_quantity
 from athanor.workflows.readable import format_bytes
@@ -66,7 +67,7 @@ def advise(spec: CalculationSpec, systems: Sequence[System], model: Any) -> list
     model
         A wrapped model; its card says what it is made for.
     """
-    found = [*_about_model(systems, model)]
+    found = [*_about_model(systems, model), *_about_another_model(systems, model)]
     if isinstance(spec, RunSpec):
         found += _about_start(spec.stages[0], systems)
         for stage in spec.stages:
@@ -123,6 +124,24 @@ def _about_model(systems: Sequence[System], model: Any) -> Iterator[Advice]:
             f"{name} was not fitted to {', '.join(symbols)}, found in {name_systems(affected, systems)}. "
             f"Check the results against another source.",
         )
+
+
+def _about_another_model(systems: Sequence[System], model: Any) -> Iterator[Advice]:
+    """Systems that go on from a run of another model: their energies and forces will jump."""
+    name = model.model_card.name
+    going_on: dict[Path, list[int]] = {}
+    for index, system in _computed(systems):
+        if system.file and progress_of(system.atoms):
+            going_on.setdefault(Path(system.file).parent, []).append(index)
+    for folder, places in going_on.items():
+        before = model_of_results(folder)
+        if name and before and before != name:
+            yield Advice(
+                "model",
+                f"{name_systems(places, systems)}: goes on from `{folder}`, which ran with {before}, and now {name} "
+                f"computes it, so that energies, forces and pressure jump. Name the model to go on with: `--model`.",
+            )
+            return
 
 
 def _about_start(stage: StageSpec, systems: Sequence[System]) -> Iterator[Advice]:

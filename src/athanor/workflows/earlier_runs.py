@@ -11,7 +11,7 @@ from typing import Any
 
 from athanor._optional import OptionalDependency
 from athanor._values import is_real
-from athanor.errors import InputError
+from athanor.errors import InputError, StorageError
 from athanor.io.structures import Structure
 from athanor.workflows.folder import FINAL, RUN, TRAJECTORY
 
@@ -31,6 +31,16 @@ def progress_of(atoms: Any) -> dict[str, Any]:
 def is_results(path: Path) -> bool:
     """Whether `path` is a results folder or a trajectory store."""
     return (path / RUN).is_file() or _is_store(path)
+
+
+def model_of_results(folder: Path) -> str:
+    """Return what the model of a run is called; empty if `folder` is none, or does not say."""
+    from athanor.workflows.saved_run import SavedRun
+
+    try:
+        return str(SavedRun(folder).model.get("card", ""))
+    except (InputError, StorageError):
+        return ""
 
 
 def structures_of_results(path: Path, time: float | None) -> list[Structure]:

@@ -347,7 +347,7 @@ def _joined_by_or(words: Sequence[str]) -> str:
 
 
 TOPICS = (
-    *("non-periodic", "elements", "velocities", "start", "small-cell", "time-step", "disk"),
+    *("non-periodic", "elements", "model", "velocities", "start", "small-cell", "time-step", "disk"),
     *dict.fromkeys(topic for method in METHODS for topic in method.advice),
 )
 """What a run may warn of before its first step, see `athanor.workflows.advice`."""

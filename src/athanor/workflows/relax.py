@@ -90,7 +90,7 @@ def relax(
     title
         A name for the run, kept in `out`.
     silence
-        non-periodic, elements, velocities, start, small-cell, time-step, disk, friction, coupling. The text of a
+        non-periodic, elements, model, velocities, start, small-cell, time-step, disk, friction, coupling. The text of a
         warning names its topic.
     progress
         Show how far it is, on stderr.

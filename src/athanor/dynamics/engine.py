@@ -152,7 +152,7 @@ class BaseDynamics(HookRegistryMixin):
         self.failure_notes: dict[int, str] = {}
         self._state: Any = None
         self._assigned: set[str] = set()
-        self._scheduled: dict[str, Parameter] = vars(self).get("_scheduled", {})
+        self._scheduled: set[str] = vars(self).get("_scheduled", set())
         self._selects_active_itself = selects_active(self)
         self._running = False
         self._driver = Driver(self, self._stages())
@@ -504,8 +504,8 @@ class BaseDynamics(HookRegistryMixin):
         """Bring scheduled parameters of the systems that move up to the time they have spent in the stage, in place."""
         assert self.active is not None
         elapsed = batch.time.reshape(-1) - self._state.entered
-        for name, parameter in self._scheduled.items():
-            rows = getattr(self._state, name)
+        for name in self._scheduled:
+            parameter, rows = getattr(type(self), name), getattr(self._state, name)
             self.active.select_(rows, parameter.rows_of(self, getattr(self, name).at(elapsed), batch).to(rows.dtype))
 
     @contextmanager

@@ -63,6 +63,11 @@ class Motion(BaseDynamics):
         given = batch.state_rows(self.key).get("bath_energy")
         return total if given is None else total - given
 
+    def _half_kick_(self, batch: Batch) -> None:
+        """Advance velocities by half a step under the forces at hand, in place; renews the steps of atoms."""
+        steps = self._steps.refresh(batch, self._state.dt)
+        kick_(batch.velocities, batch.forces, steps.half_dt_over_mass, self.movable)
+
     def _select_(self, rows: Tensor, values: Tensor) -> None:
         """Write `values` into `rows` of the state, [B, ...], in place, for the systems that move."""
         if self.active is None:
@@ -149,16 +154,15 @@ class ThermostattedMotion(HeatBath):
 
     def pre_update(self, batch: Batch) -> None:
         """Half kick with the old forces, half drift, bath, half drift."""
-        steps, movable = self._steps.refresh(batch, self._state.dt), self.movable
-        kick_(batch.velocities, batch.forces, steps.half_dt_over_mass, movable)
+        self._half_kick_(batch)
+        steps, movable = self._steps, self.movable
         drift_(batch.positions, batch.velocities, steps.half_dt, movable)
         self.bath_(batch)
         drift_(batch.positions, batch.velocities, steps.half_dt, movable)
 
     def post_update(self, batch: Batch) -> None:
         """Half kick with the new forces."""
-        steps = self._steps.refresh(batch, self._state.dt)
-        kick_(batch.velocities, batch.forces, steps.half_dt_over_mass, self.movable)
+        self._half_kick_(batch)
 
     def _give_velocities_(self, batch: Batch, velocities: Tensor, energy: Tensor) -> None:
         """Take on new `velocities` [N, 3], by which the bath gives `energy`, eV [B], where atoms may move."""

@@ -191,14 +191,14 @@ class Parameter(StateVariable):
     def __set__(self, engine: Any, value: Any) -> None:
         for each in _values_of(value):
             self._check(each, self.name, **self._options)
-        scheduled = vars(engine).setdefault("_scheduled", {})
-        scheduled.pop(self.name, None)
+        scheduled = vars(engine).setdefault("_scheduled", set())
+        scheduled.discard(self.name)
         if is_schedule(value):
             if not (self.has_rows and "entered" in StateVariable.declared_in(type(engine))):
                 raise InputError(
                     f"`{self.name}` of {type(engine).__name__} can not follow a schedule. Parameters of dynamics can."
                 )
-            scheduled[self.name] = self
+            scheduled.add(self.name)
         vars(engine)[self.name] = value
         vars(engine).setdefault("_assigned", set()).add(self.name)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from athanor.dynamics.motion import HeatBath
 from athanor.dynamics.nose_hoover import chain_energy, chain_speeds, check_chain
 from athanor.dynamics.state import Parameter, check_positive
-from athanor.dynamics.updates import drift_, kick_, put_
+from athanor.dynamics.updates import drift_, put_
 from athanor.kernels import nose_hoover_half_step
 from athanor.units import fs_to_internal_time
 
@@ -105,14 +105,12 @@ class NVTNoseHoover(HeatBath):
     def pre_update(self, batch: Batch) -> None:
         """Half a step of the chain, half kick with the old forces, drift."""
         self._half_chain_(batch)
-        steps, movable = self._steps.refresh(batch, self._state.dt), self.movable
-        kick_(batch.velocities, batch.forces, steps.half_dt_over_mass, movable)
-        drift_(batch.positions, batch.velocities, steps.dt, movable)
+        self._half_kick_(batch)
+        drift_(batch.positions, batch.velocities, self._steps.dt, self.movable)
 
     def post_update(self, batch: Batch) -> None:
         """Half kick with the new forces, half a step of the chain."""
-        steps = self._steps.refresh(batch, self._state.dt)
-        kick_(batch.velocities, batch.forces, steps.half_dt_over_mass, self.movable)
+        self._half_kick_(batch)
         self._half_chain_(batch)
 
     def _half_chain_(self, batch: Batch) -> None:

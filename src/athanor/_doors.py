@@ -80,6 +80,7 @@ TABLE: dict[str, dict[str, str]] = {
         "ASEModelWrapper": "athanor.models.ase_model",
         "BaseModelMixin": "athanor.models.mixin",
         "CHGNetWrapper": "athanor.models.chgnet",
+        "CommitteeModelWrapper": "athanor.models.committee",
         "DFTD3ModelWrapper": "athanor.models.dftd3",
         "DFTD4ModelWrapper": "athanor.models.dftd4",
         "DemoModelWrapper": "athanor.models.demo",

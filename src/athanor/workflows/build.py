@@ -67,7 +67,7 @@ def _build_term(entry: registry.ModelEntry, options: dict[str, Any]) -> Any:
     advice = f"Write `--model-option KEY=VALUE`, or `model: {{name: {entry.name}, KEY: VALUE}}` in a job."
     check_keywords(entry.load(), options, called, "option", advice)
     try:
-        return registry.build(entry, _with_dtype(options))
+        return registry.build(entry, options)
     except InputError as error:
         raise InputError(f"{called}: {error}") from error
     except AthanorError:
@@ -77,16 +77,6 @@ def _build_term(entry: registry.ModelEntry, options: dict[str, Any]) -> Any:
     except (TypeError, RuntimeError) as error:  # torch's, for a device or a dtype that is none
         first_line = str(error).partition("\n")[0]
         raise InputError(f"{called} does not take {options}: {first_line}") from error
-
-
-def _with_dtype(options: dict[str, Any]) -> dict[str, Any]:
-    """Read a dtype by its name, the only way to write one in a job."""
-    if not isinstance(options.get("dtype"), str):
-        return options
-    dtypes = {"float32": torch.float32, "float64": torch.float64}
-    if options["dtype"] not in dtypes:
-        raise InputError(f"`dtype` is {options['dtype']!r}; use {' or '.join(dtypes)}.")
-    return options | {"dtype": dtypes[options["dtype"]]}
 
 
 def check_stages(spec: RunSpec, systems: Sequence[System], model: Any) -> None:

@@ -26,6 +26,7 @@ from athanor.models.config import ModelConfig
 from athanor.models.derivatives import carries_graph
 from athanor.models.mixin import BaseModelMixin
 from athanor.models.pair_vectors import attached_vectors
+from athanor.models.prepared import prepared
 from athanor.models.stored_list import require_batch, require_pairs
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
@@ -262,7 +263,8 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
                 f"The neighbour list is half; {type(self).__name__} needs both directions. "
                 f"Build it with `compute_neighbors(batch, config=model.model_config.neighbor_config)`."
             )
-        return build_graph(
+        return prepared(
+            build_graph,
             batch.positions,
             batch.cell_or_zeros,
             batch.batch_ptr,

@@ -22,6 +22,7 @@ from athanor.cli.options import (
     QUICK,
     SCREEN,
     SEED,
+    STOP_ABOVE,
     SYSTEMS,
     Parameter,
 )
@@ -59,7 +60,10 @@ _REPLACE = options.flag("overwrite", OUTPUT, "Replace the file if it exists.")
 
 def _stage_parameters(kind: StageKind) -> list[Parameter]:
     out = options.option(OUT, required=True)
-    return [FILES, FROM_TIME, *SYSTEMS, *options.of_stage(kind), *COMPUTER, SEED, out, EVERY, OVERWRITE, CHECK, *SCREEN]
+    return [
+        *(FILES, FROM_TIME, *SYSTEMS, STOP_ABOVE, *options.of_stage(kind), *COMPUTER),
+        *(SEED, out, EVERY, OVERWRITE, CHECK, *SCREEN),
+    ]
 
 
 MODELS = _command(
@@ -75,7 +79,7 @@ COMMANDS = (
         "Run a job: structures, a model, and stages that every system goes through in one batch.\n\n"
         "What is given here wins over the job; what is not is taken from the job.",
         "job.yaml --check",
-        [_JOB, *SYSTEMS, QUICK, *COMPUTER, SEED, options.option(OUT), EVERY, OVERWRITE, CHECK, *SCREEN],
+        [_JOB, *SYSTEMS, STOP_ABOVE, QUICK, *COMPUTER, SEED, options.option(OUT), EVERY, OVERWRITE, CHECK, *SCREEN],
         "athanor.cli.run:run_job",
     ),
     _command(

@@ -31,7 +31,7 @@ def option(setting: Setting, *, required: bool = False) -> Parameter:
         rich_help_panel=setting.panel,
         help=setting.short_help + (f"  [default: {default}]" if default and not required else ""),
     )
-    found: Any = list[str] if setting.quantity is list else str  # read and checked as the keys of a job are
+    found: Any = list[str] if setting.quantity in (list, dict) else str  # read and checked as the keys of a job are
     return _keyword(name, Annotated[found if required else found | None, made], Parameter.empty if required else None)
 
 
@@ -101,6 +101,7 @@ CHECK_OF_MODEL = [
 COMPUTER = [option(setting) for setting in (settings.DEVICE, settings.DTYPE, settings.THREADS, settings.MAX_ATOMS)]
 QUICK = flag("quick", COMPUTING, "Take the `quick_steps` of every stage.")
 SEED, EVERY = option(settings.SEED), option(settings.EVERY)
+STOP_ABOVE = option(settings.STOP_ABOVE)
 OVERWRITE = flag("overwrite", OUTPUT, "Replace the results of an earlier run.")
 CHECK = flag("check", OUTPUT, "Check all, estimate time, memory, disk; run nothing.")
 JSON = flag("json", OUTPUT, "Print one JSON document instead of tables.")

@@ -14,6 +14,7 @@ from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
 from athanor.dynamics import ConvergenceHook, FusedStage, Schedule
 from athanor.dynamics.evaluate import compute_apart, is_of_model
+from athanor.dynamics.hooks import StopAboveHook
 from athanor.errors import AthanorError, AthanorWarning, InputError
 from athanor.models import registry
 from athanor.workflows.courses import Course
@@ -168,8 +169,10 @@ def build_stages(spec: RunSpec, model: Any, batch: Batch) -> tuple[FusedStage, T
     """
     engines = [_build_engine(stage, spec, model, batch) for stage in spec.stages]
     fused = FusedStage(list(enumerate(engines)))
-    tracker = Tracker(spec.stages, engines, batch, fused.failure_notes, spec.every)
-    hooks = [*build_neighbor_hooks(model), tracker]
+    stopper = StopAboveHook(spec.stop_above) if spec.stop_above else None
+    tracker = Tracker(spec.stages, engines, batch, fused.failure_notes, spec.every, stopper)
+    # who is stopped in a step has left when the tracker looks
+    hooks = [*build_neighbor_hooks(model), *([stopper] if stopper else []), tracker]
     if gives_stress(model, batch):
         hooks.append(StressHook(spec.every))
     if spec.properties:

@@ -27,7 +27,7 @@ class Setting:
     name
         The key.
     quantity
-        What its values are: a quantity with its units, or int, bool, str, or list (of words).
+        What its values are: a quantity with its units, or int, bool, str, list (of words), or dict (words to numbers).
     help
         What it is: a few words without a full stop. Units and defaults are added where it is shown.
     default
@@ -98,7 +98,7 @@ class Setting:
     @property
     def default_in_words(self) -> str:
         """Default as a user would write it, or what it means to leave it out; empty if neither says anything."""
-        if self.absent or self.default in (None, ..., ()):
+        if self.absent or self.default in (None, ..., (), {}):
             return self.absent
         return (
             f"{self.default:.10g} {self.quantity.default}" if isinstance(self.quantity, Quantity) else str(self.default)
@@ -108,7 +108,7 @@ class Setting:
     def short_help(self) -> str:
         """What it is, and which methods take it, for the command line."""
         some = f" ({', '.join(self.only)})" if self.only else ""
-        return f"{self.help}{some}{'; repeatable' if self.quantity is list else ''}."
+        return f"{self.help}{some}{'; repeatable' if self.quantity in (list, dict) else ''}."
 
     @property
     def comment(self) -> str:
@@ -155,6 +155,9 @@ RANDOM = "random"
 """Seed that is drawn anew for each run."""
 SEED = Setting("seed", int, f"Seed of velocities and noise, or {RANDOM} to draw one", 42, metavar="N",
                note="it is kept with the results", panel=COMPUTING)  # fmt: skip
+STOP_ABOVE = Setting("stop_above", dict, "Stop a system in which a value passes a bound, such as max_force_deviation=0.3",
+                     {}, note="a mapping of outputs of the model and bounds, in their units", metavar="NAME=BOUND",
+                     panel=MODEL)  # fmt: skip
 OUT = Setting("output", str, "Folder for the results", None, absent="the name of the job and -output", argument="out",
               flags=("-o",), metavar="DIR", panel=OUTPUT)  # fmt: skip
 EVERY = Setting("every", int, "Steps between frames and rows of the log", 10, metavar="N", panel=OUTPUT)

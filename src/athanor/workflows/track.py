@@ -20,6 +20,7 @@ from athanor.workflows.stages import MDSpec, StageSpec
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
+    from athanor.dynamics.hooks import StopAboveHook
 
 _VALUES = ("energy", "fmax", "smax")
 AVERAGED = ("temperature", "energy", "volume", "inverse_volume", "pressure")
@@ -99,6 +100,8 @@ class Tracker:
         What the model says of systems for which it raises, by `system_id`.
     every
         Steps between rows of the log, where the stress is computed.
+    stopper
+        The hook that stops systems above a bound, if there is one.
 
     Attributes
     ----------
@@ -124,9 +127,10 @@ class Tracker:
         batch: Batch,
         notes: Mapping[int, str],
         every: int = 1,
+        stopper: StopAboveHook | None = None,
     ) -> None:
         self._stages, self._engines, self.key = list(stages), list(engines), new_key(self)
-        self._count, self.notes = batch.num_graphs, notes
+        self._count, self.notes, self._stopper = batch.num_graphs, notes, stopper
         started = batch.ensure_field("step").reshape(-1).clone()
         dynamics = [isinstance(stage, MDSpec) for stage in stages]
         self.stride = _stride([stage.steps for stage in stages if isinstance(stage, MDSpec)], every)
@@ -241,6 +245,10 @@ class Tracker:
     def steps_done(self, batch: Batch) -> Tensor:
         """Return the steps that each system took in this run, int64 [B]."""
         return batch.step.reshape(-1) - batch.state_rows(self.key)["started"]
+
+    def why_stopped(self, batch: Batch) -> list[str]:
+        """Return of each system which bound it passed, in words; empty of those that passed none."""
+        return [""] * len(batch) if self._stopper is None else self._stopper.reasons(batch)
 
     def records(self, batch: Batch) -> list[SystemRecord]:
         """Return what happened to each system."""

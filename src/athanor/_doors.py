@@ -23,6 +23,7 @@ TABLE: dict[str, dict[str, str]] = {
         "AthanorCalculator": "athanor.workflows.calculator",
         "open": "athanor.workflows.saved_run",
         "plot": "athanor.workflows.plot",
+        "select": "athanor.workflows.select",
         "set_num_threads": "athanor._runtime",
         "data": "athanor.data",
         "dynamics": "athanor.dynamics",

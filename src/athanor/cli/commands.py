@@ -55,6 +55,9 @@ _JOB = options.argument("job", Path, "JOB.yaml", "Description of the run; `athan
 _FILE = replace(
     OUT, help="File for the structures with energy, forces and stress", absent="only the table", metavar="OUT.extxyz"
 )
+_PICKED = replace(OUT, help="File for the chosen structures, for the code that labels", absent="only the table",
+                  metavar="OUT.extxyz")  # fmt: skip
+_ON_SCREEN = [options.flag("quiet", OUTPUT, "Print errors only.", "-q"), options.JSON]
 _REPLACE = options.flag("overwrite", OUTPUT, "Replace the file if it exists.")
 
 
@@ -104,6 +107,13 @@ COMMANDS = (
         "*.cif -o evaluated.extxyz",
         [FILES, FROM_TIME, *SYSTEMS, *COMPUTER, options.option(_FILE), _REPLACE, *SCREEN],
         "athanor.cli.run:evaluate_files",
+    ),
+    _command(
+        "select",
+        "Choose the frames of runs that are worth labelling: far from each other, or where a committee disagrees.",
+        "hot -n 20 --by uncertainty --above 0.1 -o picked.xyz",
+        [options.SOURCES, *options.SELECTING, *COMPUTER, options.option(_PICKED), _REPLACE, *_ON_SCREEN],
+        "athanor.cli.select:select_frames",
     ),
     _command(
         "check-model",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -51,7 +52,7 @@ def _keyword(name: str, annotation: Any, default: Any) -> Parameter:
 
 
 def _completion(setting: Setting) -> Callable[[str], list[Any]] | None:
-    if setting is settings.POTENTIAL:
+    if setting.name == settings.POTENTIAL.name:
         return _complete_models
     if not setting.choices:
         return None
@@ -82,6 +83,14 @@ FROM_TIME = option(settings.FROM_TIME)
 _MODEL_OPTION = Setting("model_option", list, "Argument of the model", metavar="KEY=VALUE", panel=MODEL)
 _ELEMENT = Setting("element", list, "Element to make the systems of", absent="two that the model knows",
                    metavar="SYMBOL", panel=MODEL)  # fmt: skip
+_SELECTION = (settings.MOST, settings.BY, settings.FIELD, settings.ABOVE, settings.BELOW, settings.SPACING,
+              settings.POOLING)  # fmt: skip
+_KNOWN = Setting("known", list, "What is labelled already: nothing like it is chosen", metavar="FILE",
+                 panel=settings.SELECTION)  # fmt: skip
+_OF_SELECTION = replace(settings.POTENTIAL, help="Potential that gives features, or the field", note="",
+                        absent="that of the first run")  # fmt: skip
+SOURCES = argument("sources", list[str], "OUT", "Results folders, stores or files of structures; any number.")
+SELECTING = [option(setting) for setting in (*_SELECTION, _KNOWN, _OF_SELECTION, _MODEL_OPTION)]
 SYSTEMS = [
     option(setting)
     for setting in (

@@ -14,7 +14,7 @@ from athanor.workflows.quantities import TIME, Quantity
 _LINE = 110
 """Characters that fit into a line of a job; a longer list of choices goes without what each is."""
 
-STRUCTURES, MODEL, COMPUTING, OUTPUT = "Structures", "Model", "Computing", "Output"
+STRUCTURES, MODEL, COMPUTING, OUTPUT, SELECTION = "Structures", "Model", "Computing", "Output", "Selection"
 """Panels of the help, next to those of the kinds of stages."""
 
 
@@ -161,3 +161,18 @@ STOP_ABOVE = Setting("stop_above", dict, "Stop a system in which a value passes 
 OUT = Setting("output", str, "Folder for the results", None, absent="the name of the job and -output", argument="out",
               flags=("-o",), metavar="DIR", panel=OUTPUT)  # fmt: skip
 EVERY = Setting("every", int, "Steps between frames and rows of the log", 10, metavar="N", panel=OUTPUT)
+
+# what `athanor.select` takes
+MOST = Setting("n", int, "Most frames to choose", 20, flags=("-n",), at_least=1, metavar="N", panel=SELECTION)
+BY = Setting("by", str, "How to choose: far apart (farthest), or where a committee disagrees (uncertainty)", "farthest",
+             choices=("farthest", "uncertainty"), metavar="WAY", panel=SELECTION)  # fmt: skip
+ABOVE = Setting("above", float, "Least value of the field of a frame that is chosen, in its unit", None,
+                absent="any", metavar="VALUE", panel=SELECTION)  # fmt: skip
+BELOW = Setting("below", float, "Largest value of it, beyond which structures make no sense", None, absent="any",
+                metavar="VALUE", panel=SELECTION)  # fmt: skip
+FIELD = Setting("field", str, "What tells how uncertain a frame is", "max_force_deviation", metavar="NAME",
+                panel=SELECTION)  # fmt: skip
+SPACING = Setting("spacing", TIME, "Least time between two frames of one system", 0.0, at_least=0.0, metavar="TIME",
+                  panel=SELECTION)  # fmt: skip
+POOLING = Setting("pooling", str, "What of the features of the atoms describes a structure: their mean, or the largest",
+                  "mean", choices=("mean", "max"), metavar="WAY", panel=SELECTION)  # fmt: skip

@@ -30,7 +30,16 @@ SYSTEMS = (
     settings.THREADS,
     settings.MAX_ATOMS,
 )
-RUN = (settings.STOP_ABOVE, settings.EVERY, settings.SEED, settings.OUT, "overwrite", settings.TITLE, SILENCE, "progress")
+RUN = (
+    settings.STOP_ABOVE,
+    settings.EVERY,
+    settings.SEED,
+    settings.OUT,
+    "overwrite",
+    settings.TITLE,
+    SILENCE,
+    "progress",
+)
 
 PYTHON = {
     "supercell": ("str | int | Sequence[int]", "1"),

@@ -47,11 +47,13 @@ class Candidates:
         features = None
         if self.features is not None and others.features is not None:
             features = np.concatenate([self.features, others.features])
-        joined = (
-            np.concatenate([getattr(self, name), getattr(others, name)]) for name in ("keys", "values", "groups", "times")
+        return Candidates(
+            keys=np.concatenate([self.keys, others.keys]),
+            values=np.concatenate([self.values, others.values]),
+            features=features,
+            groups=np.concatenate([self.groups, others.groups]),
+            times=np.concatenate([self.times, others.times]),
         )
-        keys, values, groups, times = joined
-        return Candidates(keys, values, features, groups, times)
 
 
 def pick(

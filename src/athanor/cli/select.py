@@ -19,9 +19,7 @@ def select_frames(given: Given) -> int:
 
     spec, screen = spec_of(select.SelectSpec, given, {}), Screen(given["quiet"], given["json"])
     with warnings_as_lines(quiet=screen.quiet), using_num_threads(spec.threads):
-        found = select.select_frames(
-            spec, given["sources"], known=given["known"] or None, overwrite=given["overwrite"]
-        )
+        found = select.select_frames(spec, given["sources"], known=given["known"] or None, overwrite=given["overwrite"])
     if screen.as_json:
         numbers = {"seen": found.seen, "eligible": found.eligible}
         print_json({"file": spec.output and str(spec.output), **numbers, "rows": found.rows})

@@ -174,7 +174,9 @@ class _Look:
         def entry(line: Line, label: str) -> Any:
             return Line2D([], [], color=self.colour(line), marker="x" if line.status == "failed" else "", label=label)
 
-        aim = [Line2D([], [], color=_TARGET_COLOUR, linewidth=1, linestyle="--", label=self._dashed)] * bool(self._dashed)
+        aim = []
+        if self._dashed:
+            aim = [Line2D([], [], color=_TARGET_COLOUR, linewidth=1, linestyle="--", label=self._dashed)]
         if self.few:
             return [entry(self._systems[place], _named(self._systems[place])) for place in self._order] + aim
         shown = {line.status: line for place, line in self._systems.items() if place in self._shown}

@@ -42,7 +42,8 @@ class RunResult:
         Potential energy of each of `structures`, eV; NaN where there is none.
     reasons
         Why each system stopped: ``"converged"``, ``"step limit"``, ``"done"`` (dynamics), ``"stopped: ..."`` (above a
-        bound of `stop_above`), ``"failed: ..."``, ``"interrupted"`` or ``"not started"``. In `rows` this is two columns, see `outcome_columns`.
+        bound of `stop_above`), ``"failed: ..."``, ``"interrupted"`` or ``"not started"``. In `rows`
+        this is two columns, see `outcome_columns`.
     steps
         Steps taken by each system.
     rows

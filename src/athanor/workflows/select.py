@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+
 from athanor._runtime import using_num_threads
 from athanor.analysis.picking import Candidates, Pool
 from athanor.dynamics.arguments import check_model
@@ -37,6 +38,8 @@ _FEATURES = "node_embeddings"
 _MOST_HELD = 4096
 """Candidates that are held at a time, unless many are to be chosen; beyond it, halves are chosen of parts."""
 _HELD_FOR_EACH = 20
+_NOTED = ("source", "frame", "system_id", "step", "time")
+"""What a chosen structure says of where it is from."""
 
 
 class SelectSpec(CalculationSpec):
@@ -168,13 +171,13 @@ def select(
     Examples
     --------
     >>> import athanor
-    >>> from ase.build import bulk
-    >>> crystals = [bulk("Cu", a=a, cubic=True) for a in (3.5, 3.6, 3.6, 3.9)]
-    >>> picked = athanor.select(crystals, 3, model="demo")
+    >>> from ase.build import molecule
+    >>> molecules = [molecule(name) for name in ("H2O", "CH4", "CH4", "NH3")]
+    >>> picked = athanor.select(molecules, 4, model="demo")
     >>> picked
     Selection(3 of 4 frames, 4 within bounds)
-    >>> [row["frame"] for row in picked.rows][0]
-    3
+    >>> sorted(row["frame"] for row in picked.rows)
+    [0, 1, 3]
     """
     arguments = {name: value for name, value in locals().items() if name not in ("source", "known")}
     with using_num_threads(threads):
@@ -375,8 +378,8 @@ class _Selecting:
             told = {"index": place, "source": source.label, "frame": row, **source.origin(row)}
             told |= {"formula": atoms.get_chemical_formula(), "atoms": len(atoms)}
             told |= _numbers({self._spec.field: chosen.values[place], "distance": distances[place]})
-            atoms.info |= {key: told[key] for key in ("source", "frame", "system_id", "step", "time") if told.get(key, "") != ""}
-            atoms.info |= {"name": told["system"], "selected_by": self._spec.by}
+            noted = {name: told[name] for name in _NOTED if told.get(name, "") != ""}
+            atoms.info |= {**noted, "name": told["system"], "selected_by": self._spec.by}
             selection.structures.append(atoms)
             selection.rows.append(told)
         return selection
@@ -389,8 +392,6 @@ def _numbers(values: dict[str, Any]) -> dict[str, float]:
 def _pooled(features: torch.Tensor, batch: Batch, pooling: str) -> torch.Tensor:
     """Return the mean over atoms of features [N, D], or the largest of each, [B, D]."""
     if pooling == "mean":
-        counts = batch.num_nodes_per_graph.to(features.dtype)
-        return features.new_zeros((len(batch), features.shape[1])).index_add_(0, batch.batch_idx, features) / counts[:, None]
+        sums = features.new_zeros((len(batch), features.shape[1])).index_add_(0, batch.batch_idx, features)
+        return sums / batch.num_nodes_per_graph.to(features.dtype)[:, None]
     return torch.stack([segment_max(column.contiguous(), batch.batch_ptr) for column in features.unbind(1)], dim=1)
-
-

@@ -65,11 +65,11 @@ class StopAboveHook:
     on_active = True
     counts_each_system = True
 
-    def __init__(
-        self, bounds: Mapping[str, float], frequency: int = 1, stage: Enum = DynamicsStage.AFTER_STEP
-    ) -> None:
+    def __init__(self, bounds: Mapping[str, float], frequency: int = 1, stage: Enum = DynamicsStage.AFTER_STEP) -> None:
         if not isinstance(bounds, Mapping) or not bounds:
-            raise InputError(f"`bounds` is {bounds!r}; give fields and their bounds, such as {{'max_force_deviation': 0.3}}.")
+            raise InputError(
+                f"`bounds` is {bounds!r}; give fields and their bounds, such as {{'max_force_deviation': 0.3}}."
+            )
         self.bounds = {name: float(self._criterion(name, bound).threshold) for name, bound in bounds.items()}
         self.frequency = check_whole(frequency, "frequency", 1)
         self.stage: Enum | None = stage

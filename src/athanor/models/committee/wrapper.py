@@ -196,9 +196,7 @@ class CommitteeModelWrapper(nn.Module, BaseModelMixin):
             parts = self._attached(data, strain, wanted - by_forces)
             for member, part in zip(self._members, parts, strict=True):
                 check_attached(member, energy := part["energy"])
-                (gradient,) = torch.autograd.grad(
-                    energy, data.positions, torch.ones_like(energy), retain_graph=True
-                )
+                (gradient,) = torch.autograd.grad(energy, data.positions, torch.ones_like(energy), retain_graph=True)
                 part["forces"] = -gradient
         return self._combined(parts, data, wanted)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from athanor.data.atomic_data import AtomicData
     from athanor.models.card import ModelCard
 
+_DEVIATION = "force deviation: doi:10.1016/j.cpc.2020.107206"
 _FEATURES = frozenset(name for name, row in FIELDS.items() if None in row.shape)
 """Learned features, of which those of one network mean nothing to another one."""
 
@@ -94,6 +95,7 @@ class CommitteeModelWrapper(nn.Module, BaseModelMixin):
         self.model_config, card = _as_one(self._members, self._shared, deviations)
         self.model_card = replace(
             card,
+            citation="; ".join(filter(None, (card.citation, _DEVIATION))),
             name=f"committee of {len(self.members)}: {', '.join(_counted(list(map(name_of, self._members))))}",
             weights_digest="; ".join(member.model_card.weights_digest for member in self._members).strip("; "),
         )
@@ -104,6 +106,8 @@ class CommitteeModelWrapper(nn.Module, BaseModelMixin):
         members: Sequence[Any],
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
+        *,
+        trust: bool = False,
     ) -> CommitteeModelWrapper:
         """Build a committee of models by name.
 
@@ -114,6 +118,8 @@ class CommitteeModelWrapper(nn.Module, BaseModelMixin):
             "checkpoint_path": "first.model"}``, or a wrapped model.
         device, dtype
             For all members by name that take it and do not say it themselves.
+        trust
+            Whether to load files of members that are whole pickles, which can run anything.
 
         Raises
         ------
@@ -134,7 +140,8 @@ class CommitteeModelWrapper(nn.Module, BaseModelMixin):
                 f"`members` is a {type(members).__name__}; give a list of at least two models, such as "
                 f"[chgnet, chgnet-r2scan]."
             )
-        common = {name: value for name, value in (("device", device), ("dtype", dtype)) if value is not None}
+        options = {"device": device, "dtype": dtype, "trust": trust or None}
+        common = {name: value for name, value in options.items() if value is not None}
         return cls([registry.from_description(member, common) for member in members])
 
     @property

@@ -142,7 +142,8 @@ def _distances(features: np.ndarray, point: np.ndarray) -> np.ndarray:
 class Pool:
     """Candidates out of a stream, of which `pick` is to choose in the end; holds a bounded number of them.
 
-    When it is full, it keeps what `pick` chooses of it, a half. Of what was chosen of parts farthest points are chosen
+    When it is full and there is more, it keeps what `pick` chooses of it, a half, so that it does not matter in which
+    blocks they come. Of what was chosen of parts farthest points are chosen
     as well as of the whole, up to a factor that does not depend on its size [1]_.
 
     Parameters
@@ -166,12 +167,15 @@ class Pool:
     def add(self, candidates: Candidates) -> None:
         """Take up more of them, in the order of the stream."""
         self.seen += len(candidates)
-        for start in range(0, len(candidates), self._most):
-            part = candidates.take(np.arange(start, min(start + self._most, len(candidates))))
-            self._held = part if self._held is None else self._held.and_also(part)
-            if len(self._held) > self._most:
+        start = 0
+        while start < len(candidates):
+            if self._held is not None and len(self._held) == self._most:
                 rows, _ = self._pick(self._held, self._most // 2)
                 self._held = self._held.take(np.sort(rows))  # in the order of the stream, as before
+            room = self._most - (0 if self._held is None else len(self._held))
+            part = candidates.take(np.arange(start, min(start + room, len(candidates))))
+            self._held = part if self._held is None else self._held.and_also(part)
+            start += len(part)
 
     def choose(self, n: int) -> tuple[Candidates | None, np.ndarray]:
         """Return at most `n` of them in the order of choice, and their distances; None if there are none."""

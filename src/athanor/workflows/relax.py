@@ -81,8 +81,7 @@ def relax(
     max_atoms
         Most atoms in one batch; what fits by default.
     stop_above
-        Stop a system when a value passes its bound: max_force_deviation=0.3; outputs of the model and bounds, in their
-        units.
+        Stop a system above a bound, such as max_force_deviation=0.3; outputs of the model and bounds, in their units.
     every
         Steps between frames and rows of the log. They are kept in `out`.
     seed

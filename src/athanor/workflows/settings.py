@@ -155,7 +155,7 @@ RANDOM = "random"
 """Seed that is drawn anew for each run."""
 SEED = Setting("seed", int, f"Seed of velocities and noise, or {RANDOM} to draw one", 42, metavar="N",
                note="it is kept with the results", panel=COMPUTING)  # fmt: skip
-STOP_ABOVE = Setting("stop_above", dict, "Stop a system when a value passes its bound: max_force_deviation=0.3", {},
+STOP_ABOVE = Setting("stop_above", dict, "Stop a system above a bound, such as max_force_deviation=0.3", {},
                      note="outputs of the model and bounds, in their units", metavar="NAME=BOUND",
                      panel=MODEL)  # fmt: skip
 OUT = Setting("output", str, "Folder for the results", None, absent="the name of the job and -output", argument="out",

@@ -31,7 +31,7 @@ from athanor.workflows.settings import SEED
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import MDSpec, describe_stages
 from athanor.workflows.structures import System, from_python
-from athanor.workflows.track import Tracker
+from athanor.workflows.track import StoppedFramesHook, Tracker
 
 if TYPE_CHECKING:
     import torch
@@ -268,7 +268,8 @@ class _Run:
         columns |= {name: partial(_scalar, name) for name in logged_properties(self.spec.properties, self.plan.model)}
         frames = SnapshotHook(self.sink, every, finished="once")
         self._log = LoggingHook("csv", every, log, custom_scalars=columns, finished="once")
-        return [frames, self._log]
+        stopped = [] if tracker.stopper is None else [StoppedFramesHook(self.sink, tracker.stopper)]
+        return [frames, self._log, *stopped]
 
     def _write_summary(self) -> None:
         """Write the table as it stands: a run that is killed then still tells its systems, and which are done."""

@@ -28,6 +28,7 @@ BENCHMARKS = (
     "chgnet_relaxation",
     "ase_calculator",
     "composition",
+    "committees",
     "electrostatics",
     "dispersion",
 )

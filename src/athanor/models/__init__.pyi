@@ -7,6 +7,7 @@ from athanor.models.config import ModelConfig as ModelConfig
 from athanor.models.demo import DemoModelWrapper as DemoModelWrapper
 from athanor.models.dftd3 import DFTD3ModelWrapper as DFTD3ModelWrapper
 from athanor.models.dftd4 import DFTD4ModelWrapper as DFTD4ModelWrapper
+from athanor.models.diep import DIEPWrapper as DIEPWrapper
 from athanor.models.dsf import DSFModelWrapper as DSFModelWrapper
 from athanor.models.ewald import EwaldModelWrapper as EwaldModelWrapper
 from athanor.models.learned import LearnedModel as LearnedModel
@@ -22,3 +23,5 @@ from athanor.models.qeq import QEqModelWrapper as QEqModelWrapper
 from athanor.models.registry import available as available
 from athanor.models.registry import get as get
 from athanor.models.second_derivatives import hessian as hessian
+from athanor.models.sevennet import SevenNetWrapper as SevenNetWrapper
+from athanor.models.so3lr import SO3LRWrapper as SO3LRWrapper

@@ -6,6 +6,7 @@ from athanor._optional import OptionalDependency
 from athanor.models.entry import ModelEntry
 
 _MPTRJ = "MPtrj: relaxations of the Materials Project, PBE and PBE+U"
+_TWO_FIDELITIES = f"{_MPTRJ}; and r2SCAN calculations of the Materials Project"
 
 BUILT_IN: dict[str, ModelEntry] = {
     entry.name: entry
@@ -28,6 +29,96 @@ BUILT_IN: dict[str, ModelEntry] = {
                 ("chgnet-0.2.0", "CHGNet 0.2.0 (PBE): the parameters before 0.3.0", _MPTRJ, {"name": "0.2.0"}),
                 ("chgnet-r2scan", "CHGNet fine-tuned to r2SCAN", f"{_MPTRJ}, then r2SCAN", {"name": "r2scan"}),
             )
+        ),
+        *(
+            ModelEntry(
+                name=name,
+                kind="machine-learned",
+                home="athanor.models.sevennet:SevenNetWrapper.from_checkpoint",
+                num_elements=89,
+                licence="MIT",
+                summary=summary,
+                requires=OptionalDependency.SEVENN,
+                weights="shipped",
+                training_set=training_set,
+                citation=citation,
+                url="https://github.com/MDIL-SNU/SevenNet",
+                arguments=arguments,
+            )
+            for name, summary, training_set, citation, arguments in (
+                (
+                    "7net-0",
+                    "SevenNet-0 of 11 July 2024 (PBE): universal potential for inorganic crystals",
+                    _MPTRJ,
+                    "doi:10.1021/acs.jctc.4c00190",
+                    {"checkpoint": "7net-0"},
+                ),
+                (
+                    "7net-0-22may2024",
+                    "SevenNet-0 of 22 May 2024 (PBE): the parameters before",
+                    _MPTRJ,
+                    "doi:10.1021/acs.jctc.4c00190",
+                    {"checkpoint": "7net-0-22may2024"},
+                ),
+                (
+                    "7net-l3i5",
+                    "SevenNet-l3i5 (PBE): features of one degree more, three times the time",
+                    _MPTRJ,
+                    "doi:10.1021/acs.jctc.4c00190",
+                    {"checkpoint": "7net-l3i5"},
+                ),
+                (
+                    "7net-mf-0-pbe",
+                    "SevenNet-MF-0, task PBE: fitted to two functionals at once",
+                    _TWO_FIDELITIES,
+                    "doi:10.1021/jacs.4c14455",
+                    {"checkpoint": "7net-mf-0", "task": "PBE"},
+                ),
+                (
+                    "7net-mf-0-r2scan",
+                    "SevenNet-MF-0, task R2SCAN: fitted to two functionals at once",
+                    _TWO_FIDELITIES,
+                    "doi:10.1021/jacs.4c14455",
+                    {"checkpoint": "7net-mf-0", "task": "R2SCAN"},
+                ),
+            )
+        ),
+        ModelEntry(
+            name="sevennet",
+            kind="machine-learned",
+            home="athanor.models.sevennet:SevenNetWrapper.from_checkpoint",
+            licence="MIT, parameters under terms of their own",
+            summary="SevenNet: checkpoint is your file, task one of its tasks if it has several",
+            requires=OptionalDependency.SEVENN,
+            weights="yours",
+            url="https://github.com/MDIL-SNU/SevenNet",
+        ),
+        ModelEntry(
+            name="so3lr",
+            kind="machine-learned",
+            home="athanor.models.so3lr:SO3LRWrapper.from_checkpoint",
+            num_elements=8,
+            licence="MIT",
+            summary="SO3LR: molecules of H, C, N, O, F, P, S and Cl, with charges, electrostatics and dispersion",
+            requires=OptionalDependency.SO3KRATES,
+            weights="shipped",
+            training_set="molecules and complexes, neutral and charged, PBE0+MBD",
+            citation="doi:10.1021/jacs.5c09558",
+            url="https://github.com/tohenkes/So3krates-torch",
+            inputs=("charge", "spin"),
+        ),
+        ModelEntry(
+            name="diep",
+            kind="machine-learned",
+            home="athanor.models.diep:DIEPWrapper.from_checkpoint",
+            num_elements=89,
+            licence="BSD-3-Clause",
+            summary="DIEP (r2SCAN): universal potential with two- and three-body integrals; its energy has small steps",
+            requires=OptionalDependency.DIEP,
+            weights="shipped",
+            training_set="MatPES r2SCAN",
+            citation="doi:10.1039/d4dd00246f",
+            url="https://github.com/materialsalchemist/diep",
         ),
         ModelEntry(
             name="mace",

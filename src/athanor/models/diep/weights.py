@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from athanor._optional import OptionalDependency
+from athanor._optional import OptionalDependency, process_left_alone
 from athanor.errors import InputError
 from athanor.models.tensor_file import read_tensor_file
 
@@ -63,7 +63,7 @@ def load_potential(name: str | Path) -> tuple[nn.Module, str]:
         )
     options: dict[str, Any] = {key: value for key, value in described.items() if key != "model" and key[:1] != "@"}
     try:
-        with warnings.catch_warnings():
+        with process_left_alone():
             warnings.simplefilter("ignore")
             potential: nn.Module = potentials.Potential(
                 model=OptionalDependency.DIEP.load("models._diep").DIEP(**arguments), **options
@@ -71,7 +71,7 @@ def load_potential(name: str | Path) -> tuple[nn.Module, str]:
         potential.load_state_dict(state)
     except (KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
-            f"`{folder}` does not fit the installed diep: {type(error).__name__}: {' '.join(str(error).split())[:200]}. "
+            f"`{folder}` does not fit the installed diep: {' '.join(str(error).split())[:200]}. "
             f"It may be of another version of the package."
         ) from error
     return potential, digest

@@ -63,7 +63,7 @@ class DIEPWrapper(LearnedModel):
 
     References
     ----------
-    .. [1] S. M. Nishino et al., arXiv:2504.20033. doi:10.48550/arXiv.2504.20033
+    .. [1] S. A. Tawfik et al., Digital Discovery (2024). doi:10.1039/d4dd00246f
     """
 
     def __init__(self, model: nn.Module, *, name: str = "DIEP", weights_digest: str = "") -> None:
@@ -78,7 +78,8 @@ class DIEPWrapper(LearnedModel):
         species = {number_of_symbol(symbol): place for place, symbol in enumerate(network.element_types)}
         width = network.embedding.dim_node_embedding
         super().__init__(model, species, embedding_width=width)
-        self._config = OptionalDependency.DIEP.load("config", needed_by="DIEPWrapper")
+        self._config: Any = OptionalDependency.DIEP.load("config", needed_by="DIEPWrapper")
+        steps = network.diep_integrator.triplet_frame == "canonical"
         self.model_config = ModelConfig(
             outputs=frozenset({"energy", "atomic_energies", *DERIVATIVES, *EMBEDDINGS}),
             autograd_outputs=DERIVATIVES,
@@ -92,20 +93,20 @@ class DIEPWrapper(LearnedModel):
             elements=self.elements,
             minimum_distance=_MINIMUM_DISTANCE,
             dtype=self.dtype,
-            conservative=True,
+            conservative=None if steps else True,  # at a step there is no slope; symmetric compounds sit on one
             equivariant=True,
-            smooth=network.diep_integrator.triplet_frame != "canonical" or not network.use_edges,
+            smooth=not steps,
             batch_invariance="no",
             licence="BSD-3-Clause",
-            citation="doi:10.48550/arXiv.2504.20033",
-            url="https://github.com/materialsvirtuallab/diep",
+            citation="doi:10.1039/d4dd00246f",
+            url="https://github.com/materialsalchemist/diep",
             weights_digest=weights_digest,
         )
 
     @classmethod
     def from_checkpoint(
         cls,
-        name: str | Path = "r2scan",
+        checkpoint: str | Path = "r2scan",
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> DIEPWrapper:
@@ -113,7 +114,7 @@ class DIEPWrapper(LearnedModel):
 
         Parameters
         ----------
-        name
+        checkpoint
             ``"r2scan"`` from the installed diep package, whose SHA-256 is checked; or the path of a folder that
             ``Potential.save`` wrote.
         device
@@ -129,9 +130,10 @@ class DIEPWrapper(LearnedModel):
             If diep is not installed.
         """
         place = usable_device(device)
-        potential, digest = load_potential(name)
+        potential, digest = load_potential(checkpoint)
         potential = potential.to(place, check_state_dtype(dtype))
-        return cls(potential, name=f"DIEP {name}" if str(name) in SHIPPED else "DIEP", weights_digest=digest).eval()
+        name = f"DIEP {checkpoint}" if str(checkpoint) in SHIPPED else "DIEP"
+        return cls(potential, name=name, weights_digest=digest).eval()
 
     def network_outputs(self, graph: NetworkGraph, wanted: Set[str]) -> dict[str, torch.Tensor | None]:
         """Return energies and features of atoms, attached; see `LearnedModel.network_outputs`."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from athanor._optional import OptionalDependency
+from athanor._optional import OptionalDependency, process_left_alone
 from athanor.errors import InputError
 from athanor.models.tensor_file import read_tensor_file
 
@@ -36,9 +37,10 @@ SHIPPED: dict[str, tuple[str, str]] = {
 }
 """Name -> file below the package's ``pretrained_potentials`` folder, SHA-256 of that file."""
 
+_RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
 _NUMPY = [
-    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),  # as numpy before 2 called it
-    np._core.multiarray._reconstruct,
+    _RECONSTRUCT,
+    (_RECONSTRUCT, "numpy.core.multiarray._reconstruct"),  # as numpy before 2 called it
     np.ndarray,
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "float32", "float64")),
@@ -80,7 +82,7 @@ def load_network(name: str | Path) -> tuple[nn.Module, str]:
             f"training of sevenn wrote, `checkpoint_best.pth`."
         )
     try:
-        with warnings.catch_warnings():
+        with process_left_alone():
             warnings.simplefilter("ignore")  # of constants that older checkpoints lack
             checkpoint = OptionalDependency.SEVENN.load("checkpoint").SevenNetCheckpoint(path)
             network: nn.Module = checkpoint.build_model()

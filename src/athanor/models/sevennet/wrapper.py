@@ -68,7 +68,8 @@ class SevenNetWrapper(LearnedModel):
     def __init__(
         self, model: nn.Module, *, task: str | None = None, name: str = "SevenNet", weights_digest: str = ""
     ) -> None:
-        modules, types = dict(model.named_children()), getattr(model, "type_map", None)
+        modules: dict[str, Any] = dict(model.named_children())
+        types = getattr(model, "type_map", None)
         if not types or "edge_embedding" not in modules or "rescale_atomic_energy" not in modules:
             raise ContractError(
                 f"`model` is a {type(model).__name__}; pass a network of sevenn, or use "
@@ -76,7 +77,8 @@ class SevenNetWrapper(LearnedModel):
             )
         gates = [each for each in modules if each.endswith("_equivariant_gate")]
         super().__init__(model, types, embedding_width=modules[gates[-1]].gate.irreps_out.dim)
-        model.set_is_batch_data(True)
+        network: Any = model
+        network.set_is_batch_data(True)
         self._last_gate = gates[-1]
         self._num_types = modules["onehot_idx_to_onehot"].num_classes
         self._tasks: dict[str, int] = dict(getattr(model, "modal_map", None) or {})
@@ -85,7 +87,7 @@ class SevenNetWrapper(LearnedModel):
             outputs=frozenset({"energy", "atomic_energies", *DERIVATIVES, *EMBEDDINGS}),
             autograd_outputs=DERIVATIVES,
             supports_pbc=True,
-            neighbor_config=NeighborConfig(cutoff=float(model.cutoff), format=NeighborListFormat.COO),
+            neighbor_config=NeighborConfig(cutoff=float(network.cutoff), format=NeighborListFormat.COO),
             active_outputs={"energy", "forces"},
         )
         self.model_card = ModelCard(
@@ -95,8 +97,8 @@ class SevenNetWrapper(LearnedModel):
             minimum_distance=_MINIMUM_DISTANCE,
             dtype=self.dtype,
             conservative=True,
-            equivariant=modules["edge_embedding"].spherical.irreps_out.dim == 0 or _has_parity(modules),
-            smooth=True,
+            equivariant=None if _has_parity(modules) else False,  # without parity a mirror image has another energy
+            smooth=type(modules["edge_embedding"].cutoff_function).__name__ != "XPLORCutoff",  # bends at the cutoff
             batch_invariance="no",
             licence="MIT",
             citation="doi:10.1021/acs.jctc.4c00190",
@@ -107,7 +109,7 @@ class SevenNetWrapper(LearnedModel):
     @classmethod
     def from_checkpoint(
         cls,
-        name: str | Path = "7net-0",
+        checkpoint: str | Path = "7net-0",
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         *,
@@ -117,7 +119,7 @@ class SevenNetWrapper(LearnedModel):
 
         Parameters
         ----------
-        name
+        checkpoint
             ``"7net-0"`` (of 11 July 2024), ``"7net-0-22may2024"``, ``"7net-l3i5"`` or ``"7net-mf-0"`` from the
             installed sevenn package, whose SHA-256 is checked; or the path of a checkpoint of its training.
         device
@@ -135,9 +137,9 @@ class SevenNetWrapper(LearnedModel):
             If sevenn is not installed.
         """
         place = usable_device(device)
-        network, digest = load_network(name)
+        network, digest = load_network(checkpoint)
         network = network.to(place, check_state_dtype(dtype))
-        return cls(network, task=task, name=f"SevenNet {name}", weights_digest=digest).eval()
+        return cls(network, task=task, name=f"SevenNet {checkpoint}", weights_digest=digest).eval()
 
     def network_outputs(self, graph: NetworkGraph, wanted: Set[str]) -> dict[str, torch.Tensor | None]:
         """Return energies and features of atoms, attached; see `LearnedModel.network_outputs`."""

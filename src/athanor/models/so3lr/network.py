@@ -6,8 +6,6 @@ its intermediate results behind as attributes, differentiates itself, and depend
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +17,6 @@ from athanor.errors import ContractError, InputError
 from athanor.models.tensor_file import read_tensor_file
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from athanor.models.network_graph import NetworkGraph
 
 SHIPPED: dict[str, tuple[str, str]] = {
@@ -193,7 +189,8 @@ def load_network(name: str | Path, *, trust: bool) -> tuple[nn.Module, str]:
     OptionalDependencyError
         If so3krates-torch is not installed.
     """
-    package, digest, path = load_package("modules.models"), "", Path(name)
+    package, digest = OptionalDependency.SO3KRATES.load("modules.models", needed_by="SO3LRWrapper"), ""
+    path = Path(name)
     if str(name) in SHIPPED:
         relative, digest = SHIPPED[str(name)]
         path = Path(str(package.__file__)).parents[1] / relative
@@ -206,15 +203,3 @@ def load_network(name: str | Path, *, trust: bool) -> tuple[nn.Module, str]:
             f"file that ends in `.model`, which the training of so3krates-torch and `export_model` write."
         )
     return network, digest
-
-
-def load_package(submodule: str) -> ModuleType:
-    """Import a part of so3krates-torch, which prints tensors with more digits from then on unless told otherwise."""
-    with _printing_kept():
-        return OptionalDependency.SO3KRATES.load(submodule, needed_by="SO3LRWrapper")
-
-
-@contextmanager
-def _printing_kept() -> Iterator[None]:
-    with torch._tensor_str.printoptions():
-        yield

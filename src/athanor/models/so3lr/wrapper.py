@@ -66,7 +66,7 @@ class SO3LRWrapper(LearnedModel):
 
     References
     ----------
-    .. [1] A. Kabylda et al., J. Am. Chem. Soc. 147, 33723 (2025). doi:10.1021/jacs.5c09558
+    .. [1] A. Kabylda et al., J. Am. Chem. Soc. (2025). doi:10.1021/jacs.5c09558
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class SO3LRWrapper(LearnedModel):
             dtype=self.dtype,
             conservative=True,
             equivariant=True,
-            smooth=True,
+            smooth=not charged,  # the slope of the forces between charges jumps where they end
             batch_invariance="no",
             short_ranged=not charged,
             licence="MIT",
@@ -118,7 +118,7 @@ class SO3LRWrapper(LearnedModel):
     @classmethod
     def from_checkpoint(
         cls,
-        name: str | Path = "so3lr",
+        checkpoint: str | Path = "so3lr",
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         *,
@@ -130,7 +130,7 @@ class SO3LRWrapper(LearnedModel):
 
         Parameters
         ----------
-        name
+        checkpoint
             ``"so3lr"`` from the installed package, whose SHA-256 is checked; or the path of a file that its training
             wrote.
         device
@@ -152,13 +152,13 @@ class SO3LRWrapper(LearnedModel):
             If so3krates-torch is not installed.
         """
         place = usable_device(device)
-        network, digest = load_network(name, trust=trust)
+        network, digest = load_network(checkpoint, trust=trust)
         return cls(
             network.to(place, check_state_dtype(dtype)),
             long_range_cutoff=long_range_cutoff,
             dispersion_switch_width=dispersion_switch_width,
-            elements=_FITTED if str(name) in SHIPPED else None,
-            name="SO3LR" if str(name) in SHIPPED else f"SO3LR {name}",
+            elements=_FITTED if str(checkpoint) in SHIPPED else None,
+            name="SO3LR" if str(checkpoint) in SHIPPED else f"SO3LR {checkpoint}",
             weights_digest=digest,
         ).eval()
 

@@ -75,9 +75,9 @@ class DIEPWrapper(LearnedModel):
             )
         if network.is_intensive or network.include_state:
             raise ContractError("`model` is around a network whose output is no sum over atoms, or that reads a state.")
-        species = {number_of_symbol(symbol): place for place, symbol in enumerate(network.element_types)}
+        element_index = {number_of_symbol(symbol): place for place, symbol in enumerate(network.element_types)}
         width = network.embedding.dim_node_embedding
-        super().__init__(model, species, embedding_width=width)
+        super().__init__(model, element_index, embedding_width=width)
         self._config: Any = OptionalDependency.DIEP.load("config", needed_by="DIEPWrapper")
         steps = network.diep_integrator.triplet_frame == "canonical"
         self.model_config = ModelConfig(
@@ -138,9 +138,9 @@ class DIEPWrapper(LearnedModel):
     def network_outputs(self, graph: NetworkGraph, wanted: Set[str]) -> dict[str, torch.Tensor | None]:
         """Return energies and features of atoms, attached; see `LearnedModel.network_outputs`."""
         potential: Any = self.model
-        species = self.element_index_of(graph.batch)
+        element_index = self.element_index_of(graph.batch)
         read = SimpleNamespace(
-            node_type=species,
+            node_type=element_index,
             num_nodes=graph.num_nodes,
             edge_index=graph.edge_index,
             pos=graph.vectors.new_zeros((graph.num_nodes, 3)),
@@ -151,7 +151,7 @@ class DIEPWrapper(LearnedModel):
             potential.model(read)
         atomic_energies = read.atomic_properties.squeeze(1) * potential.data_std
         if potential.element_refs is not None:
-            atomic_energies = atomic_energies + potential.element_refs.property_offset[species]
+            atomic_energies = atomic_energies + potential.element_refs.property_offset[element_index]
         energy = graph.system_sums(atomic_energies) + potential.data_mean
         if potential.calc_repuls:
             energy = energy + potential.repuls(potential.model.element_types, read).view(-1)

@@ -143,11 +143,11 @@ class SevenNetWrapper(LearnedModel):
 
     def network_outputs(self, graph: NetworkGraph, wanted: Set[str]) -> dict[str, torch.Tensor | None]:
         """Return energies and features of atoms, attached; see `LearnedModel.network_outputs`."""
-        species = self.element_index_of(graph.batch)
-        kinds = nn.functional.one_hot(species, self._num_types).to(self.dtype)
+        element_index = self.element_index_of(graph.batch)
+        kinds = nn.functional.one_hot(element_index, self._num_types).to(self.dtype)
         data: dict[str, torch.Tensor] = {
             "atomic_numbers": graph.atomic_numbers,
-            "atom_type": species,
+            "atom_type": element_index,
             "x": kinds,
             "node_attr": kinds,
             "edge_index": graph.edge_index,
@@ -155,7 +155,7 @@ class SevenNetWrapper(LearnedModel):
             "batch": graph.batch_idx,
         }
         if self.task is not None:
-            data["modal_type"] = species.new_full((graph.num_graphs,), self._tasks[self.task])
+            data["modal_type"] = element_index.new_full((graph.num_graphs,), self._tasks[self.task])
             data["modal_attr"] = nn.functional.one_hot(data["modal_type"], len(self._tasks)).to(self.dtype)
         features = None
         for name, module in self.model.named_children():

@@ -88,6 +88,7 @@ TABLE: dict[str, dict[str, str]] = {
         "LearnedModel": "athanor.models.learned",
         "LennardJonesModelWrapper": "athanor.models.lj",
         "MACEWrapper": "athanor.models.mace",
+        "MetatomicWrapper": "athanor.models.metatomic",
         "ModelCard": "athanor.models.card",
         "ModelConfig": "athanor.models.config",
         "NetworkGraph": "athanor.models.network_graph",
@@ -99,6 +100,7 @@ TABLE: dict[str, dict[str, str]] = {
         "available": "athanor.models.registry",
         "get": "athanor.models.registry",
         "hessian": "athanor.models.second_derivatives",
+        "UMAWrapper": "athanor.models.uma",
     },
     "athanor.testing": {
         "ModelReport": "athanor.testing.model_kit.report",

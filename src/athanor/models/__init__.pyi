@@ -12,6 +12,7 @@ from athanor.models.ewald import EwaldModelWrapper as EwaldModelWrapper
 from athanor.models.learned import LearnedModel as LearnedModel
 from athanor.models.lj import LennardJonesModelWrapper as LennardJonesModelWrapper
 from athanor.models.mace import MACEWrapper as MACEWrapper
+from athanor.models.metatomic import MetatomicWrapper as MetatomicWrapper
 from athanor.models.mixin import BaseModelMixin as BaseModelMixin
 from athanor.models.network_graph import NetworkGraph as NetworkGraph
 from athanor.models.pipeline import PipelineGroup as PipelineGroup
@@ -22,3 +23,4 @@ from athanor.models.qeq import QEqModelWrapper as QEqModelWrapper
 from athanor.models.registry import available as available
 from athanor.models.registry import get as get
 from athanor.models.second_derivatives import hessian as hessian
+from athanor.models.uma import UMAWrapper as UMAWrapper

@@ -9,7 +9,6 @@ origin. So one is loaded only if it is trusted, as a whole pickle is.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import zipfile
@@ -20,7 +19,7 @@ from typing import Any
 from athanor._optional import OptionalDependency, process_left_alone
 from athanor._values import shown
 from athanor.errors import ContractError, InputError
-from athanor.models.tensor_file import needs_trust
+from athanor.models.tensor_file import needs_trust, read_whole
 
 
 def load_model(path: Path, extensions: Path | None, *, trust: bool) -> tuple[Any, str]:
@@ -35,7 +34,7 @@ def load_model(path: Path, extensions: Path | None, *, trust: bool) -> tuple[Any
         If metatomic-torch is not installed.
     """
     package = OptionalDependency.METATOMIC.load(needed_by="MetatomicWrapper")
-    content, digest = _read_whole(path)
+    content, digest = read_whole(path, packed=True)
     written_by, libraries = _told_by(path, content)
     if not trust:
         raise needs_trust(path)
@@ -43,7 +42,7 @@ def load_model(path: Path, extensions: Path | None, *, trust: bool) -> tuple[Any
         raise InputError(f"`extensions_directory` {extensions} is no folder. Pass the one that was exported along.")
     try:
         with process_left_alone():
-            return package.load_atomistic_model(str(path), extensions and str(extensions)), digest
+            return package.load_atomistic_model(str(path), extensions and str(extensions)), f"sha256:{digest}"
     except MemoryError:
         raise
     except Exception as error:  # whatever torch, and libraries of others, make of an archive
@@ -74,24 +73,6 @@ def checked(model: Any) -> Any:
     if not any(name.split("/")[0] == "energy" for name in outputs):
         raise InputError(f"This model of metatomic gives {shown(sorted(outputs))}, but no `energy`.")
     return model
-
-
-def _read_whole(path: Path) -> tuple[bytes, str]:
-    """Return the bytes of an archive of which none is other than it was written, and their digest."""
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise InputError(f"`{path}` {what}. Pass the path of a model that `AtomisticModel.save` wrote.")
-    content = path.read_bytes()
-    if not content.startswith(b"PK"):
-        raise InputError(f"`{path}` is no TorchScript archive. Pass the path of a model that `AtomisticModel.save` wrote.")
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            wrong = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-        wrong = str(error)
-    if wrong is not None:
-        raise InputError(f"`{path}` is damaged: {wrong}. Get the file again.")
-    return content, f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def _told_by(path: Path, content: bytes) -> tuple[str, list[str]]:

@@ -46,8 +46,8 @@ class UMAWrapper(PredictingModel):
         A predict unit of fairchem, whose network is used, not copied; its experts must not be merged.
     task_name
         Which level of theory: ``"omol"``, ``"omat"``, ``"oc20"``, ``"odac"``, ``"omc"``, or what else the network was
-        trained on. ``charge`` and ``spin`` (2S+1) of a system are read; where they are absent they are 0 and 1 for
-        ``"omol"``, 0 and 0 for the others.
+        trained on. ``"omol"`` reads ``charge`` and ``spin`` (2S+1) of a system, which are 0 and 1 where absent. The
+        others were trained without: they get 0 and 0, whatever a system says.
     train
         Whether its parameters are trained; they are frozen otherwise.
     weights_digest
@@ -65,7 +65,8 @@ class UMAWrapper(PredictingModel):
     Computes energy and forces, and stress of all tasks but ``"omol"``, unless ``model_config.active_outputs`` says
     otherwise; stress of ``"omol"``, node_embeddings and graph_embeddings can be added. A batch is one forward and at
     most one backward pass, on the pairs of our list: all within the cutoff, while the package leaves out those beyond
-    the 300 nearest. Forces and stress of a network that predicts them directly are those, and the card says so. An atom
+    the 300 nearest. The energy does not change when a system is turned, to about 1e-6 of it, for activations are
+    taken on a grid; a mirror image may have another one. Forces and stress of a network that predicts them directly are those, and the card says so. An atom
     alone, with no periodic axis, has the energy of the table that belongs to the network, unless the network was
     trained on atoms; without such a table it is refused.
 
@@ -92,6 +93,7 @@ class UMAWrapper(PredictingModel):
         super().__init__(network, range(1, backbone.max_num_elements), embedding_width=backbone.sphere_channels)
         self.task_name, self._tasks = task_name, tasks
         self._data_type = OptionalDependency.UMA.load("datasets.atomic_data").AtomicData
+        self._reads_labels = task_name == "omol"
         self._atoms = (getattr(predict_unit, "atom_refs", None) or {}).get(task_name)
         derivatives = DERIVATIVES
         if backbone.regress_config.direct_forces:
@@ -101,7 +103,7 @@ class UMAWrapper(PredictingModel):
         self.model_config = ModelConfig(
             outputs=outputs,
             autograd_outputs=derivatives - self.predicted,
-            optional_inputs=frozenset({"charge", "spin"}),
+            optional_inputs=frozenset({"charge", "spin"} if self._reads_labels else ()),
             supports_pbc=True,
             neighbor_config=NeighborConfig(cutoff=float(backbone.cutoff), format=NeighborListFormat.COO),
             active_outputs=set(outputs) - EMBEDDINGS - ({"stress"} if task_name not in _MATERIALS else set()),
@@ -112,7 +114,6 @@ class UMAWrapper(PredictingModel):
             elements=self.elements,
             dtype=self.dtype,
             conservative=not self.predicted,
-            equivariant=True,
             smooth=True,
             batch_invariance="no",
             weights_digest=weights_digest,
@@ -180,8 +181,9 @@ class UMAWrapper(PredictingModel):
         with _energy_of_given_pairs(self.model.backbone):
             embedding = self.model.backbone(data)
             found: dict[str, Any] = {}
-            for head in self.model.output_heads.values():
-                found.update(head(data, embedding))
+            for name, head in self.model.output_heads.items():
+                given = head(data, embedding)
+                found |= given if self.model.pass_through_head_outputs else {name: given}
         outputs = {"node_embeddings": embedding["node_embedding"][:, 0]}
         names = {f"predicted {name}": name for name in self.predicted} | {"energy": "energy"}
         for key in {"energy", *wanted} & names.keys():
@@ -197,8 +199,6 @@ class UMAWrapper(PredictingModel):
 
     def _network_input(self, graph: NetworkGraph) -> Any:
         """Return the batch as fairchem has one."""
-        spin = 1 if self.task_name == "omol" else 0
-        charge, spin = self._label(graph, "charge", 0), self._label(graph, "spin", spin)
         i, j = graph.edge_index
         zeros = torch.zeros_like(graph.atomic_numbers)
         return self._data_type(
@@ -210,8 +210,8 @@ class UMAWrapper(PredictingModel):
             edge_index=torch.stack((j, i)),
             cell_offsets=graph.unit_shifts,
             nedges=torch.bincount(graph.batch_idx[i], minlength=graph.num_graphs),
-            charge=charge,
-            spin=spin,
+            charge=self._label(graph, "charge"),
+            spin=self._label(graph, "spin"),
             fixed=zeros,
             tags=zeros,
             batch=graph.batch_idx,
@@ -219,12 +219,11 @@ class UMAWrapper(PredictingModel):
             dataset=[self.task_name] * graph.num_graphs,
         )
 
-    def _label(self, graph: NetworkGraph, name: str, assumed: int) -> torch.Tensor:
+    def _label(self, graph: NetworkGraph, name: str) -> torch.Tensor:
         """Return the charge or spin of each system, int64 [B]."""
-        given = graph.batch.get(name)
-        if given is None:
-            return graph.ptr.new_full((graph.num_graphs,), assumed)
-        values = given.view(-1).nan_to_num(assumed)
+        if not self._reads_labels:
+            return graph.ptr.new_zeros(graph.num_graphs)
+        values = graph.label(name)
         lowest, highest = _RANGES[name]
         wrong = (values != values.round()) | (values < lowest) | (values > highest)
         if bool(wrong.any()):

@@ -91,6 +91,7 @@ TABLE: dict[str, dict[str, str]] = {
         "SevenNetWrapper": "athanor.models.sevennet",
         "SO3LRWrapper": "athanor.models.so3lr",
         "DIEPWrapper": "athanor.models.diep",
+        "MetatomicWrapper": "athanor.models.metatomic",
         "ModelCard": "athanor.models.card",
         "ModelConfig": "athanor.models.config",
         "NetworkGraph": "athanor.models.network_graph",
@@ -102,6 +103,7 @@ TABLE: dict[str, dict[str, str]] = {
         "available": "athanor.models.registry",
         "get": "athanor.models.registry",
         "hessian": "athanor.models.second_derivatives",
+        "UMAWrapper": "athanor.models.uma",
     },
     "athanor.testing": {
         "ModelReport": "athanor.testing.model_kit.report",

@@ -99,6 +99,9 @@ class OptionalDependency(Enum):
     MACE = _Package("mace", "athanor-md[mace]")
     CUEQUIVARIANCE = _Package("cuequivariance_torch", "cuequivariance-torch")
     CUEQUIVARIANCE_OPS = _Package("cuequivariance_ops_torch", "cuequivariance-ops-torch-cu12")
+    UMA = _Package("fairchem.core", "athanor-md[uma]")
+    METATOMIC = _Package("metatomic.torch", "athanor-md[metatomic]")
+    METATENSOR = _Package("metatensor.torch", "athanor-md[metatomic]")
     TENSORBOARD = _Package("tensorboard", "athanor-md[tensorboard]")
 
     @property

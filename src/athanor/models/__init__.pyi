@@ -13,6 +13,7 @@ from athanor.models.ewald import EwaldModelWrapper as EwaldModelWrapper
 from athanor.models.learned import LearnedModel as LearnedModel
 from athanor.models.lj import LennardJonesModelWrapper as LennardJonesModelWrapper
 from athanor.models.mace import MACEWrapper as MACEWrapper
+from athanor.models.metatomic import MetatomicWrapper as MetatomicWrapper
 from athanor.models.mixin import BaseModelMixin as BaseModelMixin
 from athanor.models.network_graph import NetworkGraph as NetworkGraph
 from athanor.models.pipeline import PipelineGroup as PipelineGroup
@@ -25,3 +26,4 @@ from athanor.models.registry import get as get
 from athanor.models.second_derivatives import hessian as hessian
 from athanor.models.sevennet import SevenNetWrapper as SevenNetWrapper
 from athanor.models.so3lr import SO3LRWrapper as SO3LRWrapper
+from athanor.models.uma import UMAWrapper as UMAWrapper

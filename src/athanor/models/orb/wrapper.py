@@ -211,6 +211,8 @@ class OrbWrapper(LearnedModel):
         repulsion = model.pair_repulsion_fn(atoms) if model.pair_repulsion else {}
         if repulsion:
             energy = energy + repulsion["energy"]
+        if "stress" in repulsion:  # it was divided by the determinant of the cell, which may be negative
+            repulsion["stress"] = repulsion["stress"] * torch.linalg.det(atoms.system_features["cell"]).sign().view(-1, 1)
         if getattr(model, "coulomb_module", None) is not None:
             energy = energy + model.coulomb_module(labels["per_atom_charges"], atoms)[0]
         found["energy"] = heads["energy"].absolute_energy(energy, atoms)

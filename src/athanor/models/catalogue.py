@@ -8,6 +8,37 @@ from athanor.models.entry import ModelEntry
 _MPTRJ = "MPtrj: relaxations of the Materials Project, PBE and PBE+U"
 _TWO_FIDELITIES = f"{_MPTRJ}; and r2SCAN calculations of the Materials Project"
 
+_ORB = (
+    *(
+        (
+            f"orb-v3-{kind}-{limit}-{data}",
+            f"ORB v3, {says}, {'nearest 20' if limit == '20' else 'up to 120'} neighbours",
+            training_set,
+            "2504.06231",
+            (),
+        )
+        for data, training_set in (
+            ("omat", "OMat24, PBE and PBE+U"),
+            ("mpa", "MPtrj and Alexandria, PBE and PBE+U"),
+        )
+        for kind, says in (("conservative", "conservative"), ("direct", "predicted forces"))
+        for limit in ("inf", "20")
+    ),
+    *(
+        (f"orb-v3-{kind}-omol", f"ORB v3 for molecules, {says}", "OMol25, ωB97M-V", "2504.06231", ("charge", "spin"))
+        for kind, says in (("conservative", "conservative"), ("direct", "predicted forces"))
+    ),
+    (
+        "orbmol-v2",
+        "ORB for molecules, conservative, with charges",
+        "OMol25 and OPoly26, ωB97M-V",
+        "2504.06231",
+        ("charge", "spin"),
+    ),
+    ("orb-v2", "ORB v2, predicted forces, nearest 20 neighbours", "MPtrj and Alexandria, PBE", "2410.22570", ()),
+)
+"""Name, summary, training set, preprint and inputs of each."""
+
 BUILT_IN: dict[str, ModelEntry] = {
     entry.name: entry
     for entry in (
@@ -128,6 +159,47 @@ BUILT_IN: dict[str, ModelEntry] = {
             summary="MACE: checkpoint_path is your file or a published name; trust=true, for its files are pickles",
             requires=OptionalDependency.MACE,
             weights="yours",
+        ),
+        *(
+            ModelEntry(
+                name=name,
+                kind="machine-learned",
+                home="athanor.models.orb:OrbWrapper.from_checkpoint",
+                num_elements=117,
+                licence="Apache-2.0",
+                summary=summary,
+                requires=OptionalDependency.ORB,
+                weights="downloaded",
+                training_set=training_set,
+                citation=f"doi:10.48550/arXiv.{preprint}",
+                url="https://github.com/orbital-materials/orb-models",
+                inputs=inputs,
+                arguments={"name": name},
+            )
+            for name, summary, training_set, preprint, inputs in _ORB
+        ),
+        *(
+            ModelEntry(
+                name=name,
+                kind="machine-learned",
+                home="athanor.models.mattersim:MatterSimWrapper.from_checkpoint",
+                num_elements=94,
+                licence="MIT",
+                summary=summary,
+                requires=OptionalDependency.MATTERSIM,
+                weights="downloaded",
+                training_set="structures of its authors over temperature and pressure, PBE and PBE+U",
+                citation="doi:10.48550/arXiv.2405.04967",
+                url="https://github.com/microsoft/mattersim",
+                arguments=arguments,
+            )
+            for name, summary, arguments in (
+                ("mattersim", "MatterSim: checkpoint_path is your file, or a published name (1m)", {}),
+                *(
+                    (each, f"MatterSim v1, {says}: bulk materials, hot and under pressure", {"checkpoint_path": each})
+                    for each, says in (("mattersim-v1.0.0-1m", "the small one"), ("mattersim-v1.0.0-5m", "the large one"))
+                ),
+            )
         ),
         ModelEntry(
             name="uma",

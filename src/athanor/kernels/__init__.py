@@ -14,7 +14,7 @@
 ``build_neighbor_list``               sorted packed neighbour lists (``pack_images``, ``minimum_distance``)
 ``needs_rebuild``                     has a stored list become incomplete, per system
 ``arrange_rows``                      rows of systems moved into another order
-``lennard_jones``                     energy, forces and virial of a pair potential
+``pair_potential``                    energy, forces and virial of a pair potential, Lennard-Jones and others
 ``screened_coulomb``                  pairs of charges within a cutoff
 ``finite_coulomb``                    all pairs of charges of finite systems
 ``ewald_reciprocal``                  the long-range part of periodic charges
@@ -40,7 +40,7 @@ from athanor.kernels.flow import momentum_flow, scaled
 from athanor.kernels.keep import KeptTensors
 from athanor.kernels.neighbor_displacement import needs_rebuild
 from athanor.kernels.neighbor_list import build_neighbor_list, minimum_distance, pack_images, unpack_images
-from athanor.kernels.pair_potential import lennard_jones
+from athanor.kernels.pair_potential import pair_potential
 from athanor.kernels.philox import Purpose, philox_normal, philox_uniform
 from athanor.kernels.pme import pme_reciprocal
 from athanor.kernels.rows import arrange_rows
@@ -61,13 +61,13 @@ __all__ = [
     "finite_coulomb",
     "fire_moves",
     "fire_sums",
-    "lennard_jones",
     "minimum_distance",
     "momentum_flow",
     "needs_rebuild",
     "nose_hoover_half_step",
     "ornstein_uhlenbeck",
     "pack_images",
+    "pair_potential",
     "philox_normal",
     "philox_uniform",
     "pme_reciprocal",

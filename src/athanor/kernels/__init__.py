@@ -15,6 +15,8 @@
 ``needs_rebuild``                     has a stored list become incomplete, per system
 ``arrange_rows``                      rows of systems moved into another order
 ``pair_potential``                    energy, forces and virial of a pair potential, Lennard-Jones and others
+``embedded_atom``                     embedded-atom potentials from tables
+``stillinger_weber``                  pairs and angles of the Stillinger-Weber potential
 ``screened_coulomb``                  pairs of charges within a cutoff
 ``finite_coulomb``                    all pairs of charges of finite systems
 ``ewald_reciprocal``                  the long-range part of periodic charges
@@ -34,6 +36,7 @@ from athanor.kernels.barostat import barostat_drift, barostat_half_step
 from athanor.kernels.cell import cell_shape, strained
 from athanor.kernels.coulomb import finite_coulomb, screened_coulomb
 from athanor.kernels.dispersion import dftd3
+from athanor.kernels.embedded_atom import embedded_atom
 from athanor.kernels.ewald import charge_corrections, ewald_reciprocal
 from athanor.kernels.fire import fire_moves, fire_sums
 from athanor.kernels.flow import momentum_flow, scaled
@@ -57,6 +60,7 @@ __all__ = [
     "cell_shape",
     "charge_corrections",
     "dftd3",
+    "embedded_atom",
     "ewald_reciprocal",
     "finite_coulomb",
     "fire_moves",

@@ -26,8 +26,12 @@ class StoredPairs:
 
     Attributes
     ----------
+    segment_ptr
+        First atom of each system.
     arrays
         Wrapped positions, cells, first atoms of systems, first pairs of atoms, neighbours and images.
+    pair_weight
+        What a listed pair counts: a half, or 1 in a half list.
     by_system, by_atom
         Where systems, and atoms, are cut into parts; with a half list atoms are cut between systems.
     """
@@ -45,10 +49,11 @@ class StoredPairs:
         nanoseconds: float,
     ) -> None:
         n = self.num_atoms = positions.shape[0]
-        self.num_systems, self.half, self._dtype = cell.shape[0], half, positions.dtype
+        self.num_systems, self._dtype = cell.shape[0], positions.dtype
+        self.pair_weight = 1.0 if half else 0.5
         ptr, lattice, starts = as_array(segment_ptr), as_doubles(cell), as_array(row_ptr)
         work = nanoseconds * neighbors.shape[0] + 20.0 * n
-        self._ptr, x = ptr, np.empty((n, 3))
+        self.segment_ptr, x = ptr, np.empty((n, 3))
         self.by_system = system_bounds(ptr, work)
         wrapping = (as_doubles(positions), lattice, ptr, as_array(wrap_offsets), x)
         run_parts(_pairs.wrapped_positions, wrapping, self.by_system)
@@ -56,22 +61,22 @@ class StoredPairs:
         self.by_atom = cut
         self.arrays = (x, lattice, ptr, starts, as_array(neighbors), as_array(images))
 
-    def sums(self, loop: Callable[..., Any], *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Run a loop that writes forces and sums of atoms in pairs, and return energy, forces and virial.
+    def sums(self, loop: Callable[..., Any], *arguments: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Run a loop over rows and return what it writes: forces [N, 3], energies and virials of atoms [N, 7].
 
         Parameters
         ----------
         loop
-            Takes `arrays`, `arguments`, forces [N, 3], sums [N, 7], and a range of atoms.
+            Takes `arrays`, `arguments`, the two, and a range of atoms.
         *arguments
             What it takes in between.
         """
         forces, sums = np.empty((self.num_atoms, 3)), np.empty((self.num_atoms, 7))
         run_parts(loop, (*self.arrays, *arguments, forces, sums), self.by_atom)
-        return self.totals(forces, sums, 1.0 if self.half else 0.5)
+        return forces, sums
 
     def totals(self, forces: np.ndarray, sums: np.ndarray, weight: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Return energy and virial of systems from `weight` times the sums of their atoms, and the forces."""
+        """Return energy and virial of systems, `weight` times the sums of their atoms, and the forces."""
         energy, virial = np.empty(self.num_systems), np.empty((self.num_systems, 3, 3))
-        run_parts(_pairs.totals, (sums, self._ptr, weight, energy, virial), self.by_system)
+        run_parts(_pairs.totals, (sums, self.segment_ptr, weight, energy, virial), self.by_system)
         return as_tensor(energy, self._dtype), as_tensor(forces, self._dtype), as_tensor(virial, self._dtype)

@@ -14,8 +14,8 @@ from athanor.kernels.pair_potential import pair_potential, pair_table
 from athanor.models.analytic import AnalyticModel
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
-from athanor.models.element_table import ElementTable
-from athanor.models.stored_list import require_batch, require_pairs
+from athanor.models.element_table import DoubleTables, ElementTable
+from athanor.models.stored_list import list_inputs
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class PairModel(AnalyticModel):
         super().__init__()
         self.cutoff, self.switch_width, self.shift, self.half_list = cutoff, switch_width, shift, half_list
         self._form = form
-        self._table = pair_table(form, cutoff, shift, *parameters)
+        self._tables = DoubleTables(table=pair_table(form, cutoff, shift, *parameters))
         types = dict(zip(elements, range(len(elements)), strict=True)) or dict.fromkeys(range(MAX_ATOMIC_NUMBER + 1), 0)
         self._types = ElementTable(types, torch.int32, type(self).__name__, argument)
         self.model_config = analytic_config(cutoff, half_list)
@@ -105,25 +105,14 @@ class PairModel(AnalyticModel):
         InputError
             If the list was searched too short or before a system joined, or an element has no parameters.
         """
-        batch = require_batch(self, data)
-        pairs = require_pairs(self, batch, self.cutoff)
-        positions = batch.positions
-        if self._table.device != positions.device:
-            self._table = self._table.to(positions.device)
+        inputs = list_inputs(self, data, self.cutoff)
         return {
-            "positions": positions,
-            "cell": batch.cell_or_zeros,
-            "segment_ptr": batch.batch_ptr,
-            "row_ptr": pairs.row_ptr,
-            "neighbors": pairs.neighbors,
-            "images": pairs.images,
-            "wrap_offsets": pairs.wrap_offsets,
-            "types": self._types.of(batch.atomic_numbers),
-            "table": self._table,
+            **inputs,
+            **self._tables.on(inputs["positions"].device),
+            "types": self._types.of(data.atomic_numbers),
             "form": self._form,
             "cutoff": self.cutoff,
             "switch_width": self.switch_width,
-            "half": pairs.half,
         }
 
     def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:

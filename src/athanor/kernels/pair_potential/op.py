@@ -115,7 +115,8 @@ def _cpu_call(
     count = table.shape[0]
     constants = (as_doubles(table).reshape(count * count, -1), cutoff, max(cutoff - switch_width, 0.0))
     pairs = StoredPairs(positions, cell, segment_ptr, row_ptr, neighbors, images, wrap_offsets, half, 8.0)
-    return pairs.sums(_cpu.rows_of(form), as_array(types), count, half, constants)
+    forces, sums = pairs.sums(_cpu.rows_of(form), as_array(types), count, half, constants)
+    return pairs.totals(forces, sums, pairs.pair_weight)
 
 
 _pair_potential = register_energy_op(pair_potential, cpu=_cpu_call, energy=_reference.pair_potential)

@@ -48,6 +48,7 @@ from athanor.kernels.philox import Purpose, philox_normal, philox_uniform
 from athanor.kernels.pme import pme_reciprocal
 from athanor.kernels.rows import arrange_rows
 from athanor.kernels.segment import segment_max, segment_sum
+from athanor.kernels.stillinger_weber import stillinger_weber
 from athanor.kernels.thermostat import nose_hoover_half_step, ornstein_uhlenbeck, rescaling_factor
 
 __all__ = [
@@ -80,6 +81,7 @@ __all__ = [
     "screened_coulomb",
     "segment_max",
     "segment_sum",
+    "stillinger_weber",
     "strained",
     "unpack_images",
 ]

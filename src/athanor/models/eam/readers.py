@@ -93,7 +93,8 @@ def _funcfl(text: PotentialText) -> EAMTables:
     density = _values(text, grid.num_distances, "the densities")
     text.finish()
     pair = HARTREE * BOHR * charges * charges
-    tables = (embedding[None], density[None, None], pair[None, None])
+    # LAMMPS reads such a file onto a grid of its own, which ends one step earlier
+    tables = (embedding[None, :-1], density[None, None, :-1], pair[None, None, :-1])
     return EAMTables((element,), *tables, *grid.steps, comment=text.first_lines(1))
 
 

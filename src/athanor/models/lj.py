@@ -85,7 +85,7 @@ class LennardJonesModelWrapper(PairModel):
         shift: bool = False,
         mixing: Mixing = "lorentz-berthelot",
     ) -> None:
-        lengths = checked_range(cutoff, switch_width)
+        cutoff, switch_width = checked_range(cutoff, switch_width)
         elements = _elements(epsilon, sigma)
         super().__init__(
             "lennard-jones",
@@ -93,7 +93,8 @@ class LennardJonesModelWrapper(PairModel):
             elements,
             name="Lennard-Jones",
             citation="doi:10.1098/rspa.1924.0082",
-            **lengths,
+            cutoff=cutoff,
+            switch_width=switch_width,
             shift=shift,
             half_list=half_list,
             argument="`epsilon` and `sigma`",

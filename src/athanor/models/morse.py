@@ -68,6 +68,7 @@ class MorseModelWrapper(PairModel):
         shift: bool = False,
         half_list: bool = False,
     ) -> None:
+        cutoff, switch_width = checked_range(cutoff, switch_width)
         elements, tables = pair_tables(
             depth=(depth, "eV", False), steepness=(steepness, "1/Å", True), distance=(distance, "Å", False)
         )
@@ -77,7 +78,8 @@ class MorseModelWrapper(PairModel):
             elements,
             name="Morse",
             citation="doi:10.1103/PhysRev.34.57",
-            **checked_range(cutoff, switch_width),
+            cutoff=cutoff,
+            switch_width=switch_width,
             shift=shift,
             half_list=half_list,
             argument="`depth`, `steepness` and `distance`",

@@ -91,8 +91,8 @@ class PairFunctionModelWrapper(AnalyticModel):
         super().__init__()
         if not callable(function):
             raise ContractError(f"`function` is {shown(function)}; pass a function of (r, first, second).")
-        lengths = checked_range(cutoff, switch_width)
-        self.function, self.cutoff, self.switch_width = function, lengths["cutoff"], lengths["switch_width"]
+        self.cutoff, self.switch_width = checked_range(cutoff, switch_width)
+        self.function = function
         known = range(MAX_ATOMIC_NUMBER + 1) if elements is None else map(number_of_element, elements)
         numbers = {number: number for number in known}
         self._numbers = ElementTable(numbers, torch.int64, type(self).__name__, "`elements`")

@@ -1,4 +1,4 @@
-"""PairModel: what the models of pair potentials have in common; their formulas are forms of ``kernels/pair_potential``."""
+"""PairModel: what models of pair potentials have in common; formulas stand in ``kernels/pair_potential/forms``."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class PairModel(AnalyticModel):
         Whether to ask for a list with each pair once; either kind is read.
     smooth
         Whether energy, forces and their slope are zero at the cutoff; by default if there is a taper.
-    argument
-        What messages about elements without parameters name.
+    argument, advice
+        What messages about elements without parameters name as the place for them, or advise otherwise.
     """
 
     _settled: Collection[str] = ()
@@ -67,14 +67,15 @@ class PairModel(AnalyticModel):
         shift: bool = False,
         half_list: bool = False,
         smooth: bool | None = None,
-        argument: str,
+        argument: str = "",
+        advice: str = "",
     ) -> None:
         super().__init__()
         self.cutoff, self.switch_width, self.shift, self.half_list = cutoff, switch_width, shift, half_list
         self._form = form
         self._tables = DoubleTables(table=pair_table(form, cutoff, shift, *parameters))
         types = dict(zip(elements, range(len(elements)), strict=True)) or dict.fromkeys(range(MAX_ATOMIC_NUMBER + 1), 0)
-        self._types = ElementTable(types, torch.int32, type(self).__name__, argument)
+        self._types = ElementTable(types, torch.int32, type(self).__name__, argument, advice=advice)
         self.model_config = analytic_config(cutoff, half_list)
         self.model_card = ModelCard(
             name=name,
@@ -139,8 +140,8 @@ def as_float(name: str, value: object) -> float:
         raise InputError(f"`{name}` is {value!r}; it must be a number, for example 3.4.") from error
 
 
-def checked_range(cutoff: object, switch_width: object) -> dict[str, float]:
-    """Return both as numbers by name, or refuse what is out of range."""
+def checked_range(cutoff: object, switch_width: object) -> tuple[float, float]:
+    """Return both as numbers, or refuse what is out of range."""
     cutoff, switch_width = as_float("cutoff", cutoff), as_float("switch_width", switch_width)
     if not (0.0 < cutoff < math.inf):
         raise InputError(f"`cutoff` is {cutoff} Å; it must be finite and positive.")
@@ -150,4 +151,4 @@ def checked_range(cutoff: object, switch_width: object) -> dict[str, float]:
         raise InputError(
             f"`switch_width` is {switch_width} Å, more than `cutoff` = {cutoff} Å. 0.5 to 1 is a good width."
         )
-    return {"cutoff": cutoff, "switch_width": switch_width}
+    return cutoff, switch_width

@@ -38,7 +38,9 @@ def pair_tables(**parameters: tuple[Any, str, bool]) -> tuple[list[int], list[to
     """
     given = {name: _by_pair(name, *rest) for name, rest in parameters.items()}
     named = {
-        name: {element for pair in value for element in pair} for name, value in given.items() if isinstance(value, dict)
+        name: {element for pair in value for element in pair}
+        for name, value in given.items()
+        if isinstance(value, dict)
     }
     elements = sorted(set().union(*named.values()))
     for name, some in named.items():
@@ -89,8 +91,8 @@ def _table(name: str, value: float | dict[tuple[int, int], float], elements: lis
     for (row, a), (column, b) in combinations_with_replacement(enumerate(elements), 2):
         if (a, b) not in value:
             raise InputError(
-                f"`{name}` has nothing for {_in_words((a, b))}. Give a number for each pair of its elements; a depth or "
-                f"strength of 0 is a pair that does not interact."
+                f"`{name}` has nothing for {_in_words((a, b))}. Give a number for each pair of its elements; with a "
+                f"depth or strength of 0 a pair does not interact."
             )
         table[row, column] = table[column, row] = value[a, b]
     return table

@@ -33,7 +33,9 @@ class PotentialText:
     def __init__(self, path: str | os.PathLike[str], kind: str, *, comments: bool = False) -> None:
         self.path, self.kind = Path(path), kind
         if not self.path.is_file():
-            what = "is a folder" if self.path.is_dir() else "is no regular file" if self.path.exists() else "is not there"
+            what = (
+                "is a folder" if self.path.is_dir() else "is no regular file" if self.path.exists() else "is not there"
+            )
             raise InputError(f"`{path}` {what}. Pass the path of {kind}.")
         try:
             content = self.path.read_bytes()

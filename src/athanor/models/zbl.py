@@ -88,6 +88,6 @@ class ZBLModelWrapper(PairModel):
             cutoff=outer,
             half_list=half_list,
             smooth=True,
-            argument="none: they are for elements only",
+            advice="It is for nuclei of elements.",
         )
         self.__dict__.update(inner=inner, outer=outer, coulomb_constant=constant)

@@ -15,6 +15,11 @@ from athanor.kernels._numba_options import inlined, jit, specialized
 from athanor.kernels.neighbor_list._cpu_pairs import add_row, vectors
 from athanor.kernels.pair_potential.forms import FORMS
 
+pair: Any = None
+"""The formula of a form, in a copy of `evaluate`."""
+is_costly = False
+"""Whether it is better skipped than computed in vain, likewise."""
+
 
 def rows(
     x, cell, segment_ptr, row_ptr, neighbors, images, types, num_types, half, form, forces, sums, start, stop

@@ -98,7 +98,15 @@ def rows(
             yz += gy * dz[m]
             zz += gz * dz[m]
         forces[i, 0], forces[i, 1], forces[i, 2] = fx, fy, fz
-        sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3], sums[i, 4], sums[i, 5], sums[i, 6] = energy, xx, xy, xz, yy, yz, zz
+        sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3], sums[i, 4], sums[i, 5], sums[i, 6] = (
+            energy,
+            xx,
+            xy,
+            xz,
+            yy,
+            yz,
+            zz,
+        )
 
 
 @jit

@@ -101,7 +101,13 @@ def _funcfl(text: PotentialText) -> EAMTables:
 def _is_funcfl(text: PotentialText) -> bool:
     """Whether the second line is that of an element, and the third that of sizes."""
     second, third = text.words_of(2), text.words_of(3)
-    return len(second) == 4 and second[0].isdigit() and not _are_numbers(second) and len(third) == 5 and _are_numbers(third)
+    return (
+        len(second) == 4
+        and second[0].isdigit()
+        and not _are_numbers(second)
+        and len(third) == 5
+        and _are_numbers(third)
+    )
 
 
 def _values(text: PotentialText, count: int, what: str) -> torch.Tensor:

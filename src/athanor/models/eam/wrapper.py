@@ -56,7 +56,8 @@ class EAMModelWrapper(AnalyticModel):
         functions = {name: cubic_pieces(getattr(tables, name)) for name in ("embedding", "density", "pair")}
         self._functions = DoubleTables(**functions)
         types = {element: place for place, element in enumerate(tables.elements)}
-        self._types = ElementTable(types, torch.int32, type(self).__name__, "the file of the potential")
+        advice = "Choose a potential that was made for them."
+        self._types = ElementTable(types, torch.int32, type(self).__name__, advice=advice)
         self.model_config = analytic_config(tables.cutoff, half_list)
         self.model_card = ModelCard(
             name="Embedded atom",

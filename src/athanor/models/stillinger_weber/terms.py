@@ -86,9 +86,13 @@ def read_stillinger_weber(path: str | os.PathLike[str]) -> dict[Triplet, Terms]:
             text.refuse(f"has {in_words((i, j, k))} a second time")
         terms = Terms(*values)
         wrong = [name for name in ("epsilon", "lambda_", "gamma", "A", "B", "tol") if getattr(terms, name) < 0.0]
-        wrong += [name for name in ("sigma", "a") if getattr(terms, name) < 0.0 or (j == k and not getattr(terms, name))]
+        wrong += [
+            name for name in ("sigma", "a") if getattr(terms, name) < 0.0 or (j == k and not getattr(terms, name))
+        ]
         if wrong:
-            text.refuse(f"has {in_words((i, j, k))} with a `{wrong[0]}` of {getattr(terms, wrong[0]):g}, out of its range")
+            text.refuse(
+                f"has {in_words((i, j, k))} with a `{wrong[0]}` of {getattr(terms, wrong[0]):g}, out of its range"
+            )
         found[i, j, k] = terms
     if not found:
         text.refuse("the file has no parameters")
@@ -103,13 +107,15 @@ def tables(terms: Mapping[Triplet, Terms], elements: list[int]) -> tuple[torch.T
     InputError
         If a triplet of the elements is missing, or two that mean the same differ.
     """
-    for triplet in product(elements, repeat=3):
-        if triplet not in terms:
+    for i, j, k in product(elements, repeat=3):
+        if (i, j, k) not in terms:
             names = ", ".join(SYMBOLS[number] for number in elements)
-            raise InputError(f"There are no Stillinger-Weber parameters for {in_words(triplet)}; {names} need them all.")
+            raise InputError(
+                f"There are no Stillinger-Weber parameters for {in_words((i, j, k))}; {names} need them all."
+            )
     count = len(elements)
-    pair, triple = torch.empty(count, count, 8), torch.empty(count, count, count, 2)
-    pair, triple = pair.double(), triple.double()
+    pair = torch.empty(count, count, 8, dtype=torch.float64)
+    triple = torch.empty(count, count, count, 2, dtype=torch.float64)
     for (a, i), (b, j) in product(enumerate(elements), repeat=2):
         one = terms[i, j, j]
         _check_same((i, j, j), (j, i, i), one, terms[j, i, i], _OF_PAIRS)

@@ -65,9 +65,7 @@ class StillingerWeberModelWrapper(AnalyticModel):
     3.771
     """
 
-    def __init__(
-        self, terms: Mapping[Any, Terms], *, elements: Collection[str | int] | None = None
-    ) -> None:
+    def __init__(self, terms: Mapping[Any, Terms], *, elements: Collection[str | int] | None = None) -> None:
         super().__init__()
         by_number = {_triplet(key): value for key, value in terms.items()}
         named = {element for triplet in by_number for element in triplet}
@@ -80,7 +78,8 @@ class StillingerWeberModelWrapper(AnalyticModel):
         self._tables = DoubleTables(pair=pair, triple=triple)
         self.cutoff = float(pair[..., 6].max())
         types = {element: place for place, element in enumerate(chosen)}
-        self._types = ElementTable(types, torch.int32, type(self).__name__, "the file of the potential")
+        advice = "Choose a potential that was made for them."
+        self._types = ElementTable(types, torch.int32, type(self).__name__, advice=advice)
         self.model_config = analytic_config(self.cutoff, half_list=False)
         self.model_card = ModelCard(
             name="Stillinger-Weber",

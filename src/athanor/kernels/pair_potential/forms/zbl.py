@@ -32,10 +32,8 @@ def coefficients(product, length, inner, outer):
 
 def _derivative(product, length, r, order):
     """Return a derivative, of order 0 to 2, of the part without the polynomial."""
-    sums = [
-        sum(weight * (-decay / length) ** n * (-decay * r / length).exp() for weight, decay in zip(_WEIGHTS, _DECAYS))
-        for n in range(order + 1)
-    ]
+    terms = list(zip(_WEIGHTS, _DECAYS, strict=True))
+    sums = [sum(c * (-d / length) ** n * (-d * r / length).exp() for c, d in terms) for n in range(order + 1)]
     falling = (1.0 / r, -1.0 / r**2, 2.0 / r**3)
     return product * sum(math.comb(order, n) * sums[n] * falling[order - n] for n in range(order + 1))
 

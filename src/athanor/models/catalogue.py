@@ -234,6 +234,44 @@ BUILT_IN: dict[str, ModelEntry] = {
             summary="Lennard-Jones with your parameters: epsilon (eV), sigma (Å), cutoff (Å)",
         ),
         ModelEntry(
+            name="morse",
+            kind="pair potential",
+            home="athanor.models.morse:MorseModelWrapper",
+            licence="Apache-2.0",
+            summary="Morse with your parameters: depth (eV), steepness (1/Å), distance (Å), cutoff (Å)",
+        ),
+        ModelEntry(
+            name="buckingham",
+            kind="pair potential",
+            home="athanor.models.buckingham:BuckinghamModelWrapper",
+            licence="Apache-2.0",
+            summary="Buckingham with your parameters: repulsion (eV), length (Å), dispersion (eV Å⁶), cutoff (Å)",
+        ),
+        ModelEntry(
+            name="zbl",
+            kind="pair potential",
+            home="athanor.models.zbl:ZBLModelWrapper",
+            num_elements=118,
+            licence="Apache-2.0",
+            summary="ZBL repulsion of nuclei, to add to a potential for short distances: inner (Å), outer (Å)",
+        ),
+        ModelEntry(
+            name="stillinger-weber",
+            kind="many-body potential",
+            home="athanor.models.stillinger_weber:StillingerWeberModelWrapper.from_file",
+            licence="Apache-2.0, parameters of your file",
+            summary="Stillinger-Weber: path of a .sw file",
+            weights="yours",
+        ),
+        ModelEntry(
+            name="eam",
+            kind="many-body potential",
+            home="athanor.models.eam:EAMModelWrapper.from_file",
+            licence="Apache-2.0, parameters of your file",
+            summary="Embedded atom: path of an eam.alloy (setfl), eam.fs or eam (funcfl) file",
+            weights="yours",
+        ),
+        ModelEntry(
             name="ewald",
             kind="electrostatics",
             home="athanor.models.ewald:EwaldModelWrapper",
@@ -288,5 +326,11 @@ BUILT_IN: dict[str, ModelEntry] = {
         ),
     )
 }
-ALIASES: dict[str, str] = {"lj": "lennard-jones", "chgnet-0.3.0": "chgnet", "dftd3": "d3", "dftd4": "d4"}
+ALIASES: dict[str, str] = {
+    "lj": "lennard-jones",
+    "sw": "stillinger-weber",
+    "chgnet-0.3.0": "chgnet",
+    "dftd3": "d3",
+    "dftd4": "d4",
+}
 """Other names of them."""

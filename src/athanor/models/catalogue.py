@@ -317,6 +317,13 @@ BUILT_IN: dict[str, ModelEntry] = {
             requires=OptionalDependency.DFTD4,
         ),
         ModelEntry(
+            name="committee",
+            kind="several models",
+            home="athanor.models.committee:CommitteeModelWrapper.from_members",
+            licence="those of its members",
+            summary="mean of several models and how far they disagree: members, a list of models",
+        ),
+        ModelEntry(
             name="demo",
             kind="demo",
             home="athanor.models.demo:build_demo_model",

@@ -1,4 +1,4 @@
-"""What a trajectory says: means with honest errors, structure, motion, differences. Plain arrays in, plain arrays out."""
+"""What a trajectory says: means with errors, structure, motion, differences. Plain arrays in, plain arrays out."""
 
 from athanor.analysis.differences import (
     Configuration,

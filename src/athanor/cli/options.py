@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -51,7 +52,7 @@ def _keyword(name: str, annotation: Any, default: Any) -> Parameter:
 
 
 def _completion(setting: Setting) -> Callable[[str], list[Any]] | None:
-    if setting is settings.POTENTIAL:
+    if setting.name == settings.POTENTIAL.name:
         return _complete_models
     if not setting.choices:
         return None
@@ -82,17 +83,16 @@ FROM_TIME = option(settings.FROM_TIME)
 _MODEL_OPTION = Setting("model_option", list, "Argument of the model", metavar="KEY=VALUE", panel=MODEL)
 _ELEMENT = Setting("element", list, "Element to make the systems of", absent="two that the model knows",
                    metavar="SYMBOL", panel=MODEL)  # fmt: skip
-SYSTEMS = [
-    option(setting)
-    for setting in (
-        settings.SUPERCELL,
-        settings.MIN_ATOMS,
-        settings.STRICT,
-        settings.POTENTIAL,
-        _MODEL_OPTION,
-        settings.PROPERTIES,
-    )
-]
+_MODELS = replace(settings.POTENTIAL, quantity=list)
+
+
+def _systems(potential: Setting) -> list[Parameter]:
+    rows = (settings.SUPERCELL, settings.MIN_ATOMS, settings.STRICT, potential, _MODEL_OPTION, settings.PROPERTIES)
+    return [option(setting) for setting in rows]
+
+
+SYSTEMS, SYSTEMS_OF_MODELS = _systems(settings.POTENTIAL), _systems(_MODELS)
+"""Options of structures and their potential; of structures and any number of potentials."""
 CHECK_OF_MODEL = [
     argument("model", str, "NAME", "Potential, see `athanor models`.", _complete_models),
     *(option(setting) for setting in (_MODEL_OPTION, _ELEMENT, settings.DEVICE, settings.DTYPE, settings.THREADS)),

@@ -146,6 +146,8 @@ def compare(
 
 def compare_sides(side: Side, reference: Side, *, frames: bool = False) -> Comparison:
     """Compare two sides; see `compare`."""
+    if frames:
+        side, reference = side.by_system(), reference.by_system()
     matching = match(side, reference)
     found = Comparison((side.name, reference.name))
     _tell_who_is_matched(found, matching, side, reference)
@@ -266,8 +268,8 @@ def _tell_who_is_matched(found: Comparison, matching: Matching, side: Side, refe
     if matching.renamed:
         i, j = matching.renamed[0]
         found.notes.append(
-            f"{count(len(matching.renamed), 'system')} with another name or place in the two were matched by what they "
-            f"are: {side.structures[i].name} is {reference.structures[j].name} there."
+            f"{count(len(matching.renamed), 'system')} matched by places or composition, as names differ: "
+            f"{side.structures[i].name} is {reference.structures[j].name} there."
         )
     for each, places in ((side, matching.alone), (reference, matching.reference_alone)):
         if places:

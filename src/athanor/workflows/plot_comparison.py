@@ -92,7 +92,7 @@ def plot_comparisons(comparisons: Sequence[Comparison], path: str | os.PathLike[
     axes = figure.subplots(2, len(panels), squeeze=False, sharex="col", height_ratios=(2.2, 1.0))
     for column, panel in enumerate(panels):
         _draw(axes[0, column], axes[1, column], panel, comparisons)
-    ours = comparisons[0].names[0] if len(comparisons) == 1 else f"{len(comparisons)} sides"
+    ours = ", ".join(each.names[0] for each in comparisons)
     figure.suptitle(plain(f"{ours} (up) against {comparisons[0].names[1]} (across)"), fontsize="large")
     if path is not None:
         save(figure, Path(path))

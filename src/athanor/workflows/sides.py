@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,8 @@ class Side:
         The run whose frames they are the end of, if there is one.
     energy_key, forces_key
         Names in `info` and `arrays` that win over the results of the calculator.
+    images
+        Frames of a file that has no run.
     """
 
     name: str
@@ -47,6 +49,14 @@ class Side:
     run: SavedRun | None = None
     energy_key: str = "energy"
     forces_key: str = "forces"
+    images: list[Structure] = field(default_factory=list)
+
+    def by_system(self) -> Side:
+        """Return this side with one structure for each system, the last one, where a file holds frames of some."""
+        if self.run is not None:
+            return self
+        last = {_identity(each): each for each in self.structures}
+        return replace(self, structures=list(last.values()), images=self.structures)
 
     def energy(self, atoms: Atoms) -> float:
         """Return the energy that `atoms` carry, eV; NaN if there is none."""
@@ -80,7 +90,8 @@ class Side:
         if self.run is not None:
             images = self.run.atoms(place)
         else:
-            images = [each.atoms for each in self.structures if each.name == self.structures[place].name]
+            wanted = _identity(self.structures[place])
+            images = [each.atoms for each in self.images if _identity(each) == wanted]
         found = {int(image.info["step"]): image for image in images if "step" in image.info}
         if not found:
             raise InputError(
@@ -102,6 +113,10 @@ class Side:
                 if word in name.lower() and name != word:
                     found[name] = None
         return list(found)
+
+
+def _identity(structure: Structure) -> tuple[Any, ...]:
+    return structure.name, structure.atoms.info.get("system_id"), structure.atoms.get_chemical_formula()
 
 
 def side_of(given: Any, name: str = "", *, energy_key: str = "energy", forces_key: str = "forces") -> Side:

@@ -84,7 +84,12 @@ def spec_of(kind: type[Spec], given: Given, plain: Given) -> Spec:
             plain[key] = model_of(value) if key == "model" else value
     if given["model_option"]:
         plain["model"] = _with_arguments(plain.get("model"), given["model_option"])
-    return validated(kind, plain, Origin(spell=as_option))
+    spec = validated(kind, plain, Origin(spell=as_option))
+    if given["trust_model"] and spec.model is not None:
+        from athanor.workflows.build import trusted
+
+        spec = spec.model_copy(update={"model": trusted(spec.model)})
+    return spec
 
 
 def model_of(text: Any) -> Any:

@@ -15,6 +15,8 @@ _FAR = 1.0
 """Å; atoms that lie farther from those of their number may stand in another order."""
 _NEAR = 0.5
 """Å within which every atom must find its partner then."""
+_SMALL = 1e-10
+"""Part of the largest singular value below which one counts as zero."""
 
 
 class Configuration(NamedTuple):
@@ -138,19 +140,23 @@ def element_shifts(
     Returns
     -------
     tuple or None
-        Atomic number -> shift in eV, and [S], what is left of each difference, eV/atom. Where elements only occur
-        together, as in one compound, their shifts are the smallest that do it. None if there are too few systems: as
-        many shifts as systems would leave nothing of any difference.
+        Atomic number -> shift in eV, and [S], what is left of each difference, eV/atom; NaN of a system that alone tells
+        a shift, as the only one of an element does, so that nothing could be left. Where elements only occur together,
+        as in one compound, their shifts are the smallest that will do. None if nothing is left of any system.
     """
     elements = np.unique(np.concatenate(numbers)) if len(numbers) else np.empty(0, dtype=int)
     counts = np.array([[np.count_nonzero(each == element) for element in elements] for each in numbers], dtype=float)
     if not counts.size:
         return None
     atoms = counts.sum(axis=1)
-    shifts, _, rank, _ = np.linalg.lstsq(counts / atoms[:, None], differences / atoms, rcond=1e-10)
-    if len(numbers) <= rank:
+    fractions, per_atom = counts / atoms[:, None], differences / atoms
+    left_vectors, sizes, _ = np.linalg.svd(fractions, full_matrices=False)
+    rank = int((sizes > _SMALL * sizes[0]).sum())
+    is_alone = 1.0 - np.square(left_vectors[:, :rank]).sum(axis=1) < _SMALL  # what it says of itself in the fit
+    if is_alone.all():
         return None
-    left = differences / atoms - counts / atoms[:, None] @ shifts
+    shifts = np.linalg.lstsq(fractions, per_atom, rcond=_SMALL)[0]
+    left = np.where(is_alone, np.nan, per_atom - fractions @ shifts)
     return {int(element): float(shift) for element, shift in zip(elements, shifts, strict=True)}, left
 
 

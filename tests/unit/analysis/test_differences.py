@@ -164,6 +164,13 @@ def test_elements_that_only_occur_together_share_their_shift_and_too_few_systems
     assert element_shifts(np.empty(0), []) is None
 
 
+def test_the_only_system_of_an_element_says_nothing_once_its_shift_is_off() -> None:
+    numbers = [Atoms(text).numbers for text in ("NaCl", "NaCl", "MgO")]
+    found = element_shifts(np.array([2.0, 2.2, 7.0]), numbers)
+    assert found is not None
+    assert found[1] == pytest.approx([-0.05, 0.05, np.nan], nan_ok=True)
+
+
 def test_far_atoms_are_what_starts_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(differences, "_nearest", None)  # would raise if it were called
     atoms = salt()

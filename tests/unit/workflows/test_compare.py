@@ -88,7 +88,7 @@ def test_worst_of_many_is_found_wherever_it_is() -> None:
 
 def test_elements_that_are_counted_from_another_zero_leave_nothing() -> None:
     structures = [bulk("NaCl", "rocksalt", a=5.64), bulk("Cu", "fcc", a=3.6), bulk("CuCl", "zincblende", a=5.4)]
-    structures += [bulk("Cu", "fcc", a=3.7), bulk("NaCl", "rocksalt", a=5.7)]
+    structures += [bulk("Cu", "fcc", a=3.7), bulk("NaCl", "rocksalt", a=5.7), bulk("CuCl", "zincblende", a=5.5)]
     zeros = {"Na": 1.5, "Cl": -300.0, "Cu": 20.0}
     theirs = [labelled(atoms, -float(number)) for number, atoms in enumerate(structures)]
     ours = [

@@ -141,8 +141,8 @@ def element_shifts(
     -------
     tuple or None
         Atomic number -> shift in eV, and [S], what is left of each difference, eV/atom; NaN of a system that alone
-        tells a shift, as the only one of an element does, so that nothing could be left. Where elements only occur together,
-        as in one compound, their shifts are the smallest that do. None if nothing is left of any system.
+        tells a shift, as the only one of an element does, so that nothing could be left. Where elements only occur
+        together, as in one compound, their shifts are the smallest that do. None if nothing is left of any system.
     """
     elements = np.unique(np.concatenate(numbers)) if len(numbers) else np.empty(0, dtype=int)
     counts = np.array([[np.count_nonzero(each == element) for element in elements] for each in numbers], dtype=float)

@@ -19,6 +19,7 @@ TABLE: dict[str, dict[str, str]] = {
         "relax": "athanor.workflows.relax",
         "md": "athanor.workflows.md",
         "evaluate": "athanor.workflows.evaluate",
+        "compare": "athanor.workflows.compare",
         "calculator": "athanor.workflows.calculator",
         "AthanorCalculator": "athanor.workflows.calculator",
         "open": "athanor.workflows.saved_run",

@@ -2,14 +2,16 @@
 # make test   run the tests                                                          (under 4 minutes after set-up)
 # make test-lowest  run them with the oldest versions of everything that pyproject.toml allows (Python 3.11 or 3.12)
 # make test-newest  run them with the newest versions that there are today, as who installs athanor gets them
-# make test-model-mace  run the tests of MACE on its own package, in an environment of their own   (3 minutes after set-up)
+# make test-model-NAME  run the tests of a model on its own package, in an environment of their own: NAME is mace, orb, mattersim,
+#                  uma, metatomic, aimnet2, nequip, or learned for SevenNet, SO3LR and DIEP together   (minutes after set-up)
 # make test-everywhere  run them on every Python of this machine, and as on other machines        (three times the tests)
 # make lint   ruff, layers, types
 # make docs   build the pages into docs/_build, warnings are errors                       (half a minute)
 # make bench  measure speed and memory, write docs/performance.md                        (under 10 minutes)
 # make validation  sample every ensemble against exact answers and other programs, write docs/validation.md   (under an hour)
 # make bench-peers  set up LAMMPS, torch-sim and others for `make bench` and `make validation`, in an environment of their own
-# make pins   resolve constraints*.txt anew; torch, and the oldest versions, stay as they are written there
+# make pins   resolve constraints*.txt anew; torch, and the oldest versions, stay as they are written there; those of a model
+#             on its own: make pins-model-NAME
 # make clean  remove the environment, results and caches
 #
 # The first target that needs it sets up `.venv` once; it is set up again when pyproject.toml or constraints*.txt change.
@@ -31,7 +33,7 @@ find_python = for p in "$(PYTHON)" python3 python3.14 python3.13 python3.12 pyth
 	[ -n "$$p" ] && command -v "$$p" >/dev/null 2>&1 && \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done
 
-.PHONY: help demo test test-lowest test-newest test-model-mace test-everywhere lint docs bench bench-peers validation pins setup clean
+.PHONY: help demo test test-lowest test-newest test-everywhere lint docs bench bench-peers validation pins setup clean
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
 
@@ -65,9 +67,14 @@ test-newest:
 	@rm -f .venv-newest/.ready
 	@PIP_UPGRADE=1 PIP_UPGRADE_STRATEGY=eager $(MAKE) --no-print-directory test VENV=.venv-newest PINS=
 
-# Packages of models that can not share an environment with the others.
-test-model-mace:
-	@$(MAKE) --no-print-directory test VENV=.venv-mace EXTRAS=mace JOBS=0 PYTEST_ARGS=tests/models_apart/test_mace.py
+# Packages of models that can not share an environment with the others: extra NAME (OF_learned: several), pins
+# tests/models_apart/constraints-NAME.txt, tests tests/models_apart/test_NAME.py.
+OF_learned := sevennet,so3lr,diep
+comma := ,
+apart = $(or $(OF_$(1)),$(1))
+test-model-%:
+	@$(MAKE) --no-print-directory test VENV=.venv-$* EXTRAS='$(call apart,$*)' JOBS=0 PINS=tests/models_apart/constraints-$*.txt \
+		PYTEST_ARGS="$(foreach name,$(subst $(comma), ,$(call apart,$*)),tests/models_apart/test_$(name).py)"
 
 test-everywhere: $(READY)
 	@$(BIN)/python tests/everywhere.py $(WHERE)
@@ -102,16 +109,22 @@ validation: $(READY)
 	@$(BIN)/python validation/validate.py $(ONLY)
 
 # Constraints for plain pip, of one resolution for all Pythons. Not pinned: what torch brings for a GPU, which it pins itself
-# and which is other with a build for another CUDA.
-RESOLVE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate
-resolve = set -o pipefail; { sed '/^$$/q' $(1); $(RESOLVE) -c <(grep '$(2)' $(1)) | grep -vE '^(cuda-|nvidia-(cu|n[cv])|triton)'; } \
-	> $(1).new && mv $(1).new $(1)
+# and which is other with a build for another CUDA. Packages of models go into files of their own: they exclude each other.
+SHARED := chgnet d4 pymatgen plot tensorboard docs dev
+RESOLVE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --no-header --no-annotate
+resolve = set -o pipefail; { sed '/^$$/q' $(1); $(RESOLVE) $(addprefix --extra ,$(3)) -c <(grep '$(2)' $(if $(4),$(4),$(1))) \
+	| grep -vE '^(cuda-|nvidia-(cu|n[cv])|triton)'; } > $(1).new && mv $(1).new $(1)
 
 pins: $(READY)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
-	@$(call resolve,constraints.txt,^torch==)
-	@$(call resolve,constraints-lowest.txt,==)
+	@$(call resolve,constraints.txt,^torch==,$(SHARED))
+	@$(call resolve,constraints-lowest.txt,==,$(SHARED))
+
+# The pins of one model: what it shares with the others at their versions where it can.
+pins-model-%: $(READY)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	@$(call resolve,tests/models_apart/constraints-$*.txt,^torch==,$(subst $(comma), ,$(call apart,$*)) dev,constraints.txt)
 
 clean:
-	rm -rf .venv .venv-lowest .venv-newest .venv-mace .venv-3.* $(PEERS) $(OUT) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* $(PEERS) $(OUT) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,10 +6,14 @@ that brings it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
-from collections.abc import Iterator
+import random
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from functools import cached_property
@@ -24,21 +28,57 @@ class _Package(NamedTuple):
     install_target: str
 
 
-_UNSAFE_LOADING = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-"""Environment variable by which `torch.load` runs whatever a file says, unless its caller forbids it."""
-
-
 @contextmanager
-def _loading_of_files_kept_safe() -> Iterator[None]:
-    """Put back the variable that ``import mace`` sets for the whole process."""
-    before = os.environ.get(_UNSAFE_LOADING)
+def process_left_alone() -> Iterator[None]:
+    """Put back what packages change for the whole process when they are imported or build a network.
+
+    Environment variables (``import mace`` switches off what keeps `torch.load` from running code in files), filters of
+    warnings, handlers of the root logger, the default dtype of torch, its number of threads and precision of products,
+    and the state of random number generators. What is printed meanwhile goes to the standard error.
+    """
+    import logging
+
+    environment = dict(os.environ)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    python_state = random.getstate()
+    of_libraries = [_numpy_left_alone(), _torch_left_alone()]
     try:
-        yield
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            yield
     finally:
-        if before is None:
-            os.environ.pop(_UNSAFE_LOADING, None)
-        else:
-            os.environ[_UNSAFE_LOADING] = before
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        random.setstate(python_state)
+        for put_back in of_libraries:
+            put_back()
+
+
+def _numpy_left_alone() -> Callable[[], None]:
+    import numpy as np
+
+    state = np.random.get_state()
+    return lambda: np.random.set_state(state)
+
+
+def _torch_left_alone() -> Callable[[], None]:
+    import torch
+
+    dtype, state, threads = torch.get_default_dtype(), torch.get_rng_state(), torch.get_num_threads()
+    precision, gradients = torch.get_float32_matmul_precision(), torch.is_grad_enabled()
+
+    def put_back() -> None:
+        torch.set_default_dtype(dtype)
+        torch.set_rng_state(state)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+        torch.set_grad_enabled(gradients)
+
+    return put_back
 
 
 class OptionalDependency(Enum):
@@ -77,7 +117,7 @@ class OptionalDependency(Enum):
         return self._spec_found
 
     def load(self, submodule: str = "", *, needed_by: str = "") -> ModuleType:
-        """Import the package (or ``package.submodule``) and return it; `torch.load` is afterwards as safe as before.
+        """Import the package (or ``package.submodule``) and return it; the process is left as it was.
 
         Raises
         ------
@@ -86,7 +126,7 @@ class OptionalDependency(Enum):
         """
         name = f"{self.import_name}.{submodule}" if submodule else self.import_name
         try:
-            with _loading_of_files_kept_safe():
+            with process_left_alone():
                 return importlib.import_module(name)
         except ImportError as error:
             who = f"{needed_by} needs" if needed_by else "This needs"

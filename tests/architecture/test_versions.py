@@ -1,4 +1,4 @@
-"""What is installed for the tests: `constraints.txt` and `constraints-lowest.txt` follow pyproject.toml."""
+"""What is installed for the tests: `constraints*.txt`, and those of models, follow pyproject.toml."""
 
 from __future__ import annotations
 
@@ -18,10 +18,20 @@ PYTHONS = [
 ]
 
 
-def wanted(*without: str) -> list[Requirement]:
-    """What the project asks for, with all extras but some."""
-    extras = PROJECT["optional-dependencies"]
-    more = [text for name in extras if name not in without for text in extras[name]]
+def of_makefile(variable: str) -> list[str]:
+    """The words that a variable of the Makefile holds; empty if there is none."""
+    lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+    values = [line.partition(":=")[2] for line in lines if line.partition(":=")[0].strip() == variable]
+    return values[0].replace(",", " ").split() if values else []
+
+
+SHARED = of_makefile("SHARED")
+APART = sorted((ROOT / "tests" / "models_apart").glob("constraints-*.txt"))
+
+
+def wanted(*extras: str) -> list[Requirement]:
+    """What the project asks for, with some extras."""
+    more = [text for name in extras for text in PROJECT["optional-dependencies"][name]]
     return [Requirement(text) for text in PROJECT["dependencies"] + more]
 
 
@@ -32,7 +42,7 @@ def pinned(pins: str, python: str) -> list[Requirement]:
     return [line for line in lines if line.marker is None or line.marker.evaluate(here)]
 
 
-def wrong_pins(pins: str, python: str) -> set[str]:
+def wrong_pins(pins: str, python: str, extras: list[str] = SHARED) -> set[str]:
     """Packages that are not pinned to exactly one version, or not to one that the project allows."""
     lines = pinned(pins, python)
     exact = {line.name: line.specifier for line in lines if [each.operator for each in line.specifier] == ["=="]}
@@ -40,7 +50,7 @@ def wrong_pins(pins: str, python: str) -> set[str]:
     open_ends = {line.name for line in lines} - set(exact)
     others = {
         each.name
-        for each in wanted()
+        for each in wanted(*extras)
         if each.name.lower() not in exact
         or not each.specifier.contains(next(iter(exact[each.name.lower()])).version, prereleases=True)
     }
@@ -50,7 +60,7 @@ def wrong_pins(pins: str, python: str) -> set[str]:
 def above_the_floor(pins: str) -> set[str]:
     """Packages whose pin is not of the series that their floor names (2.16 names 2.16.2)."""
     exact = {line.name: Version(next(iter(line.specifier)).version) for line in pinned(pins, PYTHONS[0])}
-    floors = {each.name: Version(next(iter(each.specifier)).version) for each in wanted("dev", "docs")}
+    floors = {each.name: Version(next(iter(each.specifier)).version) for each in wanted(*set(SHARED) - {"dev", "docs"})}
     return {name for name, floor in floors.items() if exact[name].release[: len(floor.release)] != floor.release}
 
 
@@ -63,6 +73,21 @@ def pins(request: pytest.FixtureRequest) -> str:
 def test_everything_is_pinned_once_on_every_python(pins: str, python: str) -> None:
     assert wrong_pins(pins, python) == set()
     assert not any(word in pins for word in ("://", " @ ", "--", "/"))
+
+
+@pytest.mark.parametrize("path", APART, ids=lambda path: path.stem)
+def test_packages_of_models_are_pinned_on_a_python_that_they_have(path: Path) -> None:
+    name = path.stem.removeprefix("constraints-")
+    extras = [*(of_makefile(f"OF_{name}") or [name]), "dev"]
+    pins = path.read_text(encoding="utf-8")
+    assert any(wrong_pins(pins, python, extras) == set() for python in PYTHONS)
+    assert not any(word in pins for word in ("://", " @ "))
+
+
+def test_every_extra_is_tested_somewhere() -> None:
+    apart = [path.stem.removeprefix("constraints-") for path in APART]
+    tested = {*SHARED, *(extra for name in apart for extra in of_makefile(f"OF_{name}") or [name])}
+    assert set(PROJECT["optional-dependencies"]) == tested
 
 
 @pytest.mark.parametrize(

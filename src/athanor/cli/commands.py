@@ -64,9 +64,9 @@ def _stage_parameters(kind: StageKind) -> list[Parameter]:
 
 MODELS = _command(
     "models",
-    "List the potentials that can be used, and how to install the others.",
-    "",
-    [options.JSON],
+    "List the potentials that can be used, and how to install the others; or say all about one.",
+    "chgnet",
+    [options.MODEL_NAME, options.JSON],
     "athanor.cli.models:show_models",
 )
 COMMANDS = (

@@ -65,11 +65,16 @@ def _complete_models(incomplete: str) -> list[tuple[str, str]]:
 
 
 def argument(
-    name: str, type_: Any, metavar: str, text: str, completion: Callable[[str], list[Any]] | None = None
+    name: str,
+    type_: Any,
+    metavar: str,
+    text: str,
+    completion: Callable[[str], list[Any]] | None = None,
+    default: Any = Parameter.empty,
 ) -> Parameter:
     """Return what stands behind the command without a name."""
     made = typer.Argument(metavar=metavar, help=text, autocompletion=completion)
-    return Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[type_, made])
+    return Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, annotation=Annotated[type_, made], default=default)
 
 
 def of_stage(kind: StageKind) -> list[Parameter]:
@@ -80,22 +85,23 @@ def of_stage(kind: StageKind) -> list[Parameter]:
 FILES = argument("files", list[str], "FILE", "Structure files, anything ASE reads, or results of runs; any number.")
 FROM_TIME = option(settings.FROM_TIME)
 _MODEL_OPTION = Setting("model_option", list, "Argument of the model", metavar="KEY=VALUE", panel=MODEL)
+TRUST_MODEL = flag(
+    "trust_model", MODEL, "Load a file of the model that runs code, as pickles do; do so only if you know its author."
+)
 _ELEMENT = Setting("element", list, "Element to make the systems of", absent="two that the model knows",
                    metavar="SYMBOL", panel=MODEL)  # fmt: skip
 SYSTEMS = [
-    option(setting)
-    for setting in (
-        settings.SUPERCELL,
-        settings.MIN_ATOMS,
-        settings.STRICT,
-        settings.POTENTIAL,
-        _MODEL_OPTION,
-        settings.PROPERTIES,
-    )
+    *(option(setting) for setting in (settings.SUPERCELL, settings.MIN_ATOMS, settings.STRICT)),
+    *(option(setting) for setting in (settings.POTENTIAL, _MODEL_OPTION)),
+    TRUST_MODEL,
+    option(settings.PROPERTIES),
 ]
+MODEL_NAME = argument("name", str | None, "NAME", "One of the list, of which all is told.", _complete_models, None)
 CHECK_OF_MODEL = [
     argument("model", str, "NAME", "Potential, see `athanor models`.", _complete_models),
-    *(option(setting) for setting in (_MODEL_OPTION, _ELEMENT, settings.DEVICE, settings.DTYPE, settings.THREADS)),
+    option(_MODEL_OPTION),
+    TRUST_MODEL,
+    *(option(setting) for setting in (_ELEMENT, settings.DEVICE, settings.DTYPE, settings.THREADS)),
     flag("all", OUTPUT, "Every row of the report: each check on each system."),
 ]
 COMPUTER = [option(setting) for setting in (settings.DEVICE, settings.DTYPE, settings.THREADS, settings.MAX_ATOMS)]

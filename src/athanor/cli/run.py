@@ -105,7 +105,12 @@ def spec_of(kind: type[Spec], given: Given, plain: Given) -> Spec:
             plain[key] = value
     if given["model_option"]:
         plain["model"] = _with_arguments(plain.get("model"), given["model_option"])
-    return validated(kind, plain, Origin(spell=as_option))
+    spec = validated(kind, plain, Origin(spell=as_option))
+    if given["trust_model"] and spec.model is not None:
+        from athanor.workflows.build import trusted
+
+        spec = spec.model_copy(update={"model": trusted(spec.model)})
+    return spec
 
 
 def _with_arguments(model: Any, options: Sequence[str]) -> Given:

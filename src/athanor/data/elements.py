@@ -50,6 +50,21 @@ ATOMIC_MASSES: tuple[float, ...] = (
 MAX_ATOMIC_NUMBER = len(SYMBOLS) - 1
 
 
+def symbols_of(atomic_numbers: Iterable[int]) -> str:
+    """Return the symbols of elements in order, three or more that follow each other as ``"H to C"``."""
+    runs: list[list[int]] = []
+    for number in sorted(set(atomic_numbers)):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    words: list[str] = []
+    for run in runs:
+        names = [SYMBOLS[number] for number in run]
+        words += [f"{names[0]} to {names[-1]}"] if len(run) > 2 else names
+    return ", ".join(words)
+
+
 @functools.cache
 def mass_table(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Masses by atomic number, amu, [119]; one tensor for each dtype and device."""

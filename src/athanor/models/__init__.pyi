@@ -9,9 +9,11 @@ from athanor.models.dftd3 import DFTD3ModelWrapper as DFTD3ModelWrapper
 from athanor.models.dftd4 import DFTD4ModelWrapper as DFTD4ModelWrapper
 from athanor.models.dsf import DSFModelWrapper as DSFModelWrapper
 from athanor.models.ewald import EwaldModelWrapper as EwaldModelWrapper
+from athanor.models.learned import LearnedModel as LearnedModel
 from athanor.models.lj import LennardJonesModelWrapper as LennardJonesModelWrapper
 from athanor.models.mace import MACEWrapper as MACEWrapper
 from athanor.models.mixin import BaseModelMixin as BaseModelMixin
+from athanor.models.network_graph import NetworkGraph as NetworkGraph
 from athanor.models.pipeline import PipelineGroup as PipelineGroup
 from athanor.models.pipeline import PipelineModelWrapper as PipelineModelWrapper
 from athanor.models.pipeline import PipelineStep as PipelineStep

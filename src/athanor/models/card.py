@@ -52,6 +52,8 @@ class ModelCard:
     stress_keeps_forces
         Whether energy and forces have equal bits with and without stress, verified by test: what only a log wants is
         then computed in the same pass.
+    training_set
+        What the parameters were fitted to.
     licence, citation, url
         Terms of the parameters, DOI or text to cite, home page.
     weights_digest
@@ -72,6 +74,7 @@ class ModelCard:
     external_field: bool = False
     batch_invariance: Literal["verified", "not_verified", "no", "unknown"] = "unknown"
     stress_keeps_forces: bool = False
+    training_set: str = ""
     licence: str = ""
     citation: str = ""
     url: str = ""

@@ -10,7 +10,7 @@ import torch
 
 from athanor._values import is_real, shown
 from athanor.data._stamp import ComputedFrom
-from athanor.data.elements import MAX_ATOMIC_NUMBER, SYMBOLS, number_of_element
+from athanor.data.elements import MAX_ATOMIC_NUMBER, SYMBOLS, number_of_element, symbols_of
 from athanor.errors import InputError
 
 
@@ -27,11 +27,15 @@ class ElementTable:
         What messages call the model.
     argument
         Arguments that the numbers come from, for messages.
+    advice
+        What messages advise, if not to add to `argument`.
     """
 
-    def __init__(self, values: Mapping[int, float], dtype: torch.dtype, model: str, argument: str) -> None:
+    def __init__(
+        self, values: Mapping[int, float], dtype: torch.dtype, model: str, argument: str = "", *, advice: str = ""
+    ) -> None:
         self.elements = frozenset(values)
-        self._model, self._argument = model, argument
+        self._model, self._advice = model, advice or f"Add them to {argument}."
         # the last row is that of numbers which no element has
         self._values = torch.zeros(MAX_ATOMIC_NUMBER + 2, dtype=dtype)
         self._known = torch.zeros(MAX_ATOMIC_NUMBER + 2, dtype=torch.bool)
@@ -39,8 +43,15 @@ class ElementTable:
             self._values[number], self._known[number] = value, True
         self._kept = (ComputedFrom(), torch.empty(0))
 
-    def of(self, atomic_numbers: torch.Tensor) -> torch.Tensor:
+    def of(self, atomic_numbers: torch.Tensor, batch_idx: torch.Tensor | None = None) -> torch.Tensor:
         """Return the number of each atom, [N], on the device of `atomic_numbers`.
+
+        Parameters
+        ----------
+        atomic_numbers
+            [N].
+        batch_idx
+            [N], system of each atom, for messages.
 
         Raises
         ------
@@ -56,9 +67,11 @@ class ElementTable:
         known = self._known.to(device)[places]
         if not bool(known.all()):
             missing = ", ".join(_name(number) for number in atomic_numbers[~known].unique().tolist())
-            have = ", ".join(SYMBOLS[number] for number in sorted(self.elements))
+            systems = [] if batch_idx is None else batch_idx[~known].unique().tolist()
+            where = f" in the system of index {', '.join(map(str, systems[:3]))}" if systems else ""
             raise InputError(
-                f"{self._model} has no parameters for {missing}; it has some for {have}. Add them to {self._argument}."
+                f"{self._model} has no parameters for {missing}{where}; it has some for {symbols_of(self.elements)}. "
+                f"{self._advice}"
             )
         with torch.inference_mode(False):  # kept for calls that may be differentiated
             values = self._values.to(device)[places]

@@ -1,189 +1,35 @@
 """Names of models: `get` builds one by name, `available` lists what there is.
 
 Other packages add theirs through the entry-point group ``athanor.models``: an entry point is a class or function that
-returns a wrapper. Nothing is imported until a model is asked for.
+returns a wrapper. Nothing is imported until a model is asked for. A name of ours stays ours, unless the package that
+the model is made of brings a wrapper of its own: that one knows its network best.
 """
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import operator
-from dataclasses import dataclass, field
-from functools import partial, reduce
+from dataclasses import replace
+from functools import reduce
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from athanor._optional import OptionalDependency
 from athanor._values import check_keywords, did_you_mean, keywords_of, unknown_keyword
 from athanor.errors import ArgumentError, ContractError, InputError
+from athanor.models.catalogue import ALIASES, BUILT_IN
+from athanor.models.entry import ModelEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from athanor.models.mixin import BaseModelMixin
 
 ENTRY_POINT_GROUP = "athanor.models"
 
 
-@dataclass(frozen=True, slots=True)
-class ModelEntry:
-    """One row of the list of models.
-
-    Parameters
-    ----------
-    name
-        What `get` takes.
-    kind
-        ``"pair potential"``, ``"electrostatics"``, ``"dispersion"``, ``"machine-learned"``, ``"demo"`` or
-        ``"third party"``.
-    home
-        ``module:attribute`` that builds the wrapper.
-    num_elements
-        How many elements it covers; ``None`` if it depends on the arguments or is unknown.
-    licence
-        Terms of code and parameters together.
-    summary
-        One line.
-    requires
-        Optional package it needs.
-    arguments
-        Arguments of what builds the wrapper that make it this model, such as the name of its parameters; `get` does not
-        take them.
-    """
-
-    name: str
-    kind: str
-    home: str
-    num_elements: int | None = None
-    licence: str = ""
-    summary: str = ""
-    requires: OptionalDependency | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def installed(self) -> bool:
-        """Whether everything it needs can be imported; looks, does not import."""
-        return self.requires is None or self.requires.is_available()
-
-    @property
-    def install(self) -> str:
-        """Command that brings what is needed; empty if nothing is."""
-        return "" if self.requires is None else f'pip install "{self.requires.install_target}"'
-
-    def load(self) -> Callable[..., BaseModelMixin]:
-        """Import and return what builds the wrapper."""
-        if self.requires is not None:
-            self.requires.load(needed_by=self.name)
-        module, _, path = self.home.partition(":")
-        target: Any = importlib.import_module(module)
-        for part in path.split(".") if path else ():
-            target = getattr(target, part)
-        return _with(target, self.arguments) if self.arguments else target
-
-
-def _with(builder: Callable[..., BaseModelMixin], arguments: Mapping[str, Any]) -> Callable[..., BaseModelMixin]:
-    """Return `builder` with `arguments` settled: its signature has them no more."""
-    settled: Any = partial(builder, **arguments)
-    signature = inspect.signature(builder)
-    others = [row.replace(kind=row.KEYWORD_ONLY) for name, row in signature.parameters.items() if name not in arguments]
-    settled.__signature__ = signature.replace(parameters=others)
-    return settled
-
-
-BUILT_IN: dict[str, ModelEntry] = {
-    entry.name: entry
-    for entry in (
-        *(
-            ModelEntry(
-                name=name,
-                kind="machine-learned",
-                home="athanor.models.chgnet:CHGNetWrapper.from_checkpoint",
-                num_elements=89,
-                licence="BSD-3-Clause, modified",
-                summary=f"{summary}, with magnetic moments",
-                requires=OptionalDependency.CHGNET,
-                arguments=arguments,
-            )
-            for name, summary, arguments in (
-                ("chgnet", "CHGNet 0.3.0 (PBE): universal potential for inorganic crystals", {}),
-                ("chgnet-0.2.0", "CHGNet 0.2.0 (PBE): the parameters before 0.3.0", {"name": "0.2.0"}),
-                ("chgnet-r2scan", "CHGNet fine-tuned to r2SCAN", {"name": "r2scan"}),
-            )
-        ),
-        ModelEntry(
-            name="mace",
-            kind="machine-learned",
-            home="athanor.models.mace:MACEWrapper.from_checkpoint",
-            licence="MIT, parameters under terms of their own",
-            summary="MACE: checkpoint_path is your file or a published name; trust=true, for its files are pickles",
-            requires=OptionalDependency.MACE,
-        ),
-        ModelEntry(
-            name="lennard-jones",
-            kind="pair potential",
-            home="athanor.models.lj:LennardJonesModelWrapper",
-            licence="Apache-2.0",
-            summary="Lennard-Jones with your parameters: epsilon (eV), sigma (Å), cutoff (Å)",
-        ),
-        ModelEntry(
-            name="ewald",
-            kind="electrostatics",
-            home="athanor.models.ewald:EwaldModelWrapper",
-            licence="Apache-2.0",
-            summary="Ewald sum of charges to an asked accuracy: cutoff (Å), charges by element, or of the files",
-        ),
-        ModelEntry(
-            name="pme",
-            kind="electrostatics",
-            home="athanor.models.pme:PMEModelWrapper",
-            licence="Apache-2.0",
-            summary="The Ewald sum on a mesh, for more than some three hundred atoms: cutoff (Å), charges",
-        ),
-        ModelEntry(
-            name="dsf",
-            kind="electrostatics",
-            home="athanor.models.dsf:DSFModelWrapper",
-            licence="Apache-2.0",
-            summary="Charges within a cutoff, by the damped shifted force: cutoff (Å), charges",
-        ),
-        ModelEntry(
-            name="qeq",
-            kind="electrostatics",
-            home="athanor.models.qeq:QEqModelWrapper",
-            licence="Apache-2.0",
-            summary="Charge equilibration: electronegativity (eV/e), hardness (eV/e²), width (Å), cutoff (Å)",
-        ),
-        ModelEntry(
-            name="d3",
-            kind="dispersion",
-            home="athanor.models.dftd3:DFTD3ModelWrapper.from_functional",
-            num_elements=94,
-            licence="Apache-2.0",
-            summary="D3 dispersion to add to a potential that was fitted without: functional (PBE), damping (bj)",
-        ),
-        ModelEntry(
-            name="d4",
-            kind="dispersion",
-            home="athanor.models.dftd4:DFTD4ModelWrapper",
-            num_elements=103,
-            licence="LGPL-3.0-or-later",
-            summary="D4 dispersion by its library, one system at a time: functional (PBE)",
-            requires=OptionalDependency.DFTD4,
-        ),
-        ModelEntry(
-            name="demo",
-            kind="demo",
-            home="athanor.models.demo:build_demo_model",
-            num_elements=99,
-            licence="Apache-2.0",
-            summary="small random network for tests and tutorials; its numbers mean nothing",
-        ),
-    )
-}
-ALIASES: dict[str, str] = {"lj": "lennard-jones", "chgnet-0.3.0": "chgnet", "dftd3": "d3", "dftd4": "d4"}
-_OF_ALL = frozenset({"device", "dtype"})
+_OF_ALL = frozenset({"device", "dtype", "trust"})
 """Options that every model of a sum gets which takes them."""
+_ORIGIN = ("licence", "training_set", "citation", "url")
+"""Facts about parameters that row and card both have."""
 
 
 def _entry_points() -> dict[str, ModelEntry]:
@@ -195,10 +41,19 @@ def _entry_points() -> dict[str, ModelEntry]:
     return rows
 
 
+def _provided(entry: ModelEntry) -> ModelEntry:
+    """Return the row of the wrapper that the package of a model provides itself, or the row as it is."""
+    if entry.requires is not None:
+        for point in metadata.entry_points(group=ENTRY_POINT_GROUP, name=entry.name):
+            if point.value.partition(".")[0].partition(":")[0] == entry.requires.import_name:
+                return replace(entry, home=point.value, arguments={}, summary=f"{entry.summary}; by its own wrapper")
+    return entry
+
+
 def available() -> list[ModelEntry]:
     """Return every model that `get` knows: ours first, then those of other packages by name."""
     others = _entry_points()
-    return [*BUILT_IN.values(), *(others[name] for name in sorted(others) if name not in BUILT_IN)]
+    return [*map(_provided, BUILT_IN.values()), *(others[name] for name in sorted(others) if name not in BUILT_IN)]
 
 
 def find(name: str) -> ModelEntry:
@@ -211,7 +66,9 @@ def find(name: str) -> ModelEntry:
     """
     wanted = name.strip().lower().replace("_", "-")
     entry = BUILT_IN.get(ALIASES.get(wanted, wanted))
-    if entry is None:
+    if entry is not None:
+        entry = _provided(entry)
+    else:
         others = _entry_points()
         entry = others.get(name) or {key.lower().replace("_", "-"): row for key, row in others.items()}.get(wanted)
     if entry is None:
@@ -257,7 +114,7 @@ def terms(name: str, options: Mapping[str, Any]) -> list[tuple[ModelEntry, dict[
 def _takers(entries: Sequence[ModelEntry], key: str) -> list[int]:
     """Return the places of the models of a sum that an option is for."""
     model, _, option = key.rpartition(".")
-    named = [place for place, entry in enumerate(entries) if not model or find(model) is entry]
+    named = [place for place, entry in enumerate(entries) if not model or find(model) == entry]
     takers = [place for place in named if option in keywords_of(entries[place].load())[0]]
     if len(takers) == 1 or (takers and option in _OF_ALL):
         return takers
@@ -308,7 +165,7 @@ def total(models: Iterable[BaseModelMixin]) -> BaseModelMixin:
 
 
 def build(entry: ModelEntry, options: Mapping[str, Any]) -> BaseModelMixin:
-    """Build the model of one row.
+    """Build the model of one row; what its card leaves open of licence and origin is taken from the row.
 
     Raises
     ------
@@ -322,4 +179,8 @@ def build(entry: ModelEntry, options: Mapping[str, Any]) -> BaseModelMixin:
         raise ContractError(
             f"{entry.home} returned a {type(model).__name__} for model `{entry.name}`; it must return a BaseModelMixin."
         )
+    card = model.model_card
+    open_facts = {name: getattr(entry, name) for name in _ORIGIN if not getattr(card, name)}
+    if entry.weights in ("shipped", "downloaded"):  # of a file of the user's nobody knows
+        model.model_card = replace(card, **open_facts)
     return model

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from athanor.errors import ContractError, InputError, StorageError
+from athanor.models.known_files import KNOWN_PICKLES
 
 _OLDER_FORMAT = b"\x80"
 """First byte of every pickle of protocol 2 and later; files of PyTorch before 1.6 are a row of these."""
@@ -32,7 +33,7 @@ def read_tensor_file(path: Path, *, trust: bool = False, digest: str = "", name:
     path
         A file that `torch.save` wrote.
     trust
-        Whether to run a file that is a whole pickle, which can execute anything.
+        Whether to run a file that is a whole pickle, which can execute anything. Those of `KNOWN_PICKLES` run without.
     digest
         Hexadecimal SHA-256 that the file must have; any, if empty.
     name
@@ -58,17 +59,31 @@ def read_tensor_file(path: Path, *, trust: bool = False, digest: str = "", name:
             f"Reinstall the package, or pass the path to use this file all the same."
         )
     _check_whole(path, content)
+    safe = not (trust or found in KNOWN_PICKLES)
     try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=not trust), f"sha256:{found}"
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=safe), f"sha256:{found}"
     except MemoryError:
         raise
     except pickle.UnpicklingError as error:
+        raise (needs_trust(path) if safe else _damaged(path, str(error))) from error
+    except (AttributeError, ImportError) as error:  # a class that the pickle names is not there
+        if safe:
+            raise _damaged(path, str(error)) from error
         raise InputError(
-            f"`{path}` is not a file of tensors only: loading it would run code from it. Pass `trust=True` if you know "
-            f"where it comes from."
+            f"`{path}` was written by another version of a package than is installed, or by one that is not: {error}. "
+            f"Install the version that wrote it; often that is the newest."
         ) from error
     except Exception as error:  # whatever torch, or code that is trusted, makes of bytes that are no checkpoint
         raise _damaged(path, f"{type(error).__name__}: {' '.join(str(error).split())[:120]}") from error
+
+
+def needs_trust(path: Path | str) -> InputError:
+    """Return the error for a file that runs code when it is loaded, and that nobody has said to trust."""
+    return InputError(
+        f"`{path}` is not a file of tensors only: loading it runs code from it, which can do whatever you can do. If "
+        f"you know who wrote it, pass `trust=True`: `--trust-model` on the command line, `trust: true` beside the name "
+        f"of the model in a job."
+    )
 
 
 def write_tensor_file(path: Path | str, content: Any) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from athanor._values import check_keywords
+from athanor._values import check_keywords, keywords_of
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
 from athanor.dynamics import ConvergenceHook, FusedStage, Schedule
 from athanor.dynamics.evaluate import compute_apart, is_of_model
 from athanor.errors import AthanorError, AthanorWarning, InputError
 from athanor.models import registry
+from athanor.models.entry import ModelEntry
 from athanor.workflows.courses import Course
 from athanor.workflows.earlier_runs import progress_of
 from athanor.workflows.methods import RELAX, load
@@ -61,7 +62,23 @@ def build_model(spec: ModelSpec) -> Any:
     return registry.total(_build_term(entry, options) for entry, options in registry.terms(spec.name, spec.options))
 
 
-def _build_term(entry: registry.ModelEntry, options: dict[str, Any]) -> Any:
+def trusted(spec: ModelSpec) -> ModelSpec:
+    """Return the description of a model, or of a sum, whose files may run code; see `athanor.models.tensor_file`.
+
+    Raises
+    ------
+    InputError
+        If there is no such model.
+    """
+    if spec.terms:
+        return spec.model_copy(update={"terms": tuple(map(trusted, spec.terms))})
+    entries = [entry for entry, _ in registry.terms(spec.name, {})]
+    if not any("trust" in keywords_of(entry.load())[0] for entry in entries):
+        return spec  # it reads no file
+    return spec.model_copy(update={"options": {**spec.options, "trust": True}})
+
+
+def _build_term(entry: ModelEntry, options: dict[str, Any]) -> Any:
     """Build one model, with errors that say how its options are written in a job and on the command line."""
     called = f"model {entry.name!r}"
     advice = f"Write `--model-option KEY=VALUE`, or `model: {{name: {entry.name}, KEY: VALUE}}` in a job."

@@ -10,6 +10,7 @@ import pytest
 import athanor.models.registry as registry
 from athanor.cli.main import call
 from athanor.cli.options import _complete_models
+from athanor.models.entry import ModelEntry
 from athanor.models.lj import LennardJonesModelWrapper
 
 LJ = ["check-model", "lj"]
@@ -30,8 +31,8 @@ class Uphill(LennardJonesModelWrapper):
 @pytest.fixture
 def uphill(monkeypatch: pytest.MonkeyPatch) -> str:
     """A model of another package, by its entry point."""
-    entry = registry.ModelEntry("uphill", "third party", f"{__name__}:Uphill")
-    monkeypatch.setattr(registry.ModelEntry, "load", lambda self: Uphill)
+    entry = ModelEntry("uphill", "third party", f"{__name__}:Uphill")
+    monkeypatch.setattr(ModelEntry, "load", lambda self: Uphill)
     monkeypatch.setattr(registry, "_entry_points", lambda: {"uphill": entry})
     return "uphill"
 

@@ -420,7 +420,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.mark.usefixtures("mace_package")
 def test_a_file_comes_back_if_it_is_trusted(file: Path, tmp_path: Path) -> None:
     batch = salt_and_water()
-    with pytest.raises(InputError, match=r"loading it would run code from it\. Pass `trust=True`"):
+    with pytest.raises(InputError, match=r"loading it runs code from it, .* pass `trust=True`: `--trust-model`"):
         MACEWrapper.from_checkpoint(file)
     model = MACEWrapper.from_checkpoint(file, trust=True)
     assert not model.training

@@ -13,8 +13,8 @@ import athanor.models
 from athanor._optional import OptionalDependency
 from athanor.errors import InputError, OptionalDependencyError
 from athanor.models import registry
+from athanor.models.catalogue import BUILT_IN
 from athanor.models.lj import LennardJonesModelWrapper
-from athanor.models.registry import BUILT_IN
 
 
 def test_every_built_in_is_listed_with_what_it_needs() -> None:

@@ -15,25 +15,22 @@ from torch import nn
 
 from athanor import _runtime
 from athanor._values import check_state_dtype, usable_device
-from athanor.data._stamp import ComputedFrom
-from athanor.data.batch import Batch
 from athanor.errors import ContractError, InputError
 from athanor.models.card import ModelCard
 from athanor.models.chgnet.graph import CrystalGraph, build_graph
 from athanor.models.chgnet.network import CHGNetNetwork
 from athanor.models.chgnet.weights import load_checkpoint, save_checkpoint
 from athanor.models.config import ModelConfig
-from athanor.models.derivatives import carries_graph
-from athanor.models.mixin import BaseModelMixin
+from athanor.models.learned import DERIVATIVES, EMBEDDINGS, LearnedModel, as_batch
 from athanor.models.pair_vectors import attached_vectors
-from athanor.models.stored_list import require_batch, require_pairs
+from athanor.models.stored_list import require_pairs
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
 if TYPE_CHECKING:
     from collections.abc import Set
 
-    from athanor._typing import ModelOutputs
     from athanor.data.atomic_data import AtomicData
+    from athanor.data.batch import Batch
 
 _UNTRAINED = frozenset(range(84, 89))
 """Po, At, Rn, Fr, Ra: embedded, but absent from the data the shipped parameters were fitted to."""
@@ -41,7 +38,7 @@ _MINIMUM_DISTANCE = 0.5
 """Å. The shortest bond of all, H-H, is 0.74 Å and stays above 0.6 Å when hot; the fit has no data below."""
 
 
-class CHGNetWrapper(nn.Module, BaseModelMixin):
+class CHGNetWrapper(LearnedModel):
     r"""CHGNet, the universal potential for inorganic crystals with magnetic moments, for whole batches.
 
     .. math:: F_i = \sum_{u=(i,j)} g_u - \sum_{u=(j,i)} g_u, \qquad
@@ -91,26 +88,24 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
     -42.5
     """
 
+    model: CHGNetNetwork
+
     def __init__(self, model: nn.Module, *, name: str = "CHGNet", weights_digest: str = "") -> None:
-        super().__init__()
-        self.model = model if isinstance(model, CHGNetNetwork) else _converted(model)
-        self._known_elements = ComputedFrom()  # the atomic numbers that were looked up last
+        network = model if isinstance(model, CHGNetNetwork) else _converted(model)
+        super().__init__(network, range(1, network.num_elements + 1), embedding_width=network.num_features)
         self._warned_of_isolated_atoms = False
         self.model_config = ModelConfig(
-            outputs=frozenset(
-                {"energy", "forces", "stress", "magmoms", "atomic_energies", "node_embeddings", "graph_embeddings"}
-            ),
-            autograd_outputs=frozenset({"forces", "stress"}),
+            outputs=frozenset({"energy", "magmoms", "atomic_energies", *DERIVATIVES, *EMBEDDINGS}),
+            autograd_outputs=DERIVATIVES,
             supports_pbc=True,
-            neighbor_config=NeighborConfig(cutoff=self.model.cutoff, format=NeighborListFormat.COO),
+            neighbor_config=NeighborConfig(cutoff=network.cutoff, format=NeighborListFormat.COO),
             active_outputs={"energy", "forces"},
         )
-        elements = frozenset(range(1, self.model.num_elements + 1))
         self.model_card = ModelCard(
             name=name,
             kind="materials",
-            elements=elements,
-            trained_elements=elements - _UNTRAINED,
+            elements=self.elements,
+            trained_elements=self.elements - _UNTRAINED,
             minimum_distance=_MINIMUM_DISTANCE,
             dtype=self.dtype,
             conservative=True,
@@ -166,25 +161,6 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
         """dtype of the network."""
         return self.model.atom_embedding.dtype
 
-    @property
-    def embedding_shapes(self) -> dict[str, tuple[int, ...]]:
-        """``node_embeddings`` and ``graph_embeddings``, both of the width of the network."""
-        width = (self.model.num_features,)
-        return {"node_embeddings": width, "graph_embeddings": width}
-
-    def compute_embeddings(self, data: AtomicData | Batch, **kwargs: Any) -> AtomicData | Batch:
-        """Write to the batch the features of each atom before the last convolution, and their sums after it.
-
-        Nothing else of it changes; results stay as fresh as they were.
-        """
-        batch, names = require_batch(self, data), self.embedding_shapes.keys()
-        with torch.inference_mode(False), torch.set_grad_enabled(carries_graph(batch)):
-            outputs = self.attached_energy(batch, None, names)
-        with batch.keeping_results_fresh():
-            for key in names:
-                batch.set_field(key, outputs[key])
-        return data
-
     def export_model(self, path: Path, as_state_dict: bool = False) -> None:
         """Write the parameters as they came in, float32 for the shipped ones; `from_checkpoint` reads both forms.
 
@@ -207,15 +183,13 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
 
         Raises
         ------
-        ContractError
-            A `TypeError`, if `data` is not a Batch.
         MissingFieldError
             A `KeyError`, if there is no neighbour list.
         InputError
             If the list is half, too short or out of date, or the network does not know an element.
         """
-        batch = require_batch(self, data)
-        self._check_elements(batch)
+        batch = as_batch(data)
+        self.element_index_of(batch)
         graph = self._graph(batch)
         if not self._warned_of_isolated_atoms:
             self._warn_of_isolated_atoms(batch, graph)
@@ -226,15 +200,12 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
             "batch_idx": batch.batch_idx,
         }
 
-    def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
-        """Return the active outputs of a batch that has a neighbour list."""
-        return self.outputs_by_autograd(data)
-
     def attached_energy(
         self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
     ) -> dict[str, torch.Tensor]:
         """Return energy and features of the network, attached; see `BaseModelMixin.attached_energy`."""
-        batch, inputs = require_batch(self, data), self.adapt_input(data)
+        batch = as_batch(data)
+        inputs = self.adapt_input(batch)
         ends = inputs["graph"].bond_ends
         vectors = attached_vectors(inputs["vectors"], ends, batch, strain)
         result = self.model(**{**inputs, "vectors": vectors})
@@ -273,21 +244,6 @@ class CHGNetWrapper(nn.Module, BaseModelMixin):
             cutoff=self.model.cutoff,
             bond_cutoff=self.model.bond_cutoff,
         )
-
-    def _check_elements(self, batch: Batch) -> None:
-        """Refuse elements without an embedding; looked up again only when the atoms change."""
-        numbers = batch.atomic_numbers
-        if self._known_elements.holds(numbers):
-            return
-        unknown = (numbers < 1) | (numbers > self.model.num_elements)
-        if bool(unknown.any()):
-            systems = ", ".join(map(str, batch.batch_idx[unknown].unique().tolist()[:3]))
-            found = ", ".join(map(str, numbers[unknown].unique().tolist()[:3]))
-            raise InputError(
-                f"CHGNet knows atomic numbers 1 to {self.model.num_elements}; "
-                f"the system of index {systems} has {found}. Leave it out of the batch."
-            )
-        self._known_elements = ComputedFrom(numbers)
 
     def _warn_of_isolated_atoms(self, batch: Batch, graph: CrystalGraph) -> None:
         degree = torch.bincount(graph.pair_center, minlength=batch.num_nodes)

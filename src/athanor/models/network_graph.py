@@ -1,0 +1,157 @@
+"""NetworkGraph: the pairs of a batch within the cutoff of a network, and what of them and of the atoms it reads."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from athanor.data.fields import FIELDS
+from athanor.errors import InputError
+from athanor.models.derivatives import strained_view
+from athanor.models.pair_vectors import attached_vectors
+from athanor.models.stored_list import require_pairs
+
+if TYPE_CHECKING:
+    from athanor.data.batch import Batch
+    from athanor.models.mixin import BaseModelMixin
+
+
+class NetworkGraph:
+    r"""Atoms and pairs of a batch as networks read them; each tensor is made when it is asked for first.
+
+    Pair u is :math:`v_u = r_j - r_i + S_u h`, both directions stand in the list, and none is longer than the cutoff.
+
+    Parameters
+    ----------
+    model
+        Whose list is read, for its messages.
+    batch
+        A view of a batch with a full neighbour list; positions and cell may require grad.
+    cutoff
+        Å; pairs at or beyond it are left out.
+    dtype
+        Of the network.
+    strain
+        [B, 3, 3], as `BaseModelMixin.attached_energy` gets it.
+
+    Raises
+    ------
+    MissingFieldError
+        A `KeyError`, if there is no neighbour list.
+    InputError
+        If the list is half, too short or out of date.
+
+    Notes
+    -----
+    Geometry is computed in the dtype of the positions and then rounded to that of the network, so that a gradient is
+    summed over pairs in the former. Integers are copies, as what a run in inference mode made could not be saved for a
+    backward pass.
+    """
+
+    def __init__(
+        self,
+        model: BaseModelMixin,
+        batch: Batch,
+        cutoff: float,
+        dtype: torch.dtype,
+        strain: torch.Tensor | None = None,
+    ) -> None:
+        self.batch, self.dtype, self._strain = batch, dtype, strain
+        pairs = require_pairs(model, batch, cutoff)
+        if pairs.half:
+            raise InputError(
+                f"The neighbour list is half; {type(model).__name__} needs both directions. "
+                f"Build it with `compute_neighbors(batch, config=model.model_config.neighbor_config)`."
+            )
+        i, j, images = pairs.pair_index(batch)
+        with torch.no_grad():
+            vectors = _pair_vectors(batch, i, j, images)
+            if not pairs.radius <= cutoff:  # that of a list which somebody assigned is unknown, NaN
+                inside = (vectors * vectors).sum(1) < cutoff * cutoff
+                i, j, images, vectors = i[inside], j[inside], images[inside], vectors[inside]
+        self._geometry = vectors
+        self.edge_index = torch.stack((i, j))
+        """int64 [2, E], the atoms i and j of each pair; sorted by i."""
+        self.images = images
+        """int [E, 3], S."""
+
+    @property
+    def num_graphs(self) -> int:
+        """Systems, B."""
+        return self.batch.num_graphs
+
+    @property
+    def num_nodes(self) -> int:
+        """Atoms, N."""
+        return self.batch.num_nodes
+
+    @cached_property
+    def atomic_numbers(self) -> torch.Tensor:
+        """int64 [N]."""
+        return self.batch.atomic_numbers.to(torch.int64, copy=True)
+
+    @cached_property
+    def batch_idx(self) -> torch.Tensor:
+        """int64 [N], system of each atom."""
+        return self.batch.batch_idx.to(torch.int64, copy=True)
+
+    @cached_property
+    def ptr(self) -> torch.Tensor:
+        """int64 [B+1], first atom of each system."""
+        return self.batch.batch_ptr.to(torch.int64, copy=True)
+
+    @cached_property
+    def vectors(self) -> torch.Tensor:
+        """[E, 3], v, Å; attached to positions, cell and strain if these are differentiated by."""
+        attached = attached_vectors(self._geometry, self.edge_index.T, self.batch, self._strain)
+        return attached.to(self.dtype)
+
+    @cached_property
+    def positions(self) -> torch.Tensor:
+        """[N, 3], Å; attached to positions and strain."""
+        return self._strained.positions.to(self.dtype)
+
+    @cached_property
+    def cell(self) -> torch.Tensor:
+        """[B, 3, 3], Å; unit vectors where there is none. Attached to cell and strain."""
+        cell = self._strained.cell_or_zeros
+        return torch.where(self.batch.has_cell.view(-1, 1, 1), cell, torch.eye(3).to(cell)).to(self.dtype)
+
+    @cached_property
+    def unit_shifts(self) -> torch.Tensor:
+        """[E, 3], S, as floating-point numbers."""
+        return self.images.to(self.dtype)
+
+    @cached_property
+    def shifts(self) -> torch.Tensor:
+        """[E, 3], S h, Å; attached to cell and strain."""
+        cell = self.cell[self.batch_idx[self.edge_index[0]]]
+        return torch.einsum("ea,eac->ec", self.unit_shifts, cell)
+
+    def label(self, name: str) -> torch.Tensor:
+        """Return ``charge`` or ``spin`` [B] of each system, in the dtype of the network; assumed where it is absent."""
+        assumed, value = FIELDS[name].assumed, self.batch.get(name)
+        if assumed is None:
+            raise InputError(f"`{name}` is no label that is assumed where it is absent.")
+        if value is None:
+            return torch.full((self.num_graphs,), assumed, dtype=self.dtype, device=self.batch.device)
+        return value.view(-1).nan_to_num(assumed).to(self.dtype)
+
+    def system_sums(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sums of the rows [N, ...] of each system, added in order, float64 [B, ...]."""
+        sums = values.new_zeros((self.num_graphs, *values.shape[1:]), dtype=torch.float64)
+        return sums.index_add(0, self.batch_idx, values.to(torch.float64))
+
+    @cached_property
+    def _strained(self) -> Batch:
+        return strained_view(self.batch, self._strain)
+
+
+def _pair_vectors(batch: Batch, i: torch.Tensor, j: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    vectors = batch.positions[j] - batch.positions[i]
+    if "cell" in batch:
+        cell = batch.cell[batch.batch_idx[i]]
+        vectors = vectors + torch.einsum("ea,eac->ec", images.to(cell.dtype), cell)
+    return vectors

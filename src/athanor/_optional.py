@@ -93,6 +93,8 @@ class OptionalDependency(Enum):
     MACE = _Package("mace", "athanor-md[mace]")
     CUEQUIVARIANCE = _Package("cuequivariance_torch", "cuequivariance-torch")
     CUEQUIVARIANCE_OPS = _Package("cuequivariance_ops_torch", "cuequivariance-ops-torch-cu12")
+    AIMNET = _Package("aimnet", "athanor-md[aimnet2]")
+    NEQUIP = _Package("nequip", "athanor-md[nequip]")
     TENSORBOARD = _Package("tensorboard", "athanor-md[tensorboard]")
 
     @property

@@ -148,7 +148,7 @@ class CompiledNetwork(nn.Module):
             data["cell"] = torch.cat((data["cell"], torch.eye(3).to(data["cell"])[None]))
         with torch.enable_grad():
             found = self.network({key: value.detach().contiguous() for key, value in data.items()})
-        found = {key: value.detach() for key, value in found.items()}
+        found = {key: value.detach().clone() for key, value in found.items()}  # some come from inference mode
         return found | {key: found[key].view(-1, *shape)[:systems] for key, shape in _OF_SYSTEMS.items()}
 
 

@@ -143,7 +143,7 @@ class NequIPWrapper(LearnedModel):
 
     def network_graph(self, batch: Batch, strain: torch.Tensor | None = None) -> NetworkGraph:
         """Return what the network reads of a batch, in float64; elements that it does not know are refused."""
-        self.species_of(batch)
+        self.element_index_of(batch)
         return NetworkGraph(self, batch, self.cutoff, torch.float64, strain)
 
     def attached_energy(
@@ -185,14 +185,14 @@ class NequIPWrapper(LearnedModel):
         return outputs
 
     def _atoms(self, graph: NetworkGraph) -> dict[str, torch.Tensor]:
-        kinds = self.species_of(graph.batch).to(torch.int64, copy=True)
+        kinds = self.element_index_of(graph.batch).to(torch.int64, copy=True)
         return {"atom_types": kinds, "batch": graph.batch_idx, "num_atoms": graph.ptr.diff()}
 
     def _pairs(self, graph: NetworkGraph) -> slice | torch.Tensor:
         """Return which pairs are within the cutoff of their two kinds: all, or bool [E]."""
         if self._cutoffs is None:
             return slice(None)
-        kinds = self.species_of(graph.batch)[graph.edge_index]
+        kinds = self.element_index_of(graph.batch)[graph.edge_index]
         return graph.vectors.detach().norm(dim=1) < self._cutoffs[kinds[0], kinds[1]]
 
 

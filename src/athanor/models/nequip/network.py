@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -250,8 +251,11 @@ def _loading() -> Iterator[None]:
     flags = {name: getattr(dynamo, name) for name in names}
     sharing, optimization = torch.multiprocessing.get_sharing_strategy(), e3nn.get_optimization_defaults()
     with process_left_alone(), torch.inference_mode(False):
-        _package("utils.global_state").set_global_state()
+        warnings.simplefilter("ignore", DeprecationWarning)  # of what torch says about TorchScript
+        settings = _package("utils.global_state")
+        settings._GLOBAL_STATE_INITIALIZED = False  # it sets most of it once in a process, and we put that back
         fusion = torch.jit.set_fusion_strategy([("DYNAMIC", 10)])
+        settings.set_global_state()
         try:
             yield
         finally:

@@ -34,7 +34,7 @@ class NequIPWrapper(LearnedModel):
     model
         A network that a builder of nequip or nequip-allegro returns, in eV and Å.
     types
-        Element -> the network's name of its kind of atom, such as ``{"C": "C_bulk"}``, where the names are not the
+        Element -> the network's name of its kind of atom, such as ``{"C": "Cbulk"}``, where the names are not the
         symbols of the elements.
     weights_digest
         Digest of the parameters for the card.

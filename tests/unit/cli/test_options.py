@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer.main
 from ase.build import bulk
 from ase.io import read, write
 
 from athanor.cli.main import app, call
+from athanor.models.demo import DemoModel
 from athanor.workflows.methods import MD, all_settings
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import MDSpec, RelaxSpec
@@ -97,6 +99,27 @@ def test_errors_are_json_too(folder: Path, capsys: pytest.CaptureFixture[str], a
     assert set(document) == {"error", "exit_code"}
     assert document["exit_code"] == 65
     assert screen.err == f"athanor: {document['error']}\n"
+
+
+def test_one_model_with_all_that_is_known_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["models", "lj"]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert words.startswith("lennard-jones pair potential, Apache-2.0, installed")
+    assert "options epsilon, sigma, cutoff, switch_width=0.0, half_list=false" in words
+    assert call(["models", "chgnet"]) == 0
+    assert "parameters come with its package" in " ".join(capsys.readouterr().out.split())
+    assert call(["models", "wizardry"]) != 0
+
+
+@pytest.mark.chgnet
+def test_a_file_that_runs_code_is_trusted_by_a_flag(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(DemoModel(hidden_dim=8), folder / "whole.pt")
+    asked = ["evaluate", "argon.extxyz", "--model", "chgnet", "--model-option", "name=whole.pt"]
+    assert call(asked) != 0
+    assert "`--trust-model` on the command line" in capsys.readouterr().err
+    assert call([*asked, "--trust-model"]) != 0
+    assert "is no CHGNet checkpoint" in capsys.readouterr().err
+    assert call(["evaluate", "argon.extxyz", *LJ, "--trust-model"]) == 0  # which reads no file
 
 
 def test_models_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,6 +101,35 @@ def test_models_of_other_packages() -> None:
         athanor.models.get("wrong")
 
 
+def test_a_wrapper_of_the_package_itself_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of another package it does not; `mace` stands for a package that is not installed here."""
+    (tmp_path / "mace.py").write_text(
+        "from athanor.models.lj import LennardJonesModelWrapper\n"
+        "def own(cutoff=5.0):\n"
+        "    return LennardJonesModelWrapper(0.1, 2.0, cutoff)\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "stranger.py").write_text("def other():\n    return None\n", encoding="utf-8")
+    for package, target in (("mace", "mace:own"), ("stranger", "stranger:other")):
+        info = tmp_path / f"{package}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n", encoding="utf-8")
+        (info / "entry_points.txt").write_text(f"[athanor.models]\nmace = {target}\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    assert athanor.models.get("mace", cutoff=4.5).cutoff == 4.5
+    row = next(row for row in athanor.models.available() if row.name == "mace")
+    assert row.summary.endswith("by its own wrapper")
+    assert [row.home for row in athanor.models.available() if row.name == "mace"] == ["mace:own"]
+    sys.modules.pop("mace", None)
+
+
+@pytest.mark.chgnet
+def test_what_a_card_leaves_open_is_taken_from_the_list() -> None:
+    card = athanor.models.get("chgnet").model_card
+    assert card.training_set == BUILT_IN["chgnet"].training_set != ""
+
+
 # --------------------------------------------------------------------------------------------------- sums, by name
 
 

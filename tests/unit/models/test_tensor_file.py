@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,38 @@ def test_what_is_no_checkpoint(tmp_path: Path, content: bytes, words: str) -> No
         with pytest.raises(InputError, match=words) as caught:
             load(path)
         assert "trust" not in str(caught.value) or content.startswith(b"\x80")
+
+
+class Written:
+    """A class that the installed version may lack."""
+
+
+def written(path: Path) -> str:
+    """Write a whole pickle; return its SHA-256."""
+    torch.save(Written(), path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_whole_pickle_runs_if_it_is_trusted_or_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "whole.pt"
+    digest = written(path)
+    with pytest.raises(InputError, match=r"can do whatever you can do.*`trust=True`: `--trust-model`.*`trust: true`"):
+        tensor_file.read_tensor_file(path)
+    found, stamp = tensor_file.read_tensor_file(path, trust=True)
+    assert (type(found).__name__, stamp) == ("Written", f"sha256:{digest}")
+    monkeypatch.setitem(tensor_file.KNOWN_PICKLES, digest, "a package: whole.pt")
+    assert type(tensor_file.read_tensor_file(path)[0]).__name__ == "Written"
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    with pytest.raises(InputError):
+        tensor_file.read_tensor_file(path)
+
+
+def test_a_class_that_is_not_there_is_told_from_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "newer.pt"
+    written(path)
+    monkeypatch.delattr(sys.modules[Written.__module__], "Written")
+    with pytest.raises(InputError, match=r"another version of a package .*Written.*Install the version that wrote it"):
+        tensor_file.read_tensor_file(path, trust=True)
 
 
 def test_folders_and_devices(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ TABLE: dict[str, dict[str, str]] = {
         "compute_neighbors": "athanor.neighbors.build",
     },
     "athanor.models": {
+        "AIMNet2Wrapper": "athanor.models.aimnet2",
         "ASEModelWrapper": "athanor.models.ase_model",
         "BaseModelMixin": "athanor.models.mixin",
         "BuckinghamModelWrapper": "athanor.models.buckingham",
@@ -99,6 +100,7 @@ TABLE: dict[str, dict[str, str]] = {
         "MetatomicWrapper": "athanor.models.metatomic",
         "ModelCard": "athanor.models.card",
         "ModelConfig": "athanor.models.config",
+        "NequIPWrapper": "athanor.models.nequip",
         "NetworkGraph": "athanor.models.network_graph",
         "MorseModelWrapper": "athanor.models.morse",
         "PMEModelWrapper": "athanor.models.pme",
@@ -107,6 +109,7 @@ TABLE: dict[str, dict[str, str]] = {
         "PipelineModelWrapper": "athanor.models.pipeline",
         "PipelineStep": "athanor.models.pipeline",
         "QEqModelWrapper": "athanor.models.qeq",
+        "aimnet2_potential": "athanor.models.aimnet2",
         "StillingerWeberModelWrapper": "athanor.models.stillinger_weber",
         "ZBLModelWrapper": "athanor.models.zbl",
         "available": "athanor.models.registry",

@@ -101,6 +101,8 @@ class OptionalDependency(Enum):
     MATTERSIM = _Package("mattersim", "athanor-md[mattersim]")
     CUEQUIVARIANCE = _Package("cuequivariance_torch", "cuequivariance-torch")
     CUEQUIVARIANCE_OPS = _Package("cuequivariance_ops_torch", "cuequivariance-ops-torch-cu12")
+    AIMNET = _Package("aimnet", "athanor-md[aimnet2]")
+    NEQUIP = _Package("nequip", "athanor-md[nequip]")
     UMA = _Package("fairchem.core", "athanor-md[uma]")
     METATOMIC = _Package("metatomic.torch", "athanor-md[metatomic]")
     METATENSOR = _Package("metatensor.torch", "athanor-md[metatomic]")

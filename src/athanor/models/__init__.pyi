@@ -1,5 +1,7 @@
 # Written by tests/architecture/door_stubs.py from athanor/_doors.py and the __init__.py beside it.
 
+from athanor.models.aimnet2 import AIMNet2Wrapper as AIMNet2Wrapper
+from athanor.models.aimnet2 import aimnet2_potential as aimnet2_potential
 from athanor.models.ase_model import ASEModelWrapper as ASEModelWrapper
 from athanor.models.buckingham import BuckinghamModelWrapper as BuckinghamModelWrapper
 from athanor.models.card import ModelCard as ModelCard
@@ -19,6 +21,7 @@ from athanor.models.mace import MACEWrapper as MACEWrapper
 from athanor.models.metatomic import MetatomicWrapper as MetatomicWrapper
 from athanor.models.mixin import BaseModelMixin as BaseModelMixin
 from athanor.models.morse import MorseModelWrapper as MorseModelWrapper
+from athanor.models.nequip import NequIPWrapper as NequIPWrapper
 from athanor.models.network_graph import NetworkGraph as NetworkGraph
 from athanor.models.pair_function import PairFunctionModelWrapper as PairFunctionModelWrapper
 from athanor.models.pipeline import PipelineGroup as PipelineGroup

@@ -227,6 +227,31 @@ BUILT_IN: dict[str, ModelEntry] = {
             inputs=("charge", "spin"),
         ),
         ModelEntry(
+            name="aimnet2",
+            kind="machine-learned",
+            home="athanor.models.aimnet2:aimnet2_potential",
+            num_elements=14,
+            licence="MIT, parameters under terms of their own",
+            summary="AIMNet2 with its Coulomb sum and D3: checkpoint_path is your file or a published name, aimnet2nse",
+            requires=OptionalDependency.AIMNET,
+            weights="downloaded",
+            training_set="molecules up to 20 atoms beside hydrogen, neutral and charged, wB97M-D3",
+            citation="doi:10.1039/D4SC08572H",
+            url="https://github.com/isayevlab/aimnetcentral",
+            inputs=("charge", "spin"),
+        ),
+        ModelEntry(
+            name="nequip",
+            kind="machine-learned",
+            home="athanor.models.nequip:NequIPWrapper.from_checkpoint",
+            licence="MIT, parameters under terms of their own",
+            summary="NequIP and Allegro: checkpoint_path is your package, checkpoint or compiled model; trust=true",
+            requires=OptionalDependency.NEQUIP,
+            weights="yours",
+            citation="doi:10.1038/s41467-022-29939-5",
+            url="https://github.com/mir-group/nequip",
+        ),
+        ModelEntry(
             name="lennard-jones",
             kind="pair potential",
             home="athanor.models.lj:LennardJonesModelWrapper",
@@ -334,6 +359,7 @@ BUILT_IN: dict[str, ModelEntry] = {
     )
 }
 ALIASES: dict[str, str] = {
+    "allegro": "nequip",
     "lj": "lennard-jones",
     "sw": "stillinger-weber",
     "chgnet-0.3.0": "chgnet",

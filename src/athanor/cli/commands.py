@@ -24,6 +24,7 @@ from athanor.cli.options import (
     SEED,
     STOP_ABOVE,
     SYSTEMS,
+    SYSTEMS_OF_MODELS,
     Parameter,
 )
 from athanor.workflows.methods import MD, RELAX, StageKind, load
@@ -103,10 +104,11 @@ COMMANDS = (
     ),
     _command(
         "evaluate",
-        "Compute energies, forces and stress of structures as they are; nothing moves.",
-        "*.cif -o evaluated.extxyz",
-        [FILES, FROM_TIME, *SYSTEMS, *COMPUTER, options.option(_FILE), _REPLACE, *SCREEN],
-        "athanor.cli.run:evaluate_files",
+        "Compute energies, forces and stress of structures as they are; nothing moves.\n\n"
+        "Several models are compared with the last one, and each writes a file: OUT-NAME.extxyz.",
+        "*.cif --model chgnet --model chgnet-r2scan -o evaluated.extxyz",
+        [FILES, FROM_TIME, *SYSTEMS_OF_MODELS, *COMPUTER, options.option(_FILE), _REPLACE, *SCREEN],
+        "athanor.cli.evaluate:evaluate_files",
     ),
     _command(
         "select",

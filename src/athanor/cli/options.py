@@ -99,12 +99,20 @@ _OF_SELECTION = replace(settings.POTENTIAL, help="Potential that gives features,
                         absent="that of the first run")  # fmt: skip
 SOURCES = argument("sources", list[str], "OUT", "Results folders, stores or files of structures; any number.")
 SELECTING = [*map(option, (*_SELECTION, _KNOWN, _OF_SELECTION, _MODEL_OPTION)), TRUST_MODEL]
-SYSTEMS = [
-    *(option(setting) for setting in (settings.SUPERCELL, settings.MIN_ATOMS, settings.STRICT)),
-    *(option(setting) for setting in (settings.POTENTIAL, _MODEL_OPTION)),
-    TRUST_MODEL,
-    option(settings.PROPERTIES),
-]
+_MODELS = replace(settings.POTENTIAL, quantity=list)
+
+
+def _systems(potential: Setting) -> list[Parameter]:
+    return [
+        *(option(setting) for setting in (settings.SUPERCELL, settings.MIN_ATOMS, settings.STRICT)),
+        *(option(setting) for setting in (potential, _MODEL_OPTION)),
+        TRUST_MODEL,
+        option(settings.PROPERTIES),
+    ]
+
+
+SYSTEMS, SYSTEMS_OF_MODELS = _systems(settings.POTENTIAL), _systems(_MODELS)
+"""Options of structures and their potential; of structures and any number of potentials."""
 MODEL_NAME = argument("name", str | None, "NAME", "One of the list, of which all is told.", _complete_models, None)
 CHECK_OF_MODEL = [
     argument("model", str, "NAME", "Potential, see `athanor models`.", _complete_models),

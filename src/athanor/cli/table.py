@@ -46,6 +46,32 @@ def print_evaluation(rows: Sequence[Row], file: Path | None, seconds: float) -> 
         console.print(printable(f"Results: {file}"), highlight=False, markup=False, soft_wrap=True)
 
 
+def print_evaluations(results: Mapping[str, Sequence[Row]], files: Sequence[Path], seconds: float) -> None:
+    """Print what several models said of the same systems, side by side; `results` are their rows by name."""
+    from athanor.workflows.readable import count, format_seconds
+
+    console = make_console()
+    merged = [dict(row) for row in next(iter(results.values()))]
+    columns = list(_EVALUATED[:2])
+    for number, (name, rows) in enumerate(results.items()):
+        for title, key, justify, show in _OF_EACH_MODEL:
+            columns.append((f"{name}\n{title}", f"{key} {number}", justify, show))
+            for row, own in zip(merged, rows, strict=True):
+                row[f"{key} {number}"] = own.get(key)
+    bad = [any(_has_failed(own) for own in each) for each in zip(*results.values(), strict=True)]
+    for row, has_failed in zip(merged, bad, strict=True):
+        row["status"] = "failed" if has_failed else "done"
+    print_table(console, merged, columns=[*columns, _EVALUATED[-1]], all_rows=not files, notes=False)
+    console.print(f"[bold]{count(len(results), 'model')}[/bold] in {format_seconds(seconds)}", highlight=False)
+    for name, rows in results.items():
+        if any(map(_has_failed, rows)):
+            console.print(printable(f"{name}:"), highlight=False, markup=False)
+            print_failures(console, rows)
+    if files:
+        text = printable(f"Results: {', '.join(map(str, files))}")
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def make_console() -> Any:
     """Console on stdout; wide enough for the table where there is no terminal."""
     from rich.console import Console
@@ -150,7 +176,8 @@ def decimals(digits: int, error: str = "", *, huge: float = 1e5) -> Callable[[An
     """Show a number, and its error from the column `error`. What explodes is huge; rounded, it stretches no column."""
 
     def number(value: float) -> str:
-        return f"{value:.{digits}f}" if abs(value) < huge else f"{value:.1e}"
+        rounded = round(value, digits) + 0.0  # which is never minus zero
+        return f"{rounded:.{digits}f}" if abs(value) < huge else f"{value:.1e}"
 
     return lambda value, row: " ± ".join(number(each) for each in (value, row.get(error)) if each is not None)
 
@@ -219,11 +246,13 @@ _EVALUATED: list[_Column] = [
     *_CELL,
     ("status", "status", "left", lambda value, row: "" if value == "done" else _STATUS[3](value, row)),
 ]
+_OF_EACH_MODEL = [column for column in _EVALUATED if column[1] in ("energy_per_atom", "fmax", "pressure_GPa")]
 _WORDS = ("system", "formula", "file", "status")
 _LEFT_OUT_FIRST = ("file", "index_in_file", "gamma", "smax_GPa", "volume_per_atom", "reference_lattice_constant",
                    "atoms", "energy", "a", "fmax", "lattice_constant", "error_percent", "pressure_GPa", "steps",
                    "density_error_g_per_cm3", "temperature", "formula", "start_time",
-                   "max_force_deviation")  # fmt: skip
+                   "max_force_deviation", "stress_mae_GPa", "forces_rmse", "displacement", "strain_percent",
+                   "where")  # fmt: skip
 _WIDEST_NAME = 24
 
 
@@ -241,7 +270,7 @@ def _fit(columns: list[_Column], rows: Sequence[Row], width: int) -> tuple[list[
 
     def needed(column: _Column) -> int:
         title, key, _, show = column
-        widest = max(len(text) for text in (title, *(_cell(row, key, show) for row in rows)))
+        widest = max(len(text) for text in (*title.split("\n"), *(_cell(row, key, show) for row in rows)))
         return 3 + (min(widest, _WIDEST_NAME) if title in _WORDS else widest)
 
     kept, left_out = list(columns), []

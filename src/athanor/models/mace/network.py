@@ -41,6 +41,9 @@ DEBYE = 0.20819433622621247
 """e·Å in a debye."""
 
 
+_OMOL = "https://github.com/ACEsuit/mace-foundations/releases/download/mace_omol_0/MACE-omol-0-extra-large-1024.model"
+
+
 class Abilities(NamedTuple):
     """What a kind of network gives by our names, and reads beside atoms and pairs by its own."""
 
@@ -55,7 +58,7 @@ _KINDS = {
     "AtomicDipolesMACE": Abilities(frozenset({"dipole"}), ("charges",), in_debye=True, has_embeddings=False),
     "AtomicDielectricMACE": Abilities(frozenset({"dipole", "charges"}), ("total_charge",), has_embeddings=False),
     "EnergyDipolesMACE": Abilities(
-        frozenset({"energy", "forces", "stress", "dipole"}), ("charges",), in_debye=True, has_embeddings=False
+        frozenset({"energy", "forces", "stress", "dipole"}), ("charges", "head"), in_debye=True, has_embeddings=False
     ),
 }
 
@@ -179,7 +182,11 @@ def _package(submodule: str) -> ModuleType:
 def _download(name: str, trust: bool) -> Path:
     """Return the file of a published network, which the package downloads unless it did before."""
     published = _package("calculators.foundations_models")
-    urls = published.mace_mp_urls | {f"off-{size}": url for size, url in published.mace_off_urls.items()}
+    urls = {
+        **published.mace_mp_urls,
+        **{f"off-{size}": url for size, url in published.mace_off_urls.items()},
+        "omol": _OMOL,
+    }
     if name not in urls:
         raise InputError(f"`{name}` is neither a file nor a network that mace-torch can get: {', '.join(urls)}.")
     if not trust:

@@ -332,7 +332,7 @@ class MACEWrapper(nn.Module, BaseModelMixin):
         if self._head_index is not None:
             inputs["head"] = self._heads_of(batch)
         for name in self._reads:
-            inputs[name] = self._input_named(name, batch)
+            inputs.setdefault(name, self._input_named(name, batch))
         return inputs
 
     def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
@@ -432,6 +432,8 @@ class MACEWrapper(nn.Module, BaseModelMixin):
 
     def _input_named(self, name: str, batch: Batch) -> torch.Tensor:
         """Return what the network reads beside atoms and pairs, in its dtype: [B], or [N] and wider for fields so."""
+        if name == "head":  # the only one
+            return torch.zeros(batch.num_graphs, dtype=torch.int64, device=batch.device)
         field = {"total_charge": "charge", "total_spin": "spin"}.get(name, name)
         value = batch.get(field)
         if value is None and field == "charges":

@@ -239,7 +239,10 @@ BUILT_IN: dict[str, ModelEntry] = {
                 ("mattersim", "MatterSim: checkpoint_path is your file, or a published name (1m)", {}),
                 *(
                     (each, f"MatterSim v1, {says}: bulk materials, hot and under pressure", {"checkpoint_path": each})
-                    for each, says in (("mattersim-v1.0.0-1m", "the small one"), ("mattersim-v1.0.0-5m", "the large one"))
+                    for each, says in (
+                        ("mattersim-v1.0.0-1m", "the small one"),
+                        ("mattersim-v1.0.0-5m", "the large one"),
+                    )
                 ),
             )
         ),
@@ -277,7 +280,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             summary="AIMNet2 with its Coulomb sum and D3: checkpoint_path is your file or a published name, aimnet2nse",
             requires=OptionalDependency.AIMNET,
             weights="downloaded",
-            training_set="molecules up to 20 atoms beside hydrogen, neutral and charged, wB97M-D3",
+            training_set="neutral and charged molecules, wB97M-D3/def2-TZVPP",
             citation="doi:10.1039/D4SC08572H",
             url="https://github.com/isayevlab/aimnetcentral",
             inputs=("charge", "spin"),

@@ -40,9 +40,7 @@ def measure(smoke: bool = False) -> list[Row]:
     """Return a row for each potential and number of threads, in ms a step."""
     cases = [
         ("Stillinger-Weber, 4,096 atoms", SILICON, 8, 1),
-        ("Stillinger-Weber, 4,096 atoms", SILICON, 8, 2),
         ("embedded atom, 4,000 atoms", COPPER, 10, 1),
-        ("embedded atom, 4,000 atoms", COPPER, 10, 2),
     ]
     steps = (100, 3)
     if smoke:

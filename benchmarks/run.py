@@ -29,6 +29,7 @@ BENCHMARKS = (
     "chgnet_relaxation",
     "ase_calculator",
     "composition",
+    "committees",
     "electrostatics",
     "dispersion",
 )

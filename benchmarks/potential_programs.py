@@ -75,7 +75,7 @@ def one_by_one(calculator: Any, systems: list[Atoms]) -> tuple[Any, Any]:
 
     energies, forces = [], []
     for atoms in systems:
-        calculator.calculate(atoms, ["energy", "forces"], ["positions", "numbers", "cell", "pbc"])
+        calculator.calculate(atoms.copy(), ["energy", "forces"], ["positions", "numbers", "cell", "pbc"])  # may write
         energies.append(float(calculator.results["energy"]))
         forces.append(np.array(calculator.results["forces"]))
     return np.array(energies), np.concatenate(forces)
@@ -89,7 +89,7 @@ def check(ours: tuple[Any, Any], theirs: tuple[Any, Any], systems: list[Atoms]) 
     energy = float(np.abs((ours[0] - theirs[0]) / sizes).max())
     forces = float(np.abs(ours[1] - theirs[1]).max())
     print(f"    differ by at most {energy:.1e} eV/atom, {forces:.1e} eV/Å", flush=True)
-    if not (energy <= ENERGY and forces <= FORCES):
+    if not (energy <= ENERGY and forces <= FORCES and np.abs(ours[1]).max() > FORCES):
         raise AssertionError(f"the two do not compute the same: {energy:.1e} eV/atom, {forces:.1e} eV/Å apart")
 
 
@@ -146,7 +146,8 @@ def measure(name: str, smoke: bool) -> dict[str, Any]:
     model, calculator = potential.build()
     elements = model.model_card.elements
     systems = systems_of(potential.systems, 2 if smoke else COUNTS[potential.systems], elements)
-    check(evaluated(model, systems), one_by_one(calculator, systems), systems)  # the first call compiles, too
+    for _ in range(1 if smoke else 3):  # the first calls compile, too
+        check(evaluated(model, systems), one_by_one(calculator, systems), systems)
     timed = {
         "athanor": lambda: 1e3 * cpu(lambda: evaluated(model, systems)),
         "its own calculator": lambda: 1e3 * cpu(lambda: one_by_one(calculator, systems)),

@@ -1,4 +1,4 @@
-"""Learned potentials: energies and forces of 32 crystals, or 200 molecules, in one batch, against their own calculators.
+"""Learned potentials: energies and forces of 32 crystals, or 200 molecules, in one batch, against its own calculator.
 
 The calculator of each package evaluates the systems one by one on the same thread, from ASE atoms on, as we do; some
 compute stress as well. A potential runs in the environment that ``make test-model-NAME`` sets up, `.venv-NAME`; those

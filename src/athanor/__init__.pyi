@@ -19,5 +19,6 @@ from athanor.workflows.md import md as md
 from athanor.workflows.plot import plot as plot
 from athanor.workflows.relax import relax as relax
 from athanor.workflows.saved_run import open as open
+from athanor.workflows.select import select as select
 
 __version__: str

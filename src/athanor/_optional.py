@@ -33,8 +33,9 @@ def process_left_alone() -> Iterator[None]:
     """Put back what packages change for the whole process when they are imported or build a network.
 
     Environment variables (``import mace`` switches off what keeps `torch.load` from running code in files), filters of
-    warnings, handlers of the root logger, the default dtype of torch, its number of threads and precision of products,
-    and the state of random number generators. What is printed meanwhile goes to the standard error.
+    warnings, handlers of the root logger, the default dtype of torch, its number of threads, precision of
+    products and how it prints, and the state of random number generators. What is printed meanwhile goes to the
+    standard error.
     """
     import logging
 
@@ -69,6 +70,7 @@ def _torch_left_alone() -> Callable[[], None]:
 
     dtype, state, threads = torch.get_default_dtype(), torch.get_rng_state(), torch.get_num_threads()
     precision, gradients = torch.get_float32_matmul_precision(), torch.is_grad_enabled()
+    printing = torch._tensor_str.get_printoptions()
 
     def put_back() -> None:
         torch.set_default_dtype(dtype)
@@ -77,6 +79,7 @@ def _torch_left_alone() -> Callable[[], None]:
             torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
         torch.set_grad_enabled(gradients)
+        torch.set_printoptions(**printing)
 
     return put_back
 
@@ -87,12 +90,22 @@ class OptionalDependency(Enum):
     ASE = _Package("ase", "ase")
     PYMATGEN = _Package("pymatgen", "athanor-md[pymatgen]")
     CHGNET = _Package("chgnet", "athanor-md[chgnet]")
+    SEVENN = _Package("sevenn", "athanor-md[sevennet]")
+    SO3KRATES = _Package("so3krates_torch", "athanor-md[so3lr]")
+    DIEP = _Package("diep", "athanor-md[diep]")
     DFTD4 = _Package("dftd4", "athanor-md[d4]")
     MATPLOTLIB = _Package("matplotlib", "athanor-md[plot]")
     PANDAS = _Package("pandas", "pandas")
     MACE = _Package("mace", "athanor-md[mace]")
+    ORB = _Package("orb_models", "athanor-md[orb]")
+    MATTERSIM = _Package("mattersim", "athanor-md[mattersim]")
     CUEQUIVARIANCE = _Package("cuequivariance_torch", "cuequivariance-torch")
     CUEQUIVARIANCE_OPS = _Package("cuequivariance_ops_torch", "cuequivariance-ops-torch-cu12")
+    AIMNET = _Package("aimnet", "athanor-md[aimnet2]")
+    NEQUIP = _Package("nequip", "athanor-md[nequip]")
+    UMA = _Package("fairchem.core", "athanor-md[uma]")
+    METATOMIC = _Package("metatomic.torch", "athanor-md[metatomic]")
+    METATENSOR = _Package("metatensor.torch", "athanor-md[metatomic]")
     TENSORBOARD = _Package("tensorboard", "athanor-md[tensorboard]")
 
     @property

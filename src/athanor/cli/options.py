@@ -32,7 +32,7 @@ def option(setting: Setting, *, required: bool = False) -> Parameter:
         rich_help_panel=setting.panel,
         help=setting.short_help + (f"  [default: {default}]" if default and not required else ""),
     )
-    found: Any = list[str] if setting.quantity is list else str  # read and checked as the keys of a job are
+    found: Any = list[str] if setting.quantity in (list, dict) else str  # read and checked as the keys of a job are
     return _keyword(name, Annotated[found if required else found | None, made], Parameter.empty if required else None)
 
 
@@ -91,6 +91,14 @@ TRUST_MODEL = flag(
 )
 _ELEMENT = Setting("element", list, "Element to make the systems of", absent="two that the model knows",
                    metavar="SYMBOL", panel=MODEL)  # fmt: skip
+_SELECTION = (settings.MOST, settings.BY, settings.FIELD, settings.ABOVE, settings.BELOW, settings.SPACING,
+              settings.POOLING)  # fmt: skip
+_KNOWN = Setting("known", list, "What is labelled already: nothing like it is chosen", metavar="FILE",
+                 panel=settings.SELECTION)  # fmt: skip
+_OF_SELECTION = replace(settings.POTENTIAL, help="Potential that gives features, or the field", note="",
+                        absent="that of the first run")  # fmt: skip
+SOURCES = argument("sources", list[str], "OUT", "Results folders, stores or files of structures; any number.")
+SELECTING = [*map(option, (*_SELECTION, _KNOWN, _OF_SELECTION, _MODEL_OPTION)), TRUST_MODEL]
 _MODELS = replace(settings.POTENTIAL, quantity=list)
 
 
@@ -116,6 +124,7 @@ CHECK_OF_MODEL = [
 COMPUTER = [option(setting) for setting in (settings.DEVICE, settings.DTYPE, settings.THREADS, settings.MAX_ATOMS)]
 QUICK = flag("quick", COMPUTING, "Take the `quick_steps` of every stage.")
 SEED, EVERY = option(settings.SEED), option(settings.EVERY)
+STOP_ABOVE = option(settings.STOP_ABOVE)
 OVERWRITE = flag("overwrite", OUTPUT, "Replace the results of an earlier run.")
 CHECK = flag("check", OUTPUT, "Check all, estimate time, memory, disk; run nothing.")
 JSON = flag("json", OUTPUT, "Print one JSON document instead of tables.")

@@ -127,15 +127,16 @@ def print_pairs(console: Any, pairs: Mapping[str, str]) -> None:
 
 
 def print_failures(console: Any, rows: Sequence[Row]) -> None:
-    """Print why systems were set aside, one line each."""
+    """Print why systems were set aside or stopped, one line each."""
     failed = [row for row in rows if _has_failed(row)]
-    for row in failed[:_MOST_FAILURES]:
+    told = failed + [row for row in rows if row["status"] == "stopped"]
+    for row in told[:_MOST_FAILURES]:
         where = f"frame {row['index_in_file']} of {row['file']}" if row.get("file") else f"number {row['index']}"
         after = f" after step {row['steps']}" if "steps" in row else ""
-        text = printable(f"  {row['system']} ({where}) failed{after}: {row['reason']}")
+        text = printable(f"  {row['system']} ({where}) {row['status']}{after}: {row['reason']}")
         console.print(text, highlight=False, markup=False)
-    if len(failed) > _MOST_FAILURES:
-        console.print(f"  and {len(failed) - _MOST_FAILURES} more, see summary.csv", highlight=False)
+    if len(told) > _MOST_FAILURES:
+        console.print(f"  and {len(told) - _MOST_FAILURES} more, see summary.csv", highlight=False)
     for advice in dict.fromkeys(_advice(row) for row in failed):
         console.print(advice, highlight=False, markup=False)
 
@@ -218,6 +219,7 @@ _COMPARED: list[_Column] = [
     ("source", "reference_lattice_constant", "right", decimals(3)),
     ("error %", "error_percent", "right", lambda value, row: f"{value:+.2f}"),
 ]
+_DISAGREEMENT: _Column = ("σF eV/Å", "max_force_deviation", "right", decimals(3))
 _COLUMNS: list[_Column] = [
     ("system", "system", "left", lambda value, row: str(value)),
     ("atoms", "atoms", "right", lambda value, row: str(value)),
@@ -227,6 +229,7 @@ _COLUMNS: list[_Column] = [
     ("smax GPa", "smax_GPa", "right", decimals(3)),
     *_CELL,
     *_COMPARED,
+    _DISAGREEMENT,
     ("T / K", "temperature", "right", decimals(0, "temperature_error")),
     ("p / GPa", "pressure_GPa", "right", decimals(3, "pressure_error_GPa")),
     ("ρ / g/cm³", "density_error_g_per_cm3", "right", _density),
@@ -238,6 +241,7 @@ _EVALUATED: list[_Column] = [
     ("energy eV", "energy", "right", decimals(4, huge=1e8)),
     ("eV/atom", "energy_per_atom", "right", decimals(4)),
     ("fmax eV/Å", "fmax", "right", decimals(3)),
+    _DISAGREEMENT,
     ("pressure GPa", "pressure_GPa", "right", decimals(3)),
     *_CELL,
     ("status", "status", "left", lambda value, row: "" if value == "done" else _STATUS[3](value, row)),
@@ -247,7 +251,8 @@ _WORDS = ("system", "formula", "file", "status")
 _LEFT_OUT_FIRST = ("file", "index_in_file", "gamma", "smax_GPa", "volume_per_atom", "reference_lattice_constant",
                    "atoms", "energy", "a", "fmax", "lattice_constant", "error_percent", "pressure_GPa", "steps",
                    "density_error_g_per_cm3", "temperature", "formula", "start_time",
-                   "stress_mae_GPa", "forces_rmse", "displacement", "strain_percent", "where")  # fmt: skip
+                   "max_force_deviation", "stress_mae_GPa", "forces_rmse", "displacement", "strain_percent",
+                   "where")  # fmt: skip
 _WIDEST_NAME = 24
 
 
@@ -293,6 +298,8 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         close = sum(error <= 3.0 for error in errors)
         notes.append(f"{close} of {len(errors)} lie within 3 % of the source; the median error is "
                      f"{statistics.median(errors):.2f} %.")  # fmt: skip
+    if any(row.get("max_force_deviation") is not None for row in rows):
+        notes.append("σF: largest deviation of a force within the committee.")
     if any(row.get("temperature") is not None for row in rows):
         few = min(row["temperature_samples"] for row in rows if row.get("temperature_samples"))
         note = f" ({few} samples: too few to say much)" if few < 100 else ""

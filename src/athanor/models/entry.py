@@ -24,8 +24,8 @@ class ModelEntry:
     name
         What `get` takes.
     kind
-        ``"pair potential"``, ``"electrostatics"``, ``"dispersion"``, ``"machine-learned"``, ``"demo"`` or
-        ``"third party"``.
+        ``"pair potential"``, ``"many-body potential"``, ``"electrostatics"``, ``"dispersion"``, ``"machine-learned"``,
+        ``"several models"``, ``"demo"`` or ``"third party"``.
     home
         ``module:attribute`` that builds the wrapper.
     num_elements

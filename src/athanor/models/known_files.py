@@ -6,5 +6,7 @@ instruction, with `pickletools`.
 
 from __future__ import annotations
 
-KNOWN_PICKLES: dict[str, str] = {}
+KNOWN_PICKLES: dict[str, str] = {
+    "b5145564911ff983ed076ccb2bca5ce63454b74c9c8291092695463f1e6732be": "so3krates-torch: pretrained/so3lr/so3lr.model",
+}
 """SHA-256 of a file -> package and name of it."""

@@ -18,6 +18,7 @@ from athanor.data import AtomicData, Batch
 from athanor.models import PipelineGroup, PipelineModelWrapper, PipelineStep, equilibration, hessian, qeq
 from athanor.models.dsf import DSFModelWrapper
 from athanor.models.ewald import EwaldModelWrapper
+from athanor.models.pme import PMEModelWrapper
 from athanor.models.qeq import QEqModelWrapper
 from athanor.neighbors import compute_neighbors
 
@@ -277,6 +278,17 @@ def test_without_its_coulomb_energy_and_with_an_ewald_sum_all_is_the_same(groups
     for name in EVERYTHING:
         torch.testing.assert_close(other[name], one[name], rtol=1e-12, atol=1e-12)
     check_against_differences(pipeline, salt(), 1.0)
+
+
+@pytest.mark.parametrize("term", [EwaldModelWrapper, PMEModelWrapper, DSFModelWrapper])
+def test_a_group_takes_batches_of_inference_mode(term: Any) -> None:
+    """Mutant: an operation keeps what was made in inference mode for its backward pass."""
+    pipeline = PipelineModelWrapper(PAIRS["a group"](model(coulomb=False), term(9.0)))
+    expected = evaluate(pipeline, salt())
+    with torch.inference_mode():
+        found = evaluate(pipeline, salt())
+    for name in EVERYTHING:
+        torch.testing.assert_close(found[name], expected[name].detach(), rtol=1e-12, atol=1e-12)
 
 
 def test_with_charges_at_rest_an_ewald_sum_does_not_make_up_for_it() -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from athanor.errors import DtypeError, ShapeError
-from athanor.kernels._library import as_tensor, register_gradient, register_op
+from athanor.kernels._library import as_tensor, register_gradient, register_op, savable
 from athanor.kernels.cell._reference import gradient_by_cell
 from athanor.kernels.segment._reference import segment_index
 
@@ -124,7 +124,7 @@ def register_energy_op(
         outputs = registered(*arguments)
         if not outputs[0].requires_grad:
             return outputs
-        return (outputs[0], *Attached.apply(len(outputs) - 1, *outputs[1:], *arguments))
+        return (outputs[0], *Attached.apply(len(outputs) - 1, *outputs[1:], *savable(arguments)))
 
     registered = register_op(public, cpu=cpu, reference=reference, fake=fake)
     register_gradient(public.__name__, setup_context=setup_context, backward=backward)

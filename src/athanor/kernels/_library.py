@@ -71,9 +71,18 @@ def register_op(
                 f"`{name}` has no derivative in forward mode. Take it in reverse: `torch.autograd.grad`, or "
                 f"`torch.autograd.functional.vjp`."
             )
-        return registered(*arguments)
+        return registered(*savable(arguments))
 
     return call
+
+
+def savable(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return `arguments` such that a backward pass may keep them: of what comes from inference mode, copies."""
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+        return arguments
+    return tuple(
+        each.clone() if isinstance(each, torch.Tensor) and each.is_inference() else each for each in arguments
+    )
 
 
 def is_plain(arguments: tuple[Any, ...]) -> bool:

@@ -298,6 +298,9 @@ def _tell_what_is_missing(found: Comparison, side: Side, reference: Side) -> Non
     elsewhere = systems(lambda pair: not pair.is_same and pair.displacements is not None)
     if elsewhere:
         found.notes.append(f"Forces are not compared where atoms or cells are at other places: {elsewhere}.")
+    partial = systems(lambda pair: pair.is_same and (pair.forces is None or not np.isfinite(pair.forces).all()))
+    if "forces" in found.figures and partial:
+        found.notes.append(f"One side has no forces, or not of all atoms; what lacks is left out: {partial}.")
     if "forces" not in found.figures and not elsewhere and not unknown:
         lacking = [each for place, each in enumerate((side, reference)) if not each.has_forces()]
         for each in lacking:

@@ -29,7 +29,8 @@ class Pair:
     shifted_energy
         Energy of the first side as the second counts elements, eV/atom; NaN where that is not known.
     forces, stress
-        [2, N, 3] in eV/Å and [2, 6] in GPa, of both sides; None where one has none, or the structures differ.
+        [2, N, 3] in eV/Å and [2, 6] in GPa, of both sides; None where one has none, or the structures differ. NaN where
+        there is no number, which does not count.
     volume
         Å³/atom, of both sides; NaN where there is none.
     strains
@@ -144,11 +145,12 @@ def deviation_of(quantity: Quantity, pairs: Iterable[Pair]) -> Deviation | None:
     worst: tuple[float, float, Pair, int] | None = None
     for pair in pairs:
         differences = quantity.differences(pair)
-        if not differences.size:
-            continue
-        parts.append(differences.ravel())
         sizes = np.linalg.norm(differences, axis=1) if differences.ndim == 2 else np.abs(differences)
-        place = int(sizes.argmax())
+        known = np.isfinite(sizes)  # labels of a part of the atoms are NaN for the others
+        if not known.any():
+            continue
+        parts.append(differences[known].ravel())
+        place = int(np.where(known, sizes, -np.inf).argmax())
         if worst is None or sizes[place] > worst[0]:
             signed = sizes[place] if differences.ndim == 2 else differences[place]
             worst = float(sizes[place]), float(signed), pair, place

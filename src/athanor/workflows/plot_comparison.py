@@ -106,6 +106,8 @@ def _draw(above: Any, below: Any, panel: _Panel, comparisons: Sequence[Compariso
             continue
         pairs = [values for values in map(panel.values, comparison.pairs) if values is not None]
         ours, theirs = (np.concatenate([np.ravel(pair[place]) for pair in pairs]) for place in (0, 1))
+        known = np.isfinite(ours) & np.isfinite(theirs)
+        ours, theirs = ours[known], theirs[known]
         ends += [ours.min(), ours.max(), theirs.min(), theirs.max()]
         few = len(ours) <= _FEW
         style: dict[str, Any] = {

@@ -308,3 +308,23 @@ def test_nothing_to_draw_and_an_unknown_ending(tmp_path: Path) -> None:
         plot_comparisons([])
     with pytest.raises(InputError, match="no ending of a picture"):
         athanor.compare(*two_sides()).plot(tmp_path / "parity.doc")
+
+
+def test_labels_of_some_atoms_are_compared_and_the_others_left_out(tmp_path: Path) -> None:
+    """NaN, as files have where nothing was computed. Mutant: one makes every figure NaN, and hides the worst atom."""
+    ours, theirs = two_sides()
+    theirs[0].calc.results["forces"][1] = np.nan
+    theirs[1].calc.results["forces"][0] = np.nan
+    theirs.append(labelled(molecule("H2O"), -5.0))
+    ours.append(labelled(molecule("H2O"), -5.0, np.ones((3, 3))))
+    for name, side in (("ours.extxyz", ours), ("theirs.extxyz", theirs)):
+        write(tmp_path / name, side)
+    found = athanor.compare(tmp_path / "ours.extxyz", tmp_path / "theirs.extxyz")
+    forces = found.figures["forces"]
+    assert (forces.count, forces.atom, forces.row) == (3 * (1 + 3), 2, 1)
+    assert forces.worst == pytest.approx(0.5)
+    assert forces.mae == pytest.approx(0.7 / 12)
+    assert found.rows[1]["forces_mae"] == pytest.approx(0.7 / 9)
+    assert "forces_mae" not in found.rows[2]
+    assert any("not of all atoms; what lacks is left out: ours:0, ours:1, ours:2." in note for note in found.notes)
+    found.plot(tmp_path / "parity.png")

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import pickle
 import shutil
 import subprocess
 import sys
@@ -167,6 +169,14 @@ def test_the_shipped_parameters_make_steps_and_say_so() -> None:
         bent = [Atoms(elements, [[0, 0, 0], [length, 0, 0], [0.3, 2.0, 0]]) for length in (side - 4e-6, side + 4e-6)]
         low, high = (model(batch_of(atoms))["energy"].item() for atoms in bent)
         assert (abs(high - low) > 2e-4) == steps
+
+
+def test_a_copy_gives_the_same() -> None:
+    """Copied and pickled, as a committee and other processes need it. Mutant: the wrapper keeps a module."""
+    model, batch = DIEPWrapper(small_potential()).eval(), batch_of(structures()["silicon"])
+    expected = model(batch)["forces"]
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(again(batch)["forces"], expected)
 
 
 def test_second_derivatives() -> None:

@@ -103,3 +103,14 @@ def test_second_derivatives(tmp_path: Path) -> None:
     model, batch = wrapper(written(tmp_path / "pet.pt")), batch_of(*structures()[:2])
     for exact, by_differences in zip(hessian(model, batch, step=None), hessian(model, batch, step=1e-4), strict=True):
         torch.testing.assert_close(exact, by_differences, rtol=1e-5, atol=1e-4)
+
+
+def test_it_is_copied_and_runs_in_inference_mode(tmp_path: Path) -> None:
+    """Mutants: the wrapper keeps a module of the package; flags that a batch of inference mode holds are read."""
+    model = wrapper(written(tmp_path / "pet.pt"))
+    expected = model(batch_of(*structures()))["forces"]
+    again = copy.deepcopy(model)
+    with torch.inference_mode():
+        batch = batch_of(*structures())
+        torch.testing.assert_close(again(batch)["forces"], expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(again(batch)["forces"], expected, rtol=1e-9, atol=1e-9)

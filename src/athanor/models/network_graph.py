@@ -47,8 +47,8 @@ class NetworkGraph:
     Notes
     -----
     Geometry is computed in the dtype of the positions and then rounded to that of the network, so that a gradient is
-    summed over pairs in the former. Integers are copies, as what a run in inference mode made could not be saved for a
-    backward pass.
+    summed over pairs in the former. Integers and flags are copies, as what a run in inference mode made could not be
+    saved for a backward pass.
     """
 
     def __init__(
@@ -100,6 +100,11 @@ class NetworkGraph:
     def ptr(self) -> torch.Tensor:
         """int64 [B+1], first atom of each system."""
         return self.batch.batch_ptr.to(torch.int64, copy=True)
+
+    @cached_property
+    def pbc(self) -> torch.Tensor:
+        """bool [B, 3], periodic axes; none where there is no cell."""
+        return self.batch.pbc_or_false.clone()
 
     @cached_property
     def vectors(self) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -78,7 +79,6 @@ class DIEPWrapper(LearnedModel):
         element_index = {number_of_symbol(symbol): place for place, symbol in enumerate(network.element_types)}
         width = network.embedding.dim_node_embedding
         super().__init__(model, element_index, embedding_width=width)
-        self._config: Any = OptionalDependency.DIEP.load("config", needed_by="DIEPWrapper")
         steps = network.diep_integrator.triplet_frame == "canonical"
         self.model_config = ModelConfig(
             outputs=frozenset({"energy", "atomic_energies", *DERIVATIVES, *EMBEDDINGS}),
@@ -160,9 +160,15 @@ class DIEPWrapper(LearnedModel):
     @contextmanager
     def _network_dtype(self) -> Iterator[None]:
         """Let the package compute in the dtype of its parameters: it casts what it reads to a dtype of its module."""
-        before = self._config.float_th
-        self._config.float_th = self.dtype
+        config = _config()
+        before, config.float_th = config.float_th, self.dtype
         try:
             yield
         finally:
-            self._config.float_th = before
+            config.float_th = before
+
+
+@cache
+def _config() -> Any:
+    """Return the module; kept here, as a model that kept it could not be copied."""
+    return OptionalDependency.DIEP.load("config", needed_by="DIEPWrapper")

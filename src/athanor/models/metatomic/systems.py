@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,6 +42,18 @@ def fields_of(requested: Mapping[str, Any]) -> dict[str, str]:
     return {name: _LABELS[name, options.sample_kind][0] for name, options in requested.items()}
 
 
+@cache
+def metatomic() -> ModuleType:
+    """Return the package; kept here, as a model that kept it could not be copied."""
+    return OptionalDependency.METATOMIC.load()
+
+
+@cache
+def metatensor() -> ModuleType:
+    """Return the package of its tensors, likewise."""
+    return OptionalDependency.METATENSOR.load()
+
+
 class SystemMaker:
     """Makes the systems of a batch; attached to what the graph is differentiated by.
 
@@ -54,15 +68,11 @@ class SystemMaker:
     def __init__(self, lists: Sequence[tuple[Any, float]], requested: Mapping[str, Any]) -> None:
         self._lists, self._requested = lists, requested
         self._longest = max((cutoff for _, cutoff in lists), default=0.0)
-        self._package = OptionalDependency.METATOMIC.load()
-        metatensor = OptionalDependency.METATENSOR.load()
-        self._labels, self._block, self._map = metatensor.Labels, metatensor.TensorBlock, metatensor.TensorMap
         fields_of(requested)
 
     def __call__(self, graph: NetworkGraph) -> list[Any]:
         """Return one system for each of `graph`."""
-        batch = graph.batch
-        pbc = batch.pbc_or_false
+        pbc = graph.pbc
         cell = torch.where(pbc.unsqueeze(2), graph.cell, 0.0)
         sizes = graph.ptr.diff().tolist()
         parts = (
@@ -71,7 +81,7 @@ class SystemMaker:
             cell.unbind(),
             pbc.unbind(),
         )
-        systems = [self._package.System(*each) for each in zip(*parts, strict=True)]
+        systems = [metatomic().System(*each) for each in zip(*parts, strict=True)]
         for options, cutoff in self._lists:
             for system, block in zip(systems, self._pairs(graph, options, cutoff), strict=True):
                 system.add_neighbor_list(options, block)
@@ -95,11 +105,11 @@ class SystemMaker:
         samples = torch.cat((torch.stack((i - first, j - first), 1), images), 1).to(torch.int32)
         lengths = torch.bincount(system, minlength=graph.num_graphs).tolist()
         names = ["first_atom", "second_atom", "cell_shift_a", "cell_shift_b", "cell_shift_c"]
-        device = vectors.device
-        components = [self._labels(["xyz"], torch.arange(3, dtype=torch.int32, device=device).view(3, 1))]
-        properties = self._labels(["distance"], torch.zeros((1, 1), dtype=torch.int32, device=device))
+        device, tensors = vectors.device, metatensor()
+        components = [tensors.Labels(["xyz"], torch.arange(3, dtype=torch.int32, device=device).view(3, 1))]
+        properties = tensors.Labels(["distance"], torch.zeros((1, 1), dtype=torch.int32, device=device))
         return [
-            self._block(values, self._labels(names, rows, assume_unique=True), components, properties)
+            tensors.TensorBlock(values, tensors.Labels(names, rows, assume_unique=True), components, properties)
             for rows, values in zip(samples.split(lengths), vectors.unsqueeze(2).split(lengths), strict=True)
         ]
 
@@ -120,9 +130,10 @@ class SystemMaker:
         names, samples = ["system"], torch.zeros_like(rows)
         if of_atoms:
             names, samples = ["system", "atom"], torch.cat((samples, rows), 1)
-        zero = torch.zeros((1, 1), dtype=torch.int32, device=values.device)
-        block = self._block(values, self._labels(names, samples, assume_unique=True), [], self._labels([of], zero))
-        found = self._map(self._labels(["_"], zero), [block])
+        zero, tensors = torch.zeros((1, 1), dtype=torch.int32, device=values.device), metatensor()
+        labels = tensors.Labels(names, samples, assume_unique=True)
+        block = tensors.TensorBlock(values, labels, [], tensors.Labels([of], zero))
+        found = tensors.TensorMap(tensors.Labels(["_"], zero), [block])
         found.set_info("unit", unit)
         return found
 

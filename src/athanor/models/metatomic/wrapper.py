@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from athanor._optional import OptionalDependency
 from athanor._values import shown, usable_device
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
@@ -21,7 +20,7 @@ from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
 from athanor.models.learned import DERIVATIVES, EMBEDDINGS
 from athanor.models.metatomic.archive import checked, load_model
-from athanor.models.metatomic.systems import SystemMaker, fields_of
+from athanor.models.metatomic.systems import SystemMaker, fields_of, metatomic
 from athanor.models.predicted import PredictingModel
 from athanor.neighbors import compute_neighbors
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
@@ -92,7 +91,6 @@ class MetatomicWrapper(PredictingModel):
         self.predicted = _predicted(self._outputs, non_conservative)
         requested = model.requested_inputs(use_new_names=True)
         lists = [(options, options.engine_cutoff("angstrom")) for options in model.requested_neighbor_lists()]
-        self._package = OptionalDependency.METATOMIC.load()
         self._systems = SystemMaker(lists, requested)
         cutoff = max((cutoff for _, cutoff in lists), default=1.0)  # a list that nobody reads
         kinds = {name: capabilities.outputs[theirs].sample_kind for name, theirs in self._outputs.items()}
@@ -180,7 +178,7 @@ class MetatomicWrapper(PredictingModel):
 
     def network_outputs(self, graph: NetworkGraph, wanted: Set[str]) -> Mapping[str, torch.Tensor | None]:
         """Return energies, of atoms where the model has them, and what else is wanted of what it gives."""
-        package = self._package
+        package = metatomic()
         asked = {"energy": "eV"}
         asked |= dict.fromkeys(wanted & _OF_ENERGY & self._outputs.keys(), "eV")
         asked |= {name: unit for name, (_, unit) in _PREDICTED.items() if f"predicted {name}" in wanted}
@@ -230,7 +228,7 @@ class MetatomicWrapper(PredictingModel):
 
 def _outputs_of(known: Mapping[str, Any], variant: str | None) -> dict[str, str]:
     """Return what a model gives, and what it calls that in `variant`."""
-    pick = OptionalDependency.METATOMIC.load().pick_output
+    pick = metatomic().pick_output
     try:
         found = {"energy": pick("energy", known, variant)}
     except (RuntimeError, ValueError) as error:

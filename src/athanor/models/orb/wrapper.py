@@ -260,8 +260,7 @@ class OrbWrapper(LearnedModel):
         )
 
     def _periodic(self, graph: NetworkGraph) -> torch.Tensor:
-        pbc = graph.batch.get("pbc")
-        periodic = torch.zeros(graph.num_graphs, 3, dtype=torch.bool, device=graph.batch.device) if pbc is None else pbc
+        periodic = graph.pbc
         if getattr(self.model, "coulomb_module", None) is not None and bool(periodic.any()):
             systems = periodic.any(1).nonzero().view(-1).tolist()
             raise NotAvailableError(

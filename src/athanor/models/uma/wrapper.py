@@ -207,7 +207,7 @@ class UMAWrapper(PredictingModel):
             pos=graph.positions,
             atomic_numbers=graph.atomic_numbers,
             cell=graph.cell,
-            pbc=graph.batch.pbc_or_false,
+            pbc=graph.pbc,
             natoms=graph.ptr.diff(),
             edge_index=torch.stack((j, i)),
             cell_offsets=graph.unit_shifts,

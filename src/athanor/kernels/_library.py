@@ -80,9 +80,7 @@ def savable(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return `arguments` such that a backward pass may keep them: of what comes from inference mode, copies."""
     if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
         return arguments
-    return tuple(
-        each.clone() if isinstance(each, torch.Tensor) and each.is_inference() else each for each in arguments
-    )
+    return tuple(each.clone() if isinstance(each, torch.Tensor) and each.is_inference() else each for each in arguments)
 
 
 def is_plain(arguments: tuple[Any, ...]) -> bool:

@@ -12,6 +12,7 @@ import torch
 
 from athanor._runtime import using_num_threads
 from athanor.analysis.picking import Candidates, Pool
+from athanor.data.fields import FIELDS
 from athanor.dynamics.arguments import check_model
 from athanor.dynamics.evaluate import compute_apart
 from athanor.errors import InputError
@@ -203,6 +204,18 @@ def select_frames(
     return selection
 
 
+def _check_values(spec: SelectSpec) -> None:
+    """Refuse a field that is no number of a frame, and bounds that nothing lies between."""
+    row = FIELDS.get(spec.field)
+    if row is not None and (row.level, row.shape) != ("system", (1,)):
+        raise InputError(
+            f"`field` is {spec.field!r}, which is no single number of a frame; choose one that is, such as "
+            f"`max_force_deviation` or `energy_deviation`."
+        )
+    if spec.above is not None and spec.below is not None and spec.above >= spec.below:
+        raise InputError(f"`above` is {spec.above:g} and `below` {spec.below:g}; nothing lies between them.")
+
+
 class _Selecting:
     """One selection: reads blocks of frames, computes what they lack, and hands them to the pool."""
 
@@ -212,6 +225,7 @@ class _Selecting:
         self._built: Any = None
         self._groups: dict[tuple[int, Any], int] = {}
         self._by_value = spec.by == "uncertainty" or spec.above is not None or spec.below is not None
+        _check_values(spec)
 
     def run(self, known: Sequence[Source] | None) -> Selection:
         """Go through all frames once, and choose."""

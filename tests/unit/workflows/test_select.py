@@ -183,6 +183,8 @@ def test_refusals(hot: Path, tmp_path: Path) -> None:
         ({"spacing": "3 GPa"}, "time"),
         ({"by": "farthest"}, "node_embeddings"),  # Lennard-Jones has none
         ({"by": "uncertainty", "field": "doubt"}, "doubt"),
+        ({"by": "uncertainty", "field": "force_deviation"}, "no single number of a frame"),
+        ({"by": "uncertainty", "above": 0.5, "below": 0.1}, "nothing lies between"),
         ({"by": "uncertainty", "above": 1e9, "out": tmp_path / "none.xyz"}, "change `above`"),
     ):
         with pytest.raises(InputError, match=words):

@@ -162,6 +162,8 @@ def _check_whole(path: Path, content: bytes, packed: bool) -> None:
             if smaller and not packed:
                 raise _damaged(path, f"`{smaller[0]}` is compressed, which PyTorch never does")
             wrong = archive.testzip()
+    except InputError:  # a ValueError, too
+        raise
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
         raise _damaged(path, str(error)) from error
     if wrong is not None:

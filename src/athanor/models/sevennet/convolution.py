@@ -157,10 +157,10 @@ class _Convolved(torch.autograd.Function):
         groups = ctx.groups
         if torch.is_grad_enabled():
             # as nodes of their own, so that a derivative by one does not go through what another was computed from
-            own = [each.view_as(each) for each in (features, harmonics, hidden)]
+            apart = [each.view_as(each) for each in (features, harmonics, hidden)]
             places = [place for place, needed in enumerate(ctx.needs_input_grad[:3]) if needed]
-            again = _differentiable(*own, weight, ends, groups)
-            derivatives = torch.autograd.grad(again, [own[place] for place in places], gradient, create_graph=True)
+            again = _differentiable(apart[0], apart[1], apart[2], weight, ends, groups)
+            derivatives = torch.autograd.grad(again, [apart[place] for place in places], gradient, create_graph=True)
             found = dict(zip(places, derivatives, strict=True))
             return *(found.get(place) for place in range(3)), None, None, None
         inputs = [_rows_of(features, group) for group in groups]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,13 +44,13 @@ def chgnet() -> tuple[Any, Any]:
     return get("chgnet"), CHGNetCalculator(network, use_device="cpu")
 
 
-def sevennet() -> tuple[Any, Any]:
-    """Return SevenNet-0 of 11 July 2024."""
+def sevennet(name: str) -> tuple[Any, Any]:
+    """Return SevenNet-0 of 11 July 2024, or another of the shipped ones."""
     from sevenn.calculator import SevenNetCalculator
 
     from athanor.models import get
 
-    return get("7net-0"), SevenNetCalculator("7net-0", device="cpu")
+    return get(name), SevenNetCalculator(name, device="cpu")
 
 
 def so3lr() -> tuple[Any, Any]:
@@ -178,7 +179,8 @@ def elements() -> list[int]:
 
 POTENTIALS: dict[str, Potential] = {
     "chgnet": Potential("", "chgnet", "crystals", "shipped", chgnet),
-    "7net-0": Potential("learned", "sevenn", "crystals", "shipped", sevennet),
+    "7net-0": Potential("learned", "sevenn", "crystals", "shipped", partial(sevennet, "7net-0")),
+    "7net-l3i5": Potential("learned", "sevenn", "crystals", "shipped", partial(sevennet, "7net-l3i5")),
     "diep": Potential("learned", "diep", "crystals", "shipped", diep),
     "mace": Potential("mace", "mace-torch", "crystals", "random", mace),
     "orb": Potential("orb", "orb-models", "crystals", "random", orb),

@@ -101,7 +101,7 @@ BUILT_IN: dict[str, ModelEntry] = {
                     "SevenNet-l3i5 (PBE): features of one degree more, three times the time",
                     _MPTRJ,
                     "doi:10.1021/acs.jctc.4c00190",
-                    15000,
+                    12000,
                     {"checkpoint": "7net-l3i5"},
                 ),
                 (

@@ -26,7 +26,15 @@ _MACE: tuple[tuple[tuple[str, ...], int, str, str, str, str, tuple[str, ...]], .
         "2401.00096",
         (),
     ),
-    (("off-small", "off-medium", "off-large"), 10, _ACADEMIC, "MACE-OFF23, organic molecules", "SPICE, ωB97M-D3", "2312.15211", ()),  # fmt: skip
+    (
+        ("off-small", "off-medium", "off-large"),
+        10,
+        _ACADEMIC,
+        "MACE-OFF23, organic molecules",
+        "SPICE, ωB97M-D3",
+        "2312.15211",
+        (),
+    ),
     (("omol",), 89, _ACADEMIC, "MACE-OMOL-0, molecules and ions", _OMOL, "2401.00096", ("charge", "spin")),
 )
 """Names, elements, licence, summary, training set, preprint and inputs of networks that mace-torch can get."""
@@ -239,7 +247,10 @@ BUILT_IN: dict[str, ModelEntry] = {
                 ("mattersim", "MatterSim: checkpoint_path is your file, or a published name (1m)", {}),
                 *(
                     (each, f"MatterSim v1, {says}: bulk materials, hot and under pressure", {"checkpoint_path": each})
-                    for each, says in (("mattersim-v1.0.0-1m", "the small one"), ("mattersim-v1.0.0-5m", "the large one"))
+                    for each, says in (
+                        ("mattersim-v1.0.0-1m", "the small one"),
+                        ("mattersim-v1.0.0-5m", "the large one"),
+                    )
                 ),
             )
         ),

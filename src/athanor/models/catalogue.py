@@ -53,6 +53,8 @@ BUILT_IN: dict[str, ModelEntry] = {
                 requires=OptionalDependency.CHGNET,
                 weights="shipped",
                 training_set=training_set,
+                kilobytes_per_atom=400,
+                most_atoms=2048,
                 arguments=arguments,
             )
             for name, summary, training_set, arguments in (
@@ -74,14 +76,16 @@ BUILT_IN: dict[str, ModelEntry] = {
                 training_set=training_set,
                 citation=citation,
                 url="https://github.com/MDIL-SNU/SevenNet",
+                kilobytes_per_atom=kilobytes,
                 arguments=arguments,
             )
-            for name, summary, training_set, citation, arguments in (
+            for name, summary, training_set, citation, kilobytes, arguments in (
                 (
                     "7net-0",
                     "SevenNet-0 of 11 July 2024 (PBE): universal potential for inorganic crystals",
                     _MPTRJ,
                     "doi:10.1021/acs.jctc.4c00190",
+                    5000,
                     {"checkpoint": "7net-0"},
                 ),
                 (
@@ -89,6 +93,7 @@ BUILT_IN: dict[str, ModelEntry] = {
                     "SevenNet-0 of 22 May 2024 (PBE): the parameters before",
                     _MPTRJ,
                     "doi:10.1021/acs.jctc.4c00190",
+                    5000,
                     {"checkpoint": "7net-0-22may2024"},
                 ),
                 (
@@ -96,6 +101,7 @@ BUILT_IN: dict[str, ModelEntry] = {
                     "SevenNet-l3i5 (PBE): features of one degree more, three times the time",
                     _MPTRJ,
                     "doi:10.1021/acs.jctc.4c00190",
+                    15000,
                     {"checkpoint": "7net-l3i5"},
                 ),
                 (
@@ -103,6 +109,7 @@ BUILT_IN: dict[str, ModelEntry] = {
                     "SevenNet-MF-0, task PBE: fitted to two functionals at once",
                     _TWO_FIDELITIES,
                     "doi:10.1021/jacs.4c14455",
+                    5000,
                     {"checkpoint": "7net-mf-0", "task": "PBE"},
                 ),
                 (
@@ -110,6 +117,7 @@ BUILT_IN: dict[str, ModelEntry] = {
                     "SevenNet-MF-0, task R2SCAN: fitted to two functionals at once",
                     _TWO_FIDELITIES,
                     "doi:10.1021/jacs.4c14455",
+                    5000,
                     {"checkpoint": "7net-mf-0", "task": "R2SCAN"},
                 ),
             )
@@ -137,6 +145,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             citation="doi:10.1021/jacs.5c09558",
             url="https://github.com/tohenkes/So3krates-torch",
             inputs=("charge", "spin"),
+            kilobytes_per_atom=2000,
         ),
         ModelEntry(
             name="diep",
@@ -150,6 +159,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             training_set="MatPES r2SCAN",
             citation="doi:10.1039/d4dd00246f",
             url="https://github.com/materialsalchemist/diep",
+            kilobytes_per_atom=5000,
         ),
         ModelEntry(
             name="mace",
@@ -197,7 +207,10 @@ BUILT_IN: dict[str, ModelEntry] = {
                 ("mattersim", "MatterSim: checkpoint_path is your file, or a published name (1m)", {}),
                 *(
                     (each, f"MatterSim v1, {says}: bulk materials, hot and under pressure", {"checkpoint_path": each})
-                    for each, says in (("mattersim-v1.0.0-1m", "the small one"), ("mattersim-v1.0.0-5m", "the large one"))
+                    for each, says in (
+                        ("mattersim-v1.0.0-1m", "the small one"),
+                        ("mattersim-v1.0.0-5m", "the large one"),
+                    )
                 ),
             )
         ),
@@ -257,6 +270,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             home="athanor.models.lj:LennardJonesModelWrapper",
             licence="Apache-2.0",
             summary="Lennard-Jones with your parameters: epsilon (eV), sigma (Å), cutoff (Å)",
+            kilobytes_per_atom=25,
         ),
         ModelEntry(
             name="morse",
@@ -264,6 +278,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             home="athanor.models.morse:MorseModelWrapper",
             licence="Apache-2.0",
             summary="Morse with your parameters: depth (eV), steepness (1/Å), distance (Å), cutoff (Å)",
+            kilobytes_per_atom=25,
         ),
         ModelEntry(
             name="buckingham",
@@ -271,6 +286,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             home="athanor.models.buckingham:BuckinghamModelWrapper",
             licence="Apache-2.0",
             summary="Buckingham with your parameters: repulsion (eV), length (Å), dispersion (eV Å⁶), cutoff (Å)",
+            kilobytes_per_atom=25,
         ),
         ModelEntry(
             name="zbl",
@@ -279,6 +295,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             num_elements=118,
             licence="Apache-2.0",
             summary="ZBL repulsion of nuclei, to add to a potential for short distances: inner (Å), outer (Å)",
+            kilobytes_per_atom=25,
         ),
         ModelEntry(
             name="stillinger-weber",
@@ -287,6 +304,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             licence="Apache-2.0, parameters of your file",
             summary="Stillinger-Weber: path of a .sw file",
             weights="yours",
+            kilobytes_per_atom=25,
         ),
         ModelEntry(
             name="eam",
@@ -295,6 +313,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             licence="Apache-2.0, parameters of your file",
             summary="Embedded atom: path of an eam.alloy (setfl), eam.fs or eam (funcfl) file",
             weights="yours",
+            kilobytes_per_atom=25,
         ),
         ModelEntry(
             name="ewald",
@@ -302,6 +321,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             home="athanor.models.ewald:EwaldModelWrapper",
             licence="Apache-2.0",
             summary="Ewald sum of charges to an asked accuracy: cutoff (Å), charges by element, or of the files",
+            kilobytes_per_atom=25,
         ),
         ModelEntry(
             name="pme",
@@ -309,6 +329,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             home="athanor.models.pme:PMEModelWrapper",
             licence="Apache-2.0",
             summary="The Ewald sum on a mesh, for more than some three hundred atoms: cutoff (Å), charges",
+            kilobytes_per_atom=25,
         ),
         ModelEntry(
             name="dsf",
@@ -316,6 +337,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             home="athanor.models.dsf:DSFModelWrapper",
             licence="Apache-2.0",
             summary="Charges within a cutoff, by the damped shifted force: cutoff (Å), charges",
+            kilobytes_per_atom=25,
         ),
         ModelEntry(
             name="qeq",
@@ -323,6 +345,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             home="athanor.models.qeq:QEqModelWrapper",
             licence="Apache-2.0",
             summary="Charge equilibration: electronegativity (eV/e), hardness (eV/e²), width (Å), cutoff (Å)",
+            kilobytes_per_atom=100,
         ),
         ModelEntry(
             name="d3",
@@ -331,6 +354,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             num_elements=94,
             licence="Apache-2.0",
             summary="D3 dispersion to add to a potential that was fitted without: functional (PBE), damping (bj)",
+            kilobytes_per_atom=25,
         ),
         ModelEntry(
             name="d4",
@@ -355,6 +379,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             num_elements=99,
             licence="Apache-2.0",
             summary="small random network for tests and tutorials; its numbers mean nothing",
+            kilobytes_per_atom=25,
         ),
     )
 }

@@ -118,7 +118,9 @@ def load_network(name: str | Path, *, trust: bool) -> tuple[nn.Module, str, dict
         )
     version = content.get("format_version", _FORMAT)
     if isinstance(version, int) and version > _FORMAT:
-        raise InputError(f"`{path}` has format {version} of AIMNet2 models; the installed aimnet reads {_FORMAT}. Upgrade it.")
+        raise InputError(
+            f"`{path}` has format {version} of AIMNet2 models; the installed aimnet reads {_FORMAT}. Upgrade it."
+        )
     try:
         with process_left_alone():
             network, _ = package.load_model(str(path), model_import_mode="unsafe" if trust else "extend")

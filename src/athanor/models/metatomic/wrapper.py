@@ -239,7 +239,9 @@ def _outputs_of(known: Mapping[str, Any], variant: str | None) -> dict[str, str]
             f"`variant` is {shown(variant)}; this model gives "
             f"{', '.join(sorted(name for name in known if name.split('/')[0] == 'energy'))}."
         ) from error
-    wanted = {name: name for name in (*_OF_ENERGY, _FEATURES)} | {name: theirs for name, (theirs, _) in _PREDICTED.items()}
+    wanted = {name: name for name in (*_OF_ENERGY, _FEATURES)} | {
+        name: theirs for name, (theirs, _) in _PREDICTED.items()
+    }
     for name, theirs in wanted.items():
         same = f"{theirs}/{variant}" if variant else theirs
         if same in known or theirs in known:

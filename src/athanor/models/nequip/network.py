@@ -111,9 +111,7 @@ class NetworkFacts:
             )
         unknown = sorted(set(of_element.values()) - set(self.type_names))
         if unknown:
-            raise InputError(
-                f"`types` names {', '.join(unknown)}; this network knows {', '.join(self.type_names)}."
-            )
+            raise InputError(f"`types` names {', '.join(unknown)}; this network knows {', '.join(self.type_names)}.")
         return {SYMBOLS.index(symbol): self.type_names.index(name) for symbol, name in of_element.items()}
 
 

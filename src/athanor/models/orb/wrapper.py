@@ -102,7 +102,9 @@ class OrbWrapper(LearnedModel):
         self._warned_of_limit = max_num_neighbors < 120
         derivatives = DERIVATIVES if self.is_conservative else DERIVATIVES & heads.keys()
         self.model_config = ModelConfig(
-            outputs=frozenset({"energy", *derivatives, *EMBEDDINGS, *({"charges"} if "latent_charges" in heads else ())}),
+            outputs=frozenset(
+                {"energy", *derivatives, *EMBEDDINGS, *({"charges"} if "latent_charges" in heads else ())}
+            ),
             autograd_outputs=DERIVATIVES if self.is_conservative else frozenset(),
             optional_inputs=frozenset({"charge", "spin"} if self._has_labels else ()),
             supports_pbc=True,
@@ -167,7 +169,9 @@ class OrbWrapper(LearnedModel):
             network.model.compile(dynamic=True)  # type: ignore[union-attr,operator]
         limit = found.max_num_neighbors if max_num_neighbors is None else max_num_neighbors
         title = name if weights_path is None else f"{name}, {Path(weights_path).name}"
-        return cls(network, cutoff=found.cutoff, max_num_neighbors=limit, name=title, weights_digest=found.digest).eval()
+        return cls(
+            network, cutoff=found.cutoff, max_num_neighbors=limit, name=title, weights_digest=found.digest
+        ).eval()
 
     def direct_derivative_keys(self) -> set[str]:
         """Forces and stress, of a network that predicts them."""
@@ -212,7 +216,9 @@ class OrbWrapper(LearnedModel):
         if repulsion:
             energy = energy + repulsion["energy"]
         if "stress" in repulsion:  # it was divided by the determinant of the cell, which may be negative
-            repulsion["stress"] = repulsion["stress"] * torch.linalg.det(atoms.system_features["cell"]).sign().view(-1, 1)
+            repulsion["stress"] = repulsion["stress"] * torch.linalg.det(atoms.system_features["cell"]).sign().view(
+                -1, 1
+            )
         if getattr(model, "coulomb_module", None) is not None:
             energy = energy + model.coulomb_module(labels["per_atom_charges"], atoms)[0]
         found["energy"] = heads["energy"].absolute_energy(energy, atoms)
@@ -240,7 +246,9 @@ class OrbWrapper(LearnedModel):
             node_features={
                 "positions": graph.positions,
                 "atomic_numbers": graph.atomic_numbers,
-                "atomic_numbers_embedding": nn.functional.one_hot(graph.atomic_numbers, _NUM_ELEMENTS + 1).to(self.dtype),
+                "atomic_numbers_embedding": nn.functional.one_hot(graph.atomic_numbers, _NUM_ELEMENTS + 1).to(
+                    self.dtype
+                ),
             },
             edge_features={"vectors": vectors},
             system_features={

@@ -96,13 +96,17 @@ def check_unmerged(backbone: Any) -> None:
     if getattr(backbone, "_merged_composition", None) is not None:
         raise InputError(
             "The experts of this network were merged for one composition, which the first call of its predict unit "
-            "did. Load it again with `UMAWrapper.from_checkpoint`, or with `inference_settings=\"batch\"`."
+            'did. Load it again with `UMAWrapper.from_checkpoint`, or with `inference_settings="batch"`.'
         )
 
 
 def _inference_settings(units: Any, given: Any, dtype: torch.dtype | None) -> Any:
     """Return settings by which one network serves batches of any systems; geometry of its own is not made."""
-    if (isinstance(given, str) and given in _FOR_ONE_COMPOSITION) or getattr(given, "merge_mole", False) or getattr(given, "nitro", False):
+    if (
+        (isinstance(given, str) and given in _FOR_ONE_COMPOSITION)
+        or getattr(given, "merge_mole", False)
+        or getattr(given, "nitro", False)
+    ):
         raise InputError(
             f"`inference_settings` is {shown(given)}, which merges the experts of a network for one composition; "
             f'batches hold many. Use "default" or "batch".'

@@ -29,7 +29,7 @@ class Squares(PredictingModel):
     """An energy of squared distances, whose slope is predicted with an error of one per cent, and a stress of twice."""
 
     def __init__(self, *predicted: str) -> None:
-        super().__init__(nn.Linear(1, 1).double(), [8, 18])
+        super().__init__(nn.Linear(1, 1).double().requires_grad_(False), [8, 18])
         self.predicted = frozenset(predicted)
         self.model_config = ModelConfig(
             outputs=frozenset({"energy", *DERIVATIVES}),

@@ -6,6 +6,7 @@ from athanor.models.ase_model import ASEModelWrapper as ASEModelWrapper
 from athanor.models.buckingham import BuckinghamModelWrapper as BuckinghamModelWrapper
 from athanor.models.card import ModelCard as ModelCard
 from athanor.models.chgnet import CHGNetWrapper as CHGNetWrapper
+from athanor.models.committee import CommitteeModelWrapper as CommitteeModelWrapper
 from athanor.models.config import ModelConfig as ModelConfig
 from athanor.models.demo import DemoModelWrapper as DemoModelWrapper
 from athanor.models.dftd3 import DFTD3ModelWrapper as DFTD3ModelWrapper

@@ -25,7 +25,7 @@ class ModelEntry:
         What `get` takes.
     kind
         ``"pair potential"``, ``"many-body potential"``, ``"electrostatics"``, ``"dispersion"``, ``"machine-learned"``,
-        ``"demo"`` or ``"third party"``.
+        ``"several models"``, ``"demo"`` or ``"third party"``.
     home
         ``module:attribute`` that builds the wrapper.
     num_elements

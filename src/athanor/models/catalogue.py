@@ -8,6 +8,37 @@ from athanor.models.entry import ModelEntry
 _MPTRJ = "MPtrj: relaxations of the Materials Project, PBE and PBE+U"
 _TWO_FIDELITIES = f"{_MPTRJ}; and r2SCAN calculations of the Materials Project"
 
+_ACADEMIC = "ASL: academic use only"
+_OMAT, _OMOL = "OMat24, PBE and PBE+U", "OMol25, ωB97M-V"
+_MACE: tuple[tuple[tuple[str, ...], int, str, str, str, str, tuple[str, ...]], ...] = (
+    (("small", "medium", "large"), 89, "MIT", "MACE-MP-0, materials", _MPTRJ, "2401.00096", ()),
+    (("medium-0b3",), 89, "MIT", "MACE-MP-0b3, materials, also under pressure", _MPTRJ, "2401.00096", ()),
+    (("medium-mpa-0",), 89, "MIT", "MACE-MPA-0, materials", f"{_MPTRJ}, and Alexandria", "2401.00096", ()),
+    (("small-omat-0", "medium-omat-0"), 89, _ACADEMIC, "MACE-OMAT-0, materials", _OMAT, "2401.00096", ()),
+    (("mace-matpes-pbe-0",), 89, _ACADEMIC, "MACE-MATPES, materials, PBE", "MatPES, PBE", "2401.00096", ()),
+    (("mace-matpes-r2scan-0",), 89, _ACADEMIC, "MACE-MATPES, materials, r2SCAN", "MatPES, r2SCAN", "2401.00096", ()),
+    (
+        ("mh-0", "mh-1"),
+        89,
+        _ACADEMIC,
+        "MACE-MH, crystals, surfaces and molecules by head",
+        f"{_OMAT}; OC20; MatPES; {_OMOL}",
+        "2401.00096",
+        (),
+    ),
+    (
+        ("off-small", "off-medium", "off-large"),
+        10,
+        _ACADEMIC,
+        "MACE-OFF23, organic molecules",
+        "SPICE, ωB97M-D3",
+        "2312.15211",
+        (),
+    ),
+    (("omol",), 89, _ACADEMIC, "MACE-OMOL-0, molecules and ions", _OMOL, "2401.00096", ("charge", "spin")),
+)
+"""Names, elements, licence, summary, training set, preprint and inputs of networks that mace-torch can get."""
+
 _ORB = (
     *(
         (
@@ -18,20 +49,20 @@ _ORB = (
             (),
         )
         for data, training_set in (
-            ("omat", "OMat24, PBE and PBE+U"),
+            ("omat", _OMAT),
             ("mpa", "MPtrj and Alexandria, PBE and PBE+U"),
         )
         for kind, says in (("conservative", "conservative"), ("direct", "predicted forces"))
         for limit in ("inf", "20")
     ),
     *(
-        (f"orb-v3-{kind}-omol", f"ORB v3 for molecules, {says}", "OMol25, ωB97M-V", "2504.06231", ("charge", "spin"))
+        (f"orb-v3-{kind}-omol", f"ORB v3 for molecules, {says}", _OMOL, "2504.06231", ("charge", "spin"))
         for kind, says in (("conservative", "conservative"), ("direct", "predicted forces"))
     ),
     (
         "orbmol-v2",
         "ORB for molecules, conservative, with charges",
-        "OMol25 and OPoly26, ωB97M-V",
+        f"{_OMOL}, and OPoly26",
         "2504.06231",
         ("charge", "spin"),
     ),
@@ -172,6 +203,25 @@ BUILT_IN: dict[str, ModelEntry] = {
         ),
         *(
             ModelEntry(
+                name=f"mace-{name.removeprefix('mace-')}",
+                kind="machine-learned",
+                home="athanor.models.mace:MACEWrapper.from_checkpoint",
+                num_elements=num_elements,
+                licence=licence,
+                summary=f"{summary}; trust=true, for its file is a pickle",
+                requires=OptionalDependency.MACE,
+                weights="downloaded",
+                training_set=training_set,
+                citation=f"doi:10.48550/arXiv.{preprint}",
+                url="https://github.com/ACEsuit/mace-foundations",
+                inputs=inputs,
+                arguments={"checkpoint_path": name},
+            )
+            for names, num_elements, licence, summary, training_set, preprint, inputs in _MACE
+            for name in names
+        ),
+        *(
+            ModelEntry(
                 name=name,
                 kind="machine-learned",
                 home="athanor.models.orb:OrbWrapper.from_checkpoint",
@@ -248,7 +298,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             summary="AIMNet2 with its Coulomb sum and D3: checkpoint_path is your file or a published name, aimnet2nse",
             requires=OptionalDependency.AIMNET,
             weights="downloaded",
-            training_set="molecules up to 20 atoms beside hydrogen, neutral and charged, wB97M-D3",
+            training_set="neutral and charged molecules, wB97M-D3/def2-TZVPP",
             citation="doi:10.1039/D4SC08572H",
             url="https://github.com/isayevlab/aimnetcentral",
             inputs=("charge", "spin"),

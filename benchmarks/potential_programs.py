@@ -151,7 +151,7 @@ def share_outside(model: Any, systems: list[Atoms]) -> float:
     return 100.0 * (1.0 - seconds[0] / total)
 
 
-def measure(name: str, smoke: bool) -> dict[str, Any]:
+def measure(name: str, smoke: bool, rounds: int) -> dict[str, Any]:
     """Return rows of one potential, and what the model says of itself."""
     import athanor
 
@@ -160,7 +160,7 @@ def measure(name: str, smoke: bool) -> dict[str, Any]:
     model, calculator = potential.build()
     elements = model.model_card.elements
     systems = systems_of(potential.systems, 2 if smoke else COUNTS[potential.systems], elements)
-    for _ in range(1 if smoke else 3):  # the first calls compile, too
+    for _ in range(1 if smoke else 2):  # the first calls compile, too
         check(evaluated(model, systems), one_by_one(calculator, systems), systems)
     timed = {
         "athanor": lambda: 1e3 * cpu(lambda: evaluated(model, systems)),
@@ -168,9 +168,9 @@ def measure(name: str, smoke: bool) -> dict[str, Any]:
     }
     atoms = sum(map(len, systems))
     case = f"{name}, {len(systems)} {potential.systems}, {atoms} atoms"
-    rows = [interleave(case, "ms", timed, 1 if smoke else 3)]
+    rows = [interleave(case, "ms", timed, rounds)]
     outside = {"athanor": lambda: share_outside(model, systems)}
-    rows.append(interleave(f"{name}, outside the network", "%", outside, 1 if smoke else 3))
+    rows.append(interleave(f"{name}, outside the network", "%", outside, rounds))
     memory = {"athanor": partial(kilobytes_an_atom, name, smoke)}
     rows.append(interleave(f"{name}, memory an atom", "kB", memory, 1))
     card, config = model.model_card, model.model_config
@@ -217,11 +217,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("name", choices=POTENTIALS)
     parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--peak", type=int)
     options = parser.parse_args()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of the packages
-        found = peak_of(options.name, options.peak) if options.peak else measure(options.name, options.smoke)
+        found = (
+            peak_of(options.name, options.peak)
+            if options.peak
+            else measure(options.name, options.smoke, options.rounds)
+        )
     print(json.dumps(found))
 
 

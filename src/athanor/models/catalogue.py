@@ -233,6 +233,7 @@ BUILT_IN: dict[str, ModelEntry] = {
                 training_set=training_set,
                 citation=f"doi:10.48550/arXiv.{preprint}",
                 url="https://github.com/orbital-materials/orb-models",
+                kilobytes_per_atom=6000,
                 inputs=inputs,
                 arguments={"name": name},
             )

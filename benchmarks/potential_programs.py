@@ -89,7 +89,7 @@ def diep() -> tuple[Any, Any]:
 
 
 def mace() -> tuple[Any, Any]:
-    """Return a small MACE: 32 scalars and 32 vectors, two layers, 5 Å, random parameters."""
+    """Return a MACE of the architecture of MACE-MP-0 small, 89 elements, 6 Å, with random parameters."""
     import torch
 
     from athanor.models.mace import MACEWrapper, network
@@ -98,17 +98,38 @@ def mace() -> tuple[Any, Any]:
     from e3nn import o3  # mace-torch is imported first, as e3nn reads a file of its own
     from mace.calculators import MACECalculator
 
-    numbers = sorted({int(number) for atoms in systems_of("crystals", 8, None) for number in atoms.numbers})
+    numbers = list(range(1, 90))
+    block = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
     torch.manual_seed(0)
     made = modules.ScaleShiftMACE(
-        r_max=5.0, num_bessel=8, num_polynomial_cutoff=5, max_ell=3, num_interactions=2,
-        interaction_cls=modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
-        interaction_cls_first=modules.interaction_classes["RealAgnosticInteractionBlock"],
-        num_elements=len(numbers), hidden_irreps=o3.Irreps("32x0e+32x1o"), MLP_irreps=o3.Irreps("16x0e"),
-        atomic_energies=[0.0] * len(numbers), avg_num_neighbors=20.0, atomic_numbers=numbers, correlation=3,
-        gate=torch.nn.functional.silu, atomic_inter_scale=10.0, atomic_inter_shift=0.0,
-    ).float().eval()  # fmt: skip
+        r_max=6.0, num_bessel=10, num_polynomial_cutoff=5, max_ell=3, num_interactions=2, interaction_cls=block,
+        interaction_cls_first=block, num_elements=len(numbers), hidden_irreps=o3.Irreps("128x0e"),
+        MLP_irreps=o3.Irreps("16x0e"), atomic_energies=[0.0] * len(numbers), avg_num_neighbors=62.0,
+        atomic_numbers=numbers, correlation=3, gate=torch.nn.functional.silu, atomic_inter_scale=10.0,
+        atomic_inter_shift=0.0,
+    ).float().eval().requires_grad_(False)  # fmt: skip
     return MACEWrapper(made).eval(), MACECalculator(models=[made], device="cpu", default_dtype="float32")
+
+
+def orb() -> tuple[Any, Any]:
+    """Return a conservative ORB v3 with random parameters."""
+    from athanor.models.orb import OrbWrapper, network
+
+    made = network.package("forcefield.pretrained").orb_v3_conservative_architecture(device="cpu")
+    calculator = network.package("forcefield.inference.calculator").ORBCalculator
+    adapter = network.package("forcefield.forcefield_adapter").ForcefieldAtomsAdapter(6.0, 120)
+    made = made.eval().requires_grad_(False)
+    return OrbWrapper(made).eval(), calculator(made, adapter, device="cpu")
+
+
+def mattersim() -> tuple[Any, Any]:
+    """Return a network of the architecture of MatterSim v1 1M with random parameters."""
+    from athanor.models.mattersim import MatterSimWrapper, network
+
+    package = network._package("forcefield.potential")
+    made = package.M3Gnet(num_blocks=3, units=128, max_l=4, max_n=4, device="cpu").eval().requires_grad_(False)
+    potential = package.Potential(made, device="cpu", model_name="m3gnet")
+    return MatterSimWrapper(made).eval(), package.MatterSimCalculator(potential, device="cpu", compute_stress=False)
 
 
 POTENTIALS: dict[str, Potential] = {
@@ -116,6 +137,8 @@ POTENTIALS: dict[str, Potential] = {
     "7net-0": Potential("learned", "sevenn", "crystals", "shipped", sevennet),
     "diep": Potential("learned", "diep", "crystals", "shipped", diep),
     "mace": Potential("mace", "mace-torch", "crystals", "random", mace),
+    "orb": Potential("orb", "orb-models", "crystals", "random", orb),
+    "mattersim": Potential("mattersim", "mattersim", "crystals", "random", mattersim),
     "so3lr": Potential("learned", "so3krates-torch", "molecules", "shipped", so3lr),
 }
 

@@ -171,8 +171,8 @@ def measure(name: str, smoke: bool, rounds: int) -> dict[str, Any]:
     rows = [interleave(case, "ms", timed, rounds)]
     outside = {"athanor": lambda: share_outside(model, systems)}
     rows.append(interleave(f"{name}, outside the network", "%", outside, rounds))
-    memory = {"athanor": partial(kilobytes_an_atom, name, smoke)}
-    rows.append(interleave(f"{name}, memory an atom", "kB", memory, 1))
+    if not smoke:
+        rows.append(interleave(f"{name}, memory an atom", "kB", {"athanor": partial(kilobytes_an_atom, name)}, 1))
     card, config = model.model_card, model.model_config
     facts = {
         "package": f"{potential.package} {metadata.version(potential.package)}",
@@ -189,7 +189,7 @@ def measure(name: str, smoke: bool, rounds: int) -> dict[str, Any]:
     return {"rows": rows, "facts": facts}
 
 
-def kilobytes_an_atom(name: str, smoke: bool) -> float:
+def kilobytes_an_atom(name: str) -> float:
     """Return the slope of the peak between two sizes, each in a process of its own."""
     counts = (1, 2) if smoke else (2, 4)
     found = [run_json([sys.executable, str(Path(__file__).resolve()), name, "--peak", str(count)]) for count in counts]

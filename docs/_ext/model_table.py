@@ -20,8 +20,8 @@ from athanor.models.entry import ModelEntry
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "potentials.json"
 CATALOGUE = ("name", "extra", "elements", "licence", "parameters", "fitted to", "may read", "MB/atom", "cite")
 MEASURED = (
-    "name", "parameters", "package", "Python", "dtype", "forces", "ms/atom", "its own calculator", "outside the network",
-    "kB/atom", "outputs",
+    "name", "parameters", "package", "Python", "dtype", "forces", "ms/atom", "its own calculator",
+    "outside the network", "kB/atom", "outputs",
 )  # fmt: skip
 ORIGIN = {"shipped": "in the package", "downloaded": "downloaded by the package", "yours": "your file", "": ""}
 

@@ -192,8 +192,8 @@ def measure(name: str, smoke: bool, rounds: int) -> dict[str, Any]:
 
 def kilobytes_an_atom(name: str) -> float:
     """Return the slope of the peak between two sizes, each in a process of its own."""
-    counts = (1, 2) if smoke else (2, 4)
-    found = [run_json([sys.executable, str(Path(__file__).resolve()), name, "--peak", str(count)]) for count in counts]
+    program = str(Path(__file__).resolve())
+    found = [run_json([sys.executable, program, name, "--peak", str(count)]) for count in (2, 4)]
     (low, small), (high, large) = [(each["peak_bytes"], each["atoms"]) for each in found]
     return (high - low) / (large - small) / 1e3
 
@@ -205,10 +205,9 @@ def peak_of(name: str, count: int) -> dict[str, int]:
     potential = POTENTIALS[name]
     athanor.set_num_threads(1)
     model, _ = potential.build()
-    crystals = potential.systems == "crystals"
-    batch = (
-        systems_of("crystals", 8 * count, model.model_card.elements) if crystals else [water() for _ in range(count)]
-    )
+    batch = [water()] * count
+    if potential.systems == "crystals":
+        batch = systems_of("crystals", 8 * count, model.model_card.elements)
     evaluated(model, batch)
     return {"peak_bytes": peak_bytes(), "atoms": sum(map(len, batch))}
 
@@ -223,11 +222,11 @@ def main() -> None:
     options = parser.parse_args()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of the packages
-        found = (
-            peak_of(options.name, options.peak)
-            if options.peak
-            else measure(options.name, options.smoke, options.rounds)
-        )
+        found: dict[str, Any]
+        if options.peak:
+            found = peak_of(options.name, options.peak)
+        else:
+            found = measure(options.name, options.smoke, options.rounds)
     print(json.dumps(found))
 
 

@@ -10,7 +10,7 @@ import torch
 
 import athanor.models
 from athanor.kernels import _stored_pairs
-from athanor.kernels.embedded_atom import op as embedded_atom
+from athanor.kernels.eam import op as embedded_atom
 from athanor.models.pair_function import PairFunctionModelWrapper
 from athanor.models.zbl import ZBLModelWrapper
 from athanor.testing import Verdict, check_model

@@ -8,7 +8,7 @@ import numpy as np
 
 from athanor.kernels._numba_options import inlined, jit
 from athanor.kernels.neighbor_list._cpu_pairs import vectors
-from athanor.kernels.pair_potential._cpu import loop
+from athanor.kernels.pairs._cpu import loop
 
 
 @inlined

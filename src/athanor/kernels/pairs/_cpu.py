@@ -13,7 +13,7 @@ import numpy as np
 
 from athanor.kernels._numba_options import inlined, jit, specialized
 from athanor.kernels.neighbor_list._cpu_pairs import add_row, vectors
-from athanor.kernels.pair_potential.forms import FORMS
+from athanor.kernels.pairs.forms import FORMS
 
 pair: Any = None
 """The formula of a form, in a copy of `evaluate`."""

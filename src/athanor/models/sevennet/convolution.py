@@ -20,7 +20,7 @@ import torch
 from athanor._optional import OptionalDependency
 
 _BLOCK_BYTES = 2**20
-"""What the messages of a block may take. With 1 MB of cache for a core, half as much takes 14 % longer, all at once 48 %."""
+"""What messages of a block may take. With 1 MB of cache for a core, half as much takes 14 % longer, all at once 48."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,16 @@ SYSTEMS = (
     settings.THREADS,
     settings.MAX_ATOMS,
 )
-RUN = (settings.EVERY, settings.SEED, settings.OUT, "overwrite", settings.TITLE, SILENCE, "progress")
+RUN = (
+    settings.STOP_ABOVE,
+    settings.EVERY,
+    settings.SEED,
+    settings.OUT,
+    "overwrite",
+    settings.TITLE,
+    SILENCE,
+    "progress",
+)
 
 PYTHON = {
     "supercell": ("str | int | Sequence[int]", "1"),
@@ -39,6 +48,7 @@ PYTHON = {
     "out": ("str | os.PathLike[str] | None", "None"),
     "properties": ("Sequence[str]", "()"),
     "silence": ("Sequence[str]", "()"),
+    "stop_above": ("Mapping[str, float | str] | None", "None"),
     "seed": ("int | str", "42"),
     "overwrite": ("bool", "False"),
     "progress": ("bool", "False"),

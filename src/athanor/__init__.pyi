@@ -13,10 +13,12 @@ from athanor.data.atomic_data import AtomicData as AtomicData
 from athanor.data.batch import Batch as Batch
 from athanor.workflows.calculator import AthanorCalculator as AthanorCalculator
 from athanor.workflows.calculator import calculator as calculator
+from athanor.workflows.compare import compare as compare
 from athanor.workflows.evaluate import evaluate as evaluate
 from athanor.workflows.md import md as md
 from athanor.workflows.plot import plot as plot
 from athanor.workflows.relax import relax as relax
 from athanor.workflows.saved_run import open as open
+from athanor.workflows.select import select as select
 
 __version__: str

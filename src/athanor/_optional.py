@@ -98,8 +98,15 @@ class OptionalDependency(Enum):
     MATPLOTLIB = _Package("matplotlib", "athanor-md[plot]")
     PANDAS = _Package("pandas", "pandas")
     MACE = _Package("mace", "athanor-md[mace]")
+    ORB = _Package("orb_models", "athanor-md[orb]")
+    MATTERSIM = _Package("mattersim", "athanor-md[mattersim]")
     CUEQUIVARIANCE = _Package("cuequivariance_torch", "cuequivariance-torch")
     CUEQUIVARIANCE_OPS = _Package("cuequivariance_ops_torch", "cuequivariance-ops-torch-cu12")
+    AIMNET = _Package("aimnet", "athanor-md[aimnet2]")
+    NEQUIP = _Package("nequip", "athanor-md[nequip]")
+    UMA = _Package("fairchem.core", "athanor-md[uma]")
+    METATOMIC = _Package("metatomic.torch", "athanor-md[metatomic]")
+    METATENSOR = _Package("metatensor.torch", "athanor-md[metatomic]")
     TENSORBOARD = _Package("tensorboard", "athanor-md[tensorboard]")
 
     @property

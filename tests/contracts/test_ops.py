@@ -15,25 +15,38 @@ from athanor.kernels.barostat import _reference as barostat_reference
 from athanor.kernels.cell import _reference as cell_reference
 from athanor.kernels.coulomb import op as coulomb
 from athanor.kernels.dispersion import op as dispersion
+from athanor.kernels.embedded_atom import op as embedded_atom
 from athanor.kernels.ewald import op as ewald
 from athanor.kernels.fire import _reference as fire_reference
 from athanor.kernels.flow import _reference as flow_reference
 from athanor.kernels.neighbor_displacement import _reference as displacement_reference
 from athanor.kernels.neighbor_list import _reference as list_reference
 from athanor.kernels.pair_potential import op as pair_potential
+from athanor.kernels.pair_potential import pair_table
 from athanor.kernels.philox import _reference as philox_reference
 from athanor.kernels.pme import op as pme
 from athanor.kernels.segment import _reference as segment_reference
+from athanor.kernels.stillinger_weber import op as stillinger_weber
 from athanor.kernels.thermostat import _reference as thermostat_reference
 from athanor.models.dftd3.tables import load_dftd3_params, references_of
+from athanor.models.eam.tables import cubic_pieces
 from athanor.testing import op_contract as contract
 
 RADIUS, CUTOFF = 3.0, 2.6
 NAMES = ["segment_sum", "segment_max", "philox_uniform", "philox_normal", "build_neighbor_list", "minimum_distance"]
-NAMES += ["needs_rebuild", "lennard_jones", "fire_sums", "fire_moves", "cell_shape", "strained"]
-ENERGIES = ["lennard_jones", "screened_coulomb", "finite_coulomb", "ewald_reciprocal", "charge_corrections"]
+NAMES += ["needs_rebuild", "fire_sums", "fire_moves", "cell_shape", "strained"]
+FORMS = [f"pair_potential {form}" for form in pair_potential.FORMS]
+ENERGIES = [
+    *FORMS,
+    "embedded_atom",
+    "stillinger_weber",
+    "screened_coulomb",
+    "finite_coulomb",
+    "ewald_reciprocal",
+    "charge_corrections",
+]
 ENERGIES += ["dftd3", "pme_reciprocal"]
-NAMES += ENERGIES[1:]
+NAMES += ENERGIES
 ENSEMBLES = ["momentum_flow", "scaled", "nose_hoover_half_step", "rescaling_factor", "ornstein_uhlenbeck"]
 ENSEMBLES += ["barostat_half_step", "barostat_drift"]
 NAMES += ENSEMBLES
@@ -78,6 +91,15 @@ def _batch(systems: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     rows = {name: torch.stack([s[name] for s in systems]) for name in of_systems}
     counts = torch.tensor([0] + [len(s["positions"]) for s in systems])
     return atoms | rows | {"segment_ptr": counts.cumsum(0).int()}
+
+
+def _operation(name: str) -> Any:
+    """Return the public call; what stands after it in `name` is the form that `_arguments` chooses."""
+    return getattr(kernels, name.split()[0])
+
+
+def _registered(name: str) -> Any:
+    return getattr(torch.ops.athanor, name.split()[0]).default
 
 
 def _empty_list(atoms: int) -> tuple[torch.Tensor, ...]:
@@ -165,9 +187,39 @@ def _arguments(name: str, batch: dict[str, torch.Tensor], half: bool = False) ->
         return positions, cell, pointer, *lists
     if name == "screened_coulomb":
         return positions, cell, pointer, *lists, *charged[3:], 0.9, CUTOFF, 2.2, 0.05, 0.01, half
-    epsilon = torch.tensor([[1.0, 0.7], [0.7, 0.5]], dtype=torch.float64)
-    sigma = torch.tensor([[1.2, 1.1], [1.1, 1.0]], dtype=torch.float64)
-    return positions, cell, pointer, *lists, batch["types"], epsilon, sigma, CUTOFF, 0.4, True, half
+    pairs = (positions, cell, pointer, *lists, batch["types"])
+    if name == "embedded_atom":
+        return *pairs, *_functions(), 0.4, 0.05, CUTOFF, half
+    if name == "stillinger_weber":
+        every = kernels.build_neighbor_list(*build[:5], False, *build[6:])
+        pair = torch.tensor([[7.0, 0.6, 4.0, 0.0, 1.3, 2.5, 2.5, 1.2], [5.0, 0.7, 3.5, 1.0, 1.2, 2.2, 2.1, 1.1]])
+        pair = torch.stack((pair, torch.stack((pair[1], pair[0]))))
+        triple = torch.tensor([[20.0, -0.3], [10.0, -0.2], [10.0, -0.2], [15.0, -0.5]]).reshape(2, 2, 2)
+        tables = (pair.double(), torch.stack((triple, 1.5 * triple)).double())
+        return positions, cell, pointer, *every, batch["types"], *tables
+    form = name.partition(" ")[2]
+    table = pair_table(form, CUTOFF, form != "zbl", *(factor * MIXED for factor in PARAMETERS[form]))
+    return *pairs, table, form, CUTOFF, 0.0 if form == "zbl" else 0.4, half
+
+
+MIXED = torch.tensor([[1.0, 0.9], [0.9, 0.8]], dtype=torch.float64)
+PARAMETERS = {
+    "lennard-jones": (1.0, 1.2),
+    "morse": (0.5, 2.0, 1.3),
+    "buckingham": (200.0, 0.3, 2.0),
+    "zbl": (60.0, 0.4, 1.0, CUTOFF / MIXED),
+}
+
+
+def _functions() -> list[torch.Tensor]:
+    """Return cubic pieces of embedding, density and pair functions of two elements; densities pass the table's end."""
+    r = torch.arange(53, dtype=torch.float64) * 0.05
+    fade = (1.0 - r / r[-1]) ** 3
+    density = torch.stack([a * fade * torch.exp(-b * r) for a, b in ((3.0, 0.5), (2.0, 0.7), (2.5, 0.6), (4.0, 0.9))])
+    pair = torch.stack([a * r * fade * torch.exp(-2.0 * r) for a in (30.0, 20.0, 20.0, 40.0)])
+    rho = torch.arange(12, dtype=torch.float64) * 0.4
+    embedding = torch.stack((-2.0 * rho.sqrt(), 0.1 * rho**2 - rho))
+    return [cubic_pieces(embedding), *(cubic_pieces(each).reshape(2, 2, 53, 4) for each in (density, pair))]
 
 
 REFERENCES: dict[str, Any] = {
@@ -189,7 +241,9 @@ REFERENCES: dict[str, Any] = {
     "build_neighbor_list": list_reference.build_neighbor_list,
     "minimum_distance": list_reference.minimum_distance,
     "needs_rebuild": displacement_reference.needs_rebuild,
-    "lennard_jones": pair_potential._lennard_jones.reference,
+    **dict.fromkeys(FORMS, pair_potential._pair_potential.reference),
+    "embedded_atom": embedded_atom._embedded_atom.reference,
+    "stillinger_weber": stillinger_weber._stillinger_weber.reference,
     "screened_coulomb": coulomb._screened_coulomb.reference,
     "dftd3": dispersion._dftd3.reference,
     "finite_coulomb": coulomb._finite_coulomb.reference,
@@ -203,7 +257,7 @@ REFERENCES: dict[str, Any] = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", NAMES)
 def test_agrees_with_reference_repeats_and_ignores_threads(name: str, dtype: torch.dtype, half: bool) -> None:
-    operation = getattr(kernels, name)
+    operation = _operation(name)
     arguments = _arguments(name, _batch(_systems(dtype)), half)
     contract.check_agreement(operation, REFERENCES[name], arguments)
     contract.check_repeatable(operation, arguments)
@@ -217,7 +271,7 @@ def _per_system(name: str, half: bool, broken: bool = False) -> Any:
         batch = _batch([systems[b] for b in order])
         if broken:
             batch["system_id"] = torch.arange(len(order))  # the mutant keys noise by place
-        outputs = contract.as_tuple(getattr(kernels, name)(*_arguments(name, batch, half)))
+        outputs = contract.as_tuple(_operation(name)(*_arguments(name, batch, half)))
         pointer = batch["segment_ptr"].tolist()
         result = []
         for b, (first, last) in enumerate(pairwise(pointer)):
@@ -249,8 +303,8 @@ def test_noise_keyed_by_place_fails_the_companion_check() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_direct_call_and_the_registered_op_give_equal_bits(name: str, half: bool) -> None:
     arguments = _arguments(name, _batch(_systems(torch.float64)), half)
-    registered = getattr(torch.ops.athanor, name).default(*arguments)
-    contract.check_equal_bits(getattr(kernels, name)(*arguments), registered, "direct against registered")
+    registered = _registered(name)(*arguments)
+    contract.check_equal_bits(_operation(name)(*arguments), registered, "direct against registered")
 
 
 def test_the_registered_op_is_called_where_torch_must_see_it() -> None:
@@ -275,7 +329,7 @@ def test_the_registered_op_is_called_where_torch_must_see_it() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_registration(name: str) -> None:
-    contract.check_fake(getattr(torch.ops.athanor, name).default, _arguments(name, _batch(_systems(torch.float64))))
+    contract.check_fake(_registered(name), _arguments(name, _batch(_systems(torch.float64))))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -294,7 +348,7 @@ def test_a_batch_of_nothing(name: str) -> None:
         "step": torch.zeros(0, dtype=torch.int64),
         "segment_ptr": torch.zeros(1, dtype=torch.int32),
     }
-    outputs = contract.as_tuple(getattr(kernels, name)(*_arguments(name, nothing)))
+    outputs = contract.as_tuple(_operation(name)(*_arguments(name, nothing)))
     sizes = [0] if name != "build_neighbor_list" else [1, 0, 0, 0]
     assert [len(o) for o in outputs][: len(sizes)] == sizes
 
@@ -313,7 +367,7 @@ def _of_variables(name: str, batch: dict[str, torch.Tensor]) -> tuple[Any, list[
 
     def operation(*variables: torch.Tensor) -> Any:
         replaced = dict(zip(places, variables, strict=True))
-        return getattr(kernels, name)(*(replaced.get(at, each) for at, each in enumerate(arguments)))
+        return _operation(name)(*(replaced.get(at, each) for at, each in enumerate(arguments)))
 
     return operation, [arguments[at] for at in places]
 
@@ -362,10 +416,10 @@ def test_an_energy_whose_forces_are_constants_fails() -> None:
 def test_a_derivative_in_forward_mode_is_refused() -> None:
     """Torch would hand back zero for it: an operation without a rule drops the tangent."""
     batch = _batch(_systems(torch.float64))
-    others = _arguments("lennard_jones", batch)[1:]
+    others = _arguments(FORMS[0], batch)[1:]
     directions = (batch["positions"],), (torch.ones_like(batch["positions"]),)
-    with pytest.raises(NotAvailableError, match="`lennard_jones` has no derivative in forward mode"):
-        torch.func.jvp(lambda positions: kernels.lennard_jones(positions, *others)[0], *directions)
+    with pytest.raises(NotAvailableError, match="`pair_potential` has no derivative in forward mode"):
+        torch.func.jvp(lambda positions: kernels.pair_potential(positions, *others)[0], *directions)
 
 
 def test_broken_twins_of_agreement_repetition_and_threads_fail() -> None:

@@ -1,5 +1,12 @@
-"""What a trajectory says: means with honest errors, structure, and motion. Plain arrays in, plain arrays out."""
+"""What a trajectory says: means with errors, structure, motion, differences. Plain arrays in, plain arrays out."""
 
+from athanor.analysis.differences import (
+    Configuration,
+    displacements,
+    element_shifts,
+    order_of_atoms,
+    principal_strains,
+)
 from athanor.analysis.diffusion import Diffusion, einstein_diffusion, green_kubo_diffusion
 from athanor.analysis.motion import (
     MeanSquareDisplacement,
@@ -28,4 +35,9 @@ __all__ = [
     "Diffusion",
     "einstein_diffusion",
     "green_kubo_diffusion",
+    "Configuration",
+    "displacements",
+    "principal_strains",
+    "order_of_atoms",
+    "element_shifts",
 ]

@@ -22,7 +22,9 @@ from athanor.cli.options import (
     QUICK,
     SCREEN,
     SEED,
+    STOP_ABOVE,
     SYSTEMS,
+    SYSTEMS_OF_MODELS,
     Parameter,
 )
 from athanor.workflows.methods import MD, RELAX, StageKind, load
@@ -54,12 +56,18 @@ _JOB = options.argument("job", Path, "JOB.yaml", "Description of the run; `athan
 _FILE = replace(
     OUT, help="File for the structures with energy, forces and stress", absent="only the table", metavar="OUT.extxyz"
 )
+_PICKED = replace(OUT, help="File for the chosen structures, for the code that labels", absent="only the table",
+                  metavar="OUT.extxyz")  # fmt: skip
+_ON_SCREEN = [options.flag("quiet", OUTPUT, "Print errors only.", "-q"), options.JSON]
 _REPLACE = options.flag("overwrite", OUTPUT, "Replace the file if it exists.")
 
 
 def _stage_parameters(kind: StageKind) -> list[Parameter]:
     out = options.option(OUT, required=True)
-    return [FILES, FROM_TIME, *SYSTEMS, *options.of_stage(kind), *COMPUTER, SEED, out, EVERY, OVERWRITE, CHECK, *SCREEN]
+    return [
+        *(FILES, FROM_TIME, *SYSTEMS, STOP_ABOVE, *options.of_stage(kind), *COMPUTER),
+        *(SEED, out, EVERY, OVERWRITE, CHECK, *SCREEN),
+    ]
 
 
 MODELS = _command(
@@ -75,7 +83,7 @@ COMMANDS = (
         "Run a job: structures, a model, and stages that every system goes through in one batch.\n\n"
         "What is given here wins over the job; what is not is taken from the job.",
         "job.yaml --check",
-        [_JOB, *SYSTEMS, QUICK, *COMPUTER, SEED, options.option(OUT), EVERY, OVERWRITE, CHECK, *SCREEN],
+        [_JOB, *SYSTEMS, STOP_ABOVE, QUICK, *COMPUTER, SEED, options.option(OUT), EVERY, OVERWRITE, CHECK, *SCREEN],
         "athanor.cli.run:run_job",
     ),
     _command(
@@ -96,10 +104,18 @@ COMMANDS = (
     ),
     _command(
         "evaluate",
-        "Compute energies, forces and stress of structures as they are; nothing moves.",
-        "*.cif -o evaluated.extxyz",
-        [FILES, FROM_TIME, *SYSTEMS, *COMPUTER, options.option(_FILE), _REPLACE, *SCREEN],
-        "athanor.cli.run:evaluate_files",
+        "Compute energies, forces and stress of structures as they are; nothing moves.\n\n"
+        "Several models are compared with the last one, and each writes a file: OUT-NAME.extxyz.",
+        "*.cif --model chgnet --model chgnet-r2scan -o evaluated.extxyz",
+        [FILES, FROM_TIME, *SYSTEMS_OF_MODELS, *COMPUTER, options.option(_FILE), _REPLACE, *SCREEN],
+        "athanor.cli.evaluate:evaluate_files",
+    ),
+    _command(
+        "select",
+        "Choose the frames of runs that are worth labelling: far from each other, or where a committee disagrees.",
+        "hot -n 20 --by uncertainty --above 0.1 -o picked.xyz",
+        [options.SOURCES, *options.SELECTING, *COMPUTER, options.option(_PICKED), _REPLACE, *_ON_SCREEN],
+        "athanor.cli.select:select_frames",
     ),
     _command(
         "check-model",

@@ -176,6 +176,38 @@ def analyse(
     )
 
 
+@_register("Look at results", "athanor compare chgnet.extxyz dft.extxyz --plot parity.png")
+def compare(
+    sides: Annotated[
+        list[Path], typer.Argument(metavar="RESULTS", help="Two or more: folders of runs, or files with results.")
+    ],
+    frames: Annotated[
+        bool, typer.Option("--frames", help="Frames of trajectories at common steps, not how the runs ended.")
+    ] = False,
+    energy_key: Annotated[str, typer.Option(metavar="NAME", help="Energy of the last one, in `info`.")] = "energy",
+    forces_key: Annotated[str, typer.Option(metavar="NAME", help="Forces of the last one, in `arrays`.")] = "forces",
+    picture: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Picture to write: each side against the last one.")
+    ] = None,
+    all_rows: Annotated[bool, typer.Option("--all", help="Every row of the table, however many.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Say how far results differ from those of the last one: energies, forces, cells, and where atoms are."""
+    from athanor.cli.compare import compare_results
+
+    raise typer.Exit(
+        compare_results(
+            sides,
+            frames=frames,
+            energy_key=energy_key,
+            forces_key=forces_key,
+            picture=picture,
+            all_rows=all_rows,
+            as_json=as_json,
+        )
+    )
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; the one place where errors become messages and exit codes."""
     # Threads of torch wait without spinning: on shared cores a spinning wait costs milliseconds. Read by the OpenMP

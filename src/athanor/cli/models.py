@@ -25,7 +25,12 @@ def show_models(given: Mapping[str, Any]) -> int:
     if given["name"]:
         print_pairs(console, _details(entries[0]))
         return int(ExitCode.DONE)
-    print_pairs(console, {entry.name: f"{_facts(entry)}\n{entry.summary}" for entry in entries})
+    print_pairs(console, {entry.name: f"{_facts(entry)}\n{entry.summary}" for entry in entries if entry.installed})
+    absent = dict.fromkeys(entry.install for entry in entries if not entry.installed)
+    if absent:
+        console.print("\nNot installed:", highlight=False)
+        names = {each: ", ".join(entry.name for entry in entries if entry.install == each) for each in absent}
+        print_pairs(console, names)
     console.print(
         "\nChoose one with --model NAME; `athanor models NAME` says more of it. Your own: an entry point in the group "
         "`athanor.models`.",
@@ -75,5 +80,5 @@ def _options(entry: ModelEntry) -> str:
 
 def _facts(entry: ModelEntry) -> str:
     elements = "" if entry.num_elements is None else f"{entry.num_elements} elements"
-    installed = "installed" if entry.installed else f"not installed: {entry.install}"
-    return ", ".join(fact for fact in (entry.kind, elements, entry.licence, installed) if fact)
+    absent = "" if entry.installed else f"not installed: {entry.install}"
+    return ", ".join(fact for fact in (entry.kind, elements, entry.licence, absent) if fact)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -31,7 +32,7 @@ def option(setting: Setting, *, required: bool = False) -> Parameter:
         rich_help_panel=setting.panel,
         help=setting.short_help + (f"  [default: {default}]" if default and not required else ""),
     )
-    found: Any = list[str] if setting.quantity is list else str  # read and checked as the keys of a job are
+    found: Any = list[str] if setting.quantity in (list, dict) else str  # read and checked as the keys of a job are
     return _keyword(name, Annotated[found if required else found | None, made], Parameter.empty if required else None)
 
 
@@ -51,7 +52,7 @@ def _keyword(name: str, annotation: Any, default: Any) -> Parameter:
 
 
 def _completion(setting: Setting) -> Callable[[str], list[Any]] | None:
-    if setting is settings.POTENTIAL:
+    if setting.name == settings.POTENTIAL.name:
         return _complete_models
     if not setting.choices:
         return None
@@ -90,12 +91,28 @@ TRUST_MODEL = flag(
 )
 _ELEMENT = Setting("element", list, "Element to make the systems of", absent="two that the model knows",
                    metavar="SYMBOL", panel=MODEL)  # fmt: skip
-SYSTEMS = [
-    *(option(setting) for setting in (settings.SUPERCELL, settings.MIN_ATOMS, settings.STRICT)),
-    *(option(setting) for setting in (settings.POTENTIAL, _MODEL_OPTION)),
-    TRUST_MODEL,
-    option(settings.PROPERTIES),
-]
+_SELECTION = (settings.MOST, settings.BY, settings.FIELD, settings.ABOVE, settings.BELOW, settings.SPACING,
+              settings.POOLING)  # fmt: skip
+_KNOWN = Setting("known", list, "What is labelled already: nothing like it is chosen", metavar="FILE",
+                 panel=settings.SELECTION)  # fmt: skip
+_OF_SELECTION = replace(settings.POTENTIAL, help="Potential that gives features, or the field", note="",
+                        absent="that of the first run")  # fmt: skip
+SOURCES = argument("sources", list[str], "OUT", "Results folders, stores or files of structures; any number.")
+SELECTING = [*map(option, (*_SELECTION, _KNOWN, _OF_SELECTION, _MODEL_OPTION)), TRUST_MODEL]
+_MODELS = replace(settings.POTENTIAL, quantity=list)
+
+
+def _systems(potential: Setting) -> list[Parameter]:
+    return [
+        *(option(setting) for setting in (settings.SUPERCELL, settings.MIN_ATOMS, settings.STRICT)),
+        *(option(setting) for setting in (potential, _MODEL_OPTION)),
+        TRUST_MODEL,
+        option(settings.PROPERTIES),
+    ]
+
+
+SYSTEMS, SYSTEMS_OF_MODELS = _systems(settings.POTENTIAL), _systems(_MODELS)
+"""Options of structures and their potential; of structures and any number of potentials."""
 MODEL_NAME = argument("name", str | None, "NAME", "One of the list, of which all is told.", _complete_models, None)
 CHECK_OF_MODEL = [
     argument("model", str, "NAME", "Potential, see `athanor models`.", _complete_models),
@@ -107,6 +124,7 @@ CHECK_OF_MODEL = [
 COMPUTER = [option(setting) for setting in (settings.DEVICE, settings.DTYPE, settings.THREADS, settings.MAX_ATOMS)]
 QUICK = flag("quick", COMPUTING, "Take the `quick_steps` of every stage.")
 SEED, EVERY = option(settings.SEED), option(settings.EVERY)
+STOP_ABOVE = option(settings.STOP_ABOVE)
 OVERWRITE = flag("overwrite", OUTPUT, "Replace the results of an earlier run.")
 CHECK = flag("check", OUTPUT, "Check all, estimate time, memory, disk; run nothing.")
 JSON = flag("json", OUTPUT, "Print one JSON document instead of tables.")

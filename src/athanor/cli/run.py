@@ -1,4 +1,4 @@
-"""What ``athanor run``, ``relax``, ``md`` and ``evaluate`` do: from options to an exit code."""
+"""What ``athanor run``, ``relax`` and ``md`` do, from options to an exit code; options as a description."""
 
 from __future__ import annotations
 
@@ -43,27 +43,6 @@ def run_files(kind: StageKind, given: Given) -> int:
     return _run(spec_of(RunSpec, given, {"stages": [{kind.name: stage}]}), given)
 
 
-def evaluate_files(given: Given) -> int:
-    """Evaluate structure files; print a table, and write a file if one is named."""
-    from athanor.cli.table import print_evaluation
-    from athanor.workflows.evaluate import check_file, evaluate_systems
-    from athanor.workflows.spec import CalculationSpec
-    from athanor.workflows.structures import load_sources
-
-    spec, screen = spec_of(CalculationSpec, given, {}), Screen(given["quiet"], given["json"])
-    if spec.output is not None:
-        check_file(spec.output, overwrite=given["overwrite"])
-    systems, started = load_sources(spec.structures), time.monotonic()
-    with warnings_as_lines(quiet=screen.quiet):
-        result = evaluate_systems(spec, systems, overwrite=given["overwrite"], progress=not screen.quiet)
-    seconds, code = time.monotonic() - started, exit_code(result)
-    if screen.as_json:
-        print_json({"file": spec.output and str(spec.output)} | document_of(result, seconds, code))
-    elif screen.shows_tables:
-        print_evaluation(result.rows, spec.output, seconds)
-    return int(code)
-
-
 def _run(spec: RunSpec, given: Given) -> int:
     from athanor.workflows.output import check_output
     from athanor.workflows.structures import load_sources
@@ -102,7 +81,7 @@ def spec_of(kind: type[Spec], given: Given, plain: Given) -> Spec:
     for key in kind.model_fields:
         value = given.get(as_argument((key,)))
         if value is not None and value is not False and value != []:
-            plain[key] = value
+            plain[key] = model_of(value) if key == "model" else value
     if given["model_option"]:
         plain["model"] = _with_arguments(plain.get("model"), given["model_option"])
     spec = validated(kind, plain, Origin(spell=as_option))
@@ -113,15 +92,33 @@ def spec_of(kind: type[Spec], given: Given, plain: Given) -> Spec:
     return spec
 
 
+def model_of(text: Any) -> Any:
+    """Return a model as a job would hold it: a name, or what ``{name: ..., cutoff: ...}`` says."""
+    from athanor.workflows.yaml_file import NotYamlError, parse_yaml, safe_loader
+
+    if not isinstance(text, str) or not text.lstrip().startswith(("{", "[")):
+        return text
+    try:
+        return parse_yaml(text, safe_loader())
+    except NotYamlError as error:
+        raise InputError(f"--model {text!r} is no mapping such as {{name: mace, dtype: float32}}{error}") from error
+
+
 def _with_arguments(model: Any, options: Sequence[str]) -> Given:
     """Return a model as a job would name it, with ``KEY=VALUE`` arguments."""
     from athanor.workflows.spec import ModelSpec
-    from athanor.workflows.yaml_file import NotYamlError, parse_yaml, safe_loader
 
     if model is None:
         raise InputError("--model-option needs --model: say which model it is for.")
     described = ModelSpec.model_validate(model)
-    arguments = dict(described.options)
+    return {"name": described.name, "options": described.options | arguments_of(options)}
+
+
+def arguments_of(options: Sequence[str]) -> Given:
+    """Return what ``KEY=VALUE`` options say."""
+    from athanor.workflows.yaml_file import NotYamlError, parse_yaml, safe_loader
+
+    arguments = {}
     for option in options:
         key, separator, text = option.partition("=")
         if not separator or not key:
@@ -130,4 +127,4 @@ def _with_arguments(model: Any, options: Sequence[str]) -> Given:
             arguments[key.strip().replace("-", "_")] = parse_yaml(text, safe_loader())
         except NotYamlError as error:
             raise InputError(f"--model-option {key}: the value is no single value of YAML{error}") from error
-    return {"name": described.name, "options": arguments}
+    return arguments

@@ -46,6 +46,32 @@ def print_evaluation(rows: Sequence[Row], file: Path | None, seconds: float) -> 
         console.print(printable(f"Results: {file}"), highlight=False, markup=False, soft_wrap=True)
 
 
+def print_evaluations(results: Mapping[str, Sequence[Row]], files: Sequence[Path], seconds: float) -> None:
+    """Print what several models said of the same systems, side by side; `results` are their rows by name."""
+    from athanor.workflows.readable import count, format_seconds
+
+    console = make_console()
+    merged = [dict(row) for row in next(iter(results.values()))]
+    columns = list(_EVALUATED[:2])
+    for number, (name, rows) in enumerate(results.items()):
+        for title, key, justify, show in _OF_EACH_MODEL:
+            columns.append((f"{name}\n{title}", f"{key} {number}", justify, show))
+            for row, own in zip(merged, rows, strict=True):
+                row[f"{key} {number}"] = own.get(key)
+    bad = [any(_has_failed(own) for own in each) for each in zip(*results.values(), strict=True)]
+    for row, has_failed in zip(merged, bad, strict=True):
+        row["status"] = "failed" if has_failed else "done"
+    print_table(console, merged, columns=[*columns, _EVALUATED[-1]], all_rows=not files, notes=False)
+    console.print(f"[bold]{count(len(results), 'model')}[/bold] in {format_seconds(seconds)}", highlight=False)
+    for name, rows in results.items():
+        if any(map(_has_failed, rows)):
+            console.print(printable(f"{name}:"), highlight=False, markup=False)
+            print_failures(console, rows)
+    if files:
+        text = printable(f"Results: {', '.join(map(str, files))}")
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def make_console() -> Any:
     """Console on stdout; wide enough for the table where there is no terminal."""
     from rich.console import Console
@@ -101,15 +127,16 @@ def print_pairs(console: Any, pairs: Mapping[str, str]) -> None:
 
 
 def print_failures(console: Any, rows: Sequence[Row]) -> None:
-    """Print why systems were set aside, one line each."""
+    """Print why systems were set aside or stopped, one line each."""
     failed = [row for row in rows if _has_failed(row)]
-    for row in failed[:_MOST_FAILURES]:
+    told = failed + [row for row in rows if row["status"] == "stopped"]
+    for row in told[:_MOST_FAILURES]:
         where = f"frame {row['index_in_file']} of {row['file']}" if row.get("file") else f"number {row['index']}"
         after = f" after step {row['steps']}" if "steps" in row else ""
-        text = printable(f"  {row['system']} ({where}) failed{after}: {row['reason']}")
+        text = printable(f"  {row['system']} ({where}) {row['status']}{after}: {row['reason']}")
         console.print(text, highlight=False, markup=False)
-    if len(failed) > _MOST_FAILURES:
-        console.print(f"  and {len(failed) - _MOST_FAILURES} more, see summary.csv", highlight=False)
+    if len(told) > _MOST_FAILURES:
+        console.print(f"  and {len(told) - _MOST_FAILURES} more, see summary.csv", highlight=False)
     for advice in dict.fromkeys(_advice(row) for row in failed):
         console.print(advice, highlight=False, markup=False)
 
@@ -149,7 +176,8 @@ def decimals(digits: int, error: str = "", *, huge: float = 1e5) -> Callable[[An
     """Show a number, and its error from the column `error`. What explodes is huge; rounded, it stretches no column."""
 
     def number(value: float) -> str:
-        return f"{value:.{digits}f}" if abs(value) < huge else f"{value:.1e}"
+        rounded = round(value, digits) + 0.0  # which is never minus zero
+        return f"{rounded:.{digits}f}" if abs(value) < huge else f"{value:.1e}"
 
     return lambda value, row: " ± ".join(number(each) for each in (value, row.get(error)) if each is not None)
 
@@ -191,6 +219,7 @@ _COMPARED: list[_Column] = [
     ("source", "reference_lattice_constant", "right", decimals(3)),
     ("error %", "error_percent", "right", lambda value, row: f"{value:+.2f}"),
 ]
+_DISAGREEMENT: _Column = ("σF eV/Å", "max_force_deviation", "right", decimals(3))
 _COLUMNS: list[_Column] = [
     ("system", "system", "left", lambda value, row: str(value)),
     ("atoms", "atoms", "right", lambda value, row: str(value)),
@@ -200,6 +229,7 @@ _COLUMNS: list[_Column] = [
     ("smax GPa", "smax_GPa", "right", decimals(3)),
     *_CELL,
     *_COMPARED,
+    _DISAGREEMENT,
     ("T / K", "temperature", "right", decimals(0, "temperature_error")),
     ("p / GPa", "pressure_GPa", "right", decimals(3, "pressure_error_GPa")),
     ("ρ / g/cm³", "density_error_g_per_cm3", "right", _density),
@@ -211,14 +241,18 @@ _EVALUATED: list[_Column] = [
     ("energy eV", "energy", "right", decimals(4, huge=1e8)),
     ("eV/atom", "energy_per_atom", "right", decimals(4)),
     ("fmax eV/Å", "fmax", "right", decimals(3)),
+    _DISAGREEMENT,
     ("pressure GPa", "pressure_GPa", "right", decimals(3)),
     *_CELL,
     ("status", "status", "left", lambda value, row: "" if value == "done" else _STATUS[3](value, row)),
 ]
+_OF_EACH_MODEL = [column for column in _EVALUATED if column[1] in ("energy_per_atom", "fmax", "pressure_GPa")]
 _WORDS = ("system", "formula", "file", "status")
 _LEFT_OUT_FIRST = ("file", "index_in_file", "gamma", "smax_GPa", "volume_per_atom", "reference_lattice_constant",
                    "atoms", "energy", "a", "fmax", "lattice_constant", "error_percent", "pressure_GPa", "steps",
-                   "density_error_g_per_cm3", "temperature", "formula", "start_time")  # fmt: skip
+                   "density_error_g_per_cm3", "temperature", "formula", "start_time",
+                   "max_force_deviation", "stress_mae_GPa", "forces_rmse", "displacement", "strain_percent",
+                   "where")  # fmt: skip
 _WIDEST_NAME = 24
 
 
@@ -236,7 +270,7 @@ def _fit(columns: list[_Column], rows: Sequence[Row], width: int) -> tuple[list[
 
     def needed(column: _Column) -> int:
         title, key, _, show = column
-        widest = max(len(text) for text in (title, *(_cell(row, key, show) for row in rows)))
+        widest = max(len(text) for text in (*title.split("\n"), *(_cell(row, key, show) for row in rows)))
         return 3 + (min(widest, _WIDEST_NAME) if title in _WORDS else widest)
 
     kept, left_out = list(columns), []
@@ -264,6 +298,8 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         close = sum(error <= 3.0 for error in errors)
         notes.append(f"{close} of {len(errors)} lie within 3 % of the source; the median error is "
                      f"{statistics.median(errors):.2f} %.")  # fmt: skip
+    if any(row.get("max_force_deviation") is not None for row in rows):
+        notes.append("σF: largest deviation of a force within the committee.")
     if any(row.get("temperature") is not None for row in rows):
         few = min(row["temperature_samples"] for row in rows if row.get("temperature_samples"))
         note = f" ({few} samples: too few to say much)" if few < 100 else ""

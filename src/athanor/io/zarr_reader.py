@@ -125,6 +125,11 @@ class TrajectoryReader:
         """Every stored field."""
         return self._head.fields
 
+    @property
+    def num_atoms(self) -> np.ndarray:
+        """Atoms of every row, int64 [rows]."""
+        return self._counts("node", np.arange(len(self)))
+
     def system_values(self, name: str) -> torch.Tensor:
         """One system-level field of every row, without touching any atom; shape [rows, ...].
 

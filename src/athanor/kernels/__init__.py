@@ -14,7 +14,9 @@
 ``build_neighbor_list``               sorted packed neighbour lists (``pack_images``, ``minimum_distance``)
 ``needs_rebuild``                     has a stored list become incomplete, per system
 ``arrange_rows``                      rows of systems moved into another order
-``lennard_jones``                     energy, forces and virial of a pair potential
+``pair_potential``                    energy, forces and virial of a pair potential, Lennard-Jones and others
+``embedded_atom``                     embedded-atom potentials from tables
+``stillinger_weber``                  pairs and angles of the Stillinger-Weber potential
 ``screened_coulomb``                  pairs of charges within a cutoff
 ``finite_coulomb``                    all pairs of charges of finite systems
 ``ewald_reciprocal``                  the long-range part of periodic charges
@@ -34,17 +36,19 @@ from athanor.kernels.barostat import barostat_drift, barostat_half_step
 from athanor.kernels.cell import cell_shape, strained
 from athanor.kernels.coulomb import finite_coulomb, screened_coulomb
 from athanor.kernels.dispersion import dftd3
+from athanor.kernels.embedded_atom import embedded_atom
 from athanor.kernels.ewald import charge_corrections, ewald_reciprocal
 from athanor.kernels.fire import fire_moves, fire_sums
 from athanor.kernels.flow import momentum_flow, scaled
 from athanor.kernels.keep import KeptTensors
 from athanor.kernels.neighbor_displacement import needs_rebuild
 from athanor.kernels.neighbor_list import build_neighbor_list, minimum_distance, pack_images, unpack_images
-from athanor.kernels.pair_potential import lennard_jones
+from athanor.kernels.pair_potential import pair_potential
 from athanor.kernels.philox import Purpose, philox_normal, philox_uniform
 from athanor.kernels.pme import pme_reciprocal
 from athanor.kernels.rows import arrange_rows
 from athanor.kernels.segment import segment_max, segment_sum
+from athanor.kernels.stillinger_weber import stillinger_weber
 from athanor.kernels.thermostat import nose_hoover_half_step, ornstein_uhlenbeck, rescaling_factor
 
 __all__ = [
@@ -57,17 +61,18 @@ __all__ = [
     "cell_shape",
     "charge_corrections",
     "dftd3",
+    "embedded_atom",
     "ewald_reciprocal",
     "finite_coulomb",
     "fire_moves",
     "fire_sums",
-    "lennard_jones",
     "minimum_distance",
     "momentum_flow",
     "needs_rebuild",
     "nose_hoover_half_step",
     "ornstein_uhlenbeck",
     "pack_images",
+    "pair_potential",
     "philox_normal",
     "philox_uniform",
     "pme_reciprocal",
@@ -76,6 +81,7 @@ __all__ = [
     "screened_coulomb",
     "segment_max",
     "segment_sum",
+    "stillinger_weber",
     "strained",
     "unpack_images",
 ]

@@ -17,8 +17,10 @@ from torch.autograd import forward_ad
 
 from athanor.errors import NotAvailableError
 
-_SCHEMA_TYPES = {torch.Tensor: "Tensor", torch.dtype: "ScalarType", float: "float", int: "int", bool: "bool"}
-_NUMBERS = frozenset({bool, int, float, torch.dtype})
+_SCHEMA_TYPES = {
+    torch.Tensor: "Tensor", torch.dtype: "ScalarType", float: "float", int: "int", bool: "bool", str: "str"
+}  # fmt: skip
+_NUMBERS = frozenset({bool, int, float, str, torch.dtype})
 
 _library = torch.library.Library("athanor", "FRAGMENT")
 
@@ -43,8 +45,8 @@ def register_op(
     Parameters
     ----------
     public
-        The public call. Its signature becomes that of the operation: tensors, numbers and dtypes go in; a tensor, or a
-        tuple of tensors, comes out.
+        The public call. Its signature becomes that of the operation: tensors, numbers, strings and dtypes go in; a
+        tensor, or a tuple of tensors, comes out.
     cpu
         Implementation for CPU tensors.
     reference

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import FunctionType
 from typing import Any, TypeVar
 
 import numba
@@ -47,6 +48,17 @@ def jit(function: Function) -> Function:
         finally:
             _numba_config.CACHE_DIR = users_folder
     return dispatcher
+
+
+def specialized(function: Callable[..., Any], name: str, **parts: Any) -> Any:
+    """Compile a copy of `function` under another name, in which other things stand for its global names of `parts`.
+
+    One loop is written once and compiled for each formula that is used: as a global constant, not as an argument, the
+    formula becomes a part of the loop, and the compiled code can be kept on disk.
+    """
+    copy = FunctionType(function.__code__, {**function.__globals__, **parts}, name)
+    copy.__module__, copy.__qualname__ = function.__module__, name
+    return jit(copy)
 
 
 @cache

@@ -1,20 +1,31 @@
 # Written by tests/architecture/door_stubs.py from athanor/_doors.py and the __init__.py beside it.
 
+from athanor.models.aimnet2 import AIMNet2Wrapper as AIMNet2Wrapper
+from athanor.models.aimnet2 import aimnet2_potential as aimnet2_potential
 from athanor.models.ase_model import ASEModelWrapper as ASEModelWrapper
+from athanor.models.buckingham import BuckinghamModelWrapper as BuckinghamModelWrapper
 from athanor.models.card import ModelCard as ModelCard
 from athanor.models.chgnet import CHGNetWrapper as CHGNetWrapper
+from athanor.models.committee import CommitteeModelWrapper as CommitteeModelWrapper
 from athanor.models.config import ModelConfig as ModelConfig
 from athanor.models.demo import DemoModelWrapper as DemoModelWrapper
 from athanor.models.dftd3 import DFTD3ModelWrapper as DFTD3ModelWrapper
 from athanor.models.dftd4 import DFTD4ModelWrapper as DFTD4ModelWrapper
 from athanor.models.diep import DIEPWrapper as DIEPWrapper
 from athanor.models.dsf import DSFModelWrapper as DSFModelWrapper
+from athanor.models.eam import EAMModelWrapper as EAMModelWrapper
 from athanor.models.ewald import EwaldModelWrapper as EwaldModelWrapper
 from athanor.models.learned import LearnedModel as LearnedModel
 from athanor.models.lj import LennardJonesModelWrapper as LennardJonesModelWrapper
 from athanor.models.mace import MACEWrapper as MACEWrapper
+from athanor.models.mattersim import MatterSimWrapper as MatterSimWrapper
+from athanor.models.metatomic import MetatomicWrapper as MetatomicWrapper
 from athanor.models.mixin import BaseModelMixin as BaseModelMixin
+from athanor.models.morse import MorseModelWrapper as MorseModelWrapper
+from athanor.models.nequip import NequIPWrapper as NequIPWrapper
 from athanor.models.network_graph import NetworkGraph as NetworkGraph
+from athanor.models.orb import OrbWrapper as OrbWrapper
+from athanor.models.pair_function import PairFunctionModelWrapper as PairFunctionModelWrapper
 from athanor.models.pipeline import PipelineGroup as PipelineGroup
 from athanor.models.pipeline import PipelineModelWrapper as PipelineModelWrapper
 from athanor.models.pipeline import PipelineStep as PipelineStep
@@ -25,3 +36,6 @@ from athanor.models.registry import get as get
 from athanor.models.second_derivatives import hessian as hessian
 from athanor.models.sevennet import SevenNetWrapper as SevenNetWrapper
 from athanor.models.so3lr import SO3LRWrapper as SO3LRWrapper
+from athanor.models.stillinger_weber import StillingerWeberModelWrapper as StillingerWeberModelWrapper
+from athanor.models.uma import UMAWrapper as UMAWrapper
+from athanor.models.zbl import ZBLModelWrapper as ZBLModelWrapper

@@ -19,7 +19,7 @@ from athanor.models.analytic import AnalyticModel
 from athanor.models.config import ModelConfig
 from athanor.models.derivatives import strained_view
 from athanor.models.element_table import ElementTable, by_element
-from athanor.models.stored_list import require_batch, require_pairs
+from athanor.models.stored_list import list_inputs, require_batch
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
 if TYPE_CHECKING:
@@ -161,18 +161,7 @@ class CoulombModel(AnalyticModel):
         """
         batch = require_batch(self, data)
         self._check_cells(batch)
-        pairs = require_pairs(self, batch, self.cutoff)
-        return {
-            "positions": batch.positions,
-            "cell": batch.cell_or_zeros,
-            "segment_ptr": batch.batch_ptr,
-            "row_ptr": pairs.row_ptr,
-            "neighbors": pairs.neighbors,
-            "images": pairs.images,
-            "wrap_offsets": pairs.wrap_offsets,
-            "half": pairs.half,
-            "charges": self._charges(batch),
-        }
+        return {**list_inputs(self, batch, self.cutoff), "charges": self._charges(batch)}
 
     def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
         """Return the active outputs of a batch that has a neighbour list."""

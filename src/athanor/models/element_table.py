@@ -1,4 +1,4 @@
-"""ElementTable: parameters by element, for the atoms of a batch."""
+"""ElementTable: parameters by element, for the atoms of a batch; and DoubleTables, which stay in double precision."""
 
 from __future__ import annotations
 
@@ -77,6 +77,25 @@ class ElementTable:
             values = self._values.to(device)[places]
         self._kept = (ComputedFrom(atomic_numbers), values)
         return values
+
+
+class DoubleTables:
+    """Tensors by name that follow a batch from device to device, whatever dtype a module is cast to.
+
+    Parameters
+    ----------
+    **tables
+        float64 tensors.
+    """
+
+    def __init__(self, **tables: torch.Tensor) -> None:
+        self._tables = tables
+
+    def on(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """Return the tables on `device`; they stay there."""
+        if any(table.device != device for table in self._tables.values()):
+            self._tables = {name: table.to(device) for name, table in self._tables.items()}
+        return self._tables
 
 
 def by_element(argument: str, table: Any, unit: str, *, positive: bool = False) -> dict[int, float]:

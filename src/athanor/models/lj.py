@@ -1,36 +1,25 @@
 r"""LennardJonesModelWrapper: the Lennard-Jones potential behind the common interface.
 
-The formula stands in ``kernels/pair_potential``; here are its parameters, the choice of outputs and the stress.
+The formula stands in ``kernels/pair_potential/forms``; here are its parameters.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import torch
 
-from athanor.data.batch import Batch
-from athanor.data.elements import MAX_ATOMIC_NUMBER, number_of_element
+from athanor.data.elements import number_of_element
 from athanor.errors import InputError
-from athanor.kernels.pair_potential import lennard_jones
-from athanor.models.analytic import AnalyticModel
-from athanor.models.card import ModelCard
-from athanor.models.config import ModelConfig
-from athanor.models.element_table import ElementTable
-from athanor.models.stored_list import require_batch, require_pairs
-from athanor.neighbors.config import NeighborConfig, NeighborListFormat
-
-if TYPE_CHECKING:
-    from athanor._typing import ModelOutputs
-    from athanor.data.atomic_data import AtomicData
+from athanor.models.pair_model import PairModel, as_float, checked_range
 
 Parameter = float | Mapping[int | str, float]
 Mixing = Literal["lorentz-berthelot", "geometric"]
 
 
-class LennardJonesModelWrapper(AnalyticModel):
+class LennardJonesModelWrapper(PairModel):
     r"""Lennard-Jones potential with hard, shifted or tapered cutoff, for one or several elements.
 
     .. math:: E = \sum_{i<j} \left[4\epsilon\left((\sigma/r)^{12} - (\sigma/r)^6\right) - E_0\right] S(r)
@@ -83,6 +72,8 @@ class LennardJonesModelWrapper(AnalyticModel):
     8.5
     """
 
+    _settled = ("epsilon", "sigma", "mixing")
+
     def __init__(
         self,
         epsilon: Parameter,
@@ -94,85 +85,21 @@ class LennardJonesModelWrapper(AnalyticModel):
         shift: bool = False,
         mixing: Mixing = "lorentz-berthelot",
     ) -> None:
-        super().__init__()
-        cutoff, switch_width = _as_float("cutoff", cutoff), _as_float("switch_width", switch_width)
-        if not (0.0 < cutoff < math.inf):
-            raise InputError(f"`cutoff` is {cutoff} Å; it must be finite and positive.")
-        if not (0.0 <= switch_width < math.inf):
-            raise InputError(f"`switch_width` is {switch_width} Å; it must be finite and not negative.")
-        if switch_width > cutoff:
-            raise InputError(
-                f"`switch_width` is {switch_width} Å, more than `cutoff` = {cutoff} Å. 0.5 to 1 is a good width."
-            )
-        self.epsilon, self.sigma = epsilon, sigma
-        self.cutoff, self.switch_width = cutoff, switch_width
-        self.half_list, self.shift, self.mixing = half_list, shift, mixing
+        cutoff, switch_width = checked_range(cutoff, switch_width)
         elements = _elements(epsilon, sigma)
-        self._tables = _mixed(_values("epsilon", epsilon, elements), _values("sigma", sigma, elements), mixing)
-        types = dict(zip(elements, range(len(elements)), strict=True)) or dict.fromkeys(range(MAX_ATOMIC_NUMBER + 1), 0)
-        self._types = ElementTable(types, torch.int32, type(self).__name__, "`epsilon` and `sigma`")
-        self.model_config = ModelConfig(
-            outputs=frozenset({"energy", "forces", "stress"}),
-            supports_pbc=True,
-            neighbor_config=NeighborConfig(cutoff=cutoff, format=NeighborListFormat.MATRIX, half_list=half_list),
-            active_outputs={"energy", "forces"},
-        )
-        self.model_card = ModelCard(
+        super().__init__(
+            "lennard-jones",
+            _mixed(_values("epsilon", epsilon, elements), _values("sigma", sigma, elements), mixing),
+            elements,
             name="Lennard-Jones",
-            elements=frozenset(elements) or None,
-            conservative=True,
-            equivariant=True,
-            smooth=switch_width > 0.0,
-            batch_invariance="verified",
-            stress_keeps_forces=True,
-            licence="Apache-2.0",
             citation="doi:10.1098/rspa.1924.0082",
+            cutoff=cutoff,
+            switch_width=switch_width,
+            shift=shift,
+            half_list=half_list,
+            argument="`epsilon` and `sigma`",
         )
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("epsilon", "sigma", "mixing", "cutoff") and "model_config" in self.__dict__:
-            raise InputError(f"`{name}` of a {type(self).__name__} can not be changed. Make another one.")
-        super().__setattr__(name, value)
-
-    def adapt_input(self, data: AtomicData | Batch, **kwargs: Any) -> dict[str, Any]:
-        """Return the arguments of the operation, read from the stored pair list.
-
-        Raises
-        ------
-        ContractError
-            A `TypeError`, if `data` is not a Batch.
-        MissingFieldError
-            A `KeyError`, if there is no neighbour list.
-        InputError
-            If the list was searched too short or before a system joined, or an element has no parameters.
-        """
-        batch = require_batch(self, data)
-        pairs = require_pairs(self, batch, self.cutoff)
-        positions = batch.positions
-        epsilon, sigma = self._tables
-        if epsilon.device != positions.device:
-            epsilon, sigma = self._tables = (epsilon.to(positions.device), sigma.to(positions.device))
-        return {
-            "positions": positions,
-            "cell": batch.cell_or_zeros,
-            "segment_ptr": batch.batch_ptr,
-            "row_ptr": pairs.row_ptr,
-            "neighbors": pairs.neighbors,
-            "images": pairs.images,
-            "wrap_offsets": pairs.wrap_offsets,
-            "types": self._types.of(batch.atomic_numbers),
-            "epsilon": epsilon,
-            "sigma": sigma,
-            "cutoff": self.cutoff,
-            "switch_width": self.switch_width,
-            "shift": self.shift,
-            "half": pairs.half,
-        }
-
-    def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
-        """Return the active outputs of a batch that has a neighbour list."""
-        energy, forces, virial = lennard_jones(**self.adapt_input(data, **kwargs))
-        return self.adapt_output({"energy": energy, "forces": forces, "virial": virial}, data)
+        self.__dict__.update(epsilon=epsilon, sigma=sigma, mixing=mixing)
 
 
 def _elements(epsilon: Parameter, sigma: Parameter) -> list[int]:
@@ -187,21 +114,13 @@ def _elements(epsilon: Parameter, sigma: Parameter) -> list[int]:
     return sorted(tables[0])
 
 
-def _as_float(name: str, value: object) -> float:
-    """Return `value` as a float, or refuse it by name."""
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise InputError(f"`{name}` is {value!r}; it must be a number, for example 3.4.") from error
-
-
 def _values(name: str, parameter: Parameter, elements: list[int]) -> torch.Tensor:
     """Return the checked values in the order of `elements`, or the single one; float64."""
     if isinstance(parameter, Mapping):
-        by_number = {number_of_element(key): _as_float(name, value) for key, value in parameter.items()}
+        by_number = {number_of_element(key): as_float(name, value) for key, value in parameter.items()}
         values = [by_number[number] for number in elements]
     else:
-        values = [_as_float(name, parameter)] * max(len(elements), 1)
+        values = [as_float(name, parameter)] * max(len(elements), 1)
     smallest_allowed = 0.0 if name == "epsilon" else math.ulp(0.0)
     for value in values:
         if not smallest_allowed <= value < math.inf:

@@ -11,6 +11,7 @@ from athanor.data.fields import FIELDS
 from athanor.errors import InputError
 from athanor.models.derivatives import strained_view
 from athanor.models.pair_vectors import attached_vectors
+from athanor.models.prepared import prepared
 from athanor.models.stored_list import require_pairs
 
 if TYPE_CHECKING:
@@ -65,17 +66,15 @@ class NetworkGraph:
                 f"The neighbour list is half; {type(model).__name__} needs both directions. "
                 f"Build it with `compute_neighbors(batch, config=model.model_config.neighbor_config)`."
             )
-        i, j, images = pairs.pair_index(batch)
-        with torch.no_grad():
-            vectors = _pair_vectors(batch, i, j, images)
-            if not pairs.radius <= cutoff:  # that of a list which somebody assigned is unknown, NaN
-                inside = (vectors * vectors).sum(1) < cutoff * cutoff
-                i, j, images, vectors = i[inside], j[inside], images[inside], vectors[inside]
-        self._geometry = vectors
-        self.edge_index = torch.stack((i, j))
-        """int64 [2, E], the atoms i and j of each pair; sorted by i."""
-        self.images = images
-        """int [E, 3], S."""
+        within = None if pairs.radius <= cutoff else cutoff  # that of a list which somebody assigned is unknown, NaN
+        cells = (batch.cell, batch.batch_idx) if "cell" in batch else ()
+        found = prepared(_pairs_within, batch.positions, *pairs.pair_index(batch), *cells, cutoff=within)
+        self._geometry, self.edge_index, self.images = found
+
+    edge_index: torch.Tensor
+    """int64 [2, E], the atoms i and j of each pair; sorted by i."""
+    images: torch.Tensor
+    """int [E, 3], S."""
 
     @property
     def num_graphs(self) -> int:
@@ -149,9 +148,22 @@ class NetworkGraph:
         return strained_view(self.batch, self._strain)
 
 
-def _pair_vectors(batch: Batch, i: torch.Tensor, j: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    vectors = batch.positions[j] - batch.positions[i]
-    if "cell" in batch:
-        cell = batch.cell[batch.batch_idx[i]]
-        vectors = vectors + torch.einsum("ea,eac->ec", images.to(cell.dtype), cell)
-    return vectors
+@torch.no_grad()
+def _pairs_within(
+    positions: torch.Tensor,
+    i: torch.Tensor,
+    j: torch.Tensor,
+    images: torch.Tensor,
+    cell: torch.Tensor | None = None,
+    batch_idx: torch.Tensor | None = None,
+    *,
+    cutoff: float | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return vectors [E, 3], ends [2, E] and images [E, 3] of the pairs within `cutoff`; of all if it is None."""
+    vectors = positions[j] - positions[i]
+    if cell is not None and batch_idx is not None:
+        vectors = vectors + torch.einsum("ea,eac->ec", images.to(cell.dtype), cell[batch_idx[i]])
+    if cutoff is not None:
+        inside = (vectors * vectors).sum(1) < cutoff * cutoff
+        i, j, images, vectors = i[inside], j[inside], images[inside], vectors[inside]
+    return vectors, torch.stack((i, j)), images

@@ -159,6 +159,44 @@ def get(name: str, /, **kwargs: Any) -> BaseModelMixin:
     return total(build(entry, options) for entry, options in parts)
 
 
+def from_description(described: Any, common: Mapping[str, Any] | None = None) -> BaseModelMixin:
+    """Build a model that is a part of another one.
+
+    Parameters
+    ----------
+    described
+        A name, a mapping of a name and arguments, a list of these for a sum, or a wrapped model, which is returned.
+    common
+        Options for every model that takes them and is not given others.
+
+    Raises
+    ------
+    InputError
+        If it is none of these; else as `get`.
+    """
+    from athanor.models.mixin import BaseModelMixin
+
+    if isinstance(described, BaseModelMixin):
+        return described
+    if isinstance(described, list | tuple) and described:
+        return total(from_description(term, common) for term in described)
+    options = dict(described) if isinstance(described, dict) else {"name": described}
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise InputError(
+            f"{described!r} names no model; write a name such as chgnet, or a mapping such as "
+            f"{{name: lennard-jones, epsilon: 0.0104, sigma: 3.4, cutoff: 8.5}}."
+        )
+    if "options" in options:  # CHGNet's argument is called `name`
+        options = options["options"]
+    models = []
+    for entry, own in terms(name, options):
+        check_keywords(entry.load(), own, f"model `{entry.name}`", "option")
+        known = keywords_of(entry.load())[0]
+        models.append(build(entry, {key: value for key, value in (common or {}).items() if key in known} | own))
+    return total(models)
+
+
 def total(models: Iterable[BaseModelMixin]) -> BaseModelMixin:
     """Return the sum of models; of one, itself."""
     return reduce(operator.add, models)
@@ -171,10 +209,12 @@ def build(entry: ModelEntry, options: Mapping[str, Any]) -> BaseModelMixin:
     ------
     ContractError
         If it is no wrapped model.
+    InputError
+        If an option makes no sense, such as a dtype that is none.
     """
     from athanor.models.mixin import BaseModelMixin
 
-    model = entry.load()(**options)
+    model = entry.load()(**_with_dtype(options))
     if not isinstance(model, BaseModelMixin):
         raise ContractError(
             f"{entry.home} returned a {type(model).__name__} for model `{entry.name}`; it must return a BaseModelMixin."
@@ -184,3 +224,15 @@ def build(entry: ModelEntry, options: Mapping[str, Any]) -> BaseModelMixin:
     if entry.weights in ("shipped", "downloaded"):  # of a file of the user's nobody knows
         model.model_card = replace(card, **open_facts)
     return model
+
+
+def _with_dtype(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a dtype by its name, the only way to write one in a job."""
+    name = options.get("dtype")
+    if not isinstance(name, str):
+        return dict(options)
+    if name not in ("float32", "float64"):
+        raise InputError(f"`dtype` is {name!r}; use float32 or float64.")
+    import torch  # here, so that names load without it
+
+    return {**options, "dtype": getattr(torch, name)}

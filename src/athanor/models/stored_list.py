@@ -61,3 +61,27 @@ def require_pairs(model: BaseModelMixin, batch: Batch, cutoff: float) -> PairLis
             f"joined the batch after it was built. {advice}"
         )
     return pairs
+
+
+def list_inputs(model: BaseModelMixin, data: Any, cutoff: float) -> dict[str, Any]:
+    """Return geometry and stored pair list of a batch as operations on pairs take them, by name.
+
+    Raises
+    ------
+    ContractError
+        A `TypeError`, if `data` is not a Batch.
+    MissingFieldError, InputError
+        As `require_pairs`.
+    """
+    batch = require_batch(model, data)
+    pairs = require_pairs(model, batch, cutoff)
+    return {
+        "positions": batch.positions,
+        "cell": batch.cell_or_zeros,
+        "segment_ptr": batch.batch_ptr,
+        "row_ptr": pairs.row_ptr,
+        "neighbors": pairs.neighbors,
+        "images": pairs.images,
+        "wrap_offsets": pairs.wrap_offsets,
+        "half": pairs.half,
+    }

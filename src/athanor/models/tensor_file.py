@@ -45,20 +45,7 @@ def read_tensor_file(path: Path, *, trust: bool = False, digest: str = "", name:
         If there is no such file, it has another digest, is damaged, is no file of tensors, or is a pickle of code and
         not to be trusted.
     """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
-        raise InputError(f"`{path}` {what}. Pass the path of a checkpoint that `torch.save` wrote.")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"`{path}` can not be read: {error.strerror}.") from error
-    found = hashlib.sha256(content).hexdigest()
-    if digest and found != digest:
-        raise InputError(
-            f"The checkpoint `{name or path}` at {path} has SHA-256 {found[:16]}..., expected {digest[:16]}.... "
-            f"Reinstall the package, or pass the path to use this file all the same."
-        )
-    _check_whole(path, content)
+    content, found = read_whole(path, digest=digest, name=name)
     safe = not (trust or found in KNOWN_PICKLES)
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=safe), f"sha256:{found}"
@@ -75,6 +62,38 @@ def read_tensor_file(path: Path, *, trust: bool = False, digest: str = "", name:
         ) from error
     except Exception as error:  # whatever torch, or code that is trusted, makes of bytes that are no checkpoint
         raise _damaged(path, f"{type(error).__name__}: {' '.join(str(error).split())[:120]}") from error
+
+
+def read_whole(path: Path, *, digest: str = "", name: str = "", packed: bool = False) -> tuple[bytes, str]:
+    """Return the bytes of a file of PyTorch, and their digest; of an archive none is other than it was written.
+
+    Parameters
+    ----------
+    path, digest, name
+        As in `read_tensor_file`.
+    packed
+        Whether parts of it may be compressed, as they are in archives of TorchScript.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, it has another digest, or is damaged.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
+        raise InputError(f"`{path}` {what}. Pass the path of a checkpoint that `torch.save` wrote.")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"`{path}` can not be read: {error.strerror}.") from error
+    found = hashlib.sha256(content).hexdigest()
+    if digest and found != digest:
+        raise InputError(
+            f"The checkpoint `{name or path}` at {path} has SHA-256 {found[:16]}..., expected {digest[:16]}.... "
+            f"Reinstall the package, or pass the path to use this file all the same."
+        )
+    _check_whole(path, content, packed)
+    return content, found
 
 
 def needs_trust(path: Path | str) -> InputError:
@@ -124,7 +143,7 @@ def write_bytes(path: Path | str, content: bytes) -> None:
         raise StorageError(f"`{path}` can not be written: {error.strerror}. Choose another place.") from error
 
 
-def _check_whole(path: Path, content: bytes) -> None:
+def _check_whole(path: Path, content: bytes, packed: bool) -> None:
     """Refuse what is no file of `torch.save`, and an archive of which a byte is not the one that was written."""
     if not zipfile.is_zipfile(io.BytesIO(content)):
         if content.startswith(b"PK"):
@@ -139,9 +158,9 @@ def _check_whole(path: Path, content: bytes) -> None:
             folders = [each.filename for each in members if each.is_dir() or each.external_attr & _IS_FOLDER]
             if folders:  # of which PyTorch reads nothing, so that a tensor keeps whatever stood in its memory
                 raise _damaged(path, f"`{folders[0]}` in it is marked as a folder")
-            packed = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
-            if packed:
-                raise _damaged(path, f"`{packed[0]}` is compressed, which PyTorch never does")
+            smaller = [member.filename for member in members if member.compress_type != zipfile.ZIP_STORED]
+            if smaller and not packed:
+                raise _damaged(path, f"`{smaller[0]}` is compressed, which PyTorch never does")
             wrong = archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
         raise _damaged(path, str(error)) from error

@@ -14,6 +14,7 @@ from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
 from athanor.dynamics import ConvergenceHook, FusedStage, Schedule
 from athanor.dynamics.evaluate import compute_apart, is_of_model
+from athanor.dynamics.hooks import StopAboveHook
 from athanor.errors import AthanorError, AthanorWarning, InputError
 from athanor.models import registry
 from athanor.models.entry import ModelEntry
@@ -84,7 +85,7 @@ def _build_term(entry: ModelEntry, options: dict[str, Any]) -> Any:
     advice = f"Write `--model-option KEY=VALUE`, or `model: {{name: {entry.name}, KEY: VALUE}}` in a job."
     check_keywords(entry.load(), options, called, "option", advice)
     try:
-        return registry.build(entry, _with_dtype(options))
+        return registry.build(entry, options)
     except InputError as error:
         raise InputError(f"{called}: {error}") from error
     except AthanorError:
@@ -94,16 +95,6 @@ def _build_term(entry: ModelEntry, options: dict[str, Any]) -> Any:
     except (TypeError, RuntimeError) as error:  # torch's, for a device or a dtype that is none
         first_line = str(error).partition("\n")[0]
         raise InputError(f"{called} does not take {options}: {first_line}") from error
-
-
-def _with_dtype(options: dict[str, Any]) -> dict[str, Any]:
-    """Read a dtype by its name, the only way to write one in a job."""
-    if not isinstance(options.get("dtype"), str):
-        return options
-    dtypes = {"float32": torch.float32, "float64": torch.float64}
-    if options["dtype"] not in dtypes:
-        raise InputError(f"`dtype` is {options['dtype']!r}; use {' or '.join(dtypes)}.")
-    return options | {"dtype": dtypes[options["dtype"]]}
 
 
 def check_stages(spec: RunSpec, systems: Sequence[System], model: Any) -> None:
@@ -195,8 +186,10 @@ def build_stages(spec: RunSpec, model: Any, batch: Batch) -> tuple[FusedStage, T
     """
     engines = [_build_engine(stage, spec, model, batch) for stage in spec.stages]
     fused = FusedStage(list(enumerate(engines)))
-    tracker = Tracker(spec.stages, engines, batch, fused.failure_notes, spec.every)
-    hooks = [*build_neighbor_hooks(model), tracker]
+    stopper = StopAboveHook(spec.stop_above) if spec.stop_above else None
+    tracker = Tracker(spec.stages, engines, batch, fused.failure_notes, spec.every, stopper)
+    # who is stopped in a step has left when the tracker looks
+    hooks = [*build_neighbor_hooks(model), *([stopper] if stopper else []), tracker]
     if gives_stress(model, batch):
         hooks.append(StressHook(spec.every))
     if spec.properties:

@@ -218,6 +218,8 @@ def _add(result: RunResult, plan: Plan[Any], indices: Sequence[int], batch: Batc
         reason = f"failed: {explain_failure(batch, place, plan.model, notes=notes)}" if code else "done"
         atoms = without_results(system.atoms) if code else system.atoms.copy()
         energy = math.nan if code else float(batch.energy[place])
+        if system.file:  # so that its results, in a file of another name, are known by it
+            atoms.info.setdefault("name", system.name)
         row: dict[str, Any] = identify(system, index) | outcome_columns(reason)
         if not code:
             atoms.calc = SinglePointCalculator(atoms, **computed.calc.results)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ def md(
     dtype: str | torch.dtype = "float64",
     threads: int | None = None,
     max_atoms: int | None = None,
+    stop_above: Mapping[str, float | str] | None = None,
     every: int = 10,
     seed: int | str = 42,
     out: str | os.PathLike[str] | None = None,
@@ -53,9 +54,9 @@ def md(
 
     Parameters
     ----------
-    structures, model, supercell, min_atoms, strict, properties, device, dtype, threads, max_atoms, every, out
+    structures, model, supercell, min_atoms, strict, properties, device, dtype, threads, max_atoms, stop_above, every
         As in `athanor.relax`.
-    overwrite, title, silence, progress
+    out, overwrite, title, silence, progress
         As in `athanor.relax`.
     ensemble
         nvt, nve, nvt-nose-hoover, nvt-csvr, nvt-andersen, npt, npt-crescale, npt-langevin, nph, brownian.

@@ -15,6 +15,7 @@ from athanor.dynamics.evaluate import NOT_OF_A_SYSTEM, is_of_model
 from athanor.errors import InputError, in_words
 from athanor.workflows import build
 from athanor.workflows.admission import admit
+from athanor.workflows.bounds import check_bounds
 from athanor.workflows.chunks import default_max_atoms, split_into_chunks
 from athanor.workflows.problems import Origin, as_argument
 from athanor.workflows.properties import check_properties
@@ -146,6 +147,7 @@ def make_plan(spec: Spec, systems: Sequence[System], *, model: Any = None) -> Pl
     check_properties(spec.properties, model)
     if isinstance(spec, RunSpec):
         build.check_stages(spec, repeated, model)
+        check_bounds(spec.stop_above, model)
     if isinstance(model, torch.nn.Module):
         model.to(device)
     if spec.max_atoms is None:

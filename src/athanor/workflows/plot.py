@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which colour-blind people can tell apart, without the yellow, which is faint on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
-_OF_OUTCOME = {"converged": "#0072B2", "done": "#0072B2", "step_limit": "#CC79A7", "failed": "#D55E00"}
-_DRAWN_ABOVE = ("failed", "step_limit")
+_OF_OUTCOME = {"converged": "#0072B2", "done": "#0072B2", "step_limit": "#CC79A7", "failed": "#D55E00",
+               "stopped": "#E69F00"}  # fmt: skip
+_DRAWN_ABOVE = ("failed", "stopped", "step_limit")
 """Outcomes whose lines are drawn above the others."""
 _OTHER_COLOUR, _MEDIAN_COLOUR, _TARGET_COLOUR = "#8C8C8C", "#002B45", "#606060"
 _BAND_COLOUR, _BAND_ALPHA = "#0072B2", 0.18
@@ -35,6 +36,7 @@ _PANELS = {
     "conserved": "drift of the conserved\nenergy (meV/atom)",
     "temperature": "temperature (K)",
     "fmax": "largest force (eV/Å)",
+    "max_force_deviation": "largest deviation\nof a force (eV/Å)",
     "volume": "volume change (%)",
     "pressure": "pressure (GPa)",
 }
@@ -104,7 +106,9 @@ def plot(
     drawn = [(part, lines) for part, lines in found if lines]
     if not drawn:
         raise StorageError(f"`{saved.folder}` has nothing to draw: no step of these systems was logged.")
-    look = _Look([line for _, lines in drawn for line in lines], has_targets=any(part.targets for part, _ in drawn))
+    dashed = "aim or bound" if saved.settings.get("stop_above") else "aim"
+    has_targets = any(part.targets for part, _ in drawn)
+    look = _Look([line for _, lines in drawn for line in lines], dashed=dashed if has_targets else "")
     panels = [[name for name in _PANELS if any(name in line.panels for line in lines)] for _, lines in drawn]
     size = 2.0 + 5.5 * len(drawn), 1.5 + 1.7 * max(map(len, panels))
     figure = figures.Figure(figsize=size, layout="constrained")
@@ -130,12 +134,12 @@ class _Look:
     ----------
     lines
         All lines of all parts; of the lines of one system the last one counts.
-    has_targets
-        Whether anything is aimed at.
+    dashed
+        What dashed lines are; empty if there are none.
     """
 
-    def __init__(self, lines: Sequence[Line], *, has_targets: bool) -> None:
-        self._has_targets = has_targets
+    def __init__(self, lines: Sequence[Line], *, dashed: str) -> None:
+        self._dashed = dashed
         self._systems = {line.place: line for line in lines}
         self.few = len(self._systems) <= len(COLOURS)
         self._order = {place: number for number, place in enumerate(sorted(self._systems))}
@@ -170,7 +174,9 @@ class _Look:
         def entry(line: Line, label: str) -> Any:
             return Line2D([], [], color=self.colour(line), marker="x" if line.status == "failed" else "", label=label)
 
-        aim = [Line2D([], [], color=_TARGET_COLOUR, linewidth=1, linestyle="--", label="aim")] * self._has_targets
+        aim = []
+        if self._dashed:
+            aim = [Line2D([], [], color=_TARGET_COLOUR, linewidth=1, linestyle="--", label=self._dashed)]
         if self.few:
             return [entry(self._systems[place], _named(self._systems[place])) for place in self._order] + aim
         shown = {line.status: line for place, line in self._systems.items() if place in self._shown}

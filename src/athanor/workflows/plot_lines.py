@@ -14,6 +14,7 @@ import numpy as np
 
 from athanor.units import GPa, ps
 from athanor.workflows import methods
+from athanor.workflows.bounds import parse_bounds
 from athanor.workflows.columns import note_apart, tell_apart
 from athanor.workflows.courses import parse_course, values_of
 from athanor.workflows.methods import KINDS, MD
@@ -81,7 +82,7 @@ class Part:
     title
         What they are, in a few words.
     targets
-        Name of each panel -> values that the stages aim at.
+        Name of each panel -> values that the stages aim at, or at which systems are stopped.
     """
 
     stages: tuple[int, ...]
@@ -114,6 +115,8 @@ def _part(saved: SavedRun, stages: Sequence[int]) -> Part:
                 values = values_of(parse_course(settings[key], quantity))
                 ends = dict.fromkeys((values[0], values[-1]))
                 targets.setdefault(setting.plotted, []).extend(end / quantity.units[quantity.default] for end in ends)
+    for key, bound in parse_bounds(saved.settings.get("stop_above") or {}).items():
+        targets[key] = [bound]
     return Part(tuple(stages), kind == MD.name, ", then ".join(dict.fromkeys(words)), targets)
 
 
@@ -158,6 +161,7 @@ def _panels(series: Series, atoms: int) -> dict[str, np.ndarray]:
     """Every quantity of one system, in the units of the axes."""
     energy = np.where(np.isfinite(series.energy), series.energy, np.nan)
     panels = {"fmax": np.maximum(series.fmax, _ZERO_FORCE), "temperature": series.temperature}
+    panels["max_force_deviation"] = series.max_force_deviation
     panels["pressure"] = series.pressure / GPa
     panels["conserved"] = 1e3 * _since_entry(series.conserved, series.stage) / atoms
     if np.isfinite(energy).any():

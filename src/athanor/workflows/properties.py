@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from athanor._values import did_you_mean
+from athanor.data.fields import FIELDS
 from athanor.dynamics.evaluate import compute_apart, field_for, is_of_model
 from athanor.errors import InputError
 from athanor.hooks.stages import DynamicsStage
@@ -43,6 +44,12 @@ def computed_properties(names: Collection[str], model: Any) -> frozenset[str]:
     """Return what a run with `model` computes beyond energy, forces and stress: `names`, and what is active anyway."""
     config = model.model_config
     return (frozenset(names) | (frozenset(config.active_outputs or ()) & config.outputs)) - _ALWAYS
+
+
+def logged_properties(names: Collection[str], model: Any) -> list[str]:
+    """Return which of the `computed_properties` are one number for each system, as a column of the log is."""
+    rows = {name: FIELDS[name] for name in computed_properties(names, model) if name in FIELDS}
+    return sorted(name for name, row in rows.items() if row.level == "system" and row.shape == (1,))
 
 
 class PropertyHook:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ def relax(
     dtype: str | torch.dtype = "float64",
     threads: int | None = None,
     max_atoms: int | None = None,
+    stop_above: Mapping[str, float | str] | None = None,
     every: int = 10,
     seed: int | str = 42,
     out: str | os.PathLike[str] | None = None,
@@ -79,6 +80,8 @@ def relax(
         CPU threads; all cores by default.
     max_atoms
         Most atoms in one batch; what fits by default.
+    stop_above
+        Stop a system above a bound, such as max_force_deviation=0.3; outputs of the model and bounds, in their units.
     every
         Steps between frames and rows of the log. They are kept in `out`.
     seed

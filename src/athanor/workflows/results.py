@@ -41,8 +41,9 @@ class RunResult:
     energies
         Potential energy of each of `structures`, eV; NaN where there is none.
     reasons
-        Why each system stopped: ``"converged"``, ``"step limit"``, ``"done"`` (dynamics), ``"failed: ..."``,
-        ``"interrupted"`` or ``"not started"``. In `rows` this is two columns, see `outcome_columns`.
+        Why each system stopped: ``"converged"``, ``"step limit"``, ``"done"`` (dynamics), ``"stopped: ..."`` (above a
+        bound of `stop_above`), ``"failed: ..."``, ``"interrupted"`` or ``"not started"``. In `rows`
+        this is two columns, see `outcome_columns`.
     steps
         Steps taken by each system.
     rows
@@ -116,11 +117,14 @@ def add_chunk(
     properties = computed_properties(plan.spec.properties, plan.model)
     atoms_list = batch.to_atoms(computed=properties)
     last, steps_done = len(plan.spec.stages), tracker.steps_done(batch).tolist()
+    stopped = tracker.why_stopped(batch)
     for place, (index, record) in enumerate(zip(indices, tracker.records(batch), strict=True)):
         add_not_computed(result, plan.systems[len(result) : index])
         system, atoms = plan.systems[index], atoms_list[place]
         energy = float(batch.energy[place]) if "energy" in batch else math.nan
         reason = _reason(record, batch, place, int(batch.status[place]) >= last, plan.model, tracker.notes)
+        if stopped[place] and not reason.startswith("failed"):
+            reason = f"stopped: {stopped[place]}"
         if error and reason == "interrupted":
             reason = f"failed: {error}"
         steps = steps_done[place]

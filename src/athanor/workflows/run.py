@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections import deque
@@ -21,7 +22,7 @@ from athanor.workflows.methods import StageKind, all_settings, stage_of
 from athanor.workflows.output import check_inputs_outside, check_output, create_output, write_summary
 from athanor.workflows.plan import Plan, make_plan, spec_of_call
 from athanor.workflows.progress import Progress, ProgressHook, StopFlag, StopRequested, stop_between_steps
-from athanor.workflows.properties import complete_properties
+from athanor.workflows.properties import complete_properties, logged_properties
 from athanor.workflows.record import RunRecord
 from athanor.workflows.reserve import Reserve
 from athanor.workflows.results import RunResult, add_chunk, add_not_computed, rows_of_not_computed
@@ -30,7 +31,7 @@ from athanor.workflows.settings import SEED
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import MDSpec, describe_stages
 from athanor.workflows.structures import System, from_python
-from athanor.workflows.track import Tracker
+from athanor.workflows.track import StoppedFramesHook, Tracker
 
 if TYPE_CHECKING:
     import torch
@@ -264,9 +265,11 @@ class _Run:
             columns |= {f"stress_{name}": partial(_stress, index) for index, name in enumerate(VOIGT)}
         if any(isinstance(stage, MDSpec) for stage in self.spec.stages):
             columns["conserved"] = lambda ctx: _conserved(self.spec, engines, tracker, ctx.batch)
+        columns |= {name: partial(_scalar, name) for name in logged_properties(self.spec.properties, self.plan.model)}
         frames = SnapshotHook(self.sink, every, finished="once")
         self._log = LoggingHook("csv", every, log, custom_scalars=columns, finished="once")
-        return [frames, self._log]
+        stopped = [] if tracker.stopper is None else [StoppedFramesHook(self.sink, tracker.stopper)]
+        return [frames, self._log, *stopped]
 
     def _write_summary(self) -> None:
         """Write the table as it stands: a run that is killed then still tells its systems, and which are done."""
@@ -322,6 +325,11 @@ def _conserved(spec: RunSpec, engines: list[Any], tracker: Tracker, batch: Batch
             conserved = engine.conserved_energy(batch)
             values = values if conserved is None else torch.where(here, conserved, values)
     return values
+
+
+def _scalar(name: str, ctx: Any) -> Any:
+    """An output of the model that is one number for each system; NaN where there is none."""
+    return math.nan if (value := ctx.batch.get(name)) is None else value
 
 
 def _stress(component: int, ctx: Any) -> torch.Tensor:

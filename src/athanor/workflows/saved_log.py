@@ -60,6 +60,8 @@ class Series:
         told to log it.
     conserved
         What the method of the stage conserves, eV: in NVE the total energy. NaN where it conserves nothing.
+    energy_deviation, max_force_deviation
+        How far the members of a committee disagree, eV and eV/Å; NaN with other models.
     """
 
     step: np.ndarray
@@ -75,6 +77,8 @@ class Series:
     pressure: np.ndarray
     stress: np.ndarray
     conserved: np.ndarray
+    energy_deviation: np.ndarray
+    max_force_deviation: np.ndarray
 
     def __len__(self) -> int:
         return len(self.step)
@@ -132,6 +136,8 @@ class SavedLog:
             pressure=column("pressure"),
             stress=np.stack([column(f"stress_{name}") for name in VOIGT], axis=1),
             conserved=column("conserved"),
+            energy_deviation=column("energy_deviation"),
+            max_force_deviation=column("max_force_deviation"),
         )
 
     def _read(self, systems: Sequence[int]) -> tuple[list[str], dict[int, np.ndarray]]:

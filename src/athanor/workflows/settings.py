@@ -14,7 +14,7 @@ from athanor.workflows.quantities import TIME, Quantity
 _LINE = 110
 """Characters that fit into a line of a job; a longer list of choices goes without what each is."""
 
-STRUCTURES, MODEL, COMPUTING, OUTPUT = "Structures", "Model", "Computing", "Output"
+STRUCTURES, MODEL, COMPUTING, OUTPUT, SELECTION = "Structures", "Model", "Computing", "Output", "Selection"
 """Panels of the help, next to those of the kinds of stages."""
 
 
@@ -27,7 +27,7 @@ class Setting:
     name
         The key.
     quantity
-        What its values are: a quantity with its units, or int, bool, str, or list (of words).
+        What its values are: a quantity with its units, or int, bool, str, list (of words), or dict (words to numbers).
     help
         What it is: a few words without a full stop. Units and defaults are added where it is shown.
     default
@@ -98,7 +98,7 @@ class Setting:
     @property
     def default_in_words(self) -> str:
         """Default as a user would write it, or what it means to leave it out; empty if neither says anything."""
-        if self.absent or self.default in (None, ..., ()):
+        if self.absent or self.default in (None, ..., (), {}):
             return self.absent
         return (
             f"{self.default:.10g} {self.quantity.default}" if isinstance(self.quantity, Quantity) else str(self.default)
@@ -108,7 +108,7 @@ class Setting:
     def short_help(self) -> str:
         """What it is, and which methods take it, for the command line."""
         some = f" ({', '.join(self.only)})" if self.only else ""
-        return f"{self.help}{some}{'; repeatable' if self.quantity is list else ''}."
+        return f"{self.help}{some}{'; repeatable' if self.quantity in (list, dict) else ''}."
 
     @property
     def comment(self) -> str:
@@ -155,6 +155,24 @@ RANDOM = "random"
 """Seed that is drawn anew for each run."""
 SEED = Setting("seed", int, f"Seed of velocities and noise, or {RANDOM} to draw one", 42, metavar="N",
                note="it is kept with the results", panel=COMPUTING)  # fmt: skip
+STOP_ABOVE = Setting("stop_above", dict, "Stop a system above a bound, such as max_force_deviation=0.3", {},
+                     note="outputs of the model and bounds, in their units", metavar="NAME=BOUND",
+                     panel=MODEL)  # fmt: skip
 OUT = Setting("output", str, "Folder for the results", None, absent="the name of the job and -output", argument="out",
               flags=("-o",), metavar="DIR", panel=OUTPUT)  # fmt: skip
 EVERY = Setting("every", int, "Steps between frames and rows of the log", 10, metavar="N", panel=OUTPUT)
+
+# what `athanor.select` takes
+MOST = Setting("n", int, "Most frames to choose", 20, flags=("-n",), at_least=1, metavar="N", panel=SELECTION)
+BY = Setting("by", str, "How to choose: far apart (farthest), or where a committee disagrees (uncertainty)", "farthest",
+             choices=("farthest", "uncertainty"), metavar="WAY", panel=SELECTION)  # fmt: skip
+ABOVE = Setting("above", float, "Least value of the field of a frame that is chosen, in its unit", None,
+                absent="any", metavar="VALUE", panel=SELECTION)  # fmt: skip
+BELOW = Setting("below", float, "Largest value of it, beyond which structures make no sense", None, absent="any",
+                metavar="VALUE", panel=SELECTION)  # fmt: skip
+FIELD = Setting("field", str, "What tells how uncertain a frame is", "max_force_deviation", metavar="NAME",
+                panel=SELECTION)  # fmt: skip
+SPACING = Setting("spacing", TIME, "Least time between two frames of one system", 0.0, at_least=0.0, metavar="TIME",
+                  panel=SELECTION)  # fmt: skip
+POOLING = Setting("pooling", str, "What of the features of the atoms describes a structure: their mean, or the largest",
+                  "mean", choices=("mean", "max"), metavar="WAY", panel=SELECTION)  # fmt: skip

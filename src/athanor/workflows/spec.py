@@ -27,6 +27,7 @@ from athanor._values import shown
 from athanor.errors import InputError
 from athanor.io.pipes import STANDARD_INPUT
 from athanor.workflows import settings
+from athanor.workflows.bounds import format_bounds, parse_bounds
 from athanor.workflows.methods import SILENCE, TOPICS
 from athanor.workflows.problems import Origin, describe_problems
 from athanor.workflows.quantities import format_supercell, parse_supercell
@@ -58,6 +59,9 @@ def _drawn(seed: Any) -> Any:
 
 Supercell = Annotated[
     tuple[int, int, int], BeforeValidator(parse_supercell), PlainSerializer(format_supercell, return_type=str)
+]
+Bounds = Annotated[
+    dict[str, float], BeforeValidator(parse_bounds), PlainSerializer(format_bounds, return_type=dict[str, float | str])
 ]
 PathText = Annotated[Path, AfterValidator(_usable_path), PlainSerializer(str, return_type=str)]
 
@@ -177,6 +181,7 @@ class RunSpec(CalculationSpec):
 
     stages: tuple[Stage, ...]
     """What every system goes through, in order, all in the same batch."""
+    stop_above: Bounds = settings.STOP_ABOVE.field()
     every: Count = settings.EVERY.field()
     seed: Annotated[Whole, BeforeValidator(_drawn), Field(ge=0)] = settings.SEED.field()
     allow_failures: bool = False
@@ -213,7 +218,7 @@ class RunSpec(CalculationSpec):
         plain["stages"] = [{stage.pop("kind"): stage} for stage in plain["stages"]]
         if self.model is not None:
             plain["model"] = self.model.to_job()
-        for key in ("title", "structures", "properties", "silence"):
+        for key in ("title", "structures", "properties", "silence", "stop_above"):
             if not plain.get(key):
                 plain.pop(key, None)
         return plain

@@ -20,6 +20,7 @@ from athanor.workflows.stages import MDSpec, StageSpec
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
+    from athanor.dynamics.hooks import StopAboveHook
 
 _VALUES = ("energy", "fmax", "smax")
 AVERAGED = ("temperature", "energy", "volume", "inverse_volume", "pressure")
@@ -84,6 +85,32 @@ class StressHook:
         """Do nothing: what is wanted is there."""
 
 
+class StoppedFramesHook:
+    """Writes the frame in which a system was stopped, which is the one to look at, whenever that is.
+
+    Parameters
+    ----------
+    sink
+        Where frames go.
+    stopper
+        The hook that stops systems; it stands before this one.
+    """
+
+    frequency = 1
+    stage = DynamicsStage.AFTER_STEP
+    observes = True
+    on_active = True
+
+    def __init__(self, sink: Any, stopper: StopAboveHook) -> None:
+        self._sink, self._stopper = sink, stopper
+
+    def __call__(self, ctx: Any, stage: Any) -> None:
+        """Write the systems that moved in this step and are stopped now."""
+        stopped = self._stopper.stopped(ctx.batch) & ctx.active_mask
+        if bool(stopped.any()):
+            self._sink.write(ctx.batch.without_pairs(), stopped)
+
+
 class Tracker:
     """Hook that follows every system of a batch through the stages.
 
@@ -99,6 +126,8 @@ class Tracker:
         What the model says of systems for which it raises, by `system_id`.
     every
         Steps between rows of the log, where the stress is computed.
+    stopper
+        The hook that stops systems above a bound, if there is one.
 
     Attributes
     ----------
@@ -124,9 +153,10 @@ class Tracker:
         batch: Batch,
         notes: Mapping[int, str],
         every: int = 1,
+        stopper: StopAboveHook | None = None,
     ) -> None:
         self._stages, self._engines, self.key = list(stages), list(engines), new_key(self)
-        self._count, self.notes = batch.num_graphs, notes
+        self._count, self.notes, self.stopper = batch.num_graphs, notes, stopper
         started = batch.ensure_field("step").reshape(-1).clone()
         dynamics = [isinstance(stage, MDSpec) for stage in stages]
         self.stride = _stride([stage.steps for stage in stages if isinstance(stage, MDSpec)], every)
@@ -241,6 +271,10 @@ class Tracker:
     def steps_done(self, batch: Batch) -> Tensor:
         """Return the steps that each system took in this run, int64 [B]."""
         return batch.step.reshape(-1) - batch.state_rows(self.key)["started"]
+
+    def why_stopped(self, batch: Batch) -> list[str]:
+        """Return of each system which bound it passed, in words; empty of those that passed none."""
+        return [""] * len(batch) if self.stopper is None else self.stopper.reasons(batch)
 
     def records(self, batch: Batch) -> list[SystemRecord]:
         """Return what happened to each system."""

@@ -27,7 +27,10 @@ def test_the_state_is_what_the_decision_says() -> None:
 
 
 def test_roles_and_exact_dtypes() -> None:
-    assert names_of("result") == ("energy", "forces", "stress", "virial", "atomic_energies", "hessian", "dipole")
+    deviations = ("energy_deviation", "force_deviation", "max_force_deviation")
+    assert names_of("result") == (
+        *("energy", "forces", "stress", "virial", "atomic_energies", "hessian"), *deviations, "dipole"
+    )  # fmt: skip
     assert names_of("identity")[0] == "system_id"
     assert set(names_of(*get_args(Role))) == set(FIELDS)
     data = AtomicData(atomic_numbers=torch.tensor([18]), positions=torch.zeros(1, 3).double())

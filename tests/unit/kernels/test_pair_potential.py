@@ -9,8 +9,10 @@ import torch
 
 from athanor import kernels
 from athanor.errors import InputError, ShapeError
+from athanor.kernels.pair_potential import pair_table
 
 ONE = torch.ones(1, 1, dtype=torch.float64)
+TABLE = pair_table("lennard-jones", 2.5, False, ONE, ONE)
 
 
 def _evaluate(
@@ -26,7 +28,11 @@ def _evaluate(
     flags, rebuild = torch.full((1, 3), pbc), torch.tensor([True])
     lists = kernels.build_neighbor_list(positions, cell[None], flags, pointer, 2.8, half, rebuild, *old)
     types = torch.zeros(n, dtype=torch.int32)
-    return kernels.lennard_jones(positions, cell[None], pointer, *lists, types, ONE, ONE, *form, half)
+    cutoff, switch_width, shift = form
+    table = pair_table("lennard-jones", cutoff, shift, ONE, ONE)
+    return kernels.pair_potential(
+        positions, cell[None], pointer, *lists, types, table, "lennard-jones", cutoff, switch_width, half
+    )
 
 
 def _dimer(distance: float, dtype: torch.dtype = torch.float64, **options: Any) -> tuple[torch.Tensor, ...]:
@@ -114,4 +120,9 @@ def test_refusals() -> None:
     rows, offsets = torch.zeros(3, dtype=torch.int64), torch.zeros(2, 3, dtype=torch.int32)
     pointer, cell = torch.tensor([0, 2], dtype=torch.int32), torch.zeros(1, 3, 3)
     with pytest.raises(ShapeError, match="types"):
-        kernels.lennard_jones(x, cell, pointer, rows, none, none, offsets, none, ONE, ONE, 2.5, 0.0, False, False)
+        kernels.pair_potential(x, cell, pointer, rows, none, none, offsets, none, TABLE, "morse", 2.5, 0.0, False)
+    types = torch.zeros(2, dtype=torch.int32)
+    with pytest.raises(ShapeError, match="`table`"):
+        kernels.pair_potential(x, cell, pointer, rows, none, none, offsets, types, ONE, "morse", 2.5, 0.0, False)
+    with pytest.raises(InputError, match="`form` is 'coulomb'; it must be one of lennard-jones, morse"):
+        kernels.pair_potential(x, cell, pointer, rows, none, none, offsets, types, TABLE, "coulomb", 2.5, 0.0, False)

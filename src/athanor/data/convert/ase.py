@@ -98,7 +98,7 @@ def from_atoms(
     check_state_dtype(dtype)
     device = usable_device(device)
     info, arrays = atoms.info, atoms.arrays
-    results = _stored_results(atoms)
+    results = stored_results(atoms)
     fields: dict[str, Any] = {
         "atomic_numbers": torch.from_numpy(arrays["numbers"].astype(np.int32)),
         "positions": per_atom("positions", arrays["positions"], dtype),
@@ -125,7 +125,7 @@ def from_atoms(
     return data_class(**fields, info={name: value.to(device) for name, value in extra.items()})
 
 
-def _stored_results(atoms: Atoms) -> dict[str, Any]:
+def stored_results(atoms: Atoms) -> dict[str, Any]:
     """Results that the calculator holds for these very atoms; nothing is calculated."""
     calc = atoms.calc
     results = getattr(calc, "results", None)

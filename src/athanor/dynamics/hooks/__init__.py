@@ -8,6 +8,7 @@ from athanor.dynamics.hooks.freeze import FreezeAtomsHook
 from athanor.dynamics.hooks.log_scalars import LoggingHook
 from athanor.dynamics.hooks.nan_detector import NaNDetectorHook
 from athanor.dynamics.hooks.snapshot import ConvergedSnapshotHook, SnapshotHook
+from athanor.dynamics.hooks.stop_above import StopAboveHook
 from athanor.hooks.timing import StageTimingHook
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "NaNDetectorHook",
     "SnapshotHook",
     "StageTimingHook",
+    "StopAboveHook",
 ]
 
 __getattr__, __dir__ = door(__name__)

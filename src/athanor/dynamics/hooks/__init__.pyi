@@ -8,6 +8,7 @@ from athanor.dynamics.hooks.log_scalars import LoggingHook as LoggingHook
 from athanor.dynamics.hooks.nan_detector import NaNDetectorHook as NaNDetectorHook
 from athanor.dynamics.hooks.snapshot import ConvergedSnapshotHook as ConvergedSnapshotHook
 from athanor.dynamics.hooks.snapshot import SnapshotHook as SnapshotHook
+from athanor.dynamics.hooks.stop_above import StopAboveHook as StopAboveHook
 from athanor.hooks.timing import StageTimingHook as StageTimingHook
 from athanor.hooks.torch_profiler import TorchProfilerHook as TorchProfilerHook
 
@@ -21,4 +22,5 @@ __all__ = [
     "NaNDetectorHook",
     "SnapshotHook",
     "StageTimingHook",
+    "StopAboveHook",
 ]

@@ -1,84 +1,35 @@
-"""The Lennard-Jones potential with numba. An atom's row is added up in order, then the atoms of a system."""
+"""Pair potentials with numba: one loop, compiled for each formula that is used.
+
+An atom's row is added up in order, then the atoms of a system.
+"""
 
 from __future__ import annotations
 
 import math
+from functools import cache
+from typing import Any
 
 import numpy as np
 
-from athanor.kernels._numba_options import jit
+from athanor.kernels._numba_options import inlined, jit, specialized
 from athanor.kernels.neighbor_list._cpu_pairs import add_row, vectors
+from athanor.kernels.pair_potential.forms import FORMS
+
+pair: Any = None
+"""The formula of a form, in a copy of `evaluate`."""
+is_costly = False
+"""Whether it is better skipped than computed in vain, likewise."""
 
 
-@jit
-def evaluate(count, dx, dy, dz, pair_types, table, cutoff, switch_start, square, energies, slopes):
-    """Write pair energies and slopes (dE/dr)/r, zero from the cutoff on; `table` has 4 eps, sigma^2 and the shift.
-
-    Pairs of the skin are computed and thrown away: loops without a branch run in vector registers.
-    """
-    for m in range(count):
-        square[m] = dx[m] * dx[m] + dy[m] * dy[m] + dz[m] * dz[m]
-    if table.shape[1] == 1:
-        four_epsilon, sigma_squared, energy_shift = table[0, 0], table[1, 0], table[2, 0]
-        for m in range(count):
-            inverse = 1.0 / square[m]
-            ratio = sigma_squared * inverse
-            sixth = ratio * ratio * ratio
-            energies[m] = four_epsilon * sixth * (sixth - 1.0) - energy_shift
-            slopes[m] = -6.0 * four_epsilon * sixth * (2.0 * sixth - 1.0) * inverse
-    else:
-        for m in range(count):
-            pair_type = pair_types[m]
-            four_epsilon, sigma_squared, energy_shift = table[0, pair_type], table[1, pair_type], table[2, pair_type]
-            inverse = 1.0 / square[m]
-            ratio = sigma_squared * inverse
-            sixth = ratio * ratio * ratio
-            energies[m] = four_epsilon * sixth * (sixth - 1.0) - energy_shift
-            slopes[m] = -6.0 * four_epsilon * sixth * (2.0 * sixth - 1.0) * inverse
-    if switch_start < cutoff:
-        width = cutoff - switch_start
-        for m in range(count):
-            r = math.sqrt(square[m])
-            t = max(r - switch_start, 0.0) / width
-            taper = 1.0 + t * t * t * (-10.0 + t * (15.0 - 6.0 * t))
-            decline = -30.0 * (t * t) * ((1.0 - t) * (1.0 - t)) / width
-            slopes[m] = slopes[m] * taper + energies[m] * decline / r
-            energies[m] = energies[m] * taper
-    limit = cutoff * cutoff
-    for m in range(count):
-        outside = square[m] >= limit
-        energies[m] = 0.0 if outside else energies[m]
-        slopes[m] = 0.0 if outside else slopes[m]
-
-
-@jit
-def pair_table(epsilon, sigma, cutoff, shift):
-    """Return 4 eps, sigma^2 and the energy at the cutoff of each pair of types, [3, T * T]."""
-    types = epsilon.shape[0]
-    table = np.empty((3, types * types))
-    for a in range(types):
-        for b in range(types):
-            pair_type = a * types + b
-            table[0, pair_type] = 4.0 * epsilon[a, b]
-            table[1, pair_type] = sigma[a, b] * sigma[a, b]
-            ratio = table[1, pair_type] / (cutoff * cutoff)
-            sixth = ratio * ratio * ratio
-            table[2, pair_type] = table[0, pair_type] * sixth * (sixth - 1.0) if shift else 0.0
-    return table
-
-
-@jit
 def rows(
-    x, cell, segment_ptr, row_ptr, neighbors, images, types, epsilon, sigma, cutoff, switch_width, shift, half,
-    forces, sums, start, stop,
+    x, cell, segment_ptr, row_ptr, neighbors, images, types, num_types, half, form, forces, sums, start, stop
 ):  # fmt: skip
     """Evaluate the rows of atoms ``start .. stop - 1``: forces, and each atom's energy and virial in `sums`.
 
-    With a half list an atom of a system also changes the forces on others, so whole systems must be given.
+    `evaluate` is the formula: it writes energies and slopes (dE/dr) / r of a row from the squares of its distances and
+    the numbers of its pairs of types, and gets `form` as it is. With a half list an atom of a system also changes the
+    forces on others, so whole systems must be given.
     """
-    table = pair_table(epsilon, sigma, cutoff, shift)
-    num_types = epsilon.shape[0]
-    switch_start = max(cutoff - switch_width, 0.0)
     longest = 0
     for i in range(start, stop):
         longest = max(longest, row_ptr[i + 1] - row_ptr[i])
@@ -88,15 +39,72 @@ def rows(
             forces[i, 2] = 0.0
     dx, dy, dz = np.empty(longest), np.empty(longest), np.empty(longest)
     square, energies, slopes = np.empty(longest), np.empty(longest), np.empty(longest)
-    pair_types = np.empty(longest, np.int64)
+    pair_types = np.zeros(longest, np.int64)
     b = 0
     for i in range(start, stop):
         while i >= segment_ptr[b + 1]:
             b += 1
-        first = segment_ptr[b]
+        first, row = segment_ptr[b], row_ptr[i]
         count = vectors(i, first, x, cell[b], row_ptr, neighbors, images, dx, dy, dz)
+        for m in range(count):
+            square[m] = dx[m] * dx[m] + dy[m] * dy[m] + dz[m] * dz[m]
         if num_types > 1:
             for m in range(count):
-                pair_types[m] = types[i] * num_types + types[first + neighbors[row_ptr[i] + m]]
-        evaluate(count, dx, dy, dz, pair_types, table, cutoff, switch_start, square, energies, slopes)
+                pair_types[m] = types[i] * num_types + types[first + neighbors[row + m]]
+        evaluate(i, first, neighbors[row : row + count], square, pair_types, form, energies, slopes)
         add_row(i, first, count, dx, dy, dz, energies, slopes, row_ptr, neighbors, half, forces, sums)
+
+
+@inlined
+def numbers(table, k):
+    """Return a row of the table."""
+    return table[k, 0], table[k, 1], table[k, 2], table[k, 3], table[k, 4], table[k, 5], table[k, 6], table[k, 7]
+
+
+def evaluate(i, first, neighbors, square, pair_types, form, energies, slopes):
+    """Write energies and slopes of a pair potential, zero from the cutoff on.
+
+    A cheap formula is computed for pairs of the skin and thrown away: loops without a branch run in vector registers.
+    """
+    table, cutoff, switch_start = form
+    count = neighbors.shape[0]
+    limit = cutoff * cutoff
+    if is_costly or table.shape[0] > 1:
+        for m in range(count):
+            if is_costly and square[m] >= limit:
+                energies[m] = slopes[m] = 0.0
+                continue
+            a, b, c, d, e, f, g, shift = numbers(table, pair_types[m])
+            value, slopes[m] = pair(square[m], a, b, c, d, e, f, g)
+            energies[m] = value - shift
+    else:
+        a, b, c, d, e, f, g, shift = numbers(table, 0)
+        for m in range(count):
+            value, slopes[m] = pair(square[m], a, b, c, d, e, f, g)
+            energies[m] = value - shift
+    if switch_start < cutoff:
+        width = cutoff - switch_start
+        for m in range(count):
+            r = math.sqrt(square[m])
+            t = max(r - switch_start, 0.0) / width
+            taper = 1.0 + t * t * t * (-10.0 + t * (15.0 - 6.0 * t))
+            decline = -30.0 * (t * t) * ((1.0 - t) * (1.0 - t)) / width
+            slopes[m] = slopes[m] * taper + energies[m] * decline / r
+            energies[m] = energies[m] * taper
+    for m in range(count):
+        outside = square[m] >= limit
+        energies[m] = 0.0 if outside else energies[m]
+        slopes[m] = 0.0 if outside else slopes[m]
+
+
+@cache
+def rows_of(form: str) -> Any:
+    """Return the loop over rows for a form."""
+    chosen, name = FORMS[form], form.replace("-", "_")
+    parts = {"pair": jit(chosen.pair), "is_costly": chosen.IS_COSTLY}
+    return loop(name, specialized(evaluate, f"{name}_of_row", **parts))
+
+
+def loop(name: str, formula: Any) -> Any:
+    """Return the loop over rows around a compiled formula."""
+    return specialized(rows, f"{name}_rows", evaluate=formula)

@@ -23,6 +23,7 @@ from athanor.models.chgnet.weights import load_checkpoint, save_checkpoint
 from athanor.models.config import ModelConfig
 from athanor.models.learned import DERIVATIVES, EMBEDDINGS, LearnedModel, as_batch
 from athanor.models.pair_vectors import attached_vectors
+from athanor.models.prepared import prepared
 from athanor.models.stored_list import require_pairs
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
@@ -233,7 +234,8 @@ class CHGNetWrapper(LearnedModel):
                 f"The neighbour list is half; {type(self).__name__} needs both directions. "
                 f"Build it with `compute_neighbors(batch, config=model.model_config.neighbor_config)`."
             )
-        return build_graph(
+        return prepared(
+            build_graph,
             batch.positions,
             batch.cell_or_zeros,
             batch.batch_ptr,

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -35,6 +35,42 @@ def probed(model: Any) -> tuple[list[int], int]:
             f"Pass a network of mace-torch, or use `MACEWrapper.from_checkpoint(path)`."
         ) from error
     return numbers, int(width)
+
+
+DEBYE = 0.20819433622621247
+"""e·Å in a debye."""
+
+
+_OMOL = "https://github.com/ACEsuit/mace-foundations/releases/download/mace_omol_0/MACE-omol-0-extra-large-1024.model"
+
+
+class Abilities(NamedTuple):
+    """What a kind of network gives by our names, and reads beside atoms and pairs by its own."""
+
+    outputs: frozenset[str]
+    reads: tuple[str, ...]
+    in_debye: bool = False
+    has_embeddings: bool = True
+
+
+_ENERGY = frozenset({"energy", "forces", "stress", "atomic_energies"})
+_KINDS = {
+    "AtomicDipolesMACE": Abilities(frozenset({"dipole"}), ("charges",), in_debye=True, has_embeddings=False),
+    "AtomicDielectricMACE": Abilities(frozenset({"dipole", "charges"}), ("total_charge",), has_embeddings=False),
+    "EnergyDipolesMACE": Abilities(
+        frozenset({"energy", "forces", "stress", "dipole"}), ("charges", "head"), in_debye=True, has_embeddings=False
+    ),
+}
+
+
+def abilities_of(model: Any) -> Abilities:
+    """Return what a network gives and reads, by the name of its class and what it was trained with."""
+    classes = [each.__name__ for each in type(model).__mro__]
+    found = next((_KINDS[name] for name in classes if name in _KINDS), Abilities(_ENERGY, ()))
+    if getattr(model, "use_polarizability", False):
+        found = found._replace(outputs=found.outputs | {"polarizability"})
+    embedded = getattr(model, "embedding_specs", None) if hasattr(model, "joint_embedding") else None
+    return found._replace(reads=tuple(dict.fromkeys((*found.reads, *(embedded or ())))))
 
 
 def head_of(model: Any, head: str | None) -> tuple[str | None, int | None]:
@@ -146,7 +182,11 @@ def _package(submodule: str) -> ModuleType:
 def _download(name: str, trust: bool) -> Path:
     """Return the file of a published network, which the package downloads unless it did before."""
     published = _package("calculators.foundations_models")
-    urls = published.mace_mp_urls | {f"off-{size}": url for size, url in published.mace_off_urls.items()}
+    urls = {
+        **published.mace_mp_urls,
+        **{f"off-{size}": url for size, url in published.mace_off_urls.items()},
+        "omol": _OMOL,
+    }
     if name not in urls:
         raise InputError(f"`{name}` is neither a file nor a network that mace-torch can get: {', '.join(urls)}.")
     if not trust:

@@ -18,11 +18,16 @@ from athanor._values import check_state_dtype, shown, unknown_keyword, usable_de
 from athanor.data._stamp import ComputedFrom
 from athanor.data.batch import Batch
 from athanor.data.elements import SYMBOLS
+from athanor.data.fields import FIELDS
 from athanor.errors import InputError, NotAvailableError
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
 from athanor.models.derivatives import carries_graph, strained_view
+from athanor.models.mace.blocks import blocks, joined
+from athanor.models.mace.contractions import receivers_first, with_sums_first
 from athanor.models.mace.network import (
+    DEBYE,
+    abilities_of,
     compiled,
     head_of,
     load_network,
@@ -43,6 +48,16 @@ if TYPE_CHECKING:
 
 _DERIVATIVES = frozenset({"forces", "stress"})
 _EMBEDDINGS = frozenset({"node_embeddings", "graph_embeddings"})
+_NAMES = {
+    "energy": "energy",
+    "forces": "forces",
+    "stress": "stress",
+    "atomic_energies": "node_energy",
+    "dipole": "dipole",
+    "charges": "charges",
+    "polarizability": "polarizability",
+}
+"""Our names of what a network returns."""
 
 
 class MACEWrapper(nn.Module, BaseModelMixin):
@@ -72,11 +87,17 @@ class MACEWrapper(nn.Module, BaseModelMixin):
     Notes
     -----
     Computes energy and forces unless ``model_config.active_outputs`` says otherwise; stress, atomic_energies,
-    node_embeddings and graph_embeddings can be added. Second derivatives: `athanor.models.hessian`. Needs a full
+    node_embeddings and graph_embeddings can be added, and dipole, charges and polarizability where the network has them
+    (networks of dipoles alone have no energy). Networks that were trained with them read ``charge`` and ``spin`` of a
+    system, 0 and 1 where absent, and other inputs from fields of their names; one of several heads can be chosen for
+    each system by a field ``head`` of integers. Second derivatives: `athanor.models.hessian`. Needs a full
     neighbour list of at least its cutoff, and gives the network the pairs within it. The network computes in its own
     dtype, results have that of the positions; a system gets the same numbers alone and among others, but for rounding.
     They are detached unless parameters are trained or the positions handed in carry a graph. An element that the
     network does not know is refused. Systems without a cell have zero stress.
+
+    On a CPU the two costly steps of each layer are evaluated by `with_sums_first`, from the parameters of the network
+    and to rounding the same, and a batch some systems at a time, as many as fit the cache.
 
     References
     ----------
@@ -102,18 +123,24 @@ class MACEWrapper(nn.Module, BaseModelMixin):
         table = torch.zeros(max(numbers) + 1, len(numbers), dtype=self.dtype, device=next(model.parameters()).device)
         table[numbers, range(len(numbers))] = 1.0
         self.register_buffer("_node_emb", table, persistent=False)
+        abilities = abilities_of(model)
+        self._reads, self._in_debye = abilities.reads, abilities.in_debye
+        self._sums_first: dict[int, nn.Module | None] = {}  # by the network it was made of; no part of the parameters
+        outputs = {*abilities.outputs, *_EMBEDDINGS} if abilities.has_embeddings else set(abilities.outputs)
+        labels = {"charge": "total_charge", "spin": "total_spin", "charges": "charges"}
         self.model_config = ModelConfig(
-            outputs=frozenset({"energy", "atomic_energies", *_DERIVATIVES, *_EMBEDDINGS}),
-            autograd_outputs=_DERIVATIVES,
+            outputs=frozenset(outputs),
+            autograd_outputs=frozenset(_DERIVATIVES & outputs),
+            optional_inputs=frozenset(ours for ours, theirs in labels.items() if theirs in self._reads),
             supports_pbc=True,
             neighbor_config=NeighborConfig(cutoff=self.cutoff, format=NeighborListFormat.COO),
-            active_outputs={"energy", "forces"},
+            active_outputs={"energy", "forces"} if "energy" in outputs else set(abilities.outputs - {"polarizability"}),
         )
         self.model_card = ModelCard(
             name="MACE",
             elements=frozenset(numbers),
             dtype=self.dtype,
-            conservative=True,
+            conservative=True if "energy" in outputs else None,
             equivariant=True,
             smooth=True,
             batch_invariance="no",
@@ -217,7 +244,7 @@ class MACEWrapper(nn.Module, BaseModelMixin):
     @property
     def embedding_shapes(self) -> dict[str, tuple[int, ...]]:
         """``node_embeddings`` and ``graph_embeddings``, both of the width of the first layer."""
-        return dict.fromkeys(sorted(_EMBEDDINGS), (self._width,))
+        return dict.fromkeys(sorted(_EMBEDDINGS & self.model_config.outputs), (self._width,))
 
     def compute_embeddings(self, data: AtomicData | Batch, **kwargs: Any) -> AtomicData | Batch:
         """Write to `data` the features of each atom after the first layer, and their sums; nothing else changes."""
@@ -227,7 +254,7 @@ class MACEWrapper(nn.Module, BaseModelMixin):
             data.node_embeddings, data.graph_embeddings = outputs["node_embeddings"], outputs["graph_embeddings"]
             return data
         with data.keeping_results_fresh():
-            for key in sorted(_EMBEDDINGS):
+            for key in self.embedding_shapes:
                 data.set_field(key, outputs[key])
         return data
 
@@ -303,7 +330,9 @@ class MACEWrapper(nn.Module, BaseModelMixin):
             "cell": cell.to(self.dtype),
         }
         if self._head_index is not None:
-            inputs["head"] = inputs["ptr"].new_full((batch.num_graphs,), self._head_index)
+            inputs["head"] = self._heads_of(batch)
+        for name in self._reads:
+            inputs.setdefault(name, self._input_named(name, batch))
         return inputs
 
     def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
@@ -313,8 +342,9 @@ class MACEWrapper(nn.Module, BaseModelMixin):
         batch, wanted = _as_batch(data), self.output_data()
         keep = self._trains or carries_graph(batch)
         with torch.inference_mode(False), torch.set_grad_enabled(keep or not wanted.isdisjoint(_DERIVATIVES)):
-            raw = self.model(
+            raw = self._evaluated(
                 self.adapt_input(batch),
+                whole=keep,
                 compute_force="forces" in wanted,
                 compute_stress="stress" in wanted,
                 compute_displacement="stress" in wanted,
@@ -324,6 +354,28 @@ class MACEWrapper(nn.Module, BaseModelMixin):
         if keep:
             return outputs
         return OrderedDict((key, None if value is None else value.detach()) for key, value in outputs.items())
+
+    def _evaluated(self, inputs: dict[str, Any], *, whole: bool, **asked: bool) -> Mapping[str, Any]:
+        """Return what the network gives, of the whole batch at once or of systems that fit the cache."""
+        network = self.model
+        if (fast := self._faster()) is not None:
+            network, inputs = fast, receivers_first(inputs)
+        if whole or fast is None:
+            return network(inputs, **asked)
+        parts = []
+        for block in blocks(inputs):
+            block["positions"] = block["positions"].detach()
+            found = network(block, **asked)
+            parts.append({key: value.detach() for key, value in found.items() if isinstance(value, torch.Tensor)})
+        return joined(parts)
+
+    def _faster(self) -> nn.Module | None:
+        """Return the network with its sums first, on a CPU; made once."""
+        if self._is_compiled or self._node_emb.device.type != "cpu":
+            return None
+        if id(self.model) not in self._sums_first:
+            self._sums_first = {id(self.model): with_sums_first(self.model)}
+        return self._sums_first[id(self.model)]
 
     def adapt_output(self, model_output: Any, data: AtomicData | Batch) -> ModelOutputs:
         """Map the outputs of the network to the standard keys, in the dtype of the positions."""
@@ -337,7 +389,8 @@ class MACEWrapper(nn.Module, BaseModelMixin):
         """Return the energy of the network, attached; see `BaseModelMixin.attached_energy`."""
         batch = strained_view(_as_batch(data), strain)
         asked = {"compute_force": False, "compute_stress": False, "compute_displacement": False}
-        found = self._named(self.model(self.adapt_input(batch), **asked, training=self.training), batch)
+        raw = self._evaluated(self.adapt_input(batch), whole=True, **asked, training=self.training)
+        found = self._named(raw, batch)
         if self._is_compiled:
             found["energy"] = _FirstDerivativeOnly.apply(found["energy"])
         return {key: value for key, value in found.items() if key in {"energy", *wanted} - _DERIVATIVES}
@@ -348,8 +401,9 @@ class MACEWrapper(nn.Module, BaseModelMixin):
 
     def _named(self, raw: Mapping[str, torch.Tensor | None], batch: Batch) -> dict[str, torch.Tensor]:
         """Return what the network gave, by our names."""
-        names = {"energy": "energy", "forces": "forces", "stress": "stress", "atomic_energies": "node_energy"}
-        found = {ours: raw[theirs] for ours, theirs in names.items() if raw.get(theirs) is not None}
+        found = {ours: raw[theirs] for ours, theirs in _NAMES.items() if raw.get(theirs) is not None}
+        if self._in_debye and (dipole := found.get("dipole")) is not None:
+            found["dipole"] = dipole * DEBYE
         if (features := raw.get("node_feats")) is not None:
             nodes = found["node_embeddings"] = features[:, : self._width]
             found["graph_embeddings"] = nodes.new_zeros(batch.num_graphs, self._width).index_add(
@@ -361,6 +415,35 @@ class MACEWrapper(nn.Module, BaseModelMixin):
         if "stress" in outputs:
             outputs["stress"] = torch.where(batch.has_cell.view(-1, 1, 1), outputs["stress"], 0.0)
         return outputs
+
+    def _heads_of(self, batch: Batch) -> torch.Tensor:
+        """Return the place of the head of each system, int64 [B]: of its field ``head``, or that of the model."""
+        given = batch.get("head")
+        if given is None:
+            return batch.batch_ptr.new_full((batch.num_graphs,), self._head_index or 0, dtype=torch.int64)
+        heads: list[str] = list(self.model.heads)  # type: ignore[arg-type]
+        places = given.view(-1).to(torch.int64, copy=True)
+        if len(places) != batch.num_graphs or bool(((places < 0) | (places >= len(heads))).any()):
+            raise InputError(
+                f"`head` of the batch is {shown(given.tolist())}; give one integer for each system, of "
+                f"{', '.join(f'{place} ({name})' for place, name in enumerate(heads))}."
+            )
+        return places
+
+    def _input_named(self, name: str, batch: Batch) -> torch.Tensor:
+        """Return what the network reads beside atoms and pairs, in its dtype: [B], or [N] and wider for fields so."""
+        if name == "head":  # the only one
+            return torch.zeros(batch.num_graphs, dtype=torch.int64, device=batch.device)
+        field = {"total_charge": "charge", "total_spin": "spin"}.get(name, name)
+        value, assumed = batch.get(field), FIELDS[field].assumed if field in FIELDS else None
+        if value is None and field == "charges":
+            return torch.zeros(batch.num_nodes, dtype=self.dtype, device=batch.device)
+        if value is None and assumed is None:
+            raise self._missing(field, batch)
+        if value is None:
+            return torch.full((batch.num_graphs,), assumed or 0.0, dtype=self.dtype, device=batch.device)
+        value = value.detach().to(self.dtype, copy=True)
+        return value if assumed is None else value.view(-1).nan_to_num(assumed)
 
     def _check_elements(self, batch: Batch) -> None:
         """Refuse elements that the network does not know; looked up again only when the atoms change."""

@@ -119,6 +119,7 @@ def card_of(plan: Plan) -> ModelCard:
         short_ranged=all(card.short_ranged for card in cards),
         external_field=any(card.external_field for card in cards),
         licence=_joined(card.licence for card in cards),
+        training_set=_joined(card.training_set for card in cards),
         citation=_joined(card.citation for card in cards),
         url=_joined(card.url for card in cards),
         weights_digest=_digest([card.weights_digest for card in cards]),

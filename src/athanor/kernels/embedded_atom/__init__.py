@@ -1,0 +1,7 @@
+"""Energy, forces and virial of embedded-atom potentials."""
+
+from __future__ import annotations
+
+from athanor.kernels.embedded_atom.op import embedded_atom
+
+__all__ = ["embedded_atom"]

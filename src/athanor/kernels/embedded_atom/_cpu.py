@@ -1,0 +1,106 @@
+"""The embedded-atom potential with numba: densities, then the loop of pair potentials with what they give."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from athanor.kernels._numba_options import inlined, jit
+from athanor.kernels.neighbor_list._cpu_pairs import vectors
+from athanor.kernels.pair_potential._cpu import loop
+
+
+@inlined
+def value(table, kind, piece, p):
+    """Return the value of a cubic piece."""
+    return table[kind, piece, 0] + p * (table[kind, piece, 1] + p * (table[kind, piece, 2] + p * table[kind, piece, 3]))
+
+
+@inlined
+def slope(table, kind, piece, p):
+    """Return the slope of a cubic piece, by its width."""
+    return table[kind, piece, 1] + p * (2.0 * table[kind, piece, 2] + 3.0 * p * table[kind, piece, 3])
+
+
+@jit
+def embed(
+    x, cell, segment_ptr, row_ptr, neighbors, images, types, half, opposite, embedding, density, density_step,
+    distance_step, cutoff, totals, energies, slopes, start, stop,
+):  # fmt: skip
+    """Write density, energy and its slope of atoms ``start .. stop - 1``; whole systems with a half list."""
+    num_types, limit = embedding.shape[0], cutoff * cutoff
+    scale, last = 1.0 / distance_step, density.shape[1] - 2
+    longest = 0
+    for i in range(start, stop):
+        longest = max(longest, row_ptr[i + 1] - row_ptr[i])
+        totals[i] = 0.0
+    dx, dy, dz = np.empty(longest), np.empty(longest), np.empty(longest)
+    b = 0
+    for i in range(start, stop):
+        while i >= segment_ptr[b + 1]:
+            b += 1
+        first, row, own = segment_ptr[b], row_ptr[i], types[i] * num_types
+        count = vectors(i, first, x, cell[b], row_ptr, neighbors, images, dx, dy, dz)
+        total = 0.0
+        for m in range(count):
+            square = dx[m] * dx[m] + dy[m] * dy[m] + dz[m] * dz[m]
+            if square >= limit:
+                continue
+            j = first + neighbors[row + m]
+            kind = own + types[j]
+            place = math.sqrt(square) * scale
+            if not place >= 0.0:  # atoms that are nowhere
+                total += place
+                continue
+            piece = min(int(place), last)
+            p = min(place - piece, 1.0)
+            total += value(density, kind, piece, p)
+            if half:
+                totals[j] += value(density, opposite[kind], piece, p)
+        totals[i] += total
+    scale, last = 1.0 / density_step, embedding.shape[1] - 2
+    largest = (embedding.shape[1] - 1) * density_step
+    for i in range(start, stop):
+        place, kind = totals[i] * scale, types[i]
+        if not math.isfinite(place):
+            energies[i] = slopes[i] = np.nan
+            continue
+        piece = min(max(int(place), 0), last)
+        p = min(place - piece, 1.0)
+        slopes[i] = slope(embedding, kind, piece, p) * scale
+        energies[i] = value(embedding, kind, piece, p)
+        if totals[i] > largest:
+            energies[i] += slopes[i] * (totals[i] - largest)
+
+
+@jit
+def pairs_of_row(i, first, neighbors, square, pair_types, form, energies, slopes):
+    """Write the energy of each pair of a row, and what it and the densities change with the distance, (dE/dr) / r."""
+    opposite, density, pair, embedding_slopes, distance_step, cutoff = form
+    scale, last, limit = 1.0 / distance_step, density.shape[1] - 2, cutoff * cutoff
+    own, count = embedding_slopes[i], neighbors.shape[0]
+    for m in range(count):  # in vector registers
+        energies[m] = math.sqrt(square[m])
+        slopes[m] = 1.0 / energies[m]
+    for m in range(count):
+        if square[m] >= limit:
+            energies[m] = slopes[m] = 0.0
+            continue
+        inverse, place, kind = slopes[m], energies[m] * scale, pair_types[m]
+        if not place >= 0.0:
+            energies[m] = slopes[m] = np.nan
+            continue
+        piece = min(int(place), last)
+        p = min(place - piece, 1.0)
+        energy = value(pair, kind, piece, p) * inverse
+        energies[m] = energy
+        decline = (slope(pair, kind, piece, p) * scale - energy) * inverse
+        here = there = slope(density, kind, piece, p)
+        if opposite[kind] != kind:
+            there = slope(density, opposite[kind], piece, p)
+        towards = own * here + embedding_slopes[first + neighbors[m]] * there
+        slopes[m] = (towards * scale + decline) * inverse
+
+
+rows = loop("embedded_atom", pairs_of_row)

@@ -307,6 +307,15 @@ def test_the_predict_unit_goes_on_as_before(file: Path) -> None:
         UMAWrapper(torch.nn.Linear(1, 1), "omat")
 
 
+def test_a_copy_and_another_precision_of_it(file: Path) -> None:
+    """Copied as averages of parameters are; moved to another dtype with all that scales its energy."""
+    model, batch = wrapper(file, "omol"), batch_of(structures()["ethanol"])
+    expected = model(batch)["energy"]
+    torch.testing.assert_close(copy.deepcopy(model)(batch)["energy"], expected)
+    single = wrapper(file, "omol", torch.float32)(batch)["energy"]
+    torch.testing.assert_close(copy.deepcopy(model).float()(batch)["energy"], single, rtol=0, atol=1e-4)
+
+
 def test_parameters_are_trained_if_asked_for(file: Path) -> None:
     model = wrapper(file, train=True)
     outputs = model(batch_of(structures()["silicon"]))

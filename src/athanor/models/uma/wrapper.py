@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import nn
 
 from athanor._optional import OptionalDependency, process_left_alone
 from athanor._values import check_state_dtype, shown, usable_device
@@ -86,13 +87,11 @@ class UMAWrapper(PredictingModel):
             network.backbone.prepare_for_inference(None, settings)
         device = torch.device(predict_unit.device)
         network.to(device, settings.base_precision_dtype).requires_grad_(train)
-        for task in tasks.values():
-            task.normalizer.to(device)
-            if task.element_references is not None:
-                task.element_references.to(device)
         backbone = network.backbone
         super().__init__(network, range(1, backbone.max_num_elements), embedding_width=backbone.sphere_channels)
         self.task_name, self._tasks = task_name, tasks
+        parts = [part for task in tasks.values() for part in (task.normalizer, task.element_references)]
+        self._scales = nn.ModuleList(part for part in parts if part is not None).to(device)  # moves along
         self._data_type = OptionalDependency.UMA.load("datasets.atomic_data").AtomicData
         self._reads_labels = task_name == "omol"
         self._atoms = (getattr(predict_unit, "atom_refs", None) or {}).get(task_name)
@@ -165,15 +164,16 @@ class UMAWrapper(PredictingModel):
         OptionalDependencyError
             If fairchem-core is not installed.
         """
+        place = usable_device(device)
         unit, digest = load_predict_unit(
             name_or_path,
-            device=usable_device(device),
+            device=place,
             settings=inference_settings,
             overrides=overrides,
             dtype=dtype and check_state_dtype(dtype),
             trust=trust,
         )
-        return cls(unit, task_name, train, weights_digest=digest)
+        return cls(unit, task_name, train, weights_digest=digest).to(place)
 
     def network_outputs(self, graph: NetworkGraph, wanted: Set[str]) -> Mapping[str, torch.Tensor | None]:
         """Return energy, embeddings, and forces and stress where the network predicts them."""

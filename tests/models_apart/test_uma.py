@@ -48,7 +48,7 @@ def configuration(**changes: Any) -> dict[str, Any]:
     backbone = {
         "model": f"{_MODELS}.uma.escn_moe.eSCNMDMoeBackbone", "max_num_elements": ELEMENTS, "sphere_channels": 16,
         "lmax": 2, "mmax": 2, "otf_graph": True, "cutoff": CUTOFF, "edge_channels": 16, "num_distance_basis": 32,
-        "direct_forces": False, "regress_forces": True, "regress_stress": False, "num_layers": 2, "hidden_channels": 16,
+        "direct_forces": False, "regress_forces": True, "regress_stress": True, "num_layers": 2, "hidden_channels": 16,
         "chg_spin_emb_type": "rand_emb", "dataset_mapping": mapping, "num_experts": 4, "always_use_pbc": False,
         "use_composition_embedding": True, "model_version": 1.1,
     }  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -84,7 +85,7 @@ class UMAWrapper(PredictingModel):
         tasks = {task.property: task for task in _tasks_of(predict_unit, task_name)}
         settings = predict_unit.inference_settings
         with process_left_alone():
-            network.backbone.prepare_for_inference(None, settings)
+            network.backbone.prepare_for_inference(None, replace(settings, merge_mole=False))
         device = torch.device(predict_unit.device)
         network.to(device, settings.base_precision_dtype).requires_grad_(train)
         backbone = network.backbone

@@ -26,7 +26,15 @@ _MACE: tuple[tuple[tuple[str, ...], int, str, str, str, str, tuple[str, ...]], .
         "2401.00096",
         (),
     ),
-    (("off-small", "off-medium", "off-large"), 10, _ACADEMIC, "MACE-OFF23, organic molecules", "SPICE, ωB97M-D3", "2312.15211", ()),  # fmt: skip
+    (
+        ("off-small", "off-medium", "off-large"),
+        10,
+        _ACADEMIC,
+        "MACE-OFF23, organic molecules",
+        "SPICE, ωB97M-D3",
+        "2312.15211",
+        (),
+    ),  # fmt: skip
     (("omol",), 89, _ACADEMIC, "MACE-OMOL-0, molecules and ions", _OMOL, "2401.00096", ("charge", "spin")),
 )
 """Names, elements, licence, summary, training set, preprint and inputs of networks that mace-torch can get."""

@@ -56,6 +56,20 @@ def systems_of(kind: str, count: int, elements: frozenset[int] | None) -> list[A
     return chosen
 
 
+def water() -> Atoms:
+    """Return 64 molecules of water in a box, as dense as the liquid."""
+    import ase
+    from ase.build import molecule
+
+    box = ase.Atoms(cell=[12.42] * 3, pbc=True)
+    for place in range(64):
+        one = molecule("H2O")
+        one.rotate(77 * place, (1, 2, 3))
+        one.positions += [3.105 * each for each in (place % 4, place // 4 % 4, place // 16)]
+        box += one
+    return box
+
+
 def evaluated(model: Any, systems: list[Atoms]) -> tuple[Any, Any]:
     """Return energies and forces of all `systems` in one batch, from ASE atoms on."""
     import torch
@@ -177,20 +191,23 @@ def measure(name: str, smoke: bool) -> dict[str, Any]:
 
 def kilobytes_an_atom(name: str, smoke: bool) -> float:
     """Return the slope of the peak between two sizes, each in a process of its own."""
-    counts = (1, 2) if smoke else (2, 4) if POTENTIALS[name].systems == "crystals" else (20, 60)
+    counts = (1, 2) if smoke else (2, 4)
     found = [run_json([sys.executable, str(Path(__file__).resolve()), name, "--peak", str(count)]) for count in counts]
     (low, small), (high, large) = [(each["peak_bytes"], each["atoms"]) for each in found]
     return (high - low) / (large - small) / 1e3
 
 
 def peak_of(name: str, count: int) -> dict[str, int]:
-    """Return the peak of one evaluation of eight times `count` systems."""
+    """Return the peak of one evaluation of eight times `count` crystals, or `count` boxes of water."""
     import athanor
 
     potential = POTENTIALS[name]
     athanor.set_num_threads(1)
     model, _ = potential.build()
-    batch = systems_of(potential.systems, 8 * count, model.model_card.elements)
+    crystals = potential.systems == "crystals"
+    batch = (
+        systems_of("crystals", 8 * count, model.model_card.elements) if crystals else [water() for _ in range(count)]
+    )
     evaluated(model, batch)
     return {"peak_bytes": peak_bytes(), "atoms": sum(map(len, batch))}
 

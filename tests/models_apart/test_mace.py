@@ -177,9 +177,7 @@ def test_steps_are_those_of_the_package(name: str, monkeypatch: pytest.MonkeyPat
     fast = contractions.with_sums_first(model.model)
     assert fast is not None
     assert all(isinstance(block.conv_tp, contractions.SummedConvolution) for block in fast.interactions)
-    assert all(
-        isinstance(block.symmetric_contractions, contractions.MonomialContraction) for block in fast.products
-    )
+    assert all(isinstance(block.symmetric_contractions, contractions.MonomialContraction) for block in fast.products)
     monkeypatch.setattr(blocks, "PAIRS_AT_A_TIME", 1)
     found = model(batch)
     monkeypatch.setattr(MACEWrapper, "_faster", lambda self: None)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from athanor._typing import ModelOutputs
     from athanor.data.atomic_data import AtomicData
+    from athanor.data.batch import Batch
 
 _NUM_ELEMENTS = 117
 """Networks index 118 rows by atomic number, from 0."""
@@ -92,7 +93,8 @@ class OrbWrapper(LearnedModel):
         name: str = "ORB",
         weights_digest: str = "",
     ) -> None:
-        width, heads = width_of(model), model.heads
+        width = width_of(model)
+        heads: Any = model.heads
         if max_num_neighbors < 1:
             raise ArgumentError(f"`max_num_neighbors` is {max_num_neighbors}; give a number of neighbours above zero.")
         super().__init__(model, range(1, _NUM_ELEMENTS + 1), embedding_width=width)
@@ -102,7 +104,9 @@ class OrbWrapper(LearnedModel):
         self._warned_of_limit = max_num_neighbors < 120
         derivatives = DERIVATIVES if self.is_conservative else DERIVATIVES & heads.keys()
         self.model_config = ModelConfig(
-            outputs=frozenset({"energy", *derivatives, *EMBEDDINGS, *({"charges"} if "latent_charges" in heads else ())}),
+            outputs=frozenset(
+                {"energy", *derivatives, *EMBEDDINGS, *({"charges"} if "latent_charges" in heads else ())}
+            ),
             autograd_outputs=DERIVATIVES if self.is_conservative else frozenset(),
             optional_inputs=frozenset({"charge", "spin"} if self._has_labels else ()),
             supports_pbc=True,
@@ -164,10 +168,12 @@ class OrbWrapper(LearnedModel):
         found = load_network(name, None if weights_path is None else Path(weights_path))
         network = found.network.to(place, check_state_dtype(dtype))
         if compile_model:
-            network.model.compile(dynamic=True)  # type: ignore[union-attr,operator]
+            network.model.compile(dynamic=True)  # type: ignore[union-attr]
         limit = found.max_num_neighbors if max_num_neighbors is None else max_num_neighbors
         title = name if weights_path is None else f"{name}, {Path(weights_path).name}"
-        return cls(network, cutoff=found.cutoff, max_num_neighbors=limit, name=title, weights_digest=found.digest).eval()
+        return cls(
+            network, cutoff=found.cutoff, max_num_neighbors=limit, name=title, weights_digest=found.digest
+        ).eval()
 
     def direct_derivative_keys(self) -> set[str]:
         """Forces and stress, of a network that predicts them."""
@@ -212,7 +218,9 @@ class OrbWrapper(LearnedModel):
         if repulsion:
             energy = energy + repulsion["energy"]
         if "stress" in repulsion:  # it was divided by the determinant of the cell, which may be negative
-            repulsion["stress"] = repulsion["stress"] * torch.linalg.det(atoms.system_features["cell"]).sign().view(-1, 1)
+            repulsion["stress"] = repulsion["stress"] * torch.linalg.det(atoms.system_features["cell"]).sign().view(
+                -1, 1
+            )
         if getattr(model, "coulomb_module", None) is not None:
             energy = energy + model.coulomb_module(labels["per_atom_charges"], atoms)[0]
         found["energy"] = heads["energy"].absolute_energy(energy, atoms)
@@ -240,7 +248,9 @@ class OrbWrapper(LearnedModel):
             node_features={
                 "positions": graph.positions,
                 "atomic_numbers": graph.atomic_numbers,
-                "atomic_numbers_embedding": nn.functional.one_hot(graph.atomic_numbers, _NUM_ELEMENTS + 1).to(self.dtype),
+                "atomic_numbers_embedding": nn.functional.one_hot(graph.atomic_numbers, _NUM_ELEMENTS + 1).to(
+                    self.dtype
+                ),
             },
             edge_features={"vectors": vectors},
             system_features={
@@ -265,7 +275,7 @@ class OrbWrapper(LearnedModel):
         if getattr(self.model, "coulomb_module", None) is not None and bool(periodic.any()):
             systems = periodic.any(1).nonzero().view(-1).tolist()
             raise NotAvailableError(
-                f"{self.model_card.name} has electrostatics of its own, which are evaluated without periodic axes only; "
+                f"{self.model_card.name} has electrostatics of its own, evaluated without periodic axes only; "
                 f"the system of index {', '.join(map(str, systems[:3]))} is periodic. Leave it out, or choose a "
                 f"network without electrostatics, such as `orb-v3-conservative-omol`."
             )
@@ -277,9 +287,10 @@ class OrbWrapper(LearnedModel):
         self._warned_of_limit = True
         degrees = torch.bincount(graph.edge_index[0], minlength=graph.num_nodes)
         systems = graph.batch_idx[degrees > self.max_num_neighbors].unique().tolist()
+        where = ", ".join(map(str, systems[:3]))
         text = (
-            f"Atoms of the system of index {', '.join(map(str, systems[:3]))} have up to {int(degrees.max())} neighbours "
-            f"within {self.cutoff:g} Å, of which {self.model_card.name} reads the nearest {self.max_num_neighbors}, as "
-            f"its package does: its energy jumps when two of them change places. Later ones are not warned about."
+            f"Atoms of the system of index {where} have up to {int(degrees.max())} neighbours within {self.cutoff:g} Å, "
+            f"of which {self.model_card.name} reads the nearest {self.max_num_neighbors}, as its package does: its "
+            f"energy jumps when two of them change places. Later ones are not warned about."
         )
         warnings.warn(AthanorWarning(text), stacklevel=_runtime.level_of_caller())

@@ -468,7 +468,7 @@ def test_published_names_are_resolved_by_the_package(
     assert (shown.out, shown.err) == ("", "a licence to read\n")
     with pytest.raises(InputError, match=r"run code from https://a\.place/small\.model\. Pass `trust=True`"):
         MACEWrapper.from_checkpoint("small")
-    with pytest.raises(InputError, match=r"`tiny` is neither a file nor a network .*: small, off-small\."):
+    with pytest.raises(InputError, match=r"`tiny` is neither a file nor a network .*: small, off-small, omol\."):
         MACEWrapper.from_checkpoint("tiny", trust=True)
     del mace_package["file"], mace_package["url"]
 

@@ -290,7 +290,7 @@ class OrbWrapper(LearnedModel):
         where = ", ".join(map(str, systems[:3]))
         text = (
             f"Atoms of the system of index {where} have up to {int(degrees.max())} neighbours within {self.cutoff:g} Å, "
-            f"of which {self.model_card.name} reads the nearest {self.max_num_neighbors}, as its package does: its "
-            f"energy jumps when two of them change places. Later ones are not warned about."
+            f"of which {self.model_card.name} reads the nearest {self.max_num_neighbors}, as its package does: the "
+            f"energy jumps when two of them change places. This is told once."
         )
         warnings.warn(AthanorWarning(text), stacklevel=_runtime.level_of_caller())

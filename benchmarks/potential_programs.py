@@ -1,7 +1,7 @@
 """One learned potential beside the calculator of its own package: ``python potential_programs.py NAME [--smoke]``.
 
-Runs in the environment of that package, see `potentials.py`, and prints a JSON document in its last line. `POTENTIALS` is
-the registry: how the model is built, and the calculator of its package with the same network. Where a package ships no
+Runs in the environment of that package, see `potentials.py`, and prints a JSON document in its last line. `POTENTIALS`
+is the registry: how the model is built, and the calculator of its package with the same network. Where a package ships no
 parameters, a network of its own class has random ones: the same work, other numbers.
 """
 

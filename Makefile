@@ -70,6 +70,7 @@ test-newest:
 # Packages of models that can not share an environment with the others: extra NAME (OF_learned: several), pins
 # tests/models_apart/constraints-NAME.txt, tests tests/models_apart/test_NAME.py.
 OF_learned := sevennet,so3lr,diep
+OF_metatomic := metatomic,pet
 comma := ,
 apart = $(or $(OF_$(1)),$(1))
 test-model-%:

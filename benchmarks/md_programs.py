@@ -1,8 +1,9 @@
-"""Lennard-Jones NVE in one program, from a given state: ``python md_programs.py lammps STATE.npz``, one line of JSON.
+"""NVE in one program, from a given state: ``python md_programs.py lammps STATE.npz``, one line of JSON.
 
 Runs by itself, in whichever environment has the program; nothing of ours is imported but for ``athanor``. The state
-holds positions in Å [S, n, 3], velocities in Å/fs, and as numbers the cell edge, mass, epsilon, sigma, cutoff, skin
-and dt in fs. Every program does the same steps: `--warm` of them to compare energies, then `--steps` on the clock.
+holds positions in Å [S, n, 3], velocities in Å/fs, and as numbers the cell edge, mass, skin and dt in fs; and epsilon,
+sigma and cutoff of a Lennard-Jones potential, or for another one the symbol of its element, its style in LAMMPS, and
+its file. Every program does the same steps: `--warm` of them to compare energies, then `--steps` on the clock.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def athanor(state: Any, threads: int) -> list[Run]:
 
     import athanor
     from athanor.data import AtomicData, Batch
+    from athanor.data.elements import number_of_symbol
     from athanor.dynamics import NVE
-    from athanor.models.lj import LennardJonesModelWrapper
 
     athanor.set_num_threads(threads)
     atoms = state["positions"].shape[1]
@@ -43,7 +44,7 @@ def athanor(state: Any, threads: int) -> list[Run]:
             AtomicData(
                 positions=torch.from_numpy(positions),
                 velocities=torch.from_numpy(velocities * INTERNAL_TIME),
-                atomic_numbers=torch.full((atoms,), 18),
+                atomic_numbers=torch.full((atoms,), number_of_symbol(str(state.get("symbol", "Ar")))),
                 atomic_masses=torch.full((atoms,), float(state["mass"]), dtype=torch.float64),
                 cell=float(state["edge"]) * torch.eye(3, dtype=torch.float64)[None],
                 pbc=torch.ones(1, 3, dtype=torch.bool),
@@ -51,7 +52,10 @@ def athanor(state: Any, threads: int) -> list[Run]:
             for positions, velocities in zip(state["positions"], state["velocities"], strict=True)
         ]
     )
-    model = LennardJonesModelWrapper(float(state["epsilon"]), float(state["sigma"]), float(state["cutoff"]))
+    if "tables" in state:
+        model = athanor.models.get({"sw": "sw", "eam/alloy": "eam"}[str(state["style"])], path=str(state["tables"]))
+    else:
+        model = athanor.models.get("lj", **{name: float(state[name]) for name in ("epsilon", "sigma", "cutoff")})
     engine = NVE(model, dt=float(state["dt"]))
     for hook in model.make_neighbor_hooks():
         hook.skin = float(state["skin"])
@@ -107,8 +111,7 @@ def lammps(state: Any, threads: int) -> list[Run]:
                 f"region box block 0 {edge!r} 0 {edge!r} 0 {edge!r}",
                 "create_box 1 box",
                 f"mass 1 {float(state['mass'])!r}",
-                f"pair_style lj/cut {float(state['cutoff'])!r}",
-                f"pair_coeff 1 1 {float(state['epsilon'])!r} {float(state['sigma'])!r}",
+                *_lammps_potential(state),
                 f"neighbor {float(state['skin'])!r} bin",
                 "neigh_modify every 1 delay 0 check yes",
                 f"timestep {float(state['dt']) / 1000!r}",
@@ -122,6 +125,15 @@ def lammps(state: Any, threads: int) -> list[Run]:
             (lambda box=box: box.get_thermo("pe"), lambda steps, box=box: box.command(f"run {steps} pre no post no"))
         )
     return runs
+
+
+def _lammps_potential(state: Any) -> list[str]:
+    if "tables" in state:
+        return [f"pair_style {state['style']}", f"pair_coeff * * {state['tables']} {state['symbol']}"]
+    return [
+        f"pair_style lj/cut {float(state['cutoff'])!r}",
+        f"pair_coeff 1 1 {float(state['epsilon'])!r} {float(state['sigma'])!r}",
+    ]
 
 
 def torch_sim(state: Any, threads: int) -> list[Run]:

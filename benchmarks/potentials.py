@@ -1,4 +1,4 @@
-"""Learned potentials: energies and forces of 32 crystals, or 200 molecules, in one batch against the package's calculator.
+"""Learned potentials: energies and forces of 32 crystals, or 200 molecules, in one batch, against its own calculator.
 
 The calculator of each package evaluates the systems one by one on the same thread, from ASE atoms on, as we do; some
 compute stress as well. A potential runs in the environment that ``make test-model-NAME`` sets up, `.venv-NAME`; those
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import ROOT, Row, describe, environment, run_json
-from potential_programs import POTENTIALS
+from potential_builders import POTENTIALS
 
 RESULTS = ROOT / "benchmarks" / "potentials.json"
 ENVIRONMENTS = os.environ.get("MODEL_ENVIRONMENTS", str(ROOT / ".venv-{}"))

@@ -24,10 +24,12 @@ BENCHMARKS = (
     "start_up",
     "neighbor_lists",
     "lennard_jones",
+    "many_body",
     "memory",
     "chgnet_relaxation",
     "ase_calculator",
     "composition",
+    "committees",
     "electrostatics",
     "dispersion",
 )

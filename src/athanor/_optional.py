@@ -91,6 +91,7 @@ class OptionalDependency(Enum):
     PYMATGEN = _Package("pymatgen", "athanor-md[pymatgen]")
     CHGNET = _Package("chgnet", "athanor-md[chgnet]")
     SEVENN = _Package("sevenn", "athanor-md[sevennet]")
+    E3NN = _Package("e3nn", "e3nn")
     SO3KRATES = _Package("so3krates_torch", "athanor-md[so3lr]")
     DIEP = _Package("diep", "athanor-md[diep]")
     DFTD4 = _Package("dftd4", "athanor-md[d4]")

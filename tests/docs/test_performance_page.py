@@ -63,7 +63,7 @@ def test_absent_peers_are_named_with_what_to_do(capsys: pytest.CaptureFixture[st
 
 
 SMOKE = ["overhead", "finished", "start_up", "neighbor_lists", "lennard_jones", "memory", "dispersion"]
-SMOKE += ["electrostatics"]
+SMOKE += ["electrostatics", "many_body"]
 
 
 @pytest.mark.parametrize("name", SMOKE)
@@ -75,6 +75,6 @@ def test_smoke(name: str) -> None:
 
 @pytest.mark.chgnet
 @pytest.mark.filterwarnings("ignore")  # those of the package, at import
-@pytest.mark.parametrize("name", ["chgnet_relaxation", "ase_calculator"])
+@pytest.mark.parametrize("name", ["chgnet_relaxation", "ase_calculator", "committees"])
 def test_smoke_of_chgnet(name: str) -> None:
     assert [row["case"] for row in import_module(name).measure(True)]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional  # noqa: UP035  (what TorchScript knows)
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,24 +48,27 @@ class PairsAndMore(torch.nn.Module):
         self.full = NeighborListOptions(5.0, True, False)
         self.of_atoms = of_atoms
 
-    def requested_neighbor_lists(self) -> List[NeighborListOptions]:
+    def requested_neighbor_lists(self) -> list[NeighborListOptions]:
         return [self.half, self.full]
 
-    def requested_inputs(self) -> Dict[str, ModelOutput]:
+    def requested_inputs(self) -> dict[str, ModelOutput]:
         wanted = {
             "charge": ModelOutput(unit="e", sample_kind="system"),
             "spin_multiplicity": ModelOutput(unit="", sample_kind="system"),
         }
         if self.of_atoms:
-            return {"charge": ModelOutput(unit="e", sample_kind="atom"), "mass": ModelOutput(unit="u", sample_kind="atom")}
+            return {
+                "charge": ModelOutput(unit="e", sample_kind="atom"),
+                "mass": ModelOutput(unit="u", sample_kind="atom"),
+            }
         return wanted
 
     def forward(
-        self, systems: List[System], outputs: Dict[str, ModelOutput], selected_atoms: Optional[Labels] = None
-    ) -> Dict[str, TensorMap]:
-        energies: List[torch.Tensor] = []
-        densities: List[torch.Tensor] = []
-        rows: List[torch.Tensor] = []
+        self, systems: list[System], outputs: dict[str, ModelOutput], selected_atoms: Labels | None = None
+    ) -> dict[str, TensorMap]:
+        energies: list[torch.Tensor] = []
+        densities: list[torch.Tensor] = []
+        rows: list[torch.Tensor] = []
         for place, system in enumerate(systems):
             numbers = system.types.to(torch.int64)
             energy = torch.zeros(len(system), dtype=system.positions.dtype, device=system.positions.device)
@@ -96,7 +99,7 @@ class PairsAndMore(torch.nn.Module):
             rows.append(torch.stack([torch.full_like(atoms, place), atoms], 1))
         energy, density, row = torch.cat(energies), torch.cat(densities), torch.cat(rows)
         count = len(systems)
-        result: Dict[str, TensorMap] = {}
+        result: dict[str, TensorMap] = {}
         for name, output in outputs.items():
             values = energy.unsqueeze(1)
             where = row
@@ -120,7 +123,7 @@ class PairsAndMore(torch.nn.Module):
                 values = sums.index_add(0, where[:, 0].to(torch.int64), values)
                 samples = Labels(["system"], torch.arange(count, dtype=torch.int32, device=energy.device).unsqueeze(1))
             axis = torch.arange(3, dtype=torch.int32, device=energy.device).unsqueeze(1)
-            components: List[Labels] = []
+            components: list[Labels] = []
             if name == "non_conservative_force":
                 values, components = values.unsqueeze(2), [Labels(["xyz"], axis)]
             elif name == "non_conservative_stress":
@@ -174,7 +177,7 @@ def wrapper(file: Path, kind: type = MetatomicWrapper, **options: Any) -> Metato
     return model
 
 
-def structures() -> Dict[str, Atoms]:  # noqa: UP006
+def structures() -> dict[str, Atoms]:
     """A crystal, one below the cutoffs, a slab, molecules with and without a box, two of them charged."""
     found = {
         "silicon": bulk("Si", cubic=True),
@@ -199,7 +202,7 @@ def batch_of(*structures: Atoms) -> Batch:
     return batch
 
 
-def differences(model: MetatomicWrapper, calculator: Any) -> Dict[str, tuple[float, float, float]]:  # noqa: UP006
+def differences(model: MetatomicWrapper, calculator: Any) -> dict[str, tuple[float, float, float]]:
     """By how much energy per atom, forces and stress differ from those of the calculator, alone and in one batch."""
     found = {}
     together = model(batch_of(*structures().values()))
@@ -347,7 +350,7 @@ def test_inputs_of_each_atom() -> None:
 
 
 class AsksForVelocities(torch.nn.Module):
-    def requested_inputs(self) -> Dict[str, ModelOutput]:  # noqa: UP006
+    def requested_inputs(self) -> dict[str, ModelOutput]:
         return {"velocity": ModelOutput(unit="A/fs", sample_kind="atom")}
 
 

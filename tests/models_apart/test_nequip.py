@@ -208,8 +208,8 @@ def run(folder: Path, script: str, *arguments: str) -> None:
     """Run a script of the package, as from its command line."""
     environment = {**os.environ, "PYTHONPATH": ""}
     done = subprocess.run(
-        [sys.executable, "-m", f"nequip.scripts.{script}", *arguments], cwd=folder, env=environment, capture_output=True,
-        text=True,
+        [sys.executable, "-m", f"nequip.scripts.{script}", *arguments], cwd=folder, env=environment, text=True,
+        capture_output=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
@@ -280,7 +280,7 @@ def test_packages_and_checkpoints_are_read(folder: Path) -> None:
             assert energy < BOUNDS["float32"][0]
             assert derivatives < BOUNDS["float32"][1]
     torch.testing.assert_close(*found.values())
-    with pytest.raises(InputError, match="`model_name` is 'other'; .* has sole_model"):
+    with pytest.raises(InputError, match=r"`model_name` is 'other'; .* has sole_model"):
         NequIPWrapper.from_checkpoint(folder / "best.ckpt", model_name="other", trust=True)
     job = {"name": "nequip", "checkpoint_path": str(folder / "small.nequip.zip"), "trust": True}
     result = athanor.evaluate(list(structures().values()), model=job)
@@ -310,9 +310,7 @@ def test_a_model_compiled_for_batches(folder: Path) -> None:
 
 
 def test_a_network_compiled_when_it_is_called(folder: Path) -> None:
-    check_compiled(
-        NequIPWrapper.from_checkpoint(folder / "small.nequip.zip", compile_model=True, trust=True), folder
-    )
+    check_compiled(NequIPWrapper.from_checkpoint(folder / "small.nequip.zip", compile_model=True, trust=True), folder)
 
 
 def test_a_model_compiled_for_one_system() -> None:

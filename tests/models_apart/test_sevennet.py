@@ -240,15 +240,18 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_the_process_is_left_as_it_was() -> None:
-    program = (
-        "import os, random, warnings, torch, numpy as np\n"
-        "def state(): return (dict(os.environ), torch.get_default_dtype(), torch.get_num_threads(), list(warnings.filters),"
-        " torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist(),"
-        " torch.get_float32_matmul_precision(), torch._tensor_str.get_printoptions(), torch.is_grad_enabled())\n"
-        "from athanor.models import SevenNetWrapper\n"
-        "before = state()\n"
-        "SevenNetWrapper.from_checkpoint()\n"
-        "print([a == b for a, b in zip(before, state())])\n"
+    program = """
+import os, random, warnings, torch, numpy as np
+def state():
+    return (
+        dict(os.environ), torch.get_default_dtype(), torch.get_num_threads(), list(warnings.filters), random.getstate(),
+        torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), torch.get_float32_matmul_precision(),
+        torch._tensor_str.get_printoptions(), torch.is_grad_enabled(),
     )
+from athanor.models import SevenNetWrapper
+before = state()
+SevenNetWrapper.from_checkpoint()
+print([a == b for a, b in zip(before, state())])
+"""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == f"{[True] * 10}\n"

@@ -49,8 +49,8 @@ def configuration(**changes: Any) -> dict[str, Any]:
         "model": f"{_MODELS}.uma.escn_moe.eSCNMDMoeBackbone", "max_num_elements": ELEMENTS, "sphere_channels": 16,
         "lmax": 2, "mmax": 2, "otf_graph": True, "cutoff": CUTOFF, "edge_channels": 16, "num_distance_basis": 32,
         "direct_forces": False, "regress_forces": True, "regress_stress": False, "num_layers": 2, "hidden_channels": 16,
-        "chg_spin_emb_type": "rand_emb", "dataset_mapping": mapping, "num_experts": 4, "use_composition_embedding": True,
-        "always_use_pbc": False, "model_version": 1.1,
+        "chg_spin_emb_type": "rand_emb", "dataset_mapping": mapping, "num_experts": 4, "always_use_pbc": False,
+        "use_composition_embedding": True, "model_version": 1.1,
     }  # fmt: skip
     head = {
         "module": f"{_MODELS}.uma.escn_moe.DatasetSpecificMoEWrapper", "dataset_mapping": mapping,
@@ -362,7 +362,9 @@ def test_it_is_found_by_name(file: Path) -> None:
     systems = [structures()["silicon"], structures()["rock salt"]]
     model = {"name": "uma", "name_or_path": str(file), "task_name": "omat", "dtype": "float64", "trust": True}
     result = athanor.evaluate(systems, model=model)
-    np.testing.assert_allclose(result.energies, wrapper(file)(batch_of(*systems))["energy"].flatten(), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        result.energies, wrapper(file)(batch_of(*systems))["energy"].flatten(), rtol=0, atol=1e-9
+    )
 
 
 def test_the_process_is_left_as_it_was(file: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from pathlib import Path
@@ -24,6 +25,11 @@ class PotentialText:
     comments
         Whether ``#`` begins a comment; empty lines are skipped either way.
 
+    Attributes
+    ----------
+    digest
+        ``sha256:`` and the digest of its bytes.
+
     Raises
     ------
     InputError
@@ -41,6 +47,7 @@ class PotentialText:
             content = self.path.read_bytes()
         except OSError as error:
             raise InputError(f"`{path}` can not be read: {error.strerror}.") from error
+        self.digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         try:
             text = content.decode("utf-8")
         except UnicodeDecodeError as error:

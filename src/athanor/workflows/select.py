@@ -116,9 +116,10 @@ def select(
 ) -> Selection:
     """Choose the frames of runs that are worth labelling: far from each other, or where a committee disagrees.
 
-    ``"farthest"`` goes by learned features: each frame is the farthest from those before it, so that few frames span
-    all. ``"uncertainty"`` leaves only frames whose value lies above a bound; of these it takes the largest and then,
-    if there are features, the farthest from those before, else the next largest.
+    ``"farthest"`` goes by learned features: each frame is the farthest from those before it, the first one from what is
+    known or from the mean, so that few frames span all. ``"uncertainty"`` leaves only frames whose value lies above a
+    bound; of these it takes the largest and then, if there are features, the farthest from those before, else the next
+    largest.
 
     Parameters
     ----------

@@ -59,7 +59,7 @@ def test_no_damaged_file_gives_other_numbers(tmp_path: Path) -> None:
 
 
 def test_the_twin_that_does_not_compare_checksums_loads_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensor_file, "_check_whole", lambda path, content: None)
+    monkeypatch.setattr(tensor_file, "_check_whole", lambda path, content, packed: None)
     assert silent_damage(tmp_path, 50) > 3
 
 

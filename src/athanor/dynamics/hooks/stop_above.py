@@ -98,11 +98,11 @@ class StopAboveHook:
         going_on, due = batch.status.reshape(-1) < workflow.exit_status, due_systems(ctx, stage, self.frequency)
         if due is not None:
             going_on = going_on & due
-        for place, (name, bound) in enumerate(self.bounds.items()):
+        for number, (name, bound) in enumerate(self.bounds.items(), 1):
             value = self._criterion(name, bound).measure(batch).double()
             passed = going_on & (value > bound)
             if bool(passed.any()):
-                rows["bound"].masked_fill_(passed, place)
+                rows["bound"].masked_fill_(passed, number)
                 rows["value"].copy_(torch.where(passed, value, rows["value"]))
                 batch.status[passed] = workflow.exit_status
                 going_on = going_on & ~passed
@@ -112,7 +112,7 @@ class StopAboveHook:
         rows = self._memory.known(batch)
         if not rows:
             return torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
-        return rows["bound"] >= 0
+        return rows["bound"] > 0
 
     def reasons(self, batch: Batch) -> list[str]:
         """Return of each system of a batch which bound it passed, in words; empty of those that passed none."""
@@ -121,8 +121,8 @@ class StopAboveHook:
             return [""] * len(batch)
         names = list(self.bounds)
         return [
-            _in_words(names[place], value, self.bounds[names[place]]) if place >= 0 else ""
-            for place, value in zip(rows["bound"].tolist(), rows["value"].tolist(), strict=True)
+            _in_words(names[number - 1], value, self.bounds[names[number - 1]]) if number else ""
+            for number, value in zip(rows["bound"].tolist(), rows["value"].tolist(), strict=True)
         ]
 
     def state_dict(self) -> dict[str, Any]:
@@ -135,8 +135,9 @@ class StopAboveHook:
 
 
 def _none_passed(batch: Batch) -> Rows:
-    nothing = torch.full((len(batch),), -1, dtype=torch.int64, device=batch.device)
-    return {"bound": nothing, "value": torch.full_like(nothing, torch.nan, dtype=torch.float64)}
+    """Rows of systems that passed no bound; zeros, as those of systems that joined and nobody looked at have."""
+    none = torch.zeros(len(batch), dtype=torch.int64, device=batch.device)
+    return {"bound": none, "value": torch.zeros_like(none, dtype=torch.float64)}
 
 
 def _in_words(name: str, value: float, bound: float) -> str:

@@ -79,23 +79,28 @@ def pairs_of_row(i, first, neighbors, square, pair_types, form, energies, slopes
     """Write the energy of each pair of a row, and what it and the densities change with the distance, (dE/dr) / r."""
     opposite, density, pair, embedding_slopes, distance_step, cutoff = form
     scale, last, limit = 1.0 / distance_step, density.shape[1] - 2, cutoff * cutoff
-    for m in range(neighbors.shape[0]):
+    own, count = embedding_slopes[i], neighbors.shape[0]
+    for m in range(count):  # in vector registers
+        energies[m] = math.sqrt(square[m])
+        slopes[m] = 1.0 / energies[m]
+    for m in range(count):
         if square[m] >= limit:
             energies[m] = slopes[m] = 0.0
             continue
-        r, kind = math.sqrt(square[m]), pair_types[m]
-        place = r * scale
+        inverse, place, kind = slopes[m], energies[m] * scale, pair_types[m]
         if not place >= 0.0:
             energies[m] = slopes[m] = np.nan
             continue
         piece = min(int(place), last)
         p = min(place - piece, 1.0)
-        product = value(pair, kind, piece, p)
-        energies[m] = product / r
-        decline = (slope(pair, kind, piece, p) * scale - energies[m]) / r
-        here, there = slope(density, kind, piece, p), slope(density, opposite[kind], piece, p)
-        towards = embedding_slopes[i] * here + embedding_slopes[first + neighbors[m]] * there
-        slopes[m] = (towards * scale + decline) / r
+        energy = value(pair, kind, piece, p) * inverse
+        energies[m] = energy
+        decline = (slope(pair, kind, piece, p) * scale - energy) * inverse
+        here = there = slope(density, kind, piece, p)
+        if opposite[kind] != kind:
+            there = slope(density, opposite[kind], piece, p)
+        towards = own * here + embedding_slopes[first + neighbors[m]] * there
+        slopes[m] = (towards * scale + decline) * inverse
 
 
 rows = loop("embedded_atom", pairs_of_row)

@@ -1,8 +1,9 @@
 """AIMNet2 networks: what is read of one, and where it comes from.
 
-A file of the second format (``.pt``) holds tensors, numbers and the text that says how the network is built. The package
-builds nothing but its own parts from it, so that loading runs no code of the file; with ``trust=True``, whatever the
-text names. One of the first format (``.jpt``) is a program, TorchScript, with sums over all pairs inside: it is refused.
+A file of the second format (``.pt``) holds tensors, numbers and the text that says how the network is built. The
+package builds nothing but its own parts from it, so that loading runs no code of the file; with ``trust=True``,
+whatever the text names. One of the first format (``.jpt``) is a program, TorchScript, with sums over all pairs inside:
+it is refused.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class NetworkFacts:
             width=width,
             open_shell=channels == 2,
             needs_coulomb=bool(metadata.get("needs_coulomb", False)),
-            d3_parameters=dict(metadata.get("d3_params") or {}) if metadata.get("needs_dispersion", False) else {},
+            d3_parameters={"s6": 1.0, **metadata["d3_params"]} if metadata.get("needs_dispersion", False) else {},
         )
 
 
@@ -118,7 +119,9 @@ def load_network(name: str | Path, *, trust: bool) -> tuple[nn.Module, str, dict
         )
     version = content.get("format_version", _FORMAT)
     if isinstance(version, int) and version > _FORMAT:
-        raise InputError(f"`{path}` has format {version} of AIMNet2 models; the installed aimnet reads {_FORMAT}. Upgrade it.")
+        raise InputError(
+            f"`{path}` has format {version} of AIMNet2 models; the installed aimnet reads {_FORMAT}. Upgrade it."
+        )
     try:
         with process_left_alone():
             network, _ = package.load_model(str(path), model_import_mode="unsafe" if trust else "extend")

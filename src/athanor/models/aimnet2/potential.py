@@ -48,7 +48,8 @@ def aimnet2_potential(
     if network.needs_coulomb:
         models.append(_Coulomb(coulomb_cutoff, accuracy))
     if network.d3_parameters:
-        models.append(DFTD3ModelWrapper(**network.d3_parameters))
+        a1, a2, s8, s6 = (network.d3_parameters[name] for name in ("a1", "a2", "s8", "s6"))
+        models.append(DFTD3ModelWrapper(a1, a2, s8, s6=s6))
     if len(models) == 1:
         return network
     return PipelineModelWrapper([PipelineGroup(models, use_autograd=True)]).train(network.training)

@@ -40,8 +40,7 @@ def energy_deviation(energies: Sequence[torch.Tensor]) -> torch.Tensor:
     torch.Tensor
         [B, 1], eV.
     """
-    mean = mean_of(energies)
-    return mean_of([(energy - mean).square() for energy in energies]).sqrt()
+    return (_summed_squares(energies) / len(energies)).sqrt()
 
 
 def force_deviation(forces: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -66,5 +65,15 @@ def force_deviation(forces: Sequence[torch.Tensor]) -> torch.Tensor:
     ----------
     .. [1] Y. Zhang et al., Comput. Phys. Commun. 253, 107206 (2020). doi:10.1016/j.cpc.2020.107206
     """
-    mean = mean_of(forces)
-    return mean_of([torch.linalg.vector_norm(each - mean, dim=1).square() for each in forces]).sqrt()
+    x, y, z = _summed_squares(forces).unbind(1)
+    return ((x + y + z) / len(forces)).sqrt()
+
+
+def _summed_squares(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the sum over members of the squared difference from their mean."""
+    mean = mean_of(values)
+    total = torch.zeros_like(mean)
+    for value in values:
+        difference = value - mean
+        total = torch.addcmul(total, difference, difference)
+    return total

@@ -61,7 +61,9 @@ def read_eam(path: str | os.PathLike[str]) -> EAMTables:
             what = f"the pair energies times distance of {words[1 + row]}-{words[1 + column]}"
             pair[row, column] = pair[column, row] = _values(text, grid.num_distances, what)
     text.finish()
-    return EAMTables(elements, embedding, density, pair, *grid.steps, comment=text.first_lines(_COMMENT_LINES))
+    return EAMTables(
+        elements, embedding, density, pair, *grid.steps, comment=text.first_lines(_COMMENT_LINES), digest=text.digest
+    )
 
 
 class _Grid:
@@ -95,7 +97,7 @@ def _funcfl(text: PotentialText) -> EAMTables:
     pair = HARTREE * BOHR * charges * charges
     # LAMMPS reads such a file onto a grid of its own, which ends one step earlier
     tables = (embedding[None, :-1], density[None, None, :-1], pair[None, None, :-1])
-    return EAMTables((element,), *tables, *grid.steps, comment=text.first_lines(1))
+    return EAMTables((element,), *tables, *grid.steps, comment=text.first_lines(1), digest=text.digest)
 
 
 def _is_funcfl(text: PotentialText) -> bool:

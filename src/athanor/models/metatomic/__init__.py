@@ -1,4 +1,4 @@
-"""Models exported by metatomic behind the common interface: `wrapper` is the model, `systems` what it is called with."""
+"""Models exported by metatomic behind the common interface: `wrapper` is the model, `systems` makes its input."""
 
 from athanor.models.metatomic.wrapper import MetatomicWrapper
 

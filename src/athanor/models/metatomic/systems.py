@@ -1,4 +1,4 @@
-"""The systems of a batch as metatomic has them: one object each, with a block of pairs for every list that is asked for."""
+"""The systems of a batch as metatomic has them: one object each, with pairs for every list that is asked for."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def fields_of(requested: Mapping[str, Any]) -> dict[str, str]:
     for name, options in requested.items():
         if (name, options.sample_kind) not in _LABELS:
             raise InputError(
-                f"This model of metatomic asks for `{name}` of each {options.sample_kind}, which a batch does not have; "
-                f"it has {', '.join(f'{each} of each {kind}' for each, kind in _LABELS)}."
+                f"This model of metatomic asks for `{name}` of each {options.sample_kind}, which a batch does not "
+                f"have. It has {', '.join(f'{each} of each {kind}' for each, kind in _LABELS)}."
             )
     return {name: _LABELS[name, options.sample_kind][0] for name, options in requested.items()}
 

@@ -70,10 +70,7 @@ class MetatomicWrapper(PredictingModel):
     full neighbour list up to the largest cutoff of the lists that the model asks for; each of those is made of it,
     half ones too, and holds no pair beyond its cutoff, whether the model asked for that or not. ``charge``, ``spin``
     and ``charges`` of the batch are handed over where the model asks for them. The precision is that of the model.
-
-    Notes on speed
-    --------------
-    TorchScript compiles on the first calls, for each kind of input anew: the first two or three take seconds.
+    TorchScript compiles in the first two or three calls, which take seconds.
 
     References
     ----------
@@ -215,7 +212,8 @@ class MetatomicWrapper(PredictingModel):
         if as_state_dict:
             super().export_model(path, as_state_dict=True)
         else:
-            self.model.save(str(path))
+            model: Any = self.model
+            model.save(str(path))
 
     @cached_property
     def _width(self) -> int:
@@ -226,7 +224,8 @@ class MetatomicWrapper(PredictingModel):
         compute_neighbors(batch, config=self.model_config.neighbor_config)
         with torch.no_grad():
             outputs = self.network_outputs(self.network_graph(batch), EMBEDDINGS)
-        return int(outputs["node_embeddings"].shape[1])
+        features = outputs["node_embeddings"]
+        return 0 if features is None else int(features.shape[1])
 
 
 def _outputs_of(known: Mapping[str, Any], variant: str | None) -> dict[str, str]:
@@ -239,7 +238,9 @@ def _outputs_of(known: Mapping[str, Any], variant: str | None) -> dict[str, str]
             f"`variant` is {shown(variant)}; this model gives "
             f"{', '.join(sorted(name for name in known if name.split('/')[0] == 'energy'))}."
         ) from error
-    wanted = {name: name for name in (*_OF_ENERGY, _FEATURES)} | {name: theirs for name, (theirs, _) in _PREDICTED.items()}
+    wanted = {name: name for name in (*_OF_ENERGY, _FEATURES)} | {
+        name: theirs for name, (theirs, _) in _PREDICTED.items()
+    }
     for name, theirs in wanted.items():
         same = f"{theirs}/{variant}" if variant else theirs
         if same in known or theirs in known:
@@ -250,7 +251,7 @@ def _outputs_of(known: Mapping[str, Any], variant: str | None) -> dict[str, str]
 def _predicted(outputs: Mapping[str, str], asked: NonConservative) -> frozenset[str]:
     if asked not in (True, False, "forces", "stress"):
         raise InputError(f'`non_conservative` is {shown(asked)}; use False, True, "forces" or "stress".')
-    names = frozenset(_PREDICTED) if asked is True else frozenset({asked} - {False})
+    names = frozenset(name for name in _PREDICTED if asked is True or asked == name)
     if missing := sorted(names - outputs.keys()):
         raise InputError(f"`non_conservative` is {shown(asked)}; this model predicts no {' and no '.join(missing)}.")
     return names

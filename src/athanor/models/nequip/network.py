@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import io
 import warnings
 import zipfile
@@ -111,9 +112,7 @@ class NetworkFacts:
             )
         unknown = sorted(set(of_element.values()) - set(self.type_names))
         if unknown:
-            raise InputError(
-                f"`types` names {', '.join(unknown)}; this network knows {', '.join(self.type_names)}."
-            )
+            raise InputError(f"`types` names {', '.join(unknown)}; this network knows {', '.join(self.type_names)}.")
         return {SYMBOLS.index(symbol): self.type_names.index(name) for symbol, name in of_element.items()}
 
 
@@ -244,8 +243,9 @@ def _package(submodule: str) -> ModuleType:
 @contextlib.contextmanager
 def _loading() -> Iterator[None]:
     """Let the package set what it sets for the whole process, and put it back, also what only it and torch know."""
-    import e3nn
     import torch._dynamo
+
+    e3nn = importlib.import_module("e3nn")
 
     dynamo, names = torch._dynamo.config, ("capture_dynamic_output_shape_ops", "capture_scalar_outputs")
     flags = {name: getattr(dynamo, name) for name in names}
@@ -253,7 +253,9 @@ def _loading() -> Iterator[None]:
     with process_left_alone(), torch.inference_mode(False):
         warnings.simplefilter("ignore", DeprecationWarning)  # of what torch says about TorchScript
         settings = _package("utils.global_state")
-        settings._GLOBAL_STATE_INITIALIZED = False  # it sets most of it once in a process, and we put that back
+        vars(settings)["_GLOBAL_STATE_INITIALIZED"] = (
+            False  # it sets most of it once in a process, and we put that back
+        )
         fusion = torch.jit.set_fusion_strategy([("DYNAMIC", 10)])
         settings.set_global_state()
         try:

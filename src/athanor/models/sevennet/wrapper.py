@@ -17,6 +17,7 @@ from athanor.errors import ContractError, InputError
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
 from athanor.models.learned import DERIVATIVES, EMBEDDINGS, LearnedModel
+from athanor.models.sevennet.convolution import Convolution
 from athanor.models.sevennet.weights import load_network
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
@@ -80,6 +81,7 @@ class SevenNetWrapper(LearnedModel):
         network: Any = model
         network.set_is_batch_data(True)
         self._last_gate = gates[-1]
+        self._convolutions: dict[str, Convolution] = {}
         self._num_types = modules["onehot_idx_to_onehot"].num_classes
         self._tasks: dict[str, int] = dict(getattr(model, "modal_map", None) or {})
         self.task = _chosen(task, self._tasks)
@@ -159,13 +161,26 @@ class SevenNetWrapper(LearnedModel):
             data["modal_attr"] = nn.functional.one_hot(data["modal_type"], len(self._tasks)).to(self.dtype)
         features = None
         for name, module in self.model.named_children():
-            if name not in _ONE_HOT:
+            if name in _ONE_HOT:
+                continue
+            if (fast := self._convolution(name, module)) is not None:
+                data["x"] = fast(data["x"], data["edge_attr"], data["edge_embedding"], graph.edge_index)
+            else:
                 data = module(data)
             if name == self._last_gate:
                 features = data["x"]
             if "atomic_energy" in data:
                 break
         return {"atomic_energies": data["atomic_energy"].squeeze(1), "node_embeddings": features}
+
+    def _convolution(self, name: str, module: Any) -> Convolution | None:
+        """Return what computes a convolution in place of the layer, whose parameters are no constants in training."""
+        if self.training or not Convolution.evaluates(module):
+            return None
+        made = self._convolutions.get(name)
+        if made is None or not made.fits(module.denominator):
+            made = self._convolutions[name] = Convolution(module)
+        return made
 
 
 def _chosen(task: str | None, tasks: dict[str, int]) -> str | None:

@@ -64,8 +64,9 @@ def load_predict_unit(
             raise
         except Exception as error:  # whatever building the network of a configuration can raise
             raise InputError(
-                f"`{path}` can not be built by fairchem-core {metadata.version('fairchem-core')}: {type(error).__name__}: "
-                f"{' '.join(str(error).split())[:200]}. It may need another version: `pip install -U fairchem-core`."
+                f"`{path}` can not be built by fairchem-core {metadata.version('fairchem-core')}: "
+                f"{type(error).__name__}: {' '.join(str(error).split())[:200]}. It may need another version: "
+                f"`pip install -U fairchem-core`."
             ) from error
     return unit, digest
 
@@ -80,7 +81,7 @@ def network_of(unit: Any) -> Any:
     InputError
         If the experts were merged for one composition.
     """
-    network = getattr(getattr(unit, "model", None), "module", None)
+    network: Any = getattr(getattr(unit, "model", None), "module", None)
     if not hasattr(getattr(network, "backbone", None), "regress_config") or not hasattr(network, "output_heads"):
         raise ContractError(
             f"`predict_unit` is a {type(unit).__name__} that lacks what is read of a predict unit of fairchem: a model "
@@ -96,13 +97,17 @@ def check_unmerged(backbone: Any) -> None:
     if getattr(backbone, "_merged_composition", None) is not None:
         raise InputError(
             "The experts of this network were merged for one composition, which the first call of its predict unit "
-            "did. Load it again with `UMAWrapper.from_checkpoint`, or with `inference_settings=\"batch\"`."
+            'did. Load it again with `UMAWrapper.from_checkpoint`, or with `inference_settings="batch"`.'
         )
 
 
 def _inference_settings(units: Any, given: Any, dtype: torch.dtype | None) -> Any:
     """Return settings by which one network serves batches of any systems; geometry of its own is not made."""
-    if (isinstance(given, str) and given in _FOR_ONE_COMPOSITION) or getattr(given, "merge_mole", False) or getattr(given, "nitro", False):
+    if (
+        (isinstance(given, str) and given in _FOR_ONE_COMPOSITION)
+        or getattr(given, "merge_mole", False)
+        or getattr(given, "nitro", False)
+    ):
         raise InputError(
             f"`inference_settings` is {shown(given)}, which merges the experts of a network for one composition; "
             f'batches hold many. Use "default" or "batch".'

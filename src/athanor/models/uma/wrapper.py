@@ -65,10 +65,11 @@ class UMAWrapper(PredictingModel):
     Computes energy and forces, and stress of all tasks but ``"omol"``, unless ``model_config.active_outputs`` says
     otherwise; stress of ``"omol"``, node_embeddings and graph_embeddings can be added. A batch is one forward and at
     most one backward pass, on the pairs of our list: all within the cutoff, while the package leaves out those beyond
-    the 300 nearest. The energy does not change when a system is turned, to about 1e-6 of it, for activations are
-    taken on a grid; a mirror image may have another one. Forces and stress of a network that predicts them directly are those, and the card says so. An atom
-    alone, with no periodic axis, has the energy of the table that belongs to the network, unless the network was
-    trained on atoms; without such a table it is refused.
+    the 300 nearest. The energy does not change when a system is turned, to about 1e-6 of it, as activations are taken
+    on a grid; a mirror image may have another one. Forces and stress of a network that predicts them are those, and the
+    card says so. An atom alone, with no periodic axis, has the energy of the table that belongs to the network, unless
+    the network was trained on atoms; without such a table it is refused. The experts of a network are held by the
+    network while it computes, so that one wrapper serves one thread.
 
     References
     ----------
@@ -176,14 +177,15 @@ class UMAWrapper(PredictingModel):
 
     def network_outputs(self, graph: NetworkGraph, wanted: Set[str]) -> Mapping[str, torch.Tensor | None]:
         """Return energy, embeddings, and forces and stress where the network predicts them."""
-        check_unmerged(self.model.backbone)
+        network: Any = self.model
+        check_unmerged(network.backbone)
         data = self._network_input(graph)
-        with _energy_of_given_pairs(self.model.backbone):
-            embedding = self.model.backbone(data)
+        with _energy_of_given_pairs(network.backbone):
+            embedding = network.backbone(data)
             found: dict[str, Any] = {}
-            for name, head in self.model.output_heads.items():
+            for name, head in network.output_heads.items():
                 given = head(data, embedding)
-                found |= given if self.model.pass_through_head_outputs else {name: given}
+                found |= given if network.pass_through_head_outputs else {name: given}
         outputs = {"node_embeddings": embedding["node_embedding"][:, 0]}
         names = {f"predicted {name}": name for name in self.predicted} | {"energy": "energy"}
         for key in {"energy", *wanted} & names.keys():
@@ -246,16 +248,18 @@ class UMAWrapper(PredictingModel):
         return energy.index_copy(0, places, energy.new_tensor(energies))
 
     def _energy_of_atom(self, place: int, number: int, charge: int) -> float:
-        table = self._atoms
-        found = None if table is None else table.get(number)
-        if isinstance(found, Mapping) or hasattr(found, "get"):
-            found = found.get(charge)  # type: ignore[union-attr]
-        if found is None:
+        table: Any = {} if self._atoms is None else self._atoms
+        try:
+            found = table[number]
+            energy = found[charge] if isinstance(found, Mapping) else found
+        except LookupError:
+            energy = None
+        if energy is None:
             raise InputError(
                 f"The system of index {place} is an atom alone, which this network was not trained on, and it has no "
                 f"energy for atomic number {number} of charge {charge}. Leave it out of the batch."
             )
-        return float(found)
+        return float(energy)
 
 
 def _tasks_of(unit: Any, name: str) -> list[Any]:

@@ -103,6 +103,27 @@ def test_what_was_stopped_follows_its_system() -> None:
     assert hook.stopped(newcomer).tolist() == [False]
 
 
+def test_newcomers_start_afresh_and_the_others_keep_theirs() -> None:
+    """Batches are filled up between runs: who takes the place of a stopped system has passed no bound."""
+    hook = StopAboveHook({"max_force_deviation": BOUND})
+    batch, engine = heated(hook, steps=20)
+    reasons = hook.reasons(batch)
+    assert [bool(reason) for reason in reasons] == [False, False, True]
+    values = batch.max_force_deviation.clone()
+    newcomer = AtomicData.from_atoms(bulk("Ar", "fcc", a=5.26, cubic=True), dtype=torch.float64)
+    newcomer.system_id = torch.tensor([[9]])
+    batch.append_data([newcomer])
+    assert hook.reasons(batch) == [*reasons, ""]
+    assert torch.equal(batch.max_force_deviation[:3], values)
+    engine.temperature = torch.tensor([10.0, 10.0, 10.0, 90.0])
+    engine.run(batch, 20)
+    assert hook.reasons(batch)[2] == reasons[2]
+    assert torch.equal(batch.max_force_deviation[2], values[2])
+    assert batch.step[:, 0].tolist()[2] < 20 < batch.step[:, 0].tolist()[0]
+    batch.replace_systems([2], Batch.from_data_list([newcomer]))
+    assert hook.reasons(batch)[2] == ""
+
+
 def test_memory_is_saved() -> None:
     hook, other = (StopAboveHook({"max_force_deviation": BOUND}) for _ in range(2))
     batch, _ = heated(hook)

@@ -177,7 +177,9 @@ def test_only_what_is_known_is_taken() -> None:
 
 def test_types_that_are_no_elements() -> None:
     named = random_network(type_names=["Cbulk", "Sibulk"], per_type_energy_shifts={"Cbulk": -3.0, "Sibulk": -2.0})
-    batch = batch_of(structures()["SiC"])
+    crystal = bulk("SiC", "zincblende", a=4.36, cubic=True)
+    crystal.numbers[0] = 6
+    batch = batch_of(crystal)
     model = NequIPWrapper(named, types={"Si": "Sibulk", "C": "Cbulk"}).eval()
     with pytest.raises(InputError, match=r"Cbulk, Sibulk is no symbol .* `types=\{'C': 'Cbulk'\}`"):
         NequIPWrapper(named)

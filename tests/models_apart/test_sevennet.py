@@ -179,9 +179,16 @@ def test_it_keeps_the_contract() -> None:
 
 
 def test_second_derivatives() -> None:
-    model, batch = SevenNetWrapper(small_network()), batch_of(bulk("NaCl", "rocksalt", a=5.3), bulk("Si"))
+    model, salt = SevenNetWrapper(small_network()).eval(), bulk("NaCl", "rocksalt", a=5.3)
+    salt.rattle(0.2, seed=1)
+    batch = batch_of(salt, structures()["silicon"])
+    expected = model(batch)["forces"]
+    assert expected.abs().max() > 0.05
+    batch.positions.requires_grad_(True)
+    torch.testing.assert_close(model(batch)["forces"].detach(), expected, rtol=1e-9, atol=1e-12)
+    batch.positions.requires_grad_(False)
     for exact, by_differences in zip(hessian(model, batch, step=None), hessian(model, batch, step=1e-4), strict=True):
-        torch.testing.assert_close(exact, by_differences, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(exact, by_differences, rtol=1e-5, atol=1e-6)
 
 
 def test_embeddings_are_those_before_the_readout() -> None:

@@ -109,12 +109,12 @@ def check(ours: tuple[Any, Any], theirs: tuple[Any, Any], systems: list[Atoms]) 
 
 
 @contextmanager
-def time_in_network(network: Any) -> Iterator[list[float]]:
-    """Collect seconds of CPU time inside modules of `network`, and in backward passes."""
+def time_in_network(model: Any) -> Iterator[list[float]]:
+    """Collect seconds of CPU time inside modules of a model's network, what stands in for them, and backward passes."""
     import torch
     from torch.nn.modules import module
 
-    inside, seconds, depth, started = set(map(id, network.modules())), [0.0], 0, 0.0
+    inside, seconds, depth, started = set(map(id, model.model.modules())), [0.0], 0, 0.0
     gradients = torch.autograd.grad
 
     def enter(each: Any, *_: Any) -> None:
@@ -135,19 +135,30 @@ def time_in_network(network: Any) -> Iterator[list[float]]:
         seconds[0] += 0.0 if depth else time.process_time() - before
         return found
 
+    def evaluated_here(*arguments: Any, **more: Any) -> Any:
+        enter(model.model)
+        try:
+            return outputs(*arguments, **more)
+        finally:
+            leave(model.model)
+
+    outputs = getattr(model, "network_outputs", None)  # a wrapper may compute with the parts of a network
+    if outputs is not None:
+        model.network_outputs = evaluated_here
     hooks = [module.register_module_forward_pre_hook(enter), module.register_module_forward_hook(leave)]
     torch.autograd.grad = timed
     try:
         yield seconds
     finally:
         torch.autograd.grad = gradients
+        model.__dict__.pop("network_outputs", None)
         for hook in hooks:
             hook.remove()
 
 
 def share_outside(model: Any, systems: list[Atoms]) -> float:
     """Return the percentage of an evaluation that is neither inside the network nor a backward pass."""
-    with time_in_network(model.model) as seconds:
+    with time_in_network(model) as seconds:
         total = cpu(lambda: evaluated(model, systems))
     return 100.0 * (1.0 - seconds[0] / total)
 

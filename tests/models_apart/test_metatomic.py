@@ -1,8 +1,11 @@
 """MetatomicWrapper on a model of metatomic's own interface, exported and loaded, against the calculator of the package.
 
 `make test-model-metatomic` runs this and `test_pet.py`, in an environment with metatomic-torch and metatrain; nothing
-else collects them. TorchScript reads annotations of `PairsAndMore` as they stand, so none is postponed here.
+else collects them. metatomic reads annotations of `PairsAndMore` as they stand: none is postponed, and they are of
+`typing`.
 """
+
+# ruff: noqa: UP006, UP035, UP045
 
 import json
 import os
@@ -10,7 +13,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 import pytest
@@ -48,10 +51,10 @@ class PairsAndMore(torch.nn.Module):
         self.full = NeighborListOptions(5.0, True, False)
         self.of_atoms = of_atoms
 
-    def requested_neighbor_lists(self) -> list[NeighborListOptions]:
+    def requested_neighbor_lists(self) -> List[NeighborListOptions]:
         return [self.half, self.full]
 
-    def requested_inputs(self) -> dict[str, ModelOutput]:
+    def requested_inputs(self) -> Dict[str, ModelOutput]:
         wanted = {
             "charge": ModelOutput(unit="e", sample_kind="system"),
             "spin_multiplicity": ModelOutput(unit="", sample_kind="system"),
@@ -64,11 +67,14 @@ class PairsAndMore(torch.nn.Module):
         return wanted
 
     def forward(
-        self, systems: list[System], outputs: dict[str, ModelOutput], selected_atoms: Labels | None = None
-    ) -> dict[str, TensorMap]:
-        energies: list[torch.Tensor] = []
-        densities: list[torch.Tensor] = []
-        rows: list[torch.Tensor] = []
+        self,
+        systems: List[System],
+        outputs: Dict[str, ModelOutput],
+        selected_atoms: Optional[Labels] = None,
+    ) -> Dict[str, TensorMap]:
+        energies: List[torch.Tensor] = []
+        densities: List[torch.Tensor] = []
+        rows: List[torch.Tensor] = []
         for place, system in enumerate(systems):
             numbers = system.types.to(torch.int64)
             energy = torch.zeros(len(system), dtype=system.positions.dtype, device=system.positions.device)
@@ -99,7 +105,7 @@ class PairsAndMore(torch.nn.Module):
             rows.append(torch.stack([torch.full_like(atoms, place), atoms], 1))
         energy, density, row = torch.cat(energies), torch.cat(densities), torch.cat(rows)
         count = len(systems)
-        result: dict[str, TensorMap] = {}
+        result: Dict[str, TensorMap] = {}
         for name, output in outputs.items():
             values = energy.unsqueeze(1)
             where = row
@@ -123,7 +129,7 @@ class PairsAndMore(torch.nn.Module):
                 values = sums.index_add(0, where[:, 0].to(torch.int64), values)
                 samples = Labels(["system"], torch.arange(count, dtype=torch.int32, device=energy.device).unsqueeze(1))
             axis = torch.arange(3, dtype=torch.int32, device=energy.device).unsqueeze(1)
-            components: list[Labels] = []
+            components: List[Labels] = []
             if name == "non_conservative_force":
                 values, components = values.unsqueeze(2), [Labels(["xyz"], axis)]
             elif name == "non_conservative_stress":

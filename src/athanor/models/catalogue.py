@@ -132,7 +132,7 @@ BUILT_IN: dict[str, ModelEntry] = {
                     "SevenNet-l3i5 (PBE): features of one degree more, three times the time",
                     _MPTRJ,
                     "doi:10.1021/acs.jctc.4c00190",
-                    15000,
+                    12000,
                     {"checkpoint": "7net-l3i5"},
                 ),
                 (
@@ -233,6 +233,7 @@ BUILT_IN: dict[str, ModelEntry] = {
                 training_set=training_set,
                 citation=f"doi:10.48550/arXiv.{preprint}",
                 url="https://github.com/orbital-materials/orb-models",
+                kilobytes_per_atom=6000,
                 inputs=inputs,
                 arguments={"name": name},
             )

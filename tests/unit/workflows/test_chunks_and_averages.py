@@ -77,7 +77,7 @@ def test_a_batch_takes_half_of_what_is_free(
     assert chunks.default_max_atoms(model) == atoms
 
 
-@pytest.mark.parametrize("name", ["chgnet", "CHGNet", "chgnet-0.3.0", "lj", "7net-0 + d3"])
+@pytest.mark.parametrize("name", ["chgnet", "CHGNet", "chgnet-0.3.0", "lj", "so3lr + d3"])
 def test_what_an_atom_needs_stands_in_the_list_of_models(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutant: a row without the fact, or a name that is not looked up, counts as a large network."""
     monkeypatch.setattr(chunks, "free_memory", lambda device: int(1e9))

@@ -83,6 +83,8 @@ class MACEWrapper(nn.Module, BaseModelMixin):
         If `model` is no such module.
     InputError
         If it has several heads and `head` is none of them.
+    NotAvailableError
+        If it has electrostatics of its own, as MACE-POLAR and MACELES.
 
     Notes
     -----
@@ -179,7 +181,7 @@ class MACEWrapper(nn.Module, BaseModelMixin):
             Precision of the network; that of the file by default.
         compile_model
             Compile its energy with `torch.compile`, its parameters frozen: the first calls take minutes, and there are
-            no second derivatives.
+            no second derivatives. Not on a CPU, where it is half as fast as what is done without.
         atomic_energies
             Energies of isolated atoms in eV to put in place of those of the file, by atomic number or symbol.
         atomic_energies_path

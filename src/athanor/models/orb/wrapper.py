@@ -287,10 +287,10 @@ class OrbWrapper(LearnedModel):
         self._warned_of_limit = True
         degrees = torch.bincount(graph.edge_index[0], minlength=graph.num_nodes)
         systems = graph.batch_idx[degrees > self.max_num_neighbors].unique().tolist()
-        where = ", ".join(map(str, systems[:3]))
+        where, most = ", ".join(map(str, systems[:3])), int(degrees.max())
         text = (
-            f"Atoms of the system of index {where} have up to {int(degrees.max())} neighbours within {self.cutoff:g} Å, "
-            f"of which {self.model_card.name} reads the nearest {self.max_num_neighbors}, as its package does: its "
-            f"energy jumps when two of them change places. Later ones are not warned about."
+            f"Atoms of the system of index {where} have up to {most} neighbours within {self.cutoff:g} Å, "
+            f"of which {self.model_card.name} reads the nearest {self.max_num_neighbors}, as its package does: the "
+            f"energy jumps when two of them change places. This is told once."
         )
         warnings.warn(AthanorWarning(text), stacklevel=_runtime.level_of_caller())

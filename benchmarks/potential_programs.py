@@ -53,6 +53,7 @@ def systems_of(kind: str, count: int, elements: frozenset[int] | None) -> list[A
         if kind == "crystals":
             atoms *= REPEATS[number * len(REPEATS) // count]
         atoms.positions += np.random.default_rng(number).normal(0.0, 0.05, atoms.positions.shape)
+        atoms.info["total_spin"] = 0.5 * atoms.get_initial_magnetic_moments().sum()  # where so3krates-torch reads it
         chosen.append(atoms)
     return chosen
 

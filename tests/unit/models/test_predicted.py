@@ -14,7 +14,13 @@ from torch import nn
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
 from athanor.errors import OptionalDependencyError
-from athanor.models import MetatomicWrapper, UMAWrapper
+from athanor.models import (
+    LennardJonesModelWrapper,
+    MetatomicWrapper,
+    PipelineGroup,
+    PipelineModelWrapper,
+    UMAWrapper,
+)
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
 from athanor.models.learned import DERIVATIVES
@@ -45,13 +51,13 @@ class Squares(PredictingModel):
         energies = graph.positions.new_zeros(graph.num_nodes).index_add(0, i, left.squeeze(1) ** 3)
         slope = (-6.0 / CUTOFF**2) * left**2 * graph.vectors  # of the energy of a pair, by its vector
         found = {"atomic_energies": energies}
-        if "predicted forces" in wanted:
-            found["predicted forces"] = 1.01 * torch.zeros_like(graph.positions).index_add(0, i, 2.0 * slope)
-        if "predicted stress" in wanted:
+        if "forces" in self.predicted & wanted:
+            found["forces"] = 1.01 * torch.zeros_like(graph.positions).index_add(0, i, 2.0 * slope)
+        if "stress" in self.predicted & wanted:
             products = 2.0 * graph.vectors.unsqueeze(2) * slope.unsqueeze(1)
             sums = torch.zeros_like(graph.cell).index_add(0, graph.batch_idx[i], products)
             volume = torch.linalg.det(graph.cell).abs().view(-1, 1, 1)
-            found["predicted stress"] = sums / volume
+            found["stress"] = sums / volume
         return found
 
 
@@ -78,13 +84,19 @@ def test_what_is_predicted_counts_and_the_rest_is_differentiated(predicted: tupl
     assert not any(value.requires_grad for value in found.values())
 
 
-def test_a_sum_of_models_that_is_differentiated_has_the_slope_of_the_energy() -> None:
-    exact = Squares()(batch())["forces"]
-    view = batch()
-    view.positions.requires_grad_(True)
-    energy = Squares("forces", "stress").attached_energy(view, None, {"energy"})["energy"]
-    (gradient,) = torch.autograd.grad(energy.sum(), view.positions)
-    torch.testing.assert_close(-gradient, exact, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("predicted", [(), ("forces",), ("forces", "stress")], ids=str)
+def test_what_is_predicted_counts_in_every_sum(predicted: tuple[str, ...]) -> None:
+    """Called one after the other, or differentiated as a whole. Mutant: both the slope and what is predicted count."""
+    model, partner = asked(Squares(*predicted)), asked(LennardJonesModelWrapper(0.2, 2.0, CUTOFF))
+    apart = asked(model + partner)(batch())
+    together = asked(PipelineModelWrapper([PipelineGroup([model, partner], use_autograd=True)]))(batch())
+    for name, value in apart.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-10, atol=1e-10, msg=name)
+
+
+def asked(model: Any) -> Any:
+    model.model_config.active_outputs = {"energy", *DERIVATIVES}
+    return model
 
 
 def test_the_kit_tells_predicted_forces_from_slopes() -> None:

@@ -7,7 +7,6 @@ stress beside the energy, which are the slopes of nothing.
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,25 +19,22 @@ from athanor._values import check_state_dtype, usable_device
 from athanor.errors import ArgumentError, AthanorWarning, NotAvailableError
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
-from athanor.models.derivatives import carries_graph
-from athanor.models.learned import DERIVATIVES, EMBEDDINGS, LearnedModel, as_batch
+from athanor.models.learned import DERIVATIVES, EMBEDDINGS
 from athanor.models.network_graph import NetworkGraph
 from athanor.models.orb.nearest import nearest
 from athanor.models.orb.network import default_dtype, load_network, package, width_of
+from athanor.models.predicted import PredictingModel
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
 if TYPE_CHECKING:
     from collections.abc import Set
 
-    from athanor._typing import ModelOutputs
-    from athanor.data.atomic_data import AtomicData
-    from athanor.data.batch import Batch
 
 _NUM_ELEMENTS = 117
 """Networks index 118 rows by atomic number, from 0."""
 
 
-class OrbWrapper(LearnedModel):
+class OrbWrapper(PredictingModel):
     """ORB, message passing without built-in symmetry, for whole batches; conservative networks and direct ones.
 
     Parameters
@@ -103,6 +99,7 @@ class OrbWrapper(LearnedModel):
         self._has_labels = getattr(model.model, "conditioner", None) is not None
         self._warned_of_limit = max_num_neighbors < 120
         derivatives = DERIVATIVES if self.is_conservative else DERIVATIVES & heads.keys()
+        self.predicted = frozenset() if self.is_conservative else derivatives
         self.model_config = ModelConfig(
             outputs=frozenset(
                 {"energy", *derivatives, *EMBEDDINGS, *({"charges"} if "latent_charges" in heads else ())}
@@ -175,35 +172,12 @@ class OrbWrapper(LearnedModel):
             network, cutoff=found.cutoff, max_num_neighbors=limit, name=title, weights_digest=found.digest
         ).eval()
 
-    def direct_derivative_keys(self) -> set[str]:
-        """Forces and stress, of a network that predicts them."""
-        return set() if self.is_conservative else set(DERIVATIVES & self.model_config.outputs)
-
-    def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
-        """Return the active outputs. Works under ``no_grad`` too."""
-        if self.is_conservative:
-            return super().forward(data)
-        batch = as_batch(data)
-        keep = self._trains or carries_graph(batch)
-        with torch.inference_mode(False), torch.set_grad_enabled(keep):
-            outputs = self.adapt_output(super().attached_energy(batch, None, self.output_data()), batch)
-        return outputs if keep else OrderedDict((key, value.detach()) for key, value in outputs.items())  # type: ignore[union-attr]
-
-    def attached_energy(
-        self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
-    ) -> dict[str, torch.Tensor]:
-        """Return the energy, attached unless forces are predicted beside it: then nobody is to differentiate it."""
-        outputs = super().attached_energy(data, strain, wanted)
-        if not self.is_conservative:
-            outputs["energy"] = outputs["energy"].detach()
-        return outputs
-
     def network_outputs(self, graph: NetworkGraph, wanted: Set[str]) -> Mapping[str, torch.Tensor | None]:
         """Return the energy and, of `wanted`, what the network has; see `LearnedModel.network_outputs`."""
         with default_dtype(self.dtype):  # constants times atomic numbers have that
-            return self._evaluated(self._atom_graphs(graph), wanted)
+            return self._readouts(self._atom_graphs(graph), wanted)
 
-    def _evaluated(self, atoms: Any, wanted: Set[str]) -> dict[str, torch.Tensor | None]:
+    def _readouts(self, atoms: Any, wanted: Set[str]) -> dict[str, torch.Tensor | None]:
         model: Any = self.model
         heads, nodes = model.heads, model.model(atoms)["node_features"]
         found: dict[str, torch.Tensor | None] = {"node_embeddings": nodes}
@@ -224,7 +198,7 @@ class OrbWrapper(LearnedModel):
         if getattr(model, "coulomb_module", None) is not None:
             energy = energy + model.coulomb_module(labels["per_atom_charges"], atoms)[0]
         found["energy"] = heads["energy"].absolute_energy(energy, atoms)
-        for key in sorted(self.direct_derivative_keys() & wanted):
+        for key in sorted(self.predicted & wanted):
             value = heads[key](nodes, atoms)
             found[key] = value + repulsion[key] if repulsion else value
         if (stress := found.get("stress")) is not None:

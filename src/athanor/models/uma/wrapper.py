@@ -188,15 +188,13 @@ class UMAWrapper(PredictingModel):
                 given = head(data, embedding)
                 found |= given if network.pass_through_head_outputs else {name: given}
         outputs = {"node_embeddings": embedding["node_embedding"][:, 0]}
-        names = {f"predicted {name}": name for name in self.predicted} | {"energy": "energy"}
-        for key in {"energy", *wanted} & names.keys():
-            name = names[key]
+        for name in ("energy", *sorted(self.predicted & wanted)):
             task = self._tasks[name]
             value = found[task.name]
             value = task.normalizer.denorm(value[name] if isinstance(value, Mapping) else value)
             if task.element_references is not None:
                 value = task.element_references.undo_refs(data, value)
-            outputs[key] = value.view(-1, 3, 3) if name == "stress" else value
+            outputs[name] = value.view(-1, 3, 3) if name == "stress" else value
         outputs["energy"] = self._with_lone_atoms(outputs["energy"], graph, data)
         return outputs
 

@@ -110,7 +110,7 @@ def check(ours: tuple[Any, Any], theirs: tuple[Any, Any], systems: list[Atoms]) 
 
 @contextmanager
 def time_in_network(model: Any) -> Iterator[list[float]]:
-    """Collect seconds of CPU time in what evaluates the network, its modules or code of ours, and in backward passes."""
+    """Collect seconds of CPU time in what evaluates the network, its modules or code of ours, and backward."""
     import torch
     from torch.nn.modules import module
 

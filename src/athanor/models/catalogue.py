@@ -132,7 +132,7 @@ BUILT_IN: dict[str, ModelEntry] = {
                     "SevenNet-l3i5 (PBE): features of one degree more, three times the time",
                     _MPTRJ,
                     "doi:10.1021/acs.jctc.4c00190",
-                    12000,
+                    1000,
                     {"checkpoint": "7net-l3i5"},
                 ),
                 (

@@ -282,6 +282,9 @@ def test_packages_and_checkpoints_are_read(folder: Path) -> None:
             assert energy < BOUNDS["float32"][0]
             assert derivatives < BOUNDS["float32"][1]
     torch.testing.assert_close(*found.values())
+    NequIPWrapper(random_network()).export_model(folder / "module.pt")
+    with pytest.raises(NotAvailableError, match="Copy the file that it came from"):
+        NequIPWrapper.from_checkpoint(folder / "small.nequip.zip", trust=True).export_model(folder / "again.pt")
     with pytest.raises(InputError, match=r"`model_name` is 'other'; .* has sole_model"):
         NequIPWrapper.from_checkpoint(folder / "best.ckpt", model_name="other", trust=True)
     job = {"name": "nequip", "checkpoint_path": str(folder / "small.nequip.zip"), "trust": True}

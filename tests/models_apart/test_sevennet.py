@@ -178,17 +178,27 @@ def test_it_keeps_the_contract() -> None:
         assert report.verdict(check) is Verdict.PASSED, check
 
 
-def test_second_derivatives() -> None:
-    model, salt = SevenNetWrapper(small_network()).eval(), bulk("NaCl", "rocksalt", a=5.3)
-    salt.rattle(0.2, seed=1)
-    batch = batch_of(salt, structures()["silicon"])
-    expected = model(batch)["forces"]
-    assert expected.abs().max() > 0.05
-    batch.positions.requires_grad_(True)
-    torch.testing.assert_close(model(batch)["forces"].detach(), expected, rtol=1e-9, atol=1e-12)
-    batch.positions.requires_grad_(False)
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
+def test_second_derivatives(training: bool) -> None:
+    """By the layers of the package, and by our convolution, which is that of a model in eval mode."""
+    crystals = [bulk("NaCl", "rocksalt", a=5.3), bulk("Si")]
+    for seed, atoms in enumerate(crystals):
+        atoms.rattle(0.1, seed=seed)
+    model, batch = SevenNetWrapper(small_network()).train(training), batch_of(*crystals)
     for exact, by_differences in zip(hessian(model, batch, step=None), hessian(model, batch, step=1e-4), strict=True):
         torch.testing.assert_close(exact, by_differences, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "with gradients"])
+def test_forces_are_the_same_with_a_graph(frozen: bool) -> None:
+    """As a pipeline keeps it that nobody switched to evaluation. Mutant: derivatives that go through other inputs."""
+    model, batch = SevenNetWrapper(small_network()).eval(), batch_of(*list(structures().values())[:2])
+    model.requires_grad_(not frozen)
+    expected = asking_for_everything(model)(batch)["forces"]
+    batch.positions.requires_grad_(True)
+    found = model(batch)["forces"]
+    assert found.requires_grad
+    torch.testing.assert_close(found.detach(), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_embeddings_are_those_before_the_readout() -> None:

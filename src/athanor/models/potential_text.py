@@ -12,6 +12,9 @@ from athanor._values import shown
 from athanor.data.elements import number_of_symbol
 from athanor.errors import InputError
 
+_MOST_DIGITS = 12
+"""Of a number that counts what stands in a file."""
+
 
 class PotentialText:
     """Words of a file, line by line.
@@ -48,15 +51,14 @@ class PotentialText:
         except OSError as error:
             raise InputError(f"`{path}` can not be read: {error.strerror}.") from error
         self.digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        try:
-            text = content.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"`{path}` is no text, so it is not {kind}.") from error
-        self._text = text.splitlines()
+        if b"\0" in content:
+            raise InputError(f"`{path}` is no text, so it is not {kind}.")
+        self._text = _lines_of(content)
         lines = (line.partition("#")[0] if comments else line for line in self._text)
         self._lines = [(number, words) for number, line in enumerate(lines, 1) if (words := line.split())]
         self._next, self._rest = 0, list[str]()
         self.line = 0
+        self._check_units()
 
     @property
     def at_end(self) -> bool:
@@ -126,7 +128,7 @@ class PotentialText:
 
     def count(self, word: str, expected: str, at_least: int = 1) -> int:
         """Return a word as a whole number."""
-        if not word.isascii() or not word.isdigit() or int(word) < at_least:
+        if not word.isascii() or not word.isdigit() or len(word) > _MOST_DIGITS or int(word) < at_least:
             self.refuse(f"has {shown(word)} where {expected}, a whole number of at least {at_least}, should stand")
         return int(word)
 
@@ -153,3 +155,23 @@ class PotentialText:
     def refuse(self, what: str) -> NoReturn:
         """Raise InputError about the line that was read last."""
         raise InputError(f"`{self.path}`, line {self.line}: {what}. It should be {self.kind}.")
+
+    def _check_units(self) -> None:
+        """Refuse a file whose first line says, as LAMMPS has it, that its numbers are in other units than eV and Å."""
+        words = self.words_of(1)
+        units = words[words.index("UNITS:") + 1 :][:1] if "UNITS:" in words else []
+        if units and units != ["metal"]:
+            raise InputError(
+                f"`{self.path}` says that it is in the units {shown(units[0])} of LAMMPS; only `metal`, eV and Å, are "
+                f"read. Convert its numbers, and write `UNITS: metal` there."
+            )
+
+
+def _lines_of(content: bytes) -> list[str]:
+    """Return lines as LAMMPS counts them; what is no UTF-8, such as a name in a comment, is taken for Latin-1."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    text = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
+    return text.split("\n") if text else []

@@ -156,6 +156,36 @@ def test_the_card_names_the_file() -> None:
     assert digests[0] == f"sha256:{expected}"
 
 
+@pytest.mark.parametrize(("name", "read"), [("CuAg.eam.alloy", read_eam), ("Si.sw", read_stillinger_weber)])
+def test_other_units_are_refused(name: str, read: Callable[[Path], Any], tmp_path: Path) -> None:
+    """LAMMPS says them in the first line. Mutant: numbers in kcal/mol taken for eV."""
+    lines = (POTENTIALS / name).read_text(encoding="utf-8").splitlines()[1:]
+    for units in ("metal", "real"):
+        (tmp_path / units).write_text("\n".join([f"# DATE: 2007-06-11 UNITS: {units} CONTRIBUTOR: x", *lines]) + "\n")
+    read(tmp_path / "metal")
+    with pytest.raises(InputError, match=r"the units 'real' of LAMMPS; only `metal`"):
+        read(tmp_path / "real")
+
+
+def test_comments_are_read_in_any_encoding(tmp_path: Path) -> None:
+    """Latin-1, a mark of byte order, and a form feed, which begins no line."""
+    lines = (POTENTIALS / "CuAg.eam.alloy").read_text(encoding="utf-8").splitlines()
+    expected = read_eam(POTENTIALS / "CuAg.eam.alloy").pair
+    for number, first in enumerate(("von Müller, 3 Å".encode("latin-1"), b"\xef\xbb\xbfcopper", b"old\x0cprinter")):
+        path = tmp_path / str(number)
+        path.write_bytes(b"\r\n".join([first, *(line.encode() for line in lines[1:])]) + b"\r\n")
+        assert torch.equal(read_eam(path).pair, expected)
+
+
+@pytest.mark.parametrize("number", ["999999999", "9" * 20, "9" * 5000], ids=len)
+def test_a_file_that_claims_too_much_is_refused_before_memory_is_asked_for(number: str, tmp_path: Path) -> None:
+    def claim(lines: list[str]) -> None:
+        lines[4] = f"{number} 0.5 {number} 0.016 6.5"
+
+    with pytest.raises(InputError, match="line"):
+        read_eam(changed("CuAg.eam.alloy", claim)(tmp_path))
+
+
 def test_elements_are_chosen_from_a_file() -> None:
     both = StillingerWeberModelWrapper.from_file(POTENTIALS / "SiGe.sw")
     silicon = StillingerWeberModelWrapper.from_file(POTENTIALS / "SiGe.sw", elements=["Si"])

@@ -39,30 +39,36 @@ def read_eam(path: str | os.PathLike[str]) -> EAMTables:
     if len(set(elements)) < count:
         text.refuse("names an element twice")
     grid = _Grid(text, text.words(_Grid.expected))
-    embedding = torch.empty(count, grid.num_densities, dtype=torch.float64)
-    density = torch.empty(count, count, grid.num_distances, dtype=torch.float64)
-    pair = torch.empty_like(density)
+    embedding: list[torch.Tensor] = []
+    densities: list[torch.Tensor] = []  # of an atom of each element, wherever it is felt: [T, m]
     for row, symbol in enumerate(words[1:]):
         expected = f"the atomic number of {symbol}, its mass, lattice constant and lattice"
         header = text.words(expected)
         if not 3 <= len(header) <= 4 or header[0] != str(elements[row]):
             text.refuse(f"has {shown(' '.join(header))} where {expected} should stand")
-        embedding[row] = _values(text, grid.num_densities, f"the embedding energies of {symbol}")
-        first = _values(text, grid.num_distances, f"the densities of {symbol}")
+        embedding.append(_values(text, grid.num_densities, f"the embedding energies of {symbol}"))
+        felt = [_values(text, grid.num_distances, f"the densities of {symbol}")] * count
         if row == 0:
             of_pairs = count > 1 and _are_numbers(text.peek())
-        density[:, row] = first  # of an atom of this element, wherever it is felt
         if of_pairs:
-            density[0, row] = first
             for at in range(1, count):
-                density[at, row] = _values(text, grid.num_distances, f"the densities of {symbol} at {words[1 + at]}")
+                felt[at] = _values(text, grid.num_distances, f"the densities of {symbol} at {words[1 + at]}")
+        densities.append(torch.stack(felt))
+    density = torch.stack(densities, dim=1)
+    pair = torch.empty_like(density)
     for row in range(count):
         for column in range(row + 1):
             what = f"the pair energies times distance of {words[1 + row]}-{words[1 + column]}"
             pair[row, column] = pair[column, row] = _values(text, grid.num_distances, what)
     text.finish()
     return EAMTables(
-        elements, embedding, density, pair, *grid.steps, comment=text.first_lines(_COMMENT_LINES), digest=text.digest
+        elements,
+        torch.stack(embedding),
+        density,
+        pair,
+        *grid.steps,
+        comment=text.first_lines(_COMMENT_LINES),
+        digest=text.digest,
     )
 
 

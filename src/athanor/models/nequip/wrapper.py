@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,6 +193,31 @@ class NequIPWrapper(LearnedModel):
             return slice(None)
         kinds = self.element_index_of(graph.batch)[graph.edge_index]
         return graph.vectors.detach().norm(dim=1) < self._cutoffs[kinds[0], kinds[1]]
+
+    def export_model(self, path: Path, as_state_dict: bool = False) -> None:
+        """Write the network, without this interface.
+
+        Parameters
+        ----------
+        path
+            File to write.
+        as_state_dict
+            Write the parameters alone, without pickled code. Else the whole module is pickled, for `torch.load`.
+
+        Raises
+        ------
+        NotAvailableError
+            If the network came from a package or is compiled: the file it came from is all that there is of it.
+        StorageError
+            If the file can not be written.
+        """
+        try:
+            super().export_model(path, as_state_dict)
+        except (TypeError, pickle.PicklingError) as error:
+            raise NotAvailableError(
+                f"This network can not be pickled: {error}. Copy the file that it came from, or export its parameters "
+                f"with `as_state_dict=True`."
+            ) from error
 
 
 class _WithDerivatives(torch.autograd.Function):

@@ -157,11 +157,13 @@ class _Convolved(torch.autograd.Function):
         features, harmonics, hidden, weight, ends = ctx.saved_tensors
         groups = ctx.groups
         if torch.is_grad_enabled():
-            with torch.enable_grad():  # by views, as the inputs of a later layer follow from each other
-                views = [each.view_as(each) for each in (features, harmonics, hidden)]
-                again = _differentiable(*views, weight, ends, groups)
-                found = torch.autograd.grad(again, views, gradient, create_graph=True)
-            return *found, None, None, None
+            # as nodes of their own, so that a derivative by one does not go through what another was computed from
+            views = features.view_as(features), harmonics.view_as(harmonics), hidden.view_as(hidden)
+            places = [place for place, needed in enumerate(ctx.needs_input_grad[:3]) if needed]
+            again = _differentiable(*views, weight, ends, groups)
+            derivatives = torch.autograd.grad(again, [views[place] for place in places], gradient, create_graph=True)
+            found = dict(zip(places, derivatives, strict=True))
+            return *(found.get(place) for place in range(3)), None, None, None
         inputs = [_rows_of(features, group) for group in groups]
         outer = _split(gradient, groups)
         by_features = [torch.zeros_like(rows) for rows in inputs]

@@ -111,24 +111,31 @@ def check(ours: tuple[Any, Any], theirs: tuple[Any, Any], systems: list[Atoms]) 
 
 @contextmanager
 def time_in_network(model: Any) -> Iterator[list[float]]:
-    """Collect seconds of CPU time inside modules of a model's network, what stands in for them, and backward passes."""
+    """Collect seconds of CPU time in what evaluates the network, its modules or code of ours, and backward."""
     import torch
     from torch.nn.modules import module
 
-    inside, seconds, depth, started = set(map(id, model.model.modules())), [0.0], 0, 0.0
-    gradients = torch.autograd.grad
+    inside, seconds, depth, started = {id(each) for each in model.modules() if each is not model}, [0.0], 0, 0.0
+    gradients, evaluate = torch.autograd.grad, getattr(model, "network_outputs", None)
 
     def enter(each: Any, *_: Any) -> None:
         nonlocal depth, started
-        if id(each) in inside:
+        if id(each) in inside or each is evaluate:
             started = started if depth else time.process_time()
             depth += 1
 
     def leave(each: Any, *_: Any) -> None:
         nonlocal depth
-        if id(each) in inside:
+        if id(each) in inside or each is evaluate:
             depth -= 1
             seconds[0] += 0.0 if depth else time.process_time() - started
+
+    def evaluated_by_ours(*arguments: Any, **more: Any) -> Any:
+        enter(evaluate)
+        try:
+            return evaluate(*arguments, **more)  # type: ignore[misc]
+        finally:
+            leave(evaluate)
 
     def timed(*arguments: Any, **more: Any) -> Any:
         before = time.process_time()
@@ -136,29 +143,21 @@ def time_in_network(model: Any) -> Iterator[list[float]]:
         seconds[0] += 0.0 if depth else time.process_time() - before
         return found
 
-    def evaluated_here(*arguments: Any, **more: Any) -> Any:
-        enter(model.model)
-        try:
-            return outputs(*arguments, **more)
-        finally:
-            leave(model.model)
-
-    outputs = getattr(model, "network_outputs", None)  # a wrapper may compute with the parts of a network
-    if outputs is not None:
-        model.network_outputs = evaluated_here
     hooks = [module.register_module_forward_pre_hook(enter), module.register_module_forward_hook(leave)]
     torch.autograd.grad = timed
+    if evaluate is not None:
+        model.network_outputs = evaluated_by_ours
     try:
         yield seconds
     finally:
+        vars(model).pop("network_outputs", None)
         torch.autograd.grad = gradients
-        model.__dict__.pop("network_outputs", None)
         for hook in hooks:
             hook.remove()
 
 
 def share_outside(model: Any, systems: list[Atoms]) -> float:
-    """Return the percentage of an evaluation that is neither inside the network nor a backward pass."""
+    """Return the percentage of an evaluation that neither evaluates the network nor is a backward pass."""
     with time_in_network(model) as seconds:
         total = cpu(lambda: evaluated(model, systems))
     return 100.0 * (1.0 - seconds[0] / total)

@@ -116,7 +116,7 @@ BUILT_IN: dict[str, ModelEntry] = {
                     "SevenNet-0 of 11 July 2024 (PBE): universal potential for inorganic crystals",
                     _MPTRJ,
                     "doi:10.1021/acs.jctc.4c00190",
-                    5000,
+                    700,
                     {"checkpoint": "7net-0"},
                 ),
                 (
@@ -124,7 +124,7 @@ BUILT_IN: dict[str, ModelEntry] = {
                     "SevenNet-0 of 22 May 2024 (PBE): the parameters before",
                     _MPTRJ,
                     "doi:10.1021/acs.jctc.4c00190",
-                    5000,
+                    700,
                     {"checkpoint": "7net-0-22may2024"},
                 ),
                 (
@@ -132,7 +132,7 @@ BUILT_IN: dict[str, ModelEntry] = {
                     "SevenNet-l3i5 (PBE): features of one degree more, three times the time",
                     _MPTRJ,
                     "doi:10.1021/acs.jctc.4c00190",
-                    12000,
+                    1000,
                     {"checkpoint": "7net-l3i5"},
                 ),
                 (
@@ -140,7 +140,7 @@ BUILT_IN: dict[str, ModelEntry] = {
                     "SevenNet-MF-0, task PBE: fitted to two functionals at once",
                     _TWO_FIDELITIES,
                     "doi:10.1021/jacs.4c14455",
-                    5000,
+                    700,
                     {"checkpoint": "7net-mf-0", "task": "PBE"},
                 ),
                 (
@@ -148,7 +148,7 @@ BUILT_IN: dict[str, ModelEntry] = {
                     "SevenNet-MF-0, task R2SCAN: fitted to two functionals at once",
                     _TWO_FIDELITIES,
                     "doi:10.1021/jacs.4c14455",
-                    5000,
+                    700,
                     {"checkpoint": "7net-mf-0", "task": "R2SCAN"},
                 ),
             )

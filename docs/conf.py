@@ -20,7 +20,7 @@ copyright = "The athanor developers, Apache-2.0"
 release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-extensions += ["field_table", "setting_table", "command_help", "step_picture"]
+extensions += ["field_table", "setting_table", "command_help", "step_picture", "model_table"]
 exclude_patterns = ["_build"]
 default_role = "code"
 myst_enable_extensions = ["colon_fence"]

@@ -102,6 +102,8 @@ TABLE: dict[str, dict[str, str]] = {
         "ModelConfig": "athanor.models.config",
         "NequIPWrapper": "athanor.models.nequip",
         "NetworkGraph": "athanor.models.network_graph",
+        "MatterSimWrapper": "athanor.models.mattersim",
+        "OrbWrapper": "athanor.models.orb",
         "MorseModelWrapper": "athanor.models.morse",
         "PMEModelWrapper": "athanor.models.pme",
         "PairFunctionModelWrapper": "athanor.models.pair_function",

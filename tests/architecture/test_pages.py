@@ -10,10 +10,14 @@ PATH = re.compile(r"`([\w./]+(?:\.py|/))`")
 
 
 def rows(page: str) -> list[tuple[str, str]]:
-    """Room -> its cell, of the table of rooms."""
+    """Room -> its cells, of the table of rooms; a large room has several rows, ``models/: networks``."""
     table = page.partition("## The rooms")[2].partition("\n## ")[0]
     cells = [line.strip("| ").split(" | ", 1) for line in table.splitlines() if line.startswith("| ")]
-    return [(room.strip("`/"), text) for room, text in cells[2:]]
+    found: dict[str, str] = {}
+    for room, text in cells[2:]:
+        name = room.partition(": ")[0].strip("`/")
+        found[name] = f"{found.get(name, '')} {text}"
+    return list(found.items())
 
 
 def missing_from_the_tree(page: str, source: Path) -> list[str]:

@@ -15,19 +15,19 @@ from athanor.kernels.barostat import _reference as barostat_reference
 from athanor.kernels.cell import _reference as cell_reference
 from athanor.kernels.coulomb import op as coulomb
 from athanor.kernels.dispersion import op as dispersion
-from athanor.kernels.embedded_atom import op as embedded_atom
+from athanor.kernels.eam import op as embedded_atom
 from athanor.kernels.ewald import op as ewald
 from athanor.kernels.fire import _reference as fire_reference
 from athanor.kernels.flow import _reference as flow_reference
 from athanor.kernels.neighbor_displacement import _reference as displacement_reference
 from athanor.kernels.neighbor_list import _reference as list_reference
-from athanor.kernels.pair_potential import op as pair_potential
-from athanor.kernels.pair_potential import pair_table
+from athanor.kernels.pairs import op as pair_potential
+from athanor.kernels.pairs import pair_table
 from athanor.kernels.philox import _reference as philox_reference
 from athanor.kernels.pme import op as pme
 from athanor.kernels.segment import _reference as segment_reference
-from athanor.kernels.stillinger_weber import op as stillinger_weber
 from athanor.kernels.thermostat import _reference as thermostat_reference
+from athanor.kernels.three_body import op as stillinger_weber
 from athanor.models.dftd3.tables import load_dftd3_params, references_of
 from athanor.models.eam.tables import cubic_pieces
 from athanor.testing import op_contract as contract

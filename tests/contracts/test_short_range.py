@@ -9,11 +9,13 @@ import pytest
 import torch
 
 import athanor.models
-from athanor.kernels.embedded_atom import op as embedded_atom
+from athanor.kernels import _stored_pairs
+from athanor.kernels.eam import op as embedded_atom
 from athanor.models.pair_function import PairFunctionModelWrapper
 from athanor.models.zbl import ZBLModelWrapper
 from athanor.testing import Verdict, check_model
-from athanor.testing.systems import standard_systems
+from athanor.testing.model_contract import evaluate
+from athanor.testing.systems import fcc_crystal, standard_systems
 
 POTENTIALS = Path(__file__).parents[1] / "data" / "potentials"
 NICKEL_ALUMINIUM: dict[str, Any] = {
@@ -81,3 +83,42 @@ def test_a_wrong_slope_of_the_embedding_fails(monkeypatch: pytest.MonkeyPatch) -
     model = athanor.models.get("eam", path=POTENTIALS / "CuAg.eam.alloy")
     report = check_model(model, few(29, 47, distance=2.6), checks=["forces", "stress"])
     assert {row.check for row in report.failed} == {"forces", "stress"}
+
+
+LARGE: list[tuple[str, dict[str, Any], int, float]] = [
+    ("morse", {"depth": 0.3, "steepness": 1.4, "distance": 2.8, "cutoff": 6.0, "switch_width": 1.0}, 29, 2.55),
+    ("eam", {"path": POTENTIALS / "CuAg.eam.alloy"}, 29, 2.55),
+    ("eam", {"path": POTENTIALS / "CuAg.eam.alloy", "half_list": True}, 29, 2.55),
+    ("sw", {"path": POTENTIALS / "Si.sw"}, 14, 2.7),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "element", "distance"), LARGE)
+def test_threads_and_companions_change_no_bit(
+    name: str, options: dict[str, Any], element: int, distance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crystal large enough to be cut between threads, and beside it one in which two atoms are in one place."""
+    model = athanor.models.get(name, **options)
+    crystal = fcc_crystal(distance, element, (6, 6, 6), jitter=0.1)
+    broken = fcc_crystal(distance, element)
+    broken.positions[1] = broken.positions[0]
+    parts: list[int] = []
+    whole = _stored_pairs.run_parts
+
+    def run_parts(kernel: Any, arguments: tuple[Any, ...], bounds: Any) -> None:
+        parts.append(len(bounds) - 1)
+        whole(kernel, arguments, bounds)
+
+    monkeypatch.setattr(_stored_pairs, "run_parts", run_parts)
+    found, threads = [], torch.get_num_threads()
+    try:
+        for count, systems in ((1, [crystal]), (2, [crystal]), (2, [broken, crystal, crystal])):
+            torch.set_num_threads(count)
+            found.append(evaluate(model, systems, ["energy", "forces", "stress"]))
+    finally:
+        torch.set_num_threads(threads)
+    assert max(parts) == 2, "nothing was cut"
+    assert not bool(torch.isfinite(found[2][0]["forces"]).all())
+    for results in (found[1][0], found[2][1], found[2][2]):
+        for key, value in found[0][0].items():
+            assert torch.equal(results[key], value), key

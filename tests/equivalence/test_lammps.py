@@ -12,8 +12,8 @@ import torch
 
 import athanor.models
 from athanor.data.elements import number_of_symbol
-from athanor.kernels.embedded_atom import op as embedded_atom
-from athanor.kernels.stillinger_weber import op as stillinger_weber
+from athanor.kernels.eam import op as embedded_atom
+from athanor.kernels.three_body import op as stillinger_weber
 from athanor.models.stillinger_weber import StillingerWeberModelWrapper
 from athanor.testing.model_contract import evaluate
 from athanor.testing.systems import structure

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import nn
 
-from athanor import _doors
 from athanor._typing import ModelOutputs
 from athanor.data import AtomicData, Batch
 from athanor.dynamics import NVE, DemoDynamics
@@ -29,11 +28,6 @@ from athanor.neighbors import compute_neighbors
 from athanor.testing.systems import fcc_crystal
 
 BLOCKS = Path(__file__).parent / "blocks"
-
-NOT_YET = {
-    "supported models: AIMNet2Wrapper": "AIMNet2Wrapper",
-}
-"""Blocks of the guide that wait for a part of the package: what they show -> the public name of `athanor.models`."""
 
 
 def source(name: str) -> str:
@@ -282,7 +276,7 @@ def test_both_ways_to_register_the_neighbor_hook_are_equivalent() -> None:
 
 
 class AIMNet2(nn.Module, BaseModelMixin):
-    """Predicts charges, neutral in each system; stands in for the network of that name."""
+    """Predicts charges, neutral in each system; `tests/models_apart/test_aimnet2.py` has the network of that name."""
 
     embedding_shapes: ClassVar[dict] = {}
 
@@ -360,12 +354,6 @@ def test_snapshot_hook() -> None:
     assert names["hook"].stage is DynamicsStage.AFTER_STEP
     assert len(names["sink"]) == 100
     assert names["trajectory"].num_graphs == 100
-
-
-def test_what_is_not_covered_yet_is_known_by_name() -> None:
-    """When one of these names exists, its blocks belong into `blocks/`."""
-    built = {what for what, name in NOT_YET.items() if name in _doors.TABLE["athanor.models"]}
-    assert not built
 
 
 def test_every_block_is_used() -> None:

@@ -30,6 +30,7 @@ from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
 from athanor.errors import ContractError, InputError
 from athanor.models import DIEPWrapper, hessian
+from athanor.models.diep import network
 from athanor.neighbors import compute_neighbors
 from athanor.testing import Verdict, check_model
 
@@ -140,6 +141,14 @@ def test_the_comparison_notices_broken_twins(twin: type[DIEPWrapper], which: int
     assert differences(broken, by_the_calculator(torch.float32))["silicon"][which] > 1e-3
 
 
+def test_equal_sides_are_drawn_in_both_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the forces of a perfect crystal are not zero: a broken twin takes one order of them too."""
+    model, batch = DIEPWrapper.from_checkpoint(dtype=torch.float64), batch_of(structures()["rock salt"])
+    assert model(batch)["forces"].abs().max() < 1e-5
+    monkeypatch.setattr(network, "_SAME_LENGTH", 0.0)
+    assert model(batch)["forces"].abs().max() > 1e-3
+
+
 def small_potential(**changes: Any) -> torch.nn.Module:
     """Return a potential of the package's own classes with random parameters."""
     options = {
@@ -148,8 +157,8 @@ def small_potential(**changes: Any) -> torch.nn.Module:
     }  # fmt: skip
     torch.manual_seed(0)
     with package_in(torch.float64):
-        network = DIEP(**options | changes).double()
-        return Potential(network, data_std=20.0, element_refs=np.array([-1.0, -2.0, -3.0])).double()
+        model = DIEP(**options | changes).double()
+        return Potential(model, data_std=20.0, element_refs=np.array([-1.0, -2.0, -3.0])).double()
 
 
 def test_it_keeps_the_contract() -> None:

@@ -74,7 +74,9 @@ def batch_of(*systems: Atoms) -> Batch:
 def expected(dtype: torch.dtype, atoms: Atoms) -> Mapping[str, Any]:
     with process_left_alone():
         potential = package.Potential(random_network(dtype), device="cpu", model_name="m3gnet")
-        calculator = package.MatterSimCalculator(potential=potential, device="cpu", dtype=str(dtype)[6:], direct_graph=dtype == torch.float64)
+        calculator = package.MatterSimCalculator(
+            potential=potential, device="cpu", dtype=str(dtype)[6:], direct_graph=dtype == torch.float64
+        )
         periodic = bool(atoms.pbc.any())
         calculator.calculate(atoms.copy())  # it is put into a box if it has none
     xx, yy, zz, yz, xz, xy = calculator.results["stress"]

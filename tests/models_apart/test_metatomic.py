@@ -1,8 +1,8 @@
 """MetatomicWrapper on a model of metatomic's own interface, exported and loaded, against the calculator of the package.
 
 `make test-model-metatomic` runs this and `test_pet.py`, in an environment with metatomic-torch and metatrain; nothing
-else collects them. metatomic and TorchScript read annotations of `PairsAndMore` as they stand, so none is postponed or
-spelled in a newer way here.
+else collects them. metatomic reads annotations of `PairsAndMore` as they stand: none is postponed, and they are of
+`typing`.
 """
 
 # ruff: noqa: UP006, UP035, UP045
@@ -67,7 +67,10 @@ class PairsAndMore(torch.nn.Module):
         return wanted
 
     def forward(
-        self, systems: List[System], outputs: Dict[str, ModelOutput], selected_atoms: Optional[Labels] = None
+        self,
+        systems: List[System],
+        outputs: Dict[str, ModelOutput],
+        selected_atoms: Optional[Labels] = None,
     ) -> Dict[str, TensorMap]:
         energies: List[torch.Tensor] = []
         densities: List[torch.Tensor] = []

@@ -177,7 +177,9 @@ def test_only_what_is_known_is_taken() -> None:
 
 def test_types_that_are_no_elements() -> None:
     named = random_network(type_names=["Cbulk", "Sibulk"], per_type_energy_shifts={"Cbulk": -3.0, "Sibulk": -2.0})
-    batch = batch_of(structures()["SiC"])
+    crystal = bulk("SiC", "zincblende", a=4.36, cubic=True)
+    crystal.numbers[0] = 6
+    batch = batch_of(crystal)
     model = NequIPWrapper(named, types={"Si": "Sibulk", "C": "Cbulk"}).eval()
     with pytest.raises(InputError, match=r"Cbulk, Sibulk is no symbol .* `types=\{'C': 'Cbulk'\}`"):
         NequIPWrapper(named)
@@ -280,6 +282,9 @@ def test_packages_and_checkpoints_are_read(folder: Path) -> None:
             assert energy < BOUNDS["float32"][0]
             assert derivatives < BOUNDS["float32"][1]
     torch.testing.assert_close(*found.values())
+    NequIPWrapper(random_network()).export_model(folder / "module.pt")
+    with pytest.raises(NotAvailableError, match="Copy the file that it came from"):
+        NequIPWrapper.from_checkpoint(folder / "small.nequip.zip", trust=True).export_model(folder / "again.pt")
     with pytest.raises(InputError, match=r"`model_name` is 'other'; .* has sole_model"):
         NequIPWrapper.from_checkpoint(folder / "best.ckpt", model_name="other", trust=True)
     job = {"name": "nequip", "checkpoint_path": str(folder / "small.nequip.zip"), "trust": True}

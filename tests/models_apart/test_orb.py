@@ -56,7 +56,9 @@ def random_network(kind: str = "conservative", dtype: torch.dtype = torch.float6
     return model.requires_grad_(False)
 
 
-def wrapper(kind: str = "conservative", dtype: torch.dtype = torch.float64, limit: int = 120, **options: Any) -> OrbWrapper:
+def wrapper(
+    kind: str = "conservative", dtype: torch.dtype = torch.float64, limit: int = 120, **options: Any
+) -> OrbWrapper:
     model = OrbWrapper(random_network(kind, dtype, **options), max_num_neighbors=limit).eval()
     model.model_config.active_outputs = set(EVERYTHING)
     return model
@@ -158,7 +160,14 @@ class SwapsShears(OrbWrapper):
         return found
 
 
-@pytest.mark.parametrize(("twin", "kind", "limit"), [(ReadsEveryNeighbor, "conservative", 20), (ReadsTheOtherEnd, "conservative", 120), (SwapsShears, "direct", 120)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("twin", "kind", "limit"),
+    [
+        (ReadsEveryNeighbor, "conservative", 20),
+        (ReadsTheOtherEnd, "conservative", 120),
+        (SwapsShears, "direct", 120),
+    ],
+)
 def test_the_comparison_notices_a_broken_twin(twin: type[OrbWrapper], kind: str, limit: int) -> None:
     model = twin(random_network(kind), max_num_neighbors=limit).eval()
     model.model_config.active_outputs = set(EVERYTHING)
@@ -244,7 +253,9 @@ def test_electrostatics_of_molecules() -> None:
 
 def test_that_neighbors_are_left_out_is_told_once() -> None:
     model, diamond = wrapper(), batch_of(bulk("C", cubic=True))
-    with pytest.warns(AthanorWarning, match=r"have up to \d+ neighbours within 6 Å, of which ORB reads the nearest 120"):
+    with pytest.warns(
+        AthanorWarning, match=r"have up to \d+ neighbours within 6 Å, of which ORB reads the nearest 120"
+    ):
         model(diamond)
     with warnings.catch_warnings():
         warnings.simplefilter("error", AthanorWarning)
@@ -287,7 +298,7 @@ def test_files_of_the_package_are_read(tmp_path: Path) -> None:
         OrbWrapper.from_checkpoint("orb-v3-direct-inf-omat", file)
     newer = original.state_dict() | {"model.another_layer.weight": torch.zeros(3)}
     torch.save(newer, tmp_path / "newer.ckpt")
-    with pytest.raises(InputError, match="unexpected in model: model.another_layer.weight"):
+    with pytest.raises(InputError, match=r"unexpected in model: model\.another_layer\.weight"):
         OrbWrapper.from_checkpoint(NAME, tmp_path / "newer.ckpt")
     damaged = bytearray(file.read_bytes())
     damaged[len(damaged) // 2] ^= 1

@@ -186,7 +186,7 @@ def test_second_derivatives(training: bool) -> None:
         atoms.rattle(0.1, seed=seed)
     model, batch = SevenNetWrapper(small_network()).train(training), batch_of(*crystals)
     for exact, by_differences in zip(hessian(model, batch, step=None), hessian(model, batch, step=1e-4), strict=True):
-        torch.testing.assert_close(exact, by_differences, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(exact, by_differences, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "with gradients"])

@@ -137,7 +137,11 @@ class ChargesThePairsWithinTheShortCutoff(SO3LRWrapper):
 
     def network_outputs(self, graph: Any, wanted: Any) -> Any:
         near = graph.vectors.norm(dim=1) < 4.5
-        graph.edge_index, graph.vectors = graph.edge_index[:, near], graph.vectors[near]
+        graph.edge_index, graph.vectors, graph.images = (
+            graph.edge_index[:, near],
+            graph.vectors[near],
+            graph.images[near],
+        )
         return super().network_outputs(graph, wanted)
 
 

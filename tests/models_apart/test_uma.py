@@ -48,7 +48,7 @@ def configuration(**changes: Any) -> dict[str, Any]:
     backbone = {
         "model": f"{_MODELS}.uma.escn_moe.eSCNMDMoeBackbone", "max_num_elements": ELEMENTS, "sphere_channels": 16,
         "lmax": 2, "mmax": 2, "otf_graph": True, "cutoff": CUTOFF, "edge_channels": 16, "num_distance_basis": 32,
-        "direct_forces": False, "regress_forces": True, "regress_stress": False, "num_layers": 2, "hidden_channels": 16,
+        "direct_forces": False, "regress_forces": True, "regress_stress": True, "num_layers": 2, "hidden_channels": 16,
         "chg_spin_emb_type": "rand_emb", "dataset_mapping": mapping, "num_experts": 4, "always_use_pbc": False,
         "use_composition_embedding": True, "model_version": 1.1,
     }  # fmt: skip
@@ -305,6 +305,15 @@ def test_the_predict_unit_goes_on_as_before(file: Path) -> None:
         early(batch_of(structures()["rock salt"]))
     with pytest.raises(ContractError, match="lacks what is read of a predict unit"):
         UMAWrapper(torch.nn.Linear(1, 1), "omat")
+
+
+def test_a_copy_and_another_precision_of_it(file: Path) -> None:
+    """Copied as averages of parameters are; moved to another dtype with all that scales its energy."""
+    model, batch = wrapper(file, "omol"), batch_of(structures()["ethanol"])
+    expected = model(batch)["energy"]
+    torch.testing.assert_close(copy.deepcopy(model)(batch)["energy"], expected)
+    single = wrapper(file, "omol", torch.float32)(batch)["energy"]
+    torch.testing.assert_close(copy.deepcopy(model).float()(batch)["energy"], single, rtol=0, atol=1e-4)
 
 
 def test_parameters_are_trained_if_asked_for(file: Path) -> None:

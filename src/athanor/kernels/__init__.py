@@ -36,20 +36,20 @@ from athanor.kernels.barostat import barostat_drift, barostat_half_step
 from athanor.kernels.cell import cell_shape, strained
 from athanor.kernels.coulomb import finite_coulomb, screened_coulomb
 from athanor.kernels.dispersion import dftd3
-from athanor.kernels.embedded_atom import embedded_atom
+from athanor.kernels.eam import embedded_atom
 from athanor.kernels.ewald import charge_corrections, ewald_reciprocal
 from athanor.kernels.fire import fire_moves, fire_sums
 from athanor.kernels.flow import momentum_flow, scaled
 from athanor.kernels.keep import KeptTensors
 from athanor.kernels.neighbor_displacement import needs_rebuild
 from athanor.kernels.neighbor_list import build_neighbor_list, minimum_distance, pack_images, unpack_images
-from athanor.kernels.pair_potential import pair_potential
+from athanor.kernels.pairs import pair_potential
 from athanor.kernels.philox import Purpose, philox_normal, philox_uniform
 from athanor.kernels.pme import pme_reciprocal
 from athanor.kernels.rows import arrange_rows
 from athanor.kernels.segment import segment_max, segment_sum
-from athanor.kernels.stillinger_weber import stillinger_weber
 from athanor.kernels.thermostat import nose_hoover_half_step, ornstein_uhlenbeck, rescaling_factor
+from athanor.kernels.three_body import stillinger_weber
 
 __all__ = [
     "KeptTensors",

@@ -18,11 +18,13 @@ from athanor.models.ewald import EwaldModelWrapper as EwaldModelWrapper
 from athanor.models.learned import LearnedModel as LearnedModel
 from athanor.models.lj import LennardJonesModelWrapper as LennardJonesModelWrapper
 from athanor.models.mace import MACEWrapper as MACEWrapper
+from athanor.models.mattersim import MatterSimWrapper as MatterSimWrapper
 from athanor.models.metatomic import MetatomicWrapper as MetatomicWrapper
 from athanor.models.mixin import BaseModelMixin as BaseModelMixin
 from athanor.models.morse import MorseModelWrapper as MorseModelWrapper
 from athanor.models.nequip import NequIPWrapper as NequIPWrapper
 from athanor.models.network_graph import NetworkGraph as NetworkGraph
+from athanor.models.orb import OrbWrapper as OrbWrapper
 from athanor.models.pair_function import PairFunctionModelWrapper as PairFunctionModelWrapper
 from athanor.models.pipeline import PipelineGroup as PipelineGroup
 from athanor.models.pipeline import PipelineModelWrapper as PipelineModelWrapper

@@ -26,7 +26,15 @@ _MACE: tuple[tuple[tuple[str, ...], int, str, str, str, str, tuple[str, ...]], .
         "2401.00096",
         (),
     ),
-    (("off-small", "off-medium", "off-large"), 10, _ACADEMIC, "MACE-OFF23, organic molecules", "SPICE, ωB97M-D3", "2312.15211", ()),  # fmt: skip
+    (
+        ("off-small", "off-medium", "off-large"),
+        10,
+        _ACADEMIC,
+        "MACE-OFF23, organic molecules",
+        "SPICE, ωB97M-D3",
+        "2312.15211",
+        (),
+    ),
     (("omol",), 89, _ACADEMIC, "MACE-OMOL-0, molecules and ions", _OMOL, "2401.00096", ("charge", "spin")),
 )
 """Names, elements, licence, summary, training set, preprint and inputs of networks that mace-torch can get."""
@@ -76,6 +84,8 @@ BUILT_IN: dict[str, ModelEntry] = {
                 requires=OptionalDependency.CHGNET,
                 weights="shipped",
                 training_set=training_set,
+                kilobytes_per_atom=400,
+                most_atoms=2048,
                 arguments=arguments,
             )
             for name, summary, training_set, arguments in (
@@ -97,14 +107,16 @@ BUILT_IN: dict[str, ModelEntry] = {
                 training_set=training_set,
                 citation=citation,
                 url="https://github.com/MDIL-SNU/SevenNet",
+                kilobytes_per_atom=kilobytes,
                 arguments=arguments,
             )
-            for name, summary, training_set, citation, arguments in (
+            for name, summary, training_set, citation, kilobytes, arguments in (
                 (
                     "7net-0",
                     "SevenNet-0 of 11 July 2024 (PBE): universal potential for inorganic crystals",
                     _MPTRJ,
                     "doi:10.1021/acs.jctc.4c00190",
+                    700,
                     {"checkpoint": "7net-0"},
                 ),
                 (
@@ -112,6 +124,7 @@ BUILT_IN: dict[str, ModelEntry] = {
                     "SevenNet-0 of 22 May 2024 (PBE): the parameters before",
                     _MPTRJ,
                     "doi:10.1021/acs.jctc.4c00190",
+                    700,
                     {"checkpoint": "7net-0-22may2024"},
                 ),
                 (
@@ -119,6 +132,7 @@ BUILT_IN: dict[str, ModelEntry] = {
                     "SevenNet-l3i5 (PBE): features of one degree more, three times the time",
                     _MPTRJ,
                     "doi:10.1021/acs.jctc.4c00190",
+                    1000,
                     {"checkpoint": "7net-l3i5"},
                 ),
                 (
@@ -126,6 +140,7 @@ BUILT_IN: dict[str, ModelEntry] = {
                     "SevenNet-MF-0, task PBE: fitted to two functionals at once",
                     _TWO_FIDELITIES,
                     "doi:10.1021/jacs.4c14455",
+                    700,
                     {"checkpoint": "7net-mf-0", "task": "PBE"},
                 ),
                 (
@@ -133,6 +148,7 @@ BUILT_IN: dict[str, ModelEntry] = {
                     "SevenNet-MF-0, task R2SCAN: fitted to two functionals at once",
                     _TWO_FIDELITIES,
                     "doi:10.1021/jacs.4c14455",
+                    700,
                     {"checkpoint": "7net-mf-0", "task": "R2SCAN"},
                 ),
             )
@@ -160,6 +176,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             citation="doi:10.1021/jacs.5c09558",
             url="https://github.com/tohenkes/So3krates-torch",
             inputs=("charge", "spin"),
+            kilobytes_per_atom=2000,
         ),
         ModelEntry(
             name="diep",
@@ -173,6 +190,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             training_set="MatPES r2SCAN",
             citation="doi:10.1039/d4dd00246f",
             url="https://github.com/materialsalchemist/diep",
+            kilobytes_per_atom=5000,
         ),
         ModelEntry(
             name="mace",
@@ -215,6 +233,7 @@ BUILT_IN: dict[str, ModelEntry] = {
                 training_set=training_set,
                 citation=f"doi:10.48550/arXiv.{preprint}",
                 url="https://github.com/orbital-materials/orb-models",
+                kilobytes_per_atom=6000,
                 inputs=inputs,
                 arguments={"name": name},
             )
@@ -302,6 +321,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             home="athanor.models.lj:LennardJonesModelWrapper",
             licence="Apache-2.0",
             summary="Lennard-Jones with your parameters: epsilon (eV), sigma (Å), cutoff (Å)",
+            kilobytes_per_atom=25,
         ),
         ModelEntry(
             name="morse",
@@ -309,6 +329,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             home="athanor.models.morse:MorseModelWrapper",
             licence="Apache-2.0",
             summary="Morse with your parameters: depth (eV), steepness (1/Å), distance (Å), cutoff (Å)",
+            kilobytes_per_atom=25,
         ),
         ModelEntry(
             name="buckingham",
@@ -316,6 +337,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             home="athanor.models.buckingham:BuckinghamModelWrapper",
             licence="Apache-2.0",
             summary="Buckingham with your parameters: repulsion (eV), length (Å), dispersion (eV Å⁶), cutoff (Å)",
+            kilobytes_per_atom=25,
         ),
         ModelEntry(
             name="zbl",
@@ -324,6 +346,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             num_elements=118,
             licence="Apache-2.0",
             summary="ZBL repulsion of nuclei, to add to a potential for short distances: inner (Å), outer (Å)",
+            kilobytes_per_atom=25,
         ),
         ModelEntry(
             name="stillinger-weber",
@@ -332,6 +355,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             licence="Apache-2.0, parameters of your file",
             summary="Stillinger-Weber: path of a .sw file",
             weights="yours",
+            kilobytes_per_atom=25,
         ),
         ModelEntry(
             name="eam",
@@ -340,6 +364,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             licence="Apache-2.0, parameters of your file",
             summary="Embedded atom: path of an eam.alloy (setfl), eam.fs or eam (funcfl) file",
             weights="yours",
+            kilobytes_per_atom=25,
         ),
         ModelEntry(
             name="ewald",
@@ -347,6 +372,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             home="athanor.models.ewald:EwaldModelWrapper",
             licence="Apache-2.0",
             summary="Ewald sum of charges to an asked accuracy: cutoff (Å), charges by element, or of the files",
+            kilobytes_per_atom=25,
         ),
         ModelEntry(
             name="pme",
@@ -354,6 +380,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             home="athanor.models.pme:PMEModelWrapper",
             licence="Apache-2.0",
             summary="The Ewald sum on a mesh, for more than some three hundred atoms: cutoff (Å), charges",
+            kilobytes_per_atom=25,
         ),
         ModelEntry(
             name="dsf",
@@ -361,6 +388,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             home="athanor.models.dsf:DSFModelWrapper",
             licence="Apache-2.0",
             summary="Charges within a cutoff, by the damped shifted force: cutoff (Å), charges",
+            kilobytes_per_atom=25,
         ),
         ModelEntry(
             name="qeq",
@@ -368,6 +396,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             home="athanor.models.qeq:QEqModelWrapper",
             licence="Apache-2.0",
             summary="Charge equilibration: electronegativity (eV/e), hardness (eV/e²), width (Å), cutoff (Å)",
+            kilobytes_per_atom=100,
         ),
         ModelEntry(
             name="d3",
@@ -376,6 +405,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             num_elements=94,
             licence="Apache-2.0",
             summary="D3 dispersion to add to a potential that was fitted without: functional (PBE), damping (bj)",
+            kilobytes_per_atom=25,
         ),
         ModelEntry(
             name="d4",
@@ -400,6 +430,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             num_elements=99,
             licence="Apache-2.0",
             summary="small random network for tests and tutorials; its numbers mean nothing",
+            kilobytes_per_atom=25,
         ),
     )
 }

@@ -45,6 +45,11 @@ class ModelEntry:
         DOI or text to cite, home page.
     inputs
         What a system may say beside its atoms: ``"charge"``, ``"spin"``.
+    kilobytes_per_atom
+        Memory of an evaluation with forces for each atom of a dense system, kB, rounded up; from which the size of
+        batches follows. None if it depends on the parameters or is unknown.
+    most_atoms
+        Atoms beyond which a larger batch is not faster; None where that was not seen.
     arguments
         Arguments of what builds the wrapper that make it this model, such as the name of its parameters; `get` does not
         take them.
@@ -62,6 +67,8 @@ class ModelEntry:
     citation: str = ""
     url: str = ""
     inputs: tuple[str, ...] = ()
+    kilobytes_per_atom: int | None = None
+    most_atoms: int | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property

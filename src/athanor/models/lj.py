@@ -1,6 +1,6 @@
 r"""LennardJonesModelWrapper: the Lennard-Jones potential behind the common interface.
 
-The formula stands in ``kernels/pair_potential/forms``; here are its parameters.
+The formula stands in ``kernels/pairs/forms``; here are its parameters.
 """
 
 from __future__ import annotations

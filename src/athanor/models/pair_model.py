@@ -1,4 +1,4 @@
-"""PairModel: what models of pair potentials have in common; formulas stand in ``kernels/pair_potential/forms``."""
+"""PairModel: what models of pair potentials have in common; formulas stand in ``kernels/pairs/forms``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from athanor.data.elements import MAX_ATOMIC_NUMBER
 from athanor.errors import InputError
-from athanor.kernels.pair_potential import pair_potential, pair_table
+from athanor.kernels.pairs import pair_potential, pair_table
 from athanor.models.analytic import AnalyticModel
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import NoReturn
 from athanor._values import shown
 from athanor.data.elements import number_of_symbol
 from athanor.errors import InputError
-
 
 _MOST_DIGITS = 12
 """Of a number that counts what stands in a file."""
@@ -27,6 +27,11 @@ class PotentialText:
         What it should be, for messages.
     comments
         Whether ``#`` begins a comment; empty lines are skipped either way.
+
+    Attributes
+    ----------
+    digest
+        ``sha256:`` and the digest of its bytes.
 
     Raises
     ------
@@ -45,6 +50,7 @@ class PotentialText:
             content = self.path.read_bytes()
         except OSError as error:
             raise InputError(f"`{path}` can not be read: {error.strerror}.") from error
+        self.digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         if b"\0" in content:
             raise InputError(f"`{path}` is no text, so it is not {kind}.")
         self._text = _lines_of(content)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from athanor.models.derivatives import energy_and_derivatives
-from athanor.models.learned import LearnedModel, as_batch
+from athanor.models.learned import DERIVATIVES, LearnedModel, as_batch
 
 if TYPE_CHECKING:
+    from collections.abc import Set
+
+    import torch
+
     from athanor._typing import ModelOutputs
     from athanor.data.atomic_data import AtomicData
     from athanor.data.batch import Batch
@@ -18,22 +20,48 @@ if TYPE_CHECKING:
 class PredictingModel(LearnedModel):
     """Base of wrappers whose `network_outputs` gives the derivatives in `predicted`, where they are wanted.
 
-    Those count for a call of the model. In a sum of models that is differentiated as a whole, the energy does. Takes
-    the arguments of `LearnedModel`.
+    Those count, in a call of the model and in every sum of models: where a sum is differentiated as a whole, they are
+    added as they are, and the slope of this energy is left out. Takes the arguments of `LearnedModel`.
     """
 
     predicted: frozenset[str] = frozenset()
     """Of forces and stress, what the network gives; the others are derivatives of its energy."""
 
+    def direct_derivative_keys(self) -> set[str]:
+        """Forces and stress, of a network that predicts some."""
+        return set(DERIVATIVES & self.model_config.outputs) if self.predicted else set()
+
     def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
         """Return the active outputs; a backward pass is taken for what the network does not predict."""
-        batch, wanted = as_batch(data), self.output_data()
+        batch = as_batch(data)
+        return self.adapt_output(self._evaluated(batch, self.output_data()), batch)
+
+    def attached_energy(
+        self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
+    ) -> dict[str, torch.Tensor]:
+        """Return the energy, attached unless forces or stress are predicted: then nobody is to differentiate it."""
+        if not self.predicted:
+            return super().attached_energy(data, strain, wanted)
+        found = self._evaluated(as_batch(data), wanted)
+        return {**found, "energy": found["energy"].detach()}
+
+    def _evaluated(self, batch: Batch, wanted: Set[str]) -> dict[str, torch.Tensor]:
         asked = self.predicted & wanted
-        if not asked:
-            return self.outputs_by_autograd(batch)
-        names = {f"predicted {name}": name for name in asked}  # so that nobody differentiates for them
-        found = energy_and_derivatives(self, batch, (wanted - asked) | names.keys(), keep_graph=self._trains)
-        outputs = {names.get(key, key): value for key, value in found.items()}
-        if "predicted stress" in found:
-            outputs["stress"] = torch.where(batch.has_cell.view(-1, 1, 1), outputs["stress"], 0.0)
-        return self.adapt_output(outputs, batch)
+        found = energy_and_derivatives(
+            _BesidePredicted(self, asked), batch, frozenset(wanted) - asked, keep_graph=self._trains
+        )
+        return {key.removeprefix(_MARK): value for key, value in found.items()}
+
+
+_MARK = "predicted "
+
+
+class _BesidePredicted(NamedTuple):
+    """A model whose energy is differentiated for what is not `asked` of its network, which gives that under a mark."""
+
+    model: LearnedModel
+    asked: frozenset[str]
+
+    def attached_energy(self, data: Any, strain: torch.Tensor | None, wanted: Set[str]) -> dict[str, torch.Tensor]:
+        found = LearnedModel.attached_energy(self.model, data, strain, wanted | self.asked)
+        return {f"{_MARK}{key}" if key in self.asked else key: value for key, value in found.items()}

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from athanor.models.registry import find
 from athanor.workflows.memory import free_memory
 
 if TYPE_CHECKING:
     import torch
 
-_BYTES_PER_ATOM = {"chgnet": 2_500_000, "lennard-jones": 25_000, "demo": 25_000}
-"""Memory that one step needs for each atom, with neighbours as dense as in a crystal; measured, rounded up."""
-_UNKNOWN_MODEL = 2_500_000
+_UNKNOWN_MODEL = 5000
+"""kB an atom of a model that does not say: that of a large network."""
 _SHARE = 0.5
-"""Part of the free memory that a batch may take."""
-_LARGEST = {"chgnet": 2048}
-"""Atoms beyond which a larger batch of this model is not faster."""
+"""Part of the free memory that a batch may take: some systems are denser than those that were measured."""
+_FEWEST = 64
 
 
 def split_into_chunks(sizes: Sequence[int], max_atoms: int) -> list[list[int]]:
@@ -46,7 +45,11 @@ def split_into_chunks(sizes: Sequence[int], max_atoms: int) -> list[list[int]]:
 
 
 def default_max_atoms(model_name: str, device: torch.device | None = None) -> int:
-    """Return how many atoms a batch of this model, or sum of models, may have on this machine."""
-    names = [name.strip() for name in model_name.split("+")]
-    fits = int(_SHARE * free_memory(device) / max(_BYTES_PER_ATOM.get(name, _UNKNOWN_MODEL) for name in names))
-    return max(64, min(fits, *(_LARGEST.get(name, fits) for name in names)))
+    """Return how many atoms a batch of this model, or sum of models, may have on this machine.
+
+    What an atom needs stands in the list of models, `athanor.models.catalogue`.
+    """
+    rows = [find(name) for name in model_name.split("+")] if model_name.strip() else []
+    needed = max((row.kilobytes_per_atom or _UNKNOWN_MODEL for row in rows), default=_UNKNOWN_MODEL)
+    fits = int(_SHARE * free_memory(device) / (1000 * needed))
+    return max(_FEWEST, min(fits, *(row.most_atoms or fits for row in rows)) if rows else fits)

@@ -9,7 +9,7 @@ import torch
 
 from athanor import kernels
 from athanor.errors import InputError, ShapeError
-from athanor.kernels.pair_potential import pair_table
+from athanor.kernels.pairs import pair_table
 
 ONE = torch.ones(1, 1, dtype=torch.float64)
 TABLE = pair_table("lennard-jones", 2.5, False, ONE, ONE)

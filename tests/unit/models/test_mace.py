@@ -23,6 +23,7 @@ from athanor.errors import ContractError, InputError, NotAvailableError, Optiona
 from athanor.models import MACEWrapper, hessian
 from athanor.models._utils import autograd_forces_and_stresses, prepare_strain
 from athanor.models.lj import LennardJonesModelWrapper
+from athanor.models.mace.blocks import blocks
 from athanor.models.pipeline import PipelineGroup, PipelineModelWrapper
 from athanor.neighbors import compute_neighbors
 from athanor.testing import Verdict, check_model
@@ -468,7 +469,7 @@ def test_published_names_are_resolved_by_the_package(
     assert (shown.out, shown.err) == ("", "a licence to read\n")
     with pytest.raises(InputError, match=r"run code from https://a\.place/small\.model\. Pass `trust=True`"):
         MACEWrapper.from_checkpoint("small")
-    with pytest.raises(InputError, match=r"`tiny` is neither a file nor a network .*: small, off-small\."):
+    with pytest.raises(InputError, match=r"`tiny` is neither a file nor a network .*: small, off-small, omol\."):
         MACEWrapper.from_checkpoint("tiny", trust=True)
     del mace_package["file"], mace_package["url"]
 
@@ -511,3 +512,31 @@ def test_loading_stays_safe_after_the_package_is_imported(
     __import__("mace")  # the mutant: imported as it is
     assert os.environ.pop(UNSAFE) == "1"
     sys.modules.pop("mace")
+
+
+def test_networks_with_electrostatics_are_left_to_their_calculator() -> None:
+    class PolarMACE(SmallNetwork):
+        pass
+
+    with pytest.raises(NotAvailableError, match=r"a PolarMACE, whose charges act beyond the cutoff.*ASEModelWrapper"):
+        MACEWrapper(PolarMACE())
+
+
+def test_a_batch_in_groups_of_systems_is_the_batch() -> None:
+    """Every row comes back once, in order, whatever the size of a group; a group of one is never split."""
+    batch = salt_and_water()
+    inputs = wrapper().adapt_input(batch)
+    for pairs in (1, 100, 10**9):
+        found = list(blocks(inputs, pairs))
+        assert len(found) == (1 if pairs == 10**9 else len(found))
+        atoms = pair = 0
+        for block in found:
+            rows, edges = len(block["positions"]), block["edge_index"].shape[1]
+            assert int(block["ptr"][0]) == 0
+            assert int(block["ptr"][-1]) == rows
+            assert torch.equal(block["positions"], inputs["positions"][atoms : atoms + rows])
+            assert torch.equal(block["edge_index"] + atoms, inputs["edge_index"][:, pair : pair + edges])
+            assert torch.equal(block["shifts"], inputs["shifts"][pair : pair + edges])
+            assert len(block["cell"]) == len(block["ptr"]) - 1 == int(block["batch"].max()) + 1
+            atoms, pair = atoms + rows, pair + edges
+        assert (atoms, pair) == (batch.num_nodes, inputs["edge_index"].shape[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -145,6 +146,16 @@ def test_exponents_of_fortran_are_read(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------- Stillinger and Weber's
 
 
+def test_the_card_names_the_file() -> None:
+    """By the digest of its bytes, which goes into results."""
+    models = [StillingerWeberModelWrapper.from_file(POTENTIALS / name) for name in ("Si.sw", "Si_tol.sw")]
+    models += [EAMModelWrapper.from_file(POTENTIALS / name) for name in ("Cu.eam", "CuAg.eam.fs")]
+    digests = [model.model_card.weights_digest for model in models]
+    assert len(set(digests)) == 4
+    expected = hashlib.sha256((POTENTIALS / "Si.sw").read_bytes()).hexdigest()
+    assert digests[0] == f"sha256:{expected}"
+
+
 @pytest.mark.parametrize(("name", "read"), [("CuAg.eam.alloy", read_eam), ("Si.sw", read_stillinger_weber)])
 def test_other_units_are_refused(name: str, read: Callable[[Path], Any], tmp_path: Path) -> None:
     """LAMMPS says them in the first line. Mutant: numbers in kcal/mol taken for eV."""
@@ -191,7 +202,7 @@ def test_elements_are_chosen_from_a_file() -> None:
 
 
 def test_parameters_that_contradict_or_are_missing_are_refused() -> None:
-    terms = read_stillinger_weber(POTENTIALS / "SiGe.sw")
+    terms, _ = read_stillinger_weber(POTENTIALS / "SiGe.sw")
     with pytest.raises(InputError, match="no Stillinger-Weber parameters for Si Ge Si; Si, Ge need them all"):
         StillingerWeberModelWrapper({key: value for key, value in terms.items() if key != (14, 32, 14)})
     other = Terms(2.0, 2.1, 1.8, 20.0, 1.2, -0.3, 7.0, 0.6, 4.0, 0.0)

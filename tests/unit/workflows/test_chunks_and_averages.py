@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from athanor.data import AtomicData, Batch
+from athanor.models.entry import ModelEntry
 from athanor.units import g_per_cm3
 from athanor.workflows import chunks, memory
 from athanor.workflows.averages import BlockAverages
@@ -48,21 +49,39 @@ def test_kilobytes_of_a_file_of_the_kernel(tmp_path: Path) -> None:
     assert memory._value_in_proc(str(tmp_path / "nothing"), "MemAvailable") is None
 
 
+ROWS = {
+    "small": ModelEntry("small", "demo", "", kilobytes_per_atom=20, most_atoms=2000),
+    "large": ModelEntry("large", "demo", "", kilobytes_per_atom=4000),
+    "silent": ModelEntry("silent", "demo", ""),
+}
+
+
 @pytest.mark.parametrize(
     ("model", "free", "atoms"),
     [
-        ("chgnet", 1e9, 200),  # half of it, 2.5 MB an atom
-        ("chgnet", 1e12, 2048),  # more is not faster
-        ("lennard-jones", 1e9, 20_000),
-        ("lennard-jones", 1e3, 64),
-        ("a new one", 1e9, 200),
+        ("large", 1e9, 125),  # half of it
+        ("large", 1e3, 64),
+        ("small", 1e7, 250),
+        ("small", 1e12, 2000),  # more is not faster
+        ("small + large", 1e9, 125),
+        ("large + small", 1e12, 2000),
+        ("silent", 1e9, 100),  # as if it were a large network
+        ("", 1e9, 100),
     ],
 )
 def test_a_batch_takes_half_of_what_is_free(
     model: str, free: float, atoms: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(chunks, "find", lambda name: ROWS[name.strip()])
     monkeypatch.setattr(chunks, "free_memory", lambda device: int(free))
     assert chunks.default_max_atoms(model) == atoms
+
+
+@pytest.mark.parametrize("name", ["chgnet", "CHGNet", "chgnet-0.3.0", "lj", "so3lr + d3"])
+def test_what_an_atom_needs_stands_in_the_list_of_models(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutant: a row without the fact, or a name that is not looked up, counts as a large network."""
+    monkeypatch.setattr(chunks, "free_memory", lambda device: int(1e9))
+    assert chunks.default_max_atoms(name) > chunks.default_max_atoms("")
 
 
 def correlated(length: int, memory: float, seed: int) -> np.ndarray:

@@ -1,9 +1,9 @@
 """AIMNet2 networks: what is read of one, and where it comes from.
 
 A file of the second format (``.pt``) holds tensors, numbers and the text that says how the network is built. The
-package builds nothing but its own parts from it, so that loading runs no code of the file; with ``trust=True``, whatever
-the text names. One of the first format (``.jpt``) is a program, TorchScript, with sums over all pairs inside: it is
-refused.
+package builds nothing but its own parts from it, so that loading runs no code of the file; with ``trust=True``,
+whatever the text names. One of the first format (``.jpt``) is a program, TorchScript, with sums over all pairs inside:
+it is refused.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,14 +23,14 @@ def aimnet2_potential(
     *,
     coulomb_cutoff: float = 8.0,
     accuracy: float = 1e-6,
+    compile_model: bool = False,
     trust: bool = False,
-    **options: Any,
 ) -> BaseModelMixin:
     """Return an AIMNet2 model whole: the network, Coulomb energy of its charges, and D3(BJ), as far as it needs them.
 
     Parameters
     ----------
-    checkpoint_path, device, trust, **options
+    checkpoint_path, device, compile_model, trust
         As in `AIMNet2Wrapper.from_checkpoint`.
     coulomb_cutoff
         Å, of the Ewald sum over pairs of periodic systems; it decides the time, not the result.
@@ -43,7 +43,7 @@ def aimnet2_potential(
     shifted force for the latter, unless told otherwise. Dispersion ends at 15 Å, as there. Forces and stress contain
     what acts through the charges.
     """
-    network = AIMNet2Wrapper.from_checkpoint(checkpoint_path, device, trust=trust, **options)
+    network = AIMNet2Wrapper.from_checkpoint(checkpoint_path, device, compile_model, trust=trust)
     models: list[BaseModelMixin] = [network]
     if network.needs_coulomb:
         models.append(_Coulomb(coulomb_cutoff, accuracy))

@@ -1,4 +1,4 @@
-"""DIEP behind the common interface: `wrapper` is the model, `weights` finds and reads its parameters."""
+"""DIEP behind the common interface: `wrapper` is the model, `network` evaluates, `weights` loads what it wraps."""
 
 from athanor.models.diep.wrapper import DIEPWrapper
 

@@ -22,6 +22,7 @@ from athanor.data.elements import number_of_symbol
 from athanor.errors import ContractError
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
+from athanor.models.diep.network import draws_triplets_alike, evaluate
 from athanor.models.diep.weights import SHIPPED, load_potential
 from athanor.models.learned import DERIVATIVES, EMBEDDINGS, LearnedModel
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
@@ -148,7 +149,10 @@ class DIEPWrapper(LearnedModel):
             batch=graph.batch_idx,
         )
         with self._network_dtype(), potential._apply_use_edges():
-            potential.model(read)
+            if draws_triplets_alike(potential.model):
+                evaluate(potential.model, read, graph.atomic_numbers.to(self.dtype))
+            else:
+                potential.model(read)
         atomic_energies = read.atomic_properties.squeeze(1) * potential.data_std
         if potential.element_refs is not None:
             atomic_energies = atomic_energies + potential.element_refs.property_offset[element_index]

@@ -51,8 +51,8 @@ def read_eam(path: str | os.PathLike[str]) -> EAMTables:
         if row == 0:
             of_pairs = count > 1 and _are_numbers(text.peek())
         if of_pairs:
-            for at, other in enumerate(words[2:], 1):
-                felt[at] = _values(text, grid.num_distances, f"the densities of {symbol} at {other}")
+            for at in range(1, count):
+                felt[at] = _values(text, grid.num_distances, f"the densities of {symbol} at {words[1 + at]}")
         densities.append(torch.stack(felt))
     density = torch.stack(densities, dim=1)
     pair = torch.empty_like(density)
@@ -61,8 +61,15 @@ def read_eam(path: str | os.PathLike[str]) -> EAMTables:
             what = f"the pair energies times distance of {words[1 + row]}-{words[1 + column]}"
             pair[row, column] = pair[column, row] = _values(text, grid.num_distances, what)
     text.finish()
-    comment = text.first_lines(_COMMENT_LINES)
-    return EAMTables(elements, torch.stack(embedding), density, pair, *grid.steps, comment=comment)
+    return EAMTables(
+        elements,
+        torch.stack(embedding),
+        density,
+        pair,
+        *grid.steps,
+        comment=text.first_lines(_COMMENT_LINES),
+        digest=text.digest,
+    )
 
 
 class _Grid:
@@ -96,7 +103,7 @@ def _funcfl(text: PotentialText) -> EAMTables:
     pair = HARTREE * BOHR * charges * charges
     # LAMMPS reads such a file onto a grid of its own, which ends one step earlier
     tables = (embedding[None, :-1], density[None, None, :-1], pair[None, None, :-1])
-    return EAMTables((element,), *tables, *grid.steps, comment=text.first_lines(1))
+    return EAMTables((element,), *tables, *grid.steps, comment=text.first_lines(1), digest=text.digest)
 
 
 def _is_funcfl(text: PotentialText) -> bool:

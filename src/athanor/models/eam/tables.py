@@ -26,8 +26,8 @@ class EAMTables:
         Steps of the tables; that of distances in Å.
     cutoff
         Å.
-    comment
-        What the file says of itself.
+    comment, digest
+        What the file says of itself, and the digest of its bytes.
     """
 
     elements: tuple[int, ...]
@@ -38,6 +38,7 @@ class EAMTables:
     distance_step: float
     cutoff: float
     comment: str = ""
+    digest: str = ""
 
 
 def cubic_pieces(values: torch.Tensor) -> torch.Tensor:

@@ -69,6 +69,7 @@ class EAMModelWrapper(AnalyticModel):
             stress_keeps_forces=True,
             licence="of the file",
             citation=tables.comment,
+            weights_digest=tables.digest,
         )
 
     @classmethod

@@ -49,7 +49,9 @@ def with_sums_first(network: nn.Module) -> nn.Module | None:
 
 def receivers_first(inputs: dict[str, Any]) -> dict[str, Any]:
     """Return inputs of a network with both directions of each pair exchanged: the second atom is then sorted."""
-    turned = {name: -inputs[name] for name in ("shifts", "unit_shifts", "neighbor_list_shifts") if name in inputs}
+    turned: dict[str, Any] = {
+        name: -inputs[name] for name in ("shifts", "unit_shifts", "neighbor_list_shifts") if name in inputs
+    }
     return {**inputs, **turned, "edge_index": inputs["edge_index"].flip(0)}
 
 
@@ -120,7 +122,7 @@ class SummedConvolution(nn.Module):
         sender, receiver = edge_index
         rows = _Rows(receiver, len(features))
         of_pairs = rows.spread(harmonics)
-        found = {}
+        found: dict[int, torch.Tensor] = {}
         for part, paths in self._paths.items():
             sent = features[:, self._inner[part]][sender]
             channels = paths[0].weights.stop - paths[0].weights.start
@@ -172,9 +174,9 @@ class MonomialContraction(nn.Module):
         super().__init__()
         self._parts = nn.ModuleList(contraction.contractions)
         self._columns: list[list[tuple[int, int]]] = []  # of each degree and part: components and paths
-        degrees = max(part.correlation for part in self._parts)
+        degrees = max(int(part.correlation) for part in contraction.contractions)
         for degree in range(1, degrees + 1):
-            tensors = [_couplings(part, degree) for part in self._parts]
+            tensors = [_couplings(part, degree) for part in contraction.contractions]
             self._columns.append([(tensor.shape[0], tensor.shape[-1]) for tensor in tensors])
             monomials, matrix = _monomials(tensors, degree)
             self.register_buffer(f"monomials_{degree}", monomials, persistent=False)
@@ -273,7 +275,7 @@ class ProductByElement(nn.Module):
     def forward(self, features: torch.Tensor, elements: torch.Tensor) -> torch.Tensor:
         """Return [N, width]."""
         element = elements.argmax(1)
-        found = {}
+        found: dict[int, torch.Tensor] = {}
         groups = [(each, (element == each).nonzero().view(-1)) for each in element.unique().tolist()]
         order = torch.argsort(torch.cat([atoms for _, atoms in groups])) if groups else element
         for inner, outer, shape, start, scale in self._paths:

@@ -20,7 +20,7 @@ from torch import nn
 from athanor._optional import OptionalDependency
 from athanor._values import is_real, shown
 from athanor.data.elements import SYMBOLS, number_of_symbol
-from athanor.errors import ContractError, InputError
+from athanor.errors import ContractError, InputError, NotAvailableError
 from athanor.models.tensor_file import read_tensor_file
 
 
@@ -63,9 +63,25 @@ _KINDS = {
 }
 
 
+_LONG_RANGED = {"PolarMACE": "PolarMACE", "MACELES": "MACE"}
+"""Kinds that are left to the calculator of the package, and what it calls them."""
+
+
 def abilities_of(model: Any) -> Abilities:
-    """Return what a network gives and reads, by the name of its class and what it was trained with."""
+    """Return what a network gives and reads, by the name of its class and what it was trained with.
+
+    Raises
+    ------
+    NotAvailableError
+        If it is of a kind with electrostatics of its own.
+    """
     classes = [each.__name__ for each in type(model).__mro__]
+    if apart := next((name for name in classes if name in _LONG_RANGED), None):
+        raise NotAvailableError(
+            f"`model` is a {apart}, whose charges act beyond the cutoff by a package of its own; this interface gives "
+            f"it no such list. Use the calculator of mace-torch: `athanor.models.ASEModelWrapper(MACECalculator("
+            f'models=[network], model_type="{_LONG_RANGED[apart]}"))`.'
+        )
     found = next((_KINDS[name] for name in classes if name in _KINDS), Abilities(_ENERGY, ()))
     if getattr(model, "use_polarizability", False):
         found = found._replace(outputs=found.outputs | {"polarizability"})

@@ -1,4 +1,4 @@
-"""MatterSim behind the common interface: `wrapper` is the model, `network` loads what it wraps, `triples` lists angles."""
+"""MatterSim behind the common interface: `wrapper` is the model, `network` loads one, `triples` lists angles."""
 
 from athanor.models.mattersim.wrapper import MatterSimWrapper
 

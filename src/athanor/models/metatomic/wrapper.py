@@ -181,7 +181,7 @@ class MetatomicWrapper(PredictingModel):
         package = metatomic()
         asked = {"energy": "eV"}
         asked |= dict.fromkeys(wanted & _OF_ENERGY & self._outputs.keys(), "eV")
-        asked |= {name: unit for name, (_, unit) in _PREDICTED.items() if f"predicted {name}" in wanted}
+        asked |= {name: _PREDICTED[name][1] for name in self.predicted & wanted}
         if not EMBEDDINGS.isdisjoint(wanted):
             asked[_FEATURES] = ""
         of_atoms = {"forces", _FEATURES, *({"energy"} & self._of_atoms)}
@@ -199,10 +199,10 @@ class MetatomicWrapper(PredictingModel):
         if "forces" in rows:
             forces = rows["forces"]
             mean = graph.system_sums(forces) / graph.ptr.diff().view(-1, 1)
-            outputs["predicted forces"] = forces - mean[graph.batch_idx]
+            outputs["forces"] = forces - mean[graph.batch_idx]
         if "stress" in rows:
             stress = rows["stress"].view(-1, 3, 3)
-            outputs["predicted stress"] = 0.5 * (stress + stress.mT)
+            outputs["stress"] = 0.5 * (stress + stress.mT)
         return outputs
 
     def export_model(self, path: Path, as_state_dict: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,8 +53,8 @@ class NequIPWrapper(LearnedModel):
     added, and unless it is compiled node_embeddings and graph_embeddings: features of the atoms in NequIP, sums of
     those of the pairs of each atom in Allegro. Geometry and sums of energies are in float64, the rest in the network's
     own dtype, results in that of the positions. Cutoffs that depend on both kinds of atoms are kept. A compiled network
-    gives its own forces and stress, so there are no second derivatives, nor derivatives by the cell. Needs a full
-    neighbour list of at least its cutoff.
+    gives its own forces and stress, so there are no second derivatives. Needs a full neighbour list of at least its
+    cutoff.
 
     References
     ----------
@@ -193,9 +194,38 @@ class NequIPWrapper(LearnedModel):
         kinds = self.element_index_of(graph.batch)[graph.edge_index]
         return graph.vectors.detach().norm(dim=1) < self._cutoffs[kinds[0], kinds[1]]
 
+    def export_model(self, path: Path, as_state_dict: bool = False) -> None:
+        """Write the network, without this interface.
+
+        Parameters
+        ----------
+        path
+            File to write.
+        as_state_dict
+            Write the parameters alone, without pickled code. Else the whole module is pickled, for `torch.load`.
+
+        Raises
+        ------
+        NotAvailableError
+            If the network came from a package or is compiled: the file it came from is all that there is of it.
+        StorageError
+            If the file can not be written.
+        """
+        try:
+            super().export_model(path, as_state_dict)
+        except (TypeError, pickle.PicklingError) as error:
+            raise NotAvailableError(
+                f"This network can not be pickled: {error}. Copy the file that it came from, or export its parameters "
+                f"with `as_state_dict=True`."
+            ) from error
+
 
 class _WithDerivatives(torch.autograd.Function):
-    """An energy [B] whose derivatives by positions and strain are known, and those by the cell are not."""
+    """An energy [B] whose derivatives by positions and strain are known.
+
+    The one by the cell follows from them, as the energy does not change when a system is turned:
+    dE/dε = sum_i r_i ⊗ dE/dr_i + hᵀ dE/dh.
+    """
 
     @staticmethod
     def forward(
@@ -208,21 +238,27 @@ class _WithDerivatives(torch.autograd.Function):
         cell: torch.Tensor,
         strain: torch.Tensor | None,
     ) -> torch.Tensor:
-        ctx.save_for_backward(by_positions, by_strain, batch_idx, positions)
+        ctx.save_for_backward(by_positions, by_strain, batch_idx, positions, cell)
         return energy.view_as(energy)
 
     @staticmethod
     def backward(ctx: Any, by_energy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        by_positions, by_strain, batch_idx, positions = ctx.saved_tensors
-        needs_positions, needs_cell, needs_strain = ctx.needs_input_grad[4:]
-        if needs_cell:
-            raise NotAvailableError(f"{_COMPILED} derivatives by the cell; ask it for `stress`.")
-        found = [(by_energy[batch_idx, None] * by_positions).to(positions.dtype) if needs_positions else None]
-        found += [None, by_energy.view(-1, 1, 1) * by_strain if needs_strain else None]
+        by_positions, by_strain, batch_idx, positions, cell = ctx.saved_tensors
+        by_positions = by_energy[batch_idx, None] * by_positions
+        by_strain = by_energy.view(-1, 1, 1) * by_strain
+        found: list[torch.Tensor | None] = [by_positions.to(positions.dtype), None, by_strain]
+        if ctx.needs_input_grad[5]:
+            with torch.no_grad():
+                products = positions.unsqueeze(2) * by_positions.unsqueeze(1)
+                rest = by_strain.index_add(0, batch_idx, products, alpha=-1)
+                has_cell = (torch.linalg.det(cell) != 0).view(-1, 1, 1)
+                by_cell = torch.linalg.solve(torch.where(has_cell, cell, torch.eye(3).to(cell)).to(rest).mT, rest)
+                found[1] = torch.where(has_cell, by_cell, 0.0).to(cell.dtype)
         if torch.is_grad_enabled():  # results may be kept with their graph by who never differentiates them
-            error = NotAvailableError(f"{_COMPILED} second derivatives. Take differences: `athanor.models.hessian`.")
-            found = [each if each is None else no_second_derivative(each, error, positions) for each in found]
-        return None, None, None, None, *found
-
-
-_COMPILED = "A compiled network of the NequIP framework gives its own forces and stress, and no"
+            error = NotAvailableError(
+                "A compiled network of the NequIP framework gives its own forces and stress, and has no second "
+                "derivatives. Take differences: `athanor.models.hessian(model, batch)`."
+            )
+            found = [each if each is None else no_second_derivative(each, error, positions, cell) for each in found]
+        needed = [each if needs else None for each, needs in zip(found, ctx.needs_input_grad[4:], strict=True)]
+        return None, None, None, None, *needed

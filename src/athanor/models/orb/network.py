@@ -75,9 +75,7 @@ def load_network(name: str, path: Path | None) -> Published:
     with process_left_alone(), warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
-            network, adapter = builder(
-                weights_path=str(file), device="cpu", precision="float32-highest", compile=False
-            )
+            network, adapter = builder(weights_path=str(file), device="cpu", precision="float32-highest", compile=False)
         except (RuntimeError, KeyError) as error:
             raise InputError(
                 f"The parameters in `{file}` are not those of `{name}`: {' '.join(str(error).split())[:160]}. Name the "

@@ -7,7 +7,6 @@ stress beside the energy, which are the slopes of nothing.
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,24 +19,22 @@ from athanor._values import check_state_dtype, usable_device
 from athanor.errors import ArgumentError, AthanorWarning, NotAvailableError
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
-from athanor.models.derivatives import carries_graph
-from athanor.models.learned import DERIVATIVES, EMBEDDINGS, LearnedModel, as_batch
+from athanor.models.learned import DERIVATIVES, EMBEDDINGS
 from athanor.models.network_graph import NetworkGraph
 from athanor.models.orb.nearest import nearest
 from athanor.models.orb.network import default_dtype, load_network, package, width_of
+from athanor.models.predicted import PredictingModel
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
 if TYPE_CHECKING:
     from collections.abc import Set
 
-    from athanor._typing import ModelOutputs
-    from athanor.data.atomic_data import AtomicData
 
 _NUM_ELEMENTS = 117
 """Networks index 118 rows by atomic number, from 0."""
 
 
-class OrbWrapper(LearnedModel):
+class OrbWrapper(PredictingModel):
     """ORB, message passing without built-in symmetry, for whole batches; conservative networks and direct ones.
 
     Parameters
@@ -92,7 +89,8 @@ class OrbWrapper(LearnedModel):
         name: str = "ORB",
         weights_digest: str = "",
     ) -> None:
-        width, heads = width_of(model), model.heads
+        width = width_of(model)
+        heads: Any = model.heads
         if max_num_neighbors < 1:
             raise ArgumentError(f"`max_num_neighbors` is {max_num_neighbors}; give a number of neighbours above zero.")
         super().__init__(model, range(1, _NUM_ELEMENTS + 1), embedding_width=width)
@@ -101,8 +99,11 @@ class OrbWrapper(LearnedModel):
         self._has_labels = getattr(model.model, "conditioner", None) is not None
         self._warned_of_limit = max_num_neighbors < 120
         derivatives = DERIVATIVES if self.is_conservative else DERIVATIVES & heads.keys()
+        self.predicted = frozenset() if self.is_conservative else derivatives
         self.model_config = ModelConfig(
-            outputs=frozenset({"energy", *derivatives, *EMBEDDINGS, *({"charges"} if "latent_charges" in heads else ())}),
+            outputs=frozenset(
+                {"energy", *derivatives, *EMBEDDINGS, *({"charges"} if "latent_charges" in heads else ())}
+            ),
             autograd_outputs=DERIVATIVES if self.is_conservative else frozenset(),
             optional_inputs=frozenset({"charge", "spin"} if self._has_labels else ()),
             supports_pbc=True,
@@ -164,40 +165,19 @@ class OrbWrapper(LearnedModel):
         found = load_network(name, None if weights_path is None else Path(weights_path))
         network = found.network.to(place, check_state_dtype(dtype))
         if compile_model:
-            network.model.compile(dynamic=True)  # type: ignore[union-attr,operator]
+            network.model.compile(dynamic=True)  # type: ignore[union-attr]
         limit = found.max_num_neighbors if max_num_neighbors is None else max_num_neighbors
         title = name if weights_path is None else f"{name}, {Path(weights_path).name}"
-        return cls(network, cutoff=found.cutoff, max_num_neighbors=limit, name=title, weights_digest=found.digest).eval()
-
-    def direct_derivative_keys(self) -> set[str]:
-        """Forces and stress, of a network that predicts them."""
-        return set() if self.is_conservative else set(DERIVATIVES & self.model_config.outputs)
-
-    def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
-        """Return the active outputs. Works under ``no_grad`` too."""
-        if self.is_conservative:
-            return super().forward(data)
-        batch = as_batch(data)
-        keep = self._trains or carries_graph(batch)
-        with torch.inference_mode(False), torch.set_grad_enabled(keep):
-            outputs = self.adapt_output(super().attached_energy(batch, None, self.output_data()), batch)
-        return outputs if keep else OrderedDict((key, value.detach()) for key, value in outputs.items())  # type: ignore[union-attr]
-
-    def attached_energy(
-        self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
-    ) -> dict[str, torch.Tensor]:
-        """Return the energy, attached unless forces are predicted beside it: then nobody is to differentiate it."""
-        outputs = super().attached_energy(data, strain, wanted)
-        if not self.is_conservative:
-            outputs["energy"] = outputs["energy"].detach()
-        return outputs
+        return cls(
+            network, cutoff=found.cutoff, max_num_neighbors=limit, name=title, weights_digest=found.digest
+        ).eval()
 
     def network_outputs(self, graph: NetworkGraph, wanted: Set[str]) -> Mapping[str, torch.Tensor | None]:
         """Return the energy and, of `wanted`, what the network has; see `LearnedModel.network_outputs`."""
         with default_dtype(self.dtype):  # constants times atomic numbers have that
-            return self._evaluated(self._atom_graphs(graph), wanted)
+            return self._readouts(self._atom_graphs(graph), wanted)
 
-    def _evaluated(self, atoms: Any, wanted: Set[str]) -> dict[str, torch.Tensor | None]:
+    def _readouts(self, atoms: Any, wanted: Set[str]) -> dict[str, torch.Tensor | None]:
         model: Any = self.model
         heads, nodes = model.heads, model.model(atoms)["node_features"]
         found: dict[str, torch.Tensor | None] = {"node_embeddings": nodes}
@@ -212,11 +192,13 @@ class OrbWrapper(LearnedModel):
         if repulsion:
             energy = energy + repulsion["energy"]
         if "stress" in repulsion:  # it was divided by the determinant of the cell, which may be negative
-            repulsion["stress"] = repulsion["stress"] * torch.linalg.det(atoms.system_features["cell"]).sign().view(-1, 1)
+            repulsion["stress"] = repulsion["stress"] * torch.linalg.det(atoms.system_features["cell"]).sign().view(
+                -1, 1
+            )
         if getattr(model, "coulomb_module", None) is not None:
             energy = energy + model.coulomb_module(labels["per_atom_charges"], atoms)[0]
         found["energy"] = heads["energy"].absolute_energy(energy, atoms)
-        for key in sorted(self.direct_derivative_keys() & wanted):
+        for key in sorted(self.predicted & wanted):
             value = heads[key](nodes, atoms)
             found[key] = value + repulsion[key] if repulsion else value
         if (stress := found.get("stress")) is not None:
@@ -240,7 +222,9 @@ class OrbWrapper(LearnedModel):
             node_features={
                 "positions": graph.positions,
                 "atomic_numbers": graph.atomic_numbers,
-                "atomic_numbers_embedding": nn.functional.one_hot(graph.atomic_numbers, _NUM_ELEMENTS + 1).to(self.dtype),
+                "atomic_numbers_embedding": nn.functional.one_hot(graph.atomic_numbers, _NUM_ELEMENTS + 1).to(
+                    self.dtype
+                ),
             },
             edge_features={"vectors": vectors},
             system_features={
@@ -264,7 +248,7 @@ class OrbWrapper(LearnedModel):
         if getattr(self.model, "coulomb_module", None) is not None and bool(periodic.any()):
             systems = periodic.any(1).nonzero().view(-1).tolist()
             raise NotAvailableError(
-                f"{self.model_card.name} has electrostatics of its own, which are evaluated without periodic axes only; "
+                f"{self.model_card.name} has electrostatics of its own, evaluated without periodic axes only; "
                 f"the system of index {', '.join(map(str, systems[:3]))} is periodic. Leave it out, or choose a "
                 f"network without electrostatics, such as `orb-v3-conservative-omol`."
             )
@@ -276,9 +260,10 @@ class OrbWrapper(LearnedModel):
         self._warned_of_limit = True
         degrees = torch.bincount(graph.edge_index[0], minlength=graph.num_nodes)
         systems = graph.batch_idx[degrees > self.max_num_neighbors].unique().tolist()
+        where, most = ", ".join(map(str, systems[:3])), int(degrees.max())
         text = (
-            f"Atoms of the system of index {', '.join(map(str, systems[:3]))} have up to {int(degrees.max())} neighbours "
-            f"within {self.cutoff:g} Å, of which {self.model_card.name} reads the nearest {self.max_num_neighbors}, as "
-            f"its package does: its energy jumps when two of them change places. Later ones are not warned about."
+            f"Atoms of the system of index {where} have up to {most} neighbours within {self.cutoff:g} Å, "
+            f"of which {self.model_card.name} reads the nearest {self.max_num_neighbors}, as its package does: the "
+            f"energy jumps when two of them change places. This is told once."
         )
         warnings.warn(AthanorWarning(text), stacklevel=_runtime.level_of_caller())

@@ -14,6 +14,7 @@ from torch import nn
 
 from athanor._optional import OptionalDependency
 from athanor.errors import ContractError, InputError
+from athanor.models.so3lr.attention import Pairs, transformed
 from athanor.models.tensor_file import read_tensor_file
 
 if TYPE_CHECKING:
@@ -55,13 +56,13 @@ class Energies:
 
     def __init__(self, network: Any, graph: NetworkGraph, long_range_cutoff: float, switch_width: float) -> None:
         self._network, self._graph = network, graph
-        self._lengths = torch.linalg.vector_norm(graph.vectors, dim=1)
+        ends, vectors = _each_pair_once(graph)
+        self._lengths = torch.linalg.vector_norm(vectors, dim=1)
         near = (self._lengths.detach() < network.r_max).nonzero().squeeze(1)
-        self._near_ends = graph.edge_index[:, near]
-        self._near_lengths = self._lengths[near].unsqueeze(1)
-        self._cutoffs = network.cutoff_fn(self._near_lengths)
+        self._near = _both_directions(ends[:, near], self._lengths[near])
+        self._far = _both_directions(ends, self._lengths)
         self._one_hot = nn.functional.one_hot(graph.atomic_numbers - 1, network.num_elements).to(graph.dtype)
-        self.features = self._invariant_features(graph.vectors[near])
+        self.features = self._invariant_features(ends[:, near], vectors[near], self._lengths[near].unsqueeze(1))
         energies = network.atomic_energy_output_block(self.features, {"node_attrs": self._one_hot})
         if getattr(network, "zbl_repulsion_bool", False):
             energies = energies + self._repulsion()
@@ -73,34 +74,28 @@ class Energies:
             energies = energies + self._dispersion(long_range_cutoff, switch_width)
         self.atomic_energies = energies.squeeze(1)
 
-    def _invariant_features(self, vectors: torch.Tensor) -> torch.Tensor:
+    def _invariant_features(self, ends: torch.Tensor, vectors: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         network, graph = self._network, self._graph
-        receivers, senders = self._near_ends
-        harmonics = network.spherical_harmonics(-vectors)  # the network draws them from neighbour to centre
         features = network.inv_feature_embedding(self._one_hot)
         if network.use_charge_embed:
             features = features + self._label_embedding(network.charge_embedding, graph.label("charge"))
         if network.use_spin_embed:
             features = features + self._label_embedding(network.spin_embedding, graph.label("spin") - 1.0)
         features = features / network.embedding_scale
+        harmonics = network.spherical_harmonics(-vectors)  # of the vector from neighbour to centre
+        signs = [(-1.0) ** degree for degree in network.degrees for _ in range(2 * degree + 1)]
+        harmonics = torch.stack((harmonics, harmonics * harmonics.new_tensor(signs)))
+        cutoffs = network.cutoff_fn(lengths)
+        pairs = Pairs(ends[0], ends[1], network.radial_embedding(lengths), harmonics, cutoffs)
         equivariant = network.ev_embedding(
-            sh_vectors=harmonics,
-            cutoffs=self._cutoffs,
-            receivers=receivers,
+            sh_vectors=harmonics.flatten(0, 1),
+            cutoffs=cutoffs.repeat(2, 1),
+            receivers=pairs.receivers,
             avg_num_neighbors=network.avg_num_neighbors,
             num_nodes=graph.num_nodes,
         )
-        radial = network.radial_embedding(self._near_lengths)
         for layer in network.euclidean_transformers:
-            features, equivariant = layer(
-                inv_features=features,
-                ev_features=equivariant,
-                rbf=radial,
-                senders=senders,
-                receivers=receivers,
-                sh_vectors=harmonics,
-                cutoffs=self._cutoffs,
-            )
+            features, equivariant = transformed(layer, features, equivariant, pairs)
         return features
 
     def _label_embedding(self, block: Any, label: torch.Tensor) -> torch.Tensor:
@@ -119,41 +114,57 @@ class Energies:
         return raw + (missing / graph.ptr.diff().to(raw.dtype))[system]
 
     def _repulsion(self) -> torch.Tensor:
-        receivers, senders = self._near_ends
+        receivers, senders, lengths = self._near
         return self._network.zbl_repulsion(
             atomic_numbers=self._graph.atomic_numbers,
-            cutoffs=self._cutoffs,
+            cutoffs=self._network.cutoff_fn(lengths.unsqueeze(1)),
             senders=senders,
             receivers=receivers,
-            lengths=self._near_lengths,
+            lengths=lengths.unsqueeze(1),
             num_nodes=self._graph.num_nodes,
         )
 
     def _electrostatic(self, cutoff: float) -> torch.Tensor:
-        receivers, senders = self._graph.edge_index
+        receivers, senders, lengths = self._far
         return self._network.electrostatic_potential(
             partial_charges=self.charges,
             senders_lr=senders,
             receivers_lr=receivers,
-            lengths_lr=self._lengths,
+            lengths_lr=lengths,
             num_nodes=self._graph.num_nodes,
             cutoff_lr=cutoff,
             electrostatic_energy_scale=self._network.electrostatic_energy_scale,
         )
 
     def _dispersion(self, cutoff: float, switch_width: float) -> torch.Tensor:
-        receivers, senders = self._graph.edge_index
+        receivers, senders, lengths = self._far
         return self._network.dispersion_potential(
             hirshfeld_ratios=self.hirshfeld_ratios,
             atomic_numbers=self._graph.atomic_numbers,
             senders_lr=senders,
             receivers_lr=receivers,
-            lengths_lr=self._lengths,
+            lengths_lr=lengths,
             num_nodes=self._graph.num_nodes,
             cutoff_lr=cutoff,
             cutoff_lr_damping=switch_width,
             dispersion_energy_scale=self._network.dispersion_energy_scale,
         )
+
+
+def _each_pair_once(graph: NetworkGraph) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the ends [2, H] and the vectors [H, 3] of the pairs of a full list in one of their directions."""
+    i, j = graph.edge_index
+    x, y, z = graph.images.unbind(
+        1
+    )  # of an atom with its own image one of the two directions, by the first that differs
+    forward = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
+    once = ((i < j) | ((i == j) & forward)).nonzero().squeeze(1)
+    return graph.edge_index[:, once], graph.vectors[once]
+
+
+def _both_directions(ends: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return receivers, senders and lengths [2 H] of both directions of each pair."""
+    return torch.cat((ends[0], ends[1])), torch.cat((ends[1], ends[0])), torch.cat((lengths, lengths))
 
 
 def checked(network: Any) -> Any:

@@ -69,8 +69,8 @@ class Terms:
 NAMES = tuple(field.name for field in fields(Terms))
 
 
-def read_stillinger_weber(path: str | os.PathLike[str]) -> dict[Triplet, Terms]:
-    """Read the parameters of each triplet from a file in LAMMPS's ``.sw`` form.
+def read_stillinger_weber(path: str | os.PathLike[str]) -> tuple[dict[Triplet, Terms], str]:
+    """Read the parameters of each triplet from a file in LAMMPS's ``.sw`` form, and return them with its digest.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def read_stillinger_weber(path: str | os.PathLike[str]) -> dict[Triplet, Terms]:
         found[i, j, k] = terms
     if not found:
         text.refuse("the file has no parameters")
-    return found
+    return found, text.digest
 
 
 def tables(terms: Mapping[Triplet, Terms], elements: list[int]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -112,7 +113,10 @@ class StillingerWeberModelWrapper(AnalyticModel):
         InputError
             If there is no such file, or it is damaged or something else; the text names the line and what was expected.
         """
-        return cls(read_stillinger_weber(path), elements=elements)
+        terms, digest = read_stillinger_weber(path)
+        model = cls(terms, elements=elements)
+        model.model_card = replace(model.model_card, weights_digest=digest)
+        return model
 
     def adapt_input(self, data: AtomicData | Batch, **kwargs: Any) -> dict[str, Any]:
         """Return the arguments of the operation, read from the stored pair list.

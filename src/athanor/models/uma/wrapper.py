@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import nn
 
 from athanor._optional import OptionalDependency, process_left_alone
 from athanor._values import check_state_dtype, shown, usable_device
@@ -83,16 +85,14 @@ class UMAWrapper(PredictingModel):
         tasks = {task.property: task for task in _tasks_of(predict_unit, task_name)}
         settings = predict_unit.inference_settings
         with process_left_alone():
-            network.backbone.prepare_for_inference(None, settings)
+            network.backbone.prepare_for_inference(None, replace(settings, merge_mole=False))
         device = torch.device(predict_unit.device)
         network.to(device, settings.base_precision_dtype).requires_grad_(train)
-        for task in tasks.values():
-            task.normalizer.to(device)
-            if task.element_references is not None:
-                task.element_references.to(device)
         backbone = network.backbone
         super().__init__(network, range(1, backbone.max_num_elements), embedding_width=backbone.sphere_channels)
         self.task_name, self._tasks = task_name, tasks
+        parts = [part for task in tasks.values() for part in (task.normalizer, task.element_references)]
+        self._scales = nn.ModuleList(part for part in parts if part is not None).to(device)  # moves along
         self._data_type = OptionalDependency.UMA.load("datasets.atomic_data").AtomicData
         self._reads_labels = task_name == "omol"
         self._atoms = (getattr(predict_unit, "atom_refs", None) or {}).get(task_name)
@@ -165,15 +165,16 @@ class UMAWrapper(PredictingModel):
         OptionalDependencyError
             If fairchem-core is not installed.
         """
+        place = usable_device(device)
         unit, digest = load_predict_unit(
             name_or_path,
-            device=usable_device(device),
+            device=place,
             settings=inference_settings,
             overrides=overrides,
             dtype=dtype and check_state_dtype(dtype),
             trust=trust,
         )
-        return cls(unit, task_name, train, weights_digest=digest)
+        return cls(unit, task_name, train, weights_digest=digest).to(place)
 
     def network_outputs(self, graph: NetworkGraph, wanted: Set[str]) -> Mapping[str, torch.Tensor | None]:
         """Return energy, embeddings, and forces and stress where the network predicts them."""
@@ -187,15 +188,13 @@ class UMAWrapper(PredictingModel):
                 given = head(data, embedding)
                 found |= given if network.pass_through_head_outputs else {name: given}
         outputs = {"node_embeddings": embedding["node_embedding"][:, 0]}
-        names = {f"predicted {name}": name for name in self.predicted} | {"energy": "energy"}
-        for key in {"energy", *wanted} & names.keys():
-            name = names[key]
+        for name in ("energy", *sorted(self.predicted & wanted)):
             task = self._tasks[name]
             value = found[task.name]
             value = task.normalizer.denorm(value[name] if isinstance(value, Mapping) else value)
             if task.element_references is not None:
                 value = task.element_references.undo_refs(data, value)
-            outputs[key] = value.view(-1, 3, 3) if name == "stress" else value
+            outputs[name] = value.view(-1, 3, 3) if name == "stress" else value
         outputs["energy"] = self._with_lone_atoms(outputs["energy"], graph, data)
         return outputs
 

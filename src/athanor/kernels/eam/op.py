@@ -11,9 +11,9 @@ from athanor.kernels._energy import register_energy_op
 from athanor.kernels._library import LazyModule, as_array, as_doubles
 from athanor.kernels._stored_pairs import StoredPairs
 from athanor.kernels._threads import run_parts
-from athanor.kernels.embedded_atom import _reference
+from athanor.kernels.eam import _reference
 
-_cpu = LazyModule("athanor.kernels.embedded_atom._cpu")
+_cpu = LazyModule("athanor.kernels.eam._cpu")
 
 Results = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from athanor.kernels.embedded_atom.op import embedded_atom
+from athanor.kernels.eam.op import embedded_atom
 
 __all__ = ["embedded_atom"]

@@ -8,7 +8,7 @@ import numpy as np
 
 from athanor.kernels._numba_options import inlined, jit
 from athanor.kernels.neighbor_list._cpu_pairs import vectors
-from athanor.kernels.pair_potential._cpu import loop
+from athanor.kernels.pairs._cpu import loop
 
 
 @inlined
@@ -75,11 +75,11 @@ def embed(
 
 
 @jit
-def pairs_of_row(i, first, neighbors, square, pair_types, form, energies, slopes):
+def pairs_of_row(i, first, row, count, neighbors, square, pair_types, form, energies, slopes):
     """Write the energy of each pair of a row, and what it and the densities change with the distance, (dE/dr) / r."""
     opposite, density, pair, embedding_slopes, distance_step, cutoff = form
     scale, last, limit = 1.0 / distance_step, density.shape[1] - 2, cutoff * cutoff
-    own, count = embedding_slopes[i], neighbors.shape[0]
+    own = embedding_slopes[i]
     for m in range(count):  # in vector registers
         energies[m] = math.sqrt(square[m])
         slopes[m] = 1.0 / energies[m]
@@ -99,7 +99,7 @@ def pairs_of_row(i, first, neighbors, square, pair_types, form, energies, slopes
         here = there = slope(density, kind, piece, p)
         if opposite[kind] != kind:
             there = slope(density, opposite[kind], piece, p)
-        towards = own * here + embedding_slopes[first + neighbors[m]] * there
+        towards = own * here + embedding_slopes[first + neighbors[row + m]] * there
         slopes[m] = (towards * scale + decline) * inverse
 
 

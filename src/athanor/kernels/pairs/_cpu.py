@@ -13,7 +13,7 @@ import numpy as np
 
 from athanor.kernels._numba_options import inlined, jit, specialized
 from athanor.kernels.neighbor_list._cpu_pairs import add_row, vectors
-from athanor.kernels.pair_potential.forms import FORMS
+from athanor.kernels.pairs.forms import FORMS
 
 pair: Any = None
 """The formula of a form, in a copy of `evaluate`."""
@@ -46,12 +46,11 @@ def rows(
             b += 1
         first, row = segment_ptr[b], row_ptr[i]
         count = vectors(i, first, x, cell[b], row_ptr, neighbors, images, dx, dy, dz)
-        for m in range(count):
-            square[m] = dx[m] * dx[m] + dy[m] * dy[m] + dz[m] * dz[m]
+        squares(count, dx, dy, dz, square)
         if num_types > 1:
             for m in range(count):
                 pair_types[m] = types[i] * num_types + types[first + neighbors[row + m]]
-        evaluate(i, first, neighbors[row : row + count], square, pair_types, form, energies, slopes)
+        evaluate(i, first, row, count, neighbors, square, pair_types, form, energies, slopes)
         add_row(i, first, count, dx, dy, dz, energies, slopes, row_ptr, neighbors, half, forces, sums)
 
 
@@ -61,13 +60,19 @@ def numbers(table, k):
     return table[k, 0], table[k, 1], table[k, 2], table[k, 3], table[k, 4], table[k, 5], table[k, 6], table[k, 7]
 
 
-def evaluate(i, first, neighbors, square, pair_types, form, energies, slopes):
+@jit
+def squares(count, dx, dy, dz, square):
+    """Write the squares of the lengths of vectors."""
+    for m in range(count):
+        square[m] = dx[m] * dx[m] + dy[m] * dy[m] + dz[m] * dz[m]
+
+
+def evaluate(i, first, row, count, neighbors, square, pair_types, form, energies, slopes):
     """Write energies and slopes of a pair potential, zero from the cutoff on.
 
     A cheap formula is computed for pairs of the skin and thrown away: loops without a branch run in vector registers.
     """
     table, cutoff, switch_start = form
-    count = neighbors.shape[0]
     limit = cutoff * cutoff
     if is_costly or table.shape[0] > 1:
         for m in range(count):
@@ -80,8 +85,9 @@ def evaluate(i, first, neighbors, square, pair_types, form, energies, slopes):
     else:
         a, b, c, d, e, f, g, shift = numbers(table, 0)
         for m in range(count):
-            value, slopes[m] = pair(square[m], a, b, c, d, e, f, g)
+            value, slope = pair(square[m], a, b, c, d, e, f, g)
             energies[m] = value - shift
+            slopes[m] = slope
     if switch_start < cutoff:
         width = cutoff - switch_start
         for m in range(count):

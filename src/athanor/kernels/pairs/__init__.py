@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from athanor.kernels.pair_potential.forms import FORMS, pair_table
-from athanor.kernels.pair_potential.op import pair_potential
+from athanor.kernels.pairs.forms import FORMS, pair_table
+from athanor.kernels.pairs.op import pair_potential
 
 __all__ = ["FORMS", "pair_potential", "pair_table"]

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from athanor.kernels.stillinger_weber.op import stillinger_weber
+from athanor.kernels.three_body.op import stillinger_weber
 
 __all__ = ["stillinger_weber"]

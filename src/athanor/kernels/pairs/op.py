@@ -9,10 +9,10 @@ from athanor.errors import InputError, ShapeError
 from athanor.kernels._energy import register_energy_op
 from athanor.kernels._library import LazyModule, as_array, as_doubles
 from athanor.kernels._stored_pairs import StoredPairs
-from athanor.kernels.pair_potential import _reference
-from athanor.kernels.pair_potential.forms import FORMS, NUM_COEFFICIENTS
+from athanor.kernels.pairs import _reference
+from athanor.kernels.pairs.forms import FORMS, NUM_COEFFICIENTS
 
-_cpu = LazyModule("athanor.kernels.pair_potential._cpu")
+_cpu = LazyModule("athanor.kernels.pairs._cpu")
 
 Results = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -38,7 +38,7 @@ def pair_potential(
               \qquad S = 1 - 10x^3 + 15x^4 - 6x^5, \quad x = \frac{r - r_{on}}{r_c - r_{on}}
 
     with :math:`S = 1` below :math:`r_{on} = \max(r_c - \text{width}, 0)`, and pairs at or beyond :math:`r_c` left out.
-    :math:`u` is one of the forms in `athanor.kernels.pair_potential.FORMS`.
+    :math:`u` is one of the forms in `athanor.kernels.pairs.FORMS`.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def pair_potential(
     types
         int32 [N], row and column in the table.
     table
-        [T, T, 8], what `athanor.kernels.pair_potential.pair_table` makes of the parameters: coefficients of the form,
+        [T, T, 8], what `athanor.kernels.pairs.pair_table` makes of the parameters: coefficients of the form,
         and :math:`E_0`; symmetric.
     form
         ``"lennard-jones"``, ``"morse"``, ``"buckingham"`` or ``"zbl"``.

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import torch
 
-from athanor.kernels.pair_potential.forms import buckingham, lennard_jones, morse, zbl
+from athanor.kernels.pairs.forms import buckingham, lennard_jones, morse, zbl
 
 FORMS: dict[str, ModuleType] = {
     "lennard-jones": lennard_jones,

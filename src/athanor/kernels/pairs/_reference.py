@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from athanor.kernels.coulomb._reference import taper
 from athanor.kernels.neighbor_list._reference import pair_vectors
-from athanor.kernels.pair_potential.forms import FORMS, used_columns
+from athanor.kernels.pairs.forms import FORMS, used_columns
 
 
 def pair_potential(

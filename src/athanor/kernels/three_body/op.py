@@ -11,9 +11,9 @@ from athanor.kernels._energy import register_energy_op
 from athanor.kernels._library import LazyModule, as_array, as_doubles
 from athanor.kernels._stored_pairs import StoredPairs
 from athanor.kernels._threads import run_parts
-from athanor.kernels.stillinger_weber import _reference
+from athanor.kernels.three_body import _reference
 
-_cpu = LazyModule("athanor.kernels.stillinger_weber._cpu")
+_cpu = LazyModule("athanor.kernels.three_body._cpu")
 
 Results = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 

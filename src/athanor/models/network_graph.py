@@ -114,8 +114,12 @@ class NetworkGraph:
 
     @cached_property
     def positions(self) -> torch.Tensor:
-        """[N, 3], Å; attached to positions and strain."""
-        return self._strained.positions.to(self.dtype)
+        """[N, 3], Å, from the first atom of each system on, so that rounding is the same wherever a system stands.
+
+        Attached to positions and strain.
+        """
+        origin = self.batch.positions.detach()[self.ptr[:-1].clamp(max=max(self.num_nodes - 1, 0))]
+        return (self._strained.positions - origin[self.batch_idx]).to(self.dtype)
 
     @cached_property
     def cell(self) -> torch.Tensor:

@@ -166,7 +166,7 @@ EVERY = Setting("every", int, "Steps between frames and rows of the log", 10, me
 MOST = Setting("n", int, "Most frames to choose", 20, flags=("-n",), at_least=1, metavar="N", panel=SELECTION)
 BY = Setting("by", str, "How to choose: far apart (farthest), or where a committee disagrees (uncertainty)", "farthest",
              choices=("farthest", "uncertainty"), metavar="WAY", panel=SELECTION)  # fmt: skip
-ABOVE = Setting("above", float, "Least value of the field of a frame that is chosen, in its unit", None,
+ABOVE = Setting("above", float, "What the field of a chosen frame has to exceed, in its unit", None,
                 absent="any", metavar="VALUE", panel=SELECTION)  # fmt: skip
 BELOW = Setting("below", float, "Largest value of it, beyond which structures make no sense", None, absent="any",
                 metavar="VALUE", panel=SELECTION)  # fmt: skip

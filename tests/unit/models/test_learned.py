@@ -15,7 +15,7 @@ from athanor._optional import OptionalDependency, process_left_alone
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
 from athanor.errors import InputError
-from athanor.models import hessian
+from athanor.models import CommitteeModelWrapper, PipelineGroup, PipelineModelWrapper, hessian
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
 from athanor.models.learned import DERIVATIVES, EMBEDDINGS, LearnedModel
@@ -97,13 +97,24 @@ def test_it_keeps_the_contract(by_positions: bool) -> None:
         assert report.verdict(check) is Verdict.PASSED, check
 
 
-def test_geometry_is_of_the_precision_of_the_positions() -> None:
+@pytest.mark.parametrize("by_positions", [False, True])
+def test_geometry_is_of_the_precision_of_the_positions(by_positions: bool) -> None:
     """A single-precision network far from the origin gives what it gives at the origin."""
-    model, batch = SpringModel(dtype=torch.float32), batch_of()
+    model, batch = SpringModel(by_positions=by_positions, dtype=torch.float32), batch_of()
     here = model(batch)["energy"]
     batch.positions = batch.positions + 1000.0
     compute_neighbors(batch, CUTOFF)
     torch.testing.assert_close(model(batch)["energy"], here, rtol=1e-6, atol=1e-6)
+
+
+def test_a_sum_of_what_is_evaluated_trains_nothing() -> None:
+    batch = batch_of()
+    for training in (False, True):
+        members = [SpringModel().train(training), SpringModel().train(training)]
+        joint = PipelineModelWrapper([PipelineGroup(members, use_autograd=True)])
+        for model in (joint, members[0] + members[1], CommitteeModelWrapper(members)):
+            assert model.training is training
+            assert model(batch)["energy"].requires_grad is training
 
 
 def test_second_derivatives() -> None:

@@ -23,6 +23,7 @@ def aimnet2_potential(
     *,
     coulomb_cutoff: float = 8.0,
     accuracy: float = 1e-6,
+    slab_correction: bool = False,
     compile_model: bool = False,
     trust: bool = False,
 ) -> BaseModelMixin:
@@ -36,6 +37,8 @@ def aimnet2_potential(
         Å, of the Ewald sum over pairs of periodic systems; it decides the time, not the result.
     accuracy
         Relative error of the Ewald sum.
+    slab_correction
+        As in `EwaldModelWrapper`, for slabs in a cell with vacuum.
 
     Notes
     -----
@@ -46,20 +49,20 @@ def aimnet2_potential(
     network = AIMNet2Wrapper.from_checkpoint(checkpoint_path, device, compile_model, trust=trust)
     models: list[BaseModelMixin] = [network]
     if network.needs_coulomb:
-        models.append(_Coulomb(coulomb_cutoff, accuracy))
+        models.append(AIMNet2Coulomb(coulomb_cutoff, accuracy, slab_correction=slab_correction))
     if network.d3_parameters:
         a1, a2, s8, s6 = (network.d3_parameters[name] for name in ("a1", "a2", "s8", "s6"))
         models.append(DFTD3ModelWrapper(a1, a2, s8, s6=s6))
     if len(models) == 1:
         return network
-    return PipelineModelWrapper([PipelineGroup(models, use_autograd=True)]).train(network.training)
+    return PipelineModelWrapper([PipelineGroup(models, use_autograd=True)])
 
 
-class _Coulomb(EwaldModelWrapper):
+class AIMNet2Coulomb(EwaldModelWrapper):
     """An Ewald sum that takes batches of molecules without cells too."""
 
-    def __init__(self, cutoff: float, accuracy: float) -> None:
-        super().__init__(cutoff, accuracy)
+    def __init__(self, cutoff: float, accuracy: float, *, slab_correction: bool) -> None:
+        super().__init__(cutoff, accuracy, slab_correction=slab_correction)
         self.model_config = self.model_config.model_copy(update={"needs_pbc": False})
 
     def _check_cells(self, batch: Batch) -> None:

@@ -62,7 +62,7 @@ def find(name: str) -> ModelEntry:
     Raises
     ------
     InputError
-        If there is no such model; the text has the nearest name and all others.
+        If there is no such model; the text has the nearest name, and all that can be used.
     """
     wanted = name.strip().lower().replace("_", "-")
     entry = BUILT_IN.get(ALIASES.get(wanted, wanted))
@@ -72,9 +72,13 @@ def find(name: str) -> ModelEntry:
         others = _entry_points()
         entry = others.get(name) or {key.lower().replace("_", "-"): row for key, row in others.items()}.get(wanted)
     if entry is None:
-        names = [row.name for row in available()]
-        hint = did_you_mean(wanted, [*names, *ALIASES])
-        raise InputError(f"There is no model `{name.strip()}`.{hint} There are {', '.join(names)}.")
+        rows = available()
+        hint = did_you_mean(wanted, [*(row.name for row in rows), *ALIASES])
+        here = ", ".join(row.name for row in rows if row.installed)
+        raise InputError(
+            f"There is no model `{name.strip()}`.{hint} There are {here}; and more, of packages that are not installed: "
+            f"see `athanor models`."
+        )
     return entry
 
 

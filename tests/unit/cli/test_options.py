@@ -104,7 +104,7 @@ def test_errors_are_json_too(folder: Path, capsys: pytest.CaptureFixture[str], a
 def test_one_model_with_all_that_is_known_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["models", "lj"]) == 0
     words = " ".join(capsys.readouterr().out.split())
-    assert words.startswith("lennard-jones pair potential, Apache-2.0, installed")
+    assert words.startswith("lennard-jones pair potential, Apache-2.0 Lennard-Jones with your parameters")
     assert "options epsilon, sigma, cutoff, switch_width=0.0, half_list=false" in words
     assert call(["models", "chgnet"]) == 0
     assert "parameters come with its package" in " ".join(capsys.readouterr().out.split())

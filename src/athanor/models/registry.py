@@ -76,7 +76,7 @@ def find(name: str) -> ModelEntry:
         hint = did_you_mean(wanted, [*(row.name for row in rows), *ALIASES])
         here = ", ".join(row.name for row in rows if row.installed)
         raise InputError(
-            f"There is no model `{name.strip()}`.{hint} There are {here}; and more, of packages that are not installed: "
+            f"There is no model `{name.strip()}`.{hint} There are {here}; and more, whose packages are not installed: "
             f"see `athanor models`."
         )
     return entry

@@ -22,6 +22,14 @@ def test_there_are_pages() -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
+def test_every_mark_belongs_to_an_output(name: str) -> None:
+    """One that lacks its empty lines would keep an output from ever being compared."""
+    text = PAGES[name].read_text(encoding="utf-8")
+    marks = sum(line == pages._MARK for line in text.splitlines())
+    assert marks == sum(block.of_one_machine for block in pages.blocks(text))
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_page(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for key, value in pages.TERMINAL.items():
         monkeypatch.setenv(key, value)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from athanor._optional import OptionalDependency
 from athanor.errors import InputError
-from athanor.workflows.compare import Comparison
-from athanor.workflows.deviations import Pair
+from athanor.workflows.deviations import Deviation, Pair
 from athanor.workflows.plot import COLOURS, plain, save
 
 if TYPE_CHECKING:
@@ -21,6 +20,14 @@ if TYPE_CHECKING:
 _FEW = 300
 """Points up to which each is drawn large and dark."""
 _LINE_COLOUR = "#606060"
+
+
+class Compared(Protocol):
+    """What is read of a `athanor.workflows.compare.Comparison`."""
+
+    names: tuple[str, str]
+    figures: dict[str, Deviation]
+    pairs: list[Pair]
 
 
 class _Panel(NamedTuple):
@@ -53,7 +60,7 @@ _PANELS = (
 )
 
 
-def plot_comparisons(comparisons: Sequence[Comparison], path: str | os.PathLike[str] | None = None) -> Figure:
+def plot_comparisons(comparisons: Sequence[Compared], path: str | os.PathLike[str] | None = None) -> Figure:
     """Draw what was compared: a column for each of energy, forces and volume that there is.
 
     Above, values of one side stand against those of the reference, on the line where both are equal; below, their
@@ -99,7 +106,7 @@ def plot_comparisons(comparisons: Sequence[Comparison], path: str | os.PathLike[
     return figure
 
 
-def _draw(above: Any, below: Any, panel: _Panel, comparisons: Sequence[Comparison]) -> None:
+def _draw(above: Any, below: Any, panel: _Panel, comparisons: Sequence[Compared]) -> None:
     ends: list[float] = []
     for number, comparison in enumerate(comparisons):
         if panel.figure not in comparison.figures:

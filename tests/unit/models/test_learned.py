@@ -15,7 +15,13 @@ from athanor._optional import OptionalDependency, process_left_alone
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
 from athanor.errors import InputError
-from athanor.models import CommitteeModelWrapper, PipelineGroup, PipelineModelWrapper, hessian
+from athanor.models import (
+    CommitteeModelWrapper,
+    LennardJonesModelWrapper,
+    PipelineGroup,
+    PipelineModelWrapper,
+    hessian,
+)
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
 from athanor.models.learned import DERIVATIVES, EMBEDDINGS, LearnedModel
@@ -110,7 +116,7 @@ def test_geometry_is_of_the_precision_of_the_positions(by_positions: bool) -> No
 def test_a_sum_of_what_is_evaluated_trains_nothing() -> None:
     batch = batch_of()
     for training in (False, True):
-        members = [SpringModel().train(training), SpringModel().train(training)]
+        members = [SpringModel().train(training), LennardJonesModelWrapper(0.1, 2.0, CUTOFF)]  # which has no mode
         joint = PipelineModelWrapper([PipelineGroup(members, use_autograd=True)])
         for model in (joint, members[0] + members[1], CommitteeModelWrapper(members)):
             assert model.training is training

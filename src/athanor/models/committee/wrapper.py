@@ -89,7 +89,7 @@ class CommitteeModelWrapper(nn.Module, BaseModelMixin):
     def __init__(self, models: Sequence[BaseModelMixin]) -> None:
         super().__init__()
         self.members = nn.ModuleList(_checked(models))
-        self.training = any(member.training for member in self._members)
+        self.training = any(member._trains for member in self._members)
         shared = frozenset.intersection(*(member.model_config.outputs for member in self._members))
         self._shared = shared - DEVIATIONS - _FEATURES
         deviations = DEVIATIONS if "forces" in shared else DEVIATIONS - OF_FORCES

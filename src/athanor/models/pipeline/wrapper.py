@@ -106,7 +106,7 @@ class PipelineModelWrapper(nn.Module, BaseModelMixin):
         self._plan = make_plan(self.groups, self.scopes, self._additive)
         self.model_config = config_of(self._plan, self._additive)
         self.model_card = card_of(self._plan)
-        self.training = any(model.training for model in self._models)  # a sum of what is evaluated trains nothing
+        self.training = any(model._trains for model in self._models)  # a sum of what is evaluated trains nothing
 
     @property
     def _additive(self) -> frozenset[str]:

@@ -25,6 +25,7 @@ from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
 from athanor.errors import AthanorWarning, ContractError, InputError, NotAvailableError
 from athanor.models import LennardJonesModelWrapper, PipelineGroup, PipelineModelWrapper
+from athanor.models.learned import LearnedModel
 from athanor.models.orb import OrbWrapper, network
 from athanor.neighbors import compute_neighbors
 from athanor.testing import Verdict, check_model
@@ -194,7 +195,7 @@ class LetsItsEnergyBeDifferentiated(OrbWrapper):
     """A broken twin: the slope of the energy is added to the forces that were predicted."""
 
     def attached_energy(self, data: Any, strain: Any, wanted: Any) -> dict[str, torch.Tensor]:
-        return super(OrbWrapper, self).attached_energy(data, strain, wanted)
+        return LearnedModel.attached_energy(self, data, strain, wanted)
 
 
 @pytest.mark.parametrize(("kind", "use_autograd"), [("conservative", True), ("direct", True), ("direct", False)])

@@ -114,11 +114,16 @@ class NetworkGraph:
 
     @cached_property
     def positions(self) -> torch.Tensor:
-        """[N, 3], Å, from the first atom of each system on, so that rounding is the same wherever a system stands.
+        """[N, 3], Å; attached to positions and strain."""
+        return self._strained.positions.to(self.dtype)
 
-        Attached to positions and strain.
+    @cached_property
+    def local_positions(self) -> torch.Tensor:
+        """[N, 3], Å, from the first atom of each system on: rounding is then the same wherever a system stands.
+
+        For networks to which a translation is nothing. Attached to positions and strain.
         """
-        origin = self.batch.positions.detach()[self.ptr[:-1].clamp(max=max(self.num_nodes - 1, 0))]
+        origin = self.batch.positions.detach()[self.ptr[:-1]]
         return (self._strained.positions - origin[self.batch_idx]).to(self.dtype)
 
     @cached_property

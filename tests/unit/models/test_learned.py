@@ -64,7 +64,7 @@ class SpringModel(LearnedModel):
         i, j = graph.edge_index
         vectors = graph.vectors
         if self.by_positions:
-            vectors = graph.positions[j] - graph.positions[i] + graph.shifts
+            vectors = graph.local_positions[j] - graph.local_positions[i] + graph.shifts
         element = self.element_index_of(graph.batch)
         pairs = self.model(vectors, 1.0 + 0.1 * (element[i] + element[j]))
         atoms = pairs.new_zeros(graph.num_nodes).index_add(0, i, pairs)

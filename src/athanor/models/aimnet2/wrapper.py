@@ -185,7 +185,7 @@ class AIMNet2Wrapper(LearnedModel):
         rows = i.new_full((atoms + 1, width), atoms, dtype=torch.int32)
         rows[i, place] = j.to(torch.int32)
         inputs = {
-            "coord": _with_one_more(graph.positions),
+            "coord": _with_one_more(graph.local_positions),
             "numbers": _with_one_more(graph.atomic_numbers),
             "mol_idx": torch.cat((graph.batch_idx, graph.batch_idx[-1:])),
             "charge": graph.label("charge"),
@@ -193,7 +193,7 @@ class AIMNet2Wrapper(LearnedModel):
         }
         if bool(graph.images.any()):
             inputs["cell"] = graph.cell
-            inputs["shifts"] = graph.positions.new_zeros((atoms + 1, width, 3))
+            inputs["shifts"] = graph.local_positions.new_zeros((atoms + 1, width, 3))
             inputs["shifts"][i, place] = graph.unit_shifts
         if self._open_shell:
             inputs["mult"] = graph.label("spin")

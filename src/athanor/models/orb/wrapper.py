@@ -220,7 +220,7 @@ class OrbWrapper(PredictingModel):
             n_node=graph.ptr.diff(),
             n_edge=torch.bincount(graph.batch_idx[i], minlength=graph.num_graphs),
             node_features={
-                "positions": graph.positions,
+                "positions": graph.local_positions,
                 "atomic_numbers": graph.atomic_numbers,
                 "atomic_numbers_embedding": nn.functional.one_hot(graph.atomic_numbers, _NUM_ELEMENTS + 1).to(
                     self.dtype

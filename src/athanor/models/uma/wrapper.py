@@ -203,7 +203,7 @@ class UMAWrapper(PredictingModel):
         i, j = graph.edge_index
         zeros = torch.zeros_like(graph.atomic_numbers)
         return self._data_type(
-            pos=graph.positions,
+            pos=graph.local_positions,
             atomic_numbers=graph.atomic_numbers,
             cell=graph.cell,
             pbc=graph.pbc,

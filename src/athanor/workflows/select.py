@@ -213,7 +213,9 @@ def _check_values(spec: SelectSpec) -> None:
             f"`max_force_deviation` or `energy_deviation`."
         )
     if spec.above is not None and spec.below is not None and spec.above >= spec.below:
-        raise InputError(f"`above` is {spec.above:g} and `below` {spec.below:g}; nothing lies between them.")
+        raise InputError(
+            f"`above` is {spec.above:g} and `below` {spec.below:g}; nothing lies between them. Give a larger `below`."
+        )
 
 
 class _Selecting:

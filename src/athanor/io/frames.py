@@ -15,8 +15,8 @@ from athanor.data._levels import LevelStorage
 from athanor.data.batch import Batch
 from athanor.data.fields import FIELDS, FieldSpec, Level
 from athanor.errors import StorageError
-from athanor.io.zarr_rows import Rows
-from athanor.io.zarr_schema import StoredField, to_numpy, to_tensor
+from athanor.io.store.layout import StoredField, to_numpy, to_tensor
+from athanor.io.store.rows import Rows
 
 STAMPS = ("system_id", "step", "time")
 """System fields that every stored frame carries, filled with their defaults if the batch has none."""
@@ -130,7 +130,7 @@ def batch_to_rows(batch: Batch) -> tuple[Rows, list[StoredField]]:
         if name not in fields:
             spec = FIELDS[name]
             fields[name] = torch.full((systems, 1), spec.default or 0, dtype=spec.dtype_to_make(batch.dtype))
-    rows = Rows(np.array(batch.num_nodes_list, dtype=np.int64), np.zeros(systems, dtype=np.int64))
+    rows = Rows(np.array(batch.num_nodes_list, dtype=np.int64))
     described = []
     for name, value in fields.items():
         described.append(StoredField.of(batch.field_spec(name), value))

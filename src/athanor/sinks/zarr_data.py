@@ -17,13 +17,13 @@ from athanor._values import check_whole
 from athanor.data.batch import Batch
 from athanor.errors import InputError, StorageError
 from athanor.io.frames import batch_to_rows
-from athanor.io.zarr_reader import TrajectoryReader
+from athanor.io.trajectory import TrajectoryReader
 from athanor.sinks.base import DataSink
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from athanor.io.zarr_writer import TrajectoryWriter
+    from athanor.io.store.writer import TrajectoryWriter
 
 MODES = ("a", "r", "w", "x")
 
@@ -88,8 +88,9 @@ class ZarrData(DataSink):
         mode: str = "a",
         durability: str = "every:10,interval:5",
     ) -> None:
-        from athanor.io.zarr_config import Durability, parse_config
-        from athanor.io.zarr_writer import TrajectoryWriter
+        from athanor.io.store.config import Durability, parse_config
+        from athanor.io.store.places import open_medium
+        from athanor.io.store.writer import TrajectoryWriter
 
         self._capacity = None if capacity is None else check_whole(capacity, "capacity", 1)
         if mode not in MODES:
@@ -102,7 +103,8 @@ class ZarrData(DataSink):
         if mode == "r":
             self._reader = TrajectoryReader(store)
             return
-        self._writer = TrajectoryWriter(store, mode=mode, durability=when, config=layout)
+        medium = open_medium(store, synced=when.is_synced)
+        self._writer = TrajectoryWriter(medium, mode=mode, durability=when, config=layout)
         self._finalizer = weakref.finalize(self, _close_at_end, self._writer)
 
     @property
@@ -152,7 +154,7 @@ class ZarrData(DataSink):
             if self._writer is not None:
                 self._writer.flush()
                 if self._reader is None:
-                    self._reader = TrajectoryReader(self._writer.raw)
+                    self._reader = TrajectoryReader(self._writer.medium)
                 elif self._reader.commit != self._writer.commit:
                     self._reader.refresh()
             assert self._reader is not None

@@ -14,7 +14,7 @@ import numpy as np
 
 from athanor.data.batch import Batch
 from athanor.errors import InputError
-from athanor.io.zarr_reader import TrajectoryReader
+from athanor.io.trajectory import TrajectoryReader
 from athanor.workflows.build import convert
 from athanor.workflows.chunks import split_into_chunks
 from athanor.workflows.earlier_runs import is_results, progress_of

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from athanor.errors import InputError, StorageError
-from athanor.io.zarr_reader import TrajectoryReader
+from athanor.io.trajectory import TrajectoryReader
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -17,19 +17,19 @@ class TrajectoryConfig(Config):
 
     Parameters
     ----------
-    chunk_bytes
-        Uncompressed size of a chunk to aim at.
+    shard_bytes
+        Uncompressed size of a file of an array to aim at.
     buffer_bytes
-        Committed rows kept in blocks before they are moved into the arrays; also the bound on rows not yet committed.
+        Size of the log at which its rows move into the arrays; also the bound on rows that wait for a full disk.
     compression_level
-        Zstandard level; 0 is its default level.
+        Zstandard level as Blosc takes it, 0 to 9.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    chunk_bytes: int = Field(default=1 << 20, ge=1024)
-    buffer_bytes: int = Field(default=8 << 20, ge=0)
-    compression_level: int = Field(default=1, ge=-7, le=22)
+    shard_bytes: int = Field(default=4 << 20, ge=1024)
+    buffer_bytes: int = Field(default=16 << 20, ge=0)
+    compression_level: int = Field(default=1, ge=0, le=9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ class Durability:
 
     frames: int | None = None
     seconds: float | None = None
+    is_synced: bool = True
+    """Whether what was acknowledged is to survive a power cut."""
 
     @classmethod
     def parse(cls, text: str) -> Durability:
@@ -77,7 +79,7 @@ class Durability:
                 raise InputError(f"`durability={text!r}` has the word {word!r}. {allowed}") from None
         if not words:
             raise InputError(f"`durability={text!r}` is not text. {allowed}")
-        return cls(frames, seconds)
+        return cls(frames, seconds, words != ["none"])
 
 
 def parse_config(config: TrajectoryConfig | Mapping[str, Any] | None) -> TrajectoryConfig:

@@ -1,0 +1,148 @@
+"""A store of objects under keys: a dictionary, or any store of zarr. A log is a row of objects, one for each sync."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from athanor.errors import StorageError
+from athanor.io._store_lock import StoreLock
+from athanor.io.store.medium import Log, LogContent, Medium, Source
+
+
+class Objects(Medium):
+    """Objects that are put whole. What is put is safe; nothing is appended to."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    @abstractmethod
+    def put_new(self, key: str, value: bytes) -> None:
+        """Put bytes under a key that nobody has used.
+
+        Raises
+        ------
+        StorageError
+            If somebody has.
+        """
+
+    def create_log(self, key: str, first: bytes = b"") -> Log:
+        old = self.keys(f"{key}/")
+        number = 1 + int(old[-1].rpartition("/")[2]) if old else 0
+        self.put_new(_part(key, number), first)
+        for each in old:
+            self.delete(each)
+        return _ObjectLog(self, key, number + 1, len(first))
+
+    def open_log(self, key: str, size: int) -> Log:
+        place, number = 0, 0
+        for each in self.keys(f"{key}/"):
+            length = len(self.read(each) or b"")
+            if place + length > size:
+                self.delete(each)
+                continue
+            place, number = place + length, 1 + int(each.rpartition("/")[2])
+        return _ObjectLog(self, key, number, place)
+
+    def read_log(self, key: str) -> LogContent | None:
+        parts = self.keys(f"{key}/")
+        if not parts:
+            return None
+        numbers = [int(each.rpartition("/")[2]) for each in parts]
+        if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+            raise StorageError(f"A part of `{key}` of {self.where} is missing.")
+        raw = b"".join(self.read(each) or b"" for each in parts)
+        return LogContent(raw, len(raw))
+
+    def delete_log(self, key: str) -> None:
+        for each in self.keys(f"{key}/"):
+            self.delete(each)
+
+    def open(self, key: str) -> Source | None:
+        value = self.read(key)
+        return None if value is None else _Bytes(value)
+
+    def lock(self) -> StoreLock:
+        return StoreLock(self.where, None, self.where)
+
+
+def _part(key: str, number: int) -> str:
+    return f"{key}/{number:08d}"
+
+
+class _Bytes(Source):
+    def __init__(self, value: bytes) -> None:
+        self._value, self.size = value, len(value)
+
+    def read(self, start: int, count: int) -> bytes:
+        return self._value[start : start + count]
+
+
+class _ObjectLog(Log):
+    """Records wait until they are synced, and become one object then."""
+
+    def __init__(self, objects: Objects, key: str, number: int, size: int) -> None:
+        self._objects, self._key, self._number, self.size = objects, key, number, size
+        self._waiting: list[bytes] = []
+
+    def append(self, record: bytes) -> None:
+        self._waiting.append(record)
+        self.size += len(record)
+
+    def sync(self) -> None:
+        if self._waiting:
+            self._objects.put_new(_part(self._key, self._number), b"".join(self._waiting))
+            self._number += 1
+            self._waiting = []
+
+
+class ZarrObjects(Objects):
+    """The keys of a zarr store.
+
+    Parameters
+    ----------
+    store
+        A zarr store.
+    prefix
+        In front of every key, with a ``/`` at its end unless it is empty.
+    where
+        How messages call the place.
+    """
+
+    def __init__(self, store: Any, prefix: str, where: str) -> None:
+        super().__init__(where)
+        self.store, self.prefix = store, prefix
+
+    def _sync(self, awaitable: Any) -> Any:
+        from zarr.core.sync import sync
+
+        return sync(awaitable)
+
+    def read(self, key: str) -> bytes | None:
+        from zarr.core.buffer import default_buffer_prototype
+
+        found = self._sync(self.store.get(self.prefix + key, default_buffer_prototype()))
+        return None if found is None else found.to_bytes()
+
+    def put(self, key: str, value: bytes) -> None:
+        from zarr.core.buffer import default_buffer_prototype
+
+        buffer = default_buffer_prototype().buffer.from_bytes(value)
+        self._sync(self.store.set(self.prefix + key, buffer))
+
+    def put_new(self, key: str, value: bytes) -> None:
+        if self._sync(self.store.exists(self.prefix + key)):
+            raise StorageError(f"{self.where} was changed by another writer; nothing was written. Let one writer have it.")
+        self.put(key, value)
+
+    def delete(self, key: str) -> None:
+        self._sync(self.store.delete(self.prefix + key))
+
+    def keys(self, prefix: str = "") -> list[str]:
+        async def collect() -> list[str]:
+            return [key async for key in self.store.list_prefix(self.prefix + prefix)]
+
+        return sorted(key.removeprefix(self.prefix) for key in self._sync(collect()))
+
+    def lock(self) -> StoreLock:
+        return StoreLock(f"{self.store} {self.prefix}", None, self.where)

@@ -1,0 +1,73 @@
+"""What a store may be given as: a path, a dictionary, a store of zarr, an address."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+from athanor.errors import InputError, OptionalDependencyError, StorageError
+from athanor.io.store.medium import Folder, Medium
+
+
+def open_medium(store: Any, *, synced: bool = True) -> Medium:
+    """Return the medium of a store; nothing is made or changed.
+
+    Parameters
+    ----------
+    store
+        A path (``str`` or ``Path``), a URL that fsspec understands, a ``dict``, a zarr ``Store`` or ``StorePath``.
+    synced
+        Whether what is written to a folder waits for the disk.
+
+    Raises
+    ------
+    InputError
+        If `store` is none of these.
+    StorageError
+        If the path is a file.
+    """
+    if isinstance(store, Medium):
+        return store
+    if isinstance(store, str | Path) and "://" not in str(store):
+        if not str(store).strip():
+            raise InputError("`store` is empty; pass the path of a folder, for example `frames.zarr`.")
+        path = Path(os.path.expanduser(store))
+        if path.exists() and not path.is_dir():
+            raise StorageError(f"`{path}` is a file; a trajectory store is a folder.")
+        return Folder(path, synced=synced)
+    import zarr.storage
+    from zarr.abc.store import Store
+
+    from athanor.io.store.objects import ZarrObjects
+
+    prefix = ""
+    if isinstance(store, zarr.storage.StorePath):
+        prefix = f"{store.path}/" if store.path else ""
+        store = store.store
+    if type(store) is zarr.storage.LocalStore:
+        return Folder(Path(store.root) / prefix, synced=synced)
+    if isinstance(store, str):
+        return ZarrObjects(_remote(store), prefix, f"`{store}`")
+    if isinstance(store, Store):
+        return ZarrObjects(store, prefix, f"`{store}`")
+    if isinstance(store, MutableMapping):
+        return ZarrObjects(zarr.storage.MemoryStore(store), prefix, "the store in memory")
+    raise InputError(
+        f"`store` is a {type(store).__name__}; pass a path, a dict, or a zarr store (for example LocalStore)."
+    )
+
+
+def _remote(url: str) -> Any:
+    """Open a store by a URL, which fsspec and what it needs for the protocol must understand."""
+    import zarr.storage
+
+    try:
+        return zarr.storage.FsspecStore.from_url(url)
+    except ImportError as error:
+        raise OptionalDependencyError(
+            f"`{url}` needs a package that is not installed: {error}. Install it with pip, or use a local path."
+        ) from error
+    except ValueError as error:
+        raise InputError(f"`{url}` is not an address of a store: {error}. Use a local path.") from error

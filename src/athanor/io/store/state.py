@@ -1,0 +1,195 @@
+"""What is in a store as of one commit, read from its logs: for the reader, and for the writer that goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from athanor.errors import StorageError
+from athanor.io.store.layout import (
+    COMMITS_KEY,
+    FORMAT_KEY,
+    Commit,
+    StoredField,
+    StoreNotFoundError,
+    array_spec,
+    check_format,
+    fields_from_json,
+    fields_to_json,
+    level_of,
+)
+from athanor.io.store.medium import LogContent, Medium
+from athanor.io.store.records import decode_arrays, encode_arrays, frame, records
+from athanor.io.store.rows import Rows
+
+COMMIT, REMAINDER, FRAMES = 1, 2, 3
+"""Kinds of records."""
+_REPAIR = "`athanor store repair` keeps what can be read"
+_ATTEMPTS = 10
+
+
+@dataclass(slots=True)
+class Frames:
+    """Frames as one record of a log holds them: rows, the structure of each, and the structures that are new."""
+
+    rows: Rows
+    structure: np.ndarray
+    new_structures: Rows | None
+
+    def to_record(self, new_fields: Sequence[StoredField]) -> bytes:
+        """The record; with the fields that no earlier one has."""
+        arrays = {"nodes": self.rows.node_counts, "structure": self.structure}
+        arrays |= {f"data/{name}": value for name, value in self.rows.columns.items()}
+        if self.new_structures is not None:
+            arrays["structure_nodes"] = self.new_structures.node_counts
+            arrays |= {f"structures/{name}": value for name, value in self.new_structures.columns.items()}
+        return frame(FRAMES, encode_arrays(arrays, fields_to_json(new_fields)))
+
+
+@dataclass(slots=True)
+class State:
+    """A commit, and what its log holds behind it."""
+
+    commit: Commit = field(default_factory=Commit)
+    fields: tuple[StoredField, ...] = ()
+    """Those of the commit, and those that came with later frames."""
+    remainder: dict[str, np.ndarray] = field(default_factory=dict)
+    """By array: the rows that the commit counts and no shard holds."""
+    frames: list[Frames] = field(default_factory=list)
+    checksum: int = 0
+    """Of the commit record."""
+    commits_size: int = 0
+    tail_size: int = 0
+    """Bytes of the two logs that count."""
+
+    @property
+    def systems(self) -> int:
+        """Frames in all."""
+        return self.commit.systems + sum(len(each.rows) for each in self.frames)
+
+
+def load_state(medium: Medium, *, all_of_it: bool = True) -> State:
+    """Read the last commit and what its log holds.
+
+    Parameters
+    ----------
+    medium
+        The store.
+    all_of_it
+        Refuse a store of which acknowledged records can not be read; False takes those before them.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If there is no store.
+    StorageError
+        If it is of another format, or damaged.
+    """
+    found = medium.read(FORMAT_KEY)
+    if found is None:
+        raise StoreNotFoundError(f"{medium.where} holds no trajectory (no `{FORMAT_KEY}` there). Check the path.")
+    check_format(found, medium.where)
+    for attempt in range(_ATTEMPTS):
+        before = medium.identity(COMMITS_KEY), _size(medium)
+        try:
+            return _load(medium, all_of_it)
+        except StorageError:  # a writer may have gone on between two looks
+            if attempt + 1 == _ATTEMPTS or before == (medium.identity(COMMITS_KEY), _size(medium)):
+                raise
+    raise AssertionError
+
+
+def _size(medium: Medium) -> int | None:
+    content = medium.read_log(COMMITS_KEY)
+    return None if content is None else len(content.raw)
+
+
+def _load(medium: Medium, all_of_it: bool) -> State:
+    state = State()
+    log = medium.read_log(COMMITS_KEY)
+    if log is None:
+        return state
+    payload = None
+    for kind, each, end in records(log.raw):
+        if kind == COMMIT:
+            payload, state.commits_size = each, end
+    _check_whole(log, state.commits_size, COMMITS_KEY, medium, all_of_it)
+    if payload is None:
+        return state
+    from athanor.io.store.records import crc32c
+
+    state.commit, state.checksum = Commit.from_bytes(payload, medium.where), crc32c(payload)
+    state.fields = state.commit.fields
+    tail = medium.read_log(state.commit.tail)
+    if tail is None:
+        raise StorageError(f"`{state.commit.tail}` of {medium.where} is missing; the commit record names it. {_REPAIR}.")
+    structures = state.commit.structures
+    for kind, each, end in records(tail.raw):
+        if kind == REMAINDER:
+            state.remainder = _remainder(each, state.commit, medium.where)
+        elif kind == FRAMES:
+            frames, state.fields = _frames(each, state.fields, structures, medium.where)
+            structures += 0 if frames.new_structures is None else len(frames.new_structures)
+            state.frames.append(frames)
+        state.tail_size = end
+    _check_whole(tail, state.tail_size, state.commit.tail, medium, all_of_it)
+    lacking = [path for path, item in state.commit.arrays.items() if item.rows < state.commit.rows(level_of(path, state.fields))]
+    if set(lacking) - state.remainder.keys():
+        raise StorageError(f"`{state.commit.tail}` of {medium.where} does not begin with the rows that no shard holds. {_REPAIR}.")
+    return state
+
+
+def _check_whole(log: LogContent, good: int, key: str, medium: Medium, all_of_it: bool) -> None:
+    if good < log.acknowledged and all_of_it:
+        raise StorageError(
+            f"`{key}` of {medium.where} is damaged behind byte {good:,}, of {log.acknowledged:,} that were written safely. "
+            f"{_REPAIR}."
+        )
+
+
+def _remainder(payload: bytes, commit: Commit, where: str) -> dict[str, np.ndarray]:
+    arrays, _ = decode_arrays(payload, where)
+    for path, array in arrays.items():
+        stored = commit.arrays.get(path)
+        if stored is None:
+            raise _impossible(where, f"rows of `{path}`, which the commit record does not know")
+        spec = array_spec(path, stored, commit.fields)
+        rows = commit.rows(level_of(path, commit.fields)) - stored.rows
+        if array.shape != (rows, *spec.shape) or array.dtype != spec.dtype:
+            raise _impossible(where, f"{array.shape} {array.dtype} as the end of `{path}`")
+    return arrays
+
+
+def _frames(
+    payload: bytes, fields: tuple[StoredField, ...], structures: int, where: str
+) -> tuple[Frames, tuple[StoredField, ...]]:
+    arrays, more = decode_arrays(payload, where)
+    try:
+        fields = (*fields, *fields_from_json(more))
+        rows = Rows(arrays.pop("nodes"))
+        structure = arrays.pop("structure")
+        new = Rows(arrays.pop("structure_nodes")) if "structure_nodes" in arrays else None
+        by_path = {item.path: item for item in fields}
+        if len(by_path) != len(fields):
+            raise ValueError("a field twice")
+        for each in filter(None, (rows, new)):
+            if each.node_counts.dtype != np.int64 or each.node_counts.ndim != 1 or (each.node_counts < 0).any():
+                raise ValueError("impossible numbers of atoms")
+        for path, array in arrays.items():
+            item = by_path[path]
+            owner = new if item.constant else rows
+            if owner is None or array.shape != (owner.count(item.level), *item.shape) or array.dtype != item.numpy_dtype:
+                raise ValueError(f"{array.shape} {array.dtype} for `{path}`")
+            owner.columns[item.name] = array
+        most = structures + (0 if new is None else len(new))
+        if structure.dtype != np.int64 or structure.shape != (len(rows),) or ((structure < 0) | (structure >= most)).any():
+            raise ValueError("structures that are not there")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _impossible(where, str(error)) from error
+    return Frames(rows, structure, new), fields
+
+
+def _impossible(where: str, what: str) -> StorageError:
+    return StorageError(f"A record of {where} has {what}. It is damaged; do not use it.")

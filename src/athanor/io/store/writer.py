@@ -1,0 +1,458 @@
+"""Append frames to a trajectory store, so that what was acknowledged survives a kill and a power cut.
+
+A frame goes into the log at once, as one checksummed record, and is acknowledged when the log is synced, which the
+durability says. When the log has grown to `buffer_bytes`, its rows move into the arrays: full shards first, then a new
+log that begins with the rows that fill no shard, then the commit record that names both, then the old log goes. Each of
+these is synced before the next. A stop at any moment leaves the old record with all it names, or the new one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+import numpy as np
+
+from athanor.errors import StorageError
+from athanor.io._replace import PARTIAL
+from athanor.io._store_lock import LOCK_KEY
+from athanor.io.store.buffer import ArrayBuffer
+from athanor.io.store.layout import (
+    COMMITS_KEY,
+    FORMAT_KEY,
+    GROUPS,
+    JOINS_LATER,
+    STRUCTURE_INDEX,
+    SYSTEM_INDEX,
+    Commit,
+    StoredField,
+    StoreExistsError,
+    array_spec,
+    check_format,
+    format_bytes,
+    level_of,
+    tail_key,
+    version_of,
+)
+from athanor.io.store.medium import Log, Medium, SyncError
+from athanor.io.store.records import crc32c, encode_arrays, frame
+from athanor.io.store.rows import Rows, merge_rows
+from athanor.io.store.shards import ArraySpec, ShardReader, groups_metadata
+from athanor.io.store.state import COMMIT, REMAINDER, Frames, State, load_state
+from athanor.io.store.structures import StructureTable
+from athanor.io.store.config import Durability, TrajectoryConfig
+
+_KEYS_OF_GROUPS = tuple(f"{group}/zarr.json".lstrip("/") for group in GROUPS)
+
+
+class TrajectoryWriter:
+    """The one writer of a store: keeps its fields, appends rows, commits them.
+
+    It has the lock of the store from its opening to `close`, and again from the next `append`.
+
+    Parameters
+    ----------
+    medium
+        Where the store is.
+    mode
+        ``"a"`` opens or creates, ``"w"`` empties what is there, ``"x"`` refuses a store that exists.
+    durability
+        When frames are acknowledged, see `Durability.parse`.
+    config
+        How the store is cut.
+
+    Attributes
+    ----------
+    acknowledged
+        Frames that survive a power cut.
+
+    Raises
+    ------
+    StorageError
+        If the place holds something else, or a store that can not be read, or another writer has it; nothing is changed
+        then.
+    """
+
+    def __init__(self, medium: Medium, *, mode: str = "a", durability: Durability, config: TrajectoryConfig) -> None:
+        self.medium = medium
+        self._lock = medium.lock()
+        self._durability, self._config = durability, config
+        self._log: Log | None = None
+        self._commits: Log | None = None
+        self._state = State()
+        self._begin()
+        with self._opening():
+            self._open(mode)
+
+    def _begin(self) -> None:
+        """Forget what belongs to the store as it was."""
+        self._waiting: list[bytes] = []
+        self._buffers: dict[str, ArrayBuffer] = {}
+        self._written = self.acknowledged = 0
+        self._writes_unsynced = 0
+        self._last_sync = time.monotonic()
+        self._fault: str | None = None
+        self._fold_at = self._config.buffer_bytes
+
+    @property
+    def written(self) -> int:
+        """Frames handed over, acknowledged or not."""
+        return self._written
+
+    @property
+    def commit(self) -> tuple[int, int]:
+        """What changes whenever there is something new to read."""
+        return self._state.commit.number, self._written
+
+    @property
+    def _fields(self) -> tuple[StoredField, ...]:
+        return self._state.fields
+
+    @contextmanager
+    def _opening(self) -> Iterator[None]:
+        """Give the lock back if the block fails, so that the next try begins with what the store then holds."""
+        try:
+            yield
+        except BaseException as error:
+            self._let_go()
+            if not isinstance(error, OSError) or isinstance(error, StorageError):
+                raise
+            raise StorageError(
+                f"{self.medium.where} can not be opened to write: {error.strerror or error}. Choose another place."
+            ) from error
+
+    def _open(self, mode: str) -> None:
+        self._check_place(mode)
+        self._lock.acquire()
+        if not self._check_place(mode):  # again: another writer may have been quicker
+            for key in _KEYS_OF_GROUPS:
+                self.medium.put(key, groups_metadata())
+            self.medium.put(FORMAT_KEY, format_bytes())
+        if mode == "w":
+            self.zero()
+        else:
+            self._take_over()
+
+    def _check_place(self, mode: str) -> bool:
+        """Whether there is a store; raises if the place can not be used. Changes nothing."""
+        medium = self.medium
+        found = medium.read(FORMAT_KEY)
+        if found is not None:
+            version_of(found, medium.where) if mode == "w" else check_format(found, medium.where)
+            if mode == "x":
+                raise StoreExistsError(
+                    f"{medium.where} holds a trajectory already. Choose another place, or open it to append."
+                )
+            return True
+        ours = {LOCK_KEY, *_KEYS_OF_GROUPS}
+        if any(key not in ours and not key.endswith(PARTIAL) for key in medium.keys()):
+            raise StorageError(f"{medium.where} is not empty and not a trajectory store; nothing was changed. "
+                               f"Choose another place.")  # fmt: skip
+        return False
+
+    def _take_over(self, state: State | None = None) -> None:
+        """Go on from what the store holds, with the lock."""
+        state = load_state(self.medium) if state is None else state
+        self._begin()
+        buffers = self._buffers_of(state)
+        self._drop_strays(state)
+        if not state.commit.tail:
+            self._state = state
+            self._start(Commit(tail=tail_key(0)), {})
+        else:
+            self._state = state
+            self._log = self.medium.open_log(state.commit.tail, state.tail_size)
+            self._commits = self.medium.open_log(COMMITS_KEY, state.commits_size)
+            self._log.sync()
+            self._commits.sync()
+        self._buffers = buffers
+        structures = state.commit.structures + sum(len(each.new_structures or ()) for each in state.frames)
+        self._structures = StructureTable(structures)
+        self._written = self.acknowledged = state.systems
+
+    def _buffers_of(self, state: State) -> dict[str, ArrayBuffer]:
+        """The end of each array; of a part-filled shard as well, which a longer one is to replace."""
+        buffers = {}
+        shards = ShardReader(self.medium)
+        for path, stored in state.commit.arrays.items():
+            spec = array_spec(path, stored, state.commit.fields)
+            buffer = buffers[path] = ArrayBuffer(spec, stored.rows - stored.rows % spec.shard_rows)
+            buffer.add(shards.read(spec, np.arange(buffer.base, stored.rows), stored.rows))
+            buffer.stored = stored.rows
+            buffer.add(state.remainder.get(path, buffer.rows[:0]))
+        shards.forget()
+        return buffers
+
+    def _drop_strays(self, state: State) -> None:
+        """Remove what an interrupted writer left, and what belongs to an earlier history."""
+        kept = {LOCK_KEY, FORMAT_KEY, COMMITS_KEY, *_KEYS_OF_GROUPS}
+        folders = tuple(f"{path}/" for path in state.commit.arrays)
+        for key in self.medium.keys():
+            is_ours = key in kept or key.startswith((state.commit.tail or "/", *folders))
+            if key.endswith(PARTIAL) or not is_ours:
+                self.medium.delete(key)
+
+    def _start(self, commit: Commit, remainder: dict[str, np.ndarray]) -> None:
+        """Begin another history, with this commit as its first."""
+        log = self._new_tail(commit, remainder)
+        self.medium.settle()  # before the record that names it
+        payload = commit.to_bytes()
+        self._commits = self.medium.create_log(COMMITS_KEY, frame(COMMIT, payload))
+        self.medium.settle()
+        self._now_at(commit, payload, log)
+
+    def _new_tail(self, commit: Commit, remainder: dict[str, np.ndarray]) -> Log:
+        return self.medium.create_log(commit.tail, frame(REMAINDER, encode_arrays(remainder)) if remainder else b"")
+
+    def _write_commit(self, commit: Commit, log: Log) -> None:
+        """Write the commit record: from here on it counts, and frames go into the log that it names."""
+        assert self._commits is not None
+        payload = commit.to_bytes()
+        self._commits.append(frame(COMMIT, payload))
+        self._commits.sync()
+        self._now_at(commit, payload, log)
+
+    def _now_at(self, commit: Commit, payload: bytes, log: Log) -> None:
+        assert self._commits is not None
+        old, self._log = self._log, log
+        self._state = State(commit, commit.fields, {}, [], crc32c(payload), self._commits.size, log.size)
+        if old is not None:
+            old.close()
+
+    def append(self, rows: Rows, fields: list[StoredField]) -> None:
+        """Take over rows; they are acknowledged if the durability asks for it.
+
+        Parameters
+        ----------
+        rows
+            Rows on the host that nobody else changes.
+        fields
+            Description of every column of `rows`.
+
+        Raises
+        ------
+        StorageError
+            If a field differs from the store's, or is new, or another writer has the store; nothing is kept then. Also
+            if the store can not be written: acknowledged frames are safe then, and others wait in memory.
+        """
+        if not self._lock.is_held:  # closed before: others may have written meanwhile
+            with self._opening():
+                self._lock.acquire()
+                self._take_over()
+        self._check_usable()
+        accepted = self._accept(fields)
+        new = accepted[len(self._fields) :]
+        constants = Rows(rows.node_counts)
+        data = Rows(rows.node_counts)
+        for item in fields:
+            (constants if item.constant else data).columns[item.name] = rows.columns[item.name]
+        numbers, new_structures = self._structures.take(constants, fields)
+        frames = Frames(data, numbers, new_structures)
+        self._waiting.append(frames.to_record(new))
+        self._state.frames.append(frames)
+        self._state.fields = accepted
+        self._written += len(rows)
+        self._writes_unsynced += 1
+        with self._telling():
+            self._drain()
+            due = self._durability.frames is not None and self._writes_unsynced >= self._durability.frames
+            if self._durability.seconds is not None:
+                due = due or time.monotonic() - self._last_sync >= self._durability.seconds
+            if due:
+                self._sync()
+            assert self._log is not None
+            if self._log.size >= self._fold_at:
+                self._fold(whole=False)
+
+    def _accept(self, fields: list[StoredField]) -> tuple[StoredField, ...]:
+        known = {item.name: item for item in self._fields}
+        for item in self._fields:
+            if item.default is None and not item.is_float and not any(item.name == given.name for given in fields):
+                raise StorageError(
+                    f"`{item.name}` is missing from the frame and has been in {self.medium.where} so far; it is "
+                    f"{item.dtype} and has no default to fill it with. Nothing was written; write it in every frame."
+                )
+        for item in fields:
+            stored = known.get(item.name)
+            if stored is item:
+                continue
+            if stored is None and known and item.name not in JOINS_LATER:
+                raise StorageError(
+                    f"`{item.name}` is new to {self.medium.where}, whose fields were fixed by the first write; nothing "
+                    f"was written. Drop the field, or write it from the first frame on. "
+                    f"Fields: {', '.join(sorted(known))}."
+                )
+            if stored is not None:
+                found, wanted = (item.level, item.dtype, item.shape), (stored.level, stored.dtype, stored.shape)
+                if found != wanted:
+                    raise StorageError(
+                        f"`{item.name}` is {found[0]}-level {found[1]} with trailing shape {found[2]}; "
+                        f"{self.medium.where} holds {wanted[0]}-level {wanted[1]} with {wanted[2]}. "
+                        f"Nothing was written; convert it first."
+                    )
+        return (*self._fields, *(item for item in fields if item.name not in known))
+
+    def _check_usable(self) -> None:
+        if self._fault is not None:
+            raise StorageError(f"{self._fault} This sink writes no more; open the store again when the cause is gone.")
+        if not self._lock.is_in_place:
+            raise StorageError(f"{self.medium.where} was replaced by somebody else; nothing was written.")
+        if sum(map(len, self._waiting)) > self._config.buffer_bytes:
+            self.flush()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Say what is safe if the block fails."""
+        try:
+            yield
+        except SyncError as error:
+            self._fault = (
+                f"The disk did not take what was written to {self.medium.where}: {error.strerror or error}. The "
+                f"{self.acknowledged} acknowledged frames are safe, {self.written - self.acknowledged} more may be lost."
+            )
+            raise StorageError(f"{self._fault} Free the disk or take another one, then open the store again.") from error
+        except Exception as error:
+            if isinstance(error, StorageError):
+                raise
+            reason = getattr(error, "strerror", None) or error
+            raise StorageError(
+                f"Writing to {self.medium.where} failed: {reason}. The {self.acknowledged} committed frames are safe, "
+                f"{self.written - self.acknowledged} more wait in memory. Make room or free the store, then `flush()`."
+            ) from error
+
+    def _drain(self) -> None:
+        """Append what waits to the log."""
+        assert self._log is not None
+        while self._waiting:
+            self._log.append(self._waiting[0])
+            del self._waiting[0]
+
+    def _sync(self) -> None:
+        assert self._log is not None
+        self._log.sync()
+        self.acknowledged = self._written
+        self._writes_unsynced, self._last_sync = 0, time.monotonic()
+
+    def _fold(self, *, whole: bool) -> None:
+        """Move rows from the log into the arrays; those of one system stand together there."""
+        state, commit = self._state, self._state.commit
+        self._fold_at = (self._log.size if self._log else 0) + self._config.buffer_bytes  # if this fails
+        if self._writes_unsynced:
+            self._sync()
+        buffers = self._add_frames(state)
+        changed = [path for path, buffer in buffers.items()
+                   if buffer.write(self.medium, self._config.compression_level, whole=whole)]  # fmt: skip
+        for path in changed:
+            buffer = buffers[path]
+            self.medium.put(f"{path}/zarr.json", buffer.spec.metadata(buffer.stored, self._config.compression_level))
+        new = Commit(
+            commit.number + 1,
+            commit.systems + sum(len(each.rows) for each in state.frames),
+            commit.nodes + sum(each.rows.num_nodes for each in state.frames),
+            *self._structures_of(state),
+            state.fields,
+            {path: buffer.to_commit() for path, buffer in buffers.items()},
+            tail_key(commit.number + 1),
+            state.checksum,
+        )
+        remainder = {path: behind for path, buffer in buffers.items() if len(behind := buffer.behind)}
+        log = self._new_tail(new, remainder)
+        self.medium.settle()
+        self._write_commit(new, log)
+        self._buffers = buffers
+        self._fold_at = log.size + self._config.buffer_bytes
+        with suppress(OSError):  # a stray one is dropped by the next writer
+            self.medium.delete_log(commit.tail)
+
+    @staticmethod
+    def _structures_of(state: State) -> tuple[int, int]:
+        new = [each.new_structures for each in state.frames if each.new_structures is not None]
+        commit = state.commit
+        return commit.structures + sum(map(len, new)), commit.structure_nodes + sum(each.num_nodes for each in new)
+
+    def _add_frames(self, state: State) -> dict[str, ArrayBuffer]:
+        """The ends of the arrays with the frames of the log behind them. Nothing is changed if this fails."""
+        commit, fields = state.commit, state.fields
+        buffers = {path: buffer.copy() for path, buffer in self._buffers.items()}
+        if not state.frames:
+            return buffers
+        constants = [item for item in fields if item.constant]
+        data = [item for item in fields if not item.constant]
+        rows = merge_rows([each.rows for each in state.frames], data)
+        structure = np.concatenate([each.structure for each in state.frames])
+        identity = rows.columns.get("system_id")
+        order = np.arange(len(rows)) if identity is None else np.argsort(identity.reshape(-1), kind="stable")
+        rows = rows.take(order, data)
+        new = merge_rows([each.new_structures for each in state.frames if each.new_structures is not None], constants)
+
+        def add(path: str, values: np.ndarray, earlier: np.ndarray, before: int) -> None:
+            if path not in buffers:
+                per_atom = level_of(path, fields) in ("node", "structure_node")
+                spec = ArraySpec.sized(path, values.dtype, values.shape[1:], self._config.shard_bytes, per_atom=per_atom)
+                buffers[path] = ArrayBuffer(spec)
+                if before:
+                    buffers[path].add(np.broadcast_to(earlier, (before, *earlier.shape[1:])))
+            buffers[path].add(values)
+
+        nothing = np.zeros(1, dtype=np.int64)
+        index = np.cumsum(rows.node_counts) + commit.nodes, structure[order], order + commit.systems
+        for path, values in zip(SYSTEM_INDEX, index, strict=True):
+            add(path, values, nothing, 0)
+        add(STRUCTURE_INDEX, np.cumsum(new.node_counts) + commit.structure_nodes, nothing, 0)
+        for item in fields:
+            add(item.path, (new if item.constant else rows).column(item), item.missing_rows(1), commit.rows(level_of(item.path, fields)))
+        return buffers
+
+    def flush(self) -> None:
+        """Acknowledge what was written.
+
+        Raises
+        ------
+        StorageError
+            If the store refuses; acknowledged frames are safe, others stay in memory and the next call tries again.
+        """
+        if not self._lock.is_held:  # closed; or a forked child, in which what waits is that of the parent
+            return
+        if self._fault is not None:
+            self._check_usable()
+        with self._telling():
+            self._drain()
+            if self._writes_unsynced:
+                self._sync()
+
+    def close(self) -> None:
+        """Acknowledge all, move every row into the arrays, let others write. The writer can go on later."""
+        self.flush()
+        if self._lock.is_held:
+            with self._telling():
+                if self._state.frames or any(len(buffer.behind) for buffer in self._buffers.values()):
+                    self._fold(whole=True)
+            self._let_go()
+
+    def end(self) -> None:
+        """Acknowledge what was written, or drop what the store refused before, and let others write."""
+        try:
+            if self._lock.is_held and self._fault is None and not self._waiting and self._log is not None:
+                self._log.sync()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for log in (self._log, self._commits):
+            if log is not None:
+                log.close()
+        self._log = self._commits = None
+        self._waiting = []
+        self._lock.release()
+
+    def zero(self) -> None:
+        """Forget all rows and fields; the place stays a valid, empty store."""
+        self._lock.acquire()
+        number = 0
+        with suppress(StorageError):
+            number = load_state(self.medium).commit.number + 1
+        self.medium.put(FORMAT_KEY, format_bytes())
+        self._start(Commit(number, tail=tail_key(number)), {})
+        self._take_over()

@@ -1,0 +1,1 @@
+"""Trajectory stores of format version 0: read, no longer written."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import NoReturn
 
 import numpy as np
 
@@ -90,7 +91,8 @@ class TrajectoryWriter:
 
     def _begin(self) -> None:
         """Forget what belongs to the store as it was."""
-        self._waiting: list[bytes] = []
+        self._waiting: list[tuple[bytes, int]] = []
+        """Records that are not in the log, as it refused them, and the frames that they hold."""
         self._buffers: dict[str, ArrayBuffer] = {}
         self._written = self.acknowledged = 0
         self._writes_unsynced = 0
@@ -256,7 +258,7 @@ class TrajectoryWriter:
             (constants if item.constant else data).columns[item.name] = rows.columns[item.name]
         numbers, new_structures = self._structures.take(constants, fields)
         frames = Frames(data, numbers, new_structures)
-        self._waiting.append(frames.to_record(new))
+        self._waiting.append((frames.to_record(new), len(rows)))
         self._state.frames.append(frames)
         self._state.fields = accepted
         self._written += len(rows)
@@ -304,8 +306,8 @@ class TrajectoryWriter:
         if self._fault is not None:
             raise StorageError(f"{self._fault} This sink writes no more; open the store again when the cause is gone.")
         if not self._lock.is_in_place:
-            raise StorageError(f"{self.medium.where} was replaced by somebody else; nothing was written.")
-        if sum(map(len, self._waiting)) > self._config.buffer_bytes:
+            raise StorageError(f"{self.medium.where} was replaced by another one; nothing was written. Let one writer have it.")
+        if sum(len(record) for record, _ in self._waiting) > self._config.buffer_bytes:
             self.flush()
 
     @contextmanager
@@ -314,31 +316,40 @@ class TrajectoryWriter:
         try:
             yield
         except SyncError as error:
-            self._fault = (
-                f"The disk did not take what was written to {self.medium.where}: {error.strerror or error}. The "
-                f"{self.acknowledged} acknowledged frames are safe, {self.written - self.acknowledged} more may be lost."
-            )
-            raise StorageError(f"{self._fault} Free the disk or take another one, then open the store again.") from error
+            self._give_up(error)
         except Exception as error:
             if isinstance(error, StorageError):
                 raise
+            if self._waiting and isinstance(error, OSError):  # what the log has taken is safe all the same
+                try:
+                    self._sync()
+                except SyncError as worse:
+                    self._give_up(worse)
+                self._writes_unsynced = len(self._waiting)
             reason = getattr(error, "strerror", None) or error
             raise StorageError(
                 f"Writing to {self.medium.where} failed: {reason}. The {self.acknowledged} committed frames are safe, "
                 f"{self.written - self.acknowledged} more wait in memory. Make room or free the store, then `flush()`."
             ) from error
 
+    def _give_up(self, error: SyncError) -> NoReturn:
+        self._fault = (
+            f"The disk did not take what was written to {self.medium.where}: {error.strerror or error}. The "
+            f"{self.acknowledged} acknowledged frames are safe, {self.written - self.acknowledged} more may be lost."
+        )
+        raise StorageError(f"{self._fault} Free the disk or take another one, then open the store again.") from error
+
     def _drain(self) -> None:
         """Append what waits to the log."""
         assert self._log is not None
         while self._waiting:
-            self._log.append(self._waiting[0])
+            self._log.append(self._waiting[0][0])
             del self._waiting[0]
 
     def _sync(self) -> None:
         assert self._log is not None
         self._log.sync()
-        self.acknowledged = self._written
+        self.acknowledged = self._written - sum(frames for _, frames in self._waiting)
         self._writes_unsynced, self._last_sync = 0, time.monotonic()
 
     def _fold(self, *, whole: bool, anew: bool = False) -> None:
@@ -446,8 +457,8 @@ class TrajectoryWriter:
     def end(self) -> None:
         """Acknowledge what was written, or drop what the store refused before, and let others write."""
         try:
-            if self._lock.is_held and self._fault is None and not self._waiting and self._log is not None:
-                self._log.sync()
+            if self._lock.is_held and self._fault is None and self._log is not None:
+                self._sync()
         finally:
             self._let_go()
 

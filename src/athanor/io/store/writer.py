@@ -21,6 +21,7 @@ from athanor.errors import InputError, StorageError
 from athanor.io._replace import PARTIAL
 from athanor.io._store_lock import LOCK_KEY
 from athanor.io.store.buffer import ArrayBuffer
+from athanor.io.store.config import Durability, TrajectoryConfig
 from athanor.io.store.layout import (
     COMMITS_KEY,
     FORMAT_KEY,
@@ -45,7 +46,6 @@ from athanor.io.store.rows import Rows, merge_rows
 from athanor.io.store.shards import ArraySpec, ShardReader, group_document, to_json
 from athanor.io.store.state import COMMIT, REMAINDER, Frames, State, load_state
 from athanor.io.store.structures import StructureTable
-from athanor.io.store.config import Durability, TrajectoryConfig
 
 _KEYS_OF_GROUPS = tuple(f"{group}/zarr.json".lstrip("/") for group in GROUPS)
 
@@ -86,6 +86,8 @@ class TrajectoryWriter:
         self._commits: Log | None = None
         self._state = State()
         self._begin()
+        if mode == "repair":
+            return
         with self._opening():
             self._open(mode)
 
@@ -152,7 +154,7 @@ class TrajectoryWriter:
                 )
             return True
         ours = {LOCK_KEY, *_KEYS_OF_GROUPS}
-        if any(key not in ours and not key.endswith(PARTIAL) for key in medium.keys()):
+        if any(key not in ours and not key.endswith(PARTIAL) for key in medium.list_keys()):
             raise StorageError(f"{medium.where} is not empty and not a trajectory store; nothing was changed. "
                                f"Choose another place.")  # fmt: skip
         return False
@@ -194,7 +196,7 @@ class TrajectoryWriter:
         """Remove what an interrupted writer left, and what belongs to an earlier history."""
         kept = {LOCK_KEY, FORMAT_KEY, *_KEYS_OF_GROUPS}
         folders = (COMMITS_KEY, state.commit.tail or "/", *(f"{path}/" for path in state.commit.arrays))
-        for key in self.medium.keys():
+        for key in self.medium.list_keys():
             is_ours = key in kept or key.startswith(folders)
             if key.endswith(PARTIAL) or not is_ours:
                 self.medium.delete(key)
@@ -306,7 +308,9 @@ class TrajectoryWriter:
         if self._fault is not None:
             raise StorageError(f"{self._fault} This sink writes no more; open the store again when the cause is gone.")
         if not self._lock.is_in_place:
-            raise StorageError(f"{self.medium.where} was replaced by another one; nothing was written. Let one writer have it.")
+            raise StorageError(
+                f"{self.medium.where} was replaced by another one; nothing was written. Let one writer have it."
+            )
         if sum(len(record) for record, _ in self._waiting) > self._config.buffer_bytes:
             self.flush()
 
@@ -413,7 +417,9 @@ class TrajectoryWriter:
         def add(path: str, values: np.ndarray, earlier: np.ndarray, before: int) -> None:
             if path not in buffers:
                 per_atom = level_of(path, fields) in ("node", "structure_node")
-                spec = ArraySpec.sized(path, values.dtype, values.shape[1:], self._config.shard_bytes, per_atom=per_atom)
+                spec = ArraySpec.sized(
+                    path, values.dtype, values.shape[1:], self._config.shard_bytes, per_atom=per_atom
+                )
                 buffers[path] = ArrayBuffer(spec)
                 if before:
                     buffers[path].add(np.broadcast_to(earlier, (before, *earlier.shape[1:])))
@@ -425,7 +431,12 @@ class TrajectoryWriter:
             add(path, values, nothing, 0)
         add(STRUCTURE_INDEX, np.cumsum(new.node_counts) + commit.structure_nodes, nothing, 0)
         for item in fields:
-            add(item.path, (new if item.constant else rows).column(item), item.missing_rows(1), commit.rows(level_of(item.path, fields)))
+            add(
+                item.path,
+                (new if item.constant else rows).column(item),
+                item.missing_rows(1),
+                commit.rows(level_of(item.path, fields)),
+            )
         return buffers
 
     def flush(self) -> None:
@@ -498,11 +509,18 @@ class TrajectoryWriter:
             self._start(commit, kept.remainder, kept.frames)
             self._take_over()
 
-    def rewrite_metadata(self) -> None:
-        """Move every row into the arrays and write anew what other programs read of them."""
-        self.flush()
+    def repair(self) -> int:
+        """Go on from what can be read, move it into the arrays, and write anew what other programs read of them.
+
+        Returns how many frames there are. Acknowledged frames behind a damaged record are given up.
+        """
+        with self._opening():
+            self._lock.acquire()
+            self._take_over(load_state(self.medium, all_of_it=False))
         with self._telling():
             self._fold(whole=True, anew=True)
+        self.close()
+        return self._written
 
     def zero(self) -> None:
         """Forget all rows and fields; the place stays a valid, empty store."""

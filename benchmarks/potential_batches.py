@@ -89,10 +89,13 @@ def orb(calculator: Any, systems: list[Atoms]) -> tuple[Any, Any]:
 
 
 def mattersim(calculator: Any, systems: list[Atoms]) -> tuple[Any, Any]:
-    """Return what `predict_properties` says of its data loader."""
+    """Return what `predict_properties` says of its data loader.
+
+    Graphs are made by its converter for batches: those of the other one give other energies together than one by one.
+    """
     from mattersim.datasets.utils.build import build_dataloader
 
-    loader = build_dataloader(systems, batch_size=len(systems), only_inference=True)
+    loader = build_dataloader(systems, batch_size=len(systems), only_inference=True, batch_converter=True)
     energies, forces, _ = calculator.potential.predict_properties(loader, include_forces=True)
     return np.array(energies).reshape(-1), np.concatenate(forces)
 

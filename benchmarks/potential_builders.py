@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import potential_batches as batches
+import potential_batches as batch
 
 TESTS = Path(__file__).resolve().parent.parent / "tests" / "models_apart"
 LATTICES = (
@@ -194,17 +194,17 @@ def elements() -> list[int]:
 
 
 POTENTIALS: dict[str, Potential] = {
-    "chgnet": Potential("", "chgnet", "crystals", "shipped", chgnet, batches.chgnet),
-    "7net-0": Potential("learned", "sevenn", "crystals", "shipped", partial(sevennet, "7net-0"), batches.sevennet),
-    "7net-l3i5": Potential("learned", "sevenn", "crystals", "shipped", partial(sevennet, "7net-l3i5"), batches.sevennet),
-    "diep": Potential("learned", "diep", "crystals", "shipped", diep, batches.diep),
-    "mace": Potential("mace", "mace-torch", "crystals", "random", mace, batches.mace),
-    "orb": Potential("orb", "orb-models", "crystals", "random", orb, batches.orb, 8),
-    "mattersim": Potential("mattersim", "mattersim", "crystals", "random", mattersim, batches.mattersim),
-    "uma": Potential("uma", "fairchem-core", "crystals", "random", uma, batches.uma),
-    "metatomic": Potential("metatomic", "metatomic-torch", "crystals", "random", pet, batches.metatomic),
-    "nequip": Potential("nequip", "nequip", "crystals", "random", nequip, batches.nequip),
-    "allegro": Potential("nequip", "nequip-allegro", "crystals", "random", allegro, batches.nequip),
-    "so3lr": Potential("learned", "so3krates-torch", "molecules", "shipped", so3lr, batches.so3lr, 200),
-    "aimnet2": Potential("aimnet2", "aimnet", "molecules", "random", aimnet2, batches.aimnet2, 200),
+    "chgnet": Potential("", "chgnet", "crystals", "shipped", chgnet, batch.chgnet),
+    "7net-0": Potential("learned", "sevenn", "crystals", "shipped", partial(sevennet, "7net-0"), batch.sevennet),
+    "7net-l3i5": Potential("learned", "sevenn", "crystals", "shipped", partial(sevennet, "7net-l3i5"), batch.sevennet),
+    "diep": Potential("learned", "diep", "crystals", "shipped", diep, batch.diep),
+    "mace": Potential("mace", "mace-torch", "crystals", "random", mace, batch.mace),
+    "orb": Potential("orb", "orb-models", "crystals", "random", orb, batch.orb, 8),
+    "mattersim": Potential("mattersim", "mattersim", "crystals", "random", mattersim, batch.mattersim),
+    "uma": Potential("uma", "fairchem-core", "crystals", "random", uma, batch.uma),
+    "metatomic": Potential("metatomic", "metatomic-torch", "crystals", "random", pet, batch.metatomic),
+    "nequip": Potential("nequip", "nequip", "crystals", "random", nequip, batch.nequip),
+    "allegro": Potential("nequip", "nequip-allegro", "crystals", "random", allegro, batch.nequip),
+    "so3lr": Potential("learned", "so3krates-torch", "molecules", "shipped", so3lr, batch.so3lr, 200),
+    "aimnet2": Potential("aimnet2", "aimnet", "molecules", "random", aimnet2, batch.aimnet2, 200),
 }

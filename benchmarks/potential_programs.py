@@ -204,7 +204,6 @@ def measure(name: str, smoke: bool, rounds: int) -> dict[str, Any]:
         "inputs": sorted(config.optional_inputs | config.required_inputs),
         "dtype": str(card.dtype).removeprefix("torch."),
         "forces": "predicted" if card.conservative is False else "derivatives",
-        "systems": len(systems),
         "atoms": atoms,
     }
     return {"rows": rows, "facts": facts}

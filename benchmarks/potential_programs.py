@@ -1,7 +1,7 @@
-"""One learned potential beside the calculator of its own package: ``python potential_programs.py NAME [--smoke]``.
+"""One learned potential beside its own package: ``python potential_programs.py NAME [--smoke]``.
 
 Runs in the environment of that package, see `potentials.py`, and prints a JSON document in its last line. How a model
-is built stands in `potential_builders.py`.
+is built stands in `potential_builders.py`, how the package evaluates many systems in `potential_batches.py`.
 """
 
 from __future__ import annotations

@@ -217,8 +217,8 @@ def milliseconds(evaluate: Callable[[], Any]) -> float:
 def kilobytes_an_atom(name: str) -> float:
     """Return the slope of the peak between two sizes, each in a process of its own."""
     program, potential = str(Path(__file__).resolve()), POTENTIALS[name]
-    counts = (potential.count // 2, potential.count) if potential.systems == "crystals" else (2, 4)
-    found = [run_json([sys.executable, program, name, "--peak", str(count)]) for count in counts]
+    fewest = min(potential.count, 16) if potential.systems == "crystals" else 2  # enough to need more than all imports
+    found = [run_json([sys.executable, program, name, "--peak", str(count)]) for count in (fewest, 2 * fewest)]
     (low, small), (high, large) = [(each["peak_bytes"], each["atoms"]) for each in found]
     return (high - low) / (large - small) / 1e3
 

@@ -204,7 +204,7 @@ POTENTIALS: dict[str, Potential] = {
     "uma": Potential("uma", "fairchem-core", "crystals", "random", uma, batch.uma),
     "metatomic": Potential("metatomic", "metatomic-torch", "crystals", "random", pet, batch.metatomic),
     "nequip": Potential("nequip", "nequip", "crystals", "random", nequip, batch.nequip),
-    "allegro": Potential("nequip", "nequip-allegro", "crystals", "random", allegro, batch.nequip),
+    "allegro": Potential("nequip", "nequip-allegro", "crystals", "random", allegro, batch.nequip, 8),
     "so3lr": Potential("learned", "so3krates-torch", "molecules", "shipped", so3lr, batch.so3lr, 200),
     "aimnet2": Potential("aimnet2", "aimnet", "molecules", "random", aimnet2, batch.aimnet2, 200),
 }

@@ -228,8 +228,8 @@ def _check_times(source: Source, rows: np.ndarray) -> None:
             times.setdefault(origin["system_id"], []).append(origin["time"])
     if any(len(found) > 1 for found in times.values()) and all(len(set(found)) == 1 for found in times.values()):
         raise InputError(
-            f"`spacing` is a time between frames, and those of {f'`{source.label}`' if source.label else 'each system'} "
-            f"have none: they are steps of a relaxation. Leave `spacing` out, or keep fewer frames with `every`."
+            f"`spacing` is a time between frames, and those of {source.label or 'each system'} have none: they are "
+            f"steps of a relaxation. Leave `spacing` out, or keep fewer frames with `every`."
         )
 
 

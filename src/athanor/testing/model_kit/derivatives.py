@@ -41,8 +41,8 @@ def _differences(
     """Return what gives the slopes of the energy along `num_ways` ways, those nearest to the slopes it is handed.
 
     Each is the Richardson extrapolation of central differences at two steps, with an error of fourth order. NaN where a
-    pair crosses a cutoff on the way, if energy or forces jump there; and where the energy of a model that is not smooth,
-    as its card says, has a kink at the system itself.
+    pair crosses a cutoff on the way, if energy or forces jump there; and where a model that is not smooth, as its card
+    says, has a kink at the system itself.
     """
     slopes, lengths, cutoffs = [], _DISPLACEMENTS[bench.precision], where_it_may_jump(bench)
     here = bench.evaluate([system], ["energy"])[0]["energy"].double()
@@ -59,7 +59,9 @@ def _differences(
             found[_kinks(values - here, step) > _KINK * tolerances.DERIVATIVE.at(bench.precision)] = math.nan
         slopes.append(found)
     if bool(torch.stack(slopes).isnan().all()):
-        raise NotApplicable("the energy may jump or has a kink with every displacement, as at a cutoff that is crossed")
+        raise NotApplicable(
+            "with every displacement a pair crosses a cutoff, where the energy may jump, or it has a kink"
+        )
     return lambda given: _nearest(torch.stack(slopes), given)
 
 

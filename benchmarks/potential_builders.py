@@ -168,7 +168,7 @@ def aimnet2() -> tuple[Any, Any]:
 
 def of_the_tests(name: str) -> Any:
     """Return the tests of a wrapper as a module: they know how to build a network of it."""
-    sys.path.insert(0, str(TESTS.parent))
+    sys.path.append(str(TESTS.parent))
     return import_module(f"{TESTS.name}.test_{name}")  # they share a module that stands beside them
 
 

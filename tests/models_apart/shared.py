@@ -139,7 +139,7 @@ def state():
         "random": random.getstate(), "seed of numpy": numpy.random.get_state()[1].tolist(),
         "seed": torch.get_rng_state().tolist(), "default dtype": torch.get_default_dtype(),
         "threads": torch.get_num_threads(), "precision of products": torch.get_float32_matmul_precision(),
-        "TF32": torch.backends.cuda.matmul.allow_tf32, "printing": vars(torch._tensor_str.get_printoptions()),
+        "TF32": torch.backends.cuda.matmul.allow_tf32, "printing": dict(torch._tensor_str.get_printoptions()),
         "gradients": torch.is_grad_enabled(), "sharing": torch.multiprocessing.get_sharing_strategy(),
     }}
 before = state()

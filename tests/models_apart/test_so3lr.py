@@ -175,7 +175,7 @@ def test_it_keeps_the_contract() -> None:
 
 def test_the_shipped_parameters_keep_the_contract() -> None:
     """With the card that the name brings; crystals are small, as a list up to 12 Å is long."""
-    every = standard_systems(distance=1.5, elements=(6, 8))
+    every = standard_systems(distance=2.0, elements=(6, 8))
     systems = {name: every[name] for name in ("pair", "cluster", "atom", "left-handed", "tiny cell")}
     keeps_the_contract(
         get("so3lr", dtype="float64"), "rotation", "inversion", "precision", "unknown element", systems=systems

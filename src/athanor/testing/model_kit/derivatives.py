@@ -45,7 +45,6 @@ def _differences(
     says, has a kink at the system itself.
     """
     slopes, lengths, cutoffs = [], _DISPLACEMENTS[bench.precision], where_it_may_jump(bench)
-    here = bench.evaluate([system], ["energy"])[0]["energy"].double()
     if bench.precision == torch.float64 and (cutoffs or not (bench.cutoffs or bench.card.smooth)):
         lengths = (*lengths, *(_FINER * length for length in lengths))
     for length in lengths:
@@ -56,6 +55,7 @@ def _differences(
         found = (values[:, 0] - 8.0 * values[:, 1] + 8.0 * values[:, 2] - values[:, 3]) / (12.0 * step)
         found[_crossed(bench, system, systems, cutoffs)] = math.nan
         if bench.card.smooth is False:
+            here = bench.evaluate([system], ["energy"])[0]["energy"].double()
             found[_kinks(values - here, step) > _KINK * tolerances.DERIVATIVE.at(bench.precision)] = math.nan
         slopes.append(found)
     if bool(torch.stack(slopes).isnan().all()):

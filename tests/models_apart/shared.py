@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.calculators.calculator import all_changes
 
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
@@ -77,10 +78,13 @@ def asking_for(model: Any, outputs: set[str]) -> Any:
 
 def calculated(calculator: Any, atoms: Atoms) -> dict[str, Any]:
     """Return what a calculator says, with stress [3, 3]: zero without a cell, where that of packages is arbitrary."""
-    calculator.calculate(atoms)
+    periodic = ["stress"] if atoms.pbc.all() else []  # not all packages have one of slabs
+    calculator.calculate(atoms, ["energy", "forces", *periodic], all_changes)
     found = dict(calculator.results)
-    if "stress" in found or not atoms.pbc.any():
-        found["stress"] = matrix(found["stress"]) if atoms.pbc.any() else np.zeros((3, 3))
+    if not atoms.pbc.any():
+        found["stress"] = np.zeros((3, 3))
+    elif "stress" in found:
+        found["stress"] = matrix(found["stress"])
     return found
 
 

@@ -79,6 +79,7 @@ def asking_for(model: Any, outputs: set[str]) -> Any:
 def calculated(calculator: Any, atoms: Atoms) -> dict[str, Any]:
     """Return what a calculator says, with stress [3, 3]: zero without a cell, where that of packages is arbitrary."""
     periodic = ["stress"] if atoms.pbc.all() else []  # not all packages have one of slabs
+    calculator.results = {}
     calculator.calculate(atoms, ["energy", "forces", *periodic], all_changes)
     found = dict(calculator.results)
     if not atoms.pbc.any():

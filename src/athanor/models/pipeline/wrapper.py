@@ -113,7 +113,8 @@ class PipelineModelWrapper(nn.Module, BaseModelMixin):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         """Move or convert the models, as `to` does; the card tells the precision that they then compute in."""
         super()._apply(fn, recurse)
-        self.model_card = replace(self.model_card, dtype=common_dtype(step.model.model_card for step in self._plan.steps))
+        cards = [step.model.model_card for step in self._plan.steps]
+        self.model_card = replace(self.model_card, dtype=common_dtype(cards))
         return self
 
     @property

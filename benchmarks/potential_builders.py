@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -181,8 +182,8 @@ def aimnet2() -> tuple[Any, Any]:
 
 def of_the_tests(name: str) -> Any:
     """Return the tests of a wrapper as a module: they know how to build a network of it."""
-    sys.path.insert(0, str(TESTS))
-    return __import__(f"test_{name}")
+    sys.path.append(str(TESTS.parent))
+    return import_module(f"{TESTS.name}.test_{name}")  # they share a module that stands beside them
 
 
 def elements() -> list[int]:

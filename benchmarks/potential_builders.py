@@ -92,13 +92,13 @@ def mace() -> tuple[Any, Any]:
     return test.MACEWrapper(made).eval(), test.MACECalculator(models=[made], device="cpu", default_dtype="float32")
 
 
-def orb() -> tuple[Any, Any]:
-    """Return a conservative ORB v3 of the published size."""
+def orb(kind: str) -> tuple[Any, Any]:
+    """Return an ORB v3 of the published size, conservative or direct."""
     import torch
 
     test = of_the_tests("orb")
     size = {"latent_dim": 256, "base_mlp_hidden_dim": 1024, "head_mlp_hidden_dim": 256, "num_message_passing_steps": 5}
-    made = test.random_network("conservative", torch.float32, **size)
+    made = test.random_network(kind, torch.float32, **size)
     return test.OrbWrapper(made).eval(), test.ORBCalculator(made, test.Adapter(6.0, 120), device="cpu")
 
 
@@ -141,14 +141,15 @@ def pet() -> tuple[Any, Any]:
         return test.MetatomicWrapper.from_checkpoint(file, trust=True), test.MetatomicCalculator(file)
 
 
-def nequip() -> tuple[Any, Any]:
-    """Return a small NequIP: 32 features to degree 2, two layers, 5 Å."""
+def nequip(kind: str) -> tuple[Any, Any]:
+    """Return a small NequIP of 32 features, or Allegro of 64 scalars and 16 tensors: degree 2, two layers, 5 Å."""
     from ase.data import chemical_symbols
 
     test = of_the_tests("nequip")
     names = [chemical_symbols[number] for number in elements()]
-    size = {"type_names": names, "r_max": 5.0, "num_features": 32, "l_max": 2, "per_type_energy_shifts": 0.0}
-    made = test.random_network("nequip", "float32", **size)
+    size = {"type_names": names, "r_max": 5.0, "l_max": 2, "per_type_energy_shifts": 0.0}
+    size |= {"num_features": 32} if kind == "nequip" else {"num_scalar_features": 64, "num_tensor_features": 16}
+    made = test.random_network(kind, "float32", **size)
     transforms = test.basic_transforms(made.metadata, 5.0, names, {name: name for name in names})
     return test.NequIPWrapper(made).eval(), test.NequIPCalculator(made, "cpu", transforms=transforms)
 
@@ -185,11 +186,13 @@ POTENTIALS: dict[str, Potential] = {
     "7net-l3i5": Potential("learned", "sevenn", "crystals", "shipped", partial(sevennet, "7net-l3i5")),
     "diep": Potential("learned", "diep", "crystals", "shipped", diep),
     "mace": Potential("mace", "mace-torch", "crystals", "random", mace),
-    "orb": Potential("orb", "orb-models", "crystals", "random", orb),
+    "orb": Potential("orb", "orb-models", "crystals", "random", partial(orb, "conservative")),
+    "orb-direct": Potential("orb", "orb-models", "crystals", "random", partial(orb, "direct")),
     "mattersim": Potential("mattersim", "mattersim", "crystals", "random", mattersim),
     "uma": Potential("uma", "fairchem-core", "crystals", "random", uma),
     "metatomic": Potential("metatomic", "metatomic-torch", "crystals", "random", pet),
-    "nequip": Potential("nequip", "nequip", "crystals", "random", nequip),
+    "nequip": Potential("nequip", "nequip", "crystals", "random", partial(nequip, "nequip")),
+    "allegro": Potential("nequip", "nequip-allegro", "crystals", "random", partial(nequip, "allegro")),
     "so3lr": Potential("learned", "so3krates-torch", "molecules", "shipped", so3lr),
     "aimnet2": Potential("aimnet2", "aimnet", "molecules", "random", aimnet2),
 }

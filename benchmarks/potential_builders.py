@@ -21,7 +21,7 @@ LATTICES = (
 
 
 class Potential(NamedTuple):
-    """One row of the registry: the environment it runs in, its package, what it is for, and what builds it.
+    """A network of a wrapper: the environment it runs in, its package, what it is for, and what builds it.
 
     `build` returns the wrapped model, and the package's calculator with the same network.
     """

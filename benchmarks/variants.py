@@ -277,6 +277,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=POTENTIALS, default=list(POTENTIALS), help="which; all by default")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: does the script run?")
+    parser.add_argument(
+        "--limit", type=float, default=LIMIT, help="seconds for compiling and evaluating; 240 by default"
+    )
     options = parser.parse_args()
     if options.inside:
         with warnings.catch_warnings():
@@ -284,7 +287,7 @@ def main() -> None:
             print(json.dumps(inside(options.name, options.inside, options.smoke)))
         return
     for name in options.only:
-        found = measured(name, options.ways, options.smoke)
+        found = measured(name, options.ways, options.smoke, options.limit)
         for way, each in found.items():
             print(f"  {way}: {each if isinstance(each, str) else describe(each)}")
         print(f"| {name} |", " | ".join(told(way, each) for way, each in found.items()), "|", flush=True)

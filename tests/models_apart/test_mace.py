@@ -24,7 +24,8 @@ from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
 from athanor.errors import InputError, NotAvailableError
 from athanor.models import MACEWrapper, hessian
-from athanor.models.mace import contractions, network, wrapper as mace_wrapper
+from athanor.models.mace import contractions, network
+from athanor.models.mace import wrapper as mace_wrapper
 from athanor.neighbors import compute_neighbors
 from athanor.testing import Verdict, check_model
 

@@ -17,7 +17,7 @@ from athanor.errors import InputError, NotAvailableError
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
 from athanor.models.derivatives import carries_graph
-from athanor.models.learned import DERIVATIVES, EMBEDDINGS, LearnedModel, as_batch
+from athanor.models.learned import DERIVATIVES, LearnedModel, as_batch
 from athanor.models.mace.contractions import receivers_first, with_sums_first
 from athanor.models.mace.inputs import LABELS, atoms_and_pairs, further, heads_of
 from athanor.models.mace.network import (

@@ -41,9 +41,6 @@ if TYPE_CHECKING:
     from athanor.data.batch import Batch
     from athanor.models.network_graph import NetworkGraph
 
-_OUR_NAMES = {"node_energy": "atomic_energies"}
-"""Of what a network returns under other names."""
-
 
 class MACEWrapper(LearnedModel):
     """MACE, equivariant message passing with many-body messages, for whole batches; any network of its interface.
@@ -259,19 +256,20 @@ class MACEWrapper(LearnedModel):
         keep_graph = keep_graph or carries_graph(batch)
         with torch.inference_mode(False), torch.set_grad_enabled(keep_graph or not wanted.isdisjoint(DERIVATIVES)):
             graph = self.network_graph(batch)
-            outputs = self.named_outputs(self._called(graph, wanted, training=keep_graph), batch, wanted)
+            outputs = self.named_outputs(self.network_outputs(graph, wanted), batch, wanted)
         return outputs if keep_graph else {key: value.detach() for key, value in outputs.items()}
 
-    def network_outputs(self, graph: NetworkGraph, wanted: Set[str]) -> Mapping[str, torch.Tensor | None]:
-        """Return the energy, attached, and what else is wanted; see `LearnedModel.network_outputs`."""
-        return self._called(graph, wanted - DERIVATIVES)
+    def attached_energy(
+        self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
+    ) -> dict[str, torch.Tensor]:
+        """Return the energy of the network, attached; see `BaseModelMixin.attached_energy`."""
+        return super().attached_energy(data, strain, wanted - DERIVATIVES)
 
-    def _called(
-        self, graph: NetworkGraph, wanted: Set[str], *, training: bool = False
-    ) -> dict[str, torch.Tensor | None]:
-        """Return what the network gives, by our names; forces and stress too if these are wanted."""
+    def network_outputs(self, graph: NetworkGraph, wanted: Set[str]) -> dict[str, torch.Tensor | None]:
+        """Return what the network gives, forces and stress too if wanted; see `LearnedModel.network_outputs`."""
         network: nn.Module = self.model
-        inputs = self._inputs(graph, differentiated=not wanted.isdisjoint(DERIVATIVES))
+        differentiated = not wanted.isdisjoint(DERIVATIVES)
+        inputs = self._inputs(graph, differentiated=differentiated)
         if (fast := self._faster()) is not None:
             network, inputs = fast, receivers_first(inputs)
         found = network(
@@ -279,7 +277,7 @@ class MACEWrapper(LearnedModel):
             compute_force="forces" in wanted,
             compute_stress="stress" in wanted,
             compute_displacement="stress" in wanted,
-            training=self.training or training,
+            training=self.training or (differentiated and carries_graph(graph.batch)),
         )
         if self._in_debye and found.get("dipole") is not None:
             found = {**found, "dipole": found["dipole"] * DEBYE}
@@ -288,9 +286,10 @@ class MACEWrapper(LearnedModel):
         return self._by_our_names(found)
 
     def _by_our_names(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        features = found.get("node_feats")
-        named = {_OUR_NAMES.get(name, name): value for name, value in found.items()}
-        return named if features is None else {**named, "node_embeddings": features[:, : self._embedding_width]}
+        named = {"atomic_energies" if name == "node_energy" else name: value for name, value in found.items()}
+        if (features := found.get("node_feats")) is not None:
+            named["node_embeddings"] = features[:, : self._embedding_width]
+        return named
 
     def _faster(self) -> nn.Module | None:
         """Return the network with its sums first, on a CPU; made once."""

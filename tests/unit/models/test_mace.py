@@ -319,9 +319,7 @@ def test_compiled_code_is_differentiated_once_and_says_so(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("number", "named"),
-    [(6, r"C \(6\)"), (92, r"U \(92\)"), (0, "atomic number 0"), (500, "atomic number 500")],
-    ids=str,
+    ("number", "named"), [(6, "C"), (92, "U"), (0, "atomic number 0"), (500, "atomic number 500")], ids=str
 )
 def test_an_unknown_element_is_refused_also_below_the_largest(number: int, named: str) -> None:
     """The row of carbon in a table up to chlorine is all zero, which would give a plausible energy."""
@@ -329,7 +327,8 @@ def test_an_unknown_element_is_refused_also_below_the_largest(number: int, named
     model = wrapper()
     model(batch)
     batch.atomic_numbers[batch.batch_ptr[1]] = number
-    with pytest.raises(InputError, match=rf"for {named} in the system of index 1; it has some for H, O, Na, Cl\."):
+    place = rf"{named}( \({number}\))? in the system of index 1"
+    with pytest.raises(InputError, match=rf"no parameters for {place}; it has some for H, O, Na, Cl\."):
         model(batch)
     batch.atomic_numbers[batch.batch_ptr[1]] = 8
     model(batch)

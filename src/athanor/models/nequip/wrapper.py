@@ -62,6 +62,8 @@ class NequIPWrapper(LearnedModel):
     .. [2] A. Musaelian et al., Nat. Commun. 14, 579 (2023). doi:10.1038/s41467-023-36329-y
     """
 
+    _keeps_dtype = True
+
     def __init__(self, model: nn.Module, *, types: Mapping[str, str] | None = None, weights_digest: str = "") -> None:
         facts = NetworkFacts.of(model)
         super().__init__(model, facts.types(types), embedding_width=facts.width)
@@ -168,7 +170,7 @@ class NequIPWrapper(LearnedModel):
         geometry = (batch.positions, batch.cell_or_zeros, strain)
         energy = _WithDerivatives.apply(found["total_energy"].view(-1), *derivatives, *geometry)
         outputs = {"energy": energy, "atomic_energies": found["atomic_energy"].view(-1)}
-        return self.named_outputs(outputs, graph, wanted)
+        return self.named_outputs(outputs, graph.batch, wanted)
 
     def network_outputs(self, graph: NetworkGraph, wanted: Set[str]) -> Mapping[str, torch.Tensor | None]:
         """Return energies and features; see `LearnedModel.network_outputs`."""

@@ -36,6 +36,10 @@ def copy_frame(batch: Batch, device: torch.device) -> Batch:
     return _assemble(tensors, specs, np.array(batch.num_nodes_list, dtype=np.int64), device)
 
 
+def _types_of(batch: Batch) -> dict[str, _FieldType]:
+    return {name: (batch.field_spec(name), value.dtype, value.shape[1:]) for name, value in fields_of(batch).items()}
+
+
 class FrameSchema:
     """Fields seen so far, so that a frame that could not be joined with earlier ones is refused when it comes."""
 
@@ -51,13 +55,15 @@ class FrameSchema:
             If a field has another level, dtype or trailing shape than before, or is there in some frames only and is
             neither a float nor has a default. Nothing is remembered then.
         """
-        found = {
-            name: (batch.field_spec(name), value.dtype, value.shape[1:]) for name, value in fields_of(batch).items()
-        }
+        found = _types_of(batch)
         if self._seen:
             for name in {**self._seen, **found}:
                 self._check(name, self._seen.get(name), found.get(name))
         self._seen = {**self._seen, **found}
+
+    def is_that_of(self, batch: Batch) -> bool:
+        """Whether `batch` has the very fields that were seen."""
+        return self._seen == _types_of(batch)
 
     @staticmethod
     def _check(name: str, seen: _FieldType | None, found: _FieldType | None) -> None:

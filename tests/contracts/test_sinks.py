@@ -10,24 +10,32 @@ import torch
 
 from athanor.data.batch import Batch
 from athanor.errors import CapacityError
-from athanor.sinks import GPUBuffer, HostMemory, ZarrData
+from athanor.sinks import AsyncSink, GPUBuffer, HostMemory, TeeSink, ZarrData
 from athanor.testing import sink_contract
 
 BLOCKS = {"buffer_bytes": 10**8}
 ARRAYS = {"buffer_bytes": 0, "chunk_bytes": 1024}
 
 
-@pytest.fixture(params=["host", "gpu-buffer", "zarr-blocks", "zarr-arrays", "zarr-waiting", "zarr-folder"])
+SINKS = {
+    "host": lambda capacity, path: HostMemory(capacity),
+    "gpu-buffer": lambda capacity, path: GPUBuffer(capacity),
+    "gpu-buffer-fixed": lambda capacity, path: GPUBuffer(capacity, max_atoms=5, device="cpu"),
+    "zarr-blocks": lambda capacity, path: ZarrData({}, capacity, BLOCKS, durability="frame"),
+    "zarr-arrays": lambda capacity, path: ZarrData({}, capacity, ARRAYS, durability="frame"),
+    "zarr-waiting": lambda capacity, path: ZarrData({}, capacity, durability="close"),
+    "zarr-folder": lambda capacity, path: ZarrData(path, capacity),
+    "tee": lambda capacity, path: TeeSink(HostMemory(capacity), GPUBuffer(2 * capacity), ZarrData({})),
+    "async-host": lambda capacity, path: AsyncSink(HostMemory(capacity)),
+    "async-zarr": lambda capacity, path: AsyncSink(ZarrData(path, capacity), max_writes=1),
+    "async-tee": lambda capacity, path: AsyncSink(TeeSink(AsyncSink(HostMemory(capacity)), GPUBuffer(capacity))),
+}
+
+
+@pytest.fixture(params=list(SINKS))
 def make_sink(request, tmp_path):
     number = itertools.count()
-    return {
-        "host": HostMemory,
-        "gpu-buffer": GPUBuffer,
-        "zarr-blocks": lambda capacity: ZarrData({}, capacity, BLOCKS, durability="frame"),
-        "zarr-arrays": lambda capacity: ZarrData({}, capacity, ARRAYS, durability="frame"),
-        "zarr-waiting": lambda capacity: ZarrData({}, capacity, durability="close"),
-        "zarr-folder": lambda capacity: ZarrData(tmp_path / f"{next(number)}.zarr", capacity),
-    }[request.param]
+    return lambda capacity: SINKS[request.param](capacity, tmp_path / f"{next(number)}.zarr")
 
 
 @pytest.mark.parametrize("check", sink_contract.CHECKS, ids=lambda check: check.__name__)

@@ -5,7 +5,7 @@ The only module of sinks and stores that takes a batch apart and puts one togeth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -31,7 +31,12 @@ def fields_of(batch: Batch) -> dict[str, torch.Tensor]:
 
 def copy_frame(batch: Batch, device: torch.device) -> Batch:
     """Copy node and system fields to `device`, detached from any graph."""
-    tensors = {name: value.detach().to(device, copy=True) for name, value in fields_of(batch).items()}
+    return map_frame(batch, device, lambda value: value.to(device, copy=True))
+
+
+def map_frame(batch: Batch, device: torch.device, copy: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+    """Return a frame on `device` with ``copy(tensor)`` of every node and system field, detached from any graph."""
+    tensors = {name: copy(value.detach()) for name, value in fields_of(batch).items()}
     specs = {name: batch.field_spec(name) for name in tensors}
     return _assemble(tensors, specs, np.array(batch.num_nodes_list, dtype=np.int64), device)
 

@@ -6,16 +6,17 @@ sink as it was. Threads may share a sink: each call is whole.
 
 from __future__ import annotations
 
+import os
 import threading
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from athanor import _runtime
 from athanor.data.batch import Batch
-from athanor.errors import ArgumentError, CapacityError, InputError, ShapeError, StorageError
+from athanor.errors import ArgumentError, CapacityError, ContractError, InputError, ShapeError, StorageError
 
 
 class DataSink(ABC):
@@ -73,6 +74,11 @@ class DataSink(ABC):
     def __repr__(self) -> str:
         bound = "" if self.capacity is None else f" of at most {self.capacity:,}"
         return f"{type(self).__name__}({len(self):,} frames{bound})"
+
+    @property
+    def acknowledged(self) -> int:
+        """Systems that are as safe as this sink can make them; in memory all that are stored."""
+        return len(self)
 
     @property
     def is_full(self) -> bool:
@@ -170,3 +176,22 @@ class DataSink(ABC):
 
     def _refuse_empty(self) -> StorageError:
         return StorageError(f"This {type(self).__name__} is empty; write to it before `read()` or `drain()`.")
+
+
+def check_sink(sink: Any, name: str = "sink") -> DataSink:
+    """Return `sink` if it is one; raises ContractError otherwise."""
+    if not isinstance(sink, DataSink):
+        raise ContractError(
+            f"`{name}` is a {type(sink).__name__}; pass a sink, for example `ZarrData('frames.zarr')` or "
+            f"`HostMemory(capacity=1000)` of `athanor.sinks`."
+        )
+    return sink
+
+
+def _free_in_child() -> None:
+    """Another thread may have been in the midst of a call, which it does not finish here."""
+    DataSink._mutex = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free_in_child)

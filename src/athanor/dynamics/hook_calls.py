@@ -73,9 +73,8 @@ class HookCalls:
 
     def show_start(self) -> None:
         """Show the whole batch, as it is before the first step, to each hook that wants to see it, once."""
-        wanting = {
-            id(b.hook): b.on_start for engine in self.engines for b in engine.bound_hooks if b.on_start is not None
-        }
+        every = (bound for engine in self.engines for bound in engine.bound_hooks)
+        wanting = {id(bound.hook): bound.on_start for bound in every if bound.on_start is not None}
         if wanting:
             self._systems.write_back()
         for on_start in wanting.values():

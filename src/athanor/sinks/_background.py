@@ -197,9 +197,7 @@ class Line:
         name, waiting, safe = type(self._sink).__name__, len(self._waiting), self.stored
         with suppress(Exception):
             safe = min(safe, self._sink.acknowledged)
-        rest = (
-            f" What waits, {waiting} in number, is tried again in its order; `abandon()` drops it." if waiting else ""
-        )
+        rest = f" {waiting} waiting writes are tried again, in order; `abandon()` drops them." if waiting else ""
         raise StorageError(
             f"{name} failed in the background: {in_words(error)} It has {self.stored} frames, of which {safe} are "
             f"acknowledged.{rest}{this_call}"

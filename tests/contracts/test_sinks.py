@@ -10,11 +10,12 @@ import torch
 
 from athanor.data.batch import Batch
 from athanor.errors import CapacityError
+from athanor.io.frames import FrameSchema
 from athanor.sinks import AsyncSink, GPUBuffer, HostMemory, TeeSink, ZarrData
 from athanor.testing import sink_contract
 
 BLOCKS = {"buffer_bytes": 10**8}
-ARRAYS = {"buffer_bytes": 0, "chunk_bytes": 1024}
+ARRAYS = {"buffer_bytes": 0, "shard_bytes": 1024}
 
 
 SINKS = {
@@ -123,6 +124,21 @@ class InventsLabels(HostMemory):
         return found
 
 
+class TakesWhatDoesNotFit(HostMemory):
+    """Broken twin: does not compare a frame with those before."""
+
+    def write(self, batch: Batch, mask: torch.Tensor | None = None) -> None:
+        self._schema = FrameSchema()
+        super().write(batch, mask)
+
+
+class ClosesForGood(HostMemory):
+    """Broken twin: what was closed is gone."""
+
+    def close(self) -> None:
+        self.zero()
+
+
 class TakesNoTurns(HostMemory):
     """Broken twin: another thread may come between its look at the count and its write."""
 
@@ -143,6 +159,8 @@ TWINS = {
     Reverses: ("check_round_trip", r"\[1, 1, 4, 2, 1, 3\] atoms, not \[2, 1, 3, 4, 1, 1\]"),
     DrainsNothing: ("check_empty_and_drain", "drain left something"),
     InventsLabels: ("check_missing_labels", "`energy` is "),
+    TakesWhatDoesNotFit: ("check_refusals", "no StorageError"),
+    ClosesForGood: ("check_closing", "closed with 3 frames, it has 0"),
     TakesNoTurns: ("check_threads", "0 writes were refused, not one"),
 }
 

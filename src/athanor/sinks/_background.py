@@ -197,7 +197,8 @@ class Line:
         name, waiting, safe = type(self._sink).__name__, len(self._waiting), self.stored
         with suppress(Exception):
             safe = min(safe, self._sink.acknowledged)
-        rest = f" {waiting} waiting writes are tried again, in order; `abandon()` drops them." if waiting else ""
+        writes = "1 waiting write is" if waiting == 1 else f"{waiting} waiting writes are"
+        rest = f" {writes} tried again, in order; `abandon()` drops what waits." if waiting else ""
         raise StorageError(
             f"{name} failed in the background: {in_words(error)} It has {self.stored} frames, of which {safe} are "
             f"acknowledged.{rest}{this_call}"

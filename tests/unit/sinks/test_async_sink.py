@@ -277,7 +277,7 @@ def test_an_error_is_told_by_the_next_call_and_nothing_is_lost(gate: Gate) -> No
     text = r"Gate failed in the background: OSError: no space left on device It has 3 frames, of which 3 are acknowle"
     with pytest.raises(StorageError, match=text) as told:
         sink.flush()
-    assert "2 waiting writes are tried again, in order; `abandon()` drops them." in str(told.value)
+    assert "2 waiting writes are tried again, in order; `abandon()` drops what waits." in str(told.value)
     assert isinstance(told.value.__cause__, OSError)
     sink.flush()
     assert sink.read().system_id.flatten().tolist() == [0, 1, 2, 10, 11, 12, 20, 21, 22]
@@ -423,7 +423,7 @@ def test_the_end_of_the_program_stores_what_waits_or_says_what_is_lost(end: str,
     done = subprocess.run([sys.executable, "-c", script], timeout=120, capture_output=True, text=True, check=False)
     assert (done.returncode != 0) == bool(end), done.stderr
     assert "Full failed in the background: OSError: no space left on device" in done.stderr
-    assert "1 waiting writes" in done.stderr
+    assert "1 waiting write is tried again" in done.stderr
     with ZarrData(tmp_path / "a.zarr", mode="r") as sink:
         assert sink.read().system_id.flatten().tolist()[::3] == [0, 10, 20, 30, 40, 50]
 

@@ -67,8 +67,10 @@ class _SinkHook:
                         f"{did_you_mean(name, known)}"
                     )
             kept = self.fields | _IN_EVERY_FRAME
-            for name in [name for name, _ in frame if name not in kept and name != "velocities_present"]:
-                del frame[name]
+            kept = kept | {"velocities_present"} if "velocities" in kept else kept
+            for name in [name for name, _ in frame if name not in kept]:
+                if name in frame:  # it may have gone with another one
+                    del frame[name]
         return frame if self.dtype is None else frame.to(dtype=self.dtype)
 
     def __enter__(self) -> Self:

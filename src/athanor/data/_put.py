@@ -20,6 +20,7 @@ from athanor.data._pair_views import warn_dropped_edges
 from athanor.data._room import ROOM_LEVELS, ColumnName, Copied, Room
 from athanor.data._storage import BatchStorage
 from athanor.data.fields import FIELDS, FieldSpec, Level
+from athanor.data.pair_list import PairList
 from athanor.errors import ArgumentError, DtypeError, InputError, ShapeError
 
 AnyBatch = TypeVar("AnyBatch", bound=BatchStorage)
@@ -110,7 +111,7 @@ def _planned(
     """Give the wanted systems the free places in order, up to the first that does not fit."""
     systems = len(batch)
     if taken is None:
-        free = np.arange(systems, room.rows["system"])
+        free = np.arange(systems, min(room.rows["system"], systems + len(wanted)))
     elif taken[systems:].any():
         raise InputError(
             f"`dest_mask` says that place {systems + int(taken[systems:].argmax())} is taken; the buffer holds "
@@ -138,33 +139,23 @@ def _planned(
 
 def _copy(batch: BatchStorage, other: BatchStorage, room: Room, plan: _Plan) -> None:
     """Write the systems of a plan; nothing is changed unless all of them can be written."""
-    takes_pairs = room.rows["edge"] > 0
-    mine, theirs = _membership.levels_of(batch), _membership.levels_of(other)
-    rows = {level: plan.arrangement.rows(mine[level], theirs[level]) for level in mine}
     custom = _merged_fields(batch, other)
     columns = {level: _columns(batch, other, level, custom) for level in ROOM_LEVELS}
     groups = _membership.joined_groups(batch, other, plan.arrangement)
-    lists = batch.pair_lists or other.pair_lists if takes_pairs else ()
-    lists = _membership.joined_lists(lists, batch, other, plan.arrangement, (mine["node"], theirs["node"]), rows)
-    edges = LevelStorage.empty(len(plan.arrangement.systems))
-    if takes_pairs:
-        edges = LevelStorage(rows["edge"].counts, _joined_edges(mine["edge"], theirs["edge"], rows["edge"], custom))
-    elif other._edge.tensors:
-        warn_dropped_edges(other._edge.tensors)
+    edges, lists = _joined_pairs(batch, other, room, plan, custom)
     for level in ROOM_LEVELS:
         for name, (here, _) in columns[level].items():
             room.memory(level, name, here)
     levels: dict[Level, LevelStorage] = {"edge": edges}
     for level in ROOM_LEVELS:
-        move = _Move(mine[level], theirs[level], rows[level], plan)
-        written = LevelStorage(rows[level].counts)
+        move = _Move.of(batch._level(level), other._level(level), plan)
+        levels[level] = written = LevelStorage(move.counts)
         for name, (here, there) in columns[level].items():
             tensor = move.write(room.memory(level, name, here), here, there)
             if isinstance(name, str):
                 written.tensors[name] = tensor
             else:
                 written.state[name] = tensor
-        levels[level] = written
     _membership.replace_contents(batch, _membership.BatchParts(levels, custom, lists, groups), None)
 
 
@@ -173,28 +164,57 @@ _Column = tuple[torch.Tensor, torch.Tensor]
 
 
 class _Move(NamedTuple):
-    """Writes the rows of one level."""
+    """Writes the rows of one level: all of them anew, or those that come behind the first `used` ones."""
 
-    mine: LevelStorage
-    theirs: LevelStorage
+    counts: np.ndarray
     rows: Rows
-    plan: _Plan
+    used: int
+    is_behind: bool
+    is_whole: bool
+    """Whether every row of the other batch is copied."""
+
+    @classmethod
+    def of(cls, mine: LevelStorage, theirs: LevelStorage, plan: _Plan) -> _Move:
+        """Return how the rows of a level are moved by a plan."""
+        if plan.is_behind:
+            rows = Rows(theirs.starts[plan.systems], theirs.counts[plan.systems])
+            counts = np.concatenate([mine.counts, rows.counts])
+        else:
+            rows = plan.arrangement.rows(mine, theirs)
+            counts = rows.counts
+        return cls(counts, rows, mine.rows, plan.is_behind, len(plan.systems) == len(theirs.counts))
 
     def write(self, memory: torch.Tensor, here: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
         """Write into `memory`, which begins with `here` already, what it shall hold, and return that part of it."""
-        used, total = self.mine.rows, int(self.rows.counts.sum())
+        used = self.used
         there = there.detach()
         with torch.no_grad():
-            if here.data_ptr() != memory.data_ptr() and used:
+            if used and here.data_ptr() != memory.data_ptr():
                 memory[:used].copy_(here)
-            if not self.plan.is_behind:
-                memory[:total].copy_(self.rows.move(memory[:used], there.to(memory.device)))
-            elif len(self.plan.systems) == len(self.theirs.counts):
-                memory[used:total].copy_(there)
-            else:
-                chosen = Rows(self.theirs.starts[self.plan.systems], self.theirs.counts[self.plan.systems])
-                memory[used:total].copy_(chosen.move(there))
-        return memory[:total]
+            if not self.is_behind:
+                found = self.rows.move(memory[:used], there.to(memory.device))
+                return memory[: len(found)].copy_(found)
+            found = there if self.is_whole else self.rows.move(there)
+            memory[used : used + len(found)].copy_(found)
+            return memory[: used + len(found)]
+
+
+def _joined_pairs(
+    batch: BatchStorage, other: BatchStorage, room: Room, plan: _Plan, custom: Mapping[str, FieldSpec]
+) -> tuple[LevelStorage, tuple[PairList, ...]]:
+    """Return edge fields and pair lists of both, in new memory; those of `other` only if there is room for pairs."""
+    edges = LevelStorage.empty(len(plan.arrangement.systems))
+    if not room.rows["edge"]:
+        if other._edge.tensors:
+            warn_dropped_edges(other._edge.tensors)
+        return edges, ()
+    mine, theirs = _membership.levels_of(batch), _membership.levels_of(other)
+    rows = {level: plan.arrangement.rows(mine[level], theirs[level]) for level in mine}
+    parts = Parts([mine["edge"].tensors, theirs["edge"].tensors], {"edge": [mine["edge"].rows, theirs["edge"].rows]})
+    fields = _collate.join(parts, custom, _SIDES.__getitem__, lambda level, values: rows["edge"].move(*values))["edge"]
+    nodes = (mine["node"], theirs["node"])
+    lists = _membership.joined_lists(batch.pair_lists or other.pair_lists, batch, other, plan.arrangement, nodes, rows)
+    return LevelStorage(rows["edge"].counts, fields), lists
 
 
 _SIDES = ("the buffer", "the Batch that is put into it")
@@ -245,13 +265,6 @@ def _checked(name: str, here: torch.Tensor, there: torch.Tensor) -> _Column:
             f"them equal. Nothing was put."
         )
     return here, there
-
-
-def _joined_edges(
-    mine: LevelStorage, theirs: LevelStorage, rows: Rows, custom: Mapping[str, FieldSpec]
-) -> dict[str, torch.Tensor]:
-    parts = Parts([mine.tensors, theirs.tensors], {"edge": [mine.rows, theirs.rows]})
-    return _collate.join(parts, custom, _SIDES.__getitem__, lambda level, values: rows.move(*values))["edge"]
 
 
 # ------------------------------------------------------------------------------------------- systems that leave

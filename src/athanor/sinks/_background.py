@@ -60,7 +60,7 @@ class Waiting:
     def copying(
         cls, frame: Batch, mask: torch.Tensor | None, streams: dict[torch.device, torch.cuda.Stream]
     ) -> Waiting:
-        """Copy a frame, and a mask that is where it is, to the host, without waiting for the device.
+        """Copy a frame and a mask to the host, without waiting for the device.
 
         On a GPU the frame is first copied there, in the order of what the run does, because the run writes over its
         tensors as soon as it goes on; a stream of its own brings that copy into pinned memory.
@@ -75,14 +75,14 @@ class Waiting:
         side.wait_stream(torch.cuda.current_stream(device))
 
         def to_host(tensor: torch.Tensor) -> torch.Tensor:
-            pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            pinned = torch.empty(tensor.shape, dtype=tensor.dtype, device=_HOST, pin_memory=True)
             pinned.copy_(tensor, non_blocking=True)
             tensor.record_stream(side)
             return pinned
 
         with torch.cuda.stream(side):
             on_host = map_frame(snapshot, _HOST, to_host)
-            chosen = None if mask is None else to_host(mask)
+            chosen = mask if mask is None or mask.device == _HOST else to_host(mask)
             done = torch.cuda.Event()
             done.record(side)
         return cls(on_host, chosen, done)

@@ -95,13 +95,12 @@ class AsyncSink(DataSink):
                 self._line.add(self._copy(frame, mask, wanted))
 
     def _copy(self, frame: Batch, mask: torch.Tensor | None, wanted: np.ndarray | None) -> Waiting:
-        """Copy the wanted systems to the host; where only a device knows which, all of them and the mask."""
-        if wanted is None:
-            return Waiting.copying(frame, mask, self._streams)
-        if wanted.all():
+        """Copy the wanted systems to the host; from a device, which would have to be told which, all and the mask."""
+        if wanted is not None and wanted.all():
             return Waiting.copying(frame, None, self._streams)
-        chosen = frame.index_select(wanted)
-        return Waiting(chosen) if chosen.device.type == "cpu" else Waiting.copying(chosen, None, self._streams)
+        if wanted is None or frame.device.type != "cpu":
+            return Waiting.copying(frame, mask, self._streams)
+        return Waiting(frame.index_select(wanted))
 
     def read(self) -> Batch:
         """Return what is stored when everything is, see `DataSink.read`."""

@@ -195,8 +195,8 @@ def next_free_places_for_each_field(monkeypatch: Any) -> None:
     def wrap(write: Any) -> Any:
         def twin(self: Any, memory: Any, here: Any, there: Any) -> Any:
             result = write(self, memory, here, there)
-            if len(self.theirs.counts) == self.theirs.rows and there.dtype != torch.int64:
-                result[self.mine.rows :] = result[self.mine.rows :].roll(1, 0)
+            if there.dtype != torch.int64:
+                result[self.used :] = result[self.used :].roll(1, 0)
             return result
 
         return twin

@@ -484,6 +484,33 @@ def test_mistakes() -> None:
     assert_equal(buffer, before)
 
 
+DTYPES = [torch.complex64, torch.complex128, torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool]
+DTYPES += [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_dtype_and_layout_arrives(dtype: torch.dtype) -> None:
+    def values(rows: int, start: int) -> torch.Tensor:
+        return (torch.arange(rows * 6).reshape(rows, 2, 3) + start).to(dtype)
+
+    batches = []
+    for start in (0, 10, 20):
+        batch = make_batch(start)
+        batch.add_key("mine", list(values(6, start).split(batch.num_nodes_list)), level="node")
+        batch.add_key("turned", list(values(3, start).split(1)), level="system")
+        batch.turned = values(9, start).reshape(2, 3, 9).permute(2, 0, 1)[::3]
+        batch.add_key("shared", list(values(3, 7).split(1)), level="system")
+        batch.shared = values(1, start).expand(3, 2, 3)
+        batches.append(batch)
+    buffer = Batch.empty(num_systems=9, num_nodes=18, template=batches[0])
+    buffer.put(batches[0], mask(1, 1, 1))
+    buffer.put(batches[1], mask(1, 0, 1))
+    buffer.put(batches[2], mask(1, 1, 1), dest_mask=mask(0, 1, 0, 1, 0, 0, 0, 0, 0))
+    one, two, three = batches
+    places = [three[[0]], one[[1]], three[[1]], two[[0]], three[[2]]]
+    assert_equal(buffer, joined(*places))
+
+
 def test_a_put_is_forgotten_when_the_systems_change() -> None:
     source = make_batch(0)
     Batch.empty(num_systems=1, num_nodes=9, template=source).put(source, mask(1, 1, 1))

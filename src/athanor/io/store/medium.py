@@ -192,6 +192,7 @@ class Folder(Medium):
         self.disk = disk or Disk()
         self._touched: set[Path] = set()
         self._own: set[Path] = set()
+        self._is_named = False
 
     def _path(self, key: str) -> Path:
         """The file of a key; what was tampered with must not lead out of the folder."""
@@ -287,6 +288,11 @@ class Folder(Medium):
         """See `Medium.settle`."""
         touched, self._touched = self._touched, set()
         if self.synced:
+            if not self._is_named:  # the name of the folder itself, which may be new as well; where we may look at it
+                self._is_named = True
+                for folder in list(self.root.absolute().parents)[:2]:
+                    with suppress(PermissionError):
+                        self.disk.sync_folder(folder)
             with _sync_errors():
                 for folder in sorted(touched, key=lambda path: len(path.parts)):
                     self.disk.sync_folder(folder)

@@ -134,9 +134,10 @@ class TrajectoryWriter:
         self._check_place(mode)
         self._lock.acquire()
         if not self._check_place(mode):  # again: another writer may have been quicker
+            self.medium.put(FORMAT_KEY, format_bytes())
+            self.medium.settle()  # before all else: without it nobody knows whose the rest is
             for key in _KEYS_OF_GROUPS:
                 self.medium.put(key, to_json(group_document()))
-            self.medium.put(FORMAT_KEY, format_bytes())
         if mode == "w":
             self.zero()
         else:

@@ -203,12 +203,6 @@ class ZarrData(DataSink):
             if self._writer is not None:
                 self._writer.end()
 
-    def __enter__(self) -> ZarrData:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
 
 def _close_at_end(writer: TrajectoryWriter) -> None:
     """Commit what waits when the sink goes or the program ends."""

@@ -181,7 +181,7 @@ class ZarrData(DataSink):
             return self._filled_reader().frames(system_id)
 
     def truncate_to(self, frames: int) -> None:
-        """Forget every system but the first `frames`, for good: a run that goes on from an earlier moment writes on there.
+        """Forget every system but the first `frames`, for good, so that a run can go on from an earlier moment.
 
         Raises
         ------

@@ -107,6 +107,7 @@ class OptionalDependency(Enum):
     UMA = _Package("fairchem.core", "athanor-md[uma]")
     METATOMIC = _Package("metatomic.torch", "athanor-md[metatomic]")
     METATENSOR = _Package("metatensor.torch", "athanor-md[metatomic]")
+    OBSTORE = _Package("obstore", "athanor-md[remote]")
     TENSORBOARD = _Package("tensorboard", "athanor-md[tensorboard]")
 
     @property

@@ -58,19 +58,20 @@ class ArrayBuffer:
         rows, before = self.rows, self.stored
         start = 0
         while len(rows) - start >= self.spec.shard_rows:
-            medium.put(
-                self.spec.key(self.base // self.spec.shard_rows),
-                self.spec.encode(rows[start : start + self.spec.shard_rows], level),
-            )
+            self._put(medium, rows[start : start + self.spec.shard_rows], level)
             start += self.spec.shard_rows
             self.base += self.spec.shard_rows
         if start:
             self._parts = [rows[start:].copy()]
         self.stored = max(self.base, before)
         if whole and self.stored < self.base + len(self.rows):
-            medium.put(self.spec.key(self.base // self.spec.shard_rows), self.spec.encode(self.rows, level))
+            self._put(medium, self.rows, level)
             self.stored = self.base + len(self.rows)
         return self.stored != before
+
+    def _put(self, medium: Medium, rows: np.ndarray, level: int) -> None:
+        raw = self.spec.encode(rows, level, medium.mark().encode())
+        medium.put_shard(self.spec.key(self.base // self.spec.shard_rows), raw)
 
     def metadata(self, level: int) -> dict[str, Any]:
         """Content of its ``zarr.json``."""

@@ -52,8 +52,8 @@ def with_frames(buffers: Mapping[str, ArrayBuffer], state: State, shard_bytes: i
     return filled
 
 
-def next_commit(state: State, buffers: Mapping[str, ArrayBuffer]) -> Commit:
-    """Return the commit that counts the frames of the log among the rows of the arrays."""
+def next_commit(state: State, buffers: Mapping[str, ArrayBuffer], mark: str) -> Commit:
+    """Return the commit that counts the frames of the log among the rows of the arrays; `mark` names its own log."""
     commit = state.commit
     new = [each.new_structures for each in state.frames if each.new_structures is not None]
     return Commit(
@@ -64,6 +64,6 @@ def next_commit(state: State, buffers: Mapping[str, ArrayBuffer]) -> Commit:
         structure_nodes=commit.structure_nodes + sum(each.num_nodes for each in new),
         fields=state.fields,
         arrays={path: buffer.to_commit() for path, buffer in buffers.items()},
-        tail=tail_key(commit.number + 1),
+        tail=tail_key(commit.number + 1, mark),
         previous=state.checksum,
     )

@@ -225,7 +225,7 @@ class Commit:
 
 
 _COUNTED = {"system": "systems", "node": "nodes", "structure": "structures", "structure_node": "structure_nodes"}
-_TAIL_NAME = re.compile(r"tail/\d{10}\.log")
+_TAIL_NAME = re.compile(r"tail/\d{10}(-[0-9a-f]{16})?\.log")
 SYSTEM_INDEX = ("index/node_end", "index/structure", "index/sequence")
 STRUCTURE_INDEX = "index/structure_end"
 
@@ -291,9 +291,9 @@ def check_name(name: str) -> str:
     return name
 
 
-def tail_key(commit: int) -> str:
-    """Key of the log that a commit begins."""
-    return f"{TAIL_PREFIX}{commit:010d}.log"
+def tail_key(commit: int, mark: str = "") -> str:
+    """Key of the log that a commit begins; with the mark of its writer, where there may be several."""
+    return f"{TAIL_PREFIX}{commit:010d}{mark and '-' + mark}.log"
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -28,6 +28,10 @@ class SyncError(OSError):
     """The disk did not take what it was to save; it may be gone from the memory of the system as well."""
 
 
+class ReplacedError(Exception):
+    """An object that was opened is no longer there, or another one has taken its place."""
+
+
 @contextmanager
 def _sync_errors() -> Iterator[None]:
     try:
@@ -69,7 +73,13 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, start: int, count: int) -> bytes:
-        """Return `count` bytes from `start` on; fewer if it ends before."""
+        """Return `count` bytes from `start` on; fewer if it ends before.
+
+        Raises
+        ------
+        ReplacedError
+            If it is gone, where it could not be held.
+        """
 
     def close(self) -> None:  # noqa: B027
         """Free what the system gave."""
@@ -80,6 +90,8 @@ class Medium(ABC):
 
     where: str
     """How messages call the place."""
+    is_shared = False
+    """Whether writers of other programs can not be kept away by `lock`."""
 
     @abstractmethod
     def read(self, key: str) -> bytes | None:
@@ -92,6 +104,14 @@ class Medium(ABC):
     @abstractmethod
     def put(self, key: str, value: bytes) -> None:
         """Put bytes under a key, all or nothing."""
+
+    def put_shard(self, key: str, value: bytes) -> None:
+        """Put a shard, in place of one that begins with the same rows or counts in no commit."""
+        self.put(key, value)
+
+    def mark(self) -> str:
+        """What tells what this writer puts from all that others put; empty where there can be no other."""
+        return ""
 
     @abstractmethod
     def delete(self, key: str) -> None:
@@ -116,6 +136,10 @@ class Medium(ABC):
     def delete_log(self, key: str) -> None:
         """Remove a log."""
         self.delete(key)
+
+    def strays(self, commit: int, tail: str) -> list[str] | None:
+        """Keys that no writer needs when this commit, with this log, is the last; None for all that it does not name."""
+        return None
 
     @abstractmethod
     def lock(self) -> StoreLock:

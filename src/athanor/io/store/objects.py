@@ -29,8 +29,8 @@ class Objects(Medium):
     def create_log(self, key: str, first: bytes = b"") -> Log:
         """See `Medium.create_log`."""
         old = self.list_keys(f"{key}/")
-        number = 1 + int(old[-1].rpartition("/")[2]) if old else 0
-        self.put_new(_part(key, number), first)
+        number = 1 + part_number(old[-1]) if old else 0
+        self.put_new(part_key(key, number), first)
         for each in old:
             self.delete(each)
         return _ObjectLog(self, key, number + 1, len(first))
@@ -43,7 +43,7 @@ class Objects(Medium):
             if place + length > size:
                 self.delete(each)
                 continue
-            place, number = place + length, 1 + int(each.rpartition("/")[2])
+            place, number = place + length, 1 + part_number(each)
         return _ObjectLog(self, key, number, place)
 
     def read_log(self, key: str) -> LogContent | None:
@@ -51,7 +51,7 @@ class Objects(Medium):
         parts = self.list_keys(f"{key}/")
         if not parts:
             return None
-        numbers = [int(each.rpartition("/")[2]) for each in parts]
+        numbers = [part_number(each) for each in parts]
         if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
             raise StorageError(f"A part of `{key}` of {self.where} is missing.")
         raw = b"".join(self.read(each) or b"" for each in parts)
@@ -72,8 +72,14 @@ class Objects(Medium):
         return StoreLock(self.where, None, self.where)
 
 
-def _part(key: str, number: int) -> str:
+def part_key(key: str, number: int) -> str:
+    """Key of an object of a log."""
     return f"{key}/{number:08d}"
+
+
+def part_number(key: str) -> int:
+    """Inverse of `part_key`."""
+    return int(key.rpartition("/")[2])
 
 
 class _Bytes(Source):
@@ -98,7 +104,7 @@ class _ObjectLog(Log):
 
     def sync(self) -> None:
         if self._waiting:
-            self._objects.put_new(_part(self._key, self._number), b"".join(self._waiting))
+            self._objects.put_new(part_key(self._key, self._number), b"".join(self._waiting))
             self._number += 1
             self._waiting = []
 

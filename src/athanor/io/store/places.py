@@ -17,7 +17,7 @@ def open_medium(store: Any, *, synced: bool = True) -> Medium:
     Parameters
     ----------
     store
-        A path (``str`` or ``Path``), a URL that fsspec understands, a ``dict``, a zarr ``Store`` or ``StorePath``.
+        A path (``str`` or ``Path``), a URL, a store of obstore, a ``dict``, a zarr ``Store`` or ``StorePath``.
     synced
         Whether what is written to a folder waits for the disk.
 
@@ -25,6 +25,8 @@ def open_medium(store: Any, *, synced: bool = True) -> Medium:
     ------
     InputError
         If `store` is none of these.
+    OptionalDependencyError
+        If it needs a package that is not installed.
     StorageError
         If the path is a file.
     """
@@ -37,6 +39,10 @@ def open_medium(store: Any, *, synced: bool = True) -> Medium:
         if path.exists() and not path.is_dir():
             raise StorageError(f"`{path}` is a file; a trajectory store is a folder.")
         return Folder(path, synced=synced)
+    from athanor.io.store.remote import is_obstore, is_remote, open_obstore, open_remote
+
+    if isinstance(store, str) and is_remote(store):
+        return open_remote(store)
     import zarr.storage
     from zarr.abc.store import Store
 
@@ -46,6 +52,10 @@ def open_medium(store: Any, *, synced: bool = True) -> Medium:
     if isinstance(store, zarr.storage.StorePath):
         prefix = f"{store.path}/" if store.path else ""
         store = store.store
+    if isinstance(store, zarr.storage.ObjectStore) and not store.read_only:
+        store = store.store
+    if is_obstore(store):
+        return open_obstore(store, prefix, synced=synced)
     if type(store) is zarr.storage.LocalStore:
         return Folder(Path(store.root) / prefix, synced=synced)
     if isinstance(store, str):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from athanor.errors import StorageError
-from athanor.io.store.medium import Medium, Source
+from athanor.io.store.medium import Medium, ReplacedError, Source
 from athanor.io.store.records import crc32c
 
 INNER_BYTES = 1 << 15
@@ -27,6 +27,7 @@ _ABSENT = np.uint64(2**64 - 1)
 _BLOSC_HEADER = 16
 _OPEN_SHARDS = 48
 _KEPT_CHUNKS = 128
+_ATTEMPTS = 10
 
 
 def fill_value(dtype: np.dtype) -> float | int | bool:
@@ -107,8 +108,8 @@ class ArraySpec:
             "attributes": {},
         }
 
-    def encode(self, rows: np.ndarray, level: int) -> bytes:
-        """Bytes of a shard that begins with `rows`; those that it lacks are not stored."""
+    def encode(self, rows: np.ndarray, level: int, mark: bytes = b"") -> bytes:
+        """Bytes of a shard that begins with `rows`; those that it lacks are not stored. No index points to `mark`."""
         from numcodecs.blosc import SHUFFLE, Blosc
 
         blosc = Blosc(cname="zstd", clevel=level, shuffle=SHUFFLE)
@@ -124,7 +125,7 @@ class ArraySpec:
             index[number] = place, len(packed) + 4
             place += len(packed) + 4
         listing = index.tobytes()
-        return b"".join((*parts, listing, crc32c(listing).to_bytes(4, "little")))
+        return b"".join((*parts, mark, listing, crc32c(listing).to_bytes(4, "little")))
 
 
 def _power_of_two(number: int) -> int:
@@ -214,6 +215,14 @@ class ShardReader:
 
     def _read_chunk(self, spec: ArraySpec, number: int) -> np.ndarray:
         shard, inner = divmod(number, spec.shard_rows // spec.inner_rows)
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._read_part(spec, shard, inner)
+            except ReplacedError:  # by one that begins with the same rows
+                self._open.pop(spec.key(shard), None)
+        raise StorageError(f"`{spec.key(shard)}` of {self._medium.where} changes all the time. Try again.")
+
+    def _read_part(self, spec: ArraySpec, shard: int, inner: int) -> np.ndarray:
         source, index = self._shard(spec, shard)
         start, count = (int(value) for value in index[inner])
         name = f"Chunk {inner} of `{spec.key(shard)}` of {self._medium.where}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,10 +22,10 @@ from athanor.io.store.layout import (
     level_of,
 )
 from athanor.io.store.medium import LogContent, Medium
-from athanor.io.store.records import decode_arrays, encode_arrays, frame, records
+from athanor.io.store.records import crc32c, decode_arrays, encode_arrays, frame, records
 from athanor.io.store.rows import Rows
 
-COMMIT, REMAINDER, FRAMES = 1, 2, 3
+COMMIT, REMAINDER, FRAMES, SEAL, MARK = 1, 2, 3, 4, 5
 """Kinds of records."""
 _REPAIR = "`athanor store repair` keeps what can be read"
 _ATTEMPTS = 10
@@ -63,6 +64,8 @@ class State:
     commits_size: int = 0
     tail_size: int = 0
     """Bytes of the two logs that count."""
+    sealed: int | None = None
+    """If no frame may come behind those of the log, as they are being moved: the `shard_bytes` of who began."""
 
     @property
     def systems(self) -> int:
@@ -92,18 +95,18 @@ def load_state(medium: Medium, *, all_of_it: bool = True) -> State:
         raise StoreNotFoundError(f"{medium.where} holds no trajectory (no `{FORMAT_KEY}` there). Check the path.")
     check_format(found, medium.where)
     for attempt in range(_ATTEMPTS):
-        before = medium.identity(COMMITS_KEY), _size(medium)
+        before = _last_commit(medium)
         try:
             return _load(medium, all_of_it)
         except StorageError:  # a writer may have gone on between two looks
-            if attempt + 1 == _ATTEMPTS or before == (medium.identity(COMMITS_KEY), _size(medium)):
+            if attempt + 1 == _ATTEMPTS or before == _last_commit(medium):
                 raise
     raise AssertionError
 
 
-def _size(medium: Medium) -> int | None:
+def _last_commit(medium: Medium) -> object:
     content = medium.read_log(COMMITS_KEY)
-    return None if content is None else len(content.raw)
+    return medium.identity(COMMITS_KEY), content and (len(content.raw), crc32c(content.raw))
 
 
 def _load(medium: Medium, all_of_it: bool) -> State:
@@ -118,8 +121,6 @@ def _load(medium: Medium, all_of_it: bool) -> State:
     _check_whole(log, state.commits_size, COMMITS_KEY, medium, all_of_it)
     if payload is None:
         return state
-    from athanor.io.store.records import crc32c
-
     state.commit, state.checksum = Commit.from_bytes(payload, medium.where), crc32c(payload)
     state.fields = state.commit.fields
     tail = medium.read_log(state.commit.tail)
@@ -135,6 +136,8 @@ def _load(medium: Medium, all_of_it: bool) -> State:
             frames, state.fields = _frames(each, state.fields, structures, medium.where)
             structures += 0 if frames.new_structures is None else len(frames.new_structures)
             state.frames.append(frames)
+        elif kind == SEAL and state.sealed is None:
+            state.sealed = _shard_bytes(each, medium.where)
         state.tail_size = end
     _check_whole(tail, state.tail_size, state.commit.tail, medium, all_of_it)
     lacking = [
@@ -155,6 +158,13 @@ def _check_whole(log: LogContent, good: int, key: str, medium: Medium, all_of_it
             f"`{key}` of {medium.where} is damaged behind byte {good:,}, of {log.acknowledged:,} that were written "
             f"safely. {_REPAIR}."
         )
+
+
+def _shard_bytes(payload: bytes, where: str) -> int:
+    try:
+        return int(json.loads(payload)["shard_bytes"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _impossible(where, f"a seal that can not be read ({error})") from error
 
 
 def _remainder(payload: bytes, commit: Commit, where: str) -> dict[str, np.ndarray]:

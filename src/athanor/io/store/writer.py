@@ -42,7 +42,7 @@ from athanor.io.store.reader import StoredFrames
 from athanor.io.store.records import crc32c, encode_arrays, frame
 from athanor.io.store.rows import Rows
 from athanor.io.store.shards import ShardReader, group_document, to_json
-from athanor.io.store.state import COMMIT, REMAINDER, Frames, State, load_state
+from athanor.io.store.state import COMMIT, REMAINDER, SEAL, Frames, State, load_state
 from athanor.io.store.structures import StructureTable
 
 _KEYS_OF_GROUPS = tuple(f"{group}/zarr.json".lstrip("/") for group in GROUPS)
@@ -166,7 +166,7 @@ class TrajectoryWriter:
         self._drop_strays(state)
         if not state.commit.tail:
             self._state = state
-            self._start(Commit(tail=tail_key(0)), {})
+            self._start(Commit(tail=self._new_key(0)), {})
         else:
             self._state = state
             self._log = self.medium.open_log(state.commit.tail, state.tail_size)
@@ -177,6 +177,8 @@ class TrajectoryWriter:
         structures = state.commit.structures + sum(len(each.new_structures or ()) for each in state.frames)
         self._structures = StructureTable(structures)
         self._written = self.acknowledged = state.systems
+        if state.sealed is not None:
+            self._fold(whole=False)
 
     def _buffers_of(self, state: State) -> dict[str, ArrayBuffer]:
         """The end of each array; of a part-filled shard as well, which a longer one is to replace."""
@@ -193,6 +195,11 @@ class TrajectoryWriter:
 
     def _drop_strays(self, state: State) -> None:
         """Remove what an interrupted writer left, and what belongs to an earlier history."""
+        strays = self.medium.strays(state.commit.number, state.commit.tail)
+        if strays is not None:
+            for key in strays:
+                self.medium.delete(key)
+            return
         kept = {LOCK_KEY, FORMAT_KEY, *_KEYS_OF_GROUPS}
         folders = (COMMITS_KEY, state.commit.tail or "/", *(f"{path}/" for path in state.commit.arrays))
         for key in self.medium.list_keys():
@@ -211,6 +218,9 @@ class TrajectoryWriter:
         self._commits = self.medium.create_log(COMMITS_KEY, frame(COMMIT, payload))
         self.medium.settle()
         self._now_at(commit, payload, log)
+
+    def _new_key(self, commit: int) -> str:
+        return tail_key(commit, self.medium.mark())
 
     def _new_tail(self, commit: Commit, remainder: dict[str, np.ndarray]) -> Log:
         return self.medium.create_log(commit.tail, frame(REMAINDER, encode_arrays(remainder)) if remainder else b"")
@@ -251,6 +261,9 @@ class TrajectoryWriter:
                 self._lock.acquire()
                 self._take_over()
         self._check_usable()
+        if self._state.sealed is not None:  # moving the rows of the log failed; it takes no more
+            with self._telling():
+                self._fold(whole=False)
         accepted = self._accept(fields)
         new = accepted[len(self._fields) :]
         constants = Rows(rows.node_counts)
@@ -365,7 +378,7 @@ class TrajectoryWriter:
         self._fold_at = (self._log.size if self._log else 0) + self._config.buffer_bytes  # if this fails
         if self._writes_unsynced:
             self._sync()
-        buffers = with_frames(self._buffers, state, self._config.shard_bytes)
+        buffers = with_frames(self._buffers, state, self._seal())
         changed = [path for path, buffer in buffers.items()
                    if buffer.write(self.medium, self._config.compression_level, whole=whole)]  # fmt: skip
         documents = {path: buffers[path].metadata(self._config.compression_level) for path in buffers}
@@ -373,7 +386,7 @@ class TrajectoryWriter:
             self.medium.put(f"{path}/zarr.json", to_json(documents[path]))
         if whole or self._is_consolidated is not False:
             self.medium.put("zarr.json", to_json(group_document(documents if whole else None)))
-        new = next_commit(state, buffers)
+        new = next_commit(state, buffers, self.medium.mark())
         remainder = {path: behind for path, buffer in buffers.items() if len(behind := buffer.behind)}
         log = self._new_tail(new, remainder)
         self.medium.settle()
@@ -382,6 +395,17 @@ class TrajectoryWriter:
         self._fold_at = log.size + self._config.buffer_bytes
         with suppress(OSError):  # a stray one is dropped by the next writer
             self.medium.delete_log(commit.tail)
+
+    def _seal(self) -> int:
+        """Let no frame come into the log behind those that are moved; return how the arrays are cut."""
+        if not self.medium.is_shared:
+            return self._config.shard_bytes
+        assert self._log is not None
+        if self._state.sealed is None:
+            self._state.sealed = self._config.shard_bytes  # before it is there, as an answer may be lost
+            self._log.append(frame(SEAL, to_json({"shard_bytes": self._state.sealed})))
+        self._log.sync()
+        return self._state.sealed
 
     def flush(self) -> None:
         """Acknowledge what was written.
@@ -447,7 +471,7 @@ class TrajectoryWriter:
         with self._telling():
             kept = StoredFrames(self.medium).first(frames)
             commit = replace(kept.commit, number=self._state.commit.number + 1, fields=self._fields, previous=0,
-                             tail=tail_key(self._state.commit.number + 1))  # fmt: skip
+                             tail=self._new_key(self._state.commit.number + 1))  # fmt: skip
             if self._log is not None:
                 self._log.close()
             self._start(commit, kept.remainder, kept.frames)
@@ -473,5 +497,5 @@ class TrajectoryWriter:
         with suppress(StorageError):
             number = load_state(self.medium).commit.number + 1
         self.medium.put(FORMAT_KEY, format_bytes())
-        self._start(Commit(number, tail=tail_key(number)), {})
+        self._start(Commit(number, tail=self._new_key(number)), {})
         self._take_over()

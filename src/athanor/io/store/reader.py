@@ -78,7 +78,7 @@ class StoredFrames:
 
     def rows(self, chosen: np.ndarray) -> Rows:
         """Rows of every field for chosen frames."""
-        if self._medium.identity(COMMITS_KEY) != self._history:
+        if self._history is not None and self._medium.identity(COMMITS_KEY) != self._history:
             raise StorageError(f"{self._medium.where} was emptied or cut back meanwhile; open it again.")
         return Rows(self.node_counts(chosen), {item.name: self.column(item, chosen) for item in self.fields})
 

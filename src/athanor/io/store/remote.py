@@ -16,7 +16,6 @@ from athanor.io.store.shared import NEW, RefusedError, SharedObjects, TakenError
 SCHEMES = frozenset({"s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss"})
 HOSTS = ("amazonaws.com", "r2.cloudflarestorage.com", "core.windows.net", "fabric.microsoft.com")
 """Ends of the names of hosts whose ``https`` addresses are stores of objects."""
-_CLIENT = {"timeout": "120s", "connect_timeout": "10s"}
 
 
 def is_remote(url: str) -> bool:
@@ -43,7 +42,7 @@ def open_remote(url: str) -> Medium:
     stores = OptionalDependency.OBSTORE.load("store", needed_by=f"`{url}`")
     try:
         # we try again ourselves: only who wrote the object can tell its own from that of another writer
-        store = stores.from_url(url, client_options=_CLIENT, retry_config={"max_retries": 0})
+        store = stores.from_url(url, retry_config={"max_retries": 0})
     except (ValueError, _errors().BaseError) as error:
         raise InputError(f"`{url}` is not an address of a store: {_first_line(error)}. Use a local path.") from error
     return ObstoreObjects(store, "", f"`{url}`")
@@ -132,9 +131,8 @@ class ObstoreObjects(SharedObjects):
 
     def remove(self, keys: Sequence[str]) -> None:
         """See `SharedObjects.remove`."""
-        if keys:
-            with suppress(*self._absent), self._answers():
-                self._obstore.delete(self._store, [self._prefix + key for key in keys])
+        with suppress(*self._absent), self._answers():
+            self._obstore.delete(self._store, [self._prefix + key for key in keys])
 
     def keys(self, prefix: str, after: str = "") -> list[str]:
         """See `SharedObjects.keys`."""

@@ -146,7 +146,7 @@ class SharedObjects(Objects):
 
     def delete(self, key: str) -> None:
         """See `Medium.delete`."""
-        self._patiently(self.remove, [key])
+        self._remove_all([key])
 
     def put_new(self, key: str, value: bytes) -> None:
         """See `Objects.put_new`. An object that is there already is ours if it has the mark that `value` begins with."""
@@ -210,9 +210,12 @@ class SharedObjects(Objects):
         self._commits = log = _SharedLog(self, key, self._numbers[key], 0)
         log.append(first)
         log.sync()
-        self._patiently(self.remove, [each for each in self._patiently(self.keys, key)
-                                      if part_number(each) < self._numbers[key]])  # fmt: skip
+        self._remove_all([each for each in self._patiently(self.keys, key) if part_number(each) < self._numbers[key]])
         return log
+
+    def _remove_all(self, keys: list[str]) -> None:
+        if keys:
+            self._patiently(self.remove, keys)
 
     def open_log(self, key: str, size: int) -> Log:
         """See `Medium.open_log`."""
@@ -243,9 +246,9 @@ class SharedObjects(Objects):
     def read_log(self, key: str) -> LogContent | None:
         """See `Medium.read_log`. Of the commits only the last is read, and those before it if it is damaged."""
         parts = self.list_keys(key)
+        self._numbers[key] = 1 + part_number(parts[-1]) if parts else 0
         if not parts:
             return None
-        self._numbers[key] = 1 + part_number(parts[-1])
         if key != COMMITS_KEY:
             if [part_number(each) for each in parts] != list(range(len(parts))):
                 raise StorageError(f"A part of `{key}` of {self.where} is missing.")
@@ -270,14 +273,12 @@ class SharedObjects(Objects):
 
     def delete_log(self, key: str) -> None:
         """See `Medium.delete_log`."""
-        keys = self._patiently(self.keys, key)
-        if keys:
-            self._patiently(self.remove, keys)
+        self._remove_all(self._patiently(self.keys, key))
 
     def strays(self, commit: int, tail: str) -> list[str]:
         """See `Medium.strays`. Only logs of earlier commits: all else may be what another writer is about to commit."""
         found = []
-        for key in self.list_keys(TAIL_PREFIX):
+        for key in self.list_keys(TAIL_PREFIX) if tail else ():
             number = key.removeprefix(TAIL_PREFIX)[:10]
             if not key.startswith(f"{tail}/") and number.isdigit() and int(number) <= commit:
                 found.append(key)

@@ -154,6 +154,8 @@ class TrajectoryWriter:
             return True
         ours = {LOCK_KEY, *_KEYS_OF_GROUPS}
         if any(key not in ours and not key.endswith(PARTIAL) for key in medium.list_keys()):
+            if medium.read(FORMAT_KEY) is not None:  # made since we looked
+                return self._check_place(mode)
             raise StorageError(f"{medium.where} is not empty and not a trajectory store; nothing was changed. "
                                f"Choose another place.")  # fmt: skip
         return False

@@ -4,6 +4,7 @@
 # make test-newest  run them with the newest versions that there are today, as who installs athanor gets them
 # make test-model-NAME  run the tests of a model on its own package, in an environment of their own: NAME is mace, orb, mattersim,
 #                  uma, metatomic, aimnet2, nequip, or learned for SevenNet, SO3LR and DIEP together   (minutes after set-up)
+# make test-remote  run the tests of trajectories in S3, on a server that they start, in an environment of their own
 # make test-everywhere  run them on every Python of this machine, and as on other machines        (three times the tests)
 # make lint   ruff, layers, types
 # make docs   build the pages into docs/_build, warnings are errors                       (half a minute)
@@ -34,7 +35,7 @@ find_python = for p in "$(PYTHON)" python3 python3.14 python3.13 python3.12 pyth
 	[ -n "$$p" ] && command -v "$$p" >/dev/null 2>&1 && \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done
 
-.PHONY: help demo test test-lowest test-newest test-everywhere lint docs bench bench-potentials bench-peers validation pins setup clean
+.PHONY: help demo test test-remote test-lowest test-newest test-everywhere lint docs bench bench-potentials bench-peers validation pins pins-remote setup clean
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
 
@@ -47,7 +48,7 @@ $(READY): pyproject.toml $(PINS)
 	if [ -z "$$python" ]; then echo "No Python 3.11 or newer with venv was found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; fi; \
 	echo "==> Set-up, once: $$("$$python" --version) in $(VENV), athanor with $(EXTRAS) and the test tools (a few minutes; torch is large)"; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check $(addprefix -c ,$(PINS)) -e '.[$(EXTRAS),dev]' \
+	@$(BIN)/python -m pip install --disable-pip-version-check $(addprefix -c ,$(PINS)) -e '.[$(EXTRAS),dev]' $(MORE) \
 		| grep --line-buffered -v '^Requirement already satisfied'; exit $${PIPESTATUS[0]}
 	@touch $(READY)
 	@echo "==> Set-up done."
@@ -77,6 +78,12 @@ apart = $(or $(OF_$(1)),$(1))
 test-model-%:
 	@$(MAKE) --no-print-directory test VENV=.venv-$* EXTRAS='$(call apart,$*)' JOBS=0 PINS=tests/models_apart/constraints-$*.txt \
 		PYTEST_ARGS="$(foreach name,$(subst $(comma), ,$(call apart,$*)),tests/models_apart/test_$(name).py)"
+
+# Stores of objects: obstore, and moto, a server of S3 that fails on demand.
+test-remote:
+	@$(MAKE) --no-print-directory test VENV=.venv-remote EXTRAS=remote MORE='$(SERVER)' JOBS=0 \
+		PINS=$(REMOTE_PINS) PYTEST_ARGS=tests/remote_apart
+SERVER := moto[server]>=5.2
 
 test-everywhere: $(READY)
 	@$(BIN)/python tests/everywhere.py $(WHERE)
@@ -130,6 +137,13 @@ pins: $(READY)
 pins-model-%: $(READY)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
 	@$(call resolve,tests/models_apart/constraints-$*.txt,^torch==,$(subst $(comma), ,$(call apart,$*)) dev,constraints.txt)
+
+# moto wants an older dateutil.
+pins-remote: $(READY)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	@set -o pipefail; { sed '/^$$/q' $(REMOTE_PINS); $(RESOLVE) <(echo '$(SERVER)') --extra remote --extra dev -c <(grep -v '^python-dateutil==' constraints.txt) \
+		| grep -vE '^(cuda-|nvidia-(cu|n[cv])|triton)'; } > $(REMOTE_PINS).new && mv $(REMOTE_PINS).new $(REMOTE_PINS)
+REMOTE_PINS := tests/remote_apart/constraints-remote.txt
 
 clean:
 	rm -rf .venv .venv-* $(PEERS) $(OUT) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -417,7 +417,7 @@ def test_a_frame_is_read_by_ranges():
     assert sum(sizes) < whole / 3
 
 
-def test_repair_keeps_what_stands_before_a_damaged_commit():
+def test_a_damaged_commit_is_told():
     server = Server()
     target = writer(Cloud(server), "frame", **CONFIG)
     for step in range(2):

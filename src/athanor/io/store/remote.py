@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,9 @@ from athanor.io.store.shared import NEW, RefusedError, SharedObjects, TakenError
 SCHEMES = frozenset({"s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss"})
 HOSTS = ("amazonaws.com", "r2.cloudflarestorage.com", "core.windows.net", "fabric.microsoft.com")
 """Ends of the names of hosts whose ``https`` addresses are stores of objects."""
+
+_REFUSALS = re.compile(r"status 4(?!08|09|29)\d\d|builder error")
+"""In errors of no kind of their own: what will not be another time. 408, 409 and 429 ask to come again."""
 
 
 def is_remote(url: str) -> bool:
@@ -99,7 +103,8 @@ class ObstoreObjects(SharedObjects):
         except self._refused as error:
             raise RefusedError(_first_line(error)) from error
         except self._any as error:
-            raise UnansweredError(_first_line(error)) from error
+            text = _first_line(error)
+            raise (RefusedError if _REFUSALS.search(text) else UnansweredError)(text) from error
 
     def fetch(self, key: str, start: int = 0, count: int | None = None, version: Any = None) -> bytes | None:
         """See `SharedObjects.fetch`."""

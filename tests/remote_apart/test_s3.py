@@ -1,5 +1,6 @@
-"""Trajectories in S3, against a server of moto that fails on demand. `make test-remote` runs this, in an environment with
-obstore and moto; nothing else collects it.
+"""Trajectories in S3, against a server of moto that fails on demand.
+
+`make test-remote` runs this, in an environment with obstore and moto; nothing else collects it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import obstore.store
 import pytest
 import zarr
 from moto.server import DomainDispatcherApplication, create_backend_app
+from tests.unit.io.stores import make_rows, writer
 from werkzeug.serving import make_server
 
 from athanor.errors import InputError, StorageError
@@ -27,8 +29,6 @@ from athanor.io.store.places import open_medium
 from athanor.io.store.remote import ObstoreObjects, is_remote
 from athanor.io.trajectory import TrajectoryReader
 from athanor.sinks import ZarrData
-
-from ..unit.io.stores import make_rows, writer
 
 FIELDS = ("atomic_numbers", "positions", "system_id", "step")
 CONFIG = {"shard_bytes": 1024, "buffer_bytes": 1500}
@@ -59,7 +59,9 @@ class FailingServer:
                 return [b""]
             environment["wsgi.input"] = io.BytesIO(body)
             answer: list = []
-            found = b"".join(self.inner(environment, lambda *arguments: answer.extend(arguments) or (lambda data: None)))
+            found = b"".join(
+                self.inner(environment, lambda *arguments: answer.extend(arguments) or (lambda data: None))
+            )
         if ending == "lost":
             start("500 failed", [("Content-Length", "0")])
             return [b""]

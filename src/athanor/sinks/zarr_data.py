@@ -38,12 +38,15 @@ class ZarrData(DataSink):
     stored.
 
     One sink writes to a store at a time, from its opening to `close` or its end, whichever program it is in; another
-    one is refused before it changes anything. Readers (``mode="r"``) are free to look on.
+    one is refused before it changes anything. Readers (``mode="r"``) are free to look on. At a server
+    of objects no program can be kept away: of two writers one gets each commit, the other one a `StorageError`.
 
     Parameters
     ----------
     store
-        A path (``str`` or ``Path``), a ``dict``, a zarr ``Store`` or ``StorePath``, or a URL that fsspec understands.
+        A path (``str`` or ``Path``), a ``dict``, a zarr ``Store`` or ``StorePath``, a store of obstore, or a URL:
+        ``s3://`` (also ``gs://``, ``az://``, ``abfs://``; untested) by obstore, extra ``remote``; others by fsspec, for
+        one writer and untested.
     capacity
         Largest number of systems; None for no bound.
     config
@@ -54,7 +57,7 @@ class ZarrData(DataSink):
         When frames are acknowledged, that is brought to the disk: ``frame``, ``every:k`` (writes), ``interval:s``
         (seconds, looked at when a frame is written), joined by commas; ``close`` leaves it to `flush` and `close`, and
         ``none`` to the system. A frame survives the death of the process when `write` has returned, and a power cut
-        when it is acknowledged.
+        when it is acknowledged. Where there are no files, it waits in memory until it is acknowledged.
 
     Attributes
     ----------
@@ -67,6 +70,8 @@ class ZarrData(DataSink):
     ------
     InputError
         If `mode`, `durability`, `config` or `capacity` is not usable.
+    OptionalDependencyError
+        If the address needs a package that is not installed.
     StorageError
         If the store is missing (mode ``"r"``), there already (``"x"``), damaged, something else, or being written by
         another sink.

@@ -17,7 +17,7 @@ class Server:
     Parameters
     ----------
     ending
-        Given the number of the request: ``""`` answers, ``"busy"`` does nothing, ``"lost"`` does it and does not answer.
+        By the number of the request: ``""`` answers, ``"busy"`` does nothing, ``"lost"`` does it and does not answer.
     """
 
     def __init__(self, ending: Callable[[int], str] = lambda number: "") -> None:

@@ -138,7 +138,7 @@ def test_an_outage_ends_and_the_writer_goes_on():
 
 
 def test_a_second_writer_is_told_and_nothing_is_lost():
-    """Another writer comes in at any request, writes, and closes or not; each frame that either was promised is there."""
+    """Another writer comes in at any request, writes, closes or not; each frame that either was promised is there."""
     told = 0
     for comes in ("writes", "closes"):
         for number in requests():
@@ -176,7 +176,8 @@ def first(server: Server, turn: Callable[[], None], promised: list[int]) -> bool
             promised.append(step)
         target.close()
     except StorageError as error:
-        assert "another writer" in str(error) or "changed by" in str(error) or "missing" in str(error), error
+        if "another writer" not in str(error) and "is missing" not in str(error):
+            raise
         return True
     finally:
         if target is not None:
@@ -226,7 +227,8 @@ def take_turns(seed: int, kind: type[Cloud] = Cloud, programs: int = 2, frames: 
             except FileNotFoundError:
                 continue
             except StorageError as error:
-                assert cuts and "emptied or cut back" in str(error), error
+                if not (cuts and "emptied or cut back" in str(error)):
+                    raise
 
     for number in range(programs):
         turns.add(lambda turn, number=number: write(number, turn))
@@ -305,18 +307,21 @@ class NoSeal(writer_module.TrajectoryWriter):
         return self._config.shard_bytes
 
 
+def explore(kind: type[Cloud]) -> None:
+    for seed in range(100):
+        take_turns(seed, kind)
+
+
 @pytest.mark.parametrize("twin", [Overwrites, DoesNotLook, ReplacesShards, ClearsAway])
 def test_a_writer_that_is_not_careful_is_found(twin):
     with pytest.raises((AssertionError, StorageError)):
-        for seed in range(100):
-            take_turns(seed, twin)
+        explore(twin)
 
 
 def test_a_log_that_is_not_sealed_is_found(monkeypatch):
     monkeypatch.setattr(stores, "TrajectoryWriter", NoSeal)
     with pytest.raises((AssertionError, StorageError)):
-        for seed in range(100):
-            take_turns(seed)
+        explore(Cloud)
 
 
 def test_a_lost_answer_that_is_not_known_again_is_found():
@@ -430,9 +435,11 @@ def test_a_damaged_commit_is_told():
         TrajectoryReader(Cloud(server))
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/t.zarr", "gs://b/t", "az://b/t", "https://b.s3.eu-west-1.amazonaws.com/t"])
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/t.zarr", "gs://b/t", "az://b/t", "https://b.s3.eu-west-1.amazonaws.com/t"]
+)
 def test_a_place_that_needs_a_package_names_it(url, monkeypatch):
     monkeypatch.setitem(sys.modules, "obstore", None)
     monkeypatch.setitem(sys.modules, "obstore.store", None)
-    with pytest.raises(OptionalDependencyError, match=r"needs the package obstore.*pip install \"athanor-md\[remote\]\""):
+    with pytest.raises(OptionalDependencyError, match=r"needs the package obstore.*pip install .athanor-md\[remote\]"):
         ZarrData(url)

@@ -138,7 +138,7 @@ class Medium(ABC):
         self.delete(key)
 
     def strays(self, commit: int, tail: str) -> list[str] | None:
-        """Keys that no writer needs when this commit, with this log, is the last; None for all that it does not name."""
+        """Keys that no writer needs if this commit, with this log, is the last; None for all that it does not name."""
         return None
 
     @abstractmethod

@@ -1,13 +1,13 @@
 """Objects that several programs can reach, where nothing but a condition on a put keeps one writer from another.
 
-A server that many reach has no locks. What it has is a put that is refused if the key is taken (``If-None-Match``), or if
-the object is not the one that was looked at (``If-Match``). That is enough:
+A server that many reach has no locks. What it has is a put that is refused if the key is taken (``If-None-Match``), or
+if the object is not the one that was looked at (``If-Match``). That is enough:
 
 - A log is a row of objects with numbers; each is put only if its number is free. Of two writers that stand at the same
   place one gets the number, and the other one is told. Every object begins with a mark of its own, so that a writer
   whose put was done and whose answer was lost knows its own object again.
-- A commit is such an object too, and the one with the highest number counts. What a writer puts into a log counts only if
-  there is no later commit than its own when the put is done: it looks, and then acknowledges.
+- A commit is such an object too, and the one with the highest number counts. What a writer puts into a log counts only
+  if there is no later commit than its own when the put is done: it looks, and then acknowledges.
 - Before rows move into the arrays the log is sealed, so that no frame comes in behind those that move. Whoever finds a
   sealed log moves its rows, in the same order and cut alike, before it writes. So shards of several writers that move
   the same log hold the same rows, whoever wins the commit.
@@ -73,7 +73,7 @@ class SharedObjects(Objects):
     def __init__(self, where: str, pause: Callable[[float], None] = time.sleep) -> None:
         super().__init__(where)
         self._pause = pause
-        self._random = random.Random()  # noqa: S311
+        self._random = random.Random()
         self._numbers: dict[str, int] = {}
         """By log: the number behind the last object that was read."""
         self._commits: _SharedLog | None = None
@@ -149,7 +149,7 @@ class SharedObjects(Objects):
         self._remove_all([key])
 
     def put_new(self, key: str, value: bytes) -> None:
-        """See `Objects.put_new`. An object that is there already is ours if it has the mark that `value` begins with."""
+        """See `Objects.put_new`. An object that is there already is ours if it is `value`, which begins with a mark."""
         for _ in range(TRIES):
             try:
                 return self._patiently(self.store, key, value, NEW)
@@ -313,7 +313,7 @@ class _Ranges(Source):
 
 
 class _SharedLog(Log):
-    """A row of objects. Records wait until `sync`; what was sent is sent again, the same, until it is known to be there."""
+    """A row of objects. Records wait until `sync`; what was sent is sent again, as it was, until it is there."""
 
     def __init__(self, objects: SharedObjects, key: str, number: int, size: int) -> None:
         self._objects, self._key, self.number, self.size = objects, key, number, size

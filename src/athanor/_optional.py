@@ -96,6 +96,8 @@ class OptionalDependency(Enum):
     DIEP = _Package("diep", "athanor-md[diep]")
     DFTD4 = _Package("dftd4", "athanor-md[d4]")
     MATPLOTLIB = _Package("matplotlib", "athanor-md[plot]")
+    MDANALYSIS = _Package("MDAnalysis", "athanor-md[export]")
+    H5PY = _Package("h5py", "athanor-md[export]")
     PANDAS = _Package("pandas", "pandas")
     MACE = _Package("mace", "athanor-md[mace]")
     ORB = _Package("orb_models", "athanor-md[orb]")

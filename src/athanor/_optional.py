@@ -142,7 +142,8 @@ class OptionalDependency(Enum):
         """
         name = f"{self.import_name}.{submodule}" if submodule else self.import_name
         try:
-            with process_left_alone():
+            # what is loaded already changes nothing, and is asked for with each structure
+            with contextlib.nullcontext() if sys.modules.get(name) else process_left_alone():
                 return importlib.import_module(name)
         except ImportError as error:
             who = f"{needed_by} needs" if needed_by else "This needs"

@@ -197,7 +197,8 @@ def export(
     end: Annotated[str | None, typer.Option(metavar="TIME", help="Leave out what is after.")] = None,
     wrap: Annotated[bool, typer.Option("--wrap", help="Put every atom into the cell.")] = False,
     name: Annotated[
-        str | None, typer.Option("--format", metavar="NAME", help="Format, where FILE does not say it; poscar: a folder.")
+        str | None,
+        typer.Option("--format", metavar="NAME", help="Format, where FILE does not say it; poscar: a folder."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False,

@@ -180,7 +180,9 @@ class _Given:
         for number in numbers:
             if isinstance(number, str) or check_whole(number, "system", None) not in known:
                 some = ", ".join(map(str, known[:8])) + (" ..." if len(known) > 8 else "")
-                raise InputError(f"`{self.path}` is a store, whose systems go by their ids: {some}. It has no {number!r}.")
+                raise InputError(
+                    f"`{self.path}` is a store, whose systems go by their ids: {some}. It has no {number!r}."
+                )
         return list(dict.fromkeys(numbers))
 
     def labels_of(self, ids: Iterable[int]) -> dict[int, str]:

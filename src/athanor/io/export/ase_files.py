@@ -60,7 +60,7 @@ def write_xdatcar(place: Path, images: Iterable[Atoms], contents: Contents) -> N
 
 
 def write_poscars(place: Path, images: Iterable[Atoms], contents: Contents) -> None:
-    """Write a folder of POSCAR files, called by system and step: elements, cell, positions, what is fixed, velocities."""
+    """Write a folder of POSCAR files by system and step: elements, cell, positions, velocities, what is fixed."""
     vasp = OptionalDependency.ASE.load("io.vasp", needed_by=_NEEDED_BY)
     place.mkdir()
     words = _words_for_files(contents)
@@ -78,7 +78,9 @@ def _words_for_files(contents: Contents) -> dict[int, str]:
     """Return what each system is called in names of files: letters that they take everywhere, each word once."""
     words = {number: re.sub(r"[^A-Za-z0-9.+-]+", "-", label).strip("-") for number, label in contents.labels.items()}
     shared = Counter(word.lower() for word in words.values())  # some disks do not tell cases apart
-    return {number: word if word and shared[word.lower()] == 1 else f"{word}-{number}" for number, word in words.items()}
+    return {
+        number: word if word and shared[word.lower()] == 1 else f"{word}-{number}" for number, word in words.items()
+    }
 
 
 def of_one_composition(images: Iterable[Atoms], title: str) -> Iterator[Atoms]:

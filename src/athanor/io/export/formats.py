@@ -130,7 +130,8 @@ FORMATS: dict[str, ExportFormat] = {
             "xdatcar", "An XDATCAR", (".xdatcar",), f"{_ASE}:write_xdatcar", False, False, False, beginning="XDATCAR"
         ),
         ExportFormat(
-            "poscar", "A folder of POSCAR files", (".poscar",), f"{_ASE}:write_poscars", True, True, False, is_folder=True
+            "poscar", "A folder of POSCAR files", (".poscar",), f"{_ASE}:write_poscars", True, True, False,
+            is_folder=True,
         ),
         ExportFormat(
             "lammpstrj", "A LAMMPS dump", (".lammpstrj", ".dump"), f"{_HERE}.lammps_dump:write_lammps_dump",
@@ -165,7 +166,9 @@ def format_of(path: Path, name: str | None = None) -> ExportFormat:
     """
     if name is not None:
         if name not in FORMATS:
-            raise InputError(f"`format` is {shown(name)}; it is one of {', '.join(FORMATS)}.{did_you_mean(name, FORMATS)}")
+            raise InputError(
+                f"`format` is {shown(name)}; it is one of {', '.join(FORMATS)}.{did_you_mean(name, FORMATS)}"
+            )
         return FORMATS[name]
     for row in FORMATS.values():
         if path.suffix.lower() in row.endings or (row.beginning and path.name.upper().startswith(row.beginning)):

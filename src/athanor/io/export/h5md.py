@@ -24,7 +24,7 @@ _UNITS = {
     "force": "kJ mol-1 Angstrom-1", "potential_energy": "eV",
 }  # fmt: skip
 """Of forces it is the only one with an energy that MDAnalysis knows, and it refuses files with another."""
-_BUFFER_BYTES, _CHUNK_BYTES = 1 << 20, 1 << 18
+_BUFFER_BYTES, _CHUNK_BYTES = 1 << 20, 1 << 16
 
 
 def write_h5md(place: Path, images: Iterable[Atoms], contents: Contents) -> None:
@@ -65,20 +65,16 @@ class _System:
         self._particles["species"] = atoms.numbers
         self._particles["mass"] = atoms.get_masses()
         self._particles["mass"].attrs["unit"] = "u"
-        position = self._particles.create_group("position")
-        self._step = _column(position, "step", np.zeros((), np.int64))
-        self._time = _column(position, "time", np.zeros(()), _UNITS["time"])
-        self._columns = {"step": self._step, "time": self._time}
-        self._columns["position"] = _column(position, "value", atoms.positions, _UNITS["position"])
+        self._columns: dict[str, Any] = {}
         self._waiting: list[dict[str, Any]] = []
-        self._bytes = 0
+        self._written = self._bytes = 0
 
     def add(self, atoms: Atoms) -> None:
         """Take a frame, and write those that wait if they are many."""
         frame, results = turned(atoms), (atoms.calc.results if atoms.calc else {})
         values = {
-            "step": atoms.info.get("step", 0),
-            "time": atoms.info.get("time", 0.0),
+            "step": int(atoms.info.get("step", 0)),
+            "time": float(atoms.info.get("time", 0.0)),
             "position": frame.positions,
             "box/edges": frame.cell,
             "velocity": frame.velocities,
@@ -94,34 +90,33 @@ class _System:
 
     def flush(self) -> None:
         """Write the frames that wait."""
-        frames, self._waiting, self._bytes = self._waiting, [], 0
-        written = len(self._step)
-        for frame in frames:
-            for name in frame.keys() - self._columns.keys():
-                self._columns[name] = self._make(name, frame[name], written)
+        for frame in self._waiting:
+            for name in [name for name in frame if name not in self._columns]:
+                self._columns[name] = self._make(name, frame[name])
+        after = self._written + len(self._waiting)
         for name, column in self._columns.items():
             absent = np.full(column.shape[1:], np.nan)
-            column.resize(written + len(frames), axis=0)
-            column[written:] = np.stack([frame.get(name, absent) for frame in frames])
+            column.resize(after, axis=0)
+            column[self._written :] = np.stack([frame.get(name, absent) for frame in self._waiting])
+        self._written, self._waiting, self._bytes = after, [], 0
 
-    def _make(self, name: str, like: np.ndarray, rows: int) -> Any:
-        """Return a new column, empty in the rows that there are."""
-        group = (self._observables if name == "potential_energy" else self._particles).require_group(name)
-        group["step"], group["time"] = self._step, self._time  # a second name for the same columns
-        return _column(group, "value", like, _UNITS[name], rows)
-
-
-def _column(group: Any, name: str, like: np.ndarray, unit: str = "", rows: int = 0) -> Any:
-    """Return a dataset that grows, of values like one that is given."""
-    per_chunk = max(1, _CHUNK_BYTES // like.nbytes)
-    column = group.create_dataset(
-        name,
-        shape=(rows, *like.shape),
-        maxshape=(None, *like.shape),
-        chunks=(per_chunk, *like.shape),
-        dtype=like.dtype,
-        fillvalue=np.nan if like.dtype.kind == "f" else 0,
-    )
-    if unit:
-        column.attrs["unit"] = unit
-    return column
+    def _make(self, name: str, like: np.ndarray) -> Any:
+        """Return a new column, which is NaN in the frames before; step and time are the same two for all."""
+        if name in ("step", "time"):
+            group = self._particles.require_group("position")
+        else:
+            group = (self._observables if name == "potential_energy" else self._particles).require_group(name)
+            for stamp in ("step", "time"):
+                if stamp not in group:
+                    group[stamp] = self._columns[stamp]
+        column = group.create_dataset(
+            name if name in ("step", "time") else "value",
+            shape=(self._written, *like.shape),
+            maxshape=(None, *like.shape),
+            chunks=(max(1, min(_CHUNK_BYTES // like.nbytes, len(self._waiting))), *like.shape),
+            dtype=like.dtype,
+            fillvalue=np.nan if like.dtype.kind == "f" else 0,
+        )
+        if name in _UNITS:
+            column.attrs["unit"] = _UNITS[name]
+        return column

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 import zarr.storage
 
 from athanor.data.fields import FIELDS, FieldSpec
-from athanor.io.zarr_config import Durability, TrajectoryConfig
-from athanor.io.zarr_rows import Rows
-from athanor.io.zarr_schema import StoredField, to_numpy
-from athanor.io.zarr_writer import TrajectoryWriter
+from athanor.io.store.config import Durability, TrajectoryConfig
+from athanor.io.store.layout import StoredField, to_numpy
+from athanor.io.store.medium import Disk, Folder, Medium
+from athanor.io.store.places import open_medium
+from athanor.io.store.rows import Rows
+from athanor.io.store.writer import TrajectoryWriter
 
 NAMES = ("atomic_numbers", "positions", "cell", "pbc", "energy", "system_id", "step")
 
@@ -19,11 +24,11 @@ def make_rows(
     step: int, sizes: tuple[int, ...] = (2, 3), names: tuple[str, ...] = NAMES, dtype: torch.dtype = torch.float64
 ) -> tuple[Rows, list[StoredField]]:
     """Rows whose every value tells step, system and place; those of a field called `filled` are its fill value."""
-    rows = Rows(np.array(sizes), np.zeros(len(sizes), dtype=np.int64))
+    rows = Rows(np.array(sizes))
     fields = []
     for number, name in enumerate(names):
         spec = FIELDS.get(name) or FieldSpec(name, "system", (1,), "integer" if name == "filled" else "float")
-        count = rows.counts[spec.level]
+        count = rows.count(spec.level)
         shape = (count, *(size or 4 for size in spec.shape))
         values = torch.arange(int(np.prod(shape)), dtype=torch.float64).reshape(shape) + 1000 * step + 100_000 * number
         if spec.kind == "integer":
@@ -44,9 +49,9 @@ def make_rows(
 
 
 def writer(store: object, durability: str = "frame", mode: str = "a", **config: int) -> TrajectoryWriter:
-    return TrajectoryWriter(
-        store, mode=mode, durability=Durability.parse(durability), config=TrajectoryConfig(**config)
-    )
+    when = Durability.parse(durability)
+    medium = store if isinstance(store, Medium) else open_medium(store, synced=False)  # as only a power cut would tell
+    return TrajectoryWriter(medium, mode=mode, durability=when, config=TrajectoryConfig(**config))
 
 
 class Fault(Exception):
@@ -70,14 +75,58 @@ class FailingStore(zarr.storage.WrapperStore):
         self._count()
         await super().set(key, value)
 
-    async def set_if_not_exists(self, key, value):
-        self._count()
-        await super().set_if_not_exists(key, value)
-
     async def delete(self, key):
         self._count()
         await super().delete(key)
 
-    async def delete_dir(self, prefix):
-        self._count()
-        await super().delete_dir(prefix)
+
+class StoppingDisk(Disk):
+    """A disk that does no more from operation `fail_at` on, of which a write may have been done in part.
+
+    Parameters
+    ----------
+    fail_at
+        Number of the operation; None counts only.
+    part
+        How much of the write that fails is done.
+    error
+        What is raised; with an OSError the disk works again afterwards.
+    """
+
+    def __init__(self, fail_at: int | None = None, part: float = 0.0, error: BaseException | None = None) -> None:
+        self.fail_at, self.part, self.error = fail_at, part, error
+        self.operations: list[str] = []
+
+    def _count(self, name: str) -> bool:
+        self.operations.append(name)
+        return self.fail_at is not None and len(self.operations) >= self.fail_at
+
+    def _fail(self) -> None:
+        if self.error is not None:
+            self.fail_at = None
+            raise self.error
+        raise Fault(self.operations[-1])
+
+    def write(self, descriptor: int, data: bytes, offset: int) -> None:
+        if self._count("write"):
+            if self.part and len(self.operations) == self.fail_at:
+                super().write(descriptor, data[: int(len(data) * self.part)], offset)
+            self._fail()
+        super().write(descriptor, data, offset)
+
+
+def _counted(name: str) -> Any:
+    def method(self: StoppingDisk, *arguments: Any) -> Any:
+        if self._count(name):
+            self._fail()
+        return None if name.startswith("sync") else getattr(Disk, name)(self, *arguments)  # only a power cut would tell
+
+    return method
+
+
+for each in ("create", "truncate", "rename", "remove", "make_folder", "sync", "sync_folder"):
+    setattr(StoppingDisk, each, _counted(each))
+
+
+def folder(path: Path, disk: Disk | None = None) -> Folder:
+    return Folder(path, disk=disk)

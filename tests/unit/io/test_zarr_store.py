@@ -14,32 +14,25 @@ import zarr
 from athanor.data import Batch
 from athanor.data.fields import FIELDS
 from athanor.errors import InputError, MissingFieldError, StorageError
-from athanor.io import zarr_writer
-from athanor.io.zarr_config import Durability, parse_config
-from athanor.io.zarr_reader import TrajectoryReader
-from athanor.io.zarr_rows import Rows, decode_block
-from athanor.io.zarr_schema import (
-    FORMAT_KEY,
-    Head,
-    StoredField,
-    check_name,
-    chunk_shape,
-    fill_value,
-    to_numpy,
-    to_tensor,
-)
+from athanor.io.store import writer as writer_module
+from athanor.io.store.config import Durability, parse_config
+from athanor.io.store.layout import FORMAT_KEY, Commit, StoredField, check_name, to_numpy, to_tensor
+from athanor.io.store.records import crc32c, decode_arrays, encode_arrays, frame, log_header
+from athanor.io.store.rows import Rows
+from athanor.io.store.shards import ArraySpec, fill_value
+from athanor.io.trajectory import TrajectoryReader
 from athanor.sinks import ZarrData
 
 from .stores import make_rows, writer
 
-SMALL = {"chunk_bytes": 1024, "buffer_bytes": 0}
-"""No blocks: every commit goes into the arrays."""
+SMALL = {"shard_bytes": 1024, "buffer_bytes": 0}
+"""Every frame moves into the arrays at once."""
 
 
 @pytest.mark.parametrize("buffer_bytes", [0, 700, 10**7])
-def test_rows_come_back_in_order_whether_in_arrays_or_blocks(buffer_bytes):
+def test_rows_come_back_in_order_whether_in_arrays_or_in_the_log(buffer_bytes):
     memory: dict = {}
-    target = writer(memory, chunk_bytes=1024, buffer_bytes=buffer_bytes)
+    target = writer(memory, shard_bytes=1024, buffer_bytes=buffer_bytes)
     steps = 12
     for step in range(steps):
         target.append(*make_rows(step, sizes=(1 + step % 3, 4)))
@@ -56,15 +49,21 @@ def test_rows_come_back_in_order_whether_in_arrays_or_blocks(buffer_bytes):
 
 
 def test_plain_zarr_reads_a_closed_store(tmp_path):
-    target = writer(tmp_path / "t.zarr", **SMALL)
+    target = writer(tmp_path / "t.zarr", shard_bytes=1024)
     for step in range(3):
         target.append(*make_rows(step))
     target.close()
     group = zarr.open_group(tmp_path / "t.zarr", mode="r")
     split = np.split(group["data/positions"][:], group["index/node_end"][:-1])
-    assert [len(part) for part in split] == [2, 3] * 3
-    for _, array in group["data"].arrays():
-        assert "crc32c" in [codec.to_dict()["name"] for codec in array.metadata.codecs][-1]
+    assert [len(part) for part in split] == [2, 2, 2, 3, 3, 3], "frames of a system stand together"
+    places = np.argsort(group["index/sequence"][:])
+    found = np.concatenate([split[place] for place in places])
+    np.testing.assert_array_equal(found, TrajectoryReader(tmp_path / "t.zarr").rows(slice(None)).columns["positions"])
+    numbers = np.split(group["structures/atomic_numbers"][:], group["index/structure_end"][:-1])
+    assert [len(numbers[which]) for which in group["index/structure"][:]] == [len(part) for part in split]
+    for _, array in [*group["data"].arrays(), *group["structures"].arrays()]:
+        names = [codec["name"] for codec in array.metadata.codecs[0].to_dict()["configuration"]["codecs"]]
+        assert names == ["bytes", "blosc", "crc32c"]
         assert array.fill_value == -1 or array.fill_value != array.fill_value or array.dtype == bool
 
 
@@ -154,37 +153,49 @@ def test_table_fields_with_a_default_may_join_later(buffer_bytes):
     assert np.isnan(found.columns["dof"]).flatten().tolist() == [True, True, False, False]
 
 
-def test_a_store_with_presence_rows_is_read_and_continued(repository, tmp_path):
-    with zipfile.ZipFile(repository / "tests" / "data" / "store_with_presence_rows.zip") as archive:
+@pytest.fixture
+def old_store(repository, tmp_path, request):
+    with zipfile.ZipFile(repository / "tests" / "data" / f"{request.param}.zip") as archive:
         archive.extractall(tmp_path)
-    with ZarrData(tmp_path) as sink:
-        assert sink.read().energy.flatten().nan_to_num(7.0).tolist() == [-1.0, 7.0, 7.0, -4.0, 7.0]
-        sink.write(Batch.from_data_list([sink.read().get_data(0)]))
-    found = ZarrData(tmp_path, mode="r").read()
-    assert [data.energy is None for data in found.to_data_list()] == [False, True, True, False, True, False]
-    assert found.num_nodes_list == [1, 2, 3, 4, 5, 1]
+    return tmp_path
 
 
-def test_a_store_whose_writer_left_out_empty_chunks_is_read_and_continued(repository, tmp_path):
-    with zipfile.ZipFile(repository / "tests" / "data" / "store_without_empty_chunks.zip") as archive:
-        archive.extractall(tmp_path)
-    for steps in (4, 6):
-        found = ZarrData(tmp_path, mode="r").read()
-        assert found.system_id.flatten().tolist() == [-1] * steps
-        assert not found.pbc.any()
-        assert found.positions[:6, 0].tolist() == [0.0, 1.0, 4.0, 10.0, 11.0, 14.0]
-        assert all(data.energy is None for data in found.to_data_list())
-        with ZarrData(tmp_path) as sink:
-            sink.write(found.index_select([0, 1]))
+@pytest.mark.parametrize("old_store", ["store_with_presence_rows"], indirect=True)
+def test_a_store_of_version_0_with_presence_rows_is_read(old_store):
+    found = ZarrData(old_store, mode="r").read()
+    assert found.energy.flatten().nan_to_num(7.0).tolist() == [-1.0, 7.0, 7.0, -4.0, 7.0]
+    assert [data.energy is None for data in found.to_data_list()] == [False, True, True, False, True]
+    assert found.num_nodes_list == [1, 2, 3, 4, 5]
+    assert int(ZarrData(old_store, mode="r").read_rows([-2]).num_nodes) == 4
+
+
+@pytest.mark.parametrize("old_store", ["store_without_empty_chunks"], indirect=True)
+def test_a_store_of_version_0_whose_writer_left_out_empty_chunks_is_read(old_store):
+    found = ZarrData(old_store, mode="r").read()
+    assert found.system_id.flatten().tolist() == [-1] * 4
+    assert not found.pbc.any()
+    assert found.positions[:6, 0].tolist() == [0.0, 1.0, 4.0, 10.0, 11.0, 14.0]
+    assert all(data.energy is None for data in found.to_data_list())
+
+
+@pytest.mark.parametrize("old_store", ["store_with_presence_rows"], indirect=True)
+def test_a_store_of_version_0_is_not_written(old_store):
+    with pytest.raises(StorageError, match="is of version 0 of the format, .* `athanor store upgrade` brings it to"):
+        ZarrData(old_store)
+    fresh = writer(old_store, mode="w")
+    fresh.append(*make_rows(0))
+    fresh.close()
+    assert len(TrajectoryReader(old_store)) == 2
+    assert not (old_store / "head.json").exists()
 
 
 def rows_at_fill_values() -> tuple[Rows, list[StoredField]]:
     """Two systems with every field of the field table, each at its fill value throughout."""
-    rows, fields = Rows(np.array([2, 3]), np.array([4, 0])), []
-    for spec in FIELDS.values():
+    rows, fields = Rows(np.array([2, 3])), []
+    for spec in (spec for spec in FIELDS.values() if spec.level != "edge"):
         dtype = {"integer": torch.int64, "boolean": torch.bool}.get(spec.kind, torch.float64)
         item = StoredField.of(spec, torch.zeros(1, *(size or 4 for size in spec.shape), dtype=dtype))
-        shape = (rows.counts[spec.level], *item.shape)
+        shape = (rows.count(spec.level), *item.shape)
         rows.columns[spec.name] = np.full(shape, fill_value(item.numpy_dtype), dtype=item.numpy_dtype)
         fields.append(item)
     return rows, fields
@@ -194,14 +205,14 @@ def rows_at_fill_values() -> tuple[Rows, list[StoredField]]:
 def test_every_field_may_be_at_its_fill_value_in_a_store_that_is_opened_again(tmp_path, buffer_bytes):
     given, fields = rows_at_fill_values()
     for opened in range(1, 4):
-        target = writer(tmp_path, chunk_bytes=1024, buffer_bytes=buffer_bytes)
+        target = writer(tmp_path, shard_bytes=1024, buffer_bytes=buffer_bytes)
         for _ in range(3):
             target.append(given, fields)
         target.close()
         reader = TrajectoryReader(tmp_path)
         assert len(reader) == 6 * opened
         for item in reader.fields:
-            found = reader._column(item, np.arange(len(reader)))
+            found = reader._frames.column(item, np.arange(len(reader)))
             np.testing.assert_array_equal(found, np.concatenate([given.columns[item.name]] * 3 * opened), item.name)
 
 
@@ -248,56 +259,63 @@ def closed_store(place, steps=40):
     for step in range(steps):
         target.append(*make_rows(step))
     target.close()
-    target.append(*make_rows(steps))
     return place
 
 
-def test_damage_is_an_error(tmp_path):
-    place = closed_store(tmp_path / "t.zarr")
-    files = [path for path in sorted(place.rglob("*")) if path.is_file() and "/c/" in str(path)]
-    assert len(files) > 8
+def flipped(raw: bytes, place: int) -> bytes:
+    changed = bytearray(raw)
+    changed[place] ^= 4
+    return bytes(changed)
+
+
+def test_every_flipped_bit_and_every_missing_file_is_told(tmp_path):
+    """Of what is read; what is written for other programs only is looked at by `verify`."""
+    place = closed_store(tmp_path / "t.zarr", 10)
+    wanted = TrajectoryReader(place).rows(slice(None))
+    files = [path for path in sorted(place.rglob("*")) if path.is_file() and path.name not in ("LOCK", "zarr.json")]
+    assert len(files) > 12
     for file in files:
         raw = file.read_bytes()
-        flipped = bytearray(raw)
-        flipped[len(raw) // 2] ^= 4
-        file.write_bytes(bytes(flipped))
-        with pytest.raises(StorageError, match="damaged"):
-            TrajectoryReader(place).rows(slice(None))
+        for byte in range(0, len(raw), 37):
+            file.write_bytes(flipped(raw, byte))
+            with pytest.raises(StorageError):
+                TrajectoryReader(place).rows(slice(None))
+        for part in (raw[:-1], raw[: len(raw) // 2], b""):
+            file.write_bytes(part)
+            with pytest.raises(StorageError):
+                TrajectoryReader(place).rows(slice(None))
         file.unlink()
-        with pytest.raises(StorageError, match="is missing"):
-            TrajectoryReader(place).rows(slice(None))
+        if file.name != "commits.log":
+            with pytest.raises(StorageError, match=r"is missing|holds no trajectory"):
+                TrajectoryReader(place).rows(slice(None))
         file.write_bytes(raw)
-    assert len(TrajectoryReader(place).rows(slice(None)).columns["energy"]) == 82
+    found = TrajectoryReader(place).rows(slice(None))
+    for name, column in wanted.columns.items():
+        np.testing.assert_array_equal(found.columns[name], column)
 
 
-@pytest.mark.parametrize(
-    ("whole", "damaged"),
-    [("chunk_shape", "chunk_sh)pe"), ('"regular"', "7"), ('"shape": [', '"shape": [[1],'), ("{", "[")],
-)
-def test_damaged_metadata_are_an_error(tmp_path, whole, damaged):
-    place = closed_store(tmp_path / "t.zarr")
-    file = place / "data" / "energy" / "zarr.json"
-    file.write_text(file.read_text(encoding="utf-8").replace(whole, damaged, 1), encoding="utf-8")
-    for use in (lambda: TrajectoryReader(place).rows(slice(None)), lambda: writer(place)):
-        with pytest.raises(StorageError, match=r"Array `data/energy` of .* is missing or damaged"):
-            use()
+def test_metadata_of_other_programs_change_nothing(tmp_path):
+    place = closed_store(tmp_path / "t.zarr", 3)
+    wanted = TrajectoryReader(place).rows(slice(None))
+    for file in place.rglob("zarr.json"):
+        file.write_bytes(b"{")
+    np.testing.assert_array_equal(TrajectoryReader(place).rows(slice(None)).columns["energy"], wanted.columns["energy"])
 
 
-def test_a_damaged_block_or_record_is_an_error():
-    memory: dict = {}
-    writer(memory).append(*make_rows(0))
-    for key in [key for key in memory if key.startswith("tail/") or key == "head.json"]:
-        raw = memory[key]
-        flipped = bytearray(raw.to_bytes())
-        flipped[len(flipped) // 2] ^= 1
-        memory[key] = type(raw).from_bytes(bytes(flipped))
-        with pytest.raises(StorageError, match="damaged"):
-            TrajectoryReader(memory)
-        del memory[key]
-        if key != "head.json":
-            with pytest.raises(StorageError, match="is missing"):
-                TrajectoryReader(memory)
-        memory[key] = raw
+def test_a_flipped_bit_of_an_acknowledged_frame_is_no_torn_record(tmp_path):
+    """The header of the log tells how much was acknowledged. Mutant: without it, frames vanish without a word."""
+    target = writer(tmp_path, "frame")
+    for step in range(3):
+        target.append(*make_rows(step))
+    (log,) = (tmp_path / "tail").iterdir()
+    raw = log.read_bytes()
+    log.write_bytes(flipped(raw, len(raw) - 9))
+    with pytest.raises(StorageError, match=r"is damaged behind byte .*, of .* that were written safely. `athanor store"):
+        TrajectoryReader(tmp_path)
+    log.write_bytes(log_header(0) + flipped(raw, len(raw) - 9)[len(log_header(0)) :])
+    assert len(TrajectoryReader(tmp_path)) == 4
+    log.write_bytes(raw)
+    assert len(TrajectoryReader(tmp_path)) == 6
 
 
 def test_another_version_is_refused():
@@ -305,11 +323,13 @@ def test_another_version_is_refused():
     writer(memory).append(*make_rows(0))
     buffer = type(memory[FORMAT_KEY])
     memory[FORMAT_KEY] = buffer.from_bytes(json.dumps({"format": "athanor-trajectory", "version": 9}).encode())
-    with pytest.raises(StorageError, match="version 9; this athanor reads 'athanor-trajectory' version 0"):
+    with pytest.raises(StorageError, match="is of version 9 of the format; this athanor knows versions up to 1"):
         TrajectoryReader(memory)
-    memory[FORMAT_KEY] = buffer.from_bytes(b"{")
-    with pytest.raises(StorageError, match="can not be read"):
-        writer(memory)
+    for wrong in (b"{", b"[1]", b'{"format": "other", "version": 1}', b'{"format": "athanor-trajectory", "version": "1"}'):
+        memory[FORMAT_KEY] = buffer.from_bytes(wrong)
+        for mode in ("a", "w"):
+            with pytest.raises(StorageError, match="is not that of a trajectory"):
+                writer(memory, mode=mode)
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "", "a b", "x\n", "/etc/passwd"])
@@ -318,16 +338,49 @@ def test_names_can_not_leave_the_store(name):
         check_name(name)
 
 
-def test_a_hostile_record_can_not_leave_the_store():
-    memory: dict = {}
-    writer(memory, **SMALL).append(*make_rows(0))
-    raw = memory["head.json"]
-    head = Head.from_bytes(raw.to_bytes(), "here")
-    item = head.fields[0]
-    evil = StoredField("../../etc/passwd", item.level, item.dtype, item.shape)
-    memory["head.json"] = type(raw).from_bytes(Head(1, 2, 5, 0, (evil,), head.arrays, ()).to_bytes())
-    with pytest.raises(StorageError, match="can not be the name"):
-        TrajectoryReader(memory)
+def hostile(place, **changes) -> None:
+    """Write the last commit record anew, changed, with the checksum that it then has."""
+    target = writer(place)
+    state = target._state.commit
+    target.end()
+    record = json.loads(state.to_bytes()) | changes
+    raw = frame(1, json.dumps(record).encode())
+    (place / "commits.log").write_bytes(log_header(len(raw)) + raw)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tail": "../../../etc/passwd"},
+        {"tail": "tail/../x.log"},
+        {"systems": 2**62},
+        {"systems": -1},
+        {"nodes": 1.5},
+        {"arrays": {"data/../../x": [1, 1, 1]}},
+        {"arrays": {"data/positions": [2**61, 1, 1]}},
+        {"arrays": {"data/positions": [1, 0, 1]}},
+        {"arrays": {"data/positions": [1, 2**61, 2**61]}},
+        {"fields": [{"name": "../x", "level": "node", "dtype": "float64", "shape": [3]}]},
+        {"fields": 3},
+        {"more": 1},
+    ],
+)
+def test_a_hostile_record_is_refused(tmp_path, changes):
+    place = closed_store(tmp_path / "t.zarr", 3)
+    hostile(place, **changes)
+    for use in (lambda: TrajectoryReader(place).rows(slice(None)), lambda: writer(place)):
+        with pytest.raises(StorageError):
+            use()
+
+
+def test_a_field_can_not_be_called_out_of_the_store(tmp_path):
+    place = closed_store(tmp_path / "t.zarr", 3)
+    commit = writer(place)._state.commit
+    for changes in ({"name": "../../etc/passwd"}, {"dtype": "object"}, {"shape": [-1]}, {"level": "edge"}):
+        fields = json.loads(commit.to_bytes())["fields"]
+        fields[0] |= changes
+        with pytest.raises(StorageError, match="says what can not be|can not be the name"):
+            Commit.from_bytes(json.dumps(json.loads(commit.to_bytes()) | {"fields": fields}).encode(), "here")
 
 
 @pytest.mark.parametrize(
@@ -342,7 +395,7 @@ def test_a_hostile_record_can_not_leave_the_store():
     ],
 )
 def test_durability(text, frames, seconds):
-    assert Durability.parse(text) == Durability(frames, seconds)
+    assert Durability.parse(text) == Durability(frames, seconds, text != "none")
 
 
 @pytest.mark.parametrize(
@@ -356,7 +409,7 @@ def test_a_wrong_durability_names_the_words(text):
 
 def test_durability_decides_when_frames_are_committed(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(zarr_writer, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(writer_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     counts = {}
     for text in ("frame", "every:3", "interval:5", "close"):
         target = writer({}, text)
@@ -375,15 +428,20 @@ def test_durability_decides_when_frames_are_committed(monkeypatch):
 
 
 def test_config():
-    assert parse_config({"chunk_bytes": 2048}).chunk_bytes == 2048
+    assert parse_config({"shard_bytes": 2048}).shard_bytes == 2048
     with pytest.raises(InputError, match="chunk_size"):
         parse_config({"chunk_size": 3})
 
 
-def test_chunks_are_sized_by_bytes():
-    assert chunk_shape(np.dtype("float64"), (3,), 1 << 20) == (43690, 3)
-    assert chunk_shape(np.dtype("float64"), (0,), 1 << 20) == (1 << 20, 1)
-    assert chunk_shape(np.dtype("float64"), (1 << 20,), 1024) == (1, 1 << 20)
+def test_arrays_are_cut_by_bytes():
+    def cut(shape: tuple[int, ...], shard_bytes: int, per_atom: bool) -> tuple[int, int]:
+        spec = ArraySpec.sized("data/x", np.dtype("float64"), shape, shard_bytes, per_atom=per_atom)
+        return spec.inner_rows, spec.shard_rows
+
+    assert cut((3,), 1 << 22, True) == (1024, 1 << 17)
+    assert cut((1,), 1 << 22, False) == (4096, 1 << 14)
+    assert cut((0,), 1 << 20, False) == (1 << 14, 1 << 14)
+    assert cut((1 << 20,), 1024, True) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -396,7 +454,7 @@ def test_every_dtype_survives(dtype):
 
     values = torch.arange(6).reshape(2, 3).to(dtype)
     item = StoredField.of(FieldSpec("mine", "system", (3,), "any"), values)
-    rows = Rows(np.array([1, 1]), np.zeros(2, dtype=np.int64), {"mine": to_numpy(values)})
+    rows = Rows(np.array([1, 1]), {"mine": to_numpy(values)})
     for config in (SMALL, {}):
         memory: dict = {}
         target = writer(memory, **config)
@@ -423,13 +481,35 @@ def test_what_can_not_be_stored_is_refused():
         StoredField.of(FieldSpec("mine", "system", (3,), "any"), torch.zeros(2, 3).to(torch.float8_e5m2))
 
 
-def test_a_block_with_an_impossible_header_is_refused():
-    import zlib
-
-    from athanor.io.zarr_schema import TailBlock
-
-    huge = [["node_counts", "<i8", [10**9]]]
-    for length, header in ((1 << 60, b"{"), (2, b"[]"), (2, b"[["), (len(json.dumps(huge)), json.dumps(huge).encode())):
-        raw = b"ATHB" + length.to_bytes(8, "little") + header
+def test_a_record_with_an_impossible_header_is_refused():
+    for listing in (
+        [["a", "<i8", [10**9]]], [["a", "|O", [1]]], [["a", "<f8", [-1]]], [["a", "<f8", [2**62, 2**62]]],
+        [["a", "<f8", [0] * 99]], [["a", "nothing", [1]]], 3, [3], [["a", "<f8", 3]], [["a", "<V0", [2**60]]],
+    ):  # fmt: skip
+        header = json.dumps([listing, None]).encode()
         with pytest.raises(StorageError, match="impossible header"):
-            decode_block(raw, TailBlock("tail/1", 1, 1, 0, len(raw), zlib.crc32(raw)), "here")
+            decode_arrays(len(header).to_bytes(8, "little") + header, "here")
+    for raw in (b"", b"1234567", (1 << 60).to_bytes(8, "little") + b"[]", (2).to_bytes(8, "little") + b"[["):
+        with pytest.raises(StorageError, match="impossible header"):
+            decode_arrays(raw, "here")
+
+
+def test_constants_are_kept_once_for_all_frames_that_share_them(tmp_path):
+    target = writer(tmp_path, "frame")
+    for step in range(6):
+        rows, fields = make_rows(step)
+        rows.columns["atomic_numbers"] = make_rows(step // 4)[0].columns["atomic_numbers"]
+        rows.columns["pbc"] = make_rows(0)[0].columns["pbc"]
+        target.append(rows, fields)
+    target.close()
+    reader = TrajectoryReader(tmp_path)
+    numbers = reader.rows(slice(None)).columns["atomic_numbers"].reshape(6, 5)
+    wanted = [make_rows(step // 4)[0].columns["atomic_numbers"] for step in range(6)]
+    np.testing.assert_array_equal(numbers, np.stack(wanted))
+    assert len(zarr.open_group(tmp_path, mode="r")["structures/pbc"][:]) == 4
+
+
+def test_checksums_are_those_of_zarr():
+    """Test vector of RFC 3720, B.4."""
+    assert crc32c(bytes(32)) == 0x8A9136AA
+    assert encode_arrays({}) == (10).to_bytes(8, "little") + b"[[], null]"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from athanor.io.store.layout import Stored
@@ -66,6 +68,10 @@ class ArrayBuffer:
             medium.put(self.spec.key(self.base // self.spec.shard_rows), self.spec.encode(self.rows, level))
             self.stored = self.base + len(self.rows)
         return self.stored != before
+
+    def metadata(self, level: int) -> dict[str, Any]:
+        """Content of its ``zarr.json``."""
+        return self.spec.document(self.stored, level)
 
     def to_commit(self) -> Stored:
         """What the commit record says of it."""

@@ -200,12 +200,13 @@ class Commit:
             arrays = {str(path): Stored(*item) for path, item in values.pop("arrays").items()}
             commit = cls(**values, fields=fields, arrays=arrays)
             counts = [commit.number, *(commit.rows(level) for level in _COUNTED)]
-            for path, item in arrays.items():
+            for item in arrays.values():
                 counts += [item.rows, item.inner_rows - 1, item.shard_rows - 1]
+            if not all(type(count) is int and 0 <= count < 1 << 62 for count in counts):
+                raise ValueError("a count is out of range")
+            for path, item in arrays.items():
                 if item.shard_rows % item.inner_rows or item.rows > commit.rows(level_of(path, fields)):
                     raise ValueError(f"array `{path}` is cut in a way that can not be")
-            if not all(isinstance(count, int) and 0 <= count < 1 << 62 for count in counts):
-                raise ValueError("a count is out of range")
             if not _TAIL_NAME.fullmatch(commit.tail):
                 raise ValueError(f"the log is called {commit.tail!r}")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

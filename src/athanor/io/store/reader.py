@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from athanor.data._levels import gather_rows
@@ -17,7 +19,7 @@ from athanor.io.store.layout import (
 from athanor.io.store.medium import Medium
 from athanor.io.store.rows import Rows, merge_rows
 from athanor.io.store.shards import ShardReader
-from athanor.io.store.state import load_state
+from athanor.io.store.state import Frames, State, load_state
 
 NODE_END, STRUCTURE, SEQUENCE = SYSTEM_INDEX
 
@@ -79,6 +81,35 @@ class StoredFrames:
         if self._medium.identity(COMMITS_KEY) != self._history:
             raise StorageError(f"{self._medium.where} was emptied or cut back meanwhile; open it again.")
         return Rows(self.node_counts(chosen), {item.name: self.column(item, chosen) for item in self.fields})
+
+    def first(self, count: int) -> State:
+        """The store as it was when it held its first `count` frames: commit, and what the log is to hold behind it.
+
+        Rows of the arrays are kept up to where they hold exactly the first so many frames; the rest goes to the log.
+        """
+        commit = self._commit
+        sequence = self._index(SEQUENCE)
+        whole = np.flatnonzero(np.maximum.accumulate(sequence) == np.arange(len(sequence))) + 1
+        folded = int(whole[whole <= count].max(initial=0))
+        nodes = int(self._ends(NODE_END, self._late)[folded - 1]) if folded else 0
+        cut = replace(commit, systems=folded, nodes=nodes)
+        arrays = {
+            path: replace(item, rows=min(item.rows, cut.rows(level_of(path, self.fields))))
+            for path, item in commit.arrays.items()
+        }
+        state = State(replace(cut, arrays=arrays), self.fields)
+        for path, item in arrays.items():
+            rows = cut.rows(level_of(path, self.fields))
+            if item.rows < rows:
+                state.remainder[path] = self._remainder[path][: rows - commit.arrays[path].rows]
+        chosen = np.arange(folded, count)
+        rows = Rows(self.node_counts(chosen), {
+            item.name: self.column(item, chosen) for item in self.fields if not item.constant
+        })  # fmt: skip
+        late = self._late_structures if len(self._late_structures) else None
+        if len(chosen) or late is not None:
+            state.frames.append(Frames(rows, self._structures()[self._places_of(chosen)], late))
+        return state
 
     def _places_of(self, chosen: np.ndarray) -> np.ndarray:
         """Places in the arrays of frames by their numbers; those in the log stand behind, in order."""

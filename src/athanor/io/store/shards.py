@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,6 +26,7 @@ MOST_SYSTEM_ROWS = 1 << 14
 _ABSENT = np.uint64(2**64 - 1)
 _BLOSC_HEADER = 16
 _OPEN_SHARDS = 48
+_KEPT_CHUNKS = 128
 
 
 def fill_value(dtype: np.dtype) -> float | int | bool:
@@ -70,7 +72,7 @@ class ArraySpec:
         """Key of a shard."""
         return f"{self.path}/c.{shard}" + ".0" * len(self.shape)
 
-    def metadata(self, rows: int, level: int) -> bytes:
+    def document(self, rows: int, level: int) -> dict[str, Any]:
         """Content of ``zarr.json`` of an array of `rows` rows."""
         trailing = list(self.shape)
         fill: Any = fill_value(self.dtype)
@@ -89,7 +91,7 @@ class ArraySpec:
             "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, checked],
             "index_location": "end",
         }
-        document = {
+        return {
             "zarr_format": 3,
             "node_type": "array",
             "shape": [rows, *trailing],
@@ -100,7 +102,6 @@ class ArraySpec:
             "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
             "attributes": {},
         }
-        return json.dumps(document, indent=1).encode()
 
     def encode(self, rows: np.ndarray, level: int) -> bytes:
         """Bytes of a shard that begins with `rows`; those that it lacks are not stored."""
@@ -126,9 +127,19 @@ def _power_of_two(number: int) -> int:
     return 1 << max(0, int(number).bit_length() - 1)
 
 
-def groups_metadata() -> bytes:
-    """Content of ``zarr.json`` of a group."""
-    return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}}, indent=1).encode()
+def group_document(arrays: Mapping[str, dict[str, Any]] | None = None) -> dict[str, Any]:
+    """Content of ``zarr.json`` of a group; of the whole store if its arrays are given, which are listed then."""
+    group: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": {}}
+    if arrays is None:
+        return group
+    listing: dict[str, Any] = {"kind": "inline", "must_understand": False, "metadata": {}}
+    inner = {path.partition("/")[0]: {**group, "consolidated_metadata": listing} for path in sorted(arrays)}
+    return {**group, "consolidated_metadata": {**listing, "metadata": {**inner, **dict(sorted(arrays.items()))}}}
+
+
+def to_json(document: dict[str, Any]) -> bytes:
+    """Bytes of a ``zarr.json``."""
+    return json.dumps(document, indent=1).encode()
 
 
 class ShardReader:
@@ -137,9 +148,11 @@ class ShardReader:
     def __init__(self, medium: Medium) -> None:
         self._medium = medium
         self._open: OrderedDict[str, tuple[Source, np.ndarray]] = OrderedDict()
+        self._chunks: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
 
     def forget(self) -> None:
-        """Close what is open."""
+        """Close what is open, drop what is kept."""
+        self._chunks.clear()
         for source, _ in self._open.values():
             source.close()
         self._open.clear()
@@ -152,27 +165,46 @@ class ShardReader:
         StorageError
             If a shard or chunk is missing or damaged; it is named.
         """
-        out = np.empty((len(numbers), *spec.shape), dtype=spec.dtype)
         if not len(numbers):
-            return out
-        if numbers.min() < 0 or numbers.max() >= stored:
-            raise StorageError(f"`{spec.path}` of {self._medium.where} has {stored} rows; row {numbers.max()} was looked for.")
+            return np.empty((0, *spec.shape), dtype=spec.dtype)
+        first, last = int(numbers[0]), int(numbers[-1])
+        if last - first != len(numbers) - 1 or (last - first > 1 and bool((np.diff(numbers) != 1).any())):
+            return self._gather(spec, numbers, stored)
+        self._check(spec, first, last, stored)
+        parts = []
+        for number in range(first // spec.inner_rows, last // spec.inner_rows + 1):
+            start = number * spec.inner_rows
+            parts.append(self._chunk(spec, number)[max(first - start, 0) : last - start + 1])
+        return parts[0].copy() if len(parts) == 1 else np.concatenate(parts)
+
+    def _check(self, spec: ArraySpec, first: int, last: int, stored: int) -> None:
+        if first < 0 or last >= stored:
+            raise StorageError(f"`{spec.path}` of {self._medium.where} has {stored} rows; row {last} was looked for.")
+
+    def _gather(self, spec: ArraySpec, numbers: np.ndarray, stored: int) -> np.ndarray:
+        """Rows that do not stand one behind another."""
+        self._check(spec, int(numbers.min()), int(numbers.max()), stored)
+        out = np.empty((len(numbers), *spec.shape), dtype=spec.dtype)
         chunks = numbers // spec.inner_rows
-        is_sorted = len(numbers) < 2 or bool((np.diff(numbers) >= 0).all())
-        order = np.arange(len(numbers)) if is_sorted else np.argsort(chunks, kind="stable")
+        order = np.argsort(chunks, kind="stable")
         chunks = chunks[order]
-        starts = np.flatnonzero(np.diff(chunks, prepend=-1))
-        for first, last in zip(starts.tolist(), [*starts[1:].tolist(), len(order)], strict=True):
-            number = int(chunks[first])
-            chunk, places = self._chunk(spec, number), order[first:last]
-            if is_sorted and numbers[last - 1] - numbers[first] == last - 1 - first:
-                start = int(numbers[first]) - number * spec.inner_rows
-                out[first:last] = chunk[start : start + last - first]
-            else:
-                out[places] = chunk[numbers[places] - number * spec.inner_rows]
+        starts = np.flatnonzero(np.diff(chunks, prepend=-1)).tolist()
+        for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+            number, places = int(chunks[start]), order[start:end]
+            out[places] = self._chunk(spec, number)[numbers[places] - number * spec.inner_rows]
         return out
 
     def _chunk(self, spec: ArraySpec, number: int) -> np.ndarray:
+        """One chunk; the last ones are kept, as frames that are read one by one share those of systems."""
+        key = spec.path, number
+        found = self._chunks.get(key)
+        if found is None:
+            found = self._chunks[key] = self._read_chunk(spec, number)
+            if len(self._chunks) > _KEPT_CHUNKS:
+                self._chunks.popitem(last=False)
+        return found
+
+    def _read_chunk(self, spec: ArraySpec, number: int) -> np.ndarray:
         shard, inner = divmod(number, spec.shard_rows // spec.inner_rows)
         source, index = self._shard(spec, shard)
         start, count = (int(value) for value in index[inner])

@@ -15,7 +15,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from athanor.errors import StorageError
+from athanor._values import check_whole
+from athanor.errors import InputError, StorageError
 from athanor.io._replace import PARTIAL
 from athanor.io._store_lock import LOCK_KEY
 from athanor.io.store.buffer import ArrayBuffer
@@ -37,9 +38,10 @@ from athanor.io.store.layout import (
     version_of,
 )
 from athanor.io.store.medium import Log, Medium, SyncError
+from athanor.io.store.reader import StoredFrames
 from athanor.io.store.records import crc32c, encode_arrays, frame
 from athanor.io.store.rows import Rows, merge_rows
-from athanor.io.store.shards import ArraySpec, ShardReader, groups_metadata
+from athanor.io.store.shards import ArraySpec, ShardReader, group_document, to_json
 from athanor.io.store.state import COMMIT, REMAINDER, Frames, State, load_state
 from athanor.io.store.structures import StructureTable
 from athanor.io.store.config import Durability, TrajectoryConfig
@@ -95,6 +97,7 @@ class TrajectoryWriter:
         self._last_sync = time.monotonic()
         self._fault: str | None = None
         self._fold_at = self._config.buffer_bytes
+        self._is_consolidated: bool | None = None
 
     @property
     def written(self) -> int:
@@ -128,7 +131,7 @@ class TrajectoryWriter:
         self._lock.acquire()
         if not self._check_place(mode):  # again: another writer may have been quicker
             for key in _KEYS_OF_GROUPS:
-                self.medium.put(key, groups_metadata())
+                self.medium.put(key, to_json(group_document()))
             self.medium.put(FORMAT_KEY, format_bytes())
         if mode == "w":
             self.zero()
@@ -187,16 +190,19 @@ class TrajectoryWriter:
 
     def _drop_strays(self, state: State) -> None:
         """Remove what an interrupted writer left, and what belongs to an earlier history."""
-        kept = {LOCK_KEY, FORMAT_KEY, COMMITS_KEY, *_KEYS_OF_GROUPS}
-        folders = tuple(f"{path}/" for path in state.commit.arrays)
+        kept = {LOCK_KEY, FORMAT_KEY, *_KEYS_OF_GROUPS}
+        folders = (COMMITS_KEY, state.commit.tail or "/", *(f"{path}/" for path in state.commit.arrays))
         for key in self.medium.keys():
-            is_ours = key in kept or key.startswith((state.commit.tail or "/", *folders))
+            is_ours = key in kept or key.startswith(folders)
             if key.endswith(PARTIAL) or not is_ours:
                 self.medium.delete(key)
 
-    def _start(self, commit: Commit, remainder: dict[str, np.ndarray]) -> None:
-        """Begin another history, with this commit as its first."""
+    def _start(self, commit: Commit, remainder: dict[str, np.ndarray], frames: Sequence[Frames] = ()) -> None:
+        """Begin another history, with this commit as its first and `frames` behind it."""
         log = self._new_tail(commit, remainder)
+        for each in frames:
+            log.append(each.to_record(()))
+        log.sync()
         self.medium.settle()  # before the record that names it
         payload = commit.to_bytes()
         self._commits = self.medium.create_log(COMMITS_KEY, frame(COMMIT, payload))
@@ -335,8 +341,12 @@ class TrajectoryWriter:
         self.acknowledged = self._written
         self._writes_unsynced, self._last_sync = 0, time.monotonic()
 
-    def _fold(self, *, whole: bool) -> None:
-        """Move rows from the log into the arrays; those of one system stand together there."""
+    def _fold(self, *, whole: bool, anew: bool = False) -> None:
+        """Move rows from the log into the arrays; those of one system stand together there.
+
+        With `whole` no row stays behind, and ``zarr.json`` of the store lists the arrays, so that zarr need not look
+        for them; with `anew` the metadata of every array are written again.
+        """
         state, commit = self._state, self._state.commit
         self._fold_at = (self._log.size if self._log else 0) + self._config.buffer_bytes  # if this fails
         if self._writes_unsynced:
@@ -344,9 +354,11 @@ class TrajectoryWriter:
         buffers = self._add_frames(state)
         changed = [path for path, buffer in buffers.items()
                    if buffer.write(self.medium, self._config.compression_level, whole=whole)]  # fmt: skip
-        for path in changed:
-            buffer = buffers[path]
-            self.medium.put(f"{path}/zarr.json", buffer.spec.metadata(buffer.stored, self._config.compression_level))
+        documents = {path: buffers[path].metadata(self._config.compression_level) for path in buffers}
+        for path in documents if anew else changed:
+            self.medium.put(f"{path}/zarr.json", to_json(documents[path]))
+        if whole or self._is_consolidated is not False:
+            self.medium.put("zarr.json", to_json(group_document(documents if whole else None)))
         new = Commit(
             commit.number + 1,
             commit.systems + sum(len(each.rows) for each in state.frames),
@@ -361,7 +373,7 @@ class TrajectoryWriter:
         log = self._new_tail(new, remainder)
         self.medium.settle()
         self._write_commit(new, log)
-        self._buffers = buffers
+        self._buffers, self._is_consolidated = buffers, whole
         self._fold_at = log.size + self._config.buffer_bytes
         with suppress(OSError):  # a stray one is dropped by the next writer
             self.medium.delete_log(commit.tail)
@@ -446,6 +458,40 @@ class TrajectoryWriter:
         self._log = self._commits = None
         self._waiting = []
         self._lock.release()
+
+    def truncate_to(self, frames: int) -> None:
+        """Forget every frame but the first `frames`, for good.
+
+        Raises
+        ------
+        InputError
+            If there are fewer.
+        StorageError
+            If the store can not be read or written; it is then as it was, or as it should be.
+        """
+        if not self._lock.is_held:
+            with self._opening():
+                self._lock.acquire()
+                self._take_over()
+        self.flush()
+        if not 0 <= check_whole(frames, "frames", 0) <= self._written:
+            raise InputError(f"`frames={frames}`: {self.medium.where} holds {self._written}.")
+        if frames == self._written:
+            return
+        with self._telling():
+            kept = StoredFrames(self.medium).first(frames)
+            commit = replace(kept.commit, number=self._state.commit.number + 1, fields=self._fields, previous=0,
+                             tail=tail_key(self._state.commit.number + 1))  # fmt: skip
+            if self._log is not None:
+                self._log.close()
+            self._start(commit, kept.remainder, kept.frames)
+            self._take_over()
+
+    def rewrite_metadata(self) -> None:
+        """Move every row into the arrays and write anew what other programs read of them."""
+        self.flush()
+        with self._telling():
+            self._fold(whole=True, anew=True)
 
     def zero(self) -> None:
         """Forget all rows and fields; the place stays a valid, empty store."""

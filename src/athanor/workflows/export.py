@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from athanor._values import check_whole
+from athanor._values import check_whole, shown
 from athanor.errors import InputError, StorageError
 from athanor.io._replace import replacing, replacing_folder
 from athanor.io.export.formats import Contents, ExportFormat, format_of
@@ -133,8 +133,8 @@ def export(
     sizes = {number: frozenset(given.frames.sizes(of_system).tolist()) for number, of_system in chosen.items()}
     contents = Contents(given.labels_of(chosen), sizes, given.frames.all_periodic(rows))
     kind.check(contents)
-    with Progress(shown=progress, chunks=1, steps=len(rows), noun="frames") as shown:
-        images = _images(given, rows, wrap=wrap, shown=shown)
+    with Progress(shown=progress, chunks=1, steps=len(rows), noun="frames") as bar:
+        images = _images(given, rows, wrap=wrap, bar=bar)
         try:
             with (replacing_folder if kind.is_folder else replacing)(place) as beside:
                 kind.write(beside, images, contents)
@@ -175,15 +175,17 @@ class _Given:
         if system is None:
             return None
         words = [system] if isinstance(system, str) or not isinstance(system, Iterable) else list(system)
-        numbers = [int(word) if isinstance(word, str) and word.isdecimal() else word for word in words]
+        return list(dict.fromkeys(map(self._id_in_store, words)))
+
+    def _id_in_store(self, word: int | str) -> int:
+        number = int(word) if isinstance(word, str) and word.isdecimal() else word
         known = self.frames.ids
-        for number in numbers:
-            if isinstance(number, str) or check_whole(number, "system", None) not in known:
-                some = ", ".join(map(str, known[:8])) + (" ..." if len(known) > 8 else "")
-                raise InputError(
-                    f"`{self.path}` is a store, whose systems go by their ids: {some}. It has no {number!r}."
-                )
-        return list(dict.fromkeys(numbers))
+        if not isinstance(number, str) and check_whole(number, "system", None) in known:
+            return number
+        some = ", ".join(map(str, known[:8])) + (" ..." if len(known) > 8 else "")
+        raise InputError(
+            f"`{self.path}` is a store, whose systems go by their ids: {some}. It has no {shown(word)}."
+        )
 
     def labels_of(self, ids: Iterable[int]) -> dict[int, str]:
         """Return what systems are called, each by a name of its own."""
@@ -199,7 +201,7 @@ class _Given:
         return {} if self.run is None else dict(zip(self.run.ids, self.run.names, strict=True))
 
 
-def _images(given: _Given, rows: np.ndarray, *, wrap: bool, shown: Progress) -> Iterator[Atoms]:
+def _images(given: _Given, rows: np.ndarray, *, wrap: bool, bar: Progress) -> Iterator[Atoms]:
     """Yield frames as ASE atoms, and say so."""
     computed = () if given.run is None else given.run.properties
     names = given.names
@@ -211,7 +213,7 @@ def _images(given: _Given, rows: np.ndarray, *, wrap: bool, shown: Progress) -> 
         if wrap:
             atoms.wrap()
         yield atoms
-        shown.update(number, name)
+        bar.update(number, name)
 
 
 def _check_place(place: Path, kind: ExportFormat, overwrite: bool) -> None:

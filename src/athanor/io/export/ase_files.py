@@ -106,4 +106,4 @@ def of_one_composition(images: Iterable[Atoms], title: str) -> Iterator[Atoms]:
 def charges_of(atoms: Atoms) -> np.ndarray | None:
     """Return charges, which a model computed or the user gave."""
     computed = (atoms.calc.results if atoms.calc else {}).get("charges")
-    return atoms.get_initialcharges_of() if computed is None and atoms.has("initial_charges") else computed
+    return atoms.get_initial_charges() if computed is None and atoms.has("initial_charges") else computed

@@ -67,7 +67,9 @@ def check_ovito(place: Path, images: list[Atoms], tolerance: float, *, turn: boo
     assert source.num_frames == len(images)
     for number, atoms in enumerate(images):
         data, frame = source.compute(number), turned(atoms)
-        origin = np.asarray(data.cell[...])[:, 3] if place.suffix == ".xtc" else 0.0  # it puts boxes of GROMACS around 0
+        origin = (
+            np.asarray(data.cell[...])[:, 3] if place.suffix == ".xtc" else 0.0
+        )  # it puts boxes of GROMACS around 0
         positions = frame.positions if turn else atoms.positions
         check_vectors(data.particles.positions[...] - origin, positions, tolerance)
         if atoms.pbc.any():

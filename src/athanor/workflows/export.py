@@ -183,9 +183,7 @@ class _Given:
         if not isinstance(number, str) and check_whole(number, "system", None) in known:
             return number
         some = ", ".join(map(str, known[:8])) + (" ..." if len(known) > 8 else "")
-        raise InputError(
-            f"`{self.path}` is a store, whose systems go by their ids: {some}. It has no {shown(word)}."
-        )
+        raise InputError(f"`{self.path}` is a store, whose systems go by their ids: {some}. It has no {shown(word)}.")
 
     def labels_of(self, ids: Iterable[int]) -> dict[int, str]:
         """Return what systems are called, each by a name of its own."""

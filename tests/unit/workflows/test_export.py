@@ -141,7 +141,7 @@ def test_a_folder_of_poscars_has_one_for_each_frame(folder, tmp_path):
     check_same([read(file) for file in files[11:]], images_of(folder, "skewed"), 1e-12, "v")
 
 
-# ------------------------------------------------------------------------------------------- cells that have to be turned
+# ----------------------------------------------------------------------------------------- cells that have to be turned
 def left_handed(atoms: Atoms) -> Atoms:
     other = atoms.copy()
     other.set_cell(atoms.cell.array[[1, 0, 2]], scale_atoms=False)
@@ -199,7 +199,7 @@ def test_a_cell_in_standard_orientation_keeps_its_numbers():
     assert turned(atoms).positions is atoms.positions
 
 
-# ---------------------------------------------------------------------------------------------------------- LAMMPS, H5MD
+# --------------------------------------------------------------------------------------------------------- LAMMPS, H5MD
 def check_dump(folder: Path, place: Path, system: str) -> None:
     found = read(place, ":", format="lammps-dump-text")
     kept = images_of(folder, system)
@@ -289,7 +289,7 @@ def test_what_is_known_of_some_frames_only_is_nan_in_the_others(tmp_path):
     assert np.isfinite(velocities[2:]).all()
 
 
-# -------------------------------------------------------------------------------------------------- stores without a run
+# ------------------------------------------------------------------------------------------------- stores without a run
 def frame(step: int, system_id: int = 0, atoms: int = 4, *, velocities: bool = False, **more: torch.Tensor) -> Batch:
     generator = np.random.default_rng(step)
     image = Atoms("H" * atoms, generator.normal(size=(atoms, 3)), cell=[6.0, 7.0, 8.0], pbc=True)
@@ -361,7 +361,7 @@ def test_a_store_of_version_0(tmp_path, repository):
     assert len(read(tmp_path / "x.traj", ":")) == done.frames > 0
 
 
-# -------------------------------------------------------------------------------------------------------- which frames
+# --------------------------------------------------------------------------------------------------------- which frames
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [
@@ -432,7 +432,7 @@ def test_atoms_are_wrapped_when_asked(folder, tmp_path):
         assert moved == pytest.approx(np.round(moved), abs=1e-9)
 
 
-# ---------------------------------------------------------------------------------------------------------- what is refused
+# ------------------------------------------------------------------------------------------------------ what is refused
 @pytest.mark.parametrize(
     ("name", "choice", "message"),
     [
@@ -487,8 +487,8 @@ def test_what_is_there_is_replaced_only_when_asked(folder, tmp_path):
     assert (tmp_path / "x.extxyz").read_text(encoding="utf-8") == "mine"
     athanor.export(folder, tmp_path / "x.extxyz", overwrite=True, frames=0)
     assert len(read(tmp_path / "x.extxyz", ":")) == 3
+    (tmp_path / "y.traj").mkdir()
     with pytest.raises(InputError, match="is a folder; give a file"):
-        (tmp_path / "y.traj").mkdir()
         athanor.export(folder, tmp_path / "y.traj", overwrite=True)
 
 
@@ -585,7 +585,7 @@ def test_frames_of_a_run_stream(folder, monkeypatch):
     assert max(read_at_once) == 4
 
 
-# ------------------------------------------------------------------------------------------------------- the command line
+# ----------------------------------------------------------------------------------------------------- the command line
 def test_the_command(folder, tmp_path, capsys):
     out = tmp_path / "x.extxyz"
     assert call(["export", str(folder), "-o", str(out), "--system", "cubic", "--system", "0", "--every", "5"]) == 0

@@ -10,8 +10,11 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import potential_batches as batch
 
 TESTS = Path(__file__).resolve().parent.parent / "tests" / "models_apart"
 LATTICES = (
@@ -23,7 +26,8 @@ LATTICES = (
 class Potential(NamedTuple):
     """One row of the registry: the environment it runs in, its package, what it is for, and what builds it.
 
-    `build` returns the wrapped model, and the package's calculator with the same network.
+    `build` returns the wrapped model, and the package's calculator with the same network; `batch` takes that calculator
+    and systems, and evaluates all at once as the package does. `count` is how many systems there are.
     """
 
     environment: str
@@ -31,6 +35,8 @@ class Potential(NamedTuple):
     systems: str
     parameters: str
     build: Callable[[], tuple[Any, Any]]
+    batch: Callable[[Any, list[Any]], tuple[Any, Any]]
+    count: int = 32
 
 
 def chgnet() -> tuple[Any, Any]:
@@ -143,12 +149,21 @@ def pet() -> tuple[Any, Any]:
 
 def nequip() -> tuple[Any, Any]:
     """Return a small NequIP: 32 features to degree 2, two layers, 5 Å."""
+    return of_nequip("nequip", num_features=32, l_max=2)
+
+
+def allegro() -> tuple[Any, Any]:
+    """Return a small Allegro: 64 scalars, 32 tensors to degree 2, two layers, 5 Å."""
+    return of_nequip("allegro", num_scalar_features=64, num_tensor_features=32, l_max=2)
+
+
+def of_nequip(kind: str, **size: int) -> tuple[Any, Any]:
+    """Return a network of the framework of NequIP."""
     from ase.data import chemical_symbols
 
     test = of_the_tests("nequip")
     names = [chemical_symbols[number] for number in elements()]
-    size = {"type_names": names, "r_max": 5.0, "num_features": 32, "l_max": 2, "per_type_energy_shifts": 0.0}
-    made = test.random_network("nequip", "float32", **size)
+    made = test.random_network(kind, "float32", type_names=names, r_max=5.0, per_type_energy_shifts=0.0, **size)
     transforms = test.basic_transforms(made.metadata, 5.0, names, {name: name for name in names})
     return test.NequIPWrapper(made).eval(), test.NequIPCalculator(made, "cpu", transforms=transforms)
 
@@ -167,8 +182,8 @@ def aimnet2() -> tuple[Any, Any]:
 
 def of_the_tests(name: str) -> Any:
     """Return the tests of a wrapper as a module: they know how to build a network of it."""
-    sys.path.insert(0, str(TESTS))
-    return __import__(f"test_{name}")
+    sys.path.append(str(TESTS.parent))
+    return import_module(f"{TESTS.name}.test_{name}")  # they share a module that stands beside them
 
 
 def elements() -> list[int]:
@@ -180,16 +195,17 @@ def elements() -> list[int]:
 
 
 POTENTIALS: dict[str, Potential] = {
-    "chgnet": Potential("", "chgnet", "crystals", "shipped", chgnet),
-    "7net-0": Potential("learned", "sevenn", "crystals", "shipped", partial(sevennet, "7net-0")),
-    "7net-l3i5": Potential("learned", "sevenn", "crystals", "shipped", partial(sevennet, "7net-l3i5")),
-    "diep": Potential("learned", "diep", "crystals", "shipped", diep),
-    "mace": Potential("mace", "mace-torch", "crystals", "random", mace),
-    "orb": Potential("orb", "orb-models", "crystals", "random", orb),
-    "mattersim": Potential("mattersim", "mattersim", "crystals", "random", mattersim),
-    "uma": Potential("uma", "fairchem-core", "crystals", "random", uma),
-    "metatomic": Potential("metatomic", "metatomic-torch", "crystals", "random", pet),
-    "nequip": Potential("nequip", "nequip", "crystals", "random", nequip),
-    "so3lr": Potential("learned", "so3krates-torch", "molecules", "shipped", so3lr),
-    "aimnet2": Potential("aimnet2", "aimnet", "molecules", "random", aimnet2),
+    "chgnet": Potential("", "chgnet", "crystals", "shipped", chgnet, batch.chgnet),
+    "7net-0": Potential("learned", "sevenn", "crystals", "shipped", partial(sevennet, "7net-0"), batch.sevennet),
+    "7net-l3i5": Potential("learned", "sevenn", "crystals", "shipped", partial(sevennet, "7net-l3i5"), batch.sevennet),
+    "diep": Potential("learned", "diep", "crystals", "shipped", diep, batch.diep),
+    "mace": Potential("mace", "mace-torch", "crystals", "random", mace, batch.mace),
+    "orb": Potential("orb", "orb-models", "crystals", "random", orb, batch.orb, 8),
+    "mattersim": Potential("mattersim", "mattersim", "crystals", "random", mattersim, batch.mattersim),
+    "uma": Potential("uma", "fairchem-core", "crystals", "random", uma, batch.uma),
+    "metatomic": Potential("metatomic", "metatomic-torch", "crystals", "random", pet, batch.metatomic),
+    "nequip": Potential("nequip", "nequip", "crystals", "random", nequip, batch.nequip),
+    "allegro": Potential("nequip", "nequip-allegro", "crystals", "random", allegro, batch.nequip, 8),
+    "so3lr": Potential("learned", "so3krates-torch", "molecules", "shipped", so3lr, batch.so3lr, 200),
+    "aimnet2": Potential("aimnet2", "aimnet", "molecules", "random", aimnet2, batch.aimnet2, 200),
 }

@@ -1,7 +1,7 @@
-"""One learned potential beside the calculator of its own package: ``python potential_programs.py NAME [--smoke]``.
+"""One learned potential beside its own package: ``python potential_programs.py NAME [--smoke]``.
 
 Runs in the environment of that package, see `potentials.py`, and prints a JSON document in its last line. How a model
-is built stands in `potential_builders.py`.
+is built stands in `potential_builders.py`, how the package evaluates many systems in `potential_batches.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
@@ -26,7 +26,6 @@ from potential_builders import LATTICES, POTENTIALS
 if TYPE_CHECKING:
     from ase import Atoms
 
-COUNTS = {"crystals": 32, "molecules": 200}
 REPEATS = ((1, 1, 1), (2, 1, 1), (2, 2, 1), (2, 2, 2))
 ENERGY, FORCES = 1e-4, 1e-3
 """eV/atom and eV/Å by which ours and the calculator of the package may differ in single precision."""
@@ -95,6 +94,11 @@ def one_by_one(calculator: Any, systems: list[Atoms]) -> tuple[Any, Any]:
         energies.append(float(calculator.results["energy"]))
         forces.append(np.array(calculator.results["forces"]))
     return np.array(energies), np.concatenate(forces)
+
+
+def at_once(name: str, calculator: Any, systems: list[Atoms]) -> tuple[Any, Any]:
+    """Return energies and forces by what the package has for many systems."""
+    return POTENTIALS[name].batch(calculator, [atoms.copy() for atoms in systems])  # as it may write, too
 
 
 def check(ours: tuple[Any, Any], theirs: tuple[Any, Any], systems: list[Atoms]) -> None:
@@ -171,13 +175,17 @@ def measure(name: str, smoke: bool, rounds: int) -> dict[str, Any]:
     athanor.set_num_threads(1)
     model, calculator = potential.build()
     elements = model.model_card.elements
-    systems = systems_of(potential.systems, 2 if smoke else COUNTS[potential.systems], elements)
-    for _ in range(1 if smoke else 2):  # the first calls compile, too
-        check(evaluated(model, systems), one_by_one(calculator, systems), systems)
-    timed = {
-        "athanor": lambda: 1e3 * cpu(lambda: evaluated(model, systems)),
-        "its own calculator": lambda: 1e3 * cpu(lambda: one_by_one(calculator, systems)),
+    systems = systems_of(potential.systems, 2 if smoke else potential.count, elements)
+    evaluations = {
+        "athanor": partial(evaluated, model, systems),
+        "its own calculator": partial(one_by_one, calculator, systems),
+        "its own batch": partial(at_once, name, calculator, systems),
     }
+    for _ in range(1 if smoke else 2):  # the first calls compile, too
+        ours, *theirs = [evaluate() for evaluate in evaluations.values()]
+        for each in theirs:
+            check(ours, each, systems)
+    timed = {who: partial(milliseconds, evaluate) for who, evaluate in evaluations.items()}
     atoms = sum(map(len, systems))
     case = f"{name}, {len(systems)} {potential.systems}, {atoms} atoms"
     rows = [interleave(case, "ms", timed, rounds)]
@@ -201,16 +209,22 @@ def measure(name: str, smoke: bool, rounds: int) -> dict[str, Any]:
     return {"rows": rows, "facts": facts}
 
 
+def milliseconds(evaluate: Callable[[], Any]) -> float:
+    """Return the CPU time of one evaluation."""
+    return 1e3 * cpu(evaluate)
+
+
 def kilobytes_an_atom(name: str) -> float:
     """Return the slope of the peak between two sizes, each in a process of its own."""
-    program = str(Path(__file__).resolve())
-    found = [run_json([sys.executable, program, name, "--peak", str(count)]) for count in (2, 4)]
+    program, potential = str(Path(__file__).resolve()), POTENTIALS[name]
+    fewest = min(potential.count, 16) if potential.systems == "crystals" else 2  # enough to need more than all imports
+    found = [run_json([sys.executable, program, name, "--peak", str(count)]) for count in (fewest, 2 * fewest)]
     (low, small), (high, large) = [(each["peak_bytes"], each["atoms"]) for each in found]
     return (high - low) / (large - small) / 1e3
 
 
 def peak_of(name: str, count: int) -> dict[str, int]:
-    """Return the peak of one evaluation of eight times `count` crystals, or `count` boxes of water."""
+    """Return the peak of one evaluation of `count` crystals, or `count` boxes of water."""
     import athanor
 
     potential = POTENTIALS[name]
@@ -218,7 +232,7 @@ def peak_of(name: str, count: int) -> dict[str, int]:
     model, _ = potential.build()
     batch = [water()] * count
     if potential.systems == "crystals":
-        batch = systems_of("crystals", 8 * count, model.model_card.elements)
+        batch = systems_of("crystals", count, model.model_card.elements)
     evaluated(model, batch)
     return {"peak_bytes": peak_bytes(), "atoms": sum(map(len, batch))}
 

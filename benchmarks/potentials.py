@@ -1,8 +1,9 @@
-"""Learned potentials: energies and forces of 32 crystals, or 200 molecules, in one batch, against its own calculator.
+"""Learned potentials: energies and forces of 32 crystals, or 200 molecules, in one batch, against their packages.
 
-The calculator of each package evaluates the systems one by one on the same thread, from ASE atoms on, as we do; some
-compute stress as well. A potential runs in the environment that ``make test-model-NAME`` sets up, `.venv-NAME`; those
-whose environment is not there are left out. MODEL_ENVIRONMENTS may say where else they are: ``/somewhere/{}``.
+On the same thread, from ASE atoms on, as we do, the calculator of each package evaluates the systems one by one, and
+what the package has for many systems (`potential_batches.py`) all at once; some compute stress, too. A potential runs
+in the environment that ``make test-model-NAME`` sets up, `.venv-NAME`; those whose environment is not there are left
+out. MODEL_ENVIRONMENTS may say where else they are: ``/somewhere/{}``.
 
     python benchmarks/potentials.py              print
     python benchmarks/potentials.py --write      keep in potentials.json, from which the page of models is made

@@ -88,6 +88,16 @@ def test_a_hard_cutoff_says_so_and_its_forces_are_checked_all_the_same() -> None
         assert {row.verdict for row in report.checks[check]} == {Verdict.PASSED}
 
 
+def test_a_kink_that_is_admitted_has_no_slope() -> None:
+    """Wrong forces are found all the same; and the kink itself, of who claims to be smooth."""
+    crystal = {"tiny cell": SYSTEMS["tiny cell"]}
+    (row,) = check_model(twins.BendsInTheCrystal(smooth=False), crystal, checks=["stress"]).rows
+    assert (row.verdict, "kink" in row.note) == (Verdict.NOT_APPLICABLE, True)
+    assert failed(check_model(twins.BendsInTheCrystal(), crystal, checks=["stress"])) == {"stress"}
+    for twin in (twins.WrongSignOfForces, twins.WrongSignOfStress):
+        assert failed(check_model(twin(smooth=False), SYSTEMS, checks=["forces", "stress"]))
+
+
 @pytest.mark.parametrize("network", [torch.float32, torch.float64], ids=str)
 def test_demo_is_what_its_card_says(network: torch.dtype) -> None:
     report = check_model(build_demo_model(hidden_dim=16).to(network)).raise_if_failed()

@@ -14,7 +14,7 @@ from athanor.sinks import GPUBuffer, HostMemory, ZarrData
 from athanor.testing import sink_contract
 
 BLOCKS = {"buffer_bytes": 10**8}
-ARRAYS = {"buffer_bytes": 0, "chunk_bytes": 1024}
+ARRAYS = {"buffer_bytes": 0, "shard_bytes": 1024}
 
 
 @pytest.fixture(params=["host", "gpu-buffer", "zarr-blocks", "zarr-arrays", "zarr-waiting", "zarr-folder"])

@@ -115,6 +115,13 @@ class BendsAtTheCutoff(Morse):
         return super().pair_energy(r) + 0.1 * (1.0 - r / self.cutoff).clamp(min=0.0)
 
 
+class BendsInTheCrystal(Morse):
+    """Its energy has a kink at the distance of neighbours in a perfect crystal: at any strain of it."""
+
+    def pair_energy(self, r):
+        return super().pair_energy(r) + 0.01 * (r - 2.9).abs() * (1.0 - (r / self.cutoff).clamp(max=1.0) ** 2) ** 3
+
+
 # ----------------------------------------------------------------------------------------------------------- symmetries
 
 

@@ -22,8 +22,8 @@ HERE = Path(__file__).parent
 TARGET, POTENTIALS = HERE / "lammps_reference.json", HERE / "potentials"
 BAR = 1.6021765e6
 """Bar in 1 eV/Å³, as LAMMPS rounds it in its metal units."""
-NUMBERS = {"C": 6, "Si": 14, "Ni": 28, "Cu": 29, "Ge": 32, "Ag": 47}
-MASSES = {"C": 12.011, "Si": 28.085, "Ni": 58.693, "Cu": 63.546, "Ge": 72.63, "Ag": 107.87}
+NUMBERS = {"C": 6, "Si": 14, "Ar": 18, "Ni": 28, "Cu": 29, "Ge": 32, "Kr": 36, "Ag": 47}
+MASSES = {"C": 12.011, "Si": 28.085, "Ar": 39.948, "Kr": 83.798, "Ni": 58.693, "Cu": 63.546, "Ge": 72.63, "Ag": 107.87}
 
 # epsilon (eV), a (Å), n, m, c: A. P. Sutton, J. Chen, Phil. Mag. Lett. 61, 139 (1990), doi:10.1080/09500839008206493
 SUTTON_CHEN = {"Cu": (1.2382e-2, 3.61, 9.0, 6.0, 39.432), "Ag": (2.5415e-3, 4.09, 12.0, 6.0, 144.41)}
@@ -205,6 +205,20 @@ def cases() -> dict[str, dict[str, Any]]:
         "Buckingham", {"name": "buckingham", **columns(numbers, "repulsion", "length", "dispersion"), "cutoff": 7.0},
         ["pair_style buck 7.0", "pairs", *(f"{pair} {a} {b} {c}" for pair, (a, b, c) in numbers.items())],
         alloy=crystal(ROCK_SALT, CARBIDE, 4.3, 2, rattle=0.15, tilt=0.1, seed=14),
+    )  # fmt: skip
+    # styles that end in mdf taper the energy by (1 - x)³ (1 + 3 x + 6 x²), which is our polynomial
+    add(
+        "Buckingham, tapered", {**rows["Buckingham, alloy"]["model"], "switch_width": 2.0},
+        ["pair_style buck/mdf 5.0 7.0", *rows["Buckingham, alloy"]["commands"][1:]],
+        alloy=crystal(ROCK_SALT, CARBIDE, 4.3, 2, rattle=0.15, tilt=0.1, seed=15),
+    )  # fmt: skip
+    noble = {"epsilon": {"Ar": 0.0104, "Kr": 0.0140}, "sigma": {"Ar": 3.4, "Kr": 3.65}, "mixing": "geometric"}
+    mixed_pair = ((0.0104 * 0.0140) ** 0.5, (3.4 * 3.65) ** 0.5)
+    numbers = {"Ar-Ar": (0.0104, 3.4), "Ar-Kr": mixed_pair, "Kr-Kr": (0.0140, 3.65)}
+    add(
+        "Lennard-Jones, tapered", {"name": "lennard-jones", **noble, "cutoff": 8.0, "switch_width": 2.5},
+        ["pair_style lj/mdf 5.5 8.0", "pairs", *(f"{pair} {a!r} {b!r}" for pair, (a, b) in numbers.items())],
+        alloy=crystal(FCC, [*["Ar"] * 2, *["Kr"] * 2], 5.5, 2, rattle=0.2, tilt=0.1, seed=16, mixing=True),
     )  # fmt: skip
     return rows
 

@@ -115,6 +115,14 @@ def test_a_wrong_coefficient_of_the_zbl_repulsion_is_found(column: int) -> None:
     assert deviation("ZBL, collision", model) > BOUND
 
 
+@pytest.mark.parametrize("name", ["Lennard-Jones, tapered, alloy", "Buckingham, tapered, alloy"])
+def test_another_taper_is_found(name: str) -> None:
+    """One a little wider, none, and an energy that is shifted besides."""
+    width = CASES[name]["model"]["switch_width"]
+    for other in ({"switch_width": width * (1.0 + 1e-5)}, {"switch_width": 0.0}, {"shift": True}):
+        assert deviation(name, build(CASES[name], **other)) > 10 * BOUND
+
+
 def test_angles_across_a_boundary_without_their_shift_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     class NoImages(StillingerWeberModelWrapper):
         def adapt_input(self, data: Any, **kwargs: Any) -> dict[str, Any]:

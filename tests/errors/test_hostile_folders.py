@@ -99,9 +99,9 @@ READ_BY = {
     "summary.json": "table",
     "log.csv": "log",
     "final.extxyz": "structures",
-    "trajectory.zarr/head.json": "frames",
-    "trajectory.zarr/data/positions/zarr.json": "frames",
-    "trajectory.zarr/data/positions/c/0/0": "frames",
+    "trajectory.zarr/format.json": "frames",
+    "trajectory.zarr/commits.log": "frames",
+    "trajectory.zarr/data/positions/c.0.0": "frames",
 }
 HOLES = ("run.yaml", "summary.json", "log.csv")
 """Files that are read whole, so that one of a terabyte of nothing is worth a try."""

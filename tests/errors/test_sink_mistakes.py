@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from athanor.errors import (
     ShapeError,
     StorageError,
 )
+from athanor.io.store.records import LOG_HEADER_BYTES, frame, log_header, records
 from athanor.sinks import GPUBuffer, HostMemory, ZarrData
 
 from .mistakes import Mistake, argon, batch, check, table
@@ -48,7 +48,7 @@ SINKS = [
     ("device", lambda: GPUBuffer(3, device="gpu"), InputError, "`device` is 'gpu'"),
     ("mode", lambda: ZarrData({}, mode="rw"), InputError, "`mode='rw'` is unknown. Use one of 'a'"),
     ("durability", lambda: ZarrData({}, durability="often"), InputError, "has the word 'often'. Use `frame`"),
-    ("config", lambda: ZarrData({}, config={"chunk": 1}), InputError, "no `chunk`. Did you mean|no `chunk`. It has ch"),
+    ("config", lambda: ZarrData({}, config={"chunk": 1}), InputError, "no `chunk`. It has shard_bytes"),
     ("number", lambda: ZarrData(3), InputError, "`store` is a int; pass a path"),
     ("empty path", lambda: ZarrData(""), InputError, "`store` is empty; pass the path of a folder"),
     ("below a file", lambda: ZarrData(Path(__file__) / "x"), StorageError, "can not be opened to write: Not a directo"),
@@ -81,11 +81,27 @@ def test_a_record_that_leads_out_of_the_store_is_refused(tmp_path: Path) -> None
     (tmp_path / "secret").write_text("not a frame", encoding="utf-8")
     sink = ZarrData(tmp_path / "frames")
     sink.write(batch())
-    sink.flush()
-    head = tmp_path / "frames" / "head.json"
-    record = json.loads(json.loads(head.read_text(encoding="utf-8"))["record"])
-    record["tail"][0]["key"] = "../secret"
-    text = json.dumps(record)
-    head.write_text(json.dumps({"record": text, "crc32": zlib.crc32(text.encode())}), encoding="utf-8")
-    with pytest.raises(StorageError, match=r"names `../secret`, which leads out of the store"):
+    sink.close()
+    commits = tmp_path / "frames" / "commits.log"
+    *_, (kind, payload, _) = records(commits.read_bytes()[LOG_HEADER_BYTES:])
+    raw = frame(kind, json.dumps(json.loads(payload) | {"tail": "../secret"}).encode())
+    commits.write_bytes(log_header(len(raw)) + raw)
+    with pytest.raises(StorageError, match=r"says what can not be \(the log is called '../secret'\)"):
+        ZarrData(tmp_path / "frames", mode="r").read()
+
+
+def test_a_link_in_a_store_is_not_followed(tmp_path: Path) -> None:
+    sink = ZarrData(tmp_path / "frames")
+    sink.write(batch())
+    sink.close()
+    (tmp_path / "frames" / "data").rename(tmp_path / "elsewhere")
+    (tmp_path / "frames" / "data").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match="is a link, which may lead out of the store"):
+        ZarrData(tmp_path / "frames", mode="r").read()
+    (tmp_path / "frames" / "data").unlink()
+    (tmp_path / "elsewhere").rename(tmp_path / "frames" / "data")
+    commits = tmp_path / "frames" / "commits.log"
+    commits.rename(tmp_path / "commits.log")
+    commits.symlink_to(tmp_path / "commits.log")
+    with pytest.raises(StorageError, match="can not be read"):
         ZarrData(tmp_path / "frames", mode="r").read()

@@ -7,26 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
-from ase.build import bulk, molecule
+from ase.build import molecule
 
 import athanor
-from athanor.data.atomic_data import AtomicData
-from athanor.data.batch import Batch
 from athanor.errors import InputError, NotAvailableError
 from athanor.models import MACEWrapper, hessian
 from athanor.models.mace import blocks, contractions, network
-from athanor.neighbors import compute_neighbors
 from athanor.testing import Verdict, check_model
+
+from . import shared
+from .shared import left_behind, rattled
 
 modules = network._package("modules")
 from e3nn import o3  # noqa: E402  (mace-torch is imported first, as e3nn reads a file of its own)
@@ -70,23 +67,8 @@ def wrapper(dtype: torch.dtype = torch.float64, active: set[str] = EVERYTHING, *
     return model
 
 
-def structures() -> dict[str, Atoms]:
-    """A crystal, one below the cutoff, molecules with and without a box."""
-    found = {
-        "silicon": bulk("Si", cubic=True),
-        "rock salt": bulk("NaCl", "rocksalt", a=5.6),
-        "ethanol": molecule("CH3CH2OH"),
-        "water in a box": molecule("H2O", vacuum=3.0),
-    }
-    for seed, atoms in enumerate(found.values()):
-        atoms.rattle(0.05, seed=seed)
-    return found
-
-
-def batch_of(*systems: Atoms) -> Batch:
-    batch = Batch.from_data_list([AtomicData.from_atoms(atoms, dtype=torch.float64) for atoms in systems])
-    compute_neighbors(batch, CUTOFF + 0.5)
-    return batch
+structures = partial(rattled, "silicon", "rock salt", "ethanol", "water in a box")
+batch_of = partial(shared.batch_of, cutoff=CUTOFF + 0.5)
 
 
 def differences(model: MACEWrapper, dtype: torch.dtype, **changes: Any) -> dict[str, tuple[float, float, float]]:
@@ -362,15 +344,6 @@ def test_a_compiled_network_gives_the_same(tmp_path: Path) -> None:
 
 def test_the_process_is_left_as_it_was(tmp_path: Path) -> None:
     """Neither unsafe loading, nor another default dtype, nor what the package prints, is left behind."""
-    file, name = tmp_path / "random.model", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-    torch.save(random_network(), file)
-    program = (
-        "import os, torch; from athanor.models import MACEWrapper\n"
-        f"MACEWrapper.from_checkpoint({str(file)!r}, trust=True)\n"
-        f"print(os.environ.get('{name}'), torch.get_default_dtype())\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True,
-        env={key: value for key, value in os.environ.items() if key != name},
-    )  # fmt: skip
-    assert done.stdout == "None torch.float32\n"
+    torch.save(random_network(), file := tmp_path / "random.model")
+    program = f"models.MACEWrapper.from_checkpoint({str(file)!r}, trust=True)"
+    assert left_behind("mace", program, without="TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD") == "[]\n"

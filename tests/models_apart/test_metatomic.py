@@ -8,30 +8,25 @@ else collects them. metatomic reads annotations of `PairsAndMore` as they stand:
 # ruff: noqa: UP006, UP035, UP045
 
 import json
-import os
-import subprocess
-import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
-from ase.build import bulk, molecule
 from metatensor.torch import Labels, TensorBlock, TensorMap
 from metatomic.torch import AtomisticModel, ModelCapabilities, ModelMetadata, ModelOutput, NeighborListOptions, System
 from metatomic_ase import MetatomicCalculator
 
 import athanor
-from athanor.data.atomic_data import AtomicData
-from athanor.data.batch import Batch
-from athanor.errors import ContractError, InputError, MissingFieldError
+from athanor.errors import ContractError, DtypeError, InputError, MissingFieldError
 from athanor.models import MetatomicWrapper, hessian
 from athanor.models.metatomic import systems
-from athanor.neighbors import compute_neighbors
-from athanor.testing import Verdict, check_model
+
+from . import shared
+from .shared import assert_within, calculated, keeps_the_contract, left_behind, rattled
 
 HALF_CUTOFF, FULL_CUTOFF = 4.0, 5.0
 ELEMENTS = [1, 6, 8, 11, 14, 17]
@@ -183,51 +178,14 @@ def wrapper(file: Path, kind: type = MetatomicWrapper, **options: Any) -> Metato
     return model
 
 
-def structures() -> dict[str, Atoms]:
-    """A crystal, one below the cutoffs, a slab, molecules with and without a box, two of them charged."""
-    found = {
-        "silicon": bulk("Si", cubic=True),
-        "rock salt": bulk("NaCl", "rocksalt", a=5.6),
-        "slab": bulk("Si", cubic=True),
-        "ethanol": molecule("CH3CH2OH"),
-        "hydroxide": molecule("OH"),
-        "water cation in a box": molecule("H2O", vacuum=3.0),
-    }
-    found["slab"].center(vacuum=4.0, axis=2)
-    found["slab"].pbc = [True, True, False]
-    for seed, atoms in enumerate(found.values()):
-        atoms.rattle(0.05, seed=seed)
-    found["hydroxide"].info |= {"charge": -1, "spin": 1}
-    found["water cation in a box"].info |= {"charge": 1, "spin": 2}
-    return found
+structures = partial(rattled, "silicon", "rock salt", "slab", "ethanol", "hydroxide", "water cation in a box")
+batch_of = partial(shared.batch_of, cutoff=FULL_CUTOFF + 0.5)
 
 
-def batch_of(*structures: Atoms) -> Batch:
-    batch = Batch.from_data_list([AtomicData.from_atoms(atoms, dtype=torch.float64) for atoms in structures])
-    compute_neighbors(batch, FULL_CUTOFF + 0.5)
-    return batch
-
-
-def differences(model: MetatomicWrapper, calculator: Any) -> dict[str, tuple[float, float, float]]:
+def differences(model: MetatomicWrapper, calculator: Any) -> dict[str, dict[str, float]]:
     """By how much energy per atom, forces and stress differ from those of the calculator, alone and in one batch."""
-    found = {}
-    together = model(batch_of(*structures().values()))
-    starts = np.cumsum([0, *map(len, structures().values())])
-    for place, (name, atoms) in enumerate(structures().items()):
-        alone = model(batch_of(atoms))
-        atoms.calc = calculator
-        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
-        rows = slice(starts[place], starts[place + 1])
-        pairs = [
-            (alone["energy"][0, 0], energy, len(atoms)), (together["energy"][place, 0], energy, len(atoms)),
-            (alone["forces"], forces, 1), (together["forces"][rows], forces, 1),
-        ]  # fmt: skip
-        if atoms.pbc.all():
-            stress = atoms.get_stress(voigt=False)
-            pairs += [(alone["stress"][0], stress, 1), (together["stress"][place], stress, 1)]
-        errors = [float(np.abs(np.asarray(ours) - theirs).max()) / share for ours, theirs, share in pairs]
-        found[name] = (max(errors[:2]), max(errors[2:4]), max(errors[4:], default=0.0))
-    return found
+    theirs = {name: calculated(calculator, atoms) for name, atoms in structures().items()}
+    return shared.differences(model, theirs, structures(), batch_of)
 
 
 @pytest.mark.filterwarnings("ignore")  # of the calculator, where nothing is periodic
@@ -236,10 +194,7 @@ def test_it_agrees_with_the_calculator_of_the_package(file: Path, non_conservati
     """Alone and in a batch of crystals, a slab and molecules, of which some have a charge and a spin."""
     model = wrapper(file, non_conservative=non_conservative)
     found = differences(model, MetatomicCalculator(file, non_conservative=non_conservative, uncertainty_threshold=None))
-    print(found)
-    for energy, forces, stress in found.values():
-        assert energy < BOUNDS[model.dtype][0]
-        assert max(forces, stress) < BOUNDS[model.dtype][1]
+    assert_within(found, *BOUNDS[model.dtype])
     assert model.model_card.conservative is not bool(non_conservative)
     assert model(batch_of(structures()["silicon"]))["forces"].abs().max() > 0.02
 
@@ -271,7 +226,7 @@ def test_the_comparison_notices_broken_twins(double: Path, twin: type, name: str
     model = wrapper(double)
     model._systems = twin(model._systems._lists, model._systems._requested)
     found = differences(model, MetatomicCalculator(double, uncertainty_threshold=None))
-    assert found[name][0] > 1e-3
+    assert found[name]["energy"] > 1e-3
 
 
 def test_every_list_holds_the_pairs_that_were_asked_for(double: Path) -> None:
@@ -294,10 +249,7 @@ def test_every_list_holds_the_pairs_that_were_asked_for(double: Path) -> None:
 
 @pytest.mark.parametrize("positions", [torch.float64, torch.float32], ids=str)
 def test_it_keeps_the_contract(file: Path, positions: torch.dtype) -> None:
-    report = check_model(wrapper(file), elements=[11, 17], distance=2.8, dtype=positions).raise_if_failed()
-    print(report)
-    for check in ("forces", "stress", "companions", "autograd group"):
-        assert report.verdict(check) is Verdict.PASSED, check
+    keeps_the_contract(wrapper(file), elements=[11, 17], distance=2.8, dtype=positions)
 
 
 def test_what_else_a_model_gives(double: Path) -> None:
@@ -353,6 +305,11 @@ def test_inputs_of_each_atom() -> None:
         structure.set_initial_charges(charges)
         expected = calculator.run_model(structure, {"energy": ModelOutput(unit="eV", sample_kind="system")})
         torch.testing.assert_close(energies[place], expected["energy"].block().values[0, 0])
+
+
+def test_another_precision_is_refused(double: Path) -> None:
+    with pytest.raises(DtypeError, match="MetatomicWrapper computes in float64, as its network was made"):
+        wrapper(double).float()
 
 
 class AsksForVelocities(torch.nn.Module):
@@ -448,15 +405,5 @@ def test_files_are_written_and_found_by_name(double: Path, tmp_path: Path) -> No
 
 
 def test_the_process_is_left_as_it_was(double: Path) -> None:
-    program = (
-        "import logging, os, random, warnings, numpy, torch; from athanor.models import MetatomicWrapper\n"
-        "def state():\n"
-        "    return (dict(os.environ), logging.root.handlers[:], logging.root.level, warnings.filters[:],\n"
-        "            random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),\n"
-        "            torch.get_default_dtype(), torch.get_num_threads(), torch.get_float32_matmul_precision())\n"
-        "before = state()\n"
-        f"MetatomicWrapper.from_checkpoint({str(double)!r}, trust=True)\n"
-        "print([place for place, (old, new) in enumerate(zip(before, state())) if old != new])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=os.environ)
-    assert done.stdout == "[]\n"
+    program = f"models.MetatomicWrapper.from_checkpoint({str(double)!r}, trust=True)"
+    assert left_behind("metatomic", program) == "[]\n"

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from ase import Atoms
-from ase.build import bulk, molecule
+from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
 import athanor
 from athanor._optional import process_left_alone
-from athanor.data import AtomicData, Batch
-from athanor.errors import AthanorError, InputError, NotAvailableError
+from athanor.errors import AthanorError, DtypeError, InputError, NotAvailableError
 from athanor.models import hessian
 from athanor.models.nequip import NequIPWrapper, network
-from athanor.neighbors import compute_neighbors
 from athanor.testing import Verdict, check_model
+
+from . import shared
+from .shared import assert_within, calculated, keeps_the_contract, left_behind, rattled
 
 with process_left_alone():
     from allegro.model import AllegroModel
@@ -73,23 +74,8 @@ def wrapper(*args: Any, **changes: Any) -> NequIPWrapper:
     return model
 
 
-def structures() -> dict[str, Atoms]:
-    """A crystal, one below the cutoff, molecules with and without a box."""
-    found = {
-        "silicon": bulk("Si", cubic=True),
-        "SiC": bulk("SiC", "zincblende", a=4.36),
-        "ethanol": molecule("CH3CH2OH"),
-        "water in a box": molecule("H2O", vacuum=3.0),
-    }
-    for seed, atoms in enumerate(found.values()):
-        atoms.rattle(0.05, seed=seed)
-    return found
-
-
-def batch_of(*systems: Atoms) -> Batch:
-    batch = Batch.from_data_list([AtomicData.from_atoms(atoms, dtype=torch.float64) for atoms in systems])
-    compute_neighbors(batch, CUTOFF + 0.5)
-    return batch
+structures = partial(rattled, "silicon", "SiC", "ethanol", "water in a box")
+batch_of = partial(shared.batch_of, cutoff=CUTOFF + 0.5)
 
 
 def calculator_of(model: torch.nn.Module) -> NequIPCalculator:
@@ -97,32 +83,15 @@ def calculator_of(model: torch.nn.Module) -> NequIPCalculator:
     return NequIPCalculator(model, "cpu", transforms=basic_transforms(model.metadata, CUTOFF, TYPES, same))
 
 
-def differences(model: NequIPWrapper, theirs: torch.nn.Module) -> dict[str, tuple[float, float]]:
+def differences(model: NequIPWrapper, theirs: torch.nn.Module) -> dict[str, dict[str, float]]:
     """By how much energies per atom, and forces and stress, differ from those of the calculator, alone and together."""
-    calculator, systems, found = calculator_of(theirs), structures(), {}
-    together = model(batch_of(*systems.values()))
-    starts = np.cumsum([0, *map(len, systems.values())])
-    for place, (name, atoms) in enumerate(systems.items()):
+    calculator, expected = calculator_of(theirs), {}
+    for name, atoms in structures().items():
         with as_the_package_wants():
-            calculator.calculate(atoms)
-        expected = dict(calculator.results)
-        assert np.abs(expected["forces"]).max() > 0.01
-        alone = model(batch_of(atoms))
-        stress = np.zeros((3, 3))
-        if atoms.pbc.any():
-            stress = expected["stress"][[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
-        rows = slice(starts[place], starts[place + 1])
-        pairs = [
-            (alone["energy"][0, 0] / len(atoms), expected["energy"] / len(atoms)),
-            (together["energy"][place, 0] / len(atoms), expected["energy"] / len(atoms)),
-            (alone["atomic_energies"], expected["energies"]), (together["atomic_energies"][rows], expected["energies"]),
-            (alone["forces"], expected["forces"]), (together["forces"][rows], expected["forces"]),
-            (alone["stress"][0], stress), (together["stress"][place], stress),
-        ]  # fmt: skip
-        errors = [float(np.abs(np.asarray(ours) - of_the_package).max()) for ours, of_the_package in pairs]
-        found[name] = (max(errors[:4]), max(errors[4:]))
-    print(found)
-    return found
+            found = calculated(calculator, atoms)
+        assert np.abs(found["forces"]).max() > 0.01
+        expected[name] = {**found, "atomic_energies": found["energies"]}
+    return shared.differences(model, expected, structures(), batch_of)
 
 
 @pytest.mark.parametrize("by_pair", [None, BY_PAIR], ids=["one cutoff", "cutoffs by pair"])
@@ -131,9 +100,7 @@ def differences(model: NequIPWrapper, theirs: torch.nn.Module) -> dict[str, tupl
 def test_it_agrees_with_the_calculator_of_the_package(kind: str, dtype: str, by_pair: Any) -> None:
     """Alone and in a batch of crystals and molecules."""
     theirs = random_network(kind, dtype, per_edge_type_cutoff=by_pair)
-    for energy, derivatives in differences(wrapper(kind, dtype, per_edge_type_cutoff=by_pair), theirs).values():
-        assert energy < BOUNDS[dtype][0]
-        assert derivatives < BOUNDS[dtype][1]
+    assert_within(differences(wrapper(kind, dtype, per_edge_type_cutoff=by_pair), theirs), *BOUNDS[dtype])
 
 
 class SeesPairsOfItsNeighbour(NequIPWrapper):
@@ -154,7 +121,7 @@ class ForgetsCutoffsByPair(NequIPWrapper):
 def test_the_comparison_notices_broken_twins() -> None:
     twin = SeesPairsOfItsNeighbour(random_network()).eval()
     twin.model_config.active_outputs = set(EVERYTHING)
-    assert differences(twin, random_network())["SiC"][0] > 1e-3
+    assert differences(twin, random_network())["SiC"]["energy"] > 1e-3
     batch = batch_of(structures()["ethanol"])
     graph = wrapper(per_edge_type_cutoff=BY_PAIR).network_graph(batch)
     pairs = [kind(random_network(per_edge_type_cutoff=BY_PAIR))._pairs(graph) for kind in
@@ -164,15 +131,21 @@ def test_the_comparison_notices_broken_twins() -> None:
 
 @pytest.mark.parametrize(("kind", "dtype"), [("nequip", "float64"), ("allegro", "float64"), ("nequip", "float32")])
 def test_it_keeps_the_contract(kind: str, dtype: str) -> None:
-    report = check_model(NequIPWrapper(random_network(kind, dtype)), elements=[6, 14]).raise_if_failed()
-    print(report)
-    for check in ("forces", "stress", "rotation", "extensivity", "companions", "autograd group", "smoothness"):
-        assert report.verdict(check) is Verdict.PASSED, check
+    keeps_the_contract(
+        NequIPWrapper(random_network(kind, dtype)), "rotation", "extensivity", "smoothness", elements=[6, 14]
+    )
 
 
 def test_only_what_is_known_is_taken() -> None:
     with pytest.raises(InputError, match=r"no parameters for Au .*index 1.*has some for H, C, O, Si"):
         wrapper()(batch_of(bulk("Si"), bulk("Au")))
+
+
+def test_another_precision_is_refused() -> None:
+    model = wrapper()
+    with pytest.raises(DtypeError, match="NequIPWrapper computes in float64, as its network was made"):
+        model.to(torch.float32)
+    assert model.to("cpu").model_card.dtype is torch.float64
 
 
 def test_types_that_are_no_elements() -> None:
@@ -278,9 +251,7 @@ def test_packages_and_checkpoints_are_read(folder: Path) -> None:
         found[name] = model(batch)["forces"]
         with as_the_package_wants():
             theirs = load_saved_model(str(folder / name)).eval()
-        for energy, derivatives in differences(model, theirs).values():
-            assert energy < BOUNDS["float32"][0]
-            assert derivatives < BOUNDS["float32"][1]
+        assert_within(differences(model, theirs), *BOUNDS["float32"])
     torch.testing.assert_close(*found.values())
     NequIPWrapper(random_network()).export_model(folder / "module.pt")
     with pytest.raises(NotAvailableError, match="Copy the file that it came from"):
@@ -379,17 +350,5 @@ def test_files_that_will_not_do(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_process_is_left_as_it_was(folder: Path) -> None:
-    program = (
-        "import os, random, sys, torch, warnings, torch._dynamo\n"
-        "from athanor.models import NequIPWrapper\n"
-        "assert 'nequip' not in sys.modules\n"
-        "def state(): return (dict(os.environ), list(warnings.filters), torch.get_default_dtype(), random.getstate(),"
-        " torch.get_rng_state().tolist(), torch.get_num_threads(), torch.multiprocessing.get_sharing_strategy(),"
-        " torch._dynamo.config.capture_scalar_outputs)\n"
-        "before = state()\n"
-        f"NequIPWrapper.from_checkpoint({str(folder / 'small.nequip.zip')!r}, trust=True)\n"
-        "assert state() == before\n"
-        "print('as it was')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=dict(os.environ))
-    assert done.stdout == "as it was\n", done.stderr
+    program = f"models.NequIPWrapper.from_checkpoint({str(folder / 'small.nequip.zip')!r}, trust=True)"
+    assert left_behind("nequip", program) == "[]\n"

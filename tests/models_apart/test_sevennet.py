@@ -5,16 +5,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
-from ase.build import bulk, molecule
+from ase.build import bulk
 from sevenn.calculator import SevenNetCalculator
 from sevenn.checkpoint import SevenNetCheckpoint
 from sevenn.model_build import build_E3_equivariant_model
@@ -22,13 +19,21 @@ from sevenn.train.dataload import unlabeled_atoms_to_graph
 from sevenn.util import pretrained_name_to_path
 
 import athanor
-from athanor.data.atomic_data import AtomicData
-from athanor.data.batch import Batch
 from athanor.errors import ContractError, InputError
 from athanor.models import SevenNetWrapper, get, hessian
 from athanor.models.sevennet.weights import load_network
-from athanor.neighbors import compute_neighbors
-from athanor.testing import Verdict, check_model
+
+from .shared import (
+    asking_for,
+    assert_within,
+    batch_of,
+    calculated,
+    differences,
+    keeps_the_contract,
+    left_behind,
+    matrix,
+)
+from .shared import crystals_and_molecules as structures
 
 EVERYTHING = {"energy", "forces", "stress", "atomic_energies"}
 SHIPPED = {  # name, task -> energies of rattled silicon and of rock salt, eV, by the package's own calculator
@@ -40,56 +45,13 @@ SHIPPED = {  # name, task -> energies of rattled silicon and of rock salt, eV, b
 }
 
 
-def structures() -> dict[str, Atoms]:
-    """Crystals, one of them below the cutoff, a molecule, and one in a periodic box."""
-    silicon, salt = bulk("Si", cubic=True, a=5.43), bulk("NaCl", "rocksalt", a=5.64, cubic=True)
-    silicon.positions += np.random.default_rng(0).normal(0, 0.05, (8, 3))
-    found = {"silicon": silicon, "rock salt": salt, "iron": bulk("Fe"), "ethanol": molecule("CH3CH2OH")}
-    found["water in a box"] = molecule("H2O", vacuum=3.0, pbc=True)
-    for seed, name in enumerate(("ethanol", "water in a box")):
-        found[name].rattle(0.05, seed=seed)
-    return found
-
-
-def batch_of(*systems: Atoms, cutoff: float = 5.5) -> Batch:
-    batch = Batch.from_data_list([AtomicData.from_atoms(atoms, dtype=torch.float64) for atoms in systems])
-    compute_neighbors(batch, cutoff)
-    return batch
-
-
-def asking_for_everything(model: SevenNetWrapper) -> SevenNetWrapper:
-    model.model_config.active_outputs = set(EVERYTHING)
-    return model
-
-
-def differences(model: SevenNetWrapper, theirs: dict[str, dict[str, Any]]) -> dict[str, tuple[float, float, float]]:
-    """By how much energy per atom, forces and stress differ from `theirs`, alone and in one batch."""
-    systems, found = structures(), {}
-    together = model(batch_of(*systems.values()))
-    starts = np.cumsum([0, *map(len, systems.values())])
-    for place, (name, atoms) in enumerate(systems.items()):
-        alone, expected = model(batch_of(atoms)), theirs[name]
-        rows = slice(starts[place], starts[place + 1])
-        stress = expected["stress"] if atoms.cell.rank == 3 else np.zeros((3, 3))  # without a cell theirs is arbitrary
-        pairs = [
-            (alone["energy"][0, 0], expected["energy"], len(atoms)),
-            (together["energy"][place, 0], expected["energy"], len(atoms)),
-            (alone["forces"], expected["forces"], 1), (together["forces"][rows], expected["forces"], 1),
-            (alone["stress"][0], stress, 1), (together["stress"][place], stress, 1),
-        ]  # fmt: skip
-        errors = [float(np.abs(np.asarray(ours) - theirs).max()) / share for ours, theirs, share in pairs]
-        found[name] = (max(errors[:2]), max(errors[2:4]), max(errors[4:]))
-    return found
+def asking_for_everything(model: SevenNetWrapper) -> Any:
+    return asking_for(model, EVERYTHING)
 
 
 def by_the_calculator(name: str, task: str | None) -> dict[str, dict[str, Any]]:
     calculator = SevenNetCalculator(name.replace("-22may", "_22may"), device="cpu", modal=task)
-    results = {}
-    for each, atoms in structures().items():
-        calculator.calculate(atoms)
-        xx, yy, zz, yz, xz, xy = calculator.results["stress"]
-        results[each] = {**calculator.results, "stress": np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])}
-    return results
+    return {each: calculated(calculator, atoms) for each, atoms in structures().items()}
 
 
 @pytest.mark.parametrize(("name", "task"), SHIPPED, ids=str)
@@ -97,12 +59,9 @@ def test_it_agrees_with_the_calculator_of_the_package(name: str, task: str | Non
     """Alone and in a batch of crystals and molecules; and with numbers that were written down before."""
     model = asking_for_everything(SevenNetWrapper.from_checkpoint(name, task=task))
     theirs = by_the_calculator(name, task)
-    found = differences(model, theirs)
-    print(found)
-    for energy, forces, stress in found.values():
-        assert energy < 1e-5
-        assert forces < 1e-4
-        assert stress < 1e-5
+    found = differences(model, theirs, structures())
+    assert_within(found, 1e-5, 1e-4)
+    assert max(errors["stress"] for errors in found.values()) < 1e-5
     for each, expected in zip(("silicon", "rock salt"), SHIPPED[name, task], strict=True):
         assert theirs[each]["energy"] == pytest.approx(expected, abs=2e-4)
     outputs = model(batch_of(structures()["silicon"]))
@@ -127,22 +86,20 @@ def in_double_precision() -> dict[str, dict[str, Any]]:
         graph = {key: torch.as_tensor(value) for key, value in found.items()}
         graph = {key: value.double() if value.is_floating_point() else value for key, value in graph.items()}
         output = network(graph)
-        xx, yy, zz, xy, yz, xz = (-output["inferred_stress"]).flatten().tolist()
+        stress = -output["inferred_stress"].detach().numpy().flatten()[[0, 1, 2, 4, 5, 3]]
         results[each] = {
             "energy": output["inferred_total_energy"].item(),
             "forces": output["inferred_force"].detach().numpy(),
-            "stress": np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]),
+            "stress": matrix(stress) if atoms.cell.rank == 3 else np.zeros((3, 3)),
         }
     return results
 
 
 def test_it_agrees_in_double_precision() -> None:
     model = asking_for_everything(SevenNetWrapper.from_checkpoint(dtype=torch.float64))
-    found = differences(model, theirs := in_double_precision())
-    print(found)
-    assert max(max(each) for each in found.values()) < 1e-8
+    assert_within(differences(model, theirs := in_double_precision(), structures()), 1e-8, 1e-8)
     twin = asking_for_everything(SwapsTheEndsOfPairs(model.model).eval())
-    assert differences(twin, theirs)["silicon"][1] > 1e-3
+    assert differences(twin, theirs, structures())["silicon"]["forces"] > 1e-3
 
 
 class SwapsTheEndsOfPairs(SevenNetWrapper):
@@ -172,10 +129,15 @@ def small_network() -> torch.nn.Module:
 
 
 def test_it_keeps_the_contract() -> None:
-    report = check_model(SevenNetWrapper(small_network()), elements=[11, 17], distance=2.8).raise_if_failed()
-    print(report)
-    for check in ("forces", "stress", "companions", "autograd group", "smoothness", "unknown element"):
-        assert report.verdict(check) is Verdict.PASSED, check
+    keeps_the_contract(
+        SevenNetWrapper(small_network()), "smoothness", "unknown element", elements=[11, 17], distance=2.8
+    )
+
+
+def test_the_shipped_parameters_keep_the_contract() -> None:
+    """With the card that the name brings: they tell an arrangement from its mirror image, and bend at the cutoff."""
+    report = keeps_the_contract(get("7net-0", dtype="float64"), "permutation", "precision", "unknown element")
+    assert all(row.holds for row in report.checks["rotation"])
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluating"])
@@ -257,18 +219,4 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_the_process_is_left_as_it_was() -> None:
-    program = """
-import os, random, warnings, torch, numpy as np
-def state():
-    return (
-        dict(os.environ), torch.get_default_dtype(), torch.get_num_threads(), list(warnings.filters), random.getstate(),
-        torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), torch.get_float32_matmul_precision(),
-        torch._tensor_str.get_printoptions(), torch.is_grad_enabled(),
-    )
-from athanor.models import SevenNetWrapper
-before = state()
-SevenNetWrapper.from_checkpoint()
-print([a == b for a, b in zip(before, state())])
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == f"{[True] * 10}\n"
+    assert left_behind("sevenn", "models.SevenNetWrapper.from_checkpoint()") == "[]\n"

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,12 @@ import athanor
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
 from athanor.errors import ContractError, InputError
-from athanor.models import SO3LRWrapper, hessian
+from athanor.models import SO3LRWrapper, get, hessian
 from athanor.models.so3lr.network import load_network
 from athanor.neighbors import compute_neighbors
-from athanor.testing import Verdict, check_model
+from athanor.testing.systems import standard_systems
+
+from .shared import asking_for, calculated, differences, keeps_the_contract, left_behind
 
 EVERYTHING = {"energy", "forces", "stress", "charges", "hirshfeld_ratios"}
 BOUNDS = {torch.float32: (1e-5, 1e-4), torch.float64: (1e-8, 1e-8)}
@@ -74,9 +74,8 @@ def batch_of(*systems: Atoms, cutoff: float = 12.3, dtype: torch.dtype = torch.f
     return batch
 
 
-def asking_for_everything(model: SO3LRWrapper) -> SO3LRWrapper:
-    model.model_config.active_outputs = set(EVERYTHING)
-    return model.eval()
+def asking_for_everything(model: SO3LRWrapper) -> Any:
+    return asking_for(model, EVERYTHING)
 
 
 def by_the_calculator(dtype: torch.dtype) -> dict[str, dict[str, Any]]:
@@ -86,28 +85,9 @@ def by_the_calculator(dtype: torch.dtype) -> dict[str, dict[str, Any]]:
     with settings_kept():
         calculator = SO3LRCalculator(compute_stress=True, default_dtype=str(dtype)[6:])
         for name, atoms in structures().items():
-            calculator.calculate(atoms)
-            xx, yy, zz, yz, xz, xy = calculator.results["stress"]
-            stress = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]) * atoms.pbc.all()
-            results[name] = {**calculator.results, "stress": stress}
+            found = calculated(calculator, atoms)
+            results[name] = {**found, "charges": found["partial_charges"]}
     return results
-
-
-def differences(model: SO3LRWrapper, theirs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """By how much energy per atom, forces, stress, charges and volumes differ from `theirs`, alone and in one batch."""
-    systems, found = structures(), {}
-    together = model(batch_of(*systems.values()))
-    starts = np.cumsum([0, *map(len, systems.values())])
-    for place, (name, atoms) in enumerate(systems.items()):
-        alone, expected, rows = model(batch_of(atoms)), theirs[name], slice(starts[place], starts[place + 1])
-        found[name] = {}
-        for ours, key, which, share in (
-            ("energy", "energy", place, len(atoms)), ("forces", "forces", rows, 1), ("stress", "stress", place, 1),
-            ("charges", "partial_charges", rows, 1), ("hirshfeld_ratios", "hirshfeld_ratios", rows, 1),
-        ):  # fmt: skip
-            pair = alone[ours].reshape(together[ours][which].shape), together[ours][which]
-            found[name][ours] = max(float(np.abs(np.asarray(each) - expected[key]).max()) / share for each in pair)
-    return found
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
@@ -115,8 +95,9 @@ def test_it_agrees_with_the_calculator_of_the_package(dtype: torch.dtype) -> Non
     """Alone and in a batch of molecules and crystals, of several charges and spins."""
     theirs = by_the_calculator(dtype)
     assert theirs["ethanol"]["energy"] == pytest.approx(ENERGIES[dtype][0], abs=ENERGIES[dtype][1])
-    found = differences(asking_for_everything(SO3LRWrapper.from_checkpoint(dtype=dtype)), theirs)
-    print(found)
+    found = differences(
+        asking_for_everything(SO3LRWrapper.from_checkpoint(dtype=dtype)), theirs, structures(), batch_of
+    )
     for name, errors in found.items():
         last_bit = np.spacing(np.array(theirs[name]["energy"], str(dtype)[6:])) / len(structures()[name])
         assert errors.pop("energy") < BOUNDS[dtype][0] + abs(last_bit), name  # of a sum of hundreds of eV per atom
@@ -164,7 +145,7 @@ class MixesTheChargesOfTheBatch(SO3LRWrapper):
 def test_the_comparison_notices_broken_twins(twin: type[SO3LRWrapper], system: str, output: str) -> None:
     theirs = by_the_calculator(torch.float64)
     broken = asking_for_everything(twin(load_network("so3lr", trust=False)[0].double()))
-    found = differences(broken, theirs)
+    found = differences(broken, theirs, structures(), batch_of)
     assert found[system][output] > 1e-4
     if output == "energy":
         assert found["ethanol"][output] < 1e-8
@@ -187,10 +168,18 @@ def small_network(**changes: Any) -> torch.nn.Module:
 
 
 def test_it_keeps_the_contract() -> None:
-    report = check_model(SO3LRWrapper(small_network()), elements=[6, 8], distance=1.5).raise_if_failed()
-    print(report)
-    for check in ("forces", "stress", "rotation", "inversion", "companions", "autograd group", "unknown element"):
-        assert report.verdict(check) is Verdict.PASSED, check
+    keeps_the_contract(
+        SO3LRWrapper(small_network()), "rotation", "inversion", "unknown element", elements=[6, 8], distance=1.5
+    )
+
+
+def test_the_shipped_parameters_keep_the_contract() -> None:
+    """With the card that the name brings; crystals are small, as a list up to 12 Å is long."""
+    every = standard_systems(distance=2.0, elements=(6, 8))
+    systems = {name: every[name] for name in ("pair", "cluster", "atom", "left-handed", "tiny cell")}
+    keeps_the_contract(
+        get("so3lr", dtype="float64"), "rotation", "inversion", "precision", "unknown element", systems=systems
+    )
 
 
 def test_second_derivatives() -> None:
@@ -268,22 +257,8 @@ def test_what_does_not_fit_is_refused() -> None:
 
 def test_the_process_is_left_as_it_was() -> None:
     program = """
-import os, random, warnings, torch, numpy as np
-def state():
-    return (
-        dict(os.environ), torch.get_default_dtype(), torch.get_num_threads(), list(warnings.filters), random.getstate(),
-        torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), torch.get_float32_matmul_precision(),
-        torch._tensor_str.get_printoptions(), torch.is_grad_enabled(),
-    )
-from ase.build import molecule
-from athanor import AtomicData, Batch
-from athanor.models import SO3LRWrapper
-from athanor.neighbors import compute_neighbors
-batch = Batch.from_data_list([AtomicData.from_atoms(molecule("H2O"))])
+batch = Batch.from_data_list([AtomicData(positions=torch.eye(3)[:2], atomic_numbers=torch.tensor([1, 8]))])
 compute_neighbors(batch, 12.0)
-before = state()
-SO3LRWrapper.from_checkpoint(dtype=torch.float64)(batch)
-print([a == b for a, b in zip(before, state())])
+models.SO3LRWrapper.from_checkpoint(dtype=torch.float64)(batch)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == f"{[True] * 10}\n"
+    assert left_behind("so3krates_torch", program) == "[]\n"

@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +14,15 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import bulk, molecule
 
 import athanor
 from athanor._optional import OptionalDependency
-from athanor.data.atomic_data import AtomicData
-from athanor.data.batch import Batch
 from athanor.errors import ContractError, InputError
 from athanor.models import UMAWrapper, hessian
 from athanor.models.uma import checkpoint
-from athanor.neighbors import compute_neighbors
-from athanor.testing import Verdict, check_model
+
+from . import shared
+from .shared import assert_within, calculated, keeps_the_contract, left_behind, rattled
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:index_reduce:UserWarning"),  # of the package's networks
@@ -123,52 +119,18 @@ def calculator(file: Path, task: str, dtype: torch.dtype = torch.float64) -> Any
     return FAIRChemCalculator(units.load_predict_unit(file, settings, device="cpu"), task)
 
 
-def structures() -> dict[str, Atoms]:
-    """A crystal, two below the cutoff, molecules with and without a box, two of them charged."""
-    found = {
-        "silicon": bulk("Si", cubic=True),
-        "rock salt": bulk("NaCl", "rocksalt", a=5.6),
-        "copper": bulk("Cu"),
-        "ethanol": molecule("CH3CH2OH"),
-        "hydroxide": molecule("OH"),
-        "water cation in a box": molecule("H2O", vacuum=3.0),
-    }
-    for seed, atoms in enumerate(found.values()):
-        atoms.rattle(0.05, seed=seed)
-    found["hydroxide"].info |= {"charge": -1, "spin": 1}
-    found["water cation in a box"].info |= {"charge": 1, "spin": 2}
-    return found
+structures = partial(rattled, "silicon", "rock salt", "copper", "ethanol", "hydroxide", "water cation in a box")
+batch_of = partial(shared.batch_of, cutoff=CUTOFF + 0.5)
 
 
-def batch_of(*systems: Atoms) -> Batch:
-    batch = Batch.from_data_list([AtomicData.from_atoms(atoms, dtype=torch.float64) for atoms in systems])
-    compute_neighbors(batch, CUTOFF + 0.5)
-    return batch
-
-
-def differences(model: UMAWrapper, reference: Any) -> dict[str, tuple[float, float, float]]:
+def differences(model: UMAWrapper, reference: Any) -> dict[str, dict[str, float]]:
     """By how much energy per atom, forces and stress differ from those of the calculator, alone and in one batch."""
-    systems, found = structures(), {}
-    together = model(batch_of(*systems.values()))
-    starts = np.cumsum([0, *map(len, systems.values())])
-    for place, (name, atoms) in enumerate(systems.items()):
-        alone = model(batch_of(atoms))
+    theirs = {}
+    for name, atoms in structures().items():
         if model.task_name != "omol":
             atoms.info.clear()
-        atoms.calc = reference
-        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
-        periodic = "stress" in together and atoms.pbc.all()
-        stress = atoms.get_stress(voigt=False) if periodic else np.zeros((3, 3))
-        rows = slice(starts[place], starts[place + 1])
-        pairs = [
-            (alone["energy"][0, 0], energy, len(atoms)), (together["energy"][place, 0], energy, len(atoms)),
-            (alone["forces"], forces, 1), (together["forces"][rows], forces, 1),
-        ]  # fmt: skip
-        if periodic:
-            pairs += [(alone["stress"][0], stress, 1), (together["stress"][place], stress, 1)]
-        errors = [float(np.abs(np.asarray(ours) - theirs).max()) / share for ours, theirs, share in pairs]
-        found[name] = (max(errors[:2]), max(errors[2:4]), max(errors[4:], default=0.0))
-    return found
+        theirs[name] = calculated(reference, atoms)
+    return shared.differences(model, theirs, structures(), batch_of)
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
@@ -176,11 +138,7 @@ def differences(model: UMAWrapper, reference: Any) -> dict[str, tuple[float, flo
 def test_it_agrees_with_the_calculator_of_the_package(file: Path, task: str, dtype: torch.dtype) -> None:
     """Alone and in a batch of crystals and molecules, of which some have a charge and a spin, which only omol reads."""
     reference = calculator(file, task, dtype)
-    found = differences(wrapper(file, task, dtype), reference)
-    print(found)
-    for energy, forces, stress in found.values():
-        assert energy < BOUNDS[dtype][0]
-        assert max(forces, stress) < BOUNDS[dtype][1]
+    assert_within(differences(wrapper(file, task, dtype), reference), *BOUNDS[dtype])
     atoms = structures()["silicon"]
     atoms.calc = reference
     assert np.abs(atoms.get_forces()).max() > 0.1
@@ -205,7 +163,7 @@ class ForgetsCharges(UMAWrapper):
 @pytest.mark.parametrize(("twin", "name"), [(SwapsTheEnds, "rock salt"), (ForgetsCharges, "hydroxide")])
 def test_the_comparison_notices_broken_twins(file: Path, twin: type[UMAWrapper], name: str) -> None:
     model = twin.from_checkpoint(file, "omol", dtype=torch.float64, trust=True)
-    assert differences(model, calculator(file, "omol"))[name][1] > 1e-3
+    assert differences(model, calculator(file, "omol"))[name]["forces"] > 1e-3
 
 
 @pytest.mark.parametrize(("parameters", "positions"), [
@@ -213,10 +171,7 @@ def test_the_comparison_notices_broken_twins(file: Path, twin: type[UMAWrapper],
 ], ids=str)  # fmt: skip
 def test_it_keeps_the_contract(file: Path, parameters: torch.dtype, positions: torch.dtype) -> None:
     model = wrapper(file, dtype=parameters)
-    report = check_model(model, elements=[11, 17], distance=2.8, dtype=positions).raise_if_failed()
-    print(report)
-    for check in ("forces", "stress", "companions", "autograd group", "smoothness"):
-        assert report.verdict(check) is Verdict.PASSED, check
+    keeps_the_contract(model, "smoothness", elements=[11, 17], distance=2.8, dtype=positions)
 
 
 def test_what_is_computed_by_default(file: Path) -> None:
@@ -252,8 +207,7 @@ def test_forces_that_a_network_predicts(tmp_path: Path) -> None:
     model = wrapper(file, "omol")
     assert not model.model_card.conservative
     assert "stress" not in model.model_config.outputs
-    found = differences(model, calculator(file, "omol"))
-    assert max(max(each) for each in found.values()) < 1e-10
+    assert_within(differences(model, calculator(file, "omol")), 1e-10, 1e-10)
     batch = batch_of(structures()["ethanol"])
     slope = (wrapper(file, "omol") + wrapper(file, "omol")).eval()(batch)["forces"]
     assert torch.isfinite(slope).all()
@@ -378,19 +332,8 @@ def test_it_is_found_by_name(file: Path) -> None:
 
 def test_the_process_is_left_as_it_was(file: Path) -> None:
     """The package seeds all generators, sets environment variables, and handlers and filters, which must not stay."""
-    program = (
-        "import logging, os, random, warnings, numpy, torch; from athanor.models import UMAWrapper\n"
-        "def state():\n"
-        "    return (dict(os.environ), logging.root.handlers[:], logging.root.level, warnings.filters[:],\n"
-        "            random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),\n"
-        "            torch.get_default_dtype(), torch.get_num_threads(), torch.get_float32_matmul_precision())\n"
-        "before = state()\n"
-        f"UMAWrapper.from_checkpoint({str(file)!r}, 'omat', trust=True)\n"
-        "print([place for place, (old, new) in enumerate(zip(before, state())) if old != new])\n"
-    )
-    environment = {key: value for key, value in os.environ.items() if key not in ("CURRRENT_DEVICE_TYPE",)}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout == "[]\n"
+    program = f"models.UMAWrapper.from_checkpoint({str(file)!r}, 'omat', trust=True)"
+    assert left_behind("fairchem.core", program, without="CURRRENT_DEVICE_TYPE") == "[]\n"
 
 
 class SeedsTheProcess:

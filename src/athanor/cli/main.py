@@ -245,6 +245,20 @@ def compare(
     )
 
 
+@_register("Look at results", "athanor store verify OUT")
+def store(
+    action: Annotated[
+        str, typer.Argument(metavar="ACTION", help="`info`, `verify`, `repair`, `upgrade` or `defragment`.")
+    ],
+    place: Annotated[Path, typer.Argument(metavar="OUT", help="Results folder, or a trajectory store.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Say what a trajectory holds, check every byte of it, or mend it; bring one of an older version up to date."""
+    from athanor.cli.store import run_store
+
+    raise typer.Exit(run_store(action, place, as_json=as_json))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; the one place where errors become messages and exit codes."""
     # Threads of torch wait without spinning: on shared cores a spinning wait costs milliseconds. Read by the OpenMP

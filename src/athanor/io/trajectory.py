@@ -137,10 +137,15 @@ class TrajectoryReader:
 
     def rows(self, indices: Sequence[int] | slice | np.ndarray | torch.Tensor) -> Rows:
         """Chosen rows as plain arrays; fields that none of them has are left out."""
-        rows: Rows = self._frames.rows(self._row_indices(indices))
+        rows = self.all_rows(indices)
         for item in self.fields:
             if item.is_absent(rows.columns[item.name]):
                 del rows.columns[item.name]
+        return rows
+
+    def all_rows(self, indices: Sequence[int] | slice | np.ndarray | torch.Tensor) -> Rows:
+        """Chosen rows as plain arrays, with every field of the store."""
+        rows: Rows = self._frames.rows(self._row_indices(indices))
         return rows
 
     def _row_indices(self, indices: Any) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,3 +80,9 @@ class ModelCard:
     citation: str = ""
     url: str = ""
     weights_digest: str = ""
+
+
+def common_dtype(cards: Iterable[ModelCard]) -> torch.dtype | None:
+    """Return the dtype that all cards name, None if there is none."""
+    found = {card.dtype for card in cards}
+    return found.pop() if len(found) == 1 else None

@@ -253,15 +253,21 @@ BUILT_IN: dict[str, ModelEntry] = {
                 training_set="structures of its authors over temperature and pressure, PBE and PBE+U",
                 citation="doi:10.48550/arXiv.2405.04967",
                 url="https://github.com/microsoft/mattersim",
+                kilobytes_per_atom=kilobytes,
                 arguments=arguments,
             )
-            for name, summary, arguments in (
-                ("mattersim", "MatterSim: checkpoint_path is your file, or a published name (1m)", {}),
+            for name, kilobytes, summary, arguments in (
+                ("mattersim", 8000, "MatterSim: checkpoint_path is your file, or a published name (1m)", {}),
                 *(
-                    (each, f"MatterSim v1, {says}: bulk materials, hot and under pressure", {"checkpoint_path": each})
-                    for each, says in (
-                        ("mattersim-v1.0.0-1m", "the small one"),
-                        ("mattersim-v1.0.0-5m", "the large one"),
+                    (
+                        each,
+                        kilobytes,
+                        f"MatterSim v1, {says}: bulk materials, hot and under pressure",
+                        {"checkpoint_path": each},
+                    )
+                    for each, kilobytes, says in (
+                        ("mattersim-v1.0.0-1m", 3000, "the small one"),
+                        ("mattersim-v1.0.0-5m", 8000, "the large one"),
                     )
                 ),
             )
@@ -278,6 +284,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             citation="doi:10.48550/arXiv.2506.23971",
             url="https://fair-chem.github.io",
             inputs=("charge", "spin"),
+            kilobytes_per_atom=15_000,
         ),
         ModelEntry(
             name="metatomic",
@@ -290,6 +297,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             citation="doi:10.48550/arXiv.2508.15704",
             url="https://docs.metatensor.org/metatomic",
             inputs=("charge", "spin"),
+            kilobytes_per_atom=3000,
         ),
         ModelEntry(
             name="aimnet2",
@@ -315,6 +323,7 @@ BUILT_IN: dict[str, ModelEntry] = {
             weights="yours",
             citation="doi:10.1038/s41467-022-29939-5",
             url="https://github.com/mir-group/nequip",
+            kilobytes_per_atom=40_000,
         ),
         ModelEntry(
             name="lennard-jones",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from torch import nn
 
 from athanor.data.batch import Batch
+from athanor.errors import DtypeError
 from athanor.models.derivatives import carries_graph
 from athanor.models.element_table import ElementTable
 from athanor.models.mixin import BaseModelMixin
@@ -49,6 +51,8 @@ class LearnedModel(nn.Module, BaseModelMixin):
     """
 
     model: nn.Module
+    _keeps_dtype = False
+    """Whether the network computes in the precision it was made in, and in no other."""
 
     def __init__(
         self, model: nn.Module, element_index: Mapping[int, int] | Collection[int], *, embedding_width: int = 0
@@ -117,6 +121,20 @@ class LearnedModel(nn.Module, BaseModelMixin):
         """Return what the network reads of a batch; elements that it does not know are refused."""
         self.element_index_of(batch)
         return NetworkGraph(self, batch, self.cutoff, self.dtype, strain)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """Move or convert the network, as `to` does; the card tells the precision that it then computes in."""
+        dtype = self.dtype
+        if self._keeps_dtype and fn(torch.empty(0, dtype=dtype)).dtype != dtype:
+            raise DtypeError(
+                f"{type(self).__name__} computes in {str(dtype).removeprefix('torch.')}, as its network was made, and "
+                f"can not be converted. Load one that was made in the other precision; results have the dtype of the "
+                f"positions in any case."
+            )
+        super()._apply(fn, recurse)
+        if self.model_card.dtype is not None:
+            self.model_card = replace(self.model_card, dtype=self.dtype)
+        return self
 
     def adapt_input(self, data: AtomicData | Batch, **kwargs: Any) -> dict[str, Any]:
         """Return what the network reads, by name; nothing of `data` is changed.

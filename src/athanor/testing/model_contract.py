@@ -87,8 +87,9 @@ def check_model(
     Notes
     -----
     Forces and stress are compared with differences of the energy. Where energy or forces jump at a cutoff, which
-    ``smoothness`` tells, only displacements count with which no pair crosses it. Where the configuration names no
-    cutoff, one is searched for along a pair.
+    ``smoothness`` tells, only displacements count with which no pair crosses it; and of a model that is not smooth, as
+    its card says, only those along which its energy has a slope. Where the configuration names no cutoff, one is
+    searched for along a pair.
 
     Examples
     --------

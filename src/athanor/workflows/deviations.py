@@ -139,6 +139,10 @@ QUANTITIES: dict[str, Quantity] = {
 """What is compared, in the order of tables; of the structure is what only differs where structures do."""
 
 
+_BEYOND_ROUNDING = 1.0 + 1e-9
+"""Of two that are as large but for rounding, the first is the worst, on every machine."""
+
+
 def deviation_of(quantity: Quantity, pairs: Iterable[Pair]) -> Deviation | None:
     """Return how far `pairs` deviate in one quantity; None if there is nothing to compare."""
     parts: list[np.ndarray] = []
@@ -151,7 +155,7 @@ def deviation_of(quantity: Quantity, pairs: Iterable[Pair]) -> Deviation | None:
             continue
         parts.append(differences[known].ravel())
         place = int(np.where(known, sizes, -np.inf).argmax())
-        if worst is None or sizes[place] > worst[0]:
+        if worst is None or sizes[place] > worst[0] * _BEYOND_ROUNDING:
             signed = sizes[place] if differences.ndim == 2 else differences[place]
             worst = float(sizes[place]), float(signed), pair, place
     if worst is None:

@@ -137,7 +137,8 @@ def select(
     field
         What tells how uncertain a frame is: an output of the model with one number for each system.
     spacing
-        Least time between two frames of one system, fs, or text such as ``"0.1 ps"``. Steps of a relaxation take none.
+        Least time between two frames of one system, fs, or text such as ``"0.1 ps"``; for dynamics, as steps of a
+        relaxation take no time.
     pooling
         A structure is described by the ``"mean"`` of the features of its atoms, or by the ``"max"`` of each, which a
         single odd atom moves.
@@ -161,7 +162,8 @@ def select(
     Raises
     ------
     InputError
-        If an argument makes no sense, there is nothing to choose from, or no model has features, or the field.
+        If an argument makes no sense, there is nothing to choose from, no model has features, or the field, or there is
+        a `spacing` and the frames have no time.
     StorageError
         If a store can not be read, or `out` can not be written.
 
@@ -218,6 +220,19 @@ def _check_values(spec: SelectSpec) -> None:
         )
 
 
+def _check_times(source: Source, rows: np.ndarray) -> None:
+    """Refuse frames that are steps without time: at one time of a system all but one would be left out."""
+    times: dict[Any, list[float]] = {}
+    for origin in map(source.origin, rows.tolist()):
+        if "time" in origin:
+            times.setdefault(origin["system_id"], []).append(origin["time"])
+    if any(len(found) > 1 for found in times.values()) and all(len(set(found)) == 1 for found in times.values()):
+        raise InputError(
+            f"`spacing` is a time between frames, and those of {source.label or 'each system'} have none: they are "
+            f"steps of a relaxation. Leave `spacing` out, or keep fewer frames with `every`."
+        )
+
+
 class _Selecting:
     """One selection: reads blocks of frames, computes what they lack, and hands them to the pool."""
 
@@ -237,6 +252,8 @@ class _Selecting:
         pool, seen = Pool(held, spacing=spec.spacing, known=features), 0
         for number, source in enumerate(self._sources):
             rows = source.rows
+            if spec.spacing:
+                _check_times(source, rows)
             seen += len(rows)
             for block, values in self._eligible(source, rows):
                 for candidates in self._candidates(number, source, block, values, known is not None):

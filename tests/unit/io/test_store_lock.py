@@ -15,7 +15,7 @@ import pytest
 
 from athanor.errors import AthanorWarning, StorageError
 from athanor.io import _store_lock
-from athanor.io.zarr_reader import TrajectoryReader
+from athanor.io.trajectory import TrajectoryReader
 
 from .stores import make_rows, writer
 
@@ -145,10 +145,10 @@ def test_another_sink_of_the_program_is_refused_until_the_first_is_closed(tmp_pa
 
 
 def test_a_store_that_was_refused_is_free_again(tmp_path):
-    (tmp_path / "head.json").write_bytes(b"{")
-    (tmp_path / "format.json").write_text('{"format": "athanor-trajectory", "version": 0}', encoding="utf-8")
+    (tmp_path / "commits.log").write_bytes(b"{")
+    (tmp_path / "format.json").write_text('{"format": "athanor-trajectory", "version": 1}', encoding="utf-8")
     for _ in range(2):
-        with pytest.raises(StorageError, match="is damaged"):
+        with pytest.raises(StorageError, match="are damaged"):
             writer(tmp_path)
 
 
@@ -186,7 +186,7 @@ def test_a_folder_that_was_replaced_is_locked_anew(tmp_path):
             writer(place)
         shutil.rmtree(place)
         after = writer(place)
-        with pytest.raises(StorageError, match="another writer"):
+        with pytest.raises(StorageError, match="was replaced by another one"):
             target.append(*make_rows(0))
         assert after.written == 0
     finally:

@@ -11,7 +11,6 @@ import pytest
 import torch
 import zarr
 
-from athanor.data import Batch
 from athanor.data.fields import FIELDS
 from athanor.errors import InputError, MissingFieldError, StorageError
 from athanor.io.store import writer as writer_module
@@ -180,7 +179,7 @@ def test_a_store_of_version_0_whose_writer_left_out_empty_chunks_is_read(old_sto
 
 @pytest.mark.parametrize("old_store", ["store_with_presence_rows"], indirect=True)
 def test_a_store_of_version_0_is_not_written(old_store):
-    with pytest.raises(StorageError, match="is of version 0 of the format, .* `athanor store upgrade` brings it to"):
+    with pytest.raises(StorageError, match=r"is of version 0 of the format, .* `athanor store upgrade` brings it to"):
         ZarrData(old_store)
     fresh = writer(old_store, mode="w")
     fresh.append(*make_rows(0))
@@ -310,7 +309,9 @@ def test_a_flipped_bit_of_an_acknowledged_frame_is_no_torn_record(tmp_path):
     (log,) = (tmp_path / "tail").iterdir()
     raw = log.read_bytes()
     log.write_bytes(flipped(raw, len(raw) - 9))
-    with pytest.raises(StorageError, match=r"is damaged behind byte .*, of .* that were written safely. `athanor store"):
+    with pytest.raises(
+        StorageError, match=r"is damaged behind byte .*, of .* that were written safely. `athanor store"
+    ):
         TrajectoryReader(tmp_path)
     log.write_bytes(log_header(0) + flipped(raw, len(raw) - 9)[len(log_header(0)) :])
     assert len(TrajectoryReader(tmp_path)) == 4
@@ -325,7 +326,12 @@ def test_another_version_is_refused():
     memory[FORMAT_KEY] = buffer.from_bytes(json.dumps({"format": "athanor-trajectory", "version": 9}).encode())
     with pytest.raises(StorageError, match="is of version 9 of the format; this athanor knows versions up to 1"):
         TrajectoryReader(memory)
-    for wrong in (b"{", b"[1]", b'{"format": "other", "version": 1}', b'{"format": "athanor-trajectory", "version": "1"}'):
+    for wrong in (
+        b"{",
+        b"[1]",
+        b'{"format": "other", "version": 1}',
+        b'{"format": "athanor-trajectory", "version": "1"}',
+    ):
         memory[FORMAT_KEY] = buffer.from_bytes(wrong)
         for mode in ("a", "w"):
             with pytest.raises(StorageError, match="is not that of a trajectory"):
@@ -379,7 +385,7 @@ def test_a_field_can_not_be_called_out_of_the_store(tmp_path):
     for changes in ({"name": "../../etc/passwd"}, {"dtype": "object"}, {"shape": [-1]}, {"level": "edge"}):
         fields = json.loads(commit.to_bytes())["fields"]
         fields[0] |= changes
-        with pytest.raises(StorageError, match="says what can not be|can not be the name"):
+        with pytest.raises(StorageError, match=r"says what can not be|can not be the name"):
             Commit.from_bytes(json.dumps(json.loads(commit.to_bytes()) | {"fields": fields}).encode(), "here")
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from athanor._optional import OptionalDependency, process_left_alone
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
-from athanor.errors import InputError
+from athanor.errors import DtypeError, InputError
 from athanor.models import (
     CommitteeModelWrapper,
     LennardJonesModelWrapper,
@@ -111,6 +111,33 @@ def test_geometry_is_of_the_precision_of_the_positions(by_positions: bool) -> No
     batch.positions = batch.positions + 1000.0
     compute_neighbors(batch, CUTOFF)
     torch.testing.assert_close(model(batch)["energy"], here, rtol=1e-6, atol=1e-6)
+
+
+def test_the_card_tells_the_precision_after_a_conversion() -> None:
+    """Of a model, of a sum and of a committee of it. Mutant: the card stays as it was made."""
+
+    def made(strength: float = 0.3) -> SpringModel:
+        model = SpringModel()
+        model.model.strength.data.fill_(strength)
+        model.model_card = ModelCard(dtype=torch.float64)
+        return model
+
+    for model in (made(), made() + made(), CommitteeModelWrapper([made(), made(0.4)])):
+        assert model.model_card.dtype is torch.float64
+        assert model.to(torch.float32).model_card.dtype is torch.float32
+        assert model.double().model_card.dtype is torch.float64
+        assert model.to("cpu").model_card.dtype is torch.float64
+
+
+class KeepsItsPrecision(SpringModel):
+    _keeps_dtype = True
+
+
+def test_a_network_that_can_not_be_converted_says_so() -> None:
+    model = KeepsItsPrecision()
+    with pytest.raises(DtypeError, match=r"KeepsItsPrecision computes in float64, .* can not be converted"):
+        model.float()
+    assert model.to("cpu", torch.float64).dtype is torch.float64
 
 
 def test_a_sum_of_what_is_evaluated_trains_nothing() -> None:

@@ -14,7 +14,7 @@ import zarr.core.sync
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
 from athanor.errors import CapacityError, InputError, StorageError
-from athanor.io.zarr_reader import TrajectoryReader
+from athanor.io.trajectory import TrajectoryReader
 from athanor.sinks import GPUBuffer, HostMemory, ZarrData
 from athanor.testing.sink_contract import assert_equal, make_batch
 
@@ -60,7 +60,7 @@ def test_identity_is_always_stored():
 
 
 def test_frames_of_one_system():
-    sink = ZarrData({}, config={"buffer_bytes": 0, "chunk_bytes": 1024}, durability="frame")
+    sink = ZarrData({}, config={"buffer_bytes": 0, "shard_bytes": 1024}, durability="frame")
     batch = make_batch(0)
     for step in range(20):
         batch.set_field("step", torch.full((3, 1), step))
@@ -142,7 +142,7 @@ SCRIPT = textwrap.dedent(
 
 @pytest.mark.parametrize(
     ("durability", "end", "frames"),
-    [("every:2", "kill", 4), ("every:2", "return", 5), ("close", "error", 5)],
+    [("every:2", "kill", 5), ("every:2", "return", 5), ("close", "error", 5), ("close", "kill", 5)],
 )
 def test_what_the_end_of_a_program_leaves(tmp_path, durability, end, frames):
     subprocess.run(

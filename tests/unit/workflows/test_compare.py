@@ -86,6 +86,15 @@ def test_worst_of_many_is_found_wherever_it_is() -> None:
     assert (found.figures["forces"].row, found.figures["forces"].worst) == (1, pytest.approx(0.5))
 
 
+def test_of_two_that_are_equally_wrong_the_first_is_the_worst_whatever_their_last_bits_say() -> None:
+    structures = [bulk("Cu", "fcc", a=3.6) for _ in range(2)]
+    theirs = [labelled(atoms, 0.0) for atoms in structures]
+    for more in (-1e-13, 1e-13):
+        ours = [labelled(atoms, energy) for atoms, energy in zip(structures, (0.1, -0.1 - more), strict=True)]
+        energy = athanor.compare(ours, theirs).figures["energy"]
+        assert (energy.row, energy.worst) == (0, pytest.approx(0.1))
+
+
 def test_elements_that_are_counted_from_another_zero_leave_nothing() -> None:
     structures = [bulk("NaCl", "rocksalt", a=5.64), bulk("Cu", "fcc", a=3.6), bulk("CuCl", "zincblende", a=5.4)]
     structures += [bulk("Cu", "fcc", a=3.7), bulk("NaCl", "rocksalt", a=5.7), bulk("CuCl", "zincblende", a=5.5)]

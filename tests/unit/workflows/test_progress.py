@@ -142,7 +142,7 @@ LEFT_ALONE = (
     "numba.core.caching",
     "llvmlite.binding.executionengine",
     "importlib._bootstrap",
-    "athanor.io.zarr_writer",
+    "athanor.io.store.writer",
     "athanor.sinks.zarr_data",
     "athanor.dynamics.hooks.log_writers",
 )

@@ -211,7 +211,7 @@ DAMAGE: list[tuple[Callable[[Path], object], Callable[[SavedRun], object], str]]
     (lambda out: damage(out, "final.extxyz", lambda text: text[:-300]), lambda run: run.structures, "final.extxyz"),
     (lambda out: shutil.rmtree(out / "trajectory.zarr"), lambda run: run.frames(0), "trajectory.zarr` is missing"),
     (lambda out: (out / "trajectory.zarr/format.json").write_text('{"format": "other", "version": 3}', "utf-8"),
-     lambda run: run.frames(0), "format 'other' version 3"),
+     lambda run: run.frames(0), "format 'other', version 3"),
 ]  # fmt: skip
 
 

@@ -176,6 +176,17 @@ def test_features_that_a_run_kept(tmp_path: Path) -> None:
     assert [(row["system_id"], row["step"]) for row in kept] == [(row["system_id"], row["step"]) for row in computed]
 
 
+def test_steps_of_a_relaxation_take_no_time(tmp_path: Path) -> None:
+    """So no time can lie between them; with dynamics after it, there is some. Mutant: all are at the same time."""
+    out, crystal = tmp_path / "relaxed", bulk("Ar", "fcc", a=5.0)
+    crystal.rattle(0.1, seed=0)
+    athanor.relax(crystal, COMMITTEE, max_steps=6, every=1, out=out, silence=["small-cell"])
+    assert len(athanor.select(out, 3, by="uncertainty")) == 3
+    for source in (out, athanor.open(out).atoms(0)):
+        with pytest.raises(InputError, match=r"have none: they are steps of a relaxation\. Leave `spacing` out"):
+            athanor.select(source, 3, by="uncertainty", spacing="1 fs")
+
+
 def test_refusals(hot: Path, tmp_path: Path) -> None:
     for arguments, words in (
         ({"n": 0}, "`n`"),

@@ -58,7 +58,10 @@ class ArrayBuffer:
         rows, before = self.rows, self.stored
         start = 0
         while len(rows) - start >= self.spec.shard_rows:
-            medium.put(self.spec.key(self.base // self.spec.shard_rows), self.spec.encode(rows[start : start + self.spec.shard_rows], level))
+            medium.put(
+                self.spec.key(self.base // self.spec.shard_rows),
+                self.spec.encode(rows[start : start + self.spec.shard_rows], level),
+            )
             start += self.spec.shard_rows
             self.base += self.spec.shard_rows
         if start:

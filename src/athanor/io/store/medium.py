@@ -98,7 +98,7 @@ class Medium(ABC):
         """Remove a key; no error if it is absent."""
 
     @abstractmethod
-    def keys(self, prefix: str = "") -> list[str]:
+    def list_keys(self, prefix: str = "") -> list[str]:
         """All keys that begin with `prefix`, a name or a name and ``/``, sorted."""
 
     @abstractmethod
@@ -192,12 +192,15 @@ class Folder(Medium):
         self.disk = disk or Disk()
         self._touched: set[Path] = set()
         self._own: set[Path] = set()
+        self._is_named = False
 
     def _path(self, key: str) -> Path:
         """The file of a key; what was tampered with must not lead out of the folder."""
         parts = key.split("/")
         if any(part in ("", ".", "..") for part in parts) or "\\" in key or "\0" in key:
-            raise StorageError(f"{self.where} names `{key}`, which leads out of the store. It is damaged; do not use it.")
+            raise StorageError(
+                f"{self.where} names `{key}`, which leads out of the store. It is damaged; do not use it."
+            )
         folder = self.root
         for part in parts[:-1]:
             folder = folder / part
@@ -222,6 +225,7 @@ class Folder(Medium):
             raise StorageError(f"`{path}` can not be read: {error.strerror or error}.") from error
 
     def read(self, key: str) -> bytes | None:
+        """See `Medium.read`."""
         descriptor = self._open(key)
         if descriptor is None:
             return None
@@ -229,6 +233,7 @@ class Folder(Medium):
             return file.read()
 
     def open(self, key: str) -> Source | None:
+        """See `Medium.open`."""
         descriptor = self._open(key)
         return None if descriptor is None else _File(descriptor)
 
@@ -263,6 +268,7 @@ class Folder(Medium):
         self._touched.add(path.parent)
 
     def put(self, key: str, value: bytes) -> None:
+        """See `Medium.put`."""
         with self._replacing(self._path(key)) as descriptor:
             self.disk.write(descriptor, value, 0)
 
@@ -279,13 +285,20 @@ class Folder(Medium):
                 self.disk.sync(descriptor)
 
     def settle(self) -> None:
+        """See `Medium.settle`."""
         touched, self._touched = self._touched, set()
         if self.synced:
+            if not self._is_named:  # the name of the folder itself, which may be new as well; where we may look at it
+                self._is_named = True
+                for folder in list(self.root.absolute().parents)[:2]:
+                    with suppress(PermissionError):
+                        self.disk.sync_folder(folder)
             with _sync_errors():
                 for folder in sorted(touched, key=lambda path: len(path.parts)):
                     self.disk.sync_folder(folder)
 
     def delete(self, key: str) -> None:
+        """See `Medium.delete`."""
         path = self._path(key)
         self.disk.remove(path)
         self._touched.discard(path.parent)
@@ -299,7 +312,8 @@ class Folder(Medium):
             self._touched.discard(folder)
             folder = folder.parent
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def list_keys(self, prefix: str = "") -> list[str]:
+        """See `Medium.list_keys`."""
         start = self.root if not prefix else self._path(f"{prefix.rstrip('/')}/x").parent
         if start.is_file():
             return [prefix]
@@ -310,24 +324,29 @@ class Folder(Medium):
         return sorted(key for key in found if key.startswith(prefix))
 
     def create_log(self, key: str, first: bytes = b"") -> Log:
+        """See `Medium.create_log`."""
         self.put(key, log_header(len(first)) + first)
         return _FileLog(self, self.disk.create(self._path(key)), len(first), len(first))
 
     def open_log(self, key: str, size: int) -> Log:
+        """See `Medium.open_log`."""
         descriptor = self.disk.create(self._path(key))
         self.disk.truncate(descriptor, LOG_HEADER_BYTES + size)  # the rest was not acknowledged, and never shall be
         return _FileLog(self, descriptor, size, -1)
 
     def read_log(self, key: str) -> LogContent | None:
+        """See `Medium.read_log`."""
         raw = self.read(key)
         if raw is None:
             return None
         return LogContent(raw[LOG_HEADER_BYTES:], acknowledged_length(raw, f"`{self._path(key)}`"))
 
     def lock(self) -> StoreLock:
+        """See `Medium.lock`."""
         return StoreLock(str(self.root.resolve()), self.root, self.where)
 
     def identity(self, key: str) -> object:
+        """See `Medium.identity`."""
         try:
             found = os.stat(self._path(key))
         except OSError:
@@ -341,6 +360,7 @@ class _File(Source):
         self.size = os.fstat(descriptor).st_size
 
     def read(self, start: int, count: int) -> bytes:
+        """See `Medium.read`."""
         return os.pread(self._descriptor, count, start)
 
     def close(self) -> None:

@@ -27,7 +27,8 @@ class Objects(Medium):
         """
 
     def create_log(self, key: str, first: bytes = b"") -> Log:
-        old = self.keys(f"{key}/")
+        """See `Medium.create_log`."""
+        old = self.list_keys(f"{key}/")
         number = 1 + int(old[-1].rpartition("/")[2]) if old else 0
         self.put_new(_part(key, number), first)
         for each in old:
@@ -35,8 +36,9 @@ class Objects(Medium):
         return _ObjectLog(self, key, number + 1, len(first))
 
     def open_log(self, key: str, size: int) -> Log:
+        """See `Medium.open_log`."""
         place, number = 0, 0
-        for each in self.keys(f"{key}/"):
+        for each in self.list_keys(f"{key}/"):
             length = len(self.read(each) or b"")
             if place + length > size:
                 self.delete(each)
@@ -45,7 +47,8 @@ class Objects(Medium):
         return _ObjectLog(self, key, number, place)
 
     def read_log(self, key: str) -> LogContent | None:
-        parts = self.keys(f"{key}/")
+        """See `Medium.read_log`."""
+        parts = self.list_keys(f"{key}/")
         if not parts:
             return None
         numbers = [int(each.rpartition("/")[2]) for each in parts]
@@ -55,14 +58,17 @@ class Objects(Medium):
         return LogContent(raw, len(raw))
 
     def delete_log(self, key: str) -> None:
-        for each in self.keys(f"{key}/"):
+        """See `Medium.delete_log`."""
+        for each in self.list_keys(f"{key}/"):
             self.delete(each)
 
     def open(self, key: str) -> Source | None:
+        """See `Medium.open`."""
         value = self.read(key)
         return None if value is None else _Bytes(value)
 
     def lock(self) -> StoreLock:
+        """See `Medium.lock`."""
         return StoreLock(self.where, None, self.where)
 
 
@@ -75,6 +81,7 @@ class _Bytes(Source):
         self._value, self.size = value, len(value)
 
     def read(self, start: int, count: int) -> bytes:
+        """See `Medium.read`."""
         return self._value[start : start + count]
 
 
@@ -119,30 +126,39 @@ class ZarrObjects(Objects):
         return sync(awaitable)
 
     def read(self, key: str) -> bytes | None:
+        """See `Medium.read`."""
         from zarr.core.buffer import default_buffer_prototype
 
         found = self._sync(self.store.get(self.prefix + key, default_buffer_prototype()))
         return None if found is None else found.to_bytes()
 
     def put(self, key: str, value: bytes) -> None:
+        """See `Medium.put`."""
         from zarr.core.buffer import default_buffer_prototype
 
         buffer = default_buffer_prototype().buffer.from_bytes(value)
         self._sync(self.store.set(self.prefix + key, buffer))
 
     def put_new(self, key: str, value: bytes) -> None:
+        """See `Objects.put_new`."""
         if self._sync(self.store.exists(self.prefix + key)):
-            raise StorageError(f"{self.where} was changed by another writer; nothing was written. Let one writer have it.")
+            raise StorageError(
+                f"{self.where} was changed by another writer; nothing was written. Let one writer have it."
+            )
         self.put(key, value)
 
     def delete(self, key: str) -> None:
+        """See `Medium.delete`."""
         self._sync(self.store.delete(self.prefix + key))
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def list_keys(self, prefix: str = "") -> list[str]:
+        """See `Medium.list_keys`."""
+
         async def collect() -> list[str]:
             return [key async for key in self.store.list_prefix(self.prefix + prefix)]
 
         return sorted(key.removeprefix(self.prefix) for key in self._sync(collect()))
 
     def lock(self) -> StoreLock:
+        """See `Medium.lock`."""
         return StoreLock(f"{self.store} {self.prefix}", None, self.where)

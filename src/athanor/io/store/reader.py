@@ -99,9 +99,9 @@ class StoredFrames:
         }
         state = State(replace(cut, arrays=arrays), self.fields)
         for path, item in arrays.items():
-            rows = cut.rows(level_of(path, self.fields))
-            if item.rows < rows:
-                state.remainder[path] = self._remainder[path][: rows - commit.arrays[path].rows]
+            wanted = cut.rows(level_of(path, self.fields))
+            if item.rows < wanted:
+                state.remainder[path] = self._remainder[path][: wanted - commit.arrays[path].rows]
         chosen = np.arange(folded, count)
         rows = Rows(self.node_counts(chosen), {
             item.name: self.column(item, chosen) for item in self.fields if not item.constant
@@ -117,7 +117,7 @@ class StoredFrames:
         if self._places is None:
             sequence = self._index(SEQUENCE)
             self._places = np.full(folded, -1, dtype=np.int64)
-            if sequence.size and not (0 <= sequence.min() and sequence.max() < folded):
+            if sequence.size and not (sequence.min() >= 0 and sequence.max() < folded):
                 raise self._damaged(SEQUENCE)
             self._places[sequence] = np.arange(folded)
             if folded and self._places.min() < 0:
@@ -157,7 +157,9 @@ class StoredFrames:
         """Number of the structure of every frame, by place."""
         if "structures" not in self._known:
             found = np.concatenate([self._index(STRUCTURE), self._late_structure])
-            if found.size and not (0 <= found.min() and found.max() < len(self._ends(STRUCTURE_INDEX, self._late_structures))):
+            if found.size and not (
+                found.min() >= 0 and found.max() < len(self._ends(STRUCTURE_INDEX, self._late_structures))
+            ):
                 raise self._damaged(STRUCTURE)
             self._known["structures"] = found
         return self._known["structures"]

@@ -42,7 +42,9 @@ def records(raw: bytes) -> Iterator[tuple[int, bytes, int]]:
         head = raw[place : place + _FRAME.size]
         magic, kind, length, checksum = _FRAME.unpack(head)
         end = place + _FRAME_BYTES + length
-        known = magic == _MAGIC and crc32c(head) == int.from_bytes(raw[place + _FRAME.size : place + _FRAME_BYTES], "little")
+        known = magic == _MAGIC and crc32c(head) == int.from_bytes(
+            raw[place + _FRAME.size : place + _FRAME_BYTES], "little"
+        )
         if not known or end > len(raw):
             return
         payload = raw[place + _FRAME_BYTES : end]
@@ -113,5 +115,7 @@ def decode_arrays(payload: bytes, where: str) -> tuple[dict[str, np.ndarray], An
             arrays[str(name)] = np.frombuffer(payload, kind, count, offset).reshape(shape)
             offset += count * kind.itemsize
     except (ValueError, TypeError, KeyError, struct.error, RecursionError) as error:
-        raise StorageError(f"A record of {where} has an impossible header ({error}). It is damaged; do not use it.") from error
+        raise StorageError(
+            f"A record of {where} has an impossible header ({error}). It is damaged; do not use it."
+        ) from error
     return arrays, more

@@ -46,9 +46,7 @@ class Rows:
         ends = np.cumsum(self.node_counts)[chosen]
         atoms = gather_rows(ends - counts, counts)
         levels = {item.name: item.level for item in fields}
-        columns = {
-            name: value[atoms if levels[name] == "node" else chosen] for name, value in self.columns.items()
-        }
+        columns = {name: value[atoms if levels[name] == "node" else chosen] for name, value in self.columns.items()}
         return Rows(counts, columns)
 
 

@@ -49,7 +49,9 @@ class ArraySpec:
     shard_rows: int
 
     @classmethod
-    def sized(cls, path: str, dtype: np.dtype, shape: tuple[int, ...], shard_bytes: int, *, per_atom: bool) -> ArraySpec:
+    def sized(
+        cls, path: str, dtype: np.dtype, shape: tuple[int, ...], shard_bytes: int, *, per_atom: bool
+    ) -> ArraySpec:
         """Choose powers of two: chunks of some 32 kB, shards of some `shard_bytes`, or 16,384 rows of systems."""
         row = max(1, dtype.itemsize * int(np.prod(shape, dtype=np.int64)))
         most = _power_of_two(shard_bytes // row)
@@ -81,7 +83,9 @@ class ArraySpec:
         elif self.dtype.kind == "c":
             fill = ["NaN", "NaN"]
         checked = {"name": "crc32c"}
-        little = {"name": "bytes", "configuration": {"endian": "little"}} if self.dtype.itemsize > 1 else {"name": "bytes"}
+        little = (
+            {"name": "bytes", "configuration": {"endian": "little"}} if self.dtype.itemsize > 1 else {"name": "bytes"}
+        )
         blosc = {
             "cname": "zstd", "clevel": level, "shuffle": "shuffle", "typesize": self.dtype.itemsize, "blocksize": 0,
         }  # fmt: skip
@@ -176,6 +180,10 @@ class ShardReader:
             start = number * spec.inner_rows
             parts.append(self._chunk(spec, number)[max(first - start, 0) : last - start + 1])
         return parts[0].copy() if len(parts) == 1 else np.concatenate(parts)
+
+    def check(self, spec: ArraySpec, number: int) -> None:
+        """Read a chunk from the medium, whether it is kept or not; raises as `read`."""
+        self._read_chunk(spec, number)
 
     def _check(self, spec: ArraySpec, first: int, last: int, stored: int) -> None:
         if first < 0 or last >= stored:

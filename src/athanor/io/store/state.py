@@ -124,7 +124,9 @@ def _load(medium: Medium, all_of_it: bool) -> State:
     state.fields = state.commit.fields
     tail = medium.read_log(state.commit.tail)
     if tail is None:
-        raise StorageError(f"`{state.commit.tail}` of {medium.where} is missing; the commit record names it. {_REPAIR}.")
+        raise StorageError(
+            f"`{state.commit.tail}` of {medium.where} is missing; the commit record names it. {_REPAIR}."
+        )
     structures = state.commit.structures
     for kind, each, end in records(tail.raw):
         if kind == REMAINDER:
@@ -135,17 +137,23 @@ def _load(medium: Medium, all_of_it: bool) -> State:
             state.frames.append(frames)
         state.tail_size = end
     _check_whole(tail, state.tail_size, state.commit.tail, medium, all_of_it)
-    lacking = [path for path, item in state.commit.arrays.items() if item.rows < state.commit.rows(level_of(path, state.fields))]
+    lacking = [
+        path
+        for path, item in state.commit.arrays.items()
+        if item.rows < state.commit.rows(level_of(path, state.fields))
+    ]
     if set(lacking) - state.remainder.keys():
-        raise StorageError(f"`{state.commit.tail}` of {medium.where} does not begin with the rows that no shard holds. {_REPAIR}.")
+        raise StorageError(
+            f"`{state.commit.tail}` of {medium.where} does not begin with the rows that no shard holds. {_REPAIR}."
+        )
     return state
 
 
 def _check_whole(log: LogContent, good: int, key: str, medium: Medium, all_of_it: bool) -> None:
     if good < log.acknowledged and all_of_it:
         raise StorageError(
-            f"`{key}` of {medium.where} is damaged behind byte {good:,}, of {log.acknowledged:,} that were written safely. "
-            f"{_REPAIR}."
+            f"`{key}` of {medium.where} is damaged behind byte {good:,}, of {log.acknowledged:,} that were written "
+            f"safely. {_REPAIR}."
         )
 
 
@@ -180,11 +188,19 @@ def _frames(
         for path, array in arrays.items():
             item = by_path[path]
             owner = new if item.constant else rows
-            if owner is None or array.shape != (owner.count(item.level), *item.shape) or array.dtype != item.numpy_dtype:
+            if (
+                owner is None
+                or array.shape != (owner.count(item.level), *item.shape)
+                or array.dtype != item.numpy_dtype
+            ):
                 raise ValueError(f"{array.shape} {array.dtype} for `{path}`")
             owner.columns[item.name] = array
         most = structures + (0 if new is None else len(new))
-        if structure.dtype != np.int64 or structure.shape != (len(rows),) or ((structure < 0) | (structure >= most)).any():
+        if (
+            structure.dtype != np.int64
+            or structure.shape != (len(rows),)
+            or ((structure < 0) | (structure >= most)).any()
+        ):
             raise ValueError("structures that are not there")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _impossible(where, str(error)) from error

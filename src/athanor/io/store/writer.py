@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import NoReturn
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from athanor.errors import InputError, StorageError
 from athanor.io._replace import PARTIAL
 from athanor.io._store_lock import LOCK_KEY
 from athanor.io.store.buffer import ArrayBuffer
+from athanor.io.store.config import Durability, TrajectoryConfig
 from athanor.io.store.layout import (
     COMMITS_KEY,
     FORMAT_KEY,
@@ -44,7 +46,6 @@ from athanor.io.store.rows import Rows, merge_rows
 from athanor.io.store.shards import ArraySpec, ShardReader, group_document, to_json
 from athanor.io.store.state import COMMIT, REMAINDER, Frames, State, load_state
 from athanor.io.store.structures import StructureTable
-from athanor.io.store.config import Durability, TrajectoryConfig
 
 _KEYS_OF_GROUPS = tuple(f"{group}/zarr.json".lstrip("/") for group in GROUPS)
 
@@ -85,12 +86,15 @@ class TrajectoryWriter:
         self._commits: Log | None = None
         self._state = State()
         self._begin()
+        if mode == "repair":
+            return
         with self._opening():
             self._open(mode)
 
     def _begin(self) -> None:
         """Forget what belongs to the store as it was."""
-        self._waiting: list[bytes] = []
+        self._waiting: list[tuple[bytes, int]] = []
+        """Records that are not in the log, as it refused them, and the frames that they hold."""
         self._buffers: dict[str, ArrayBuffer] = {}
         self._written = self.acknowledged = 0
         self._writes_unsynced = 0
@@ -130,9 +134,10 @@ class TrajectoryWriter:
         self._check_place(mode)
         self._lock.acquire()
         if not self._check_place(mode):  # again: another writer may have been quicker
+            self.medium.put(FORMAT_KEY, format_bytes())
+            self.medium.settle()  # before all else: without it nobody knows whose the rest is
             for key in _KEYS_OF_GROUPS:
                 self.medium.put(key, to_json(group_document()))
-            self.medium.put(FORMAT_KEY, format_bytes())
         if mode == "w":
             self.zero()
         else:
@@ -150,7 +155,7 @@ class TrajectoryWriter:
                 )
             return True
         ours = {LOCK_KEY, *_KEYS_OF_GROUPS}
-        if any(key not in ours and not key.endswith(PARTIAL) for key in medium.keys()):
+        if any(key not in ours and not key.endswith(PARTIAL) for key in medium.list_keys()):
             raise StorageError(f"{medium.where} is not empty and not a trajectory store; nothing was changed. "
                                f"Choose another place.")  # fmt: skip
         return False
@@ -192,7 +197,7 @@ class TrajectoryWriter:
         """Remove what an interrupted writer left, and what belongs to an earlier history."""
         kept = {LOCK_KEY, FORMAT_KEY, *_KEYS_OF_GROUPS}
         folders = (COMMITS_KEY, state.commit.tail or "/", *(f"{path}/" for path in state.commit.arrays))
-        for key in self.medium.keys():
+        for key in self.medium.list_keys():
             is_ours = key in kept or key.startswith(folders)
             if key.endswith(PARTIAL) or not is_ours:
                 self.medium.delete(key)
@@ -256,7 +261,7 @@ class TrajectoryWriter:
             (constants if item.constant else data).columns[item.name] = rows.columns[item.name]
         numbers, new_structures = self._structures.take(constants, fields)
         frames = Frames(data, numbers, new_structures)
-        self._waiting.append(frames.to_record(new))
+        self._waiting.append((frames.to_record(new), len(rows)))
         self._state.frames.append(frames)
         self._state.fields = accepted
         self._written += len(rows)
@@ -304,8 +309,10 @@ class TrajectoryWriter:
         if self._fault is not None:
             raise StorageError(f"{self._fault} This sink writes no more; open the store again when the cause is gone.")
         if not self._lock.is_in_place:
-            raise StorageError(f"{self.medium.where} was replaced by somebody else; nothing was written.")
-        if sum(map(len, self._waiting)) > self._config.buffer_bytes:
+            raise StorageError(
+                f"{self.medium.where} was replaced by another one; nothing was written. Let one writer have it."
+            )
+        if sum(len(record) for record, _ in self._waiting) > self._config.buffer_bytes:
             self.flush()
 
     @contextmanager
@@ -314,31 +321,40 @@ class TrajectoryWriter:
         try:
             yield
         except SyncError as error:
-            self._fault = (
-                f"The disk did not take what was written to {self.medium.where}: {error.strerror or error}. The "
-                f"{self.acknowledged} acknowledged frames are safe, {self.written - self.acknowledged} more may be lost."
-            )
-            raise StorageError(f"{self._fault} Free the disk or take another one, then open the store again.") from error
+            self._give_up(error)
         except Exception as error:
             if isinstance(error, StorageError):
                 raise
+            if self._waiting and isinstance(error, OSError):  # what the log has taken is safe all the same
+                try:
+                    self._sync()
+                except SyncError as worse:
+                    self._give_up(worse)
+                self._writes_unsynced = len(self._waiting)
             reason = getattr(error, "strerror", None) or error
             raise StorageError(
                 f"Writing to {self.medium.where} failed: {reason}. The {self.acknowledged} committed frames are safe, "
                 f"{self.written - self.acknowledged} more wait in memory. Make room or free the store, then `flush()`."
             ) from error
 
+    def _give_up(self, error: SyncError) -> NoReturn:
+        self._fault = (
+            f"The disk did not take what was written to {self.medium.where}: {error.strerror or error}. The "
+            f"{self.acknowledged} acknowledged frames are safe, {self.written - self.acknowledged} more may be lost."
+        )
+        raise StorageError(f"{self._fault} Free the disk or take another one, then open the store again.") from error
+
     def _drain(self) -> None:
         """Append what waits to the log."""
         assert self._log is not None
         while self._waiting:
-            self._log.append(self._waiting[0])
+            self._log.append(self._waiting[0][0])
             del self._waiting[0]
 
     def _sync(self) -> None:
         assert self._log is not None
         self._log.sync()
-        self.acknowledged = self._written
+        self.acknowledged = self._written - sum(frames for _, frames in self._waiting)
         self._writes_unsynced, self._last_sync = 0, time.monotonic()
 
     def _fold(self, *, whole: bool, anew: bool = False) -> None:
@@ -402,7 +418,9 @@ class TrajectoryWriter:
         def add(path: str, values: np.ndarray, earlier: np.ndarray, before: int) -> None:
             if path not in buffers:
                 per_atom = level_of(path, fields) in ("node", "structure_node")
-                spec = ArraySpec.sized(path, values.dtype, values.shape[1:], self._config.shard_bytes, per_atom=per_atom)
+                spec = ArraySpec.sized(
+                    path, values.dtype, values.shape[1:], self._config.shard_bytes, per_atom=per_atom
+                )
                 buffers[path] = ArrayBuffer(spec)
                 if before:
                     buffers[path].add(np.broadcast_to(earlier, (before, *earlier.shape[1:])))
@@ -414,7 +432,12 @@ class TrajectoryWriter:
             add(path, values, nothing, 0)
         add(STRUCTURE_INDEX, np.cumsum(new.node_counts) + commit.structure_nodes, nothing, 0)
         for item in fields:
-            add(item.path, (new if item.constant else rows).column(item), item.missing_rows(1), commit.rows(level_of(item.path, fields)))
+            add(
+                item.path,
+                (new if item.constant else rows).column(item),
+                item.missing_rows(1),
+                commit.rows(level_of(item.path, fields)),
+            )
         return buffers
 
     def flush(self) -> None:
@@ -446,8 +469,8 @@ class TrajectoryWriter:
     def end(self) -> None:
         """Acknowledge what was written, or drop what the store refused before, and let others write."""
         try:
-            if self._lock.is_held and self._fault is None and not self._waiting and self._log is not None:
-                self._log.sync()
+            if self._lock.is_held and self._fault is None and self._log is not None:
+                self._sync()
         finally:
             self._let_go()
 
@@ -487,11 +510,18 @@ class TrajectoryWriter:
             self._start(commit, kept.remainder, kept.frames)
             self._take_over()
 
-    def rewrite_metadata(self) -> None:
-        """Move every row into the arrays and write anew what other programs read of them."""
-        self.flush()
+    def repair(self) -> int:
+        """Go on from what can be read, move it into the arrays, and write anew what other programs read of them.
+
+        Returns how many frames there are. Acknowledged frames behind a damaged record are given up.
+        """
+        with self._opening():
+            self._lock.acquire()
+            self._take_over(load_state(self.medium, all_of_it=False))
         with self._telling():
             self._fold(whole=True, anew=True)
+        self.close()
+        return self._written
 
     def zero(self) -> None:
         """Forget all rows and fields; the place stays a valid, empty store."""

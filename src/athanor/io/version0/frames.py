@@ -142,7 +142,7 @@ class OldFrames:
             return
         if path not in self._chunks:
             prefix = f"{path}/c/"
-            self._chunks[path] = {int(key.removeprefix(prefix).split("/")[0]) for key in self._medium.keys(prefix)
+            self._chunks[path] = {int(key.removeprefix(prefix).split("/")[0]) for key in self._medium.list_keys(prefix)
                                   if not key.endswith(PARTIAL)}  # fmt: skip
         missing = set(needed.tolist()) - self._chunks[path]
         if missing:

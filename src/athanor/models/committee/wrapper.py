@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from athanor.data.fields import FIELDS
 from athanor.errors import ContractError, InputError, NotAvailableError
 from athanor.kernels import segment_max
 from athanor.models import registry
+from athanor.models.card import common_dtype
 from athanor.models.committee.deviation import DEVIATIONS, OF_FORCES, energy_deviation, force_deviation, mean_of
 from athanor.models.config import ModelConfig
 from athanor.models.derivatives import carries_graph, check_attached, leaves
@@ -100,6 +101,12 @@ class CommitteeModelWrapper(nn.Module, BaseModelMixin):
             name=f"committee of {len(self.members)}: {', '.join(_counted(list(map(name_of, self._members))))}",
             weights_digest="; ".join(member.model_card.weights_digest for member in self._members).strip("; "),
         )
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """Move or convert the models, as `to` does; the card tells the precision that they then compute in."""
+        super()._apply(fn, recurse)
+        self.model_card = replace(self.model_card, dtype=common_dtype(each.model_card for each in self._members))
+        return self
 
     @classmethod
     def from_members(

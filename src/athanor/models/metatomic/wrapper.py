@@ -76,6 +76,8 @@ class MetatomicWrapper(PredictingModel):
     .. [1] F. Bigi et al., Metatensor and metatomic (2025). doi:10.48550/arXiv.2508.15704
     """
 
+    _keeps_dtype = True
+
     def __init__(
         self,
         model: Any,

@@ -62,6 +62,8 @@ class NequIPWrapper(LearnedModel):
     .. [2] A. Musaelian et al., Nat. Commun. 14, 579 (2023). doi:10.1038/s41467-023-36329-y
     """
 
+    _keeps_dtype = True
+
     def __init__(self, model: nn.Module, *, types: Mapping[str, str] | None = None, weights_digest: str = "") -> None:
         facts = NetworkFacts.of(model)
         super().__init__(model, facts.types(types), embedding_width=facts.width)

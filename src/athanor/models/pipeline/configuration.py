@@ -8,7 +8,7 @@ from typing import Any
 
 from athanor.data.fields import FIELDS, Level
 from athanor.errors import InputError
-from athanor.models.card import ModelCard
+from athanor.models.card import ModelCard, common_dtype
 from athanor.models.config import ModelConfig
 from athanor.models.pipeline.plan import DERIVATIVES, Plan, PlannedStep
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
@@ -110,7 +110,7 @@ def card_of(plan: Plan) -> ModelCard:
         elements=_common(card.elements for card in cards),
         trained_elements=_common(card.trained_elements for card in cards),
         minimum_distance=max(distances, default=None),
-        dtype=cards[0].dtype if len({card.dtype for card in cards}) == 1 else None,
+        dtype=common_dtype(cards),
         batch_invariance=_worst([card.batch_invariance for card in cards]),
         stress_keeps_forces=not joint and all(card.stress_keeps_forces for card in cards),
         conservative=_all_claim(_conservative(step) for step in plan.steps if step.gives_energy),

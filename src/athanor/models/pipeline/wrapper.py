@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from athanor import _runtime
 from athanor._values import is_real
 from athanor.data.batch import Batch
 from athanor.errors import AthanorWarning, InputError, NotAvailableError
+from athanor.models.card import common_dtype
 from athanor.models.derivatives import carries_graph
 from athanor.models.mixin import BaseModelMixin
 from athanor.models.outputs import ADDITIVE_KEYS
@@ -107,6 +109,13 @@ class PipelineModelWrapper(nn.Module, BaseModelMixin):
         self.model_config = config_of(self._plan, self._additive)
         self.model_card = card_of(self._plan)
         self.training = any(model._trains for model in self._models)  # a sum of what is evaluated trains nothing
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """Move or convert the models, as `to` does; the card tells the precision that they then compute in."""
+        super()._apply(fn, recurse)
+        cards = [step.model.model_card for step in self._plan.steps]
+        self.model_card = replace(self.model_card, dtype=common_dtype(cards))
+        return self
 
     @property
     def _additive(self) -> frozenset[str]:

@@ -25,6 +25,8 @@ _FINER = 0.1
 """Of a step: with one so much smaller a pair hardly ever crosses a cutoff, where that may matter."""
 _STRAIN_PER_DISPLACEMENT = 0.2
 """1/Å. The longest pair vectors, of about 5 Å, then move as far as atoms do for the forces."""
+_KINK = 10.0
+"""Of what is allowed: changes of the slope above this are no rounding."""
 _SMALLEST = 1e-3
 """eV/Å, and eV of strain: slopes below this have no sign that can be told."""
 
@@ -39,7 +41,8 @@ def _differences(
     """Return what gives the slopes of the energy along `num_ways` ways, those nearest to the slopes it is handed.
 
     Each is the Richardson extrapolation of central differences at two steps, with an error of fourth order. NaN where a
-    pair crosses a cutoff on the way, if energy or forces jump there.
+    pair crosses a cutoff on the way, if energy or forces jump there; and where a model that is not smooth, as its card
+    says, has a kink at the system itself.
     """
     slopes, lengths, cutoffs = [], _DISPLACEMENTS[bench.precision], where_it_may_jump(bench)
     if bench.precision == torch.float64 and (cutoffs or not (bench.cutoffs or bench.card.smooth)):
@@ -51,10 +54,24 @@ def _differences(
         values = energies.double().view(-1, 4)
         found = (values[:, 0] - 8.0 * values[:, 1] + 8.0 * values[:, 2] - values[:, 3]) / (12.0 * step)
         found[_crossed(bench, system, systems, cutoffs)] = math.nan
+        if bench.card.smooth is False:
+            here = bench.evaluate([system], ["energy"])[0]["energy"].double()
+            found[_kinks(values - here, step) > _KINK * tolerances.DERIVATIVE.at(bench.precision)] = math.nan
         slopes.append(found)
     if bool(torch.stack(slopes).isnan().all()):
-        raise NotApplicable("pairs cross a cutoff with every displacement, and the energy may jump there")
+        raise NotApplicable(
+            "with every displacement a pair crosses a cutoff, where the energy may jump, or it has a kink"
+        )
     return lambda given: _nearest(torch.stack(slopes), given)
+
+
+def _kinks(values: torch.Tensor, step: float) -> torch.Tensor:
+    """Return by how much the slope changes at the system, of energies at four nodes relative to the one there.
+
+    What is even in the displacement grows with its square, and beside a kink with its length.
+    """
+    near, far = values[:, 1] + values[:, 2], values[:, 0] + values[:, 3]
+    return (4.0 * near - far).abs() / (2.0 * step)
 
 
 def _nearest(slopes: torch.Tensor, given: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,183 @@
+"""A disk that remembers what was synced, and every state in which a power cut may leave it."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from athanor.io.store.medium import Disk
+
+
+class Operation(NamedTuple):
+    """One call: `what`, the file or folder that it concerns, and its arguments."""
+
+    what: str
+    target: Any
+    arguments: tuple[Any, ...] = ()
+
+
+class RecordingDisk(Disk):
+    """Does everything, and keeps a record of it. Files are known by number, as they change their names."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.operations: list[Operation] = []
+        self._numbers: dict[str, int] = {}
+        self._open: dict[int, int] = {}
+        self._count = 0
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def acknowledge(self, frames: int) -> None:
+        self.operations.append(Operation("acknowledged", frames))
+
+    def create(self, path: Path) -> int:
+        name = self._name(path)
+        if name not in self._numbers:
+            self._count += 1
+            self._numbers[name] = self._count
+            self.operations.append(Operation("create", name, (self._count,)))
+        descriptor = super().create(path)
+        self._open[descriptor] = self._numbers[name]
+        return descriptor
+
+    def write(self, descriptor: int, data: bytes, offset: int) -> None:
+        self.operations.append(Operation("write", self._open[descriptor], (offset, bytes(data))))
+        super().write(descriptor, data, offset)
+
+    def truncate(self, descriptor: int, size: int) -> None:
+        self.operations.append(Operation("truncate", self._open[descriptor], (size,)))
+        super().truncate(descriptor, size)
+
+    def sync(self, descriptor: int) -> None:
+        self.operations.append(Operation("sync", self._open[descriptor]))
+
+    def rename(self, old: Path, new: Path) -> None:
+        number = self._numbers[self._name(new)] = self._numbers.pop(self._name(old))
+        self.operations.append(Operation("rename", self._name(old), (self._name(new), number)))
+        super().rename(old, new)
+
+    def remove(self, path: Path) -> None:
+        self._numbers.pop(self._name(path), None)
+        self.operations.append(Operation("remove", self._name(path)))
+        super().remove(path)
+
+    def make_folder(self, path: Path) -> None:
+        self.operations.append(Operation("make_folder", self._name(path)))
+        super().make_folder(path)
+
+    def sync_folder(self, path: Path) -> None:
+        if path.is_relative_to(self.root):
+            self.operations.append(Operation("sync_folder", self._name(path)))
+
+
+def _folder(name: str) -> str:
+    return os.path.dirname(name) or "."
+
+
+class State:
+    """What is on the disk for sure, and what may be there, in the order in which it was done."""
+
+    def __init__(self) -> None:
+        self.files: dict[int, bytearray] = {}
+        self.names: dict[str, int] = {}
+        self.folders: set[str] = {"."}
+        self.data: list[Operation] = []
+        self.changes: list[Operation] = []
+        self.acknowledged = 0
+
+    def add(self, operation: Operation) -> None:
+        what, target, _ = operation
+        if what == "acknowledged":
+            self.acknowledged = target
+        elif what == "sync":
+            for each in [each for each in self.data if each.target == target]:
+                self._write(self.files, each)
+            self.data = [each for each in self.data if each.target != target]
+        elif what == "sync_folder":
+            mine = [each for each in self.changes if _folder(each.target) == target]
+            for each in mine:
+                self._change(self.names, self.folders, each)
+            self.changes = [each for each in self.changes if each not in mine]
+        elif what in ("write", "truncate"):
+            self.data.append(operation)
+        else:
+            self.changes.append(operation)
+
+    @staticmethod
+    def _write(files: dict[int, bytearray], operation: Operation) -> None:
+        content = files.setdefault(operation.target, bytearray())
+        if operation.what == "truncate":
+            del content[operation.arguments[0] :]
+            return
+        offset, data = operation.arguments
+        content.extend(bytes(max(0, offset - len(content))))
+        content[offset : offset + len(data)] = data
+
+    @staticmethod
+    def _change(names: dict[str, int], folders: set[str], operation: Operation) -> None:
+        what, target, arguments = operation
+        if what == "make_folder":
+            folders.add(target)
+        elif what == "create":
+            names[target] = arguments[0]
+        elif what == "remove":
+            names.pop(target, None)
+        else:
+            names.pop(target, None)
+            names[arguments[0]] = arguments[1]
+
+    def left(self, changes: list[Operation], data: list[Operation]) -> tuple[dict[str, bytes], set[str]]:
+        """Files and folders if of the unsynced calls just these came to the disk."""
+        files = {number: bytearray(content) for number, content in self.files.items()}
+        names, folders = dict(self.names), set(self.folders)
+        for each in changes:
+            self._change(names, folders, each)
+        for each in data:
+            self._write(files, each)
+        found = {name: bytes(files.get(number, b"")) for name, number in names.items()}
+        return {name: content for name, content in found.items() if _reachable(name, folders)}, folders
+
+    def outcomes(self, generator: random.Random, more: int) -> Iterator[tuple[dict[str, bytes], set[str]]]:
+        """Nothing unsynced, all of it, names without data, names with zeros for data, and some subsets."""
+        behind = [  # a block that is there is written or not; one that is new may hold zeros
+            each for each in self.data
+            if each.what == "truncate" or each.arguments[0] >= len(self.files.get(each.target, b""))
+        ]  # fmt: skip
+        zeros = [
+            each._replace(arguments=(each.arguments[0], bytes(len(each.arguments[1])))) if each.what == "write" else each
+            for each in behind
+        ]
+        yield self.left([], [])
+        yield self.left(self.changes, self.data)
+        yield self.left(self.changes, [])
+        yield self.left(self.changes, zeros)
+        yield self.left([], self.data)
+        for _ in range(more):
+            keep = [[each for each in part if generator.random() < 0.5] for part in (self.changes, self.data)]
+            yield self.left(*keep)
+
+
+def _reachable(name: str, folders: set[str]) -> bool:
+    folder = _folder(name)
+    while folder != ".":
+        if folder not in folders:
+            return False
+        folder = _folder(folder)
+    return True
+
+
+def put_on_disk(files: dict[str, bytes], folders: set[str], place: Path) -> None:
+    """Make a folder look as a power cut left it."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    for folder in sorted(folders):
+        if _reachable(f"{folder}/x", folders):
+            (place / folder).mkdir(exist_ok=True, parents=True)
+    for name, content in files.items():
+        (place / name).write_bytes(content)

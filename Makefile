@@ -80,8 +80,9 @@ test-model-%:
 		PYTEST_ARGS="$(foreach name,$(subst $(comma), ,$(call apart,$*)),tests/models_apart/test_$(name).py)"
 
 # Programs that open exported files: large, and too new for the oldest numpy.
+OF_export := export,viewers
 test-export:
-	@$(MAKE) --no-print-directory test VENV=.venv-export EXTRAS=export,viewers JOBS=0 PINS=tests/export_apart/constraints.txt \
+	@$(MAKE) --no-print-directory test VENV=.venv-export EXTRAS=$(OF_export) JOBS=0 PINS=tests/export_apart/constraints-export.txt \
 		PYTEST_ARGS=tests/export_apart
 
 test-everywhere: $(READY)
@@ -139,7 +140,7 @@ pins-model-%: $(READY)
 
 pins-export: $(READY)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
-	@$(call resolve,tests/export_apart/constraints.txt,^torch==,export viewers dev,constraints.txt)
+	@$(call resolve,tests/export_apart/constraints-export.txt,^torch==,$(subst $(comma), ,$(OF_export)) dev,constraints.txt)
 
 clean:
 	rm -rf .venv .venv-* $(PEERS) $(OUT) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

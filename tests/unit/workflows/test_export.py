@@ -392,8 +392,9 @@ def test_which_frames(folder, tmp_path, choice, expected):
 def test_systems_by_name_number_and_file(tmp_path):
     write(tmp_path / "two.extxyz", [bulk("Ar", "fcc", a=5.0, cubic=True), bulk("Kr", "fcc", a=5.2, cubic=True)])
     write(tmp_path / "one.extxyz", bulk("Xe", "fcc", a=5.4, cubic=True))
-    run = athanor.md([str(tmp_path / "two.extxyz"), str(tmp_path / "one.extxyz")], MODEL, steps=2, timestep=1.0,
-                     temperature=10.0, every=1, out=tmp_path / "run", silence=["small-cell", "non-periodic"])  # fmt: skip
+    files = [str(tmp_path / name) for name in ("two.extxyz", "one.extxyz")]
+    run = athanor.md(files, MODEL, steps=2, timestep=1.0, temperature=10.0, every=1, out=tmp_path / "run",
+                     silence=["small-cell", "non-periodic"])  # fmt: skip
     saved = athanor.open(run.folder)
     for system, elements in (
         ("two.extxyz", ["Ar", "Kr"]),
@@ -482,7 +483,7 @@ def test_a_package_that_is_not_there_is_named(folder, tmp_path, monkeypatch):
 
 def test_what_is_there_is_replaced_only_when_asked(folder, tmp_path):
     (tmp_path / "x.extxyz").write_text("mine", encoding="utf-8")
-    with pytest.raises(InputError, match="exists. Choose another name, or add --overwrite"):
+    with pytest.raises(InputError, match=r"exists\. Choose another name, or add --overwrite"):
         athanor.export(folder, tmp_path / "x.extxyz")
     assert (tmp_path / "x.extxyz").read_text(encoding="utf-8") == "mine"
     athanor.export(folder, tmp_path / "x.extxyz", overwrite=True, frames=0)

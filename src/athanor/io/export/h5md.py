@@ -59,9 +59,8 @@ class _System:
     def __init__(self, file: Any, label: str, atoms: Atoms) -> None:
         self._particles = file.create_group(f"particles/{label}")
         self._observables = file.create_group(f"observables/{label}")
-        box = self._particles.create_group("box")
         boundary = ["periodic" if periodic else "none" for periodic in atoms.pbc]
-        box.attrs.update({"dimension": 3, "boundary": np.array(boundary, dtype="S")})
+        self._particles.create_group("box").attrs.update({"dimension": 3, "boundary": np.array(boundary, dtype="S")})
         self._particles["species"] = atoms.numbers
         self._particles["mass"] = atoms.get_masses()
         self._particles["mass"].attrs["unit"] = "u"

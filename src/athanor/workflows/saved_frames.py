@@ -121,7 +121,9 @@ class SavedFrames:
 
     def sizes(self, rows: np.ndarray) -> np.ndarray:
         """Return the atoms of frames."""
-        return self._reader.num_atoms[rows]
+        if "atoms" not in self._columns:
+            self._columns["atoms"] = self._reader.num_atoms
+        return self._columns["atoms"][rows]
 
     def all_periodic(self, rows: np.ndarray) -> bool:
         """Whether each of these frames is periodic along some vector."""

@@ -26,7 +26,7 @@ from ovito.io import import_file
 import athanor
 from athanor.errors import InputError
 from athanor.io.export import h5md, lammps_dump, xtc
-from athanor.io.export.standard_cell import turned
+from athanor.io.export.standard_cell import standard_frame
 from athanor.units import FS_PER_INTERNAL_TIME, kJ_per_mol
 
 MODEL = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.0, "cutoff": 7.0}
@@ -66,7 +66,7 @@ def check_ovito(place: Path, images: list[Atoms], tolerance: float, *, turn: boo
         source = import_file(str(place)).source
     assert source.num_frames == len(images)
     for number, atoms in enumerate(images):
-        data, frame = source.compute(number), turned(atoms)
+        data, frame = source.compute(number), standard_frame(atoms)
         origin = (
             np.asarray(data.cell[...])[:, 3] if place.suffix == ".xtc" else 0.0
         )  # it puts boxes of GROMACS around 0
@@ -123,7 +123,7 @@ def check_mdanalysis(universe: Any, folder: Path, system: str, tolerance: float,
     stamps = batch.time[:, 0] / 1000.0 if unit == "ps" else batch.step[:, 0].double()
     assert len(universe.trajectory) == len(images)
     for number, atoms in enumerate(images):
-        found, frame = universe.trajectory[number], turned(atoms)
+        found, frame = universe.trajectory[number], standard_frame(atoms)
         offset = 0.0 if atoms.pbc.any() or unit == "ps" else frame.positions.min(axis=0)  # a dump is moved to its box
         check_vectors(found.positions, frame.positions - offset, tolerance)
         assert found.time == pytest.approx(float(stamps[number]), rel=1e-6)
@@ -194,9 +194,9 @@ def test_a_wrong_unit_is_noticed(folder, tmp_path, monkeypatch, name, home, what
 def test_a_cell_that_is_not_turned_is_noticed(folder, tmp_path, monkeypatch, name, home):
     def as_it_is(atoms: Atoms) -> Any:
         velocities = atoms.get_velocities() / FS_PER_INTERNAL_TIME
-        return type(turned(atoms))(atoms.positions, atoms.cell.array, velocities, atoms.get_forces())
+        return type(standard_frame(atoms))(atoms.positions, atoms.cell.array, velocities, atoms.get_forces())
 
-    monkeypatch.setattr(home, "turned", as_it_is)
+    monkeypatch.setattr(home, "standard_frame", as_it_is)
     with pytest.raises(AssertionError):
         export_and_check(folder, tmp_path / name, "skewed")
 
@@ -225,7 +225,7 @@ def test_xtc_of_several_systems_is_refused(folder, tmp_path):
 
 
 def test_xtc_without_room_leaves_nothing(folder, tmp_path, monkeypatch):
-    given, calls = xtc.turned, []
+    given, calls = xtc.standard_frame, []
 
     def failing(atoms: Atoms) -> Any:
         calls.append(1)
@@ -233,7 +233,7 @@ def test_xtc_without_room_leaves_nothing(folder, tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         return given(atoms)
 
-    monkeypatch.setattr(xtc, "turned", failing)
+    monkeypatch.setattr(xtc, "standard_frame", failing)
     with pytest.raises(athanor.errors.StorageError, match="No space left"):
         athanor.export(folder, tmp_path / "x.xtc", system="cubic")
     assert list(tmp_path.iterdir()) == []

@@ -126,6 +126,8 @@ def export(
     kind = format_of(place, format)
     _check_place(place, kind, overwrite)
     given = _Given(source)
+    if given.frames.path.resolve() in place.resolve().parents:
+        raise InputError(f"`{place}` lies in the store that is read; choose another place.")
     chosen = given.frames.choose(FrameChoice.parse(frames, every, start, end), given.ids_of(system))
     if not chosen:
         raise InputError(f"No frame of `{given.path}` was chosen; it has {len(given.frames)} of all systems together.")

@@ -42,7 +42,7 @@ class SavedFrames:
     def __init__(self, path: Path, ids: Sequence[int] | None = None) -> None:
         if not path.exists():
             raise StorageError(f"`{path}` is missing: no frame was written yet, or it was removed.")
-        self._path = path
+        self.path = path
         self._reader = TrajectoryReader(path)
         self._columns: dict[str, np.ndarray] = {}
         self._numbers = {number: place for place, number in enumerate(ids or ())}
@@ -76,7 +76,7 @@ class SavedFrames:
         if not first - margin <= value <= last + margin:
             unit = _UNITS[name]
             raise InputError(
-                f"`{name}={value:g}` has no frame; those of `{self._path}` go from {first:g} to {last:g}{unit}. "
+                f"`{name}={value:g}` has no frame; those of `{self.path}` go from {first:g} to {last:g}{unit}. "
                 f"The end of a run is in `run.structures`."
             )
         rows = rows[stamps[rows] <= value + margin][::-1]
@@ -175,7 +175,7 @@ class SavedFrames:
     def _read(self, rows: np.ndarray, system: int | None) -> Batch:
         if not rows.size:
             which = "" if system is None else f" of system {system}"
-            raise StorageError(f"`{self._path}` has no frame{which}: the run did not get so far.")
+            raise StorageError(f"`{self.path}` has no frame{which}: the run did not get so far.")
         return self._reader.read_rows(rows)
 
     def _column(self, name: str) -> np.ndarray:

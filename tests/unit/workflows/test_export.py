@@ -26,8 +26,8 @@ from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
 from athanor.errors import InputError, OptionalDependencyError, StorageError
 from athanor.io.export import lammps_dump, standard_cell
-from athanor.io.export.formats import FORMATS
-from athanor.io.export.standard_cell import turned
+from athanor.io.export.formats import FORMATS, Contents
+from athanor.io.export.standard_cell import standard_frame
 from athanor.sinks import ZarrData
 from athanor.units import FS_PER_INTERNAL_TIME
 
@@ -149,7 +149,7 @@ def left_handed(atoms: Atoms) -> Atoms:
 
 
 def check_turned(atoms: Atoms) -> None:
-    frame = turned(atoms)
+    frame = standard_frame(atoms)
     assert frame.cell is not None
     assert np.triu(frame.cell, 1) == pytest.approx(0.0, abs=0.0)
     assert (np.diagonal(frame.cell) > 0).all()
@@ -196,7 +196,7 @@ def test_a_frame_that_is_turned_wrongly_is_noticed(mutant, monkeypatch):
 
 def test_a_cell_in_standard_orientation_keeps_its_numbers():
     atoms = bulk("Ar", "fcc", a=5.0, cubic=True)
-    assert turned(atoms).positions is atoms.positions
+    assert standard_frame(atoms).positions is atoms.positions
 
 
 # --------------------------------------------------------------------------------------------------------- LAMMPS, H5MD
@@ -322,6 +322,18 @@ def test_systems_of_a_store_go_by_their_ids(store, tmp_path):
         athanor.export(store, tmp_path / "z.traj", system="water")
     athanor.export(store, tmp_path / "poscars", format="poscar")
     assert sorted(file.name for file in (tmp_path / "poscars").iterdir())[0] == "POSCAR_system-3_00000000"
+
+
+def test_names_that_no_disk_takes_become_words():
+    labels = {0: "a/b", 1: "a b", 2: "ä", 3: "NaCl (1)"}
+    contents = Contents(labels, {}, all_periodic=True)
+    assert contents.words() == {0: "a-b-0", 1: "a-b-1", 2: "-2", 3: "NaCl-1-3"}
+    assert Contents({5: "x/y", 6: "x"}, {}, all_periodic=True).words() == {5: "x-y", 6: "x"}
+
+
+def test_nothing_is_written_into_the_store(store):
+    with pytest.raises(InputError, match="lies in the store that is read"):
+        athanor.export(store, store / "x.traj")
 
 
 def test_charges_of_a_dump(store, tmp_path):

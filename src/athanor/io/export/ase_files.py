@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -63,7 +62,7 @@ def write_poscars(place: Path, images: Iterable[Atoms], contents: Contents) -> N
     """Write a folder of POSCAR files by system and step: elements, cell, positions, velocities, what is fixed."""
     vasp = OptionalDependency.ASE.load("io.vasp", needed_by=_NEEDED_BY)
     place.mkdir()
-    words = _words_for_files(contents)
+    words = contents.words()
     numbers: Counter[int] = Counter()
     for atoms in images:
         system = contents.id_of(atoms)
@@ -72,15 +71,6 @@ def write_poscars(place: Path, images: Iterable[Atoms], contents: Contents) -> N
         text = io.StringIO()
         vasp.write_vasp(text, atoms)
         (place / f"POSCAR_{words[system]}_{number:08d}").write_text(text.getvalue(), encoding="utf-8")
-
-
-def _words_for_files(contents: Contents) -> dict[int, str]:
-    """Return what each system is called in names of files: letters that they take everywhere, each word once."""
-    words = {number: re.sub(r"[^A-Za-z0-9.+-]+", "-", label).strip("-") for number, label in contents.labels.items()}
-    shared = Counter(word.lower() for word in words.values())  # some disks do not tell cases apart
-    return {
-        number: word if word and shared[word.lower()] == 1 else f"{word}-{number}" for number, word in words.items()
-    }
 
 
 def of_one_composition(images: Iterable[Atoms], title: str) -> Iterator[Atoms]:

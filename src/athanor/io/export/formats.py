@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +35,12 @@ class Contents:
     sizes: Mapping[int, frozenset[int]]
     all_periodic: bool
 
-    def label_of(self, atoms: Atoms) -> str:
-        """Return what the system of a frame is called."""
-        return self.labels[self.id_of(atoms)]
+    def words(self) -> dict[int, str]:
+        """Return what each system is called in names of files and groups: letters that all of them take, each once."""
+        words = {number: re.sub(r"[^A-Za-z0-9.+-]+", "-", label).strip("-.") for number, label in self.labels.items()}
+        if len({word.lower() for word in words.values()} - {""}) == len(words):  # some disks do not tell cases apart
+            return words
+        return {number: f"{word}-{number}" for number, word in words.items()}
 
     @staticmethod
     def id_of(atoms: Atoms) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from athanor._optional import OptionalDependency
 from athanor.io.export.ase_files import charges_of
 from athanor.io.export.formats import Contents
-from athanor.io.export.standard_cell import turned
+from athanor.io.export.standard_cell import standard_frame
 from athanor.units import kJ_per_mol
 
 if TYPE_CHECKING:
@@ -40,14 +40,14 @@ def write_h5md(place: Path, images: Iterable[Atoms], contents: Contents) -> None
         head.attrs["version"] = (1, 1)
         head.create_group("author").attrs["name"] = "athanor"
         head.create_group("creator").attrs.update({"name": "athanor", "version": __version__})
-        current, system = -2, None
+        words = contents.words() if len(contents.labels) > 1 else dict.fromkeys(contents.labels, _ALONE)
+        current, system = None, None
         for atoms in images:
             if system is None or contents.id_of(atoms) != current:
                 if system is not None:
                     system.flush()
                 current = contents.id_of(atoms)
-                label = _ALONE if len(contents.labels) == 1 else contents.labels[current].replace("/", "_")
-                system = _System(file, label, atoms)
+                system = _System(file, words[current], atoms)
             system.add(atoms)
         if system is not None:
             system.flush()
@@ -70,7 +70,7 @@ class _System:
 
     def add(self, atoms: Atoms) -> None:
         """Take a frame, and write those that wait if they are many."""
-        frame, results = turned(atoms), (atoms.calc.results if atoms.calc else {})
+        frame, results = standard_frame(atoms), (atoms.calc.results if atoms.calc else {})
         values = {
             "step": int(atoms.info.get("step", 0)),
             "time": float(atoms.info.get("time", 0.0)),

@@ -10,7 +10,7 @@ import numpy as np
 
 from athanor.io.export.ase_files import charges_of, of_one_composition
 from athanor.io.export.formats import Contents
-from athanor.io.export.standard_cell import Turned, turned
+from athanor.io.export.standard_cell import StandardFrame, standard_frame
 from athanor.units import ps
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ def write_lammps_dump(place: Path, images: Iterable[Atoms], contents: Contents) 
     """
     with place.open("w", encoding="ascii") as file:
         for atoms in of_one_composition(images, "A LAMMPS dump"):
-            frame = turned(atoms)
+            frame = standard_frame(atoms)
             file.write(f"ITEM: TIMESTEP\n{atoms.info.get('step', 0)}\nITEM: NUMBER OF ATOMS\n{len(atoms)}\n")
             file.writelines(_box(frame, atoms.pbc))
             file.write(_atoms(frame, atoms))
 
 
-def _box(frame: Turned, pbc: np.ndarray) -> Iterator[str]:
+def _box(frame: StandardFrame, pbc: np.ndarray) -> Iterator[str]:
     """Yield the lines of the box; of a skewed one they give the box around it."""
     edges = " ".join("pp" if periodic else "ff" for periodic in pbc)
     if frame.cell is None:
@@ -54,7 +54,7 @@ def _box(frame: Turned, pbc: np.ndarray) -> Iterator[str]:
     yield f"0 {z:.16g} {yz:.16g}\n"
 
 
-def _atoms(frame: Turned, atoms: Atoms) -> str:
+def _atoms(frame: StandardFrame, atoms: Atoms) -> str:
     """Return the lines of the atoms, and the one that says what their columns are."""
     symbols = atoms.get_chemical_symbols()
     types = {symbol: number for number, symbol in enumerate(sorted(set(symbols)), 1)}

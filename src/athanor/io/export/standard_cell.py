@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Turned:
+class StandardFrame:
     """A frame in standard orientation.
 
     Parameters
@@ -39,17 +39,17 @@ class Turned:
     forces: np.ndarray | None
 
 
-def turned(atoms: Atoms) -> Turned:
+def standard_frame(atoms: Atoms) -> StandardFrame:
     """Return a frame in standard orientation; one that has it keeps its numbers."""
     positions, forces = atoms.positions, (atoms.calc.results if atoms.calc else {}).get("forces")
     velocities = atoms.get_velocities() / FS_PER_INTERNAL_TIME if atoms.has("momenta") else None
     if not atoms.pbc.any():
-        return Turned(positions, None, velocities, forces)
+        return StandardFrame(positions, None, velocities, forces)
     cell, rotation = standard_cell(atoms.cell.array)
     if rotation is None:
-        return Turned(positions, cell, velocities, forces)
+        return StandardFrame(positions, cell, velocities, forces)
     vectors = (None if vectors is None else vectors @ rotation for vectors in (velocities, forces))
-    return Turned(positions @ rotation, cell, *vectors)
+    return StandardFrame(positions @ rotation, cell, *vectors)
 
 
 def standard_cell(cell: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

@@ -12,7 +12,7 @@ from athanor._optional import OptionalDependency
 from athanor.errors import InputError
 from athanor.io.export.ase_files import of_one_composition
 from athanor.io.export.formats import Contents
-from athanor.io.export.standard_cell import turned
+from athanor.io.export.standard_cell import standard_frame
 from athanor.units import ps
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def write_xtc(place: Path, images: Iterable[Atoms], contents: Contents) -> None:
     xdr = OptionalDependency.MDANALYSIS.load("lib.formats.libmdaxdr", needed_by="An XTC file")
     with xdr.XTCFile(str(place), "w") as file:
         for atoms in of_one_composition(images, "An XTC file"):
-            frame, step = turned(atoms), int(atoms.info.get("step", 0))
+            frame, step = standard_frame(atoms), int(atoms.info.get("step", 0))
             if step > _LARGEST_STEP:
                 raise InputError(f"Step {step:,} is beyond what an XTC file can hold, {_LARGEST_STEP:,}. Write h5md.")
             cell = np.zeros((3, 3)) if frame.cell is None else frame.cell

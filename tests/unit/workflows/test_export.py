@@ -28,6 +28,7 @@ from athanor.errors import InputError, OptionalDependencyError, StorageError
 from athanor.io.export import lammps_dump, standard_cell
 from athanor.io.export.formats import FORMATS, Contents
 from athanor.io.export.standard_cell import standard_frame
+from athanor.io.trajectory import TrajectoryReader
 from athanor.sinks import ZarrData
 from athanor.units import FS_PER_INTERNAL_TIME
 
@@ -367,10 +368,13 @@ def test_other_atoms_in_the_same_number_are_refused_and_nothing_is_left(tmp_path
 
 def test_a_store_of_version_0(tmp_path, repository):
     with zipfile.ZipFile(repository / "tests" / "data" / "store_without_empty_chunks.zip") as archive:
-        archive.extractall(tmp_path)
-    [store] = [path.parent for path in tmp_path.rglob("zarr.json") if (path.parent / "data").is_dir()][:1]
+        archive.extractall(tmp_path / "old")
+    store = next(path.parent for path in sorted((tmp_path / "old").rglob("format.json")))
+    kept = TrajectoryReader(store).read()
     done = athanor.export(store, tmp_path / "x.traj")
-    assert len(read(tmp_path / "x.traj", ":")) == done.frames > 0
+    found = read(tmp_path / "x.traj", ":")
+    assert len(found) == done.frames == len(kept)
+    assert sorted(map(len, found)) == sorted(kept.num_nodes_list)
 
 
 # --------------------------------------------------------------------------------------------------------- which frames

@@ -1,7 +1,8 @@
 """Frames turned so that the first cell vector points along x and the second lies in the plane of x and y.
 
 Programs that keep a cell as lengths and angles, or as a triangular matrix, know no other orientation. A left-handed
-cell has no such orientation; the opposite of its third vector spans the same lattice and makes it right-handed.
+cell has no such orientation; the opposite of its third vector spans the same lattice and makes it right-handed. Atoms
+move by that vector, too, so that those in the cell are in it still.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ def standard_frame(atoms: Atoms) -> StandardFrame:
     velocities = atoms.get_velocities() / FS_PER_INTERNAL_TIME if atoms.has("momenta") else None
     if not atoms.pbc.any():
         return StandardFrame(positions, None, velocities, forces)
+    if np.linalg.det(atoms.cell.array) < 0.0:
+        positions = positions - atoms.cell.array[2]
     cell, rotation = standard_cell(atoms.cell.array)
     if rotation is None:
         return StandardFrame(positions, cell, velocities, forces)

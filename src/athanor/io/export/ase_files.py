@@ -55,7 +55,14 @@ def write_xdatcar(place: Path, images: Iterable[Atoms], contents: Contents) -> N
     """Write an XDATCAR: elements, cell of each frame and fractional positions."""
     vasp = OptionalDependency.ASE.load("io.vasp", needed_by=_NEEDED_BY)
     with place.open("w", encoding="utf-8") as file:
-        vasp.write_vasp_xdatcar(file, of_one_composition(images, "An XDATCAR"))
+        vasp.write_vasp_xdatcar(file, map(_open, of_one_composition(images, "An XDATCAR")))
+
+
+def _open(atoms: Atoms) -> Atoms:
+    """Return atoms that ASE 3.27 does not wrap when it writes them."""
+    copy = atoms.copy()
+    copy.pbc = False
+    return copy
 
 
 def write_poscars(place: Path, images: Iterable[Atoms], contents: Contents) -> None:

@@ -94,15 +94,17 @@ def describe(row: Row) -> str:
     return f"{row['case']}, {threads}: " + ", ".join(parts)
 
 
-def run_json(command: list[str]) -> dict[str, Any]:
+def run_json(command: list[str], limit: float | None = None) -> dict[str, Any]:
     """Run a program and return the JSON of its last line.
 
     Raises
     ------
     RuntimeError
         With the last line of its error output, if the program fails.
+    subprocess.TimeoutExpired
+        If it takes more than `limit` seconds.
     """
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "benchmarks")
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "benchmarks", timeout=limit)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
         raise RuntimeError(lines[-1])

@@ -85,7 +85,7 @@ def orb(calculator: Any, systems: list[Atoms]) -> tuple[Any, Any]:
     """Return what `predict` says of one batch of its adapter."""
     network = calculator.model
     found = network.predict(calculator.adapter.from_ase_atoms_list(systems, device="cpu"))
-    return _numpy(found["energy"], found[network.grad_forces_name])
+    return _numpy(found["energy"], found[getattr(network, "grad_forces_name", "forces")])  # or it predicts them
 
 
 def mattersim(calculator: Any, systems: list[Atoms]) -> tuple[Any, Any]:

@@ -24,7 +24,7 @@ LATTICES = (
 
 
 class Potential(NamedTuple):
-    """One row of the registry: the environment it runs in, its package, what it is for, and what builds it.
+    """A network of a wrapper: the environment it runs in, its package, what it is for, and what builds it.
 
     `build` returns the wrapped model, and the package's calculator with the same network; `batch` takes that calculator
     and systems, and evaluates all at once as the package does. `count` is how many systems there are.
@@ -98,13 +98,13 @@ def mace() -> tuple[Any, Any]:
     return test.MACEWrapper(made).eval(), test.MACECalculator(models=[made], device="cpu", default_dtype="float32")
 
 
-def orb() -> tuple[Any, Any]:
-    """Return a conservative ORB v3 of the published size."""
+def orb(kind: str) -> tuple[Any, Any]:
+    """Return an ORB v3 of the published size, conservative or direct."""
     import torch
 
     test = of_the_tests("orb")
     size = {"latent_dim": 256, "base_mlp_hidden_dim": 1024, "head_mlp_hidden_dim": 256, "num_message_passing_steps": 5}
-    made = test.random_network("conservative", torch.float32, **size)
+    made = test.random_network(kind, torch.float32, **size)
     return test.OrbWrapper(made).eval(), test.ORBCalculator(made, test.Adapter(6.0, 120), device="cpu")
 
 
@@ -200,7 +200,8 @@ POTENTIALS: dict[str, Potential] = {
     "7net-l3i5": Potential("learned", "sevenn", "crystals", "shipped", partial(sevennet, "7net-l3i5"), batch.sevennet),
     "diep": Potential("learned", "diep", "crystals", "shipped", diep, batch.diep),
     "mace": Potential("mace", "mace-torch", "crystals", "random", mace, batch.mace),
-    "orb": Potential("orb", "orb-models", "crystals", "random", orb, batch.orb, 8),
+    "orb": Potential("orb", "orb-models", "crystals", "random", partial(orb, "conservative"), batch.orb, 8),
+    "orb-direct": Potential("orb", "orb-models", "crystals", "random", partial(orb, "direct"), batch.orb, 8),
     "mattersim": Potential("mattersim", "mattersim", "crystals", "random", mattersim, batch.mattersim),
     "uma": Potential("uma", "fairchem-core", "crystals", "random", uma, batch.uma),
     "metatomic": Potential("metatomic", "metatomic-torch", "crystals", "random", pet, batch.metatomic),

@@ -33,15 +33,20 @@ def python_of(name: str) -> Path:
     return Path(ENVIRONMENTS.format(where)) / "bin" / "python" if where else Path(sys.executable)
 
 
-def run(name: str, smoke: bool, rounds: int) -> dict[str, Any]:
-    """Return rows and facts of one potential."""
-    program = str(Path(__file__).with_name("potential_programs.py"))
+def run_there(name: str, arguments: list[str], limit: float | None = None) -> dict[str, Any]:
+    """Run a program in the environment of a potential and return its JSON; see `harness.run_json`."""
     before = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT / "src"), before)))  # also of what is installed
     try:
-        return run_json([str(python_of(name)), program, name, "--rounds", str(rounds), *(["--smoke"] * smoke)])
+        return run_json([str(python_of(name)), *arguments], limit)
     finally:
         os.environ["PYTHONPATH"] = before
+
+
+def run(name: str, smoke: bool, rounds: int) -> dict[str, Any]:
+    """Return rows and facts of one potential."""
+    program = str(Path(__file__).with_name("potential_programs.py"))
+    return run_there(name, [program, name, "--rounds", str(rounds), *(["--smoke"] * smoke)])
 
 
 def measured(names: list[str], smoke: bool = False, rounds: int = 3) -> Iterator[tuple[str, dict[str, Any]]]:

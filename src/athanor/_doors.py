@@ -38,8 +38,10 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "athanor.dynamics": {
         "FusedStage": "athanor.dynamics.fused",
+        "AsyncSink": "athanor.sinks",
         "GPUBuffer": "athanor.sinks",
         "HostMemory": "athanor.sinks",
+        "TeeSink": "athanor.sinks",
         "ZarrData": "athanor.sinks",
         "DataSink": "athanor.sinks",
     },

@@ -10,24 +10,33 @@ import torch
 
 from athanor.data.batch import Batch
 from athanor.errors import CapacityError
-from athanor.sinks import GPUBuffer, HostMemory, ZarrData
+from athanor.io.frames import FrameSchema
+from athanor.sinks import AsyncSink, GPUBuffer, HostMemory, TeeSink, ZarrData
 from athanor.testing import sink_contract
 
 BLOCKS = {"buffer_bytes": 10**8}
 ARRAYS = {"buffer_bytes": 0, "shard_bytes": 1024}
 
 
-@pytest.fixture(params=["host", "gpu-buffer", "zarr-blocks", "zarr-arrays", "zarr-waiting", "zarr-folder"])
+SINKS = {
+    "host": lambda capacity, path: HostMemory(capacity),
+    "gpu-buffer": lambda capacity, path: GPUBuffer(capacity),
+    "gpu-buffer-fixed": lambda capacity, path: GPUBuffer(capacity, max_atoms=5, device="cpu"),
+    "zarr-blocks": lambda capacity, path: ZarrData({}, capacity, BLOCKS, durability="frame"),
+    "zarr-arrays": lambda capacity, path: ZarrData({}, capacity, ARRAYS, durability="frame"),
+    "zarr-waiting": lambda capacity, path: ZarrData({}, capacity, durability="close"),
+    "zarr-folder": lambda capacity, path: ZarrData(path, capacity),
+    "tee": lambda capacity, path: TeeSink(HostMemory(capacity), GPUBuffer(2 * capacity), ZarrData({})),
+    "async-host": lambda capacity, path: AsyncSink(HostMemory(capacity)),
+    "async-zarr": lambda capacity, path: AsyncSink(ZarrData(path, capacity), max_writes=1),
+    "async-tee": lambda capacity, path: AsyncSink(TeeSink(AsyncSink(HostMemory(capacity)), GPUBuffer(capacity))),
+}
+
+
+@pytest.fixture(params=list(SINKS))
 def make_sink(request, tmp_path):
     number = itertools.count()
-    return {
-        "host": HostMemory,
-        "gpu-buffer": GPUBuffer,
-        "zarr-blocks": lambda capacity: ZarrData({}, capacity, BLOCKS, durability="frame"),
-        "zarr-arrays": lambda capacity: ZarrData({}, capacity, ARRAYS, durability="frame"),
-        "zarr-waiting": lambda capacity: ZarrData({}, capacity, durability="close"),
-        "zarr-folder": lambda capacity: ZarrData(tmp_path / f"{next(number)}.zarr", capacity),
-    }[request.param]
+    return lambda capacity: SINKS[request.param](capacity, tmp_path / f"{next(number)}.zarr")
 
 
 @pytest.mark.parametrize("check", sink_contract.CHECKS, ids=lambda check: check.__name__)
@@ -115,6 +124,21 @@ class InventsLabels(HostMemory):
         return found
 
 
+class TakesWhatDoesNotFit(HostMemory):
+    """Broken twin: does not compare a frame with those before."""
+
+    def write(self, batch: Batch, mask: torch.Tensor | None = None) -> None:
+        self._schema = FrameSchema()
+        super().write(batch, mask)
+
+
+class ClosesForGood(HostMemory):
+    """Broken twin: what was closed is gone."""
+
+    def close(self) -> None:
+        self.zero()
+
+
 class TakesNoTurns(HostMemory):
     """Broken twin: another thread may come between its look at the count and its write."""
 
@@ -135,6 +159,8 @@ TWINS = {
     Reverses: ("check_round_trip", r"\[1, 1, 4, 2, 1, 3\] atoms, not \[2, 1, 3, 4, 1, 1\]"),
     DrainsNothing: ("check_empty_and_drain", "drain left something"),
     InventsLabels: ("check_missing_labels", "`energy` is "),
+    TakesWhatDoesNotFit: ("check_refusals", "no StorageError"),
+    ClosesForGood: ("check_closing", "closed with 3 frames, it has 0"),
     TakesNoTurns: ("check_threads", "0 writes were refused, not one"),
 }
 

@@ -78,3 +78,24 @@ def test_smoke(name: str) -> None:
 @pytest.mark.parametrize("name", ["chgnet_relaxation", "ase_calculator", "committees", "potentials"])
 def test_smoke_of_chgnet(name: str) -> None:
     assert [row["case"] for row in import_module(name).measure(True)]
+
+
+@pytest.mark.chgnet
+def test_smoke_of_variants() -> None:
+    found = import_module("variants").measured("chgnet", ["inference", "threads", "graph"], smoke=True)
+    assert not [each for each in found.values() if isinstance(each, str)]  # says why there are no figures
+    assert len(found) == 3
+
+
+@pytest.mark.chgnet
+def test_what_gives_no_result_in_time_is_told() -> None:
+    variants = import_module("variants")
+    assert variants.measured("chgnet", ["compiled"], smoke=True, limit=0.1) == {"compiled": "no result in 0.1 s"}
+
+
+def test_a_variant_is_compared_with_the_better_of_what_is_there() -> None:
+    variants = import_module("variants")
+    figures = {"two threads of torch": [9.0, 8.0], "halves on two": [3.0, 2.0], "one thread": [4.0, 5.0]}
+    assert variants.told("threads", {"figures": figures}) == "0.50"
+    assert variants.told("graph", {"figures": {"graph": [1.26, 1.5]}}) == "1.3 %"
+    assert variants.told("compiled", "no result in 240 s") == "no result in 240 s"

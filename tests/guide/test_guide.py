@@ -354,6 +354,9 @@ def test_snapshot_hook() -> None:
     assert names["hook"].stage is DynamicsStage.AFTER_STEP
     assert len(names["sink"]) == 100
     assert names["trajectory"].num_graphs == 100
+    assert names["trajectory"].step.flatten().tolist() == list(range(1, 1000, 10))
+    kind = names["SnapshotHook"]
+    assert (kind(names["sink"], 3).frequency, kind(names["sink"]).frequency) == (3, 1)
 
 
 def test_every_block_is_used() -> None:

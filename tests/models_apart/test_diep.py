@@ -107,6 +107,16 @@ def test_equal_sides_are_drawn_in_both_orders(monkeypatch: pytest.MonkeyPatch) -
     assert model(batch)["forces"].abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("pairs", [1, 500])
+def test_a_batch_in_blocks_is_the_batch(pairs: int) -> None:
+    model = asking_for_everything(DIEPWrapper.from_checkpoint(dtype=torch.float64))
+    model.pairs_at_a_time = None
+    expected = model(batch_of(*structures().values()))
+    model.pairs_at_a_time = pairs
+    for key, value in model(batch_of(*structures().values())).items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-10, atol=1e-9, msg=key)
+
+
 def small_potential(**changes: Any) -> torch.nn.Module:
     """Return a potential of the package's own classes with random parameters."""
     options = {

@@ -19,7 +19,8 @@ from ase.build import molecule
 import athanor
 from athanor.errors import InputError, NotAvailableError
 from athanor.models import MACEWrapper, hessian
-from athanor.models.mace import blocks, contractions, network
+from athanor.models.mace import contractions, network
+from athanor.models.mace import wrapper as mace_wrapper
 from athanor.testing import Verdict, check_model
 
 from . import shared
@@ -109,8 +110,8 @@ def test_it_agrees_with_the_calculator_of_the_package(dtype: torch.dtype) -> Non
 class SeesPairsOfItsNeighbour(MACEWrapper):
     """A broken twin: images are one cell off."""
 
-    def adapt_input(self, data: Any, **kwargs: Any) -> dict[str, Any]:
-        inputs = super().adapt_input(data, **kwargs)
+    def _inputs(self, graph: Any, **options: Any) -> dict[str, Any]:
+        inputs = super()._inputs(graph, **options)
         return {**inputs, "unit_shifts": -inputs["unit_shifts"], "shifts": -inputs["shifts"]}
 
 
@@ -160,7 +161,7 @@ def test_steps_are_those_of_the_package(name: str, monkeypatch: pytest.MonkeyPat
     assert fast is not None
     assert all(isinstance(block.conv_tp, contractions.SummedConvolution) for block in fast.interactions)
     assert all(isinstance(block.symmetric_contractions, contractions.MonomialContraction) for block in fast.products)
-    monkeypatch.setattr(blocks, "PAIRS_AT_A_TIME", 1)
+    monkeypatch.setattr(mace_wrapper, "PAIRS_AT_A_TIME", 1)
     found = model(batch)
     monkeypatch.setattr(MACEWrapper, "_faster", lambda self: None)
     for key, value in model(batch).items():

@@ -1,4 +1,4 @@
-"""The power of a real file system is cut under a writer. What the rig needs is looked for, and told if it is missing."""
+"""The power of a real file system is cut under a writer; what the rig needs and is missing is told."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def _with_fillers(spec: FieldSpec, parts: Parts, name_of: Callable[[int], str]) 
     first = next(value for value in found if value is not None)
     rows = parts.rows[spec.level]
     return [
-        _filler(spec, first, rows[number], partial(name_of, number)) if value is None else value
+        filler(spec, first, rows[number], partial(name_of, number)) if value is None else value
         for number, value in enumerate(found)
     ]
 
@@ -109,7 +109,8 @@ def _combined(
         raise _mismatch_error(spec, values, name_of) from error
 
 
-def _filler(spec: FieldSpec, like: torch.Tensor, rows: int, name: Callable[[], str]) -> torch.Tensor:
+def filler(spec: FieldSpec, like: torch.Tensor, rows: int, name: Callable[[], str]) -> torch.Tensor:
+    """Return so many rows of a field for a part that lacks it; refused where they can not say that it is absent."""
     shape = (rows, *like.shape[1:])
     if rows == 0:
         return like.new_empty(shape)

@@ -96,6 +96,16 @@ class LevelStorage:
         start, count = int(self.starts[system]), int(self.counts[system])
         return {name: tensor.narrow(0, start, count) for name, tensor in self.tensors.items()}
 
+    def between(self, begin: int, end: int) -> LevelStorage:
+        """Storage of views of the systems from `begin` to before `end`; without what has other rows, as in a view."""
+        first, rows = int(self.starts[begin]), int(self.starts[end] - self.starts[begin])
+        fields = {
+            name: tensor.narrow(0, first, rows)
+            for name, tensor in self.tensors.items()
+            if tensor.ndim and tensor.shape[0] == self.rows
+        }
+        return LevelStorage(self.counts[begin:end], fields)
+
     def map(self, function: Callable[[str, torch.Tensor], torch.Tensor]) -> LevelStorage:
         """New storage with `function(name, tensor)` in place of every tensor; pointers are made anew on demand."""
         tensors = {name: function(name, tensor) for name, tensor in self.tensors.items()}

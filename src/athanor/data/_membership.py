@@ -37,7 +37,7 @@ def append(batch: BatchStorage, other: BatchStorage) -> None:
 def remove(batch: BatchStorage, places: np.ndarray) -> None:
     """Take the systems at `places` out of `batch` in place; see `Batch.remove_systems`."""
     staying = Arrangement(np.delete(np.arange(len(batch)), places))
-    _replace_contents(batch, _arranged(batch, staying), batch.fresh_results())
+    replace_contents(batch, arranged(batch, staying), batch.fresh_results())
 
 
 def replace(batch: BatchStorage, places: np.ndarray, other: BatchStorage) -> None:
@@ -53,23 +53,28 @@ def replace(batch: BatchStorage, places: np.ndarray, other: BatchStorage) -> Non
 
 def select(batch: AnyBatch, systems: np.ndarray) -> AnyBatch:
     """Return a new batch of `systems`, int64 on the host; see `Batch.index_select`."""
-    parts = _arranged(batch, Arrangement(systems))
+    parts = arranged(batch, Arrangement(systems))
     return type(batch)._of(parts.levels, parts.custom, batch.device, parts.pair_lists, batch._item_class, parts.groups)
 
 
 def _join(batch: BatchStorage, other: BatchStorage, arrangement: Arrangement) -> None:
     """Make `batch` hold the systems of an arrangement of both, in place."""
-    positions = batch.get("positions")
-    if other is batch or (positions is not None and positions is other.get("positions")):
-        raise InputError("The appended Batch shares storage with this one. Append `other.clone()` instead.")
+    check_separate(batch, other)
     mine, theirs = batch.fresh_results(), other.fresh_results()
     fresh = None
     if mine is not None and theirs is not None and mine[0] is theirs[0]:
         fresh = (mine[0], mine[1] & theirs[1])
-    _replace_contents(batch, _arranged(batch, arrangement, other), fresh)
+    replace_contents(batch, arranged(batch, arrangement, other), fresh)
 
 
-class _BatchParts(NamedTuple):
+def check_separate(batch: BatchStorage, other: BatchStorage) -> None:
+    """Raise InputError if both are one, or share their positions."""
+    positions = batch.get("positions")
+    if other is batch or (positions is not None and positions is other.get("positions")):
+        raise InputError("The other Batch shares storage with this one. Give a copy of it: `other.clone()`.")
+
+
+class BatchParts(NamedTuple):
     """What a batch is made of."""
 
     levels: dict[Level, LevelStorage]
@@ -78,10 +83,10 @@ class _BatchParts(NamedTuple):
     groups: dict[str, LevelStorage]
 
 
-def _arranged(batch: BatchStorage, arrangement: Arrangement, other: BatchStorage | None = None) -> _BatchParts:
+def arranged(batch: BatchStorage, arrangement: Arrangement, other: BatchStorage | None = None) -> BatchParts:
     """Move everything that belongs to a system, of one batch or of two, into an arrangement of systems."""
-    mine = _levels_of(batch)
-    theirs: Mapping[Level, LevelStorage | None] = dict.fromkeys(LEVELS) if other is None else _levels_of(other)
+    mine = levels_of(batch)
+    theirs: Mapping[Level, LevelStorage | None] = dict.fromkeys(LEVELS) if other is None else levels_of(other)
     rows = {level: arrangement.rows(mine[level], theirs[level]) for level in LEVELS}
     if other is None:
         fields = {
@@ -96,14 +101,14 @@ def _arranged(batch: BatchStorage, arrangement: Arrangement, other: BatchStorage
     }
     wanted = batch.pair_lists or (() if other is None else other.pair_lists)
     lists = joined_lists(wanted, batch, other, arrangement, (mine["node"], theirs["node"]), rows)
-    return _BatchParts(levels, custom, lists, _joined_groups(batch, other, arrangement))
+    return BatchParts(levels, custom, lists, joined_groups(batch, other, arrangement))
 
 
-def _levels_of(batch: BatchStorage) -> dict[Level, LevelStorage]:
+def levels_of(batch: BatchStorage) -> dict[Level, LevelStorage]:
     return {"node": batch._node, "edge": _edges_in_stored_order(batch), "system": batch._system}
 
 
-def _replace_contents(batch: BatchStorage, parts: _BatchParts, fresh: tuple[Any, frozenset[str]] | None) -> None:
+def replace_contents(batch: BatchStorage, parts: BatchParts, fresh: tuple[Any, frozenset[str]] | None) -> None:
     """Make `batch` hold other systems, in place; `fresh` says whose results they have, and which."""
     batch._set_systems(*parts)
     batch._exchanged()
@@ -116,7 +121,7 @@ def _joined_fields(
     batch: BatchStorage, other: BatchStorage, rows: Mapping[Level, Rows]
 ) -> tuple[dict[Level, dict[str, torch.Tensor]], dict[str, FieldSpec]]:
     """Move fields of two batches; those that one lacks follow the rule of `_collate`."""
-    sides = [_levels_of(batch), _levels_of(other)]
+    sides = [levels_of(batch), levels_of(other)]
     parts = Parts(
         [{name: tensor for level in LEVELS for name, tensor in side[level].tensors.items()} for side in sides],
         {level: [side[level].rows for side in sides] for level in LEVELS},
@@ -155,9 +160,7 @@ def _joined_state(rows: Rows, mine: LevelStorage, theirs: LevelStorage | None) -
     return state
 
 
-def _joined_groups(
-    batch: BatchStorage, other: BatchStorage | None, arrangement: Arrangement
-) -> dict[str, LevelStorage]:
+def joined_groups(batch: BatchStorage, other: BatchStorage | None, arrangement: Arrangement) -> dict[str, LevelStorage]:
     """Move groups of atoms; a batch without a group of a name has none of it in any system."""
     sides = [batch] if other is None else [batch, other]
     groups = {}

@@ -6,6 +6,7 @@ import torch
 
 from athanor.data._levels import LevelStorage
 from athanor.data._mixin import DataMixin
+from athanor.data._room import Room
 from athanor.data.fields import Fields, PairViews
 from athanor.data.pair_list import PairList
 
@@ -19,6 +20,7 @@ class BatchSizes(DataMixin, Fields[torch.Tensor], PairViews[torch.Tensor]):
     _edge: LevelStorage
     _system: LevelStorage
     _pair_lists: tuple[PairList, ...]
+    _room: Room | None
     _device: torch.device
 
     def _edges(self) -> LevelStorage:
@@ -34,7 +36,11 @@ class BatchSizes(DataMixin, Fields[torch.Tensor], PairViews[torch.Tensor]):
 
     num_systems = num_graphs
     batch_size = num_graphs
-    system_capacity = num_graphs
+
+    @property
+    def system_capacity(self) -> int:
+        """Number of systems that there is room for without new memory; their number unless the batch is a buffer."""
+        return max(len(self), 0 if self._room is None else self._room.rows["system"])
 
     @property
     def num_nodes(self) -> int:

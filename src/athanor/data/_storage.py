@@ -22,6 +22,7 @@ from athanor.data._followers import Followers
 from athanor.data._levels import LevelStorage
 from athanor.data._mixin import AbsentAttributeError
 from athanor.data._pair_views import check_pair_list, warn_dropped_edges
+from athanor.data._room import Copied
 from athanor.data._stamp import AbsentFields, Stamp
 from athanor.data.atomic_data import AtomicData
 from athanor.data.fields import FIELDS, KNOWN_FIELDS, LEVELS, PAIR_VIEWS, REQUIRED, FieldSpec, Level
@@ -36,6 +37,7 @@ class BatchStorage(Followers):
         "__weakref__",
         "_absent",
         "_assigned",
+        "_copied",
         "_custom",
         "_device",
         "_edge",
@@ -43,6 +45,7 @@ class BatchStorage(Followers):
         "_item_class",
         "_node",
         "_pair_lists",
+        "_room",
         "_stamp",
         "_system",
         "_version",
@@ -55,6 +58,7 @@ class BatchStorage(Followers):
     _assigned: dict[str, torch.Tensor]
     _stamp: Stamp | None
     _absent: AbsentFields | None
+    _copied: Copied | None
     _version: int
     _item_class: type[AtomicData]
     _edge_rows_of: torch.Tensor | None
@@ -71,6 +75,7 @@ class BatchStorage(Followers):
         _runtime.ready()
         self._device, self._item_class = device, item_class
         self._version = self._membership = self._layout = 0
+        self._room = self._copied = None
         self._set_systems(levels, custom, pair_lists, groups or {})
 
     def _set_systems(

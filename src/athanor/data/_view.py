@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from athanor.data._levels import LevelStorage
 from athanor.data.fields import FIELDS, PAIR_VIEWS, FieldSpec, Level, assume_what_is_absent
 from athanor.data.pair_request import TOLERANCE
 
@@ -48,6 +49,18 @@ def view_of_batch(batch: Any, without_flags: Iterable[str]) -> Any:
     assign(view, "_reach", batch._reach if is_view else math.inf)
     assign(view, "_within", batch._within if is_view else None)
     return view
+
+
+def view_of_systems(batch: Any, begin: int, end: int, pairs: PairList) -> Any:
+    """Return the systems of `batch` from `begin` to before `end` as models read them: a batch of views.
+
+    Of the lists only `pairs` goes along; no edge field, no group, and nothing that engines and hooks remember.
+    """
+    node, system = batch._node.between(begin, end), batch._system.between(begin, end)
+    levels = {"node": node, "edge": LevelStorage.empty(end - begin), "system": system}
+    lists = (pairs.between(begin, end, batch._node),)
+    owner: Any = getattr(batch, "_viewed", type(batch))
+    return owner._of(levels, dict(batch._custom), batch._device, lists, batch._item_class)
 
 
 def view_of_structure(data: Any, without_flags: Iterable[str]) -> Any:

@@ -1,7 +1,7 @@
 """Batch: many structures in one set of tensors, the object that every step of a simulation reads and writes.
 
-Storage and the router of names are in `_storage`, sizes in `_sizes`; here is how batches are made, joined, selected and
-moved, as short methods that delegate to the modules beside this one.
+Storage and the router of names are in `_storage`, sizes in `_sizes`, memory for systems that come and go in `_buffer`;
+here is how batches are made, joined, selected and moved, as short methods that delegate to the modules beside this one.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 
 from athanor._values import did_you_mean, usable_device
 from athanor.data import _build, _membership, _structure
+from athanor.data._buffer import Buffer
 from athanor.data._checks import check_structures
 from athanor.data._levels import LevelStorage
 from athanor.data._mixin import DataMixin
 from athanor.data._select import as_int, one_system, system_indices
-from athanor.data._storage import BatchStorage
 from athanor.data._view import view_of_batch
 from athanor.data.atomic_data import AtomicData
 from athanor.data.elements import chemical_formula
@@ -35,7 +35,7 @@ _FORMULAS_SHOWN = 4
 """Systems whose composition a `repr` tells."""
 
 
-class Batch(BatchStorage):
+class Batch(Buffer):
     """Many structures in one set of tensors.
 
     Node fields are concatenated over atoms, system fields have one row per system. Make one with `from_data_list`.
@@ -155,18 +155,28 @@ class Batch(BatchStorage):
         device: torch.device | str = "cpu",
         attr_map: Any = None,
     ) -> Self:
-        """Return a batch without systems that has the fields of `template`; sizes are accepted as hints.
+        """Return a batch without systems that has the fields of `template`, and room for systems that are `put` in.
 
-        Storage grows when systems are appended, so no capacity is reserved.
+        Parameters
+        ----------
+        num_systems, num_nodes, num_edges
+            What there shall be room for in all, see `reserve`. Without any, the batch has fields and no room.
+        template
+            Whose fields, dtypes and trailing shapes it has; a structure with an energy unless given.
+        device
+            Where its memory is.
+        attr_map
+            Accepted for compatibility.
 
         Raises
         ------
         InputError
             If a size is negative, or `template` is neither a batch nor a structure.
         """
-        if min(num_systems, num_nodes, num_edges) < 0:
-            raise InputError(f"Sizes must not be negative: {num_systems=}, {num_nodes=}, {num_edges=}.")
-        return _build.emptied(cls, _build.one_atom() if template is None else template, device)
+        batch = _build.emptied(cls, _build.one_atom() if template is None else template, device)
+        if num_systems or num_nodes or num_edges:
+            batch.reserve(num_systems, num_nodes, num_edges)
+        return batch
 
     @classmethod
     def empty_like(cls, batch: Batch, *, device: torch.device | str | None = None) -> Self:
@@ -358,6 +368,8 @@ class Batch(BatchStorage):
         result = type(self)._of(levels, dict(self._custom), device, lists, self._item_class, groups)
         if device == self._device:
             node._idx, node._ptr = self._node._idx, self._node._ptr
+        if self._room is not None:
+            result.reserve(*(self._room.rows[level] for level in ("system", "node", "edge")))
         return result
 
     def clone(self) -> Self:
@@ -426,11 +438,16 @@ class Batch(BatchStorage):
 
     def __getstate__(self) -> dict[str, Any]:
         levels = {level: self._level(level) for level in LEVELS}
+        if self._room is not None:  # a view would be written with all that it is a view of
+            levels = {level: storage.map(lambda name, tensor: tensor.clone()) for level, storage in levels.items()}
         parts = (levels, self._custom, self._device, self._pair_lists, self._item_class, self._groups)
-        return {"parts": parts, "version": self._version}
+        return {"parts": parts, "version": self._version, "room": None if self._room is None else self._room.rows}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._set_parts(*state["parts"])
+        room = state.get("room")
+        if room is not None:
+            self.reserve(room["system"], room["node"], room["edge"])
         self._version = state["version"]
 
     def model_dump(self, **kwargs: Any) -> dict[str, Any]:
@@ -460,7 +477,8 @@ class Batch(BatchStorage):
         numbers = self.atomic_numbers[: ends[-1]].flatten().tolist() if "atomic_numbers" in self else []
         systems = [chemical_formula(numbers[start:end]) for start, end in pairwise(ends)] if numbers else []
         systems += ["..."] * (len(self) > len(systems))
+        room = "" if self._room is None else f" of at most {self.system_capacity}"
         return (
-            f"{type(self).__name__}(num_graphs={self.num_graphs}, num_nodes={self.num_nodes}, "
+            f"{type(self).__name__}(num_graphs={self.num_graphs}{room}, num_nodes={self.num_nodes}, "
             f"num_edges={self.num_edges}, device={self._device}, systems=[{', '.join(systems)}])"
         )

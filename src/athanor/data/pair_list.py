@@ -240,6 +240,16 @@ class PairList:
         }
         return self.replace(row_ptr=row_ptr, order=None, usage=PairUsage(), **moved)
 
+    def between(self, begin: int, end: int, nodes: LevelStorage) -> PairList:
+        """Return the list of the systems from `begin` to before `end`, of views; `nodes` are all atoms of its batch."""
+        atoms = slice(int(nodes.starts[begin]), int(nodes.starts[end]))
+        row_ptr = self.row_ptr[atoms.start : atoms.stop + 1]
+        first, last = (int(place) for place in row_ptr[[0, -1]])
+        rows = dict.fromkeys(_OF_PAIRS, slice(first, last)) | dict.fromkeys(_OF_ATOMS, atoms)
+        rows |= dict.fromkeys(_OF_SYSTEMS, slice(begin, end))
+        parts = {name: getattr(self, name)[where] for name, where in rows.items()}
+        return self.replace(row_ptr=row_ptr - first, order=None, usage=PairUsage(), **parts)
+
     def blank_for(self, positions: torch.Tensor, cell: torch.Tensor, pbc: torch.Tensor) -> PairList:
         """Return a list for other systems, all still to be searched, for what this one is for; see `blank`."""
         return PairList.blank(positions, cell, pbc, self.cutoff, self.radius, self.half, self.min_width, self.requests)

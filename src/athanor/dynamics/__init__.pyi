@@ -29,9 +29,11 @@ from athanor.dynamics.schedules import steps as steps
 from athanor.dynamics.velocities import initialize_velocities as initialize_velocities
 from athanor.hooks.protocol import Hook as Hook
 from athanor.hooks.stages import DynamicsStage as DynamicsStage
+from athanor.sinks import AsyncSink as AsyncSink
 from athanor.sinks import DataSink as DataSink
 from athanor.sinks import GPUBuffer as GPUBuffer
 from athanor.sinks import HostMemory as HostMemory
+from athanor.sinks import TeeSink as TeeSink
 from athanor.sinks import ZarrData as ZarrData
 
 __all__ = [

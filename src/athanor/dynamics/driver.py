@@ -130,6 +130,7 @@ class Driver:
         if not systems.active.any:
             self._leave_results_unknown(batch)
         self._quarantine.remember()
+        self._call_hooks.show_start()
 
     def advance(self, most_steps: int | None) -> None:
         """Step until no system is active, at most `most_steps` times."""

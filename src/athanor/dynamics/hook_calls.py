@@ -71,6 +71,15 @@ class HookCalls:
             self._source = _ModelAndHooks(model, self._changing)
         return self._source if self._changing else model
 
+    def show_start(self) -> None:
+        """Show the whole batch, as it is before the first step, to each hook that wants to see it, once."""
+        every = (bound for engine in self.engines for bound in engine.bound_hooks)
+        wanting = {id(bound.hook): bound.on_start for bound in every if bound.on_start is not None}
+        if wanting:
+            self._systems.write_back()
+        for on_start in wanting.values():
+            on_start(self._systems.part.whole)
+
     def hand_over(self, engine: Engine, batch: Batch, systems: Tensor) -> None:
         """Tell hooks that `engine` moves the `systems` of a mask [B] of the whole batch from now on, and others not."""
         for one in self.engines:

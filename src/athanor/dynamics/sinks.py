@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
-from athanor.sinks import DataSink, GPUBuffer, HostMemory, ZarrData
+from athanor.sinks import AsyncSink, DataSink, GPUBuffer, HostMemory, TeeSink, ZarrData
 
-__all__ = ["AtomicData", "Batch", "DataSink", "GPUBuffer", "HostMemory", "ZarrData"]
+__all__ = ["AsyncSink", "AtomicData", "Batch", "DataSink", "GPUBuffer", "HostMemory", "TeeSink", "ZarrData"]

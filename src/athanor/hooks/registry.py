@@ -19,7 +19,7 @@ from athanor.errors import ContractError, InputError
 from athanor.hooks.context import HookContext
 from athanor.hooks.hook_list import HookList
 
-_METHODS = ("_runs_on_stage", "on_register", "__enter__", "__exit__", "take_on", "release")
+_METHODS = ("_runs_on_stage", "on_register", "on_start", "__enter__", "__exit__", "take_on", "release")
 """Members that a hook may have and that must be callable."""
 
 
@@ -34,6 +34,7 @@ class BoundHook:
     runs_on_stage: Callable[[Enum], bool] | None
     enter: Callable[[], Any] | None
     leave: Callable[..., Any] | None
+    on_start: Callable[[Any], Any] | None
     take_on: Callable[[Any, Any], Any] | None
     release: Callable[[Any, Any], Any] | None
     raises_on_failure: bool
@@ -170,6 +171,7 @@ class HookRegistryMixin:
             runs_on_stage=runs_on_stage,
             enter=members["__enter__"],
             leave=leave,
+            on_start=members["on_start"],
             take_on=members["take_on"],
             release=members["release"],
             raises_on_failure=bool(getattr(hook, "raises_on_failure", False)),

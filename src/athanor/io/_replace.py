@@ -1,4 +1,8 @@
-"""The one way to replace a file: write beside it, then rename, so that a reader never sees half of it."""
+"""The one way to replace a file: write beside it, then rename, so that a reader never sees half of it.
+
+What was written is on the disk before its name is, and the name before the block ends: a power cut leaves the old
+file or the new one.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,47 @@ PARTIAL = ".partial"
 """Ending of files that are not complete yet."""
 
 
+def sync_file(path: Path) -> None:
+    """Bring what was written to a file to the disk.
+
+    Raises
+    ------
+    OSError
+        If the disk refuses.
+    """
+    descriptor = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can.
+
+    Raises
+    ------
+    OSError
+        If the disk refuses.
+    """
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give the place to write to; it becomes `path` if the block ends well, and is removed if not."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
     try:
         yield temporary
+        sync_file(temporary)
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()

@@ -5,7 +5,7 @@ The only module of sinks and stores that takes a batch apart and puts one togeth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -31,9 +31,18 @@ def fields_of(batch: Batch) -> dict[str, torch.Tensor]:
 
 def copy_frame(batch: Batch, device: torch.device) -> Batch:
     """Copy node and system fields to `device`, detached from any graph."""
-    tensors = {name: value.detach().to(device, copy=True) for name, value in fields_of(batch).items()}
+    return map_frame(batch, device, lambda value: value.to(device, copy=True))
+
+
+def map_frame(batch: Batch, device: torch.device, copy: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+    """Return a frame on `device` with ``copy(tensor)`` of every node and system field, detached from any graph."""
+    tensors = {name: copy(value.detach()) for name, value in fields_of(batch).items()}
     specs = {name: batch.field_spec(name) for name in tensors}
     return _assemble(tensors, specs, np.array(batch.num_nodes_list, dtype=np.int64), device)
+
+
+def _types_of(batch: Batch) -> dict[str, _FieldType]:
+    return {name: (batch.field_spec(name), value.dtype, value.shape[1:]) for name, value in fields_of(batch).items()}
 
 
 class FrameSchema:
@@ -51,13 +60,15 @@ class FrameSchema:
             If a field has another level, dtype or trailing shape than before, or is there in some frames only and is
             neither a float nor has a default. Nothing is remembered then.
         """
-        found = {
-            name: (batch.field_spec(name), value.dtype, value.shape[1:]) for name, value in fields_of(batch).items()
-        }
+        found = _types_of(batch)
         if self._seen:
             for name in {**self._seen, **found}:
                 self._check(name, self._seen.get(name), found.get(name))
         self._seen = {**self._seen, **found}
+
+    def is_that_of(self, batch: Batch) -> bool:
+        """Whether `batch` has the very fields that were seen."""
+        return self._seen == _types_of(batch)
 
     @staticmethod
     def _check(name: str, seen: _FieldType | None, found: _FieldType | None) -> None:

@@ -191,7 +191,6 @@ BUILT_IN: dict[str, ModelEntry] = {
             citation="doi:10.1039/d4dd00246f",
             url="https://github.com/materialsalchemist/diep",
             kilobytes_per_atom=5000,
-            most_atoms=160,
         ),
         ModelEntry(
             name="mace",

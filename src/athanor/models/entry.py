@@ -47,7 +47,8 @@ class ModelEntry:
         What a system may say beside its atoms: ``"charge"``, ``"spin"``.
     kilobytes_per_atom
         Memory of an evaluation with forces for each atom of a dense system, kB, rounded up; from which the size of
-        batches follows. None if it depends on the parameters or is unknown.
+        batches follows. None if it depends on the parameters or is unknown. Where a CPU evaluates a batch in blocks of
+        systems, many small ones need less: it is for one large system, and for a GPU.
     most_atoms
         Atoms beyond which a larger batch is not faster; None where that was not seen.
     arguments

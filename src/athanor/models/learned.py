@@ -13,10 +13,12 @@ from torch import nn
 
 from athanor.data.batch import Batch
 from athanor.errors import DtypeError
-from athanor.models.derivatives import carries_graph
+from athanor.models.derivatives import carries_graph, energy_and_derivatives
 from athanor.models.element_table import ElementTable
 from athanor.models.mixin import BaseModelMixin
-from athanor.models.network_graph import NetworkGraph
+from athanor.models.network_blocks import evaluated_in_blocks
+from athanor.models.network_graph import NetworkGraph, system_sums
+from athanor.models.stored_list import require_pairs
 from athanor.models.tensor_file import write_bytes, write_tensor_file
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ class LearnedModel(nn.Module, BaseModelMixin):
     """
 
     model: nn.Module
+    pairs_at_a_time: int | None = None
+    """Pairs of the systems that a CPU evaluates at a time, where results are detached; None: a batch at once."""
     _keeps_dtype = False
     """Whether the network computes in the precision it was made in, and in no other."""
 
@@ -152,36 +156,50 @@ class LearnedModel(nn.Module, BaseModelMixin):
 
     def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
         """Return the active outputs; energy alone takes no backward pass. Works under ``no_grad`` too."""
-        return self.outputs_by_autograd(as_batch(data))
+        batch = as_batch(data)
+        return self.adapt_output(self._in_blocks(batch, self.output_data(), keep_graph=self._trains), batch)
+
+    def evaluated(self, batch: Batch, wanted: Set[str], *, keep_graph: bool) -> Mapping[str, torch.Tensor]:
+        """Return what is wanted of systems that are evaluated together; see `energy_and_derivatives`."""
+        return energy_and_derivatives(self, batch, wanted, keep_graph=keep_graph)
+
+    def _in_blocks(self, batch: Batch, wanted: Set[str], *, keep_graph: bool) -> Mapping[str, torch.Tensor]:
+        """Return what is wanted of a batch, evaluated at once or in blocks of systems that fit the caches."""
+        most = self.pairs_at_a_time
+        if most is None or batch.device.type != "cpu" or keep_graph or carries_graph(batch):
+            return self.evaluated(batch, wanted, keep_graph=keep_graph)
+        self.element_index_of(batch)  # of all systems, which messages count
+        pairs = require_pairs(self, batch, self.cutoff)
+        return evaluated_in_blocks(lambda block: self.evaluated(block, wanted, keep_graph=False), batch, pairs, most)
 
     def attached_energy(
         self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
     ) -> dict[str, torch.Tensor]:
         """Return the energy of the network, attached; see `BaseModelMixin.attached_energy`."""
         graph = self.network_graph(as_batch(data), strain)
-        return self.named_outputs(self.network_outputs(graph, wanted), graph, wanted)
+        return self.named_outputs(self.network_outputs(graph, wanted), graph.batch, wanted)
 
     def named_outputs(
-        self, found: Mapping[str, torch.Tensor | None], graph: NetworkGraph, wanted: Set[str]
+        self, found: Mapping[str, torch.Tensor | None], batch: Batch, wanted: Set[str]
     ) -> dict[str, torch.Tensor]:
         """Return what the network gave and somebody wants, in the shapes and the dtype of the interface."""
         outputs = {key: value for key, value in found.items() if value is not None}
-        if "energy" not in outputs:
-            outputs["energy"] = graph.system_sums(outputs["atomic_energies"].view(-1))
-        outputs["energy"] = outputs["energy"].view(-1, 1)
+        if "energy" not in outputs and "atomic_energies" in outputs:
+            outputs["energy"] = system_sums(outputs["atomic_energies"].view(-1), batch)
+        if "energy" in outputs:
+            outputs["energy"] = outputs["energy"].view(-1, 1)
         if "node_embeddings" in outputs and "graph_embeddings" in wanted:
-            outputs.setdefault("graph_embeddings", graph.system_sums(outputs["node_embeddings"]))
+            outputs.setdefault("graph_embeddings", system_sums(outputs["node_embeddings"], batch))
         if "stress" in outputs:  # of networks that predict it
-            outputs["stress"] = torch.where(graph.batch.has_cell.view(-1, 1, 1), outputs["stress"], 0.0)
-        dtype = graph.batch.positions.dtype
+            outputs["stress"] = torch.where(batch.has_cell.view(-1, 1, 1), outputs["stress"], 0.0)
+        dtype = batch.positions.dtype
         return {key: value.to(dtype) for key, value in outputs.items() if key in {"energy", *wanted}}
 
     def compute_embeddings(self, data: AtomicData | Batch, **kwargs: Any) -> AtomicData | Batch:
         """Write to `data` the features of each atom, and their sums over each system; nothing else changes."""
         batch = as_batch(data)
-        with torch.inference_mode(False), torch.set_grad_enabled(carries_graph(batch)):
-            outputs = self.attached_energy(batch, None, EMBEDDINGS)
         names = sorted(self.embedding_shapes)
+        outputs = self._in_blocks(batch, EMBEDDINGS, keep_graph=False) if names else {}
         if not isinstance(data, Batch):
             for name in names:
                 setattr(data, name, outputs[name])

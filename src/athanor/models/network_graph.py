@@ -129,8 +129,7 @@ class NetworkGraph:
     @cached_property
     def cell(self) -> torch.Tensor:
         """[B, 3, 3], Å; unit vectors where there is none. Attached to cell and strain."""
-        cell = self._strained.cell_or_zeros
-        return torch.where(self.batch.has_cell.view(-1, 1, 1), cell, torch.eye(3).to(cell)).to(self.dtype)
+        return self._cell.to(self.dtype)
 
     @cached_property
     def unit_shifts(self) -> torch.Tensor:
@@ -140,8 +139,8 @@ class NetworkGraph:
     @cached_property
     def shifts(self) -> torch.Tensor:
         """[E, 3], S h, Å; attached to cell and strain."""
-        cell = self.cell[self.batch_idx[self.edge_index[0]]]
-        return torch.einsum("ea,eac->ec", self.unit_shifts, cell)
+        cell = self._cell[self.batch_idx[self.edge_index[0]]]
+        return torch.einsum("ea,eac->ec", self.images.to(cell.dtype), cell).to(self.dtype)
 
     def label(self, name: str) -> torch.Tensor:
         """Return ``charge`` or ``spin`` [B] of each system, in the dtype of the network; assumed where it is absent."""
@@ -154,12 +153,23 @@ class NetworkGraph:
 
     def system_sums(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sums of the rows [N, ...] of each system, added in order, float64 [B, ...]."""
-        sums = values.new_zeros((self.num_graphs, *values.shape[1:]), dtype=torch.float64)
-        return sums.index_add(0, self.batch_idx, values.to(torch.float64))
+        return system_sums(values, self.batch)
+
+    @cached_property
+    def _cell(self) -> torch.Tensor:
+        """[B, 3, 3], in the dtype of the positions."""
+        cell = self._strained.cell_or_zeros
+        return torch.where(self.batch.has_cell.view(-1, 1, 1), cell, torch.eye(3).to(cell))
 
     @cached_property
     def _strained(self) -> Batch:
         return strained_view(self.batch, self._strain)
+
+
+def system_sums(values: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Return the sums of the rows [N, ...] of each system of a batch, added in order, float64 [B, ...]."""
+    sums = values.new_zeros((batch.num_graphs, *values.shape[1:]), dtype=torch.float64)
+    return sums.index_add(0, batch.batch_idx.to(torch.int64, copy=True), values.to(torch.float64))
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     import torch
 
-    from athanor._typing import ModelOutputs
     from athanor.data.atomic_data import AtomicData
     from athanor.data.batch import Batch
 
@@ -31,10 +30,12 @@ class PredictingModel(LearnedModel):
         """Forces and stress, of a network that predicts some."""
         return set(DERIVATIVES & self.model_config.outputs) if self.predicted else set()
 
-    def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:
-        """Return the active outputs; a backward pass is taken for what the network does not predict."""
-        batch = as_batch(data)
-        return self.adapt_output(self._evaluated(batch, self.output_data()), batch)
+    def evaluated(self, batch: Batch, wanted: Set[str], *, keep_graph: bool) -> dict[str, torch.Tensor]:
+        """Return what is wanted of systems that are evaluated together; what is predicted is not differentiated."""
+        asked = self.predicted & wanted
+        view = _BesidePredicted(self, asked)
+        found = energy_and_derivatives(view, batch, frozenset(wanted) - asked, keep_graph=keep_graph)
+        return {key.removeprefix(_MARK): value for key, value in found.items()}
 
     def attached_energy(
         self, data: AtomicData | Batch, strain: torch.Tensor | None, wanted: Set[str]
@@ -42,15 +43,8 @@ class PredictingModel(LearnedModel):
         """Return the energy, attached unless forces or stress are predicted: then nobody is to differentiate it."""
         if not self.predicted:
             return super().attached_energy(data, strain, wanted)
-        found = self._evaluated(as_batch(data), wanted)
+        found = self.evaluated(as_batch(data), wanted, keep_graph=self._trains)
         return {**found, "energy": found["energy"].detach()}
-
-    def _evaluated(self, batch: Batch, wanted: Set[str]) -> dict[str, torch.Tensor]:
-        asked = self.predicted & wanted
-        found = energy_and_derivatives(
-            _BesidePredicted(self, asked), batch, frozenset(wanted) - asked, keep_graph=self._trains
-        )
-        return {key.removeprefix(_MARK): value for key, value in found.items()}
 
 
 _MARK = "predicted "

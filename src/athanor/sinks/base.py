@@ -6,21 +6,24 @@ sink as it was. Threads may share a sink: each call is whole.
 
 from __future__ import annotations
 
+import os
 import threading
 from abc import ABC, abstractmethod
+from typing import Any, Self
 
+import numpy as np
 import torch
 
 from athanor import _runtime
 from athanor.data.batch import Batch
-from athanor.errors import ArgumentError, CapacityError, InputError, ShapeError, StorageError
+from athanor.errors import ArgumentError, CapacityError, ContractError, InputError, ShapeError, StorageError
 
 
 class DataSink(ABC):
     """A store of systems, in the order in which they were written.
 
     A subclass defines `write`, `read`, `zero`, ``__len__`` and `capacity`, and begins its `write` with
-    `_chosen_systems`; calls that change or read the sink hold `_mutex`.
+    `_chosen_systems`; calls that change or read the sink hold `_mutex`. As a context manager it is closed at the end.
     """
 
     _mutex = threading.RLock()
@@ -73,6 +76,11 @@ class DataSink(ABC):
         return f"{type(self).__name__}({len(self):,} frames{bound})"
 
     @property
+    def acknowledged(self) -> int:
+        """Systems that are as safe as this sink can make them; in memory all that are stored."""
+        return len(self)
+
+    @property
     def is_full(self) -> bool:
         """Whether no further system fits."""
         return self.capacity is not None and len(self) >= self.capacity
@@ -97,6 +105,15 @@ class DataSink(ABC):
         """`flush`, and free what can be opened again; the sink stays usable."""
         self.flush()
 
+    def abandon(self) -> None:  # noqa: B027
+        """Give up what could not be stored, after a `close` that failed; nothing to do for memory."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
     @property
     def global_rank(self) -> int:
         """Rank of this process among all; 0 without torch.distributed."""
@@ -107,35 +124,74 @@ class DataSink(ABC):
         """Rank of this process on its machine; 0 without torch.distributed."""
         return _runtime.local_rank()
 
-    def _chosen_systems(self, batch: Batch, mask: torch.Tensor | None, *, full: str) -> Batch | None:
-        """Check mask and capacity; return the systems to store without pairs, or None if there are none.
+    def _wanted_systems(self, batch: Batch, mask: torch.Tensor | None, *, full: str) -> np.ndarray | None:
+        """Check mask and capacity; return which systems to store, bool [B] on the host, or None if there are none.
 
-        The tensors may be those of `batch`: copy them.
+        A mask that is on a device is waited for; nothing else is.
         """
+        self._check_arguments(batch, mask)
+        wanted = np.ones(batch.num_graphs, dtype=np.bool_) if mask is None else mask.cpu().numpy()
+        chosen = int(wanted.sum())
+        if chosen == 0:
+            return None
+        self._check_room(chosen, full)
+        return wanted
+
+    @staticmethod
+    def _check_arguments(batch: Batch, mask: torch.Tensor | None) -> None:
+        """Raise InputError unless `batch` is a Batch, and `mask` None or bool with an entry for each of its systems."""
         if not isinstance(batch, Batch):
             raise ArgumentError(
                 f"`batch` is a {type(batch).__name__}; a sink stores a Batch, such as `Batch.from_data_list([data])`."
             )
-        chosen = batch.num_graphs
-        if mask is not None:
-            if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
-                raise InputError("`mask` must be a bool tensor with one entry per system.")
-            if mask.shape != (batch.num_graphs,):
-                raise ShapeError(
-                    f"The mask length does not fit: `mask` has shape {tuple(mask.shape)}; the batch has "
-                    f"{batch.num_graphs} systems. Nothing was stored."
-                )
-            chosen = int(mask.sum())
-        if chosen == 0:
-            return None
+        if mask is None:
+            return
+        if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
+            raise InputError("`mask` must be a bool tensor with one entry per system.")
+        if mask.shape != (batch.num_graphs,):
+            raise ShapeError(
+                f"The mask length does not fit: `mask` has shape {tuple(mask.shape)}; the batch has "
+                f"{batch.num_graphs} systems. Nothing was stored."
+            )
+
+    def _check_room(self, chosen: int, full: str) -> None:
+        """Raise CapacityError if so many systems do not fit."""
         capacity = self.capacity
         if capacity is not None and len(self) + chosen > capacity:
             raise CapacityError(
                 f"{full}: {len(self)} of {capacity} places are taken and {chosen} systems were to be added. "
                 f"Nothing was stored; `drain()` the sink or give it a larger `capacity`."
             )
+
+    def _chosen_systems(self, batch: Batch, mask: torch.Tensor | None, *, full: str) -> Batch | None:
+        """Check mask and capacity; return the systems to store without pairs, or None if there are none.
+
+        The tensors may be those of `batch`: copy them.
+        """
+        wanted = self._wanted_systems(batch, mask, full=full)
+        if wanted is None:
+            return None
         frame = batch.without_pairs()
-        return frame if chosen == batch.num_graphs else frame.index_select(mask)
+        return frame if wanted.all() else frame.index_select(wanted)
 
     def _refuse_empty(self) -> StorageError:
         return StorageError(f"This {type(self).__name__} is empty; write to it before `read()` or `drain()`.")
+
+
+def check_sink(sink: Any, name: str = "sink") -> DataSink:
+    """Return `sink` if it is one; raises ContractError otherwise."""
+    if not isinstance(sink, DataSink):
+        raise ContractError(
+            f"`{name}` is a {type(sink).__name__}; pass a sink, for example `ZarrData('frames.zarr')` or "
+            f"`HostMemory(capacity=1000)` of `athanor.sinks`."
+        )
+    return sink
+
+
+def _free_in_child() -> None:
+    """Another thread may have been in the midst of a call, which it does not finish here."""
+    DataSink._mutex = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free_in_child)

@@ -1,6 +1,6 @@
 """ZarrData: snapshots in a Zarr store on disk, in memory or far away, which a later run may continue.
 
-The layout is in `athanor.io.zarr_schema`, the order of writes in `athanor.io.zarr_writer`.
+The layout is in `athanor.io.store.layout`, the order of writes in `athanor.io.store.writer`.
 """
 
 from __future__ import annotations
@@ -47,21 +47,21 @@ class ZarrData(DataSink):
     capacity
         Largest number of systems; None for no bound.
     config
-        Layout of a new store: a mapping with `chunk_bytes`, `buffer_bytes` or `compression_level`.
+        How it is written: a mapping with `shard_bytes`, `buffer_bytes` or `compression_level`.
     mode
         ``"a"`` opens or creates, ``"r"`` only reads, ``"w"`` empties what is there, ``"x"`` refuses one that exists.
     durability
-        When frames are committed: ``frame``, ``every:k`` (writes), ``interval:s`` (seconds, looked at when a frame is
-        written), joined by commas; ``close`` or ``none`` leave it to `flush` and `close`. A committed frame survives
-        the death of the process at any moment. Frames that are not committed wait in memory, at most `buffer_bytes`,
-        and are written at `close`, when the sink is dropped, and when the program ends in an orderly way.
+        When frames are acknowledged, that is brought to the disk: ``frame``, ``every:k`` (writes), ``interval:s``
+        (seconds, looked at when a frame is written), joined by commas; ``close`` leaves it to `flush` and `close`, and
+        ``none`` to the system. A frame survives the death of the process when `write` has returned, and a power cut
+        when it is acknowledged.
 
     Attributes
     ----------
     written
-        Systems handed over, committed or waiting; also what ``len`` gives.
+        Systems handed over; also what ``len`` gives.
     acknowledged
-        Systems that are committed.
+        Systems that survive a power cut.
 
     Raises
     ------
@@ -114,7 +114,7 @@ class ZarrData(DataSink):
 
     @property
     def written(self) -> int:
-        """Systems handed over, committed or waiting."""
+        """Systems handed over."""
         if self._writer is not None:
             return self._writer.written
         assert self._reader is not None
@@ -122,7 +122,7 @@ class ZarrData(DataSink):
 
     @property
     def acknowledged(self) -> int:
-        """Systems that are committed."""
+        """Systems that survive a power cut."""
         return self.written if self._writer is None else self._writer.acknowledged
 
     def __len__(self) -> int:
@@ -134,7 +134,7 @@ class ZarrData(DataSink):
         return self._writer
 
     def write(self, batch: Batch, mask: torch.Tensor | None = None) -> None:
-        """Append copies of the systems of `batch`, see `DataSink.write`; committed as `durability` says.
+        """Append copies of the systems of `batch`, see `DataSink.write`; acknowledged as `durability` says.
 
         Raises
         ------
@@ -149,7 +149,7 @@ class ZarrData(DataSink):
                 writer.append(*batch_to_rows(chosen))
 
     def reader(self) -> TrajectoryReader:
-        """Return a reader of everything written so far; what waits is committed first."""
+        """Return a reader of everything written so far, which is acknowledged first."""
         with self._mutex:
             if self._writer is not None:
                 self._writer.flush()
@@ -180,6 +180,19 @@ class ZarrData(DataSink):
         with self._mutex:
             return self._filled_reader().frames(system_id)
 
+    def truncate_to(self, frames: int) -> None:
+        """Forget every system but the first `frames`, for good, so that a run can go on from an earlier moment.
+
+        Raises
+        ------
+        InputError
+            If there are fewer.
+        StorageError
+            If the store can not be read or written; it is as it was then, or as it was to be.
+        """
+        with self._mutex:
+            self._open_writer().truncate_to(frames)
+
     def zero(self) -> None:
         """Empty the store; it stays valid, and the next write fixes its fields anew."""
         with self._mutex:
@@ -202,12 +215,6 @@ class ZarrData(DataSink):
         with self._mutex:
             if self._writer is not None:
                 self._writer.end()
-
-    def __enter__(self) -> ZarrData:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
 
 def _close_at_end(writer: TrajectoryWriter) -> None:

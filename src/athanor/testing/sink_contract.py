@@ -16,7 +16,7 @@ import torch
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
 from athanor.data.fields import FieldSpec
-from athanor.errors import CapacityError
+from athanor.errors import CapacityError, StorageError
 
 if TYPE_CHECKING:
     from athanor.sinks.base import DataSink
@@ -204,6 +204,42 @@ def check_missing_labels(make_sink: MakeSink) -> None:
     assert_equal(sink.read(), mixed)
 
 
+def check_refusals(make_sink: MakeSink) -> None:
+    """A frame that can not be joined with earlier ones is refused, not converted, and leaves the sink as it was."""
+    sink, first = make_sink(100), make_batch(0)
+    sink.write(first)
+    lacking, wide = make_batch(10), make_batch(10)
+    del lacking["my_small_int"]  # nothing says that it is absent
+    del wide["my_half"]
+    wide.add_key("my_half", [torch.zeros(atoms, 5, dtype=torch.float16) for atoms in wide.num_nodes_list])
+
+    def write(batch: Batch) -> None:
+        sink.write(batch)
+        sink.flush()
+
+    for wrong in (make_batch(10, dtype=torch.float32), lacking, wide):
+        _raises(StorageError, "", lambda wrong=wrong: write(wrong))  # type: ignore[misc]
+        assert len(sink) == 3, "a refused write changed the sink"
+    second = make_batch(20)
+    sink.write(second)
+    assert_equal(sink.read(), _joined(first, second))
+
+
+def check_closing(make_sink: MakeSink) -> None:
+    """After `flush` everything is acknowledged; after `close`, twice or by ``with``, the sink can be used."""
+    sink = make_sink(100)
+    batches = [make_batch(10 * number) for number in range(3)]
+    sink.close()
+    for number, batch in enumerate(batches):
+        with sink:
+            sink.write(batch)
+            sink.flush()
+            assert sink.acknowledged == len(sink), f"{sink.acknowledged} of {len(sink)} frames are acknowledged"
+        sink.close()
+        assert len(sink) == 3 * number + 3, f"closed with {3 * number + 3} frames, it has {len(sink)}"
+        assert_equal(sink.read(), _joined(*batches[: number + 1]))
+
+
 def check_threads(make_sink: MakeSink) -> None:
     """What threads write at the same time is there as if they had taken turns, and the last place is given once."""
     threads, writes = 4, 5
@@ -234,6 +270,8 @@ CHECKS = (
     check_capacity_edge,
     check_empty_and_drain,
     check_missing_labels,
+    check_refusals,
+    check_closing,
     check_threads,
 )
 """Every check of the contract."""

@@ -37,6 +37,8 @@ _FLOATS_PER_ATOM = 9
 """Positions, velocities, forces; what else a frame holds of an atom is the same in every frame and compresses away."""
 _BYTES_PER_SYSTEM = 250
 """Of one frame, whatever its size, with its row of the log; measured 210 to 240."""
+_BYTES_PER_STORE = 40_000
+"""Metadata, whatever is in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def advise(spec: CalculationSpec, systems: Sequence[System], model: Any) -> list
 
 def estimate_disk(spec: RunSpec, systems: Sequence[System]) -> int:
     """Return the bytes that frames and log may take at most: every system goes to its last step."""
-    return bytes_per_frame(spec, systems) * math.ceil(spec.total_steps / spec.every)
+    return _BYTES_PER_STORE + bytes_per_frame(spec, systems) * math.ceil(spec.total_steps / spec.every)
 
 
 def bytes_per_frame(spec: RunSpec, systems: Sequence[System]) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 from athanor._values import check_whole
 from athanor.errors import InputError, StorageError
 from athanor.io.pipes import STANDARD_INPUT
+from athanor.workflows.checksums import check_file
 from athanor.workflows.columns import data_frame, outcome_columns
 from athanor.workflows.folder import FINAL, LOG, NOT_STARTED, RUN, SUMMARY_JSON, TRAJECTORY
 from athanor.workflows.frame_choice import FrameChoice
@@ -197,6 +198,7 @@ class SavedRun(SavedAnalysis):
                 f"`{path}` is missing; it is written when a run ends, and this one is {self.state}. "
                 f"Take the last frames: `run.frames(step=run.last_step)`."
             )
+        check_file(path)
         try:
             open_regular(path).close()  # what the structures of a run are read from is never a pipe
             structures = [item.atoms for item in read_structures(path)]

@@ -150,8 +150,7 @@ class State:
             if each.what == "truncate" or each.arguments[0] >= len(self.files.get(each.target, b""))
         ]  # fmt: skip
         zeros = [
-            each._replace(arguments=(each.arguments[0], bytes(len(each.arguments[1])))) if each.what == "write" else each
-            for each in behind
+            each if each.what == "truncate" else each._replace(arguments=_zeros(*each.arguments)) for each in behind
         ]
         yield self.left([], [])
         yield self.left(self.changes, self.data)
@@ -161,6 +160,10 @@ class State:
         for _ in range(more):
             keep = [[each for each in part if generator.random() < 0.5] for part in (self.changes, self.data)]
             yield self.left(*keep)
+
+
+def _zeros(offset: int, data: bytes) -> tuple[int, bytes]:
+    return offset, bytes(len(data))
 
 
 def _reachable(name: str, folders: set[str]) -> bool:

@@ -128,7 +128,7 @@ def test_a_store_that_could_not_be_written_anew_is_as_it_was(place, monkeypatch,
         monkeypatch.setattr(maintenance, "_exchange", fail)
     else:
         monkeypatch.setattr(maintenance.TrajectoryWriter, "close", fail)
-    with pytest.raises(StorageError, match="was not written anew: No space left on device. It is as it was"):
+    with pytest.raises(StorageError, match=r"was not written anew: No space left on device. It is as it was"):
         rewrite_store(place)
     assert steps_of(place) == WANTED
     assert [path.name for path in place.parent.iterdir()] == ["t.zarr"]

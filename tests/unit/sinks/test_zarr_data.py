@@ -187,3 +187,20 @@ def test_gpu_buffer_limits():
 def test_capacity_must_be_a_number(capacity):
     with pytest.raises(InputError, match="give a whole number of at least 1"):
         HostMemory(capacity)
+
+
+def test_a_sink_is_cut_back_and_goes_on(tmp_path):
+    sink = ZarrData(tmp_path / "t.zarr", config={"shard_bytes": 1024, "buffer_bytes": 4000})
+    for number in range(6):
+        sink.write(make_batch(10 * number))
+    sink.truncate_to(7)
+    assert (len(sink), sink.acknowledged) == (7, 7)
+    sink.write(make_batch(90))
+    sink.close()
+    assert ZarrData(tmp_path / "t.zarr", mode="r").read().system_id.flatten().tolist() == [
+        0, 1, 2, 10, 11, 12, 20, 90, 91, 92,
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"`frames=11`: .* holds 10"):
+        sink.truncate_to(11)
+    with pytest.raises(StorageError, match="was opened to read"):
+        ZarrData(tmp_path / "t.zarr", mode="r").truncate_to(1)

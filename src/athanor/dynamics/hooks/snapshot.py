@@ -5,27 +5,42 @@ Frames hold no neighbour list and no other pair data: lists are rebuilt from pos
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterable
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
-from athanor._values import check_whole, describe
+from athanor._values import check_state_dtype, check_whole, describe, did_you_mean
+from athanor.data.fields import FIELDS, PAIR_VIEWS, REQUIRED
 from athanor.dynamics.hooks.news import News
-from athanor.errors import ContractError
+from athanor.errors import ContractError, InputError, MissingFieldError
 from athanor.hooks.stages import DynamicsStage
 
 if TYPE_CHECKING:
+    from athanor.data.batch import Batch
     from athanor.hooks.context import DynamicsContext
     from athanor.sinks.base import DataSink
 
+_IN_EVERY_FRAME = frozenset({*REQUIRED, "cell", "pbc", "system_id", "step", "time"})
+"""What says where atoms are, of which system, and when."""
+
 
 class _SinkHook:
-    """What both snapshot hooks share: a sink that is flushed at the end of each run."""
+    """What both snapshot hooks share: a sink that is flushed at the end of each run, and what a frame holds."""
 
     observes = True
 
-    def __init__(self, sink: DataSink, frequency: int, stage: Enum) -> None:
+    def __init__(
+        self,
+        sink: DataSink,
+        frequency: int,
+        stage: Enum,
+        fields: Iterable[str] | None,
+        dtype: torch.dtype | None,
+    ) -> None:
         if not callable(getattr(sink, "write", None)):
             raise ContractError(
                 f"`sink` is a {type(sink).__name__}; pass a sink, for example `ZarrData('frames.zarr')` or "
@@ -34,9 +49,37 @@ class _SinkHook:
         self.sink = sink
         self.frequency = check_whole(frequency, "frequency", 1)
         self.stage: Enum | None = stage
+        self.fields = None if fields is None else _checked_names(fields)
+        self.dtype = None if dtype is None else check_state_dtype(dtype)
 
     def __repr__(self) -> str:
         return describe(self, "sink", "frequency")
+
+    def _frame_of(self, batch: Batch) -> Batch:
+        """Return the fields of `batch` that are stored, in the dtype in which they are; most tensors are shared."""
+        frame = batch.without_pairs()
+        if self.fields is not None:
+            for name in self.fields:
+                if name not in frame and name not in FIELDS:
+                    known = (*FIELDS, *frame.custom_fields)
+                    raise MissingFieldError(
+                        f"`fields` of {type(self).__name__} names `{name}`, which the batch does not have."
+                        f"{did_you_mean(name, known)}"
+                    )
+            kept = self.fields | _IN_EVERY_FRAME
+            kept = kept | {"velocities_present"} if "velocities" in kept else kept
+            for name in [name for name, _ in frame if name not in kept]:
+                if name in frame:  # it may have gone with another one
+                    del frame[name]
+        return frame if self.dtype is None else frame.to(dtype=self.dtype)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        self.close()
 
     def close(self) -> None:
         """Flush the sink; called at the end of each run. The sink stays open for the next one."""
@@ -50,6 +93,17 @@ class _SinkHook:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to take up: the frames are in the sink."""
+
+
+def _checked_names(fields: Iterable[str]) -> frozenset[str]:
+    if isinstance(fields, str):
+        raise InputError(f"`fields={fields!r}` is one text; pass the names in a list: `fields=[{fields!r}]`.")
+    names = frozenset(fields)
+    for name in names:
+        of_pairs = name in PAIR_VIEWS or (name in FIELDS and FIELDS[name].level == "edge")
+        if of_pairs or not isinstance(name, str):
+            raise InputError(f"`fields` names {name!r}; a frame holds fields of atoms and of systems, and no pairs.")
+    return names
 
 
 class SnapshotHook(_SinkHook):
@@ -68,15 +122,28 @@ class SnapshotHook(_SinkHook):
         ``"every"`` writes a system that has finished, or was set aside, again each time. ``"once"`` writes it once
         more, as it then is, and no longer: of a system of which step, status and failure are those of its last frame
         in this run there is nothing new to tell.
+    fields
+        Names of the fields that are stored, beside those that say where the atoms are, of which system and when
+        (`positions`, `atomic_numbers`, `cell`, `pbc`, `system_id`, `step`, `time`). None stores all that the batch has.
+    dtype
+        ``torch.float32`` stores floating fields in single precision; `time` keeps its digits. None: as they are.
+    first
+        Also write the state before the first step of each run.
+    last
+        Also write the state after the last step of each run, of the systems whose last frame is older; not of a run
+        that ends with an error.
 
     Raises
     ------
     InputError
-        If `frequency` is not at least 1, or `finished` is another word.
+        If `frequency` is not at least 1, `finished` is another word, or `fields` names no field of atoms or systems.
+    MissingFieldError
+        From a call: if `fields` names something that is neither in the batch nor in the field table.
 
     Notes
     -----
-    Systems of all stages of a fused run are written together. Data goes to the host in the step, so a GPU run waits.
+    Systems of all stages of a fused run are written together. Data goes to the host in the step, so a GPU run waits;
+    with `athanor.sinks.AsyncSink` around the sink it does not.
 
     Examples
     --------
@@ -94,42 +161,124 @@ class SnapshotHook(_SinkHook):
         stage: Enum = DynamicsStage.AFTER_STEP,
         *,
         finished: str = "every",
+        fields: Iterable[str] | None = None,
+        dtype: torch.dtype | None = None,
+        first: bool = False,
+        last: bool = False,
     ) -> None:
-        super().__init__(sink, frequency, stage)
-        self.finished, self._news = finished, News(finished)
+        super().__init__(sink, frequency, stage, fields, dtype)
+        self.finished, self.first, self.last = finished, first, last
+        self._news, self._told = News(finished), News("once" if last else "every")
+        self._batch: weakref.ref[Batch] | None = None
+
+    def on_start(self, batch: Batch) -> None:
+        """Write `batch` as it is before the first step of a run, if that is asked for."""
+        if self.first and self._batch is None:
+            self._write(batch)
+        self._batch = weakref.ref(batch)
 
     def __call__(self, ctx: DynamicsContext, stage: Enum) -> None:
         """Write ``ctx.batch``."""
-        batch = ctx.batch.without_pairs()
-        self.sink.write(batch, self._news.of(batch))
+        self._write(ctx.batch)
+
+    def _write(self, batch: Batch) -> None:
+        self._told.of(batch)
+        self.sink.write(self._frame_of(batch), self._news.of(batch))
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None:
+        if exc_type is not None:
+            self._batch = None  # it may be in the midst of a step
+        self.close()
 
     def close(self) -> None:
-        """Flush the sink, and forget what was written: the next run is another one."""
-        self._news.forget()
-        super().close()
+        """Write the last state if that is asked for, flush the sink, and forget: the next run is another one."""
+        batch = None if self._batch is None or not self.last else self._batch()
+        try:
+            if batch is not None:
+                self.sink.write(self._frame_of(batch), self._told.of(batch))
+        finally:
+            self._batch = None
+            self._news.forget()
+            self._told.forget()
+            super().close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_batch": None}
 
 
 class ConvergedSnapshotHook(_SinkHook):
-    """Write each system once, when it converges.
+    """Write each system once in a run, as it is when it converges; in a fused run once for each stage.
+
+    Registered with the engine of one stage, it writes those that converge there.
 
     Parameters
     ----------
     sink
         Where the frames go; it copies.
     frequency
-        Steps between looks. Above 1, systems that converge in a step between are written at the next look of this
-        hook only if the engine names them then.
+        Steps between writes. Above 1, copies of systems that converge in a step between wait for the next write, or the
+        end of the run.
     stage
         Where in the step.
+    fields, dtype
+        As in `SnapshotHook`.
     """
 
-    def __init__(self, sink: DataSink, frequency: int = 1, stage: Enum = DynamicsStage.ON_CONVERGE) -> None:
-        super().__init__(sink, frequency, stage)
+    counts_each_system = True  # called at every step: a system is named once
+
+    def __init__(
+        self,
+        sink: DataSink,
+        frequency: int = 1,
+        stage: Enum = DynamicsStage.ON_CONVERGE,
+        *,
+        fields: Iterable[str] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(sink, frequency, stage, fields, dtype)
+        self._known: set[tuple[int, int]] = set()
+        self._waiting: list[Batch] = []
 
     def __call__(self, ctx: DynamicsContext, stage: Enum) -> None:
         """Write the systems of ``ctx.converged_mask``; nothing if it is None or all False."""
-        mask = ctx.converged_mask
-        if mask is None or not bool(mask.any()):
-            return
-        chosen = ctx.batch.index_select(torch.nonzero(mask).flatten())
-        self.sink.write(chosen.without_pairs())
+        if ctx.converged_mask is not None:
+            places = self._new_places(ctx.batch, ctx.converged_mask)
+            if places:
+                self._waiting.append(self._frame_of(ctx.batch.index_select(places)))
+        if ctx.step_count % self.frequency == 0:
+            self._write_waiting()
+
+    def _new_places(self, batch: Batch, converged: torch.Tensor) -> list[int]:
+        """Return the converged systems that were not written yet, and remember them. Waits for the device."""
+        places: list[int] = converged.nonzero().flatten().tolist()
+        if not places or "system_id" not in batch:
+            return places
+        stages = batch["status"] if "status" in batch else torch.zeros_like(batch["system_id"])
+        told = torch.cat((batch["system_id"], stages), dim=1)[converged].tolist()
+        new = {(system, status): place for place, (system, status) in zip(places, told, strict=True)}
+        new = {key: place for key, place in new.items() if key not in self._known}
+        self._known.update(new)
+        return sorted(new.values())
+
+    def _write_waiting(self) -> None:
+        while self._waiting:
+            self.sink.write(self._waiting[0])
+            del self._waiting[0]
+
+    def close(self) -> None:
+        """Write what waits, flush the sink, and forget: the next run is another one."""
+        self._known.clear()
+        try:
+            self._write_waiting()
+        finally:
+            super().close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Frames in the sink, and which systems have converged in this run."""
+        return {**super().state_dict(), "converged": sorted(self._known)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up which systems have converged."""
+        self._known = {(system, status) for system, status in state.get("converged", ())}

@@ -20,7 +20,6 @@ commit record and clips to it. A system that lacks a field has its default there
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -88,7 +87,13 @@ class StoredField:
         StorageError
             If the name can not be a key of a store, or the dtype has no place in one.
         """
-        return _describe(spec, tensor.dtype, tuple(tensor.shape[1:]))
+        key = id(spec), tensor.dtype, tensor.shape[1:]  # a hash of all that a row of the table says would cost more
+        known = _described.get(key)
+        if known is None or known[0] is not spec:
+            if len(_described) > _MOST_DESCRIBED:
+                _described.clear()
+            known = _described[key] = spec, _describe(spec, tensor.dtype, tuple(tensor.shape[1:]))
+        return known[1]
 
     @property
     def path(self) -> str:
@@ -130,7 +135,10 @@ class StoredField:
         return np.full(shape, fill_value(self.numpy_dtype) if default is None else default, dtype=self.numpy_dtype)
 
 
-@functools.lru_cache(maxsize=1024)
+_described: dict[tuple[int, torch.dtype, torch.Size], tuple[FieldSpec, StoredField]] = {}
+_MOST_DESCRIBED = 1024
+
+
 def _describe(spec: FieldSpec, dtype: torch.dtype, shape: tuple[int, ...]) -> StoredField:
     if dtype not in _DTYPES:
         raise StorageError(f"`{spec.name}` has dtype {dtype}, which a trajectory store can not hold.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 from collections.abc import Iterator
@@ -79,11 +80,15 @@ def acknowledged_length(raw: bytes, where: str) -> int:
 
 def encode_arrays(arrays: dict[str, np.ndarray], more: Any = None) -> bytes:
     """Payload of arrays by name and some JSON: length of the JSON header, header, arrays one behind another."""
-    listing = [[name, value.dtype.str, list(value.shape)] for name, value in arrays.items()]
-    header = json.dumps([listing, more]).encode()
-    parts = [struct.pack("<Q", len(header)), header]
-    parts += [np.ascontiguousarray(value).tobytes() for value in arrays.values()]
-    return b"".join(parts)
+    listing = tuple((name, value.dtype.str, value.shape) for name, value in arrays.items())
+    header = _header(listing) if not more else json.dumps([listing, more]).encode()
+    parts: list[Any] = [np.ascontiguousarray(value) for value in arrays.values()]
+    return b"".join((struct.pack("<Q", len(header)), header, *parts))
+
+
+@functools.lru_cache(maxsize=256)
+def _header(listing: tuple[tuple[str, str, tuple[int, ...]], ...]) -> bytes:
+    return json.dumps([listing, None]).encode()
 
 
 def decode_arrays(payload: bytes, where: str) -> tuple[dict[str, np.ndarray], Any]:

@@ -143,7 +143,7 @@ def group_document(arrays: Mapping[str, dict[str, Any]] | None = None) -> dict[s
 
 def to_json(document: dict[str, Any]) -> bytes:
     """Bytes of a ``zarr.json``."""
-    return json.dumps(document, indent=1).encode()
+    return json.dumps(document, separators=(",", ":")).encode()
 
 
 class ShardReader:

@@ -175,7 +175,7 @@ def _frames(
 ) -> tuple[Frames, tuple[StoredField, ...]]:
     arrays, more = decode_arrays(payload, where)
     try:
-        fields = (*fields, *fields_from_json(more))
+        fields = (*fields, *fields_from_json(more or ()))
         rows = Rows(arrays.pop("nodes"))
         structure = arrays.pop("structure")
         new = Rows(arrays.pop("structure_nodes")) if "structure_nodes" in arrays else None

@@ -22,28 +22,26 @@ from athanor.io._replace import PARTIAL
 from athanor.io._store_lock import LOCK_KEY
 from athanor.io.store.buffer import ArrayBuffer
 from athanor.io.store.config import Durability, TrajectoryConfig
+from athanor.io.store.fold import next_commit, with_frames
 from athanor.io.store.layout import (
     COMMITS_KEY,
     FORMAT_KEY,
     GROUPS,
     JOINS_LATER,
-    STRUCTURE_INDEX,
-    SYSTEM_INDEX,
     Commit,
     StoredField,
     StoreExistsError,
     array_spec,
     check_format,
     format_bytes,
-    level_of,
     tail_key,
     version_of,
 )
 from athanor.io.store.medium import Log, Medium, SyncError
 from athanor.io.store.reader import StoredFrames
 from athanor.io.store.records import crc32c, encode_arrays, frame
-from athanor.io.store.rows import Rows, merge_rows
-from athanor.io.store.shards import ArraySpec, ShardReader, group_document, to_json
+from athanor.io.store.rows import Rows
+from athanor.io.store.shards import ShardReader, group_document, to_json
 from athanor.io.store.state import COMMIT, REMAINDER, Frames, State, load_state
 from athanor.io.store.structures import StructureTable
 
@@ -367,7 +365,7 @@ class TrajectoryWriter:
         self._fold_at = (self._log.size if self._log else 0) + self._config.buffer_bytes  # if this fails
         if self._writes_unsynced:
             self._sync()
-        buffers = self._add_frames(state)
+        buffers = with_frames(self._buffers, state, self._config.shard_bytes)
         changed = [path for path, buffer in buffers.items()
                    if buffer.write(self.medium, self._config.compression_level, whole=whole)]  # fmt: skip
         documents = {path: buffers[path].metadata(self._config.compression_level) for path in buffers}
@@ -375,16 +373,7 @@ class TrajectoryWriter:
             self.medium.put(f"{path}/zarr.json", to_json(documents[path]))
         if whole or self._is_consolidated is not False:
             self.medium.put("zarr.json", to_json(group_document(documents if whole else None)))
-        new = Commit(
-            commit.number + 1,
-            commit.systems + sum(len(each.rows) for each in state.frames),
-            commit.nodes + sum(each.rows.num_nodes for each in state.frames),
-            *self._structures_of(state),
-            state.fields,
-            {path: buffer.to_commit() for path, buffer in buffers.items()},
-            tail_key(commit.number + 1),
-            state.checksum,
-        )
+        new = next_commit(state, buffers)
         remainder = {path: behind for path, buffer in buffers.items() if len(behind := buffer.behind)}
         log = self._new_tail(new, remainder)
         self.medium.settle()
@@ -393,52 +382,6 @@ class TrajectoryWriter:
         self._fold_at = log.size + self._config.buffer_bytes
         with suppress(OSError):  # a stray one is dropped by the next writer
             self.medium.delete_log(commit.tail)
-
-    @staticmethod
-    def _structures_of(state: State) -> tuple[int, int]:
-        new = [each.new_structures for each in state.frames if each.new_structures is not None]
-        commit = state.commit
-        return commit.structures + sum(map(len, new)), commit.structure_nodes + sum(each.num_nodes for each in new)
-
-    def _add_frames(self, state: State) -> dict[str, ArrayBuffer]:
-        """The ends of the arrays with the frames of the log behind them. Nothing is changed if this fails."""
-        commit, fields = state.commit, state.fields
-        buffers = {path: buffer.copy() for path, buffer in self._buffers.items()}
-        if not state.frames:
-            return buffers
-        constants = [item for item in fields if item.constant]
-        data = [item for item in fields if not item.constant]
-        rows = merge_rows([each.rows for each in state.frames], data)
-        structure = np.concatenate([each.structure for each in state.frames])
-        identity = rows.columns.get("system_id")
-        order = np.arange(len(rows)) if identity is None else np.argsort(identity.reshape(-1), kind="stable")
-        rows = rows.take(order, data)
-        new = merge_rows([each.new_structures for each in state.frames if each.new_structures is not None], constants)
-
-        def add(path: str, values: np.ndarray, earlier: np.ndarray, before: int) -> None:
-            if path not in buffers:
-                per_atom = level_of(path, fields) in ("node", "structure_node")
-                spec = ArraySpec.sized(
-                    path, values.dtype, values.shape[1:], self._config.shard_bytes, per_atom=per_atom
-                )
-                buffers[path] = ArrayBuffer(spec)
-                if before:
-                    buffers[path].add(np.broadcast_to(earlier, (before, *earlier.shape[1:])))
-            buffers[path].add(values)
-
-        nothing = np.zeros(1, dtype=np.int64)
-        index = np.cumsum(rows.node_counts) + commit.nodes, structure[order], order + commit.systems
-        for path, values in zip(SYSTEM_INDEX, index, strict=True):
-            add(path, values, nothing, 0)
-        add(STRUCTURE_INDEX, np.cumsum(new.node_counts) + commit.structure_nodes, nothing, 0)
-        for item in fields:
-            add(
-                item.path,
-                (new if item.constant else rows).column(item),
-                item.missing_rows(1),
-                commit.rows(level_of(item.path, fields)),
-            )
-        return buffers
 
     def flush(self) -> None:
         """Acknowledge what was written.

@@ -25,6 +25,7 @@ from athanor.models.config import ModelConfig
 from athanor.models.diep.network import draws_triplets_alike, evaluate
 from athanor.models.diep.weights import SHIPPED, load_potential
 from athanor.models.learned import DERIVATIVES, EMBEDDINGS, LearnedModel
+from athanor.models.network_blocks import PAIRS_AT_A_TIME
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class DIEPWrapper(LearnedModel):
     ----------
     .. [1] S. A. Tawfik et al., Digital Discovery (2024). doi:10.1039/d4dd00246f
     """
+
+    pairs_at_a_time = PAIRS_AT_A_TIME
 
     def __init__(self, model: nn.Module, *, name: str = "DIEP", weights_digest: str = "") -> None:
         network: Any = getattr(model, "model", None)

@@ -170,7 +170,7 @@ class NequIPWrapper(LearnedModel):
         geometry = (batch.positions, batch.cell_or_zeros, strain)
         energy = _WithDerivatives.apply(found["total_energy"].view(-1), *derivatives, *geometry)
         outputs = {"energy": energy, "atomic_energies": found["atomic_energy"].view(-1)}
-        return self.named_outputs(outputs, graph, wanted)
+        return self.named_outputs(outputs, graph.batch, wanted)
 
     def network_outputs(self, graph: NetworkGraph, wanted: Set[str]) -> Mapping[str, torch.Tensor | None]:
         """Return energies and features; see `LearnedModel.network_outputs`."""

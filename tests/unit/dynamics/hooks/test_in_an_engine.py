@@ -13,7 +13,8 @@ from athanor.dynamics.hooks import ConvergedSnapshotHook, LoggingHook, NaNDetect
 from athanor.dynamics.integrators import NVE, NVTLangevin
 from athanor.dynamics.optimizers.fire import FIREVariableCell
 from athanor.dynamics.sinks import HostMemory, ZarrData
-from athanor.errors import NonFiniteError
+from athanor.errors import NonFiniteError, StorageError
+from athanor.hooks.stages import DynamicsStage
 from athanor.testing.dynamics_contract import argon_crystal, argon_model
 
 
@@ -52,18 +53,163 @@ def test_a_detector_turns_a_blow_up_into_an_error():
         engine.run(batch, n_steps=3)
 
 
-def test_converged_systems_are_written_once():
+def steps_of(sink: HostMemory) -> list[list[int]]:
+    """Steps of the frames of each of two systems."""
+    frames = sink.read()
+    return [frames.step[frames.system_id == number].tolist() for number in (0, 1)]
+
+
+def test_the_first_and_the_last_state() -> None:
+    model, batch, plain, whole = argon_model(), argon(), HostMemory(100), HostMemory(100)
+    hooks = [SnapshotHook(plain, 5), SnapshotHook(whole, 5, first=True, last=True)]
+    engine = NVE(model, dt=2.0, hooks=[*model.make_neighbor_hooks(), *hooks])
+    start = batch.positions.clone()
+    engine.run(batch, 8)
+    assert steps_of(plain) == [[1, 6]] * 2
+    assert steps_of(whole) == [[0, 1, 6, 8]] * 2
+    frames = whole.read()
+    assert torch.equal(frames.positions[: len(start)], start)
+    assert not bool(frames.forces.isnan().any())
+    assert torch.equal(frames.positions[-len(start) :], batch.positions)
+    assert torch.equal(frames.energy[-2:], batch.energy)
+    engine.run(batch, 3)  # ends in a step that is written anyway
+    assert steps_of(plain) == [[1, 6, 11]] * 2
+    assert steps_of(whole) == [[0, 1, 6, 8, 8, 11]] * 2
+
+
+def test_the_first_and_the_last_state_of_systems_that_finish_apart() -> None:
     from athanor.dynamics.convergence import ConvergenceHook
     from athanor.dynamics.optimizers.fire import FIRE
 
-    sink, model = HostMemory(10), argon_model()
-    hooks = [*model.make_neighbor_hooks(), ConvergedSnapshotHook(sink)]
-    engine = FIRE(model, dt=0.5, convergence_hook=ConvergenceHook.from_fmax(0.01), hooks=hooks)
+    sink, model, batch = HostMemory(1000), argon_model(), argon()
+    batch.positions[32:].add_(0.2 * torch.randn(32, 3, generator=torch.Generator().manual_seed(1)).double())
+    hook = SnapshotHook(sink, 1000, finished="once", first=True, last=True)
+    criterion = ConvergenceHook.from_fmax(0.05)
+    engine = FIRE(model, dt=0.5, convergence_hook=criterion, hooks=[*model.make_neighbor_hooks(), hook])
     engine.warns_of_start = False
-    engine.run(argon(), n_steps=400)
+    engine.run(batch, 400)
+    ends = batch.step.flatten().tolist()
+    assert ends[0] != ends[1]
+    assert steps_of(sink) == [[0, 1, end] if end > 1 else [0, 1] for end in ends]
+
+
+def test_single_steps_have_one_first_state() -> None:
+    sink, model, batch = HostMemory(100), argon_model(), argon()
+    hook = SnapshotHook(sink, 4, first=True, last=True)
+    engine = NVE(model, dt=2.0, hooks=[*model.make_neighbor_hooks(), hook])
+    for _ in range(3):
+        engine.step(batch)
+    hook.close()
+    assert steps_of(sink) == [[0, 1, 3]] * 2
+
+
+def test_the_last_state_of_a_run_that_fails_is_not_told_as_one() -> None:
+    sink, model, batch = HostMemory(100), argon_model(), argon()
+
+    class Stops:
+        frequency, stage = 1, DynamicsStage.BEFORE_POST_UPDATE
+
+        def __call__(self, ctx, stage):
+            if ctx.step_count == 3:
+                raise RuntimeError("no more")
+
+    hooks = [*model.make_neighbor_hooks(), SnapshotHook(sink, 2, last=True), Stops()]
+    with pytest.raises(RuntimeError, match="no more"):
+        NVE(model, dt=2.0, hooks=hooks).run(batch, 10)
+    assert steps_of(sink) == [[1, 3]] * 2
+
+
+class NamesEachStep(ConvergedSnapshotHook):
+    """Broken twin: does not remember who was written."""
+
+    def _new_places(self, batch, converged):
+        self._known.clear()
+        return super()._new_places(batch, converged)
+
+
+class LooksNowAndThen(ConvergedSnapshotHook):
+    """Broken twin: is called in some steps only."""
+
+    counts_each_system = False
+
+
+class WritesTheLaterState(ConvergedSnapshotHook):
+    """Broken twin: writes systems as they are at the next write."""
+
+    def __call__(self, ctx, stage):
+        if ctx.converged_mask is not None:
+            self._waiting.append(ctx.batch)
+        if ctx.step_count % self.frequency == 0:
+            self._write_waiting()
+
+
+class EveryoneConverges:
+    """A look at the converged systems in each step, as engines of others may have it."""
+
+    frequency, stage, observes = 1, DynamicsStage.AFTER_STEP, True
+
+    def __init__(self, hook: ConvergedSnapshotHook) -> None:
+        self.hook, self.close = hook, hook.close
+
+    def __call__(self, ctx, stage):
+        ctx.converged_mask = ctx.batch.step[:, 0] >= torch.tensor([2, 3])
+        self.hook(ctx, stage)
+
+
+def check_converged(kind: type[ConvergedSnapshotHook], frequency: int) -> None:
+    """Each system is written once, as it was when it converged."""
+    from athanor.dynamics.convergence import ConvergenceHook
+    from athanor.dynamics.optimizers.fire import FIRE
+
+    sink, model = HostMemory(1000), argon_model()
+    hooks = [*model.make_neighbor_hooks(), kind(sink, frequency)]
+    relax = FIRE(model, dt=0.5, convergence_hook=ConvergenceHook.from_fmax(0.01))
+    heat = NVE(model, dt=2.0, n_steps=60)
+    relax.warns_of_start = heat.warns_of_start = False
+    fused = relax + heat
+    for hook in hooks:
+        fused.register_hook(hook)
+    fused.run(argon())
     found = sink.read()
     assert sorted(found.system_id.flatten().tolist()) == [0, 1]
     assert float(found.forces.norm(dim=1).max()) < 0.01
+
+    every = HostMemory(1000)
+    hook = EveryoneConverges(kind(every, frequency))
+    NVE(model, dt=2.0, hooks=[*model.make_neighbor_hooks(), hook]).run(argon(), 8)
+    assert steps_of(every) == [[2], [3]]
+
+
+@pytest.mark.parametrize("frequency", [1, 3, 50])
+def test_converged_systems_are_written_once(frequency: int) -> None:
+    check_converged(ConvergedSnapshotHook, frequency)
+
+
+@pytest.mark.parametrize("twin", [NamesEachStep, LooksNowAndThen, WritesTheLaterState], ids=lambda twin: twin.__name__)
+def test_a_broken_twin_is_told(twin: type[ConvergedSnapshotHook]) -> None:
+    with pytest.raises((AssertionError, StorageError)):
+        check_converged(twin, 50)
+
+
+def test_a_system_is_written_in_each_run_and_stage_that_it_converges_in() -> None:
+    from athanor.dynamics.convergence import ConvergenceHook
+    from athanor.dynamics.optimizers.fire import FIRE
+
+    sink, coarse_sink, model = HostMemory(1000), HostMemory(1000), argon_model()
+    coarse = FIRE(
+        model, dt=0.5, convergence_hook=ConvergenceHook.from_fmax(0.02), hooks=[ConvergedSnapshotHook(coarse_sink)]
+    )
+    fine = FIRE(model, dt=0.5, convergence_hook=ConvergenceHook.from_fmax(0.01))
+    coarse.warns_of_start = fine.warns_of_start = False
+    fused = coarse + fine
+    for hook in [*model.make_neighbor_hooks(), ConvergedSnapshotHook(sink)]:
+        fused.register_hook(hook)
+    fused.run(argon())
+    found = sink.read()
+    assert [found.status[found.system_id == number].tolist() for number in (0, 1)] == [[1, 2]] * 2
+    assert sorted(coarse_sink.read().system_id.flatten().tolist()) == [0, 1]
+    state = ConvergedSnapshotHook(sink).state_dict()
+    assert state == {"stored": 4, "converged": []}
 
 
 class MovesAsMotion(FIREVariableCell):

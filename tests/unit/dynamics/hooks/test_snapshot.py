@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from athanor.dynamics.hooks import ConvergedSnapshotHook, SnapshotHook
-from athanor.errors import InputError
+from athanor.errors import DtypeError, InputError, MissingFieldError
 from athanor.hooks import Hook
 from athanor.hooks.context import DynamicsContext
 from athanor.hooks.stages import DynamicsStage
@@ -87,6 +87,57 @@ def test_all_systems_are_written_unless_told_otherwise(sink):
     assert len(sink) == 6
     with pytest.raises(InputError, match=r'`finished=True` is unknown. Use "every" or "once"'):
         SnapshotHook(sink, finished=True)
+
+
+ALWAYS = {"positions", "atomic_numbers", "cell", "pbc", "system_id", "step", "time"}
+
+
+@pytest.mark.parametrize("kind", [SnapshotHook, ConvergedSnapshotHook])
+def test_chosen_fields(kind, sink):
+    batch = with_pairs()
+    hook = kind(sink, fields=["forces", "my_bytes", "dipole"])
+    context = DynamicsContext(batch=batch, converged_mask=torch.ones(3, dtype=torch.bool))
+    hook(context, hook.stage)
+    found = sink.read()
+    assert {name for name, _ in found} == {*ALWAYS, "forces", "my_bytes"}
+    for name, value in found:
+        assert torch.equal(value, batch[name]), name
+    assert "velocities" in batch
+    velocities = kind(HostMemory(9), fields=("velocities",))
+    velocities(context, hook.stage)
+    assert {name for name, _ in velocities.sink.read()} == {*ALWAYS, "velocities", "velocities_present"}
+
+
+def test_single_precision(sink):
+    batch = with_pairs()
+    batch.time = torch.full((3, 1), 1.0 + 2.0**-40, dtype=torch.float64)
+    SnapshotHook(sink, dtype=torch.float32)(DynamicsContext(batch=batch), DynamicsStage.AFTER_STEP)
+    found = sink.read()
+    assert found.positions.dtype == found.energy.dtype == torch.float32
+    assert torch.equal(found.positions, batch.positions.float())
+    assert torch.equal(found.time, batch.time)
+    assert found.atomic_numbers.dtype == batch.atomic_numbers.dtype
+    assert batch.positions.dtype == torch.float64
+
+
+def test_mistakes():
+    sink, batch = HostMemory(9), make_batch(0)
+    for arguments, error, text in [
+        ({"fields": "forces"}, InputError, r"is one text; pass the names in a list: `fields=\['forces'\]`"),
+        (
+            {"fields": ["neighbor_list"]},
+            InputError,
+            "`fields` names 'neighbor_list'; a frame holds fields of atoms and of",
+        ),
+        ({"fields": ["edge_embeddings"]}, InputError, "and no pairs"),
+        ({"fields": [3]}, InputError, "`fields` names 3"),
+        ({"dtype": torch.float16}, DtypeError, "pass torch.float64 or torch.float32"),
+    ]:
+        with pytest.raises(error, match=text):
+            SnapshotHook(sink, **arguments)
+    with pytest.raises(MissingFieldError, match=r"names `force`, which the batch does not have. Did you mean `forces`"):
+        SnapshotHook(sink, fields=["force"])(DynamicsContext(batch=batch), DynamicsStage.AFTER_STEP)
+    assert len(sink) == 0
 
 
 def test_the_end_of_a_run_commits():

@@ -1,0 +1,69 @@
+"""What becomes of frames when they move from the log into the arrays: their order there, and the commit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from athanor.io.store.buffer import ArrayBuffer
+from athanor.io.store.layout import STRUCTURE_INDEX, SYSTEM_INDEX, Commit, level_of, tail_key
+from athanor.io.store.rows import merge_rows
+from athanor.io.store.shards import ArraySpec
+from athanor.io.store.state import State
+
+
+def with_frames(buffers: Mapping[str, ArrayBuffer], state: State, shard_bytes: int) -> dict[str, ArrayBuffer]:
+    """Return the ends of the arrays with the frames of the log behind them; those given stay as they are.
+
+    Frames of one system are put together. A field that came later gets the missing value for frames before it.
+    """
+    commit, fields = state.commit, state.fields
+    filled = {path: buffer.copy() for path, buffer in buffers.items()}
+    if not state.frames:
+        return filled
+    constants = [item for item in fields if item.constant]
+    data = [item for item in fields if not item.constant]
+    rows = merge_rows([each.rows for each in state.frames], data)
+    structure = np.concatenate([each.structure for each in state.frames])
+    identity = rows.columns.get("system_id")
+    order = np.arange(len(rows)) if identity is None else np.argsort(identity.reshape(-1), kind="stable")
+    rows = rows.take(order, data)
+    new = merge_rows([each.new_structures for each in state.frames if each.new_structures is not None], constants)
+
+    def end_of(path: str, values: np.ndarray) -> ArrayBuffer:
+        if path not in filled:
+            per_atom = level_of(path, fields) in ("node", "structure_node")
+            spec = ArraySpec.sized(path, values.dtype, values.shape[1:], shard_bytes, per_atom=per_atom)
+            filled[path] = ArrayBuffer(spec)
+        return filled[path]
+
+    index = np.cumsum(rows.node_counts) + commit.nodes, structure[order], order + commit.systems
+    for path, values in zip(SYSTEM_INDEX, index, strict=True):
+        end_of(path, values).add(values)
+    ends = np.cumsum(new.node_counts) + commit.structure_nodes
+    end_of(STRUCTURE_INDEX, ends).add(ends)
+    for item in fields:
+        values, is_new = (new if item.constant else rows).column(item), item.path not in filled
+        buffer = end_of(item.path, values)
+        if is_new:
+            buffer.add(item.missing_rows(commit.rows(level_of(item.path, fields))))
+        buffer.add(values)
+    return filled
+
+
+def next_commit(state: State, buffers: Mapping[str, ArrayBuffer]) -> Commit:
+    """Return the commit that counts the frames of the log among the rows of the arrays."""
+    commit = state.commit
+    new = [each.new_structures for each in state.frames if each.new_structures is not None]
+    return Commit(
+        number=commit.number + 1,
+        systems=state.systems,
+        nodes=commit.nodes + sum(each.rows.num_nodes for each in state.frames),
+        structures=commit.structures + sum(map(len, new)),
+        structure_nodes=commit.structure_nodes + sum(each.num_nodes for each in new),
+        fields=state.fields,
+        arrays={path: buffer.to_commit() for path, buffer in buffers.items()},
+        tail=tail_key(commit.number + 1),
+        previous=state.checksum,
+    )

@@ -5,6 +5,7 @@
 # make test-model-NAME  run the tests of a model on its own package, in an environment of their own: NAME is mace, orb, mattersim,
 #                  uma, metatomic, aimnet2, nequip, or learned for SevenNet, SO3LR and DIEP together   (minutes after set-up)
 # make test-remote  run the tests of trajectories in S3, on a server that they start, in an environment of their own
+# make test-export  open exported files in ASE, MDAnalysis and OVITO, in an environment of their own        (minutes after set-up)
 # make test-everywhere  run them on every Python of this machine, and as on other machines        (three times the tests)
 # make lint   ruff, layers, types
 # make docs   build the pages into docs/_build, warnings are errors                       (half a minute)
@@ -13,7 +14,7 @@
 # make validation  sample every ensemble against exact answers and other programs, write docs/validation.md   (under an hour)
 # make bench-peers  set up LAMMPS, torch-sim and others for `make bench` and `make validation`, in an environment of their own
 # make pins   resolve constraints*.txt anew; torch, and the oldest versions, stay as they are written there; those of a model
-#             on its own: make pins-model-NAME
+#             on its own: make pins-model-NAME; those of exports: make pins-export
 # make clean  remove the environment, results and caches
 #
 # The first target that needs it sets up `.venv` once; it is set up again when pyproject.toml or constraints*.txt change.
@@ -35,7 +36,7 @@ find_python = for p in "$(PYTHON)" python3 python3.14 python3.13 python3.12 pyth
 	[ -n "$$p" ] && command -v "$$p" >/dev/null 2>&1 && \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done
 
-.PHONY: help demo test test-remote test-lowest test-newest test-everywhere lint docs bench bench-potentials bench-peers validation pins pins-remote setup clean
+.PHONY: help demo test test-lowest test-newest test-export test-remote test-everywhere lint docs bench bench-potentials bench-peers validation pins pins-export pins-remote setup clean
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
 
@@ -48,7 +49,7 @@ $(READY): pyproject.toml $(PINS)
 	if [ -z "$$python" ]; then echo "No Python 3.11 or newer with venv was found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; fi; \
 	echo "==> Set-up, once: $$("$$python" --version) in $(VENV), athanor with $(EXTRAS) and the test tools (a few minutes; torch is large)"; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check $(addprefix -c ,$(PINS)) -e '.[$(EXTRAS),dev]' $(MORE) \
+	@$(BIN)/python -m pip install --disable-pip-version-check $(addprefix -c ,$(PINS)) -e '.[$(EXTRAS),dev]' $(if $(MORE),'$(MORE)') \
 		| grep --line-buffered -v '^Requirement already satisfied'; exit $${PIPESTATUS[0]}
 	@touch $(READY)
 	@echo "==> Set-up done."
@@ -84,6 +85,12 @@ test-remote:
 	@$(MAKE) --no-print-directory test VENV=.venv-remote EXTRAS=remote MORE='$(SERVER)' JOBS=0 \
 		PINS=$(REMOTE_PINS) PYTEST_ARGS=tests/remote_apart
 SERVER := moto[server]>=5.2
+
+# Programs that open exported files: large, and too new for the oldest numpy.
+OF_export := export,viewers
+test-export:
+	@$(MAKE) --no-print-directory test VENV=.venv-export EXTRAS=$(OF_export) JOBS=0 PINS=tests/export_apart/constraints-export.txt \
+		PYTEST_ARGS=tests/export_apart
 
 test-everywhere: $(READY)
 	@$(BIN)/python tests/everywhere.py $(WHERE)
@@ -144,6 +151,10 @@ pins-remote: $(READY)
 	@set -o pipefail; { sed '/^$$/q' $(REMOTE_PINS); $(RESOLVE) <(echo '$(SERVER)') --extra remote --extra dev -c <(grep -v '^python-dateutil==' constraints.txt) \
 		| grep -vE '^(cuda-|nvidia-(cu|n[cv])|triton)'; } > $(REMOTE_PINS).new && mv $(REMOTE_PINS).new $(REMOTE_PINS)
 REMOTE_PINS := tests/remote_apart/constraints-remote.txt
+
+pins-export: $(READY)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	@$(call resolve,tests/export_apart/constraints-export.txt,^torch==,$(subst $(comma), ,$(OF_export)) dev,constraints.txt)
 
 clean:
 	rm -rf .venv .venv-* $(PEERS) $(OUT) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -22,6 +22,12 @@ for _name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMP
     os.environ.pop(_name, None)
 os.environ["COLUMNS"] = "80"
 
+# No test waits for the disk, which some machines share: what a missing sync does, `unit/io/test_power_cut.py` finds out
+# from a record of the calls, and `reliability/` from programs of their own.
+os.fsync = lambda descriptor: None
+if hasattr(os, "fdatasync"):
+    os.fdatasync = lambda descriptor: None
+
 # The same examples everywhere, however slow the machine is that tries them.
 hypothesis.settings.register_profile(
     "everywhere",

@@ -1,4 +1,4 @@
-"""What is installed for the tests: `constraints*.txt`, and those of models, follow pyproject.toml."""
+"""What is installed for the tests: `constraints*.txt`, and those of models and exports, follow pyproject.toml."""
 
 from __future__ import annotations
 

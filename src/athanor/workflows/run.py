@@ -17,7 +17,8 @@ from athanor.dynamics.evaluate import is_of_model
 from athanor.errors import AthanorWarning, StorageError, in_words
 from athanor.workflows import build
 from athanor.workflows.advice import Advice, advise
-from athanor.workflows.folder import FINAL, LOG, RUN, SUMMARY_CSV, SUMMARY_JSON, TRAJECTORY
+from athanor.workflows.checksums import write_checksums
+from athanor.workflows.folder import CHECKSUMS, FINAL, LOG, RUN, SUMMARY_CSV, SUMMARY_JSON, TRAJECTORY
 from athanor.workflows.methods import StageKind, all_settings, stage_of
 from athanor.workflows.output import check_inputs_outside, check_output, create_output, write_summary
 from athanor.workflows.plan import Plan, make_plan, spec_of_call
@@ -293,6 +294,7 @@ class _Run:
             self._attempt(self._log.close, of=f"the last rows of `{LOG}`")
         frames = self._close_sink()
         self._reserve.give_back()
+        self._attempt(write_checksums, folder, of=f"`{CHECKSUMS}`")
         ended = state if self._trouble is None else "failed"
         self._attempt(self.record.finish, ended, self.result.outcomes, frames, of=f"the end in `{RUN}`")
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from athanor.errors import StorageError
 from athanor.io.regular_file import open_regular
+from athanor.workflows.checksums import check_file
 
 _LARGE = 50_000_000
 """Bytes beyond which a log is searched for a few systems instead of being parsed whole."""
@@ -142,6 +143,8 @@ class SavedLog:
 
     def _read(self, systems: Sequence[int]) -> tuple[list[str], dict[int, np.ndarray]]:
         """Columns of the log, and the rows of each system, at least of `systems`."""
+        if self._whole is None:
+            check_file(self._path)
         try:
             with open_regular(self._path) as file:
                 columns = self._header(file)

@@ -13,6 +13,7 @@ from typing import Any
 from athanor._values import shown
 from athanor.errors import InputError, StorageError
 from athanor.io.regular_file import read_regular
+from athanor.workflows.checksums import check_file
 from athanor.workflows.columns import note_apart, tell_apart
 from athanor.workflows.folder import RUN, SUMMARY_CSV, SUMMARY_JSON
 from athanor.workflows.yaml_file import MOST_BYTES, NotYamlError, parse_yaml
@@ -78,6 +79,7 @@ def read_summary(folder: Path, systems: int) -> list[dict[str, Any]]:
         If the file is missing or damaged.
     """
     path = folder / SUMMARY_JSON
+    check_file(path)
     try:
         rows = json.loads(read_regular(path, min(_MOST_BYTES_OF_A_ROW * (systems + 1), _MOST_BYTES_OF_A_TABLE)))
     except FileNotFoundError:

@@ -177,6 +177,27 @@ def test_a_store_of_version_0_whose_writer_left_out_empty_chunks_is_read(old_sto
     assert all(data.energy is None for data in found.to_data_list())
 
 
+@pytest.mark.parametrize("old_store", ["store_version_1"], indirect=True)
+def test_stores_that_the_first_writer_of_version_1_left_are_read(old_store):
+    """One that was closed, one whose writer was killed; with the zarr that is installed here, whichever it is."""
+    wanted = {
+        name: np.concatenate([make_rows(step)[0].columns[name] for step in range(6)])
+        for name in make_rows(0)[0].columns
+    }
+    for name in ("closed", "killed"):
+        found = TrajectoryReader(old_store / name).rows(slice(None))
+        for field, column in wanted.items():
+            np.testing.assert_array_equal(found.columns[field], column)
+        target = writer(old_store / name)
+        target.append(*make_rows(6))
+        target.close()
+    for name in ("closed", "killed"):
+        group = zarr.open_group(old_store / name, mode="r")
+        frames = np.split(group["data/positions"][:], group["index/node_end"][:-1])
+        found = np.concatenate([frames[place] for place in np.argsort(group["index/sequence"][:])[:12]])
+        np.testing.assert_array_equal(found, wanted["positions"])
+
+
 @pytest.mark.parametrize("old_store", ["store_with_presence_rows"], indirect=True)
 def test_a_store_of_version_0_is_not_written(old_store):
     with pytest.raises(StorageError, match=r"is of version 0 of the format, .* `athanor store upgrade` brings it to"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from ase.build import bulk
 import athanor
 from athanor.errors import AthanorError, InputError, StorageError
 from athanor.workflows import saved_log
+from athanor.workflows.folder import CHECKSUMS
 from athanor.workflows.run import run as run_spec
 from athanor.workflows.saved_run import SavedRun
 from athanor.workflows.spec import make_spec
@@ -58,8 +60,10 @@ def run(folder: Path) -> SavedRun:
 
 @pytest.fixture
 def copy(folder: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
-    return Path(shutil.copytree(folder, tmp_path / "out"))
+    """A copy that a test may damage; without checksums, as a run leaves that was killed."""
+    out = Path(shutil.copytree(folder, tmp_path / "out"))
+    (out / CHECKSUMS).unlink()
+    return out
 
 
 def test_what_was_run(run: SavedRun) -> None:
@@ -241,6 +245,36 @@ def test_what_is_no_run(tmp_path: Path) -> None:
         athanor.open(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "ask"),
+    [
+        ("log.csv", lambda run: run.series(0)),
+        ("summary.json", lambda run: run.names),
+        ("final.extxyz", lambda run: run.structures),
+    ],
+)
+def test_one_digit_that_is_another_is_told(
+    folder: Path, tmp_path: Path, name: str, ask: Callable[[SavedRun], object]
+) -> None:
+    """Mutant: without checksums the other number is read as if it were right."""
+    out = Path(shutil.copytree(folder, tmp_path / "out"))
+    assert ask(athanor.open(out)) is not None
+    text = (out / name).read_text(encoding="utf-8")
+    place = next(number for number in range(len(text) // 2, len(text)) if text[number] in "12345678")
+    damage(out, name, lambda text: text[:place] + str(int(text[place]) ^ 1 or 2) + text[place + 1 :])
+    with pytest.raises(StorageError, match=rf"{name}` is damaged, or was changed after the run"):
+        ask(athanor.open(out))
+    (out / CHECKSUMS).unlink()
+    assert ask(athanor.open(out)) is not None
+
+
+def test_checksums_are_those_of_other_programs(folder: Path) -> None:
+    listed = dict(line.split("  ")[::-1] for line in (folder / CHECKSUMS).read_text(encoding="ascii").splitlines())
+    assert listed.keys() == {"final.extxyz", "summary.csv", "summary.json", "log.csv"}
+    for name, digest in listed.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+
+
 def test_a_torn_last_line_is_not_there(run: SavedRun, copy: Path) -> None:
     damage(copy, "log.csv", lambda text: text[: text.rindex(",2,0,") + 20])
     assert len(athanor.open(copy).series(2)) == len(run.series(2)) - 1
@@ -294,6 +328,7 @@ def test_a_log_with_nothing_but_its_header(tmp_path: Path) -> None:
     """As a run leaves that was killed before its first row was on disk."""
     athanor.md(bulk("Ar", "fcc", a=5.3, cubic=True) * 2, ARGON, temperature=30, steps=2, out=tmp_path / "out")
     log = tmp_path / "out" / "log.csv"
+    log.with_name(CHECKSUMS).unlink()
     log.write_text(log.read_text(encoding="utf-8").partition("\n")[0] + "\n", encoding="utf-8")
     run = athanor.open(tmp_path / "out")
     assert len(run.series(0)) == 0

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from athanor.errors import StorageError
-from athanor.io._replace import PARTIAL
+from athanor.io._replace import PARTIAL, sync_folder
 from athanor.io._store_lock import StoreLock
 from athanor.io.store.records import LOG_HEADER_BYTES, acknowledged_length, log_header
 
@@ -189,13 +189,7 @@ class Disk:
 
     def sync_folder(self, path: Path) -> None:
         """Bring the names in a folder to the disk."""
-        if os.name == "nt":
-            return
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(path)
 
 
 class Folder(Medium):

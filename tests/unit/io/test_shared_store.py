@@ -13,7 +13,8 @@ import pytest
 from athanor.errors import OptionalDependencyError, StorageError
 from athanor.io.store import writer as writer_module
 from athanor.io.store.check import check_store
-from athanor.io.store.shared import NEW, TRIES, RefusedError, SharedObjects, TakenError
+from athanor.io.store.medium import Folder, Medium
+from athanor.io.store.shared import NEW, TRIES, RefusedError, TakenError
 from athanor.io.trajectory import TrajectoryReader
 from athanor.sinks import ZarrData
 
@@ -26,7 +27,7 @@ CONFIG = {"shard_bytes": 1024, "buffer_bytes": 1500}
 STEPS = 4
 
 
-def steps_of(medium: SharedObjects) -> list[int]:
+def steps_of(medium: Medium) -> list[int]:
     """Steps of all frames, each of which has its right values."""
     found = TrajectoryReader(medium).rows(slice(None))
     steps = found.columns.get("step", np.empty((0, 1), int))[::2, 0].tolist()
@@ -420,6 +421,22 @@ def test_a_frame_is_read_by_ranges():
     TrajectoryReader(Counts(server)).read_rows([7])
     whole = sum(len(value) for key, (value, _) in server.objects.items() if key.startswith("data/positions/c"))
     assert sum(sizes) < whole / 3
+
+
+def test_a_copy_in_a_folder_is_read(tmp_path):
+    server = Server()
+    target = writer(Cloud(server), "frame", **CONFIG)
+    for step in range(3):
+        target.append(*make_rows(step, names=FIELDS))
+    for key, (value, _) in server.objects.items():
+        (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / key).write_bytes(value)
+    assert check_store(Folder(tmp_path)).problems == []
+    assert steps_of(Folder(tmp_path)) == [0, 1, 2]
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(StorageError, match="can not be opened to write"):
+        writer(Folder(tmp_path), "frame")
+    assert sorted(set(tmp_path.rglob("*")) - {tmp_path / "LOCK"}) == before
 
 
 def test_a_damaged_commit_is_told():

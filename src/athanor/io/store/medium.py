@@ -133,6 +133,17 @@ class Medium(ABC):
     def read_log(self, key: str) -> LogContent | None:
         """What a log holds, or None."""
 
+    def read_parts(self, key: str) -> LogContent | None:
+        """What a log holds that is a row of objects, or None."""
+        parts = self.list_keys(f"{key}/")
+        if not parts:
+            return None
+        numbers = [part_number(each) for each in parts]
+        if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+            raise StorageError(f"A part of `{key}` of {self.where} is missing.")
+        raw = b"".join(self.read(each) or b"" for each in parts)
+        return LogContent(raw, len(raw))
+
     def delete_log(self, key: str) -> None:
         """Remove a log."""
         self.delete(key)
@@ -151,6 +162,16 @@ class Medium(ABC):
     def identity(self, key: str) -> object:
         """What changes when the object under `key` is replaced, as far as that can be known cheaply."""
         return None
+
+
+def part_key(key: str, number: int) -> str:
+    """Key of an object of a log that is a row of objects."""
+    return f"{key}/{number:08d}"
+
+
+def part_number(key: str) -> int:
+    """Inverse of `part_key`."""
+    return int(key.rpartition("/")[2])
 
 
 class Disk:
@@ -354,6 +375,8 @@ class Folder(Medium):
 
     def read_log(self, key: str) -> LogContent | None:
         """See `Medium.read_log`."""
+        if self._path(key).is_dir():  # a copy of a store of objects; read only, as nothing is appended to a folder
+            return self.read_parts(key)
         raw = self.read(key)
         if raw is None:
             return None

@@ -7,7 +7,7 @@ from typing import Any
 
 from athanor.errors import StorageError
 from athanor.io._store_lock import StoreLock
-from athanor.io.store.medium import Log, LogContent, Medium, Source
+from athanor.io.store.medium import Log, LogContent, Medium, Source, part_key, part_number
 
 
 class Objects(Medium):
@@ -48,14 +48,7 @@ class Objects(Medium):
 
     def read_log(self, key: str) -> LogContent | None:
         """See `Medium.read_log`."""
-        parts = self.list_keys(f"{key}/")
-        if not parts:
-            return None
-        numbers = [part_number(each) for each in parts]
-        if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
-            raise StorageError(f"A part of `{key}` of {self.where} is missing.")
-        raw = b"".join(self.read(each) or b"" for each in parts)
-        return LogContent(raw, len(raw))
+        return self.read_parts(key)
 
     def delete_log(self, key: str) -> None:
         """See `Medium.delete_log`."""
@@ -70,16 +63,6 @@ class Objects(Medium):
     def lock(self) -> StoreLock:
         """See `Medium.lock`."""
         return StoreLock(self.where, None, self.where)
-
-
-def part_key(key: str, number: int) -> str:
-    """Key of an object of a log."""
-    return f"{key}/{number:08d}"
-
-
-def part_number(key: str) -> int:
-    """Inverse of `part_key`."""
-    return int(key.rpartition("/")[2])
 
 
 class _Bytes(Source):

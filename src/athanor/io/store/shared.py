@@ -29,8 +29,8 @@ from typing import Any, TypeVar
 
 from athanor.errors import StorageError
 from athanor.io.store.layout import COMMITS_KEY, FORMAT_KEY, TAIL_PREFIX
-from athanor.io.store.medium import Log, LogContent, ReplacedError, Source, SyncError
-from athanor.io.store.objects import Objects, part_key, part_number
+from athanor.io.store.medium import Log, LogContent, ReplacedError, Source, SyncError, part_key, part_number
+from athanor.io.store.objects import Objects
 from athanor.io.store.records import frame, records
 from athanor.io.store.state import MARK
 

@@ -162,7 +162,10 @@ def _check_whole(log: LogContent, good: int, key: str, medium: Medium, all_of_it
 
 def _shard_bytes(payload: bytes, where: str) -> int:
     try:
-        return int(json.loads(payload)["shard_bytes"])
+        found = json.loads(payload)["shard_bytes"]
+        if type(found) is not int or not 0 < found < 1 << 32:
+            raise ValueError(f"{found!r} bytes")
+        return found
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _impossible(where, f"a seal that can not be read ({error})") from error
 

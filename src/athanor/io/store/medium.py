@@ -66,6 +66,8 @@ class Source(ABC):
     """One object, opened to read parts of it; stays what it was if another one takes its place."""
 
     size: int
+    identity: object = None
+    """What `Medium.identity` says while it is in its place."""
 
     @abstractmethod
     def read(self, start: int, count: int) -> bytes:
@@ -351,7 +353,8 @@ class Folder(Medium):
 class _File(Source):
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self.size = os.fstat(descriptor).st_size
+        found = os.fstat(descriptor)
+        self.size, self.identity = found.st_size, (found.st_dev, found.st_ino)
 
     def read(self, start: int, count: int) -> bytes:
         """See `Medium.read`."""

@@ -11,6 +11,8 @@ from athanor.errors import StorageError
 from athanor.io.store.layout import (
     COMMITS_KEY,
     FORMAT_KEY,
+    GROUPS,
+    TAIL_PREFIX,
     Commit,
     StoredField,
     StoreNotFoundError,
@@ -20,14 +22,15 @@ from athanor.io.store.layout import (
     fields_to_json,
     level_of,
 )
-from athanor.io.store.medium import LogContent, Medium
+from athanor.io.store.medium import LogContent, Medium, Source
 from athanor.io.store.records import decode_arrays, encode_arrays, frame, records
 from athanor.io.store.rows import Rows
 
 COMMIT, REMAINDER, FRAMES = 1, 2, 3
 """Kinds of records."""
 _REPAIR = "`athanor store repair` keeps what can be read"
-_ATTEMPTS = 10
+_ATTEMPTS = 1000
+_NOTHING = LogContent(b"", 0)
 
 
 @dataclass(slots=True)
@@ -63,6 +66,8 @@ class State:
     commits_size: int = 0
     tail_size: int = 0
     """Bytes of the two logs that count."""
+    history: Source | None = None
+    """The log of commits, held open so that no other file gets its number; another one begins another history."""
 
     @property
     def systems(self) -> int:
@@ -91,25 +96,31 @@ def load_state(medium: Medium, *, all_of_it: bool = True) -> State:
     if found is None:
         raise StoreNotFoundError(f"{medium.where} holds no trajectory (no `{FORMAT_KEY}` there). Check the path.")
     check_format(found, medium.where)
-    for attempt in range(_ATTEMPTS):
-        before = medium.identity(COMMITS_KEY), _size(medium)
+    before: object = None
+    for _ in range(_ATTEMPTS):  # a writer may go on between two looks
+        history = medium.open(COMMITS_KEY)
+        begun = None if history is None else history.identity
         try:
-            return _load(medium, all_of_it)
-        except StorageError:  # a writer may have gone on between two looks
-            if attempt + 1 == _ATTEMPTS or before == (medium.identity(COMMITS_KEY), _size(medium)):
-                raise
-    raise AssertionError
-
-
-def _size(medium: Medium) -> int | None:
-    content = medium.read_log(COMMITS_KEY)
-    return None if content is None else len(content.raw)
+            state, failed = _load(medium, all_of_it), None
+        except StorageError as error:
+            failed = error
+        if medium.identity(COMMITS_KEY) != begun:
+            continue
+        if failed is None:
+            state.history = history
+            return state
+        found = str(failed), begun, None if history is None else history.size
+        if found == before:
+            raise failed
+        before = found
+    raise StorageError(f"{medium.where} is emptied and cut back faster than it can be read. Try again later.")
 
 
 def _load(medium: Medium, all_of_it: bool) -> State:
     state = State()
     log = medium.read_log(COMMITS_KEY)
     if log is None:
+        _check_new(medium)
         return state
     payload = None
     for kind, each, end in records(log.raw):
@@ -117,6 +128,7 @@ def _load(medium: Medium, all_of_it: bool) -> State:
             payload, state.commits_size = each, end
     _check_whole(log, state.commits_size, COMMITS_KEY, medium, all_of_it)
     if payload is None:
+        _check_new(medium)
         return state
     from athanor.io.store.records import crc32c
 
@@ -147,6 +159,15 @@ def _load(medium: Medium, all_of_it: bool) -> State:
             f"`{state.commit.tail}` of {medium.where} does not begin with the rows that no shard holds. {_REPAIR}."
         )
     return state
+
+
+def _check_new(medium: Medium) -> None:
+    """A store that is being made has no commit record, and no rows either."""
+    rows = (key for group in GROUPS[1:] for key in medium.list_keys(f"{group}/") if not key.endswith("zarr.json"))
+    logs = {key.partition(".log")[0] + ".log" for key in medium.list_keys(TAIL_PREFIX)}
+    if any(rows) or any((medium.read_log(key) or _NOTHING).raw for key in logs):
+        raise StorageError(f"`{COMMITS_KEY}` of {medium.where} is missing or empty, and there are rows. Copy the store "
+                           f"again, whole.")  # fmt: skip
 
 
 def _check_whole(log: LogContent, good: int, key: str, medium: Medium, all_of_it: bool) -> None:

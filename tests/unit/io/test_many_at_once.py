@@ -109,7 +109,8 @@ def explore(tmp_path: Path, change: Callable[[Path], None]) -> tuple[int, int]:
         try:
             assert look(Watched(place, moment, lambda place=place: change(place))), f"mixed at look {moment}"
         except StorageError as error:
-            assert "was emptied or cut back meanwhile" in str(error), f"look {moment}: {error}"
+            if "was emptied or cut back meanwhile" not in str(error):
+                raise
             told += 1
         shutil.rmtree(place)
     return counting.looks, told
@@ -148,5 +149,5 @@ class TakesTheHistoryAfterwards(reader_module.StoredFrames):
 @pytest.mark.parametrize("twin", [LooksBefore, TakesTheHistoryAfterwards])
 def test_a_wrong_order_of_looks_is_found(tmp_path, twin, monkeypatch):
     monkeypatch.setattr("athanor.io.trajectory.StoredFrames", twin)
-    with pytest.raises(AssertionError, match="mixed|look"):
+    with pytest.raises(AssertionError, match="mixed at look"):
         explore(tmp_path, cuts_back)

@@ -126,6 +126,10 @@ class Medium(ABC):
     def settle(self) -> None:  # noqa: B027
         """Make what was put safe from a power cut."""
 
+    def room(self, prefix: str) -> int | None:
+        """Bytes of all that is in a folder, if that can be known cheaply."""
+        return None
+
     def identity(self, key: str) -> object:
         """What changes when the object under `key` is replaced, as far as that can be known cheaply."""
         return None
@@ -340,6 +344,11 @@ class Folder(Medium):
     def lock(self) -> StoreLock:
         """See `Medium.lock`."""
         return StoreLock(str(self.root.resolve()), self.root, self.where)
+
+    def room(self, prefix: str) -> int | None:
+        """See `Medium.room`."""
+        folder = self._path(f"{prefix}/x").parent
+        return sum(each.stat(follow_symlinks=False).st_size for each in os.scandir(folder)) if folder.is_dir() else 0
 
     def identity(self, key: str) -> object:
         """See `Medium.identity`."""

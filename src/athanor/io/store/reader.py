@@ -98,7 +98,7 @@ class StoredFrames:
             raise StorageError(f"{self._medium.where} was emptied or cut back meanwhile; open it again.")
 
     def _column(self, item: StoredField, places: np.ndarray) -> np.ndarray:
-        return self._constant(item, self._structures()[places]) if item.constant else self._rows(item, places)
+        return self._constant(item, places) if item.constant else self._rows(item, places)
 
     def first(self, count: int) -> State:
         """The store as it was when it held its first `count` frames: commit, and what the log is to hold behind it.
@@ -188,12 +188,16 @@ class StoredFrames:
             numbers = gather_rows(*self._sizes(places))
         return self._gather(item, numbers, self._commit.rows(item.level), self._late)
 
-    def _constant(self, item: StoredField, structure: np.ndarray) -> np.ndarray:
+    def _constant(self, item: StoredField, places: np.ndarray) -> np.ndarray:
+        structure = self._structures()[places]
         numbers, before = structure, self._commit.structures
         if item.level == "node":
             ends = self._ends(STRUCTURE_INDEX, self._late_structures)
             starts = np.where(structure > 0, ends[structure - 1], 0) if len(ends) else structure
-            numbers, before = gather_rows(starts, ends[structure] - starts), self._commit.structure_nodes
+            counts = ends[structure] - starts
+            if not np.array_equal(counts, self._sizes(places)[1]):
+                raise self._damaged(STRUCTURE)
+            numbers, before = gather_rows(starts, counts), self._commit.structure_nodes
         return self._gather(item, numbers, before, self._late_structures)
 
     def _gather(self, item: StoredField, numbers: np.ndarray, folded: int, late: Rows) -> np.ndarray:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from athanor.errors import StorageError
+from athanor.io._replace import PARTIAL
+from athanor.io._store_lock import LOCK_KEY
 from athanor.io.store.layout import (
     COMMITS_KEY,
     FORMAT_KEY,
@@ -30,6 +32,7 @@ COMMIT, REMAINDER, FRAMES = 1, 2, 3
 """Kinds of records."""
 _REPAIR = "`athanor store repair` keeps what can be read"
 _ATTEMPTS = 1000
+_BELIEVED_BYTES = 1 << 24
 _NOTHING = LogContent(b"", 0)
 
 
@@ -154,6 +157,7 @@ def _load(medium: Medium, all_of_it: bool) -> State:
         for path, item in state.commit.arrays.items()
         if item.rows < state.commit.rows(level_of(path, state.fields))
     ]
+    _check_room(medium, state)
     if set(lacking) - state.remainder.keys():
         raise StorageError(
             f"`{state.commit.tail}` of {medium.where} does not begin with the rows that no shard holds. {_REPAIR}."
@@ -161,13 +165,33 @@ def _load(medium: Medium, all_of_it: bool) -> State:
     return state
 
 
+def _check_room(medium: Medium, state: State) -> None:
+    """Refuse many rows of which there can not be files, before anything is made in their size."""
+    commit, levels = state.commit, set()
+    for path, stored in commit.arrays.items():
+        level = level_of(path, state.fields)
+        levels.add(level)
+        spec = array_spec(path, stored, state.fields)
+        if stored.rows * max(spec.row_bytes, 8) > _BELIEVED_BYTES:
+            room = medium.room(path)
+            if room is not None and room < spec.least_bytes(stored.rows):
+                raise StorageError(f"`{path}` of {medium.where} has no files for its {stored.rows} rows. {_REPAIR}.")
+    wanted = {level_of(item.path, state.fields) for item in state.fields} - levels
+    if any(commit.rows(level) * 8 > _BELIEVED_BYTES for level in wanted):
+        raise _impossible(medium.where, "many atoms, and no array of them")
+
+
 def _check_new(medium: Medium) -> None:
-    """A store that is being made has no commit record, and no rows either."""
-    rows = (key for group in GROUPS[1:] for key in medium.list_keys(f"{group}/") if not key.endswith("zarr.json"))
-    logs = {key.partition(".log")[0] + ".log" for key in medium.list_keys(TAIL_PREFIX)}
-    if any(rows) or any((medium.read_log(key) or _NOTHING).raw for key in logs):
-        raise StorageError(f"`{COMMITS_KEY}` of {medium.where} is missing or empty, and there are rows. Copy the store "
-                           f"again, whole.")  # fmt: skip
+    """A store that is being made has no commit record, and nothing else that a writer would drop or overwrite."""
+    ours = {LOCK_KEY, FORMAT_KEY, *(f"{group}/zarr.json".lstrip("/") for group in GROUPS)}
+    others = {key for key in medium.list_keys() if key not in ours and not key.endswith(PARTIAL)}
+    logs = {key.partition(".log")[0] + ".log" for key in others if key.startswith((TAIL_PREFIX, COMMITS_KEY))}
+    empty = {key for key in logs if not (medium.read_log(key) or _NOTHING).raw}
+    if any(not key.startswith(tuple(empty)) for key in others):
+        raise StorageError(
+            f"`{COMMITS_KEY}` of {medium.where} is missing or empty, and there are other files of a store. Copy it "
+            f"again, whole."
+        )
 
 
 def _check_whole(log: LogContent, good: int, key: str, medium: Medium, all_of_it: bool) -> None:
@@ -201,11 +225,14 @@ def _frames(
         structure = arrays.pop("structure")
         new = Rows(arrays.pop("structure_nodes")) if "structure_nodes" in arrays else None
         by_path = {item.path: item for item in fields}
-        if len(by_path) != len(fields):
+        if len({item.name for item in fields}) != len(fields):
             raise ValueError("a field twice")
         for each in filter(None, (rows, new)):
-            if each.node_counts.dtype != np.int64 or each.node_counts.ndim != 1 or (each.node_counts < 0).any():
+            counts = each.node_counts
+            if counts.dtype != np.int64 or counts.ndim != 1 or (counts < 0).any():
                 raise ValueError("impossible numbers of atoms")
+            if counts.sum(dtype=np.float64) > len(payload):
+                raise ValueError("more atoms than bytes")
         for path, array in arrays.items():
             item = by_path[path]
             owner = new if item.constant else rows
@@ -223,7 +250,7 @@ def _frames(
             or ((structure < 0) | (structure >= most)).any()
         ):
             raise ValueError("structures that are not there")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise _impossible(where, str(error)) from error
     return Frames(rows, structure, new), fields
 

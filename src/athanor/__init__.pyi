@@ -15,6 +15,7 @@ from athanor.workflows.calculator import AthanorCalculator as AthanorCalculator
 from athanor.workflows.calculator import calculator as calculator
 from athanor.workflows.compare import compare as compare
 from athanor.workflows.evaluate import evaluate as evaluate
+from athanor.workflows.export import export as export
 from athanor.workflows.md import md as md
 from athanor.workflows.plot import plot as plot
 from athanor.workflows.relax import relax as relax

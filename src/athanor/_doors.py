@@ -25,6 +25,7 @@ TABLE: dict[str, dict[str, str]] = {
         "open": "athanor.workflows.saved_run",
         "plot": "athanor.workflows.plot",
         "select": "athanor.workflows.select",
+        "export": "athanor.workflows.export",
         "set_num_threads": "athanor._runtime",
         "data": "athanor.data",
         "dynamics": "athanor.dynamics",

@@ -96,6 +96,8 @@ class OptionalDependency(Enum):
     DIEP = _Package("diep", "athanor-md[diep]")
     DFTD4 = _Package("dftd4", "athanor-md[d4]")
     MATPLOTLIB = _Package("matplotlib", "athanor-md[plot]")
+    MDANALYSIS = _Package("MDAnalysis", "athanor-md[export]")
+    H5PY = _Package("h5py", "athanor-md[export]")
     PANDAS = _Package("pandas", "pandas")
     MACE = _Package("mace", "athanor-md[mace]")
     ORB = _Package("orb_models", "athanor-md[orb]")
@@ -140,7 +142,8 @@ class OptionalDependency(Enum):
         """
         name = f"{self.import_name}.{submodule}" if submodule else self.import_name
         try:
-            with process_left_alone():
+            # what is loaded already changes nothing, and is asked for with each structure
+            with contextlib.nullcontext() if sys.modules.get(name) else process_left_alone():
                 return importlib.import_module(name)
         except ImportError as error:
             who = f"{needed_by} needs" if needed_by else "This needs"

@@ -22,6 +22,8 @@ ATOMIC_MASS_SI = 1.66053906892e-27
 """Atomic mass constant in kg."""
 VACUUM_PERMITTIVITY_SI = 8.8541878188e-12
 """Vacuum electric permittivity in F/m."""
+AVOGADRO = 6.02214076e23
+"""Avogadro constant in 1/mol (exact)."""
 
 BOLTZMANN = BOLTZMANN_SI / ELEMENTARY_CHARGE
 """Boltzmann constant in eV/K."""
@@ -36,6 +38,8 @@ FS_PER_INTERNAL_TIME = math.sqrt(ATOMIC_MASS_SI / ELEMENTARY_CHARGE) * 1e5
 
 GPa = 1e9 * 1e-30 / ELEMENTARY_CHARGE
 """One GPa in eV/Å³."""
+kJ_per_mol = 1e3 / (AVOGADRO * ELEMENTARY_CHARGE)
+"""One kJ/mol in eV."""
 bar = 1e-4 * GPa
 """One bar in eV/Å³."""
 g_per_cm3 = 1e-27 / ATOMIC_MASS_SI

@@ -1,4 +1,4 @@
-"""What is installed for the tests: `constraints*.txt`, and those of models, follow pyproject.toml."""
+"""What is installed for the tests: `constraints*.txt`, and those of models and exports, follow pyproject.toml."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def of_makefile(variable: str) -> list[str]:
 
 
 SHARED = of_makefile("SHARED")
-APART = sorted((ROOT / "tests" / "models_apart").glob("constraints-*.txt"))
+APART = sorted((ROOT / "tests").glob("*_apart/constraints-*.txt"))
 
 
 def wanted(*extras: str) -> list[Requirement]:
@@ -76,7 +76,7 @@ def test_everything_is_pinned_once_on_every_python(pins: str, python: str) -> No
 
 
 @pytest.mark.parametrize("path", APART, ids=lambda path: path.stem)
-def test_packages_of_models_are_pinned_on_a_python_that_they_have(path: Path) -> None:
+def test_packages_apart_are_pinned_on_a_python_that_they_have(path: Path) -> None:
     name = path.stem.removeprefix("constraints-")
     extras = [*(of_makefile(f"OF_{name}") or [name]), "dev"]
     pins = path.read_text(encoding="utf-8")

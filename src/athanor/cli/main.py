@@ -176,6 +176,43 @@ def analyse(
     )
 
 
+@_register("Look at results", "athanor export hot --system NaCl --every 10 -o nacl.extxyz")
+def export(
+    source: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run, or a trajectory store.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", metavar="FILE", help="File to write: .extxyz .traj .cif .xdatcar .lammpstrj .xtc .h5md"
+        ),
+    ],
+    system: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this system, by name, number or its file; repeatable.  [default: all]"),
+    ] = None,
+    frames: Annotated[
+        str, typer.Option(metavar="FIRST:LAST", help="Frames of each system: 10:20, -5: for the last five.")
+    ] = ":",
+    every: Annotated[int, typer.Option(metavar="N", help="One in so many of these.")] = 1,
+    start: Annotated[str | None, typer.Option(metavar="TIME", help="Leave out what is before.")] = None,
+    end: Annotated[str | None, typer.Option(metavar="TIME", help="Leave out what is after.")] = None,
+    wrap: Annotated[bool, typer.Option("--wrap", help="Put every atom into the cell.")] = False,
+    name: Annotated[
+        str | None,
+        typer.Option("--format", metavar="NAME", help="Format, where FILE does not say it; poscar: a folder."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+) -> None:
+    """Write frames of a run as a file that other programs open: ASE, OVITO, VMD, MDAnalysis, VASP, LAMMPS."""
+    from athanor.cli.export import export_frames
+
+    choice = {"system": system or None, "frames": frames, "every": every, "start": start, "end": end}
+    raise typer.Exit(
+        export_frames(source, out, choice | {"wrap": wrap, "format": name, "overwrite": overwrite}, quiet, as_json)
+    )
+
+
 @_register("Look at results", "athanor compare chgnet.extxyz dft.extxyz --plot parity.png")
 def compare(
     sides: Annotated[

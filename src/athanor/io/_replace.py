@@ -7,6 +7,7 @@ file or the new one.
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -61,3 +62,20 @@ def replacing(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Do the same with a folder, which the block makes; one that is replaced is gone for the time of two renames."""
+    temporary, former = (path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}") for _ in range(2))
+    try:
+        yield temporary
+        if path.exists():
+            os.replace(path, former)
+        os.replace(temporary, path)
+    except BaseException:
+        if former.exists() and not path.exists():
+            os.replace(former, path)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(former, ignore_errors=True)

@@ -84,19 +84,23 @@ class TrajectoryReader:
         counts: np.ndarray = self._frames.node_counts(np.arange(len(self)))
         return counts
 
-    def system_values(self, name: str) -> torch.Tensor:
-        """One system-level field of every row, without touching any atom; shape [rows, ...].
+    def system_values(
+        self, name: str, indices: Sequence[int] | slice | np.ndarray | torch.Tensor = slice(None)
+    ) -> torch.Tensor:
+        """One system-level field of chosen rows, by default of all, without touching any atom; shape [rows, ...].
 
         Raises
         ------
         MissingFieldError
             If the store has no such system-level field.
+        InputError, IndexError
+            As `read_rows`.
         """
         item = next((field for field in self.fields if field.name == name), None)
         if item is None or item.level != "system":
             names = ", ".join(field.name for field in self.fields if field.level == "system")
             raise MissingFieldError(f"{self._medium.where} has no system field `{name}`. It has: {names}.")
-        return to_tensor(self._frames.column(item, np.arange(len(self))), item)
+        return to_tensor(self._frames.column(item, self._row_indices(indices)), item)
 
     def frames(self, system_id: int) -> Batch:
         """All frames of one system, in the order in which they were written.

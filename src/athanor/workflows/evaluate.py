@@ -23,6 +23,7 @@ from athanor.units import GPa
 from athanor.workflows.advice import advise
 from athanor.workflows.build import build_neighbor_hooks
 from athanor.workflows.columns import cell_columns, outcome_columns
+from athanor.workflows.output import check_place
 from athanor.workflows.plan import Plan, make_plan, spec_of_call
 from athanor.workflows.progress import Progress, stop_between_steps
 from athanor.workflows.properties import computed_properties, property_columns
@@ -157,20 +158,9 @@ def check_file(path: str | os.PathLike[str], *, overwrite: bool, inputs: Iterabl
         has another ending, or can not be a name.
     """
     file = Path(path)
-    try:
-        file.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except OSError as error:
-        raise InputError(f"`{file}` can not be the name of a file: {error.strerror}. Choose another.") from error
-    if file.is_dir():
-        raise InputError(f"`{file}` is a folder; give a file for the results, for example `{file}/evaluated.extxyz`.")
-    if file.suffix not in _ENDINGS:
+    if file.suffix not in _ENDINGS and not file.is_dir():
         raise InputError(f"`{file}` is written as extended XYZ; end its name with .extxyz or .xyz.")
-    if not file.parent.is_dir():
-        raise InputError(f"`{file.parent}` is no folder; make it first, or choose another place for `{file.name}`.")
-    if file.exists() and not overwrite:
-        raise InputError(f"`{file}` exists. Choose another name, or add --overwrite to replace it.")
+    check_place(file, overwrite=overwrite, example="evaluated.extxyz")
     if file.exists() and any(Path(name).is_file() and file.samefile(name) for name in inputs):
         raise InputError(
             f"`{file}` is read by this evaluation, which would replace it; it was left as it is. "

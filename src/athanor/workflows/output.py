@@ -23,6 +23,28 @@ from athanor.workflows.saved_record import is_elsewhere, read_record, state_of
 from athanor.workflows.yaml_file import MOST_BYTES
 
 
+def check_place(file: Path, *, overwrite: bool, example: str) -> None:
+    """Refuse a place where no file may be written; changes nothing.
+
+    Raises
+    ------
+    InputError
+        If it exists and `overwrite` is off, is a folder, lies in a folder that does not exist, or can not be a name.
+    """
+    try:
+        file.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise InputError(f"`{file}` can not be the name of a file: {error.strerror}. Choose another.") from error
+    if file.is_dir():
+        raise InputError(f"`{file}` is a folder; give a file for the results, for example `{file / example}`.")
+    if not file.parent.is_dir():
+        raise InputError(f"`{file.parent}` is no folder; make it first, or choose another place for `{file.name}`.")
+    if file.exists() and not overwrite:
+        raise InputError(f"`{file}` exists. Choose another name, or add --overwrite to replace it.")
+
+
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     """Return `path` if results may go there; changes nothing.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +10,16 @@ import numpy as np
 
 from athanor.errors import InputError, StorageError
 from athanor.io.trajectory import TrajectoryReader
+from athanor.workflows.frame_choice import FrameChoice, margin_of
 
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from athanor.data.atomic_data import AtomicData
     from athanor.data.batch import Batch
 
+_ATOMS_AT_A_TIME, _FRAMES_AT_A_TIME = 20_000, 256
+"""Most that `SavedFrames.stream` holds."""
 _UNITS = {"step": "", "time": " fs"}
 
 
@@ -38,7 +42,7 @@ class SavedFrames:
     def __init__(self, path: Path, ids: Sequence[int] | None = None) -> None:
         if not path.exists():
             raise StorageError(f"`{path}` is missing: no frame was written yet, or it was removed.")
-        self._path = path
+        self.path = path
         self._reader = TrajectoryReader(path)
         self._columns: dict[str, np.ndarray] = {}
         self._numbers = {number: place for place, number in enumerate(ids or ())}
@@ -67,16 +71,66 @@ class SavedFrames:
         stamps, rows = self._column(name), self._rows_of(system)
         if not rows.size:
             return self._read(rows, system)
-        margin = 1e-9 * max(1.0, abs(value))
+        margin = margin_of(value)
         first, last = stamps[rows].min(), stamps[rows].max()
         if not first - margin <= value <= last + margin:
             unit = _UNITS[name]
             raise InputError(
-                f"`{name}={value:g}` has no frame; those of `{self._path}` go from {first:g} to {last:g}{unit}. "
+                f"`{name}={value:g}` has no frame; those of `{self.path}` go from {first:g} to {last:g}{unit}. "
                 f"The end of a run is in `run.structures`."
             )
         rows = rows[stamps[rows] <= value + margin][::-1]
         return self._newest_of(rows, system)
+
+    def choose(self, choice: FrameChoice, systems: Sequence[int] | None = None) -> dict[int, np.ndarray]:
+        """Return the rows that are chosen of each system, by its id; systems in the order asked for, or of the input.
+
+        Those of a system that stood still are left out, and systems without any.
+
+        Parameters
+        ----------
+        choice
+            What is wanted of each.
+        systems
+            Ids; by default all.
+        """
+        ids, step, time = (self._column(name) for name in ("system_id", "step", "time"))
+        order = np.argsort(ids, kind="stable")
+        found, starts = np.unique(ids[order], return_index=True)
+        of_system = dict(zip(found.tolist(), np.split(order, starts[1:]), strict=True))
+        wanted = sorted(of_system, key=self._number_of) if systems is None else systems
+        chosen = {}
+        for number in wanted:
+            rows = of_system.get(number, np.empty(0, dtype=np.int64))
+            if number >= 0:  # frames without an id are of any system
+                rows = rows[np.diff(step[rows], prepend=-1) != 0]
+            if len(rows := choice.of(rows, time[rows])):
+                chosen[number] = rows
+        return chosen
+
+    def stream(self, rows: np.ndarray) -> Iterator[AtomicData]:
+        """Yield frames one after the other; of a long trajectory a few are held at a time."""
+        ends = np.cumsum(self.sizes(rows))
+        start = 0
+        while start < len(rows):
+            before = ends[start - 1] if start else 0
+            stop = int(np.searchsorted(ends, before + _ATOMS_AT_A_TIME, side="right"))
+            stop = min(max(stop, start + 1), start + _FRAMES_AT_A_TIME)
+            yield from self._reader.read_rows(rows[start:stop]).to_data_list()
+            start = stop
+
+    def sizes(self, rows: np.ndarray) -> np.ndarray:
+        """Return the atoms of frames."""
+        if "atoms" not in self._columns:
+            self._columns["atoms"] = self._reader.num_atoms
+        return self._columns["atoms"][rows]
+
+    def all_periodic(self, rows: np.ndarray) -> bool:
+        """Whether each of these frames is periodic along some vector."""
+        if not {"cell", "pbc"} <= {field.name for field in self._reader.fields}:
+            return False
+        parts = (rows[start : start + _ATOMS_AT_A_TIME] for start in range(0, len(rows), _ATOMS_AT_A_TIME))
+        return all(bool(self._reader.system_values("pbc", part).any(dim=1).all()) for part in parts)
 
     def newest(self, time: float | None = None, computed: Collection[str] = frozenset()) -> list[Atoms]:
         """The newest frame of each system, up to a time in fs if that is given, as ASE atoms; of some there is none.
@@ -121,7 +175,7 @@ class SavedFrames:
     def _read(self, rows: np.ndarray, system: int | None) -> Batch:
         if not rows.size:
             which = "" if system is None else f" of system {system}"
-            raise StorageError(f"`{self._path}` has no frame{which}: the run did not get so far.")
+            raise StorageError(f"`{self.path}` has no frame{which}: the run did not get so far.")
         return self._reader.read_rows(rows)
 
     def _column(self, name: str) -> np.ndarray:

@@ -7,10 +7,12 @@ its run still goes on.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
 
 from athanor._values import check_whole
 from athanor.errors import InputError, StorageError
@@ -18,6 +20,7 @@ from athanor.io.pipes import STANDARD_INPUT
 from athanor.workflows.checksums import check_file
 from athanor.workflows.columns import data_frame, outcome_columns
 from athanor.workflows.folder import FINAL, LOG, NOT_STARTED, RUN, SUMMARY_JSON, TRAJECTORY
+from athanor.workflows.frame_choice import FrameChoice
 from athanor.workflows.quantities import TIME, parse_quantity
 from athanor.workflows.readable import count
 from athanor.workflows.saved_analysis import SavedAnalysis
@@ -26,6 +29,7 @@ from athanor.workflows.saved_record import find_system, is_elsewhere, read_recor
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from athanor.data.atomic_data import AtomicData
     from athanor.data.batch import Batch
     from athanor.workflows.saved_frames import SavedFrames
     from athanor.workflows.saved_log import SavedLog, Series
@@ -263,6 +267,59 @@ class SavedRun(SavedAnalysis):
         for image in images:
             image.info["name"] = self.names[self.ids.index(image.info["system_id"])]
         return images
+
+    def stream(
+        self,
+        system: int | str | Iterable[int | str] | None = None,
+        *,
+        frames: str | int | slice = ":",
+        every: int = 1,
+        start: float | str | None = None,
+        end: float | str | None = None,
+    ) -> Iterator[AtomicData]:
+        """Return frames one after the other, by system in input order and time; few of them are in memory at a time.
+
+        Parameters
+        ----------
+        system
+            Number, name, or the file that a system is from; or several. By default all.
+        frames
+            Which of each system, by their place: a slice, text such as ``"10:20"`` or ``"-5:"``, or one number. Frames
+            of a system that stood still count once.
+        every
+            One in so many of these.
+        start, end
+            Earliest and latest time, fs (or text such as ``"1 ps"``); places are counted between them.
+
+        Yields
+        ------
+        AtomicData
+            On the CPU; see its `to_atoms`.
+
+        Raises
+        ------
+        InputError
+            If there is no such system, or an argument makes no sense.
+        StorageError
+            If there are no frames, or they are damaged.
+        """
+        chosen = self._frames.choose(FrameChoice.parse(frames, every, start, end), self.ids_of(system))
+        return self._frames.stream(np.concatenate(list(chosen.values())) if chosen else np.empty(0, dtype=np.int64))
+
+    def ids_of(self, system: int | str | Iterable[int | str] | None) -> list[int] | None:
+        """Return the ids of systems given by number, name or file, each once; None for all."""
+        if system is None:
+            return None
+        words = [system] if isinstance(system, str) or not isinstance(system, Iterable) else list(system)
+        return list(dict.fromkeys(self.ids[number] for word in words for number in self._numbers_of(word)))
+
+    def _numbers_of(self, word: int | str) -> list[int]:
+        if isinstance(word, str) and word not in self.names:
+            files = [row["file"] for row in self.summary]
+            found = [number for number, file in enumerate(files) if file and word in (file, Path(file).name)]
+            if found:
+                return found
+        return [self.number_of(word)]
 
     @property
     def properties(self) -> tuple[str, ...]:

@@ -43,7 +43,8 @@ def make_unfinished(folder: Path, process: dict[str, object]) -> None:
     for row in rows:
         row |= {"status": "not_started", "reason": None, "steps": 0}
     (folder / "summary.json").write_text(json.dumps(rows), encoding="utf-8")
-    (folder / "final.extxyz").unlink()
+    for name in ("final.extxyz", "SHA256SUMS"):
+        (folder / name).unlink()
 
 
 def gone() -> int:

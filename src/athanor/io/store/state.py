@@ -112,10 +112,10 @@ def load_state(medium: Medium, *, all_of_it: bool = True) -> State:
         if failed is None:
             state.history = history
             return state
-        found = str(failed), begun, None if history is None else history.size
-        if found == before:
+        seen = str(failed), begun, None if history is None else history.size
+        if seen == before:
             raise failed
-        before = found
+        before = seen
     raise StorageError(f"{medium.where} is emptied and cut back faster than it can be read. Try again later.")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 from . import damage_rig
 
@@ -38,10 +37,10 @@ def watching(use):
 
 damage_rig.USES = tuple(map(watching, damage_rig.USES))
 sys.addaudithook(hook)
-if sys.argv[2] == "twin":  # a reader that believes a name
-    damage_rig.USES = (watching(lambda store: __import__("wave")),)
-print(sum(1 for _ in damage_rig.cases(150, Path(sys.argv[1]) / "second")), "cases")
-print("\\n".join(sorted({str(event) for event in events})))
+print(sum(1 for _ in damage_rig.cases(150, Path(sys.argv[1]) / "second")), "cases", *sorted(map(str, events)))
+damage_rig.USES = (watching(lambda store: __import__("wave")),)  # broken twin: a name leads to code
+list(damage_rig.cases(1, Path(sys.argv[1]) / "third"))
+print("twin", *events)
 """
 
 
@@ -52,17 +51,11 @@ def test_damage_is_told_or_harmless(tmp_path):
     assert max(grown for _, _, grown in found) < 200_000
 
 
-def audited(repository: Path, place: Path, mode: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", AUDIT, str(place), mode], capture_output=True, text=True, check=False, cwd=repository
-    )
-    assert done.stdout.startswith("150 cases"), done.stderr[-2000:]
-    return done.stdout.removeprefix("150 cases").strip()
-
-
 def test_what_is_damaged_runs_nothing_and_opens_nothing_to_write(repository, tmp_path):
-    assert audited(repository, tmp_path, "real") == ""
-
-
-def test_code_that_is_run_would_be_noticed(repository, tmp_path):
-    assert "import" in audited(repository, tmp_path, "twin")
+    done = subprocess.run(
+        [sys.executable, "-c", AUDIT, str(tmp_path)], capture_output=True, text=True, check=False, cwd=repository
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    real, twin = done.stdout.splitlines()
+    assert real == "150 cases"
+    assert "'wave'" in twin

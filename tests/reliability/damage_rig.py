@@ -296,14 +296,15 @@ def cases(count: int, place: Path, seed: str = "damage") -> Iterator[tuple[str, 
 def main(count: int) -> None:
     """Print what came of it."""
     found: Counter[str] = Counter()
-    slowest, most = 0.0, 0
+    slowest, most = (0.0, 0), (0, 0)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as place:
-        for outcome, seconds, grown in cases(count, Path(place)):
+        for number, (outcome, seconds, grown) in enumerate(cases(count, Path(place))):
             found[outcome] += 1
-            slowest, most = max(slowest, seconds), max(most, grown)
+            slowest, most = max(slowest, (seconds, number)), max(most, (grown, number))
     for outcome, times in found.most_common():
         print(f"{times:,} {outcome}")
-    print(f"{count:,} stores; the slowest took {slowest:.2f} s of work, the largest {most / 1024:.0f} MB")
+    print(f"{count:,} stores; the slowest ({slowest[1]}) took {slowest[0]:.2f} s of work, "
+          f"the largest ({most[1]}) {most[0] / 1024:.0f} MB")  # fmt: skip
 
 
 if __name__ == "__main__":

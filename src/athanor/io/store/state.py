@@ -32,7 +32,7 @@ COMMIT, REMAINDER, FRAMES = 1, 2, 3
 """Kinds of records."""
 _REPAIR = "`athanor store repair` keeps what can be read"
 _ATTEMPTS = 1000
-_BELIEVED_BYTES = 1 << 24
+_BELIEVED_BYTES = 1 << 22
 _NOTHING = LogContent(b"", 0)
 
 

@@ -66,6 +66,8 @@ class Source(ABC):
     """One object, opened to read parts of it; stays what it was if another one takes its place."""
 
     size: int
+    identity: object = None
+    """What `Medium.identity` says while it is in its place."""
 
     @abstractmethod
     def read(self, start: int, count: int) -> bytes:
@@ -123,6 +125,10 @@ class Medium(ABC):
 
     def settle(self) -> None:  # noqa: B027
         """Make what was put safe from a power cut."""
+
+    def room(self, prefix: str) -> int | None:
+        """Bytes of all that is in a folder, if that can be known cheaply."""
+        return None
 
     def identity(self, key: str) -> object:
         """What changes when the object under `key` is replaced, as far as that can be known cheaply."""
@@ -339,6 +345,11 @@ class Folder(Medium):
         """See `Medium.lock`."""
         return StoreLock(str(self.root.resolve()), self.root, self.where)
 
+    def room(self, prefix: str) -> int | None:
+        """See `Medium.room`."""
+        folder = self._path(f"{prefix}/x").parent
+        return sum(each.stat(follow_symlinks=False).st_size for each in os.scandir(folder)) if folder.is_dir() else 0
+
     def identity(self, key: str) -> object:
         """See `Medium.identity`."""
         try:
@@ -351,7 +362,8 @@ class Folder(Medium):
 class _File(Source):
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self.size = os.fstat(descriptor).st_size
+        found = os.fstat(descriptor)
+        self.size, self.identity = found.st_size, (found.st_dev, found.st_ino)
 
     def read(self, start: int, count: int) -> bytes:
         """See `Medium.read`."""

@@ -220,7 +220,10 @@ class TrajectoryWriter:
         assert self._commits is not None
         payload = commit.to_bytes()
         self._commits.append(frame(COMMIT, payload))
-        self._commits.sync()
+        try:
+            self._commits.sync()
+        except Exception as error:  # it may count already, and then not what comes behind the old log
+            raise SyncError(getattr(error, "errno", None), str(getattr(error, "strerror", None) or error)) from error
         self._now_at(commit, payload, log)
 
     def _now_at(self, commit: Commit, payload: bytes, log: Log) -> None:
@@ -335,6 +338,24 @@ class TrajectoryWriter:
                 f"{self.written - self.acknowledged} more wait in memory. Make room or free the store, then `flush()`."
             ) from error
 
+    @contextmanager
+    def _renewing(self) -> Iterator[None]:
+        """Begin another history; if the block fails, the next call goes by what the store then holds."""
+        before = self._written, self.acknowledged
+        try:
+            yield
+        except BaseException as error:
+            self._written, self.acknowledged = before
+            if isinstance(error, SyncError):
+                self._give_up(error)
+            self._let_go()
+            if isinstance(error, StorageError) or not isinstance(error, Exception):
+                raise
+            raise StorageError(
+                f"{self.medium.where} was not emptied or cut back: {getattr(error, 'strerror', None) or error}. It is "
+                f"as it was, or as it should be. Try again when the cause is gone."
+            ) from error
+
     def _give_up(self, error: SyncError) -> NoReturn:
         self._fault = (
             f"The disk did not take what was written to {self.medium.where}: {error.strerror or error}. The "
@@ -444,12 +465,10 @@ class TrajectoryWriter:
             raise InputError(f"`frames={frames}`: {self.medium.where} holds {self._written}.")
         if frames == self._written:
             return
-        with self._telling():
+        with self._renewing():
             kept = StoredFrames(self.medium).first(frames)
             commit = replace(kept.commit, number=self._state.commit.number + 1, fields=self._fields, previous=0,
                              tail=tail_key(self._state.commit.number + 1))  # fmt: skip
-            if self._log is not None:
-                self._log.close()
             self._start(commit, kept.remainder, kept.frames)
             self._take_over()
 
@@ -468,10 +487,12 @@ class TrajectoryWriter:
 
     def zero(self) -> None:
         """Forget all rows and fields; the place stays a valid, empty store."""
-        self._lock.acquire()
+        with self._opening():
+            self._lock.acquire()
         number = 0
         with suppress(StorageError):
             number = load_state(self.medium).commit.number + 1
-        self.medium.put(FORMAT_KEY, format_bytes())
-        self._start(Commit(number, tail=tail_key(number)), {})
-        self._take_over()
+        with self._renewing():
+            self.medium.put(FORMAT_KEY, format_bytes())
+            self._start(Commit(number, tail=tail_key(number)), {})
+            self._take_over()

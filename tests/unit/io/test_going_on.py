@@ -122,3 +122,21 @@ def test_a_store_of_version_1_that_says_0_is_damaged_and_not_empty(tmp_path):
     (tmp_path / FORMAT_KEY).write_bytes((tmp_path / FORMAT_KEY).read_bytes().replace(b"1", b"0"))
     with pytest.raises(StorageError, match=r"says version 0, and `commits.log` version 1"):
         TrajectoryReader(tmp_path)
+
+
+def test_a_record_that_was_appended_when_ctrl_c_came_is_there_once(tmp_path, monkeypatch):
+    """Mutant: a list of what waits that does not tell where each record ends."""
+    target = opened(tmp_path, StoppingDisk(), 1)
+    real = type(target._log).append
+
+    def append(log, record):
+        real(log, record)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(target._log), "append", append)
+        with pytest.raises(KeyboardInterrupt):
+            target.append(*make_rows(1, names=NAMES))
+    target.append(*make_rows(2, names=NAMES))
+    target.close()
+    assert TrajectoryReader(tmp_path).system_values("step").flatten().tolist() == [0, 0, 1, 1, 2, 2]

@@ -91,8 +91,8 @@ class TrajectoryWriter:
 
     def _begin(self) -> None:
         """Forget what belongs to the store as it was."""
-        self._waiting: list[tuple[bytes, int]] = []
-        """Records that are not in the log, as it refused them, and the frames that they hold."""
+        self._waiting: list[tuple[bytes, int, int]] = []
+        """Records that are not in the log, as it refused them; the frames that each holds, and where it is to end."""
         self._buffers: dict[str, ArrayBuffer] = {}
         self._written = self.acknowledged = 0
         self._writes_unsynced = 0
@@ -262,7 +262,10 @@ class TrajectoryWriter:
             (constants if item.constant else data).columns[item.name] = rows.columns[item.name]
         numbers, new_structures = self._structures.take(constants, fields)
         frames = Frames(data, numbers, new_structures)
-        self._waiting.append((frames.to_record(new), len(rows)))
+        record = frames.to_record(new)
+        assert self._log is not None
+        begin = self._waiting[-1][2] if self._waiting else self._log.size
+        self._waiting.append((record, len(rows), begin + len(record)))
         self._state.frames.append(frames)
         self._state.fields = accepted
         self._written += len(rows)
@@ -313,7 +316,7 @@ class TrajectoryWriter:
             raise StorageError(
                 f"{self.medium.where} was replaced by another one; nothing was written. Let one writer have it."
             )
-        if sum(len(record) for record, _ in self._waiting) > self._config.buffer_bytes:
+        if sum(len(record) for record, *_ in self._waiting) > self._config.buffer_bytes:
             self.flush()
 
     @contextmanager
@@ -367,13 +370,15 @@ class TrajectoryWriter:
         """Append what waits to the log."""
         assert self._log is not None
         while self._waiting:
-            self._log.append(self._waiting[0][0])
+            record, _, end = self._waiting[0]
+            if self._log.size < end:  # else Ctrl-C came between this line and the next
+                self._log.append(record)
             del self._waiting[0]
 
     def _sync(self) -> None:
         assert self._log is not None
         self._log.sync()
-        self.acknowledged = self._written - sum(frames for _, frames in self._waiting)
+        self.acknowledged = self._written - sum(frames for _, frames, _ in self._waiting)
         self._writes_unsynced, self._last_sync = 0, time.monotonic()
 
     def _fold(self, *, whole: bool, anew: bool = False) -> None:

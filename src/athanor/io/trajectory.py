@@ -14,7 +14,7 @@ import torch
 from athanor.data.batch import Batch
 from athanor.errors import InputError, MissingFieldError, OutOfRangeError, StorageError
 from athanor.io.frames import rows_to_batch
-from athanor.io.store.layout import FORMAT_KEY, StoredField, to_tensor, version_of
+from athanor.io.store.layout import COMMITS_KEY, FORMAT_KEY, StoredField, to_tensor, version_of
 from athanor.io.store.medium import Medium
 from athanor.io.store.places import open_medium
 from athanor.io.store.reader import StoredFrames
@@ -26,6 +26,9 @@ def _frames_of(medium: Medium) -> Any:
     if found is not None and version_of(found, medium.where) == 0:
         from athanor.io.version0.frames import OldFrames
 
+        if medium.list_keys(COMMITS_KEY):
+            raise StorageError(f"`{FORMAT_KEY}` of {medium.where} says version 0, and `{COMMITS_KEY}` version 1. It is "
+                               f"damaged; copy the store again.")  # fmt: skip
         return OldFrames(medium)
     return StoredFrames(medium)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from athanor.data.pair_list import PairList
 
 
-PAIRS_AT_A_TIME = 2500
+PAIRS_AT_A_TIME = 4000
 """What networks of 64 to 128 channels keep of these fits the cache, and is not asked of the system anew each time."""
 
 

@@ -92,7 +92,7 @@ def _history(medium: Medium) -> list[str]:
             continue
         try:
             previous = json.loads(payload)["previous"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             previous = None
         if before is not None and previous != before:
             return [f"`{COMMITS_KEY}` of {medium.where} has a record that does not follow the one before it."]
@@ -103,5 +103,5 @@ def _history(medium: Medium) -> list[str]:
 def _metadata_tell(medium: Medium, path: str, rows: int) -> bool:
     try:
         return bool(json.loads(medium.read(f"{path}/zarr.json") or b"null")["shape"][0] == rows)
-    except (ValueError, KeyError, TypeError, IndexError):
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         return False

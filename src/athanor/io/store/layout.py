@@ -21,6 +21,7 @@ commit record and clips to it. A system that lacks a field has its default there
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -43,6 +44,10 @@ CONSTANTS = frozenset(names_of("structure")) - {"positions", "cell"}
 """Fields that are kept once for all frames of a system that share them."""
 JOINS_LATER = frozenset({"dof", *ASSUMED_FIELDS} | {name for name, spec in FIELDS.items() if spec.default is not None})
 """Fields that may first appear after the first write; earlier frames get the default of the field table, or NaN."""
+
+MOST_ROW_BYTES = 1 << 26
+MOST_CHUNK_BYTES = 1 << 16
+"""Bounds on what one row and one chunk of many rows may hold, so that no declared size is ever waited for."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\Z")
 _DTYPES = frozenset({
@@ -140,6 +145,8 @@ _MOST_DESCRIBED = 1024
 
 
 def _describe(spec: FieldSpec, dtype: torch.dtype, shape: tuple[int, ...]) -> StoredField:
+    if math.prod(shape) * dtype.itemsize > MOST_ROW_BYTES:
+        raise StorageError(f"`{spec.name}` has {shape} numbers per {spec.level}, more than a trajectory store takes.")
     if dtype not in _DTYPES:
         raise StorageError(f"`{spec.name}` has dtype {dtype}, which a trajectory store can not hold.")
     return StoredField(
@@ -184,7 +191,8 @@ class Commit:
 
     def rows(self, level: str) -> int:
         """Rows of an array of one level."""
-        return int(getattr(self, _COUNTED[level]))
+        count: int = getattr(self, _COUNTED[level])
+        return count
 
     def to_bytes(self) -> bytes:
         """JSON."""
@@ -213,11 +221,19 @@ class Commit:
             if not all(type(count) is int and 0 <= count < 1 << 62 for count in counts):
                 raise ValueError("a count is out of range")
             for path, item in arrays.items():
-                if item.shard_rows % item.inner_rows or item.rows > commit.rows(level_of(path, fields)):
+                chunk = item.inner_rows * array_spec(path, item, fields).row_bytes
+                if (
+                    item.shard_rows % item.inner_rows
+                    or item.rows > commit.rows(level_of(path, fields))
+                    or (item.inner_rows > 1 and chunk > MOST_CHUNK_BYTES)
+                ):
                     raise ValueError(f"array `{path}` is cut in a way that can not be")
+            needed = (*(SYSTEM_INDEX if commit.systems else ()), *((STRUCTURE_INDEX,) if commit.structures else ()))
+            if missing := set(needed) - arrays.keys():
+                raise ValueError(f"there is no {min(missing)}")
             if not _TAIL_NAME.fullmatch(commit.tail):
                 raise ValueError(f"the log is called {commit.tail!r}")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise StorageError(
                 f"The last commit record of {where} says what can not be ({error}). It is damaged; do not use it."
             ) from error
@@ -262,16 +278,28 @@ def fields_to_json(fields: Iterable[StoredField]) -> list[dict[str, Any]]:
 
 def fields_from_json(plain: Any) -> tuple[StoredField, ...]:
     """Inverse of `fields_to_json`; raises what Python does if it is something else."""
-    return tuple(_stored_field(item) for item in plain)
+    fields = tuple(_stored_field(item) for item in plain)
+    if len({item.name for item in fields}) != len(fields):
+        raise ValueError("a field twice")
+    return fields
 
 
 def _stored_field(item: dict[str, Any]) -> StoredField:
     declared = item["declared_shape"]
     shapes = {"shape": tuple(item["shape"]), "declared_shape": None if declared is None else tuple(declared)}
     made = StoredField(**{**item, **shapes})
-    good = made.level in ("node", "system") and made.dtype in _DTYPE_NAMES and isinstance(made.constant, bool)
-    if not good or not all(isinstance(size, int) and 0 <= size < 1 << 31 for size in made.shape):
-        raise ValueError(f"the field `{check_name(made.name)}` is {made.dtype}, {made.level}-level, {made.shape}")
+    good = (
+        made.level in ("node", "system")
+        and made.dtype in _DTYPE_NAMES
+        and isinstance(made.constant, bool)
+        and all(isinstance(text, str) for text in (made.name, made.kind, made.unit, made.meaning))
+        and (made.default is None or (isinstance(made.default, bool | int | float) and abs(made.default) < 1 << 53))
+        and all(type(size) is int and size >= 0 for size in made.shape)
+        and all(size is None or type(size) is int for size in made.declared_shape or ())
+    )
+    if not good or math.prod(made.shape) * made.numpy_dtype.itemsize > MOST_ROW_BYTES:
+        raise ValueError(f"the field `{str(made.name)[:60]}` is {made.dtype}, {made.level}-level, {made.shape}")
+    check_name(made.name)
     return made
 
 

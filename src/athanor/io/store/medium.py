@@ -70,6 +70,8 @@ class Source(ABC):
     """One object, opened to read parts of it; stays what it was if another one takes its place."""
 
     size: int
+    identity: object = None
+    """What `Medium.identity` says while it is in its place."""
 
     @abstractmethod
     def read(self, start: int, count: int) -> bytes:
@@ -83,6 +85,17 @@ class Source(ABC):
 
     def close(self) -> None:  # noqa: B027
         """Free what the system gave."""
+
+
+class Row(Source):
+    """A log that is a row of objects: how far it goes and which one it is, not what is in it."""
+
+    def __init__(self, size: int, identity: object) -> None:
+        self.size, self.identity = size, identity
+
+    def read(self, start: int, count: int) -> bytes:
+        """See `Source.read`."""
+        return b""
 
 
 class Medium(ABC):
@@ -158,6 +171,10 @@ class Medium(ABC):
 
     def settle(self) -> None:  # noqa: B027
         """Make what was put safe from a power cut."""
+
+    def room(self, prefix: str) -> int | None:
+        """Bytes of all that is in a folder, if that can be known cheaply."""
+        return None
 
     def identity(self, key: str) -> object:
         """What changes when the object under `key` is replaced, as far as that can be known cheaply."""
@@ -273,6 +290,8 @@ class Folder(Medium):
 
     def open(self, key: str) -> Source | None:
         """See `Medium.open`."""
+        if key.endswith(".log") and self._path(key).is_dir():  # see `read_log`
+            return Row(len(self.list_keys(f"{key}/")), self.identity(key))
         descriptor = self._open(key)
         return None if descriptor is None else _File(descriptor)
 
@@ -386,6 +405,11 @@ class Folder(Medium):
         """See `Medium.lock`."""
         return StoreLock(str(self.root.resolve()), self.root, self.where)
 
+    def room(self, prefix: str) -> int | None:
+        """See `Medium.room`."""
+        folder = self._path(f"{prefix}/x").parent
+        return sum(each.stat(follow_symlinks=False).st_size for each in os.scandir(folder)) if folder.is_dir() else 0
+
     def identity(self, key: str) -> object:
         """See `Medium.identity`."""
         try:
@@ -398,7 +422,8 @@ class Folder(Medium):
 class _File(Source):
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self.size = os.fstat(descriptor).st_size
+        found = os.fstat(descriptor)
+        self.size, self.identity = found.st_size, (found.st_dev, found.st_ino)
 
     def read(self, start: int, count: int) -> bytes:
         """See `Medium.read`."""

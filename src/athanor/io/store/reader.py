@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -43,7 +45,7 @@ class StoredFrames:
     def __init__(self, medium: Medium) -> None:
         self._medium = medium
         state = load_state(medium)
-        self._history = medium.identity(COMMITS_KEY)
+        self._history = state.history
         self._commit, self.fields = state.commit, state.fields
         self._remainder = state.remainder
         self._shards = ShardReader(medium)
@@ -67,20 +69,36 @@ class StoredFrames:
 
     def node_counts(self, chosen: np.ndarray) -> np.ndarray:
         """Atoms of chosen frames."""
-        return self._sizes(self._places_of(chosen))[1]
+        with self._of_one_history():
+            return self._sizes(self._places_of(chosen))[1]
 
     def column(self, item: StoredField, chosen: np.ndarray) -> np.ndarray:
         """Rows of one field for chosen frames."""
-        places = self._places_of(chosen)
-        if not item.constant:
-            return self._rows(item, places)
-        return self._constant(item, self._structures()[places])
+        with self._of_one_history():
+            return self._column(item, self._places_of(chosen))
 
     def rows(self, chosen: np.ndarray) -> Rows:
         """Rows of every field for chosen frames."""
-        if self._history is not None and self._medium.identity(COMMITS_KEY) != self._history:
+        with self._of_one_history():
+            places = self._places_of(chosen)
+            return Rows(self._sizes(places)[1], {item.name: self._column(item, places) for item in self.fields})
+
+    @contextmanager
+    def _of_one_history(self) -> Iterator[None]:
+        """Refuse what the block read if the store was emptied or cut back: files are other ones then, by old names."""
+        try:
+            yield
+        except StorageError:
+            self._check_history()
+            raise
+        self._check_history()
+
+    def _check_history(self) -> None:
+        if self._history is not None and self._medium.identity(COMMITS_KEY) != self._history.identity:
             raise StorageError(f"{self._medium.where} was emptied or cut back meanwhile; open it again.")
-        return Rows(self.node_counts(chosen), {item.name: self.column(item, chosen) for item in self.fields})
+
+    def _column(self, item: StoredField, places: np.ndarray) -> np.ndarray:
+        return self._constant(item, places) if item.constant else self._rows(item, places)
 
     def first(self, count: int) -> State:
         """The store as it was when it held its first `count` frames: commit, and what the log is to hold behind it.
@@ -170,12 +188,16 @@ class StoredFrames:
             numbers = gather_rows(*self._sizes(places))
         return self._gather(item, numbers, self._commit.rows(item.level), self._late)
 
-    def _constant(self, item: StoredField, structure: np.ndarray) -> np.ndarray:
+    def _constant(self, item: StoredField, places: np.ndarray) -> np.ndarray:
+        structure = self._structures()[places]
         numbers, before = structure, self._commit.structures
         if item.level == "node":
             ends = self._ends(STRUCTURE_INDEX, self._late_structures)
             starts = np.where(structure > 0, ends[structure - 1], 0) if len(ends) else structure
-            numbers, before = gather_rows(starts, ends[structure] - starts), self._commit.structure_nodes
+            counts = ends[structure] - starts
+            if not np.array_equal(counts, self._sizes(places)[1]):
+                raise self._damaged(STRUCTURE)
+            numbers, before = gather_rows(starts, counts), self._commit.structure_nodes
         return self._gather(item, numbers, before, self._late_structures)
 
     def _gather(self, item: StoredField, numbers: np.ndarray, folded: int, late: Rows) -> np.ndarray:

@@ -9,6 +9,7 @@ checksums are looked at before anything is made of the bytes.
 from __future__ import annotations
 
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class ArraySpec:
         cls, path: str, dtype: np.dtype, shape: tuple[int, ...], shard_bytes: int, *, per_atom: bool
     ) -> ArraySpec:
         """Choose powers of two: chunks of some 32 kB, shards of some `shard_bytes`, or 16,384 rows of systems."""
-        row = max(1, dtype.itemsize * int(np.prod(shape, dtype=np.int64)))
+        row = max(1, dtype.itemsize * math.prod(shape))
         most = _power_of_two(shard_bytes // row)
         shard = most if per_atom else min(most, MOST_SYSTEM_ROWS)
         return cls(path, dtype, shape, min(_power_of_two(INNER_BYTES // row), shard), shard)
@@ -70,6 +71,15 @@ class ArraySpec:
     @cached_property
     def _inner_shape(self) -> tuple[int, ...]:
         return (self.inner_rows, *self.shape)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+    def least_bytes(self, rows: int) -> int:
+        """What the files of so many rows have at least: of every chunk a header, a checksum, a place in an index."""
+        return -(-rows // self.inner_rows) * (_BLOSC_HEADER + 4 + 16)
 
     def key(self, shard: int) -> str:
         """Key of a shard."""
@@ -234,7 +244,7 @@ class ShardReader:
         packed = raw[:-4]
         if len(raw) != count or crc32c(packed) != int.from_bytes(raw[-4:], "little"):
             raise StorageError(f"{name} is damaged: its checksum differs. `athanor store verify` lists all that is.")
-        wanted = spec.inner_rows * spec.dtype.itemsize * int(np.prod(spec.shape, dtype=np.int64))
+        wanted = spec.inner_rows * spec.row_bytes
         if int.from_bytes(packed[4:8], "little") != wanted or int.from_bytes(packed[12:16], "little") != len(packed):
             raise StorageError(f"{name} does not hold {spec.inner_rows} rows. It is damaged; do not use it.")
         from numcodecs.blosc import decompress

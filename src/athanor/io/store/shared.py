@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 from athanor.errors import StorageError
 from athanor.io.store.layout import COMMITS_KEY, FORMAT_KEY, TAIL_PREFIX
-from athanor.io.store.medium import Log, LogContent, ReplacedError, Source, SyncError, part_key, part_number
+from athanor.io.store.medium import Log, LogContent, ReplacedError, Row, Source, part_key, part_number
 from athanor.io.store.objects import Objects
 from athanor.io.store.records import frame, records
 from athanor.io.store.state import MARK
@@ -130,7 +130,10 @@ class SharedObjects(Objects):
             return self._patiently(self.fetch, key)
 
     def open(self, key: str) -> Source | None:
-        """See `Medium.open`."""
+        """See `Medium.open`. Of the commits, what tells their history from another one."""
+        if key == COMMITS_KEY:
+            numbers = self._row(key)
+            return Row(numbers[0], numbers[-1]) if numbers else None
         with self._reading(key):
             found = self._patiently(self.look_at, key)
         return None if found is None else _Ranges(self, key, *found)
@@ -286,9 +289,13 @@ class SharedObjects(Objects):
 
     def identity(self, key: str) -> object:
         """See `Medium.identity`. The number with which the row of objects begins; it changes with a new history."""
+        numbers = self._row(key)
+        return numbers[-1] if numbers else None
+
+    def _row(self, key: str) -> list[int]:
+        """Numbers of the objects of a log from the last one down, as far as they follow one another."""
         numbers = sorted(map(part_number, self.list_keys(key)), reverse=True)
-        whole = [number for place, number in enumerate(numbers) if number == numbers[0] - place]
-        return whole[-1] if whole else None
+        return [number for place, number in enumerate(numbers) if number == numbers[0] - place]
 
 
 class _Ranges(Source):
@@ -337,15 +344,10 @@ class _SharedLog(Log):
             self.number, self._sent = self.number + 1, None
 
     def sync(self) -> None:
-        try:
-            self.put()
-            if not self._is_seen:
-                self._objects.check_last()
-                self._is_seen = True
-        except OSError as error:
-            if self._key != COMMITS_KEY:
-                raise
-            raise SyncError(f"whether the commit is there is not known ({error.strerror or error})") from error
+        self.put()
+        if not self._is_seen:
+            self._objects.check_last()
+            self._is_seen = True
 
     def close(self) -> None:
         self._objects._let_go(self)

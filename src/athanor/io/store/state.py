@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from athanor.errors import StorageError
+from athanor.io._replace import PARTIAL
+from athanor.io._store_lock import LOCK_KEY
 from athanor.io.store.layout import (
     COMMITS_KEY,
     FORMAT_KEY,
+    GROUPS,
+    TAIL_PREFIX,
     Commit,
     StoredField,
     StoreNotFoundError,
@@ -21,14 +25,16 @@ from athanor.io.store.layout import (
     fields_to_json,
     level_of,
 )
-from athanor.io.store.medium import LogContent, Medium
+from athanor.io.store.medium import LogContent, Medium, Source
 from athanor.io.store.records import crc32c, decode_arrays, encode_arrays, frame, records
 from athanor.io.store.rows import Rows
 
 COMMIT, REMAINDER, FRAMES, SEAL, MARK = 1, 2, 3, 4, 5
 """Kinds of records."""
 _REPAIR = "`athanor store repair` keeps what can be read"
-_ATTEMPTS = 10
+_ATTEMPTS = 1000
+_BELIEVED_BYTES = 1 << 22
+_NOTHING = LogContent(b"", 0)
 
 
 @dataclass(slots=True)
@@ -64,6 +70,8 @@ class State:
     commits_size: int = 0
     tail_size: int = 0
     """Bytes of the two logs that count."""
+    history: Source | None = None
+    """The log of commits, held open so that no other file gets its number; another one begins another history."""
     sealed: int | None = None
     """If no frame may come behind those of the log, as they are being moved: the `shard_bytes` of who began."""
 
@@ -94,25 +102,31 @@ def load_state(medium: Medium, *, all_of_it: bool = True) -> State:
     if found is None:
         raise StoreNotFoundError(f"{medium.where} holds no trajectory (no `{FORMAT_KEY}` there). Check the path.")
     check_format(found, medium.where)
-    for attempt in range(_ATTEMPTS):
-        before = _last_commit(medium)
+    before: object = None
+    for _ in range(_ATTEMPTS):  # a writer may go on between two looks
+        history = medium.open(COMMITS_KEY)
+        begun = None if history is None else history.identity
         try:
-            return _load(medium, all_of_it)
-        except StorageError:  # a writer may have gone on between two looks
-            if attempt + 1 == _ATTEMPTS or before == _last_commit(medium):
-                raise
-    raise AssertionError
-
-
-def _last_commit(medium: Medium) -> object:
-    content = medium.read_log(COMMITS_KEY)
-    return medium.identity(COMMITS_KEY), content and (len(content.raw), crc32c(content.raw))
+            state, failed = _load(medium, all_of_it), None
+        except StorageError as error:
+            failed = error
+        if medium.identity(COMMITS_KEY) != begun:
+            continue
+        if failed is None:
+            state.history = history
+            return state
+        seen = str(failed), begun, None if history is None else history.size
+        if seen == before:
+            raise failed
+        before = seen
+    raise StorageError(f"{medium.where} is emptied and cut back faster than it can be read. Try again later.")
 
 
 def _load(medium: Medium, all_of_it: bool) -> State:
     state = State()
     log = medium.read_log(COMMITS_KEY)
     if log is None:
+        _check_new(medium)
         return state
     payload = None
     for kind, each, end in records(log.raw):
@@ -120,6 +134,7 @@ def _load(medium: Medium, all_of_it: bool) -> State:
             payload, state.commits_size = each, end
     _check_whole(log, state.commits_size, COMMITS_KEY, medium, all_of_it)
     if payload is None:
+        _check_new(medium)
         return state
     state.commit, state.checksum = Commit.from_bytes(payload, medium.where), crc32c(payload)
     state.fields = state.commit.fields
@@ -145,11 +160,47 @@ def _load(medium: Medium, all_of_it: bool) -> State:
         for path, item in state.commit.arrays.items()
         if item.rows < state.commit.rows(level_of(path, state.fields))
     ]
+    _check_room(medium, state)
     if set(lacking) - state.remainder.keys():
         raise StorageError(
             f"`{state.commit.tail}` of {medium.where} does not begin with the rows that no shard holds. {_REPAIR}."
         )
     return state
+
+
+def _check_room(medium: Medium, state: State) -> None:
+    """Refuse many rows of which there can not be files, before anything is made in their size."""
+    commit, levels = state.commit, set()
+    for path, stored in commit.arrays.items():
+        level = level_of(path, state.fields)
+        levels.add(level)
+        spec = array_spec(path, stored, state.fields)
+        if stored.rows * max(spec.row_bytes, 8) > _BELIEVED_BYTES:
+            room = medium.room(path)
+            if room is not None and room < spec.least_bytes(stored.rows):
+                raise StorageError(f"`{path}` of {medium.where} has no files for its {stored.rows} rows. {_REPAIR}.")
+    wanted = {level_of(item.path, state.fields) for item in state.fields} - levels
+    if any(commit.rows(level) * 8 > _BELIEVED_BYTES for level in wanted):
+        raise _impossible(medium.where, "many atoms, and no array of them")
+
+
+def _check_new(medium: Medium) -> None:
+    """A store that is being made has no commit record, and nothing else that a writer would drop or overwrite."""
+    ours = {LOCK_KEY, FORMAT_KEY, *(f"{group}/zarr.json".lstrip("/") for group in GROUPS)}
+    others = {key for key in medium.list_keys() if key not in ours and not key.endswith(PARTIAL)}
+    logs = {key.partition(".log")[0] + ".log" for key in others if key.startswith((TAIL_PREFIX, COMMITS_KEY))}
+    empty = {key for key in logs if _says_nothing(medium.read_log(key) or _NOTHING)}
+    if any(not key.startswith(tuple(empty)) for key in others):
+        raise StorageError(
+            f"`{COMMITS_KEY}` of {medium.where} is missing or empty, and there are other files of a store. Copy it "
+            f"again, whole."
+        )
+
+
+def _says_nothing(log: LogContent) -> bool:
+    """Whether a log has no records but marks."""
+    kinds = [(kind, end) for kind, _, end in records(log.raw)]
+    return all(kind == MARK for kind, _ in kinds) and (kinds[-1][1] if kinds else 0) == len(log.raw)
 
 
 def _check_whole(log: LogContent, good: int, key: str, medium: Medium, all_of_it: bool) -> None:
@@ -193,11 +244,14 @@ def _frames(
         structure = arrays.pop("structure")
         new = Rows(arrays.pop("structure_nodes")) if "structure_nodes" in arrays else None
         by_path = {item.path: item for item in fields}
-        if len(by_path) != len(fields):
+        if len({item.name for item in fields}) != len(fields):
             raise ValueError("a field twice")
         for each in filter(None, (rows, new)):
-            if each.node_counts.dtype != np.int64 or each.node_counts.ndim != 1 or (each.node_counts < 0).any():
+            counts = each.node_counts
+            if counts.dtype != np.int64 or counts.ndim != 1 or (counts < 0).any():
                 raise ValueError("impossible numbers of atoms")
+            if counts.sum(dtype=np.float64) > len(payload):
+                raise ValueError("more atoms than bytes")
         for path, array in arrays.items():
             item = by_path[path]
             owner = new if item.constant else rows
@@ -215,7 +269,7 @@ def _frames(
             or ((structure < 0) | (structure >= most)).any()
         ):
             raise ValueError("structures that are not there")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise _impossible(where, str(error)) from error
     return Frames(rows, structure, new), fields
 

@@ -91,8 +91,8 @@ class TrajectoryWriter:
 
     def _begin(self) -> None:
         """Forget what belongs to the store as it was."""
-        self._waiting: list[tuple[bytes, int]] = []
-        """Records that are not in the log, as it refused them, and the frames that they hold."""
+        self._waiting: list[tuple[bytes, int, int]] = []
+        """Records that are not in the log, as it refused them; the frames that each holds, and where it is to end."""
         self._buffers: dict[str, ArrayBuffer] = {}
         self._written = self.acknowledged = 0
         self._writes_unsynced = 0
@@ -232,7 +232,10 @@ class TrajectoryWriter:
         assert self._commits is not None
         payload = commit.to_bytes()
         self._commits.append(frame(COMMIT, payload))
-        self._commits.sync()
+        try:
+            self._commits.sync()
+        except Exception as error:  # it may count already, and then not what comes behind the old log
+            raise SyncError(getattr(error, "errno", None), str(getattr(error, "strerror", None) or error)) from error
         self._now_at(commit, payload, log)
 
     def _now_at(self, commit: Commit, payload: bytes, log: Log) -> None:
@@ -274,7 +277,10 @@ class TrajectoryWriter:
             (constants if item.constant else data).columns[item.name] = rows.columns[item.name]
         numbers, new_structures = self._structures.take(constants, fields)
         frames = Frames(data, numbers, new_structures)
-        self._waiting.append((frames.to_record(new), len(rows)))
+        record = frames.to_record(new)
+        assert self._log is not None
+        begin = self._waiting[-1][2] if self._waiting else self._log.size
+        self._waiting.append((record, len(rows), begin + len(record)))
         self._state.frames.append(frames)
         self._state.fields = accepted
         self._written += len(rows)
@@ -325,7 +331,7 @@ class TrajectoryWriter:
             raise StorageError(
                 f"{self.medium.where} was replaced by another one; nothing was written. Let one writer have it."
             )
-        if sum(len(record) for record, _ in self._waiting) > self._config.buffer_bytes:
+        if sum(len(record) for record, *_ in self._waiting) > self._config.buffer_bytes:
             self.flush()
 
     @contextmanager
@@ -350,6 +356,24 @@ class TrajectoryWriter:
                 f"{self.written - self.acknowledged} more wait in memory. Make room or free the store, then `flush()`."
             ) from error
 
+    @contextmanager
+    def _renewing(self) -> Iterator[None]:
+        """Begin another history; if the block fails, the next call goes by what the store then holds."""
+        before = self._written, self.acknowledged
+        try:
+            yield
+        except BaseException as error:
+            self._written, self.acknowledged = before
+            if isinstance(error, SyncError):
+                self._give_up(error)
+            self._let_go()
+            if isinstance(error, StorageError) or not isinstance(error, Exception):
+                raise
+            raise StorageError(
+                f"{self.medium.where} was not emptied or cut back: {getattr(error, 'strerror', None) or error}. It is "
+                f"as it was, or as it should be. Try again when the cause is gone."
+            ) from error
+
     def _give_up(self, error: SyncError) -> NoReturn:
         self._fault = (
             f"The disk did not take what was written to {self.medium.where}: {error.strerror or error}. The "
@@ -361,13 +385,15 @@ class TrajectoryWriter:
         """Append what waits to the log."""
         assert self._log is not None
         while self._waiting:
-            self._log.append(self._waiting[0][0])
+            record, _, end = self._waiting[0]
+            if self._log.size < end:  # else Ctrl-C came between this line and the next
+                self._log.append(record)
             del self._waiting[0]
 
     def _sync(self) -> None:
         assert self._log is not None
         self._log.sync()
-        self.acknowledged = self._written - sum(frames for _, frames in self._waiting)
+        self.acknowledged = self._written - sum(frames for _, frames, _ in self._waiting)
         self._writes_unsynced, self._last_sync = 0, time.monotonic()
 
     def _fold(self, *, whole: bool, anew: bool = False) -> None:
@@ -470,12 +496,10 @@ class TrajectoryWriter:
             raise InputError(f"`frames={frames}`: {self.medium.where} holds {self._written}.")
         if frames == self._written:
             return
-        with self._telling():
+        with self._renewing():
             kept = StoredFrames(self.medium).first(frames)
             commit = replace(kept.commit, number=self._state.commit.number + 1, fields=self._fields, previous=0,
                              tail=self._new_key(self._state.commit.number + 1))  # fmt: skip
-            if self._log is not None:
-                self._log.close()
             self._start(commit, kept.remainder, kept.frames)
             self._take_over()
 
@@ -494,10 +518,12 @@ class TrajectoryWriter:
 
     def zero(self) -> None:
         """Forget all rows and fields; the place stays a valid, empty store."""
-        self._lock.acquire()
+        with self._opening():
+            self._lock.acquire()
         number = 0
         with suppress(StorageError):
             number = load_state(self.medium).commit.number + 1
-        self.medium.put(FORMAT_KEY, format_bytes())
-        self._start(Commit(number, tail=self._new_key(number)), {})
-        self._take_over()
+        with self._renewing():
+            self.medium.put(FORMAT_KEY, format_bytes())
+            self._start(Commit(number, tail=self._new_key(number)), {})
+            self._take_over()

@@ -15,6 +15,7 @@ from athanor.models.aimnet2.network import NetworkFacts, load_network
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
 from athanor.models.learned import DERIVATIVES, EMBEDDINGS, LearnedModel
+from athanor.models.network_blocks import PAIRS_AT_A_TIME
 from athanor.models.tensor_file import write_tensor_file
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
@@ -69,6 +70,8 @@ class AIMNet2Wrapper(LearnedModel):
     ----------
     .. [1] D. Anstine, R. Zubatyuk, O. Isayev, Chem. Sci. 16, 10228 (2025). doi:10.1039/D4SC08572H
     """
+
+    pairs_at_a_time = PAIRS_AT_A_TIME
 
     def __init__(
         self,

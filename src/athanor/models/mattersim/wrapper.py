@@ -16,6 +16,7 @@ from athanor.models.config import ModelConfig
 from athanor.models.learned import DERIVATIVES, EMBEDDINGS, LearnedModel
 from athanor.models.mattersim.network import arguments_of, load_network
 from athanor.models.mattersim.triples import triples
+from athanor.models.network_blocks import PAIRS_AT_A_TIME
 from athanor.models.network_graph import NetworkGraph
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
@@ -54,6 +55,8 @@ class MatterSimWrapper(LearnedModel):
     ----------
     .. [1] H. Yang et al., arXiv:2405.04967 (2024).
     """
+
+    pairs_at_a_time = PAIRS_AT_A_TIME
 
     def __init__(self, model: nn.Module, *, name: str = "MatterSim", weights_digest: str = "") -> None:
         arguments = arguments_of(model)

@@ -21,6 +21,7 @@ from athanor.models.config import ModelConfig
 from athanor.models.learned import DERIVATIVES, EMBEDDINGS
 from athanor.models.metatomic.archive import checked, load_model
 from athanor.models.metatomic.systems import SystemMaker, fields_of, metatomic
+from athanor.models.network_blocks import PAIRS_AT_A_TIME
 from athanor.models.predicted import PredictingModel
 from athanor.neighbors import compute_neighbors
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
@@ -77,6 +78,8 @@ class MetatomicWrapper(PredictingModel):
     """
 
     _keeps_dtype = True
+
+    pairs_at_a_time = PAIRS_AT_A_TIME
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
 from athanor.models.learned import DERIVATIVES, EMBEDDINGS, LearnedModel, as_batch
 from athanor.models.nequip.network import CompiledNetwork, NetworkFacts, energy_model, load_network
+from athanor.models.network_blocks import PAIRS_AT_A_TIME
 from athanor.models.network_graph import NetworkGraph
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
 
@@ -63,6 +64,8 @@ class NequIPWrapper(LearnedModel):
     """
 
     _keeps_dtype = True
+
+    pairs_at_a_time = PAIRS_AT_A_TIME
 
     def __init__(self, model: nn.Module, *, types: Mapping[str, str] | None = None, weights_digest: str = "") -> None:
         facts = NetworkFacts.of(model)

@@ -21,6 +21,7 @@ from athanor.errors import InputError
 from athanor.models.card import ModelCard
 from athanor.models.config import ModelConfig
 from athanor.models.learned import DERIVATIVES, EMBEDDINGS
+from athanor.models.network_blocks import PAIRS_AT_A_TIME
 from athanor.models.predicted import PredictingModel
 from athanor.models.uma.checkpoint import check_unmerged, load_predict_unit, network_of
 from athanor.neighbors.config import NeighborConfig, NeighborListFormat
@@ -77,6 +78,8 @@ class UMAWrapper(PredictingModel):
     ----------
     .. [1] B. M. Wood et al., UMA: A Family of Universal Models for Atoms (2025). doi:10.48550/arXiv.2506.23971
     """
+
+    pairs_at_a_time = PAIRS_AT_A_TIME
 
     def __init__(
         self, predict_unit: Any, task_name: str = "omol", train: bool = False, *, weights_digest: str = ""

@@ -32,6 +32,7 @@ BENCHMARKS = (
     "committees",
     "electrostatics",
     "dispersion",
+    "storage",
 )
 
 

@@ -92,12 +92,12 @@ def alone(case: Case, rounds: int) -> list[Row]:
     last, first = (1e3 * median(wrote["times"][which]) for which in (slice(-part, None), slice(part, 2 * part)))
     return [
         interleave("one frame at random", "ms", {"athanor": one}, rounds),
-        interleave("append, the last against the first", "ms", {"last": lambda: last, "first": lambda: first}, 1),
+        interleave("append, last frames", "ms", {"athanor": lambda: last, "first frames": lambda: first}, 1),
         interleave("files per 1,000 frames", "", {"athanor": lambda: 1000.0 * wrote["files"] / case.frames}, 1),
         interleave(
             "write, synced every 10 frames, wall time",
             "s",
-            {"every:10": lambda: written("d.zarr", "every:10"), "unsynced": lambda: written("e.zarr", "none")},
+            {"athanor": lambda: written("d.zarr", "every:10"), "unsynced": lambda: written("e.zarr", "none")},
             rounds,
         ),
     ]

@@ -63,6 +63,10 @@ class TrajectoryReader:
         """Go to the newest commit."""
         self._frames = _frames_of(self._medium)
 
+    def release(self) -> None:
+        """Keep no file open; what is read later opens them again."""
+        self._frames.release()
+
     def __len__(self) -> int:
         return len(self._frames)
 

@@ -26,7 +26,7 @@ def write_checksums(folder: Path) -> None:
         for path in (folder / name for name in (FINAL, SUMMARY_CSV, SUMMARY_JSON, LOG)):
             if path.exists():
                 sync_file(path)
-                lines.append(f"{_digest(path)}  {path.name}\n")
+                lines += [f"# {path.stat().st_size} {path.name}\n", f"{_digest(path)}  {path.name}\n"]
         with replacing(folder / CHECKSUMS) as partial:
             partial.write_text("".join(lines), encoding="ascii")
     except OSError as error:
@@ -44,7 +44,8 @@ def check_file(path: Path) -> None:
     try:
         text = read_regular(path.with_name(CHECKSUMS), _MOST_BYTES).decode("ascii", "replace")
         known = dict(line.split("  ", 1)[::-1] for line in text.splitlines() if "  " in line)
-        if path.name not in known or _digest(path) == known[path.name]:
+        has_its_size = f"# {path.stat().st_size} {path.name}" in text.splitlines()
+        if path.name not in known or (has_its_size and _digest(path) == known[path.name]):  # never of one without end
             return
     except OSError:  # what is missing, or no file, is told by who reads it
         return

@@ -44,6 +44,7 @@ class SavedFrames:
             raise StorageError(f"`{path}` is missing: no frame was written yet, or it was removed.")
         self.path = path
         self._reader = TrajectoryReader(path)
+        self._reader.release()
         self._columns: dict[str, np.ndarray] = {}
         self._numbers = {number: place for place, number in enumerate(ids or ())}
         self._ids = None if ids is None else list(ids)
@@ -116,13 +117,14 @@ class SavedFrames:
             before = ends[start - 1] if start else 0
             stop = int(np.searchsorted(ends, before + _ATOMS_AT_A_TIME, side="right"))
             stop = min(max(stop, start + 1), start + _FRAMES_AT_A_TIME)
-            yield from self._reader.read_rows(rows[start:stop]).to_data_list()
+            yield from self._rows(rows[start:stop]).to_data_list()
             start = stop
 
     def sizes(self, rows: np.ndarray) -> np.ndarray:
         """Return the atoms of frames."""
         if "atoms" not in self._columns:
             self._columns["atoms"] = self._reader.num_atoms
+            self._reader.release()
         return self._columns["atoms"][rows]
 
     def all_periodic(self, rows: np.ndarray) -> bool:
@@ -176,11 +178,19 @@ class SavedFrames:
         if not rows.size:
             which = "" if system is None else f" of system {system}"
             raise StorageError(f"`{self.path}` has no frame{which}: the run did not get so far.")
-        return self._reader.read_rows(rows)
+        return self._rows(rows)
+
+    def _rows(self, rows: np.ndarray) -> Batch:
+        """Frames by number; no file stays open."""
+        try:
+            return self._reader.read_rows(rows)
+        finally:
+            self._reader.release()
 
     def _column(self, name: str) -> np.ndarray:
         """One number of every frame: a system field, read once."""
         if name not in self._columns:
             values = self._reader.system_values(name).reshape(-1).numpy() if len(self) else np.empty(0)
+            self._reader.release()
             self._columns[name] = values
         return self._columns[name]

@@ -269,7 +269,8 @@ def test_one_digit_that_is_another_is_told(
 
 
 def test_checksums_are_those_of_other_programs(folder: Path) -> None:
-    listed = dict(line.split("  ")[::-1] for line in (folder / CHECKSUMS).read_text(encoding="ascii").splitlines())
+    lines = (folder / CHECKSUMS).read_text(encoding="ascii").splitlines()
+    listed = dict(line.split("  ")[::-1] for line in lines if not line.startswith("#"))  # as those leave out, too
     assert listed.keys() == {"final.extxyz", "summary.csv", "summary.json", "log.csv"}
     for name, digest in listed.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest

@@ -83,6 +83,12 @@ class StoredFrames:
             places = self._places_of(chosen)
             return Rows(self._sizes(places)[1], {item.name: self._column(item, places) for item in self.fields})
 
+    def release(self) -> None:
+        """Keep no file open; what is read later opens them again."""
+        self._shards.forget()
+        if self._history is not None:
+            self._history.close()
+
     @contextmanager
     def _of_one_history(self) -> Iterator[None]:
         """Refuse what the block read if the store was emptied or cut back: files are other ones then, by old names."""

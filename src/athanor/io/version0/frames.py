@@ -64,6 +64,9 @@ class OldFrames:
     def __len__(self) -> int:
         return self._commit.systems + len(self._late)
 
+    def release(self) -> None:
+        """See `athanor.io.store.reader.StoredFrames.release`; nothing is kept open."""
+
     @property
     def commit(self) -> tuple[int, int]:
         """What changes whenever there is something new to read."""

@@ -32,7 +32,6 @@ BENCHMARKS = (
     "committees",
     "electrostatics",
     "dispersion",
-    "storage",
 )
 
 

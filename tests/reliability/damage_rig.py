@@ -24,8 +24,8 @@ from numcodecs.blosc import Blosc
 
 from athanor.errors import AthanorError, StorageError
 from athanor.io.store.check import check_store
+from athanor.io.store.folder import Folder
 from athanor.io.store.maintenance import repair_store, rewrite_store
-from athanor.io.store.medium import Folder
 from athanor.io.store.records import LOG_HEADER_BYTES, crc32c, frame, log_header, records
 from athanor.io.trajectory import TrajectoryReader
 from athanor.sinks import ZarrData

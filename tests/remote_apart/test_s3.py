@@ -24,7 +24,7 @@ from werkzeug.serving import make_server
 
 from athanor.errors import InputError, StorageError
 from athanor.io.store.check import check_store
-from athanor.io.store.medium import Folder
+from athanor.io.store.folder import Folder
 from athanor.io.store.places import open_medium
 from athanor.io.store.remote import ObstoreObjects, is_remote
 from athanor.io.trajectory import TrajectoryReader

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from athanor.io.store.medium import Disk
+from athanor.io.store.folder import Disk
 
 
 class Operation(NamedTuple):

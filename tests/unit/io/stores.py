@@ -11,8 +11,9 @@ import zarr.storage
 
 from athanor.data.fields import FIELDS, FieldSpec
 from athanor.io.store.config import Durability, TrajectoryConfig
+from athanor.io.store.folder import Disk, Folder
 from athanor.io.store.layout import StoredField, to_numpy
-from athanor.io.store.medium import Disk, Folder, Medium
+from athanor.io.store.medium import Medium
 from athanor.io.store.places import open_medium
 from athanor.io.store.rows import Rows
 from athanor.io.store.writer import TrajectoryWriter

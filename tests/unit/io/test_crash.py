@@ -17,8 +17,8 @@ import zarr.storage
 from athanor.errors import StorageError
 from athanor.io._store_lock import StoreLock
 from athanor.io.store import writer as writer_module
+from athanor.io.store.folder import Folder
 from athanor.io.store.layout import COMMITS_KEY
-from athanor.io.store.medium import Folder
 from athanor.io.store.records import LOG_HEADER_BYTES, records
 from athanor.io.trajectory import TrajectoryReader
 

@@ -11,8 +11,8 @@ import pytest
 
 from athanor.errors import StorageError
 from athanor.io.store import reader as reader_module
+from athanor.io.store.folder import Folder
 from athanor.io.store.maintenance import rewrite_store
-from athanor.io.store.medium import Folder
 from athanor.io.store.rows import Rows
 from athanor.io.store.writer import TrajectoryWriter
 from athanor.io.trajectory import TrajectoryReader

@@ -11,7 +11,7 @@ import pytest
 
 from athanor.errors import StorageError
 from athanor.io.store import writer as writer_module
-from athanor.io.store.medium import Folder
+from athanor.io.store.folder import Folder
 from athanor.io.trajectory import TrajectoryReader
 
 from . import stores

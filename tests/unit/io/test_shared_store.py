@@ -13,7 +13,8 @@ import pytest
 from athanor.errors import OptionalDependencyError, StorageError
 from athanor.io.store import writer as writer_module
 from athanor.io.store.check import check_store
-from athanor.io.store.medium import Folder, Medium
+from athanor.io.store.folder import Folder
+from athanor.io.store.medium import Medium
 from athanor.io.store.shared import NEW, TRIES, RefusedError, TakenError
 from athanor.io.trajectory import TrajectoryReader
 from athanor.sinks import ZarrData

@@ -15,8 +15,9 @@ import numpy as np
 from athanor.errors import InputError, StorageError
 from athanor.io._replace import PARTIAL
 from athanor.io.store.config import Durability, TrajectoryConfig
+from athanor.io.store.folder import Folder
 from athanor.io.store.layout import CONSTANTS, FORMAT_KEY, StoreNotFoundError, version_of
-from athanor.io.store.medium import Folder, Medium
+from athanor.io.store.medium import Medium
 from athanor.io.store.places import open_medium
 from athanor.io.store.writer import TrajectoryWriter
 from athanor.io.trajectory import TrajectoryReader

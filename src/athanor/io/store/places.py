@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from athanor.errors import InputError, OptionalDependencyError, StorageError
-from athanor.io.store.medium import Folder, Medium
+from athanor.io.store.folder import Folder
+from athanor.io.store.medium import Medium
 
 
 def open_medium(store: Any, *, synced: bool = True) -> Medium:

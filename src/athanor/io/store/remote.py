@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from athanor._optional import OptionalDependency
 from athanor.errors import InputError
-from athanor.io.store.medium import Folder, Medium
+from athanor.io.store.folder import Folder
+from athanor.io.store.medium import Medium
 from athanor.io.store.shared import NEW, RefusedError, SharedObjects, TakenError, UnansweredError
 
 SCHEMES = frozenset({"s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss"})

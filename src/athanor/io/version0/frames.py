@@ -10,8 +10,9 @@ import numpy as np
 from athanor.data._levels import gather_rows
 from athanor.errors import StorageError
 from athanor.io._replace import PARTIAL
+from athanor.io.store.folder import Folder
 from athanor.io.store.layout import StoredField
-from athanor.io.store.medium import Folder, Medium
+from athanor.io.store.medium import Medium
 from athanor.io.store.objects import ZarrObjects
 from athanor.io.store.rows import Rows, merge_rows
 from athanor.io.version0.blocks import decode_block

@@ -55,13 +55,13 @@ class FieldTable(SphinxDirective):
         return [make_table(header, [cells[: len(header)] for cells in body])]
 
 
-def make_table(header: tuple[str, ...], rows: list[list[str]]) -> nodes.table:
-    """Return a table; names and shapes stand in the type of code."""
+def make_table(header: tuple[str, ...], rows: list[list[str]], kind: str = "field-table") -> nodes.table:
+    """Return a table of a `kind` that the style sheet knows; the first two columns stand in the type of code."""
     group = nodes.tgroup(cols=len(header))
     group += [nodes.colspec(colwidth=1) for _ in header]
     group += nodes.thead("", _row(header, code=False))
     group += nodes.tbody("", *(_row(cells, code=True) for cells in rows))
-    return nodes.table("", group, classes=["field-table"])
+    return nodes.table("", group, classes=[kind])
 
 
 def _row(cells: tuple[str, ...] | list[str], *, code: bool) -> nodes.row:

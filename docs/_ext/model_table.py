@@ -86,9 +86,9 @@ class ModelTable(SphinxDirective):
         """Return the table."""
         (which,) = self.arguments
         if which == "catalogue":
-            return [make_table(CATALOGUE, catalogue())]
+            return [make_table(CATALOGUE, catalogue(), "model-table")]
         if which == "measured":
-            return [make_table(MEASURED, measured())]
+            return [make_table(MEASURED, measured(), "model-table")]
         raise self.error(f"model-table: {which!r} is none of catalogue, measured")
 
 

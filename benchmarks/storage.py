@@ -1,4 +1,4 @@
-"""Trajectories: frames written and read, beside ASE and h5py, and what safety costs.
+"""Trajectories: frames written and read, beside ASE and h5py, what safety costs, and what a step pays for its frames.
 
 Each program is a process of its own; what is written is at hand before its clock starts. ASE writes its own trajectory
 files; h5py writes one dataset per field and flushes after every frame. Where h5py is not installed, `make bench-peers`
@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -103,19 +104,35 @@ def alone(case: Case, rounds: int) -> list[Row]:
     ]
 
 
+def beside(folder: Path, turns: int, systems: int, rounds: int) -> Row:
+    """The row of what frames cost the step of a run."""
+    case = Case(folder, turns, 32)
+
+    def steps() -> list[float]:
+        times: list[float] = case.run("steps_athanor", "steps", str(systems), fresh=True)["times"]
+        return times
+
+    figures = [steps() for _ in range(rounds)]
+    names = ("athanor", "no frames", "stored in the step")
+    contestants = {name: map(itemgetter(place), figures).__next__ for place, name in enumerate(names)}
+    return interleave(f"step of {systems} systems of 32 atoms, a frame every 10 steps", "ms", contestants, rounds)
+
+
 def measure(smoke: bool = False) -> list[Row]:
     """Return rows of seconds, milliseconds, megabytes and counts."""
     sizes = [("5,000 frames of 216 atoms", 5000, 216), ("10,000 systems of 2 to 60 atoms", 10_000, -30)]
-    rounds = 3
+    rounds, turns, systems = 3, 6, 64
     if smoke:
         sizes, rounds = [("20 frames of 8 atoms", 20, 8), ("20 systems", 20, -5)], 1
+        turns, systems = 1, 2
     os.environ["OMP_NUM_THREADS"] = "1"
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         cases = [Case(Path(folder) / str(number), frames, atoms) for number, (_, frames, atoms) in enumerate(sizes)]
         for case, (title, _, _) in zip(cases, sizes, strict=True):
             rows += compared(case, title, _h5py(), rounds)
-        return rows + alone(cases[0], rounds)
+        rows += alone(cases[0], rounds)
+        return [*rows, beside(Path(folder) / "steps", turns, systems, rounds)]
 
 
 if __name__ == "__main__":

@@ -86,6 +86,44 @@ def one_athanor(path: Path, count: int, atoms: int) -> list[float]:
     return times
 
 
+STEPS_OF_A_TURN = 200
+
+
+def steps_athanor(path: Path, count: int, atoms: int, systems: str = "64") -> list[float]:
+    """Milliseconds of a step: with frames that are stored beside the steps, as runs do; without; stored in the step.
+
+    Every tenth step has a frame. The three take turns, so that all meet the same machine, and move the same atoms; what
+    waits at the end of a turn is waited for in its time.
+    """
+    import torch
+    from ase.build import bulk
+
+    from athanor.data import AtomicData, Batch
+    from athanor.dynamics import NVTLangevin
+    from athanor.dynamics.hooks import SnapshotHook
+    from athanor.models.lj import LennardJonesModelWrapper
+    from athanor.sinks import AsyncSink, ZarrData
+
+    torch.set_num_threads(1)
+    crystal = AtomicData.from_atoms(bulk("Ar", a=5.3, cubic=True) * (2, 2, atoms // 16), dtype=torch.float64)
+    model = LennardJonesModelWrapper(epsilon=0.0104, sigma=3.4, cutoff=12.0)  # a step of some 5 ms
+    stores = [ZarrData(path / name, durability="every:10") for name in ("beside", "within")]
+    contestants = []
+    for sink in (AsyncSink(stores[0]), None, stores[1]):
+        frames_of_it = [] if sink is None else [SnapshotHook(sink, 10)]
+        hooks = [*model.make_neighbor_hooks(), *frames_of_it]
+        hooks[0].skin = 0.5
+        engine = NVTLangevin(model, dt=2.0, temperature=30.0, friction=0.01, random_seed=1, hooks=hooks)
+        contestants.append((engine, Batch.from_data_list([crystal] * int(systems)), []))
+    for turn in range(count + 1):
+        for engine, batch, seconds in contestants:
+            before = time.perf_counter()
+            engine.run(batch, STEPS_OF_A_TURN if turn else 20)
+            seconds.append(time.perf_counter() - before)
+    assert all(torch.equal(batch.positions, contestants[1][1].positions) for _, batch, _ in contestants)
+    return [1e3 * sum(seconds[1:]) / (count * STEPS_OF_A_TURN) for *_, seconds in contestants]
+
+
 def write_ase(path: Path, count: int, atoms: int) -> list[float]:
     from ase import Atoms
     from ase.calculators.singlepoint import SinglePointCalculator
@@ -167,6 +205,7 @@ def main() -> None:
     """Run one program."""
     name, path, count, atoms, *more = sys.argv[1:]
     place = Path(path)
+    start()
     times = globals()[name](place, int(count), int(atoms), *more)
     wall, cpu = time.perf_counter() - _started[0], time.process_time() - _started[1]
     files = [place] if place.is_file() else [file for file in place.rglob("*") if file.is_file()]

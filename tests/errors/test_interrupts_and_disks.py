@@ -225,9 +225,9 @@ def test_full_disk(capsys: pytest.CaptureFixture[str], limit: int) -> None:
     if limit > 500:
         assert "what was done is in `out`" in told
         assert ("`final.extxyz`" in told) == (not Path("out/final.extxyz").exists())
-        lost = re.search(r"the last (\d+) of (\d+) frames", told)
+        safe = re.search(r"; ([\d,]+) of ([\d,]+) frames are safe\. Make room", told)
         run = athanor.open("out")
-        assert run.num_frames == (int(lost[2]) - int(lost[1]) if lost else run.num_frames)
+        assert run.num_frames == int(safe[1].replace(",", ""))
         assert run.state == "failed"
         assert {row["status"] for row in rows()} == {"interrupted"}
         assert call(["show", "out"]) == 0
@@ -254,8 +254,9 @@ def test_a_full_disk_does_not_take_the_end_of_a_run(
     arguments = ["md", "argon.extxyz", "--supercell", "2x2x2", "-T", "30", *LJ]
     assert call([*arguments, "-o", str(out), "--steps", "100000", "--every", every]) == 74
     told = capsys.readouterr().err
-    assert "No space left on device. The run stopped; what was done is in `disk/out`. Make room" in told
     run = athanor.open(out)
+    safe = f"{run.num_frames:,} of {run.num_frames:,} frames are safe"
+    assert f"No space left on device. The run stopped; what was done is in `disk/out`; {safe}. Make room" in told
     assert (run.state, len(run.structures)) == ("failed", CRYSTALS)
     assert {row["status"] for row in run.summary} == {"interrupted"}
     assert run.num_frames == run.record["frames"]

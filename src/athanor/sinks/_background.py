@@ -126,11 +126,17 @@ class Line:
 
     # ---------------------------------------------------------------------------------------- from other threads
     def wait_for_room(self) -> None:
-        """Wait until one more write may wait; raises what went wrong in the meantime."""
+        """Wait until one more write may wait. Beside what went wrong, which `tell` raises, there is a place for one."""
         with self._changed:
             self._ensure_thread()
             self._changed.wait_for(lambda: len(self._waiting) < self._most or self._error is not None)
-            self._raise_error(" The frame of this call was not taken.")
+            if len(self._waiting) > self._most:
+                self._raise_error(" The frame of this call was not taken.")
+
+    def tell(self) -> None:
+        """Raise what went wrong, if something did."""
+        with self._changed:
+            self._raise_error()
 
     def wait_until_empty(self) -> None:
         """Wait until everything is handed over; raises what went wrong."""

@@ -26,7 +26,8 @@ class AsyncSink(DataSink):
     loses what waits, which is not among the `acknowledged` frames.
 
     What goes wrong in the background is raised by the next call, as a StorageError that says what is safe. What waits
-    stays, in order, and is tried again, unless `abandon` or `zero` drops it. In a forked child nothing waits.
+    stays, in order, the frame of that call with it, and is tried again, unless `abandon` or `zero` drops it. In a
+    forked child nothing waits.
 
     Parameters
     ----------
@@ -79,7 +80,8 @@ class AsyncSink(DataSink):
         Raises
         ------
         StorageError
-            What went wrong since the last call, or if a field does not fit those of earlier frames.
+            What went wrong since the last call; the frame waits behind the others all the same, unless the text says
+            that it was not taken. Or if a field does not fit those of earlier frames.
         """
         with self._mutex:
             self._check_arguments(batch, mask)
@@ -89,10 +91,12 @@ class AsyncSink(DataSink):
             if mask is None or self.capacity is not None or mask.device.type == "cpu":
                 wanted = self._wanted_systems(batch, mask, full=f"{type(self.sink).__name__} is full")
                 if wanted is None:
+                    self._line.tell()
                     return
             self._schema.add(frame)
             with torch.no_grad():
                 self._line.add(self._copy(frame, mask, wanted))
+            self._line.tell()
 
     def _copy(self, frame: Batch, mask: torch.Tensor | None, wanted: np.ndarray | None) -> Waiting:
         """Copy the wanted systems to the host; from a device, which would have to be told which, all and the mask."""

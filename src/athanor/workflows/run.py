@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import torch
 
     from athanor.data.batch import Batch
+    from athanor.sinks.base import DataSink
 
 _SECONDS_BETWEEN_SUMMARIES = 5.0
 
@@ -144,6 +145,7 @@ class _Run:
         self._log: Any = None
         self._trouble: StorageError | None = None
         self._missing: list[str] = []
+        self._frames_in_words = "it holds no frame"
         self._overwrite, self._command, self._advice = overwrite, command, advice
 
     def go(self) -> RunResult:
@@ -165,7 +167,8 @@ class _Run:
             cause, without = str(self._trouble).partition(". ")[0].rstrip("."), " and ".join(self._missing)
             raise StorageError(
                 f"{cause}. The run stopped; what was done is in `{self.result.folder}`"
-                f"{f', without {without}' if without else ''}. Make room before you go on from there."
+                f"{f', without {without}' if without else ''}; {self._frames_in_words}. "
+                f"Make room, or mend the disk, before you go on from there."
             ) from self._trouble
         return self.result
 
@@ -179,9 +182,7 @@ class _Run:
 
     def _run_chunks(self, flag: StopFlag) -> None:
         if self.result.frames is not None:
-            from athanor.sinks import ZarrData
-
-            self.sink = self._attempt(ZarrData, self.result.frames)
+            self.sink = self._attempt(_open_sink, self.result.frames)
         waiting: deque[tuple[int, Sequence[int]]] = deque(enumerate(self.plan.chunks))
         while waiting:
             self.result.interrupted |= flag.is_set
@@ -203,7 +204,8 @@ class _Run:
         try:
             return write(*arguments)
         except StorageError as error:
-            self._trouble = self._trouble or error
+            cause = error.__cause__  # what failed in the background stands behind where that was told
+            self._trouble = self._trouble or (cause if isinstance(cause, StorageError) else error)
             self._missing += [of] if of else []
             return None
 
@@ -299,15 +301,22 @@ class _Run:
         self._attempt(self.record.finish, ended, self.result.outcomes, frames, of=f"the end in `{RUN}`")
 
     def _close_sink(self) -> int:
-        """Write the frames that wait, and return how many there are."""
+        """Write the frames that wait, and return how many are safe."""
         if self.sink is None:
             return 0
         self._attempt(self.sink.flush)
         self._attempt(self.sink.close)
-        waiting, all_frames = self.sink.written - self.sink.acknowledged, self.sink.written
-        self._missing += [f"the last {waiting} of {all_frames} frames"] if waiting else []
+        safe, handed_over = int(self.sink.acknowledged), len(self.sink)
         self._attempt(self.sink.abandon)  # whoever keeps the error, keeps the sink
-        return int(self.sink.acknowledged)
+        self._frames_in_words = f"{safe:,} of {handed_over:,} frames are safe"
+        return safe
+
+
+def _open_sink(place: Path) -> DataSink:
+    """Frames are stored beside the steps: a disk that is slow or syncs holds nobody up, and gets them in order."""
+    from athanor.sinks import AsyncSink, ZarrData
+
+    return AsyncSink(ZarrData(place))
 
 
 def _seed_in_words(spec: RunSpec) -> str:

@@ -306,8 +306,9 @@ class _Run:
             return 0
         self._attempt(self.sink.flush)
         self._attempt(self.sink.close)
-        safe, handed_over = int(self.sink.acknowledged), len(self.sink)
+        handed_over = len(self.sink)
         self._attempt(self.sink.abandon)  # whoever keeps the error, keeps the sink
+        safe = int(self.sink.acknowledged)
         self._frames_in_words = f"{safe:,} of {handed_over:,} frames are safe"
         return safe
 

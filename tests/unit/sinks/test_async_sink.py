@@ -21,9 +21,10 @@ from athanor.dynamics import NVE
 from athanor.dynamics.hooks import SnapshotHook
 from athanor.errors import CapacityError, ContractError, InputError, StorageError
 from athanor.sinks import AsyncSink, HostMemory
-from athanor.sinks._background import Line, Waiting
 from athanor.testing.dynamics_contract import argon_cluster, argon_model
 from athanor.testing.sink_contract import assert_equal, make_batch
+
+from . import lines
 
 STEPS = 40
 
@@ -96,89 +97,10 @@ def check_run(undisturbed: tuple[Batch, Batch]) -> None:
 
 
 # --------------------------------------------------------------------------------------------------- broken twins
-def keeps_views(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Waiting, "copying", classmethod(lambda cls, frame, mask, streams: cls(frame, mask)))
-
-
-def last_one_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    hand_over = Line._hand_over_first
-
-    def twin(self: Any) -> None:
-        with self._changed:
-            self._waiting.rotate(1)
-        hand_over(self)
-
-    monkeypatch.setattr(Line, "_hand_over_first", twin)
-
-
-def leaves_out_what_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    add = Line.add
-
-    def twin(self: Any, write: Waiting) -> None:
-        if len(self._waiting) < self._most:
-            add(self, write)
-
-    def without_waiting(self: Any) -> None:
-        with self._changed:
-            self._raise_error()
-
-    monkeypatch.setattr(Line, "add", twin)
-    monkeypatch.setattr(Line, "wait_for_room", without_waiting)
-
-
-def swallows_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    hand_over = Line._hand_over_first
-
-    def twin(self: Any) -> None:
-        hand_over(self)
-        with self._changed:
-            if self._error is not None and self._waiting:
-                self._waiting.popleft()
-            self._error = None
-
-    monkeypatch.setattr(Line, "_hand_over_first", twin)
-
-
-def drops_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    hand_over = Line._hand_over_first
-
-    def twin(self: Any) -> None:
-        before = len(self._waiting)
-        hand_over(self)
-        with self._changed:
-            if self._error is not None and len(self._waiting) >= before:
-                self._waiting.popleft()
-
-    monkeypatch.setattr(Line, "_hand_over_first", twin)
-
-
-def stores_again_what_was_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    hand_over = Line._hand_over_first
-
-    def twin(self: Any) -> None:
-        first, stored = self._waiting[0], self.stored
-        hand_over(self)
-        with self._changed:
-            if self._error is not None and self.stored > stored:
-                self._waiting.appendleft(first)
-
-    monkeypatch.setattr(Line, "_hand_over_first", twin)
-
-
-def disturbs_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    write = AsyncSink.write
-
-    def twin(self: Any, batch: Batch, mask: torch.Tensor | None = None) -> None:
-        try:
-            write(self, batch, mask)
-        except StorageError:
-            batch.velocities.mul_(0.999)
-            raise
-
-    monkeypatch.setattr(AsyncSink, "write", twin)
-
-
-TWINS = [keeps_views, swallows_errors, drops_what_failed, stores_again_what_was_stored, disturbs_the_run]
+TWINS = [
+    lines.keeps_views, lines.swallows_errors, lines.drops_what_failed, lines.stores_again_what_was_stored,
+    lines.disturbs_the_run,
+]  # fmt: skip
 
 
 def test_a_sink_that_sleeps_and_fails_leaves_the_run_alone(undisturbed: tuple[Batch, Batch]) -> None:
@@ -259,7 +181,9 @@ def test_no_more_than_so_many_writes_wait(gate: Gate) -> None:
 
 
 @pytest.mark.parametrize(
-    ("twin", "check"), [(last_one_first, check_order), (leaves_out_what_has_no_room, check_room)], ids=["order", "room"]
+    ("twin", "check"),
+    [(lines.last_one_first, check_order), (lines.leaves_out_what_has_no_room, check_room)],
+    ids=["order", "room"],
 )
 def test_a_broken_line_is_told(twin: Callable[[Any], None], check: Any, gate: Gate, monkeypatch: Any) -> None:
     twin(monkeypatch)

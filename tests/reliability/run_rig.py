@@ -33,6 +33,7 @@ from ase.io import write
 
 from athanor.cli.main import call
 from athanor.data.batch import Batch
+from athanor.errors import StorageError
 from athanor.io.store.check import check_store
 from athanor.io.store.folder import Folder
 from athanor.sinks import AsyncSink, ZarrData
@@ -171,7 +172,7 @@ class Rig:
         try:
             self.look(code, told)
             self.go_on()
-        except AssertionError as wrong:
+        except (AssertionError, StorageError) as wrong:
             raise AssertionError(
                 f"{error} at {disk.refused[:1]} {number}, exit code {code}: {wrong}\n{told}"
             ) from wrong

@@ -92,8 +92,6 @@ class CsvFile:
 
     def _read_header(self) -> list[str] | None:
         """Header of the file, after cutting off a half-written last line; None if there is no file or it is empty."""
-        if not self._path.exists():
-            return None
         try:
             with open(self._path, "rb+") as file:
                 end = file.seek(0, os.SEEK_END)
@@ -104,8 +102,11 @@ class CsvFile:
                     file.truncate(start + last.rfind(b"\n") + 1)
                 file.seek(0)
                 line = file.readline().decode("utf-8")
+        except FileNotFoundError:
+            return None
         except (OSError, UnicodeDecodeError) as error:
-            raise StorageError(f"`{self._path}` can not be continued: {error}. Choose another `log_path`.") from error
+            reason = getattr(error, "strerror", None) or error
+            raise StorageError(f"`{self._path}` can not be continued: {reason}. Choose another `log_path`.") from error
         return next(csv.reader([line])) if line.strip() else None
 
     def flush(self) -> None:
@@ -131,8 +132,8 @@ class CsvFile:
                     raise
         except OSError as error:
             raise StorageError(
-                f"`{self._path}` can not be written: {error}. {len(self._waiting)} rows wait in memory; make room and "
-                f"call `close()` of the hook."
+                f"`{self._path}` can not be written: {error.strerror or error}. {len(self._waiting)} rows wait in "
+                f"memory; make room and call `close()` of the hook."
             ) from error
         self._waiting = []
         self._last_flush = time.monotonic()

@@ -60,6 +60,8 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     try:
         if not folder.exists():
             return folder
+    except PermissionError as error:
+        raise StorageError(f"`{folder}` can not be reached: {error.strerror}. Choose another folder.") from error
     except OSError as error:
         raise InputError(f"`{folder}` can not be the name of a folder: {error.strerror}. Choose another.") from error
     if not folder.is_dir():
@@ -161,7 +163,9 @@ def replace_text(path: Path, text: str) -> None:
         with replacing(path) as partial:
             partial.write_text(text, encoding="utf-8", errors="replace")  # file names need not be text
     except OSError as error:
-        raise StorageError(f"`{path}` can not be written: {error.strerror}. Make room and try again.") from error
+        raise StorageError(
+            f"`{path}` can not be written: {error.strerror}. Make room, or choose another place."
+        ) from error
 
 
 def _is_partial(name: str) -> bool:

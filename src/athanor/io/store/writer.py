@@ -265,7 +265,8 @@ class TrajectoryWriter:
             with self._opening():
                 self._lock.acquire()
                 self._take_over()
-        self._check_usable()
+        with self._telling():
+            self._check_usable()
         if self._state.sealed is not None:  # moving the rows of the log failed; it takes no more
             with self._telling():
                 self._fold(whole=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -204,3 +206,32 @@ def test_ctrl_c_waits_for_the_frames_that_are_not_stored_yet(presses: int, monke
 def test_no_thread_stays_behind() -> None:
     dynamics("out")
     assert not [thread.name for thread in threading.enumerate() if thread.name == "athanor-sink"]
+
+
+KILLED = """
+import os, signal
+import athanor
+from ase.build import bulk
+from athanor.workflows.progress import ProgressHook
+
+def killed(self, ctx, stage, steps=[]):
+    steps.append(None)
+    if len(steps) == 40:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+ProgressHook.__call__ = killed
+model = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}
+athanor.md(bulk("Ar", a=5.3, cubic=True), model=model, steps=100, every=1, temperature=30, out="out", threads=1)
+"""
+
+
+def test_a_run_that_is_killed_has_all_frames_but_the_last_few() -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    saved = athanor.open("out")
+    assert saved.state == "killed"
+    steps = saved.frames(0).step.flatten().tolist()
+    assert steps == list(range(1, len(steps) + 1))
+    assert 40 - 8 <= len(steps) <= 40
+    assert athanor.md("out", model=ARGON, temperature=30, steps=2, out="more").outcomes == {"done": 1}
+    assert athanor.open("more").frames(0).step.flatten().tolist() == [len(steps) + 1]

@@ -94,7 +94,8 @@ class Packing:
 
     def pack(self, arrays: Mapping[str, np.ndarray]) -> bytes:
         """Payload of the arrays that the packing was made for."""
-        return b"".join([self._begin, *map(np.ascontiguousarray, arrays.values())])
+        parts: list[Any] = [self._begin, *map(np.ascontiguousarray, arrays.values())]
+        return b"".join(parts)
 
     def unpack(self, payloads: Sequence[bytes]) -> Iterator[tuple[str, np.ndarray]]:
         """Yield each array of payloads that are packed so, its rows behind one another; views if there is one."""

@@ -32,6 +32,8 @@ BENCHMARKS = (
     "committees",
     "electrostatics",
     "dispersion",
+    "storage",
+    "storage_costs",
 )
 
 

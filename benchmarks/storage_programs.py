@@ -7,6 +7,7 @@ velocities, forces, cell, energy and step of atoms that swing about the sites of
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -206,6 +207,7 @@ def start() -> None:
 
 def main() -> None:
     """Run one program."""
+    os.environ["OMP_NUM_THREADS"] = "1"
     name, path, count, atoms, *more = sys.argv[1:]
     place = Path(path)
     start()

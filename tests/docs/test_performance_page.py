@@ -63,7 +63,7 @@ def test_absent_peers_are_named_with_what_to_do(capsys: pytest.CaptureFixture[st
 
 
 SMOKE = ["overhead", "finished", "start_up", "neighbor_lists", "lennard_jones", "memory", "dispersion"]
-SMOKE += ["electrostatics", "many_body", "storage"]
+SMOKE += ["electrostatics", "many_body", "storage", "storage_costs"]
 
 
 @pytest.mark.parametrize("name", SMOKE)

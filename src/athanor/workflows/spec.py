@@ -31,7 +31,7 @@ from athanor.workflows.bounds import format_bounds, parse_bounds
 from athanor.workflows.methods import SILENCE, TOPICS
 from athanor.workflows.problems import Origin, describe_problems
 from athanor.workflows.quantities import format_supercell, parse_supercell
-from athanor.workflows.stages import Count, Description, Stage, Whole, read_stage, type_of
+from athanor.workflows.stages import Count, Description, Stage, no_bool, read_stage, type_of
 from athanor.workflows.yaml_file import read_yaml
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _drawn(seed: Any) -> Any:
         return secrets.randbits(31)
     if isinstance(seed, str) and not re.fullmatch(r"\s*[+-]?\d+\s*", seed):
         raise InputError(f"{shown(seed)} is no seed; write a whole number, or {settings.RANDOM}.")
-    return seed
+    return no_bool(seed)  # here, as pydantic before 2.11 forgets one of two validators
 
 
 Supercell = Annotated[
@@ -183,7 +183,7 @@ class RunSpec(CalculationSpec):
     """What every system goes through, in order, all in the same batch."""
     stop_above: Bounds = settings.STOP_ABOVE.field()
     every: Count = settings.EVERY.field()
-    seed: Annotated[Whole, BeforeValidator(_drawn), Field(ge=0)] = settings.SEED.field()
+    seed: Annotated[int, BeforeValidator(_drawn), Field(ge=0, lt=2**63)] = settings.SEED.field()
     allow_failures: bool = False
     """Systems that are set aside do not make the run a failure."""
 

@@ -30,13 +30,14 @@ from athanor.workflows.quantities import TIME, Quantity, format_quantity, parse_
 from athanor.workflows.settings import Setting
 
 
-def _no_bool(value: Any) -> Any:
+def no_bool(value: Any) -> Any:
+    """Return `value`, as a validator of a whole number sees it; raises InputError if it is a bool."""
     if isinstance(value, bool):  # YAML reads `yes` and `on` as one
         raise InputError(f"it must be an integer; got {value}.")
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_no_bool), Field(lt=2**63)]
+Whole = Annotated[int, BeforeValidator(no_bool), Field(lt=2**63)]
 Count = Annotated[Whole, Field(ge=1)]
 
 

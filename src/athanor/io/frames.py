@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -34,14 +35,19 @@ def fields_of(batch: Batch) -> dict[str, torch.Tensor]:
 
 def copy_frame(batch: Batch, device: torch.device) -> Batch:
     """Copy node and system fields to `device`, detached from any graph."""
-    return map_frame(batch, device, lambda value: value.to(device, copy=True))
+    return copy_fields(batch, device, lambda value: value.to(device, copy=True))()
 
 
-def map_frame(batch: Batch, device: torch.device, copy: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-    """Return a frame on `device` with ``copy(tensor)`` of every node and system field, detached from any graph."""
+def copy_fields(
+    batch: Batch, device: torch.device, copy: Callable[[torch.Tensor], torch.Tensor]
+) -> Callable[[], Batch]:
+    """Call ``copy(tensor)``, to `device`, for every node and system field, detached from any graph.
+
+    Returns what puts the copies together as a frame, for which the batch is not needed any more.
+    """
     tensors = {name: copy(value.detach()) for name, value in fields_of(batch).items()}
     specs = {name: batch.field_spec(name) for name in tensors}
-    return _assemble(tensors, specs, np.array(batch.num_nodes_list, dtype=np.int64), device)
+    return partial(_assemble, tensors, specs, np.array(batch.num_nodes_list, dtype=np.int64), device)
 
 
 def _types_of(batch: Batch) -> dict[str, _FieldType]:

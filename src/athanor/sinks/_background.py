@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
 
 from athanor.errors import StorageError, in_words
-from athanor.io.frames import copy_frame, map_frame
+from athanor.io.frames import copy_fields, copy_frame
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -30,17 +31,25 @@ class Waiting:
 
     Parameters
     ----------
-    frame
-        Systems on the host.
+    make_frame
+        Puts the copies together as a batch on the host, which can wait as well.
+    systems
+        How many there are in it.
     mask
         Which of them are to be stored, bool [B] on the host; None for all.
     done
-        What the device passes when both are copied; None if they are.
+        What the device passes when all is copied; None if it is.
     """
 
-    def __init__(self, frame: Batch, mask: torch.Tensor | None = None, done: torch.cuda.Event | None = None) -> None:
-        self.frame, self.mask, self._done = frame, mask, done
-        self._systems = frame.num_graphs if mask is None else None
+    def __init__(
+        self,
+        make_frame: Callable[[], Batch],
+        systems: int,
+        mask: torch.Tensor | None = None,
+        done: torch.cuda.Event | None = None,
+    ) -> None:
+        self.make_frame, self.mask, self._done = make_frame, mask, done
+        self._systems = systems if mask is None else None
 
     @property
     def systems(self) -> int:
@@ -65,9 +74,10 @@ class Waiting:
         On a GPU the frame is first copied there, in the order of what the run does, because the run writes over its
         tensors as soon as it goes on; a stream of its own brings that copy into pinned memory.
         """
-        device = frame.device
+        device, systems = frame.device, frame.num_graphs
         if device.type != "cuda":
-            return cls(copy_frame(frame, _HOST), None if mask is None else mask.to(_HOST, copy=True))
+            on_host = copy_fields(frame, _HOST, lambda value: value.to(_HOST, copy=True))
+            return cls(on_host, systems, None if mask is None else mask.to(_HOST, copy=True))
         side = streams.get(device)
         if side is None:
             side = streams[device] = torch.cuda.Stream(device)
@@ -81,11 +91,11 @@ class Waiting:
             return pinned
 
         with torch.cuda.stream(side):
-            on_host = map_frame(snapshot, _HOST, to_host)
+            on_host = copy_fields(snapshot, _HOST, to_host)
             chosen = mask if mask is None or mask.device == _HOST else to_host(mask)
             done = torch.cuda.Event()
             done.record(side)
-        return cls(on_host, chosen, done)
+        return cls(on_host, systems, chosen, done)
 
 
 class Line:
@@ -135,8 +145,9 @@ class Line:
 
     def tell(self) -> None:
         """Raise what went wrong, if something did."""
-        with self._changed:
-            self._raise_error()
+        if self._error is not None:
+            with self._changed:
+                self._raise_error()
 
     def wait_until_empty(self) -> None:
         """Wait until everything is handed over; raises what went wrong."""
@@ -227,7 +238,7 @@ class Line:
             before = len(self._sink)
             try:
                 if write.systems:
-                    self._sink.write(write.frame, write.mask)
+                    self._sink.write(write.make_frame(), write.mask)
                 stored = True
             finally:  # a sink may have what it could not make safe
                 stored = stored or len(self._sink) == before + write.systems

@@ -86,25 +86,25 @@ class AsyncSink(DataSink):
         with self._mutex:
             self._check_arguments(batch, mask)
             self._line.wait_for_room()
-            frame = batch.without_pairs()
             wanted = None
             if mask is None or self.capacity is not None or mask.device.type == "cpu":
                 wanted = self._wanted_systems(batch, mask, full=f"{type(self.sink).__name__} is full")
                 if wanted is None:
                     self._line.tell()
                     return
-            self._schema.add(frame)
+            self._schema.add(batch)
             with torch.no_grad():
-                self._line.add(self._copy(frame, mask, wanted))
+                self._line.add(self._copy(batch, mask, wanted))
             self._line.tell()
 
-    def _copy(self, frame: Batch, mask: torch.Tensor | None, wanted: np.ndarray | None) -> Waiting:
+    def _copy(self, batch: Batch, mask: torch.Tensor | None, wanted: np.ndarray | None) -> Waiting:
         """Copy the wanted systems to the host; from a device, which would have to be told which, all and the mask."""
         if wanted is not None and wanted.all():
-            return Waiting.copying(frame, None, self._streams)
-        if wanted is None or frame.device.type != "cpu":
-            return Waiting.copying(frame, mask, self._streams)
-        return Waiting(frame.index_select(wanted))
+            return Waiting.copying(batch, None, self._streams)
+        if wanted is None or batch.device.type != "cpu":
+            return Waiting.copying(batch, mask, self._streams)
+        chosen = batch.without_pairs().index_select(wanted)
+        return Waiting(lambda: chosen, chosen.num_graphs)
 
     def read(self) -> Batch:
         """Return what is stored when everything is, see `DataSink.read`."""

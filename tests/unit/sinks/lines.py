@@ -14,7 +14,9 @@ from athanor.sinks._background import Line, Waiting
 
 
 def keeps_views(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Waiting, "copying", classmethod(lambda cls, frame, mask, streams: cls(frame, mask)))
+    monkeypatch.setattr(
+        Waiting, "copying", classmethod(lambda cls, frame, mask, streams: cls(lambda: frame, frame.num_graphs, mask))
+    )
 
 
 def last_one_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -279,7 +279,7 @@ def test_gradients_do_not_wait() -> None:
     batch.positions.requires_grad_(True)
     for mask in (None, torch.tensor([True, False, True])):
         sink.write(batch, mask)
-        assert not any(write.frame.positions.requires_grad for write in sink._line._waiting)
+        assert not any(write.make_frame().positions.requires_grad for write in sink._line._waiting)
     assert not sink.read().positions.requires_grad
 
 

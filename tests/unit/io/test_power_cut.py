@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from athanor.errors import StorageError
-from athanor.io.store import writer as writer_module
 from athanor.io.store import folder as folder_module
+from athanor.io.store import writer as writer_module
 from athanor.io.store.folder import Folder
 from athanor.io.store.records import log_header
 from athanor.io.trajectory import TrajectoryReader

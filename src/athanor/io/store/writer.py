@@ -203,10 +203,11 @@ class TrajectoryWriter:
                 self.medium.delete(key)
             return
         kept = {LOCK_KEY, FORMAT_KEY, *_KEYS_OF_GROUPS}
-        folders = (COMMITS_KEY, state.commit.tail or "/", *(f"{path}/" for path in state.commit.arrays))
+        for path, stored in state.commit.arrays.items():
+            spec = array_spec(path, stored, state.commit.fields)
+            kept |= {f"{path}/zarr.json", *map(spec.key, range(-(-stored.rows // spec.shard_rows)))}
         for key in self.medium.list_keys():
-            is_ours = key in kept or key.startswith(folders)
-            if key.endswith(PARTIAL) or not is_ours:
+            if key not in kept and not key.startswith((COMMITS_KEY, state.commit.tail or "/")) or key.endswith(PARTIAL):
                 self.medium.delete(key)
 
     def _start(self, commit: Commit, remainder: dict[str, np.ndarray], frames: Sequence[Frames] = ()) -> None:

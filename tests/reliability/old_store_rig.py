@@ -86,7 +86,7 @@ def _chunk(chance: random.Random, raw: bytes) -> bytes:
     if how == 0:
         packed = damage_bytes(chance, packed)
     elif how == 1:
-        packed = bytes(compress(bytes(chance.choice([0, 1, 1000, 1 << 20, 1 << 27])), 1))
+        packed = bytes(compress(bytes(chance.choice([0, 1, 1000, 1 << 20, 1 << 25])), 1))
     else:
         numbers = np.random.default_rng(chance.randrange(2**31)).integers(-(2**63), 2**63 - 1, 1 << 17)
         packed = bytes(compress(numbers.tobytes(), 1))

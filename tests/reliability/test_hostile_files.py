@@ -75,8 +75,8 @@ def test_a_store_behind_a_link_is_written_anew_where_it_is(store: Path, tmp_path
 
 
 def test_damage_of_old_stores_is_told_or_harmless(tmp_path: Path) -> None:
-    found = list(old_store_rig.cases(250, tmp_path))
+    found = list(old_store_rig.cases(150, tmp_path))
     assert {outcome for outcome, _, _ in found} == {"right", "told"}
-    assert sum(outcome == "told" for outcome, _, _ in found) > 80
+    assert sum(outcome == "told" for outcome, _, _ in found) > 50
     assert max(grown for _, _, grown in found) < 200_000
     assert max(seconds for _, seconds, _ in found) < 10.0  # of work; some 0.03

@@ -88,6 +88,8 @@ def test_every_flipped_bit_and_missing_file_is_a_problem_or_a_remark(place):
     for file in files:
         raw = file.read_bytes()
         for byte in range(0, len(raw), 37):
+            if raw[:byte].endswith(b'"clevel":'):
+                continue  # how hard a writer tried is nothing to a reader
             changed = bytearray(raw)
             changed[byte] ^= 1
             file.write_bytes(bytes(changed))

@@ -11,7 +11,7 @@ import numpy as np
 
 from athanor.errors import StorageError
 from athanor.io.store.layout import StoredField
-from athanor.io.store.records import decode_arrays
+from athanor.io.store.packing import unpack_arrays
 from athanor.io.store.rows import Rows
 from athanor.io.version0.schema import TailBlock
 
@@ -34,7 +34,7 @@ def decode_block(raw: bytes, block: TailBlock, fields: Iterable[StoredField], wh
         (length,) = _LENGTH.unpack_from(raw, 4)
         listing = json.loads(raw[12 : 12 + length])
         header = json.dumps([listing, None]).encode()  # as in a record of today, which is read with care
-        arrays, _ = decode_arrays(_LENGTH.pack(len(header)) + header + raw[12 + length :], where)
+        arrays, _ = unpack_arrays(_LENGTH.pack(len(header)) + header + raw[12 + length :], where)
         counts = arrays["node_counts"]
         if counts.dtype != np.int64 or counts.shape != (block.systems,) or (counts < 0).any():
             raise ValueError("impossible numbers of atoms")

@@ -108,11 +108,12 @@ def contents(outside: Path) -> Iterator[tuple[str, Callable[[Path], object]]]:
                                     "format": "os.system", "__import__": "os", "_target_": "os.system"}).encode(),
         "objects of ASE": json.dumps({"__ase_objtype__": "os.system", "__complex__": [1, 2], "__ndarray__": [
             [2**40], "object", [call]]}).encode(),
-        "names that lead out": json.dumps({"name": "../../" + MARK, "path": str(outside / MARK), "tail": "../x"}).encode(),
+        "names that lead out": json.dumps({"name": f"../../{MARK}", "path": str(outside / MARK),
+                                           "tail": "../x"}).encode(),
         "lines that lead out": f"# 3 ../{MARK}\n{'0' * 64}  ../../{MARK}\n{'0' * 64}  {outside / MARK}\n".encode(),
         "an atom for a billion": b"999999999\nLattice=\"1 0 0 0 1 0 0 0 1\"\nAr 0 0 0\n",
-        "JSON in a comment": f'1\nmodel=_JSON {{"__import__": "os"}} Properties=species:S:1:pos:R:3:x:O:9999999 a="{call}"\n'
-                             f"Ar 0 0 0\n".encode(),
+        "JSON in a comment": f'1\nmodel=_JSON {{"__import__": "os"}} Properties=species:S:1:pos:R:3:x:O:9999999 '
+                             f'a="{call}"\nAr 0 0 0\n'.encode(),
         "a bomb of zlib": _bomb("zlib.compress(bytes(1 << 28))"),
         "a bomb of Blosc": _bomb("blosc.Blosc(cname='zstd').encode(bytes(1 << 28))"),
         "deep brackets": b"[" * 200_000,
@@ -231,7 +232,16 @@ def main(place: Path) -> None:
     rig.go()
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(*rig.bad, sep="\n")
-    print(rig.found["read"], "read,", rig.found["told"], "told,", len(rig.bad), f"bad, {rig.slowest:.2f} s,", grown // 1024, "MB")
+    print(
+        rig.found["read"],
+        "read,",
+        rig.found["told"],
+        "told,",
+        len(rig.bad),
+        f"bad, {rig.slowest:.2f} s,",
+        grown // 1024,
+        "MB",
+    )
     twins: tuple[Callable[[], object], ...] = (
         lambda: pickle.loads(pickle.dumps(Payload(rig.outside))),
         lambda: __import__("wave"),

@@ -15,7 +15,7 @@ import torch
 
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
-from athanor.data.fields import FieldSpec
+from athanor.data.fields import FieldSpec, Level
 from athanor.errors import CapacityError, StorageError
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ def make_extremes() -> Batch:
     batch = make_batch(0)
     for dtype in DTYPES:
         values = _extremes(dtype)
-        for level, rows in (("node", batch.num_nodes), ("system", batch.num_graphs)):
+        sizes: dict[Level, int] = {"node": batch.num_nodes, "system": batch.num_graphs}
+        for level, rows in sizes.items():
             name = f"my_{level}_{str(dtype).removeprefix('torch.')}"
             batch.register_field(FieldSpec(name, level, (2,), "any"))
             places = torch.arange(2 * rows).reshape(rows, 2) % len(values)

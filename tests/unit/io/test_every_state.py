@@ -96,13 +96,14 @@ def read(place: Path) -> dict[str, np.ndarray]:
 
 def told(place: Path, file: Path, what: str, wanted: dict[str, np.ndarray]) -> bool:
     """Whether reading says that something is wrong, and with which file; raises if it gives other data."""
+    named = file.relative_to(place).as_posix()
     try:
         found = read(place)
     except StorageError as error:
-        named = file.relative_to(place).as_posix()
-        is_told = named in str(error) or file.parent.name in str(error)
-        assert is_told or _ends_a_row(file), f"{what} of {named}: {error}"  # then what it named, or names it, is missed
-        return True
+        complaint = str(error)
+        if named in complaint or file.parent.name in complaint or _ends_a_row(file):  # then what goes with it is named
+            return True
+        raise AssertionError(f"{what} of {named} is not named") from error
     if what == "absence" and _ends_a_row(file):  # nothing tells how many objects there were
         wanted = {name: column[: len(found[name])] for name, column in wanted.items()}
     same = found.keys() == wanted.keys() and all(np.array_equal(found[name], wanted[name]) for name in wanted)

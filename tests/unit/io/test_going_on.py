@@ -149,11 +149,14 @@ def check_refused_syncs(tmp_path: Path) -> int:
     target = opened(whole, StoppingDisk(), 4)
     target.close()
 
-    def go_on(place: Path, disk: StoppingDisk) -> writer_module.TrajectoryWriter:
-        target = writer(folder(place, disk), **CONFIG)
+    def write_on(target: writer_module.TrajectoryWriter) -> None:
         for step in range(4, 10):
             target.append(*make_rows(step, names=NAMES))
         target.close()
+
+    def go_on(place: Path, disk: StoppingDisk) -> writer_module.TrajectoryWriter:
+        target = writer(folder(place, disk), **CONFIG)
+        write_on(target)
         return target
 
     counting = StoppingDisk()
@@ -176,9 +179,7 @@ def check_refused_syncs(tmp_path: Path) -> int:
         else:
             target = writer(folder(place, disk), **CONFIG)
             with pytest.raises(StorageError) as told:
-                for step in range(4, 10):
-                    target.append(*make_rows(step, names=NAMES))
-                target.close()
+                write_on(target)
             safe = target.acknowledged
             assert "did not take" in str(told.value), f"sync {number}: {told.value}"
             for call in (target.flush, target.close, lambda: target.append(*make_rows(9, names=NAMES))):  # noqa: B023

@@ -74,7 +74,9 @@ def check_store(medium: Medium) -> StoreReport:
         listings = [None] if path else [None, documents]  # of the whole store as of its last `close`, or not at all
         if not any(_says(medium, path, group_document(each)) for each in listings):
             key = f"{path}/zarr.json".lstrip("/")
-            remarks.append(f"`{key}` does not say what is stored; other programs may not find all of it, or read it wrongly.")
+            remarks.append(
+                f"`{key}` does not say what is stored; other programs may not find all of it, or read it wrongly."
+            )
     shards.forget()
     if not problems:
         frames = StoredFrames(medium)

@@ -210,7 +210,8 @@ class TrajectoryWriter:
             spec = array_spec(path, stored, state.commit.fields)
             kept |= {f"{path}/zarr.json", *map(spec.key, range(-(-stored.rows // spec.shard_rows)))}
         for key in self.medium.list_keys():
-            if key not in kept and not key.startswith((COMMITS_KEY, state.commit.tail or "/")) or key.endswith(PARTIAL):
+            is_ours = key in kept or key.startswith((COMMITS_KEY, state.commit.tail or "/"))
+            if key.endswith(PARTIAL) or not is_ours:
                 self.medium.delete(key)
 
     def _start(self, commit: Commit, remainder: dict[str, np.ndarray], frames: Sequence[Frames] = ()) -> None:

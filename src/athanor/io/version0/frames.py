@@ -122,8 +122,8 @@ class OldFrames:
         for level, most in bounds.items():
             if head.rows(level) > most:
                 raise StorageError(
-                    f"{self._medium.where} has no files for the {head.rows(level)} rows of each {level} that its commit "
-                    f"record counts. It is damaged; do not use it."
+                    f"{self._medium.where} has no files for the {head.rows(level)} {level} rows that its commit record "
+                    f"counts. It is damaged; do not use it."
                 )
 
     def _pointers(self) -> OldArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from contextlib import suppress
@@ -11,6 +12,7 @@ import pytest
 
 from athanor.errors import StorageError
 from athanor.io.store.maintenance import repair_store, rewrite_store
+from athanor.io.trajectory import TrajectoryReader
 from athanor.sinks import ZarrData
 from athanor.testing.sink_contract import make_batch
 
@@ -80,3 +82,32 @@ def test_damage_of_old_stores_is_told_or_harmless(tmp_path: Path) -> None:
     assert sum(outcome == "told" for outcome, _, _ in found) > 50
     assert max(grown for _, _, grown in found) < 200_000
     assert max(seconds for _, seconds, _ in found) < 10.0  # of work; some 0.03
+
+
+@pytest.mark.parametrize("level", ["systems", "nodes"])
+@pytest.mark.parametrize("files", old_store_rig.originals(), ids=old_store_rig.NAMES)
+def test_an_old_store_holds_no_more_than_its_files_can(files: dict[str, bytes], level: str, tmp_path: Path) -> None:
+    """Mutant: rows that the commit record counts are believed, and memory for them is asked for."""
+    record = old_store_rig.head_of(files) | {level: 2**40}
+    old_store_rig.write(files | {"head.json": old_store_rig.sealed(json.dumps(record).encode())}, tmp_path)
+    with pytest.raises(StorageError, match=r"has no files for the 1099511627776 (node|system) rows"):
+        TrajectoryReader(tmp_path)
+
+
+@pytest.mark.parametrize("files", old_store_rig.originals(), ids=old_store_rig.NAMES)
+def test_a_flipped_bit_in_an_old_store_is_told(files: dict[str, bytes], tmp_path: Path) -> None:
+    """Mutant: a chunk whose checksum is not looked at."""
+    old_store_rig.write(files, tmp_path)
+    for name, raw in files.items():
+        if name.endswith("zarr.json") or name.startswith("presence/"):
+            continue  # what is compared with the commit record, and what is not read
+        for byte in range(0, len(raw), 11):
+            if raw[byte : byte + 1].isspace():
+                continue
+            changed = bytearray(raw)
+            changed[byte] ^= 1
+            (tmp_path / name).write_bytes(bytes(changed))
+            with pytest.raises(StorageError):
+                TrajectoryReader(tmp_path).rows(slice(None))
+        (tmp_path / name).write_bytes(raw)
+    assert len(TrajectoryReader(tmp_path)) > 3

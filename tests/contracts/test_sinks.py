@@ -63,6 +63,37 @@ class NarrowsDtypes(HostMemory):
         super().write(copy, mask)
 
 
+class MakesAllFinite(HostMemory):
+    """Broken twin: has no place for what is not a number."""
+
+    def read(self) -> Batch:
+        found = super().read()
+        for name, value in found:
+            if value.is_floating_point():
+                found[name].copy_(torch.nan_to_num(value, float("nan")))
+        return found
+
+
+class HasOneZero(HostMemory):
+    """Broken twin: loses the sign of zero, as a detour by decimal numbers may."""
+
+    def read(self) -> Batch:
+        found = super().read()
+        for name, value in found:
+            if value.is_floating_point():
+                found[name].add_(0.0)
+        return found
+
+
+class KeepsGraphs(HostMemory):
+    """Broken twin: copies without letting go of how the values came about."""
+
+    def write(self, batch: Batch, mask: torch.Tensor | None = None) -> None:
+        super().write(batch, mask)
+        chosen = batch if mask is None else batch.index_select(mask)
+        self._batches[-1].forces = chosen.forces.clone()
+
+
 class KeepsViews(HostMemory):
     """Broken twin: stores the batch that came in."""
 
@@ -152,6 +183,9 @@ class TakesNoTurns(HostMemory):
 TWINS = {
     DropsAField: ("check_round_trip", r"node fields: missing \['forces'\]"),
     NarrowsDtypes: ("check_round_trip", r"`my_half` is torch\.float32, not torch\.float16"),
+    MakesAllFinite: ("check_every_bit", "has other values"),
+    HasOneZero: ("check_every_bit", "has other values"),
+    KeepsGraphs: ("check_gradients", "`forces` has a graph"),
     KeepsViews: ("check_copies", "has other values"),
     HandsOutItsOwn: ("check_copies", "has other values"),
     SplitsAtTheEdge: ("check_capacity_edge", r"\[2, 1, 3, 1\] atoms, not \[2, 1, 3\]"),

@@ -98,7 +98,7 @@ def _lock_file(path: str, where: str) -> int | None:
     """Return the descriptor of the file, locked until that is closed; None if the file system has no locks."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)  # it is written to
         try:
             _lock(descriptor)
             if _is_at(path, descriptor):

@@ -15,7 +15,7 @@ import torch
 
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
-from athanor.data.fields import FieldSpec
+from athanor.data.fields import FieldSpec, Level
 from athanor.errors import CapacityError, StorageError
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ CUSTOM = (
     FieldSpec("my_brain_float", "system", (1,), "any"),
     FieldSpec("my_small_int", "system", (), "any"),
 )
+DTYPES = (
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+    torch.uint8, torch.bool, torch.complex64, torch.complex128,
+)  # fmt: skip
+"""Dtypes that every sink keeps."""
 _CUSTOM_DTYPES = (torch.float16, torch.bool, torch.uint8, torch.bfloat16, torch.int16)
 
 
@@ -78,10 +83,18 @@ def assert_equal(found: Batch, wanted: Batch) -> None:
             one, other = found[name].cpu(), wanted[name].cpu()
             assert one.dtype == other.dtype, f"`{name}` is {one.dtype}, not {other.dtype}"
             assert one.shape == other.shape, f"`{name}` is {tuple(one.shape)}, not {tuple(other.shape)}"
-            same = torch.equal(torch.nan_to_num(one, 12.5), torch.nan_to_num(other, 12.5)) if (
-                one.is_floating_point()) else torch.equal(one, other)  # fmt: skip
-            assert same, f"`{name}` has other values"
+            assert torch.equal(_bits(one), _bits(other)), f"`{name}` has other values"
             assert found.field_spec(name).level == level, f"`{name}` changed its level"
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """Bytes of a tensor, in which any NaN is the same."""
+    plain = tensor.detach().clone().contiguous()
+    if plain.is_complex():
+        plain = torch.view_as_real(plain)
+    if plain.is_floating_point():
+        plain[plain.isnan()] = float("nan")
+    return plain.reshape(-1).view(torch.uint8)
 
 
 def _joined(*batches: Batch) -> Batch:
@@ -114,6 +127,55 @@ def check_round_trip(make_sink: MakeSink) -> None:
         assert_equal(sink.read(), _joined(*batches))
 
 
+def make_extremes() -> Batch:
+    """Return a batch with a node field and a system field of every dtype: ends of ranges, infinities, -0.0, NaN."""
+    batch = make_batch(0)
+    for dtype in DTYPES:
+        values = _extremes(dtype)
+        sizes: dict[Level, int] = {"node": batch.num_nodes, "system": batch.num_graphs}
+        for level, rows in sizes.items():
+            name = f"my_{level}_{str(dtype).removeprefix('torch.')}"
+            batch.register_field(FieldSpec(name, level, (2,), "any"))
+            places = torch.arange(2 * rows).reshape(rows, 2) % len(values)
+            batch.set_field(name, values[places])
+    return batch
+
+
+def _extremes(dtype: torch.dtype) -> torch.Tensor:
+    if dtype == torch.bool:
+        return torch.tensor([True, False])
+    if dtype.is_complex:
+        parts = _extremes(torch.float32 if dtype == torch.complex64 else torch.float64)
+        return torch.complex(parts, parts.flip(0))
+    if not dtype.is_floating_point:
+        ends = torch.iinfo(dtype)
+        return torch.tensor([ends.min, ends.max, 0, 1], dtype=dtype)
+    limits = torch.finfo(dtype)
+    inf = float("inf")
+    return torch.tensor([-0.0, inf, limits.max, float("nan"), limits.tiny / 2, -inf, limits.min, 1 / 3], dtype=dtype)
+
+
+def check_every_bit(make_sink: MakeSink) -> None:
+    """Of every dtype the ends of its range, infinities, negative zero and NaN come back as they were."""
+    sink, batch = make_sink(10), make_extremes()
+    sink.write(batch)
+    sink.write(batch, torch.tensor([False, True, True]))
+    assert_equal(sink.read(), _joined(batch, batch.index_select(torch.tensor([1, 2]))))
+
+
+def check_gradients(make_sink: MakeSink) -> None:
+    """What is stored has no graph behind it, so that no step of a run is kept alive."""
+    for mask in (None, torch.tensor([True, False, True])):
+        sink, batch = make_sink(10), make_batch(0)
+        batch.positions = batch.positions.clone().requires_grad_(True)
+        batch.forces = 2.0 * batch.positions
+        sink.write(batch, mask)
+        found = sink.read()
+        assert not found.positions.requires_grad, "`positions` has a graph"
+        assert not found.forces.requires_grad, "`forces` has a graph"
+        assert batch.positions.requires_grad, "the batch that was written was changed"
+
+
 def check_copies(make_sink: MakeSink) -> None:
     """Neither a batch that came in nor one that went out shares memory with the sink."""
     for mask in (None, torch.tensor([True, True, True])):
@@ -139,6 +201,7 @@ def check_masks(make_sink: MakeSink) -> None:
     batch = make_batch(0)
     sink.write(batch, torch.tensor([True, False, True]))
     sink.write(batch, torch.tensor([False, False, False]))
+    sink.write(Batch.empty_like(batch))
     sink.write(batch, torch.tensor([False, True, False]))
     assert_equal(sink.read(), batch.index_select(torch.tensor([0, 2, 1])))
     _raises(ValueError, "mask length", lambda: sink.write(batch, torch.tensor([True])))
@@ -226,7 +289,7 @@ def check_refusals(make_sink: MakeSink) -> None:
 
 
 def check_closing(make_sink: MakeSink) -> None:
-    """After `flush` everything is acknowledged; after `close`, twice or by ``with``, the sink can be used."""
+    """After `flush` all is acknowledged; after `close`, twice or by ``with``, and `abandon`, the sink can be used."""
     sink = make_sink(100)
     batches = [make_batch(10 * number) for number in range(3)]
     sink.close()
@@ -238,6 +301,9 @@ def check_closing(make_sink: MakeSink) -> None:
         sink.close()
         assert len(sink) == 3 * number + 3, f"closed with {3 * number + 3} frames, it has {len(sink)}"
         assert_equal(sink.read(), _joined(*batches[: number + 1]))
+    sink.abandon()
+    sink.write(make_batch(40))
+    assert_equal(sink.read(), _joined(*batches, make_batch(40)))
 
 
 def check_threads(make_sink: MakeSink) -> None:
@@ -265,7 +331,9 @@ def check_threads(make_sink: MakeSink) -> None:
 
 CHECKS = (
     check_round_trip,
+    check_every_bit,
     check_copies,
+    check_gradients,
     check_masks,
     check_capacity_edge,
     check_empty_and_drain,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -9,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from athanor.io.store.folder import Disk
+from athanor.io._replace import PARTIAL
+from athanor.io.store.folder import Disk, Folder
+from athanor.io.store.medium import Source
 
 
 class Operation(NamedTuple):
@@ -161,6 +164,40 @@ class State:
             keep = [[each for each in part if generator.random() < 0.5] for part in (self.changes, self.data)]
             yield self.left(*keep)
 
+    def subsets(self, most: int, generator: random.Random, more: int) -> Iterator[tuple[dict[str, bytes], set[str]]]:
+        """Every subset of the unsynced calls if there are at most so many of them; else `more` subsets of any size.
+
+        A name that only a file which is not whole yet has is looked for by nobody, so it is not among them.
+        """
+        changes = [each for each in self.changes if each.what != "create" or not each.target.endswith(PARTIAL)]
+        pending = [*changes, *(part for each in self.data for part in _halves(each))]
+        if len(pending) <= most:
+            kept = itertools.product((True, False), repeat=len(pending))
+        else:
+            chances = [generator.choice((0.2, 0.5, 0.8, 0.95)) for _ in range(more)]
+            kept = (tuple(generator.random() < chance for _ in pending) for chance in chances)
+        for keep in kept:
+            chosen = list(itertools.compress(pending, keep))
+            yield self.left(
+                [each for each in chosen if each.what not in ("write", "truncate")],
+                [each for each in chosen if each.what in ("write", "truncate")],
+            )
+
+
+def _halves(call: Operation) -> Iterator[Operation]:
+    """A long write may be on the disk in part."""
+    if call.what == "truncate" or len(call.arguments[1]) < _SECTOR:
+        yield call
+        return
+    offset, data = call.arguments
+    middle = len(data) // 2
+    yield call._replace(arguments=(offset, data[:middle]))
+    yield call._replace(arguments=(offset + middle, data[middle:]))
+
+
+_SECTOR = 64
+"""Bytes that a disk writes at once, and fewer than any does; the header of a log is shorter."""
+
 
 def _zeros(offset: int, data: bytes) -> tuple[int, bytes]:
     return offset, bytes(len(data))
@@ -184,3 +221,34 @@ def put_on_disk(files: dict[str, bytes], folders: set[str], place: Path) -> None
             (place / folder).mkdir(exist_ok=True, parents=True)
     for name, content in files.items():
         (place / name).write_bytes(content)
+
+
+class Left(Folder):
+    """A folder as a power cut left it, in memory, to be read."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        super().__init__(Path("left"))
+        self.files = {name: content for name, content in files.items() if not name.endswith(PARTIAL)}
+
+    def read(self, key: str) -> bytes | None:
+        return self.files.get(key)
+
+    def open(self, key: str) -> Source | None:
+        return _Content(self.files[key]) if key in self.files else None
+
+    def list_keys(self, prefix: str = "") -> list[str]:
+        return sorted(key for key in self.files if key.startswith(prefix))
+
+    def identity(self, key: str) -> object:
+        return None
+
+    def room(self, prefix: str) -> int | None:
+        return sum(len(content) for key, content in self.files.items() if key.startswith(f"{prefix}/"))
+
+
+class _Content(Source):
+    def __init__(self, content: bytes) -> None:
+        self._content, self.size = content, len(content)
+
+    def read(self, start: int, count: int) -> bytes:
+        return self._content[start : start + count]

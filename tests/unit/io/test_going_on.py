@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from athanor.errors import StorageError
+from athanor.io.store import folder as folder_module
 from athanor.io.store import writer as writer_module
 from athanor.io.store.layout import COMMITS_KEY, FORMAT_KEY
 from athanor.io.trajectory import TrajectoryReader
@@ -140,3 +141,71 @@ def test_a_record_that_was_appended_when_ctrl_c_came_is_there_once(tmp_path, mon
     target.append(*make_rows(2, names=NAMES))
     target.close()
     assert TrajectoryReader(tmp_path).system_values("step").flatten().tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def check_refused_syncs(tmp_path: Path) -> int:
+    """Refuse every sync in turn, of files, folders and what is above the store; how many there were."""
+    whole = tmp_path / "whole"
+    target = opened(whole, StoppingDisk(), 4)
+    target.close()
+
+    def write_on(target: writer_module.TrajectoryWriter) -> None:
+        for step in range(4, 10):
+            target.append(*make_rows(step, names=NAMES))
+        target.close()
+
+    def go_on(place: Path, disk: StoppingDisk) -> writer_module.TrajectoryWriter:
+        target = writer(folder(place, disk), **CONFIG)
+        write_on(target)
+        return target
+
+    counting = StoppingDisk()
+    shutil.copytree(whole, tmp_path / "counted")
+    target = writer(folder(tmp_path / "counted", counting), **CONFIG)
+    first = len(counting.operations)
+    target._let_go()
+    shutil.rmtree(tmp_path / "counted")
+    shutil.copytree(whole, tmp_path / "counted")
+    counting = StoppingDisk()
+    go_on(tmp_path / "counted", counting)
+    syncs = [number for number, operation in enumerate(counting.operations, 1) if operation.startswith("sync")]
+    for number in syncs:
+        place = tmp_path / str(number)
+        shutil.copytree(whole, place)
+        disk = StoppingDisk(number, error=FAULT)
+        if number <= first:
+            with pytest.raises(StorageError, match="Input/output error"):
+                go_on(place, disk)
+        else:
+            target = writer(folder(place, disk), **CONFIG)
+            with pytest.raises(StorageError) as told:
+                write_on(target)
+            safe = target.acknowledged
+            assert "did not take" in str(told.value), f"sync {number}: {told.value}"
+            for call in (target.flush, target.close, lambda: target.append(*make_rows(9, names=NAMES))):  # noqa: B023
+                with pytest.raises(StorageError, match="This sink writes no more"):
+                    call()
+            assert target.acknowledged == safe
+            target._let_go()
+            assert len(TrajectoryReader(place)) >= safe
+        shutil.rmtree(place)
+    return len(syncs)
+
+
+def test_after_a_refused_sync_a_writer_acknowledges_nothing(tmp_path):
+    assert check_refused_syncs(tmp_path) > 40
+
+
+class SyncsAgain(folder_module.Folder):
+    """Broken twin: a sync of folders that was refused is an error as any other, and is believed when it is repeated."""
+
+    def settle(self):
+        touched, self._touched = self._touched, set()
+        for each in sorted(touched):
+            self.disk.sync_folder(each)
+
+
+def test_a_refused_sync_that_is_repeated_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "Folder", SyncsAgain)
+    with pytest.raises(AssertionError, match="sync"):
+        check_refused_syncs(tmp_path)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from athanor.errors import StorageError
-from athanor.io.store.layout import COMMITS_KEY, array_spec
+from athanor.io.store.layout import COMMITS_KEY, GROUPS, array_spec
 from athanor.io.store.medium import Medium
 from athanor.io.store.reader import StoredFrames
 from athanor.io.store.records import crc32c, records
-from athanor.io.store.shards import ShardReader
+from athanor.io.store.shards import ShardReader, group_document, to_json
 from athanor.io.store.state import COMMIT, load_state
 
 
@@ -55,6 +57,7 @@ def check_store(medium: Medium) -> StoreReport:
         problems.append(str(error))
     problems += _history(medium)
     shards, chunks = ShardReader(medium), 0
+    documents = {}
     for path, stored in state.commit.arrays.items():
         spec = array_spec(path, stored, state.commit.fields)
         for number in range(-(-stored.rows // spec.inner_rows)):
@@ -64,8 +67,16 @@ def check_store(medium: Medium) -> StoreReport:
             except StorageError as error:
                 if str(error) not in problems:
                     problems.append(str(error))
-        if not _metadata_tell(medium, path, stored.rows):
+        documents[path] = spec.document(stored.rows, 0)
+        if not _says(medium, path, documents[path]):
             remarks.append(f"`{path}/zarr.json` does not say what is stored; other programs read the array wrongly.")
+    for path in GROUPS:
+        listings = [None] if path else [None, documents]  # of the whole store as of its last `close`, or not at all
+        if not any(_says(medium, path, group_document(each)) for each in listings):
+            key = f"{path}/zarr.json".lstrip("/")
+            remarks.append(
+                f"`{key}` does not say what is stored; other programs may not find all of it, or read it wrongly."
+            )
     shards.forget()
     if not problems:
         frames = StoredFrames(medium)
@@ -100,8 +111,11 @@ def _history(medium: Medium) -> list[str]:
     return []
 
 
-def _metadata_tell(medium: Medium, path: str, rows: int) -> bool:
-    try:
-        return bool(json.loads(medium.read(f"{path}/zarr.json") or b"null")["shape"][0] == rows)
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
-        return False
+_PACKING = re.compile(rb'"cname":"(zstd|lz4)","clevel":[0-9],"shuffle":"(bit)?shuffle"')
+"""How chunks were packed, which each chunk says itself."""
+
+
+def _says(medium: Medium, path: str, document: dict[str, Any]) -> bool:
+    """Whether a ``zarr.json`` is as it would be written."""
+    found = medium.read(f"{path}/zarr.json".lstrip("/")) or b""
+    return _PACKING.sub(b"", found) == _PACKING.sub(b"", to_json(document))

@@ -182,12 +182,12 @@ class Folder(Medium):
         """See `Medium.settle`."""
         touched, self._touched = self._touched, set()
         if self.synced:
-            if not self._is_named:  # the name of the folder itself, which may be new as well; where we may look at it
-                self._is_named = True
-                for folder in list(self.root.absolute().parents)[:2]:
-                    with suppress(PermissionError):
-                        self.disk.sync_folder(folder)
             with _sync_errors():
+                if not self._is_named:  # the name of the folder, which may be new as well; where we may look at it
+                    for folder in list(self.root.absolute().parents)[:2]:
+                        with suppress(PermissionError):
+                            self.disk.sync_folder(folder)
+                    self._is_named = True
                 for folder in sorted(touched, key=lambda path: len(path.parts)):
                     self.disk.sync_folder(folder)
 

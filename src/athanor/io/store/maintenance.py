@@ -72,9 +72,11 @@ def rewrite_store(path: Path, config: TrajectoryConfig | None = None) -> int:
         raise InputError(f"{medium.where} is not a folder; only those are written anew.")
     reader = TrajectoryReader(medium)
     lock = medium.lock()
-    lock.acquire()
-    beside = medium.root.with_name(f".{medium.root.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
+    root = medium.root.resolve()  # where it is, if the path is that of a link
+    beside = root.with_name(f".{root.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
     try:
+        lock.acquire()
+        reader.refresh()  # what came before nobody else could write
         writer = TrajectoryWriter(
             Folder(beside), mode="x", durability=Durability(), config=config or TrajectoryConfig()
         )
@@ -82,8 +84,8 @@ def rewrite_store(path: Path, config: TrajectoryConfig | None = None) -> int:
         for rows in _slices(reader.num_atoms):
             writer.append(reader.all_rows(rows), fields)
         writer.close()
-        _exchange(beside, medium.root)
-        Folder(medium.root.parent).disk.sync_folder(medium.root.parent)
+        _exchange(beside, root)
+        medium.disk.sync_folder(root.parent)
     except OSError as error:
         if isinstance(error, StorageError):
             raise

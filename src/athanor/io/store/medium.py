@@ -136,7 +136,10 @@ class Medium(ABC):
         numbers = [part_number(each) for each in parts]
         if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
             raise StorageError(f"A part of `{key}` of {self.where} is missing.")
-        raw = b"".join(self.read(each) or b"" for each in parts)
+        contents = [self.read(each) or b"" for each in parts]
+        if not all(contents[1:]):  # nobody puts an empty one but to begin a log
+            raise StorageError(f"`{parts[1 + contents[1:].index(b'')]}` of {self.where} is missing or empty.")
+        raw = b"".join(contents)
         return LogContent(raw, len(raw))
 
     def delete_log(self, key: str) -> None:

@@ -206,9 +206,11 @@ class TrajectoryWriter:
                 self.medium.delete(key)
             return
         kept = {LOCK_KEY, FORMAT_KEY, *_KEYS_OF_GROUPS}
-        folders = (COMMITS_KEY, state.commit.tail or "/", *(f"{path}/" for path in state.commit.arrays))
+        for path, stored in state.commit.arrays.items():
+            spec = array_spec(path, stored, state.commit.fields)
+            kept |= {f"{path}/zarr.json", *map(spec.key, range(-(-stored.rows // spec.shard_rows)))}
         for key in self.medium.list_keys():
-            is_ours = key in kept or key.startswith(folders)
+            is_ours = key in kept or key.startswith((COMMITS_KEY, state.commit.tail or "/"))
             if key.endswith(PARTIAL) or not is_ours:
                 self.medium.delete(key)
 
@@ -405,7 +407,7 @@ class TrajectoryWriter:
         """Move rows from the log into the arrays; those of one system stand together there.
 
         With `whole` no row stays behind, and ``zarr.json`` of the store lists the arrays, so that zarr need not look
-        for them; with `anew` the metadata of every array are written again.
+        for them; with `anew` the metadata of every array and group are written again.
         """
         state, commit = self._state, self._state.commit
         self._fold_at = (self._log.size if self._log else 0) + self._config.buffer_bytes  # if this fails
@@ -417,6 +419,8 @@ class TrajectoryWriter:
         documents = {path: buffers[path].metadata(self._config.compression_level) for path in buffers}
         for path in documents if anew else changed:
             self.medium.put(f"{path}/zarr.json", to_json(documents[path]))
+        for key in _KEYS_OF_GROUPS if anew else ():
+            self.medium.put(key, to_json(group_document()))
         if whole or self._is_consolidated is not False:
             self.medium.put("zarr.json", to_json(group_document(documents if whole else None)))
         new = next_commit(state, buffers, self.medium.mark())
@@ -464,7 +468,14 @@ class TrajectoryWriter:
             with self._telling():
                 if self._state.frames or any(len(buffer.behind) for buffer in self._buffers.values()):
                     self._fold(whole=True)
+                elif not self._others_see_it():
+                    self._fold(whole=True, anew=True)
             self._let_go()
+
+    def _others_see_it(self) -> bool:
+        """Whether ``zarr.json`` lists the arrays as they are; it does not if they were cut back since."""
+        documents = {path: buffer.metadata(self._config.compression_level) for path, buffer in self._buffers.items()}
+        return self.medium.read("zarr.json") == to_json(group_document(documents))
 
     def end(self) -> None:
         """Acknowledge what was written, or drop what the store refused before, and let others write."""

@@ -14,6 +14,7 @@ Rows beyond the counts of ``head.json`` are leftovers of an interrupted write.
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from athanor.io.store.layout import StoredField, fields_from_json
 
 HEAD_KEY = "head.json"
 NODE_END = "index/node_end"
+_BLOCK_KEY = re.compile(r"tail/\d{10}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,15 @@ class Head:
             tail = tuple(TailBlock(**item) for item in values.pop("tail"))
             arrays = values.pop("arrays")
             head = cls(**values, arrays=tuple(arrays), fields=fields, tail=tail)
-            if min(head.commit, head.systems, head.nodes, head.edges) < 0:
-                raise ValueError("negative count")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            counts = [head.commit, head.systems, head.nodes, head.edges]
+            counts += [count for block in tail for count in (block.systems, block.nodes, block.edges, block.nbytes)]
+            if not all(type(count) is int and 0 <= count < 1 << 62 for count in counts):
+                raise ValueError("a count is out of range")
+            if not all(isinstance(block.key, str) and _BLOCK_KEY.fullmatch(block.key) for block in tail):
+                raise ValueError("a block has a name that none has")
+            if not all(isinstance(path, str) for path in arrays):
+                raise ValueError("an array has no name")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StorageError(
                 f"The commit record `{HEAD_KEY}` of {where} is damaged ({error}). The arrays beside it are untouched."
             ) from error

@@ -49,10 +49,20 @@ $(READY): pyproject.toml $(PINS)
 	if [ -z "$$python" ]; then echo "No Python 3.11 or newer with venv was found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; fi; \
 	echo "==> Set-up, once: $$("$$python" --version) in $(VENV), athanor with $(EXTRAS) and the test tools (a few minutes; torch is large)"; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
+	@$(if $(ONTO),$(BIN)/python -c "$$onto" $(ONTO)/bin/python)
 	@$(BIN)/python -m pip install --disable-pip-version-check $(addprefix -c ,$(PINS)) -e '.[$(EXTRAS),dev]' $(if $(MORE),'$(MORE)') \
 		| grep --line-buffered -v '^Requirement already satisfied'; exit $${PIPESTATUS[0]}
 	@touch $(READY)
 	@echo "==> Set-up done."
+
+# An environment on top of another one, whose packages it sees behind its own: without a torch of its own.
+define onto
+import subprocess, sys, sysconfig
+place = "import sysconfig; print(sysconfig.get_path('purelib'))"
+below = subprocess.run([sys.argv[1], "-c", place], capture_output=True, text=True, check=True).stdout
+open(sysconfig.get_path("purelib") + "/below.pth", "w").write(below)
+endef
+export onto
 
 demo: $(READY)
 	@echo "==> The main job, quick: 71 elements and 13 compounds, relaxed and heated to 300 K in one batch"
@@ -81,15 +91,15 @@ test-model-%:
 		PYTEST_ARGS="$(foreach name,$(subst $(comma), ,$(call apart,$*)),tests/models_apart/test_$(name).py)"
 
 # Stores of objects: obstore, and moto, a server of S3 that fails on demand.
-test-remote:
-	@$(MAKE) --no-print-directory test VENV=.venv-remote EXTRAS=remote MORE='$(SERVER)' JOBS=0 \
+test-remote: $(READY)
+	@$(MAKE) --no-print-directory test VENV=.venv-remote ONTO=$(VENV) PYTHON=$(BIN)/python EXTRAS=remote MORE='$(SERVER)' JOBS=0 \
 		PINS=$(REMOTE_PINS) PYTEST_ARGS=tests/remote_apart
 SERVER := moto[server]>=5.2
 
 # Programs that open exported files: large, and too new for the oldest numpy.
 OF_export := export,viewers
-test-export:
-	@$(MAKE) --no-print-directory test VENV=.venv-export EXTRAS=$(OF_export) JOBS=0 PINS=tests/export_apart/constraints-export.txt \
+test-export: $(READY)
+	@$(MAKE) --no-print-directory test VENV=.venv-export ONTO=$(VENV) PYTHON=$(BIN)/python EXTRAS=$(OF_export) JOBS=0 PINS=tests/export_apart/constraints-export.txt \
 		PYTEST_ARGS=tests/export_apart
 
 test-everywhere: $(READY)

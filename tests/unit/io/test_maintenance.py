@@ -88,7 +88,7 @@ def test_repair_keeps_the_frames_before_a_damaged_record(tmp_path):
     log.write_bytes(bytes(raw))
     with pytest.raises(StorageError, match="athanor store repair"):
         writer(tmp_path)
-    assert repair_store(tmp_path) == 4
+    assert repair_store(tmp_path).frames == 4
     assert steps_of(tmp_path) == [0, 0, 1, 1]
     target = writer(tmp_path)
     target.append(*make_rows(7))
@@ -101,7 +101,7 @@ def test_repair_writes_the_metadata_of_other_programs_anew(place):
     for file in place.rglob("zarr.json"):
         file.write_bytes(b"{")
     assert len(check_store(open_medium(place)).remarks) > 5
-    assert repair_store(place) == 2 * FRAMES
+    assert repair_store(place).frames == 2 * FRAMES
     assert not check_store(open_medium(place)).remarks
     assert steps_of(place) == WANTED
 

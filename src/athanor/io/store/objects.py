@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from abc import abstractmethod
 from typing import Any
 
@@ -9,6 +10,8 @@ from athanor.errors import StorageError
 from athanor.io._store_lock import StoreLock
 from athanor.io.store.layout import COMMITS_KEY
 from athanor.io.store.medium import Log, LogContent, Medium, Row, Source, part_key, part_number
+from athanor.io.store.records import frame
+from athanor.io.store.state import MARK
 
 
 class Objects(Medium):
@@ -31,8 +34,9 @@ class Objects(Medium):
         """See `Medium.create_log`."""
         old = self.list_keys(f"{key}/")
         number = 1 + part_number(old[-1]) if old else 0
-        self.put_new(part_key(key, number), first)
-        log = _ObjectLog(self, key, number + 1, len(first))
+        marked = frame(MARK, uuid.uuid4().bytes) + first  # or two histories could begin with the same bytes
+        self.put_new(part_key(key, number), marked)
+        log = _ObjectLog(self, key, number + 1, len(marked))
         log.forget_before()
         return log
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from tests.everywhere import pythons
@@ -34,51 +35,54 @@ WRITTEN = {"closed", "closed_twice", "closed_objects", "closed_float32", "closed
 
 @dataclass(frozen=True)
 class Member:
-    """A release of zarr, and the Python that runs it."""
+    """A release of zarr, the Python that runs it, and what it needs if that Python has no athanor."""
 
     release: str
     python: str
-    has_athanor: bool
+    behind: Path | None
 
     def run(self, module: str, *arguments: str) -> str:
-        path = [PLACE / self.release, ROOT / "src", ROOT]
-        done = subprocess.run(
-            [self.python, "-m", f"tests.zarr_apart.{module}", *arguments], cwd=ROOT, capture_output=True, text=True,
-            check=False, env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path)), "PYTHONWARNINGS": "ignore"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout
+        path = [PLACE / self.release, *([self.behind] if self.behind else []), ROOT / "src", ROOT]
+        given = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path)), "PYTHONWARNINGS": "ignore"}
+        return output(self.python, "-m", f"tests.zarr_apart.{module}", *arguments, env=given)
 
 
-def install(python: str, place: Path, *what: str) -> None:
+def output(*command: str, env: dict[str, str] | None = None) -> str:
+    """What a program prints, which must end well."""
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def install(python: str, place: Path, *what: str) -> Path:
     """Put packages into a folder, once."""
     if not place.is_dir():
         beside = place.with_name(f"{place.name}.new")
         shutil.rmtree(beside, ignore_errors=True)
-        command = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", str(beside), *what]
-        subprocess.run(command, check=True)
+        output(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", str(beside), *what)
         beside.rename(place)
+    return place
 
 
 def version_of(python: str) -> tuple[int, ...]:
-    text = "import sys; print(*sys.version_info[:2])"
-    return tuple(map(int, subprocess.run([python, "-c", text], capture_output=True, text=True, check=True).stdout.split()))
+    return tuple(map(int, output(python, "-c", "import sys; print(*sys.version_info[:2])").split()))
 
 
 @cache
 def members() -> dict[str, Member]:
     """By release; those that no Python of this machine takes are absent."""
-    whole = [(version_of(each), each) for each in [sys.executable, *os.environ.get("PYTHONS", "").split()]]
+    whole = {each: version_of(each) for each in [sys.executable, *os.environ.get("PYTHONS", "").split()]}
+    bare = {each: tuple(map(int, name.split("."))) for name, each in pythons().items()}
     found: dict[str, Member] = {}
     for release, oldest in RELEASES.items():
-        taking = next((python for version, python in whole if version >= oldest), None)
-        bare = None
-        if taking is None:
-            bare = next((each for name, each in pythons().items() if tuple(map(int, name.split("."))) >= oldest), None)
-        if taking is not None or bare is not None:
-            alone = ["--no-deps"] if taking is not None else ["-c", str(ROOT / "constraints-free.txt")]
-            install(str(taking or bare), PLACE / release, f"zarr=={release}", *(alone if taking else []))
-            found[release] = Member(release, str(taking or bare), taking is not None)
+        python = next((each for each, version in (whole | bare).items() if version >= oldest), None)
+        if python is None:
+            continue
+        behind = None
+        if python not in whole:
+            behind = install(python, PLACE / f"python{bare[python][1]}", "-c", "constraints.txt", "zarr")
+        install(python, PLACE / release, "--no-deps", f"zarr=={release}")
+        found[release] = Member(release, python, behind)
     return found
 
 
@@ -87,7 +91,7 @@ def stores(tmp_path_factory) -> Path:
     """Stores of each release that athanor runs with."""
     place = tmp_path_factory.mktemp("stores")
     for release, member in members().items():
-        if member.has_athanor:
+        if member.behind is None:
             (place / release).mkdir()
             member.run("with_athanor", "write", str(place / release))
     return place
@@ -99,7 +103,7 @@ def test_every_store_is_read(release, stores):
     if member is None:
         pytest.skip(f"zarr {release} needs Python {'.'.join(map(str, RELEASES[release]))}, which is not here")
     folders = [str(each) for each in sorted(stores.iterdir())]
-    ways = (("with_zarr",), ("with_athanor", "read"))[: 1 + member.has_athanor]
+    ways = (("with_zarr",), ("with_athanor", "read"))[: 2 if member.behind is None else 1]
     for way in ways:
         answer = json.loads(member.run(*way, *folders))
         assert answer["zarr"] == release
@@ -111,15 +115,15 @@ def test_every_store_is_read(release, stores):
 def test_it_finds_what_it_needs(release):
     """What stands behind a release is what it asks for."""
     member = members().get(release)
-    if member is None or not member.has_athanor:
+    if member is None or member.behind is not None:
         pytest.skip("not run here with athanor")
     (told,) = (PLACE / release).glob("zarr-*.dist-info")
     text = "import importlib.metadata as m, sys; print(*(m.version(name) for name in sys.argv[1:]), sep='\\n')"
     lines = [line.partition(":")[2].strip() for line in (told / "METADATA").read_text(encoding="utf-8").splitlines()
              if line.startswith("Requires-Dist")]  # fmt: skip
     needed = [each for each in map(Requirement, lines) if each.marker is None]
-    done = subprocess.run([member.python, "-c", text, *(each.name for each in needed)], capture_output=True, text=True, check=True)
-    for each, version in zip(needed, done.stdout.split(), strict=True):
+    versions = output(member.python, "-c", text, *(each.name for each in needed)).split()
+    for each, version in zip(needed, versions, strict=True):
         assert each.specifier.contains(version), f"zarr {release} asks for {each}, and {version} is here"
 
 
@@ -128,16 +132,14 @@ def test_all_that_is_allowed_is_in_the_ring():
     given = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     (range_,) = (Requirement(each).specifier for each in given if each.startswith("zarr"))
     assert str(range_) == f">={min(RELEASES)}"
-    pinned = [line.split()[0].partition("==")[2] for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-              if line.startswith("zarr==")]  # fmt: skip
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = [line.split()[0].partition("==")[2] for line in lines if line.startswith("zarr==")]
     assert set(pinned) <= RELEASES.keys()
     assert max(RELEASES) in pinned
 
 
 def test_a_value_that_differs_is_told(stores, tmp_path):
     """Broken twin: what was written is remembered wrongly in one number."""
-    import numpy as np
-
     shutil.copytree(stores / "3.1.4", tmp_path / "copy")
     for file in (tmp_path / "copy").glob("*.npz"):
         with np.load(file) as given:

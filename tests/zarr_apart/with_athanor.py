@@ -82,7 +82,7 @@ def write_rows(store: Path, steps: int, closes: tuple[int, ...], medium: Any = N
             rows.columns[spec.name] = to_numpy(given)
             described.append(StoredField.of(spec, given))
             columns.setdefault(f"{spec.level}/{spec.name}", []).append(rows.columns[spec.name])
-        target.append(rows, described)
+        target.append(rows, tuple(described))
         if step in closes:
             target.close()
     target.end()
@@ -159,7 +159,7 @@ def read(store: Path) -> str:
         reader = compare(place, wanted)
         target = TrajectoryWriter(open_medium(place), durability=Durability(), config=TrajectoryConfig(**SMALL))
         first = reader.all_rows(np.arange(3))
-        target.append(first, list(reader.fields))
+        target.append(first, tuple(reader.fields))
         target.close()
         for key in wanted:
             new = first.node_counts if key == "node_counts" else first.columns[key.partition("/")[2]]

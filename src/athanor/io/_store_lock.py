@@ -53,7 +53,8 @@ class StoreLock:
     """
 
     def __init__(self, identity: str, folder: Path | None, where: str) -> None:
-        self.identity, self._folder, self._where = identity, folder, where
+        self.identity, self._where = identity, where
+        self._file = None if folder is None else str(folder / LOCK_KEY)
         self._descriptor: int | None = None
         self.is_held = False
 
@@ -72,8 +73,8 @@ class StoreLock:
         if self.is_held:
             return
         with _guard:
-            if self._folder is not None:
-                self._descriptor = _lock_file(self._folder / LOCK_KEY, self._where)
+            if self._file is not None:
+                self._descriptor = _lock_file(self._file, self._where)
             if self._descriptor is None and any(other.identity == self.identity for other in _held):
                 raise _refused(self._where, _this_program())
             _held.add(self)
@@ -82,7 +83,7 @@ class StoreLock:
     @property
     def is_in_place(self) -> bool:
         """Whether what was locked is still what is there; a folder may have been replaced."""
-        return self._folder is None or self._descriptor is None or _is_at(self._folder / LOCK_KEY, self._descriptor)
+        return self._file is None or self._descriptor is None or _is_at(self._file, self._descriptor)
 
     def release(self) -> None:
         """Let others write; nothing happens if the lock is not held."""
@@ -93,9 +94,9 @@ class StoreLock:
                 os.close(descriptor)
 
 
-def _lock_file(path: Path, where: str) -> int | None:
+def _lock_file(path: str, where: str) -> int | None:
     """Return the descriptor of the file, locked until that is closed; None if the file system has no locks."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -134,7 +135,7 @@ def _refused(where: str, holder: str) -> StorageError:
     )
 
 
-def _is_at(path: Path, descriptor: int) -> bool:
+def _is_at(path: str, descriptor: int) -> bool:
     with suppress(FileNotFoundError):
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     return False

@@ -5,6 +5,7 @@ The only module of sinks and stores that takes a batch apart and puts one togeth
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,6 +22,8 @@ from athanor.io.store.rows import Rows
 STAMPS = ("system_id", "step", "time")
 """System fields that every stored frame carries, filled with their defaults if the batch has none."""
 _FieldType = tuple[FieldSpec, torch.dtype, torch.Size]
+_Values = tuple[tuple[str, FieldSpec | None, torch.dtype, tuple[int, ...]], ...]
+"""Names, rows of custom fields, dtypes and shapes."""
 _FRAME_LEVELS: tuple[Level, ...] = ("node", "system")
 
 
@@ -133,20 +136,32 @@ def _assemble(
     return Batch._of(storages, custom, device)
 
 
-def batch_to_rows(batch: Batch) -> tuple[Rows, list[StoredField]]:
-    """Copy a batch to rows on the host, with identity fields in any case."""
-    systems = batch.num_graphs
-    fields = fields_of(batch)
+def batch_to_rows(batch: Batch) -> tuple[Rows, tuple[StoredField, ...]]:
+    """Rows of a batch on the host, with identity fields in any case; views of its memory where that is on the host."""
+    names = [name for level in _FRAME_LEVELS for name in batch.field_names(level)]
+    values: dict[str, torch.Tensor] = dict(zip(names, batch.tensors_of(names), strict=True))  # type: ignore[arg-type]
     for name in STAMPS:
-        if name not in fields:
-            spec = FIELDS[name]
-            fields[name] = torch.full((systems, 1), spec.default or 0, dtype=spec.dtype_to_make(batch.dtype))
-    rows = Rows(np.array(batch.num_nodes_list, dtype=np.int64))
-    described = []
-    for name, value in fields.items():
-        described.append(StoredField.of(batch.field_spec(name), value))
-        rows.columns[name] = to_numpy(value)
-    return rows, described
+        if name not in values:
+            values[name] = _stamp(name, batch.num_graphs, batch.dtype)
+    custom = batch.custom_fields
+    fields = _describe(tuple([(name, custom.get(name), value.dtype, value.shape) for name, value in values.items()]))
+    counts = np.array(batch.num_nodes_list, dtype=np.int64)
+    return Rows(counts, {name: to_numpy(value) for name, value in values.items()}), fields
+
+
+@functools.lru_cache(maxsize=16)
+def _stamp(name: str, systems: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.full((systems, 1), FIELDS[name].default or 0, dtype=FIELDS[name].dtype_to_make(dtype))
+
+
+@functools.lru_cache(maxsize=1024)
+def _describe(values: _Values) -> tuple[StoredField, ...]:
+    return _fields_of(tuple((name, spec, dtype, tuple(shape[1:])) for name, spec, dtype, shape in values))
+
+
+@functools.lru_cache(maxsize=64)
+def _fields_of(values: _Values) -> tuple[StoredField, ...]:
+    return tuple(StoredField.of(spec or FIELDS[name], dtype, shape) for name, spec, dtype, shape in values)
 
 
 def rows_to_batch(rows: Rows, fields: Sequence[StoredField]) -> Batch:

@@ -164,15 +164,18 @@ class DataSink(ABC):
             )
 
     def _chosen_systems(self, batch: Batch, mask: torch.Tensor | None, *, full: str) -> Batch | None:
-        """Check mask and capacity; return the systems to store without pairs, or None if there are none.
+        """Check mask and capacity; return the systems to store, or None if there are none.
 
-        The tensors may be those of `batch`: copy them.
+        It is `batch` itself, with its pairs, if all are chosen; else a copy without pairs.
         """
+        if mask is None:
+            self._check_arguments(batch, mask)
+            self._check_room(batch.num_graphs, full)
+            return batch if batch.num_graphs else None
         wanted = self._wanted_systems(batch, mask, full=full)
         if wanted is None:
             return None
-        frame = batch.without_pairs()
-        return frame if wanted.all() else frame.index_select(wanted)
+        return batch if wanted.all() else batch.without_pairs().index_select(wanted)
 
     def _refuse_empty(self) -> StorageError:
         return StorageError(f"This {type(self).__name__} is empty; write to it before `read()` or `drain()`.")

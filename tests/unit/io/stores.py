@@ -45,7 +45,7 @@ def make_rows(
         if name == "step":
             values = torch.full((count, 1), step)
         rows.columns[name] = to_numpy(values)
-        fields.append(StoredField.of(spec, values))
+        fields.append(StoredField.of(spec, values.dtype, tuple(values.shape[1:])))
     return rows, fields
 
 

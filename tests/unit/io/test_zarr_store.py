@@ -16,7 +16,8 @@ from athanor.errors import InputError, MissingFieldError, StorageError
 from athanor.io.store import writer as writer_module
 from athanor.io.store.config import Durability, parse_config
 from athanor.io.store.layout import FORMAT_KEY, Commit, StoredField, check_name, to_numpy, to_tensor
-from athanor.io.store.records import crc32c, decode_arrays, encode_arrays, frame, log_header
+from athanor.io.store.packing import pack_arrays, unpack_arrays
+from athanor.io.store.records import crc32c, frame, log_header
 from athanor.io.store.rows import Rows
 from athanor.io.store.shards import ArraySpec, fill_value
 from athanor.io.trajectory import TrajectoryReader
@@ -214,7 +215,7 @@ def rows_at_fill_values() -> tuple[Rows, list[StoredField]]:
     rows, fields = Rows(np.array([2, 3])), []
     for spec in (spec for spec in FIELDS.values() if spec.level != "edge"):
         dtype = {"integer": torch.int64, "boolean": torch.bool}.get(spec.kind, torch.float64)
-        item = StoredField.of(spec, torch.zeros(1, *(size or 4 for size in spec.shape), dtype=dtype))
+        item = StoredField.of(spec, dtype, tuple(size or 4 for size in spec.shape))
         shape = (rows.count(spec.level), *item.shape)
         rows.columns[spec.name] = np.full(shape, fill_value(item.numpy_dtype), dtype=item.numpy_dtype)
         fields.append(item)
@@ -465,8 +466,8 @@ def test_arrays_are_cut_by_bytes():
         spec = ArraySpec.sized("data/x", np.dtype("float64"), shape, shard_bytes, per_atom=per_atom)
         return spec.inner_rows, spec.shard_rows
 
-    assert cut((3,), 1 << 22, True) == (1024, 1 << 17)
-    assert cut((1,), 1 << 22, False) == (4096, 1 << 14)
+    assert cut((3,), 1 << 22, True) == (2048, 1 << 17)
+    assert cut((1,), 1 << 22, False) == (8192, 1 << 14)
     assert cut((0,), 1 << 20, False) == (1 << 14, 1 << 14)
     assert cut((1 << 20,), 1024, True) == (1, 1)
 
@@ -480,7 +481,7 @@ def test_every_dtype_survives(dtype):
     from athanor.data.fields import FieldSpec
 
     values = torch.arange(6).reshape(2, 3).to(dtype)
-    item = StoredField.of(FieldSpec("mine", "system", (3,), "any"), values)
+    item = StoredField.of(FieldSpec("mine", "system", (3,), "any"), values.dtype, tuple(values.shape[1:]))
     rows = Rows(np.array([1, 1]), {"mine": to_numpy(values)})
     for config in (SMALL, {}):
         memory: dict = {}
@@ -494,10 +495,10 @@ def test_every_dtype_survives(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_who_lacks_a_field_gets_its_default(dtype):
-    velocities = StoredField.of(FIELDS["velocities"], torch.ones(1, 3, dtype=dtype))
+    velocities = StoredField.of(FIELDS["velocities"], dtype, (3,))
     assert to_tensor(velocities.missing_rows(2), velocities).tolist() == [[0.0] * 3] * 2
     for name, size in (("dipole", 3), ("charge", 1)):
-        item = StoredField.of(FIELDS[name], torch.ones(1, size, dtype=dtype))
+        item = StoredField.of(FIELDS[name], dtype, (size,))
         assert to_tensor(item.missing_rows(1), item).isnan().all()
 
 
@@ -505,7 +506,7 @@ def test_what_can_not_be_stored_is_refused():
     from athanor.data.fields import FieldSpec
 
     with pytest.raises(StorageError, match=r"`mine` has dtype torch.float8_e5m2"):
-        StoredField.of(FieldSpec("mine", "system", (3,), "any"), torch.zeros(2, 3).to(torch.float8_e5m2))
+        StoredField.of(FieldSpec("mine", "system", (3,), "any"), torch.float8_e5m2, (3,))
 
 
 def test_a_record_with_an_impossible_header_is_refused():
@@ -515,10 +516,10 @@ def test_a_record_with_an_impossible_header_is_refused():
     ):  # fmt: skip
         header = json.dumps([listing, None]).encode()
         with pytest.raises(StorageError, match="impossible header"):
-            decode_arrays(len(header).to_bytes(8, "little") + header, "here")
+            unpack_arrays(len(header).to_bytes(8, "little") + header, "here")
     for raw in (b"", b"1234567", (1 << 60).to_bytes(8, "little") + b"[]", (2).to_bytes(8, "little") + b"[["):
         with pytest.raises(StorageError, match="impossible header"):
-            decode_arrays(raw, "here")
+            unpack_arrays(raw, "here")
 
 
 def test_constants_are_kept_once_for_all_frames_that_share_them(tmp_path):
@@ -539,4 +540,4 @@ def test_constants_are_kept_once_for_all_frames_that_share_them(tmp_path):
 def test_checksums_are_those_of_zarr():
     """Test vector of RFC 3720, B.4."""
     assert crc32c(bytes(32)) == 0x8A9136AA
-    assert encode_arrays({}) == (10).to_bytes(8, "little") + b"[[], null]"
+    assert pack_arrays({}) == (10).to_bytes(8, "little") + b"[[], null]"

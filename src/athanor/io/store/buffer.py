@@ -55,19 +55,28 @@ class ArrayBuffer:
 
     def write(self, medium: Medium, level: int, *, whole: bool) -> bool:
         """Write every shard that is full, and the last one if `whole`; whether there was one."""
-        rows, before = self.rows, self.stored
-        start = 0
-        while len(rows) - start >= self.spec.shard_rows:
-            self._put(medium, rows[start : start + self.spec.shard_rows], level)
-            start += self.spec.shard_rows
+        before = self.stored
+        while sum(map(len, self._parts)) >= self.spec.shard_rows:
+            self._put(medium, self._first(self.spec.shard_rows), level)
             self.base += self.spec.shard_rows
-        if start:
-            self._parts = [rows[start:].copy()]
+        if self.base > before:
+            self._parts = [self.rows.copy()]  # what is kept must not keep all that it came with
         self.stored = max(self.base, before)
         if whole and self.stored < self.base + len(self.rows):
             self._put(medium, self.rows, level)
             self.stored = self.base + len(self.rows)
         return self.stored != before
+
+    def _first(self, count: int) -> np.ndarray:
+        """Take out the first so many rows."""
+        taken = []
+        while count:
+            part = self._parts.pop(0)
+            if len(part) > count:
+                self._parts.insert(0, part[count:])
+            taken.append(part[:count])
+            count -= len(taken[-1])
+        return taken[0] if len(taken) == 1 else np.concatenate(taken)
 
     def _put(self, medium: Medium, rows: np.ndarray, level: int) -> None:
         raw = self.spec.encode(rows, level, medium.mark().encode())

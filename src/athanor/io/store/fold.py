@@ -8,9 +8,8 @@ import numpy as np
 
 from athanor.io.store.buffer import ArrayBuffer
 from athanor.io.store.layout import STRUCTURE_INDEX, SYSTEM_INDEX, Commit, level_of, tail_key
-from athanor.io.store.rows import merge_rows
 from athanor.io.store.shards import ArraySpec
-from athanor.io.store.state import State
+from athanor.io.store.state import State, merge_frames
 
 
 def with_frames(buffers: Mapping[str, ArrayBuffer], state: State, shard_bytes: int) -> dict[str, ArrayBuffer]:
@@ -22,14 +21,12 @@ def with_frames(buffers: Mapping[str, ArrayBuffer], state: State, shard_bytes: i
     filled = {path: buffer.copy() for path, buffer in buffers.items()}
     if not state.frames:
         return filled
-    constants = [item for item in fields if item.constant]
     data = [item for item in fields if not item.constant]
-    rows = merge_rows([each.rows for each in state.frames], data)
-    structure = np.concatenate([each.structure for each in state.frames])
+    rows, structure, new = merge_frames(state.frames, fields)
     identity = rows.columns.get("system_id")
     order = np.arange(len(rows)) if identity is None else np.argsort(identity.reshape(-1), kind="stable")
-    rows = rows.take(order, data)
-    new = merge_rows([each.new_structures for each in state.frames if each.new_structures is not None], constants)
+    if (np.diff(order) != 1).any():
+        rows = rows.take(order, data)
 
     def end_of(path: str, values: np.ndarray) -> ArrayBuffer:
         if path not in filled:
@@ -55,13 +52,12 @@ def with_frames(buffers: Mapping[str, ArrayBuffer], state: State, shard_bytes: i
 def next_commit(state: State, buffers: Mapping[str, ArrayBuffer], mark: str) -> Commit:
     """Return the commit that counts the frames of the log among the rows of the arrays; `mark` names its own log."""
     commit = state.commit
-    new = [each.new_structures for each in state.frames if each.new_structures is not None]
     return Commit(
         number=commit.number + 1,
         systems=state.systems,
-        nodes=commit.nodes + sum(each.rows.num_nodes for each in state.frames),
-        structures=commit.structures + sum(map(len, new)),
-        structure_nodes=commit.structure_nodes + sum(each.num_nodes for each in new),
+        nodes=commit.nodes + sum(each.nodes for each in state.frames),
+        structures=commit.structures + sum(each.structures for each in state.frames),
+        structure_nodes=commit.structure_nodes + sum(each.structure_nodes for each in state.frames),
         fields=state.fields,
         arrays={path: buffer.to_commit() for path, buffer in buffers.items()},
         tail=tail_key(commit.number + 1, mark),

@@ -84,21 +84,30 @@ class StoredField:
     """Whether it is kept once for all frames that share it."""
 
     @classmethod
-    def of(cls, spec: FieldSpec, tensor: torch.Tensor) -> StoredField:
-        """Describe `tensor`, a value of the field `spec`.
+    def of(cls, spec: FieldSpec, dtype: torch.dtype, shape: tuple[int, ...]) -> StoredField:
+        """Describe values of the field `spec`, of a dtype and trailing shape.
 
         Raises
         ------
         StorageError
             If the name can not be a key of a store, or the dtype has no place in one.
         """
-        key = id(spec), tensor.dtype, tensor.shape[1:]  # a hash of all that a row of the table says would cost more
-        known = _described.get(key)
-        if known is None or known[0] is not spec:
-            if len(_described) > _MOST_DESCRIBED:
-                _described.clear()
-            known = _described[key] = spec, _describe(spec, tensor.dtype, tuple(tensor.shape[1:]))
-        return known[1]
+        if math.prod(shape) * dtype.itemsize > MOST_ROW_BYTES:
+            raise StorageError(f"`{spec.name}` has {shape} numbers per {spec.level}, more than a store takes.")
+        if dtype not in _DTYPES:
+            raise StorageError(f"`{spec.name}` has dtype {dtype}, which a trajectory store can not hold.")
+        return cls(
+            check_name(spec.name),
+            spec.level,
+            str(dtype).removeprefix("torch."),
+            shape,
+            spec.kind,
+            spec.unit,
+            spec.meaning,
+            spec.default,
+            spec.shape,
+            spec.name in CONSTANTS,
+        )
 
     @property
     def path(self) -> str:
@@ -143,29 +152,6 @@ class StoredField:
             value = float("nan") if default is None else float(default)
             return to_numpy(torch.full(shape, value, dtype=torch.bfloat16))
         return np.full(shape, fill_value(self.numpy_dtype) if default is None else default, dtype=self.numpy_dtype)
-
-
-_described: dict[tuple[int, torch.dtype, torch.Size], tuple[FieldSpec, StoredField]] = {}
-_MOST_DESCRIBED = 1024
-
-
-def _describe(spec: FieldSpec, dtype: torch.dtype, shape: tuple[int, ...]) -> StoredField:
-    if math.prod(shape) * dtype.itemsize > MOST_ROW_BYTES:
-        raise StorageError(f"`{spec.name}` has {shape} numbers per {spec.level}, more than a trajectory store takes.")
-    if dtype not in _DTYPES:
-        raise StorageError(f"`{spec.name}` has dtype {dtype}, which a trajectory store can not hold.")
-    return StoredField(
-        check_name(spec.name),
-        spec.level,
-        str(dtype).removeprefix("torch."),
-        shape,
-        spec.kind,
-        spec.unit,
-        spec.meaning,
-        spec.default,
-        spec.shape,
-        spec.name in CONSTANTS,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,9 +316,11 @@ def tail_key(commit: int, mark: str = "") -> str:
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """Copy a tensor to a numpy array of its own; bfloat16 becomes the bits of an int16."""
-    host = tensor.detach().to("cpu", copy=True).contiguous()
-    return host.view(torch.int16).numpy() if host.dtype == torch.bfloat16 else host.numpy()
+    """Numpy array of a tensor, a view where it is on the host; bfloat16 becomes the bits of an int16."""
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.detach().contiguous().view(torch.int16)
+    array: np.ndarray = tensor.numpy(force=True)
+    return array
 
 
 def to_tensor(array: np.ndarray, item: StoredField) -> torch.Tensor:

@@ -96,7 +96,7 @@ def rewrite_store(store: object, config: TrajectoryConfig | None = None) -> int:
         writer = TrajectoryWriter(
             Folder(beside), mode="x", durability=Durability(), config=config or TrajectoryConfig()
         )
-        fields = [replace(item, constant=item.name in CONSTANTS) for item in reader.fields]
+        fields = tuple(replace(item, constant=item.name in CONSTANTS) for item in reader.fields)
         for rows in _slices(reader.num_atoms):
             writer.append(reader.all_rows(rows), fields)
         writer.close()

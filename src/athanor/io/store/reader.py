@@ -19,9 +19,9 @@ from athanor.io.store.layout import (
     level_of,
 )
 from athanor.io.store.medium import Medium
-from athanor.io.store.rows import Rows, merge_rows
+from athanor.io.store.rows import Rows
 from athanor.io.store.shards import ShardReader
-from athanor.io.store.state import Frames, State, load_state
+from athanor.io.store.state import Frames, State, load_state, merge_frames
 
 NODE_END, STRUCTURE, SEQUENCE = SYSTEM_INDEX
 
@@ -52,12 +52,7 @@ class StoredFrames:
         self._remainder = state.remainder
         self._shards = ShardReader(medium)
         self._specs = {path: array_spec(path, stored, self.fields) for path, stored in state.commit.arrays.items()}
-        data = [item for item in self.fields if not item.constant]
-        constants = [item for item in self.fields if item.constant]
-        new = [each.new_structures for each in state.frames if each.new_structures is not None]
-        self._late = merge_rows([each.rows for each in state.frames], data)
-        self._late_structures = merge_rows(new, constants)
-        self._late_structure = np.concatenate([np.empty(0, np.int64), *(each.structure for each in state.frames)])
+        self._late, self._late_structure, self._late_structures = merge_frames(state.frames, self.fields)
         self._places: np.ndarray | None = None
         self._known: dict[str, np.ndarray] = {}
 
@@ -134,7 +129,7 @@ class StoredFrames:
         })  # fmt: skip
         late = self._late_structures if len(self._late_structures) else None
         if len(chosen) or late is not None:
-            state.frames.append(Frames(rows, self._structures()[self._places_of(chosen)], late))
+            state.frames.append(Frames.of(rows, self._structures()[self._places_of(chosen)], late))
         return state
 
     def _places_of(self, chosen: np.ndarray) -> np.ndarray:

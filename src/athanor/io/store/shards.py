@@ -22,13 +22,14 @@ from athanor.errors import StorageError
 from athanor.io.store.medium import Medium, ReplacedError, Source
 from athanor.io.store.records import crc32c
 
-INNER_BYTES = 1 << 15
+INNER_BYTES = 1 << 16
 MOST_SYSTEM_ROWS = 1 << 14
 _ABSENT = np.uint64(2**64 - 1)
 _BLOSC_HEADER = 16
 _OPEN_SHARDS = 48
 _KEPT_CHUNKS = 128
 _ATTEMPTS = 10
+_AT_ONCE_BYTES = 1 << 26
 
 
 def fill_value(dtype: np.dtype) -> float | int | bool:
@@ -54,7 +55,7 @@ class ArraySpec:
     def sized(
         cls, path: str, dtype: np.dtype, shape: tuple[int, ...], shard_bytes: int, *, per_atom: bool
     ) -> ArraySpec:
-        """Choose powers of two: chunks of some 32 kB, shards of some `shard_bytes`, or 16,384 rows of systems."""
+        """Choose powers of two: chunks of some 64 kB, shards of some `shard_bytes`, or 16,384 rows of systems."""
         row = max(1, dtype.itemsize * math.prod(shape))
         most = _power_of_two(shard_bytes // row)
         shard = most if per_atom else min(most, MOST_SYSTEM_ROWS)
@@ -71,6 +72,11 @@ class ArraySpec:
     @cached_property
     def _inner_shape(self) -> tuple[int, ...]:
         return (self.inner_rows, *self.shape)
+
+    @cached_property
+    def stored_dtype(self) -> np.dtype:
+        """Dtype of the numbers in a file."""
+        return self.dtype.newbyteorder("<")
 
     @property
     def row_bytes(self) -> int:
@@ -98,7 +104,7 @@ class ArraySpec:
             {"name": "bytes", "configuration": {"endian": "little"}} if self.dtype.itemsize > 1 else {"name": "bytes"}
         )
         blosc = {
-            "cname": "zstd", "clevel": level, "shuffle": "shuffle", "typesize": self.dtype.itemsize, "blocksize": 0,
+            "cname": "lz4", "clevel": level, "shuffle": "bitshuffle", "typesize": self.dtype.itemsize, "blocksize": 0,
         }  # fmt: skip
         sharding = {
             "chunk_shape": [self.inner_rows, *trailing],
@@ -120,9 +126,8 @@ class ArraySpec:
 
     def encode(self, rows: np.ndarray, level: int, mark: bytes = b"") -> bytes:
         """Bytes of a shard that begins with `rows`; those that it lacks are not stored. No index points to `mark`."""
-        from numcodecs.blosc import SHUFFLE, Blosc
+        from numcodecs.blosc import BITSHUFFLE, compress
 
-        blosc = Blosc(cname="zstd", clevel=level, shuffle=SHUFFLE)
         parts, index, place = [], np.full((self._chunks, 2), _ABSENT, dtype="<u8"), 0
         for number, start in enumerate(range(0, len(rows), self.inner_rows)):
             chunk = rows[start : start + self.inner_rows]
@@ -130,7 +135,7 @@ class ArraySpec:
                 whole = np.full(self._inner_shape, fill_value(self.dtype), dtype=self.dtype)
                 whole[: len(chunk)] = chunk
                 chunk = whole
-            packed = blosc.encode(np.ascontiguousarray(chunk, dtype=self.dtype.newbyteorder("<")))
+            packed = compress(np.ascontiguousarray(chunk, dtype=self.stored_dtype), b"lz4", level, BITSHUFFLE)
             parts += [packed, crc32c(packed).to_bytes(4, "little")]
             index[number] = place, len(packed) + 4
             place += len(packed) + 4
@@ -185,12 +190,22 @@ class ShardReader:
         first, last = int(numbers[0]), int(numbers[-1])
         if last - first != len(numbers) - 1 or (last - first > 1 and bool((np.diff(numbers) != 1).any())):
             return self._gather(spec, numbers, stored)
+        return self._between(spec, first, last, stored)
+
+    def _between(self, spec: ArraySpec, first: int, last: int, stored: int) -> np.ndarray:
+        """Rows from `first` to `last`; chunks that lie within are unpacked in place."""
         self._check(spec, first, last, stored)
-        parts = []
+        out = np.empty((last - first + 1, *spec.shape), dtype=spec.stored_dtype)
         for number in range(first // spec.inner_rows, last // spec.inner_rows + 1):
             start = number * spec.inner_rows
-            parts.append(self._chunk(spec, number)[max(first - start, 0) : last - start + 1])
-        return parts[0].copy() if len(parts) == 1 else np.concatenate(parts)
+            end = start + spec.inner_rows
+            if first <= start and end <= last + 1:
+                self._read_chunk(spec, number, out[start - first : end - first])
+            else:
+                part = self._chunk(spec, number)[max(first - start, 0) : last - start + 1]
+                begin = max(start - first, 0)
+                out[begin : begin + len(part)] = part
+        return out
 
     def check(self, spec: ArraySpec, number: int) -> None:
         """Read a chunk from the medium, whether it is kept or not; raises as `read`."""
@@ -202,7 +217,10 @@ class ShardReader:
 
     def _gather(self, spec: ArraySpec, numbers: np.ndarray, stored: int) -> np.ndarray:
         """Rows that do not stand one behind another."""
-        self._check(spec, int(numbers.min()), int(numbers.max()), stored)
+        first, last = int(numbers.min()), int(numbers.max())
+        self._check(spec, first, last, stored)
+        if last - first < 2 * len(numbers) and (last - first) * spec.row_bytes < _AT_ONCE_BYTES:
+            return self._between(spec, first, last, stored)[numbers - first]
         out = np.empty((len(numbers), *spec.shape), dtype=spec.dtype)
         chunks = numbers // spec.inner_rows
         order = np.argsort(chunks, kind="stable")
@@ -223,16 +241,17 @@ class ShardReader:
                 self._chunks.popitem(last=False)
         return found
 
-    def _read_chunk(self, spec: ArraySpec, number: int) -> np.ndarray:
+    def _read_chunk(self, spec: ArraySpec, number: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Unpack a chunk, into `out` if that is given."""
         shard, inner = divmod(number, spec.shard_rows // spec.inner_rows)
         for _ in range(_ATTEMPTS):
             try:
-                return self._read_part(spec, shard, inner)
+                return self._read_part(spec, shard, inner, out)
             except ReplacedError:  # by one that begins with the same rows
                 self._open.pop(spec.key(shard), None)
         raise StorageError(f"`{spec.key(shard)}` of {self._medium.where} changes all the time. Try again.")
 
-    def _read_part(self, spec: ArraySpec, shard: int, inner: int) -> np.ndarray:
+    def _read_part(self, spec: ArraySpec, shard: int, inner: int, out: np.ndarray | None) -> np.ndarray:
         source, index = self._shard(spec, shard)
         start, count = (int(value) for value in index[inner])
         name = f"Chunk {inner} of `{spec.key(shard)}` of {self._medium.where}"
@@ -250,10 +269,10 @@ class ShardReader:
         from numcodecs.blosc import decompress
 
         try:
-            plain = decompress(packed)
+            plain = decompress(packed, out)
         except (RuntimeError, ValueError) as error:
             raise StorageError(f"{name} can not be unpacked ({error}). It is damaged; do not use it.") from error
-        return np.frombuffer(plain, dtype=spec.dtype.newbyteorder("<")).reshape(spec._inner_shape)
+        return np.frombuffer(plain, dtype=spec.stored_dtype).reshape(spec._inner_shape) if out is None else out
 
     def _shard(self, spec: ArraySpec, shard: int) -> tuple[Source, np.ndarray]:
         key = spec.key(shard)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from athanor.data._levels import gather_rows
 from athanor.errors import StorageError
 from athanor.io._replace import PARTIAL
 from athanor.io._store_lock import LOCK_KEY
@@ -26,8 +27,9 @@ from athanor.io.store.layout import (
     level_of,
 )
 from athanor.io.store.medium import LogContent, Medium, Source
-from athanor.io.store.records import crc32c, decode_arrays, encode_arrays, frame, records
-from athanor.io.store.rows import Rows
+from athanor.io.store.packing import Packing, unpack_arrays
+from athanor.io.store.records import crc32c, frame, records
+from athanor.io.store.rows import Rows, merge_rows
 from athanor.io.store.shards import ShardReader
 
 COMMIT, REMAINDER, FRAMES, SEAL, MARK = 1, 2, 3, 4, 5
@@ -43,18 +45,74 @@ _NOTHING = LogContent(b"", 0)
 class Frames:
     """Frames as one record of a log holds them: rows, the structure of each, and the structures that are new."""
 
-    rows: Rows
-    structure: np.ndarray
-    new_structures: Rows | None
+    packing: Packing
+    payload: bytes
+    systems: int
+    nodes: int
+    structures: int = 0
+    structure_nodes: int = 0
 
-    def to_record(self, new_fields: Sequence[StoredField]) -> bytes:
-        """The record; with the fields that no earlier one has."""
-        arrays = {"nodes": self.rows.node_counts, "structure": self.structure}
-        arrays |= {f"data/{name}": value for name, value in self.rows.columns.items()}
-        if self.new_structures is not None:
-            arrays["structure_nodes"] = self.new_structures.node_counts
-            arrays |= {f"structures/{name}": value for name, value in self.new_structures.columns.items()}
-        return frame(FRAMES, encode_arrays(arrays, fields_to_json(new_fields)))
+    @classmethod
+    def of(cls, rows: Rows, structure: np.ndarray, new: Rows | None, new_fields: Sequence[StoredField] = ()) -> Frames:
+        """Copy rows; with the fields that no earlier record has."""
+        arrays = {"nodes": rows.node_counts, "structure": structure}
+        for name, value in rows.columns.items():
+            arrays[f"data/{name}"] = value
+        if new is not None:
+            arrays["structure_nodes"] = new.node_counts
+            arrays |= {f"structures/{name}": value for name, value in new.columns.items()}
+        packing = Packing.of(arrays, fields_to_json(new_fields))
+        return cls(packing, packing.pack(arrays), *_counts(rows), *_counts(new))
+
+    def to_record(self) -> bytes:
+        """The record."""
+        return frame(FRAMES, self.payload)
+
+
+def _counts(rows: Rows | None) -> tuple[int, int]:
+    return (0, 0) if rows is None else (len(rows), rows.num_nodes)
+
+
+def _parts(arrays: Iterable[tuple[str, np.ndarray]]) -> tuple[Rows, np.ndarray, Rows | None]:
+    """Rows of frames, the structure of each, and the new structures, by the names that they have in a record."""
+    rows, new = Rows(np.empty(0, np.int64)), Rows(np.empty(0, np.int64))
+    structure, has_new = np.empty(0, np.int64), False
+    for name, value in arrays:
+        group, _, field_name = name.partition("/")
+        if field_name:
+            (new if group == "structures" else rows).columns[field_name] = value
+        elif name == "nodes":
+            rows.node_counts = value
+        elif name == "structure":
+            structure = value
+        else:
+            new.node_counts, has_new = value, True
+    return rows, structure, new if has_new else None
+
+
+def merge_frames(frames: Sequence[Frames], fields: Sequence[StoredField]) -> tuple[Rows, np.ndarray, Rows]:
+    """Put frames behind one another: their rows, the structure of each, and the structures that are new."""
+    alike: dict[Packing, list[int]] = {}
+    for number, each in enumerate(frames):
+        alike.setdefault(each.packing, []).append(number)
+    parts = [_parts(packing.unpack([frames[one].payload for one in chosen])) for packing, chosen in alike.items()]
+    data, constants = ([item for item in fields if item.constant is once] for once in (False, True))
+    rows = merge_rows([part[0] for part in parts], data)
+    structure = np.concatenate([np.empty(0, np.int64), *(part[1] for part in parts)])
+    new = merge_rows([part[2] for part in parts if part[2] is not None], constants)
+    if len(alike) > 1:
+        order = np.array([number for chosen in alike.values() for number in chosen])
+        back = _in_order(order, np.array([each.systems for each in frames]))
+        rows, structure = rows.take(back, data), structure[back]
+        new = new.take(_in_order(order, np.array([each.structures for each in frames])), constants)
+    return rows, structure, new
+
+
+def _in_order(order: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Places of the rows of records 0, 1, ..., of which there are `counts`, where the records stand as `order` says."""
+    starts = np.empty_like(counts)
+    starts[order] = np.cumsum(counts[order]) - counts[order]
+    return gather_rows(starts, counts)
 
 
 @dataclass(slots=True)
@@ -84,7 +142,7 @@ class State:
     @property
     def systems(self) -> int:
         """Frames in all."""
-        return self.commit.systems + sum(len(each.rows) for each in self.frames)
+        return self.commit.systems + sum(each.systems for each in self.frames)
 
 
 def load_state(medium: Medium, *, all_of_it: bool = True) -> State:
@@ -173,7 +231,7 @@ def _take(tail: LogContent, state: State, where: str) -> None:
             state.remainder = _remainder(each, state.commit, where)
         elif kind == FRAMES:
             frames, state.fields = _frames(each, state.fields, structures, where)
-            structures += 0 if frames.new_structures is None else len(frames.new_structures)
+            structures += frames.structures
             state.frames.append(frames)
         elif kind == SEAL and state.sealed is None:
             state.sealed = _shard_bytes(each, where)
@@ -199,15 +257,11 @@ def _check_room(medium: Medium, state: State) -> None:
 def _check_widths(medium: Medium, state: State) -> None:
     """Refuse wide rows of which there is none, before frames that lack the field are filled with such."""
     commit = state.commit
+    held = {path for path, rows in state.remainder.items() if rows.size}
+    for packing in {each.packing for each in state.frames}:
+        held |= {place.name for place in packing.places if place.end > place.start}
     for item in state.fields:
-        if item.row_bytes <= _USUAL_ROW_BYTES:
-            continue
-        parts = [each.new_structures if item.constant else each.rows for each in state.frames]
-        held = [
-            state.remainder.get(item.path),
-            *(None if part is None else part.columns.get(item.name) for part in parts),
-        ]
-        if any(column is not None and column.size for column in held):
+        if item.row_bytes <= _USUAL_ROW_BYTES or item.path in held:
             continue
         stored = commit.arrays.get(item.path)
         if stored is not None and stored.rows:
@@ -264,7 +318,7 @@ def _shard_bytes(payload: bytes, where: str) -> int:
 
 
 def _remainder(payload: bytes, commit: Commit, where: str) -> dict[str, np.ndarray]:
-    arrays, _ = decode_arrays(payload, where)
+    arrays, _ = unpack_arrays(payload, where)
     for path, array in arrays.items():
         stored = commit.arrays.get(path)
         if stored is None:
@@ -279,9 +333,10 @@ def _remainder(payload: bytes, commit: Commit, where: str) -> dict[str, np.ndarr
 def _frames(
     payload: bytes, fields: tuple[StoredField, ...], structures: int, where: str
 ) -> tuple[Frames, tuple[StoredField, ...]]:
-    arrays, more = decode_arrays(payload, where)
+    packing = Packing.read(payload, where)
+    arrays = dict(packing.unpack([payload]))
     try:
-        fields = (*fields, *fields_from_json(more or ()))
+        fields = (*fields, *fields_from_json(packing.more or ()))
         rows = Rows(arrays.pop("nodes"))
         structure = arrays.pop("structure")
         new = Rows(arrays.pop("structure_nodes")) if "structure_nodes" in arrays else None
@@ -313,7 +368,7 @@ def _frames(
             raise ValueError("structures that are not there")
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise _impossible(where, str(error)) from error
-    return Frames(rows, structure, new), fields
+    return Frames(packing, payload, *_counts(rows), *_counts(new)), fields
 
 
 def _impossible(where: str, what: str) -> StorageError:

@@ -23,11 +23,13 @@ class StructureTable:
     def __init__(self, count: int) -> None:
         self.count = count
         self._numbers: dict[bytes, int] = {}
-        self._last: tuple[Rows, np.ndarray] | None = None
+        self._last: tuple[list[object], np.ndarray] | None = None
 
     def take(self, constants: Rows, fields: Sequence[StoredField]) -> tuple[np.ndarray, Rows | None]:
         """Number of each system's structure, and the rows of those that are new."""
-        if self._last is not None and _same(constants, self._last[0]):
+        values = [(name, column.shape, column.tobytes()) for name, column in constants.columns.items()]
+        given: list[object] = [constants.node_counts.tobytes(), *values]
+        if self._last is not None and given == self._last[0]:
             return self._last[1], None
         known, count = dict[bytes, int](), self.count
         numbers, new = np.empty(len(constants), dtype=np.int64), []
@@ -50,16 +52,5 @@ class StructureTable:
             numbers[place] = number
         self._numbers |= known
         self.count = count
-        self._last = constants, numbers
+        self._last = given, numbers
         return numbers, constants.take(np.array(new, dtype=np.int64), fields) if new else None
-
-
-def _same(one: Rows, other: Rows) -> bool:
-    """Whether two sets of rows have the same bits."""
-    if one.columns.keys() != other.columns.keys() or not np.array_equal(one.node_counts, other.node_counts):
-        return False
-    return all(
-        value.shape == other.columns[name].shape
-        and np.array_equal(value.reshape(-1).view(np.uint8), other.columns[name].reshape(-1).view(np.uint8))
-        for name, value in one.columns.items()
-    )

@@ -38,8 +38,9 @@ from athanor.io.store.layout import (
     version_of,
 )
 from athanor.io.store.medium import Log, Medium, SyncError
+from athanor.io.store.packing import pack_arrays
 from athanor.io.store.reader import StoredFrames
-from athanor.io.store.records import crc32c, encode_arrays, frame
+from athanor.io.store.records import crc32c, frame
 from athanor.io.store.rows import Rows
 from athanor.io.store.salvage import what_is_left
 from athanor.io.store.shards import ShardReader, group_document, to_json
@@ -101,6 +102,8 @@ class TrajectoryWriter:
         self._fault: str | None = None
         self._fold_at = self._config.buffer_bytes
         self._is_consolidated: bool | None = None
+        self._accepted: tuple[StoredField, ...] = ()
+        """Fields of the frame before, which fit."""
 
     @property
     def written(self) -> int:
@@ -179,7 +182,7 @@ class TrajectoryWriter:
             if not (state.commit.previous or state.lost):  # the first of its history
                 self._commits.forget_before()
         self._buffers = buffers
-        structures = state.commit.structures + sum(len(each.new_structures or ()) for each in state.frames)
+        structures = state.commit.structures + sum(each.structures for each in state.frames)
         self._structures = StructureTable(structures)
         self._written = self.acknowledged = state.systems
         if state.sealed is not None:
@@ -216,7 +219,7 @@ class TrajectoryWriter:
         """Begin another history, with this commit as its first and `frames` behind it."""
         log = self._new_tail(commit, remainder)
         for each in frames:
-            log.append(each.to_record(()))
+            log.append(each.to_record())
         log.sync()
         self.medium.settle()  # before the record that names it
         payload = commit.to_bytes()
@@ -228,7 +231,7 @@ class TrajectoryWriter:
         return tail_key(commit, self.medium.mark())
 
     def _new_tail(self, commit: Commit, remainder: dict[str, np.ndarray]) -> Log:
-        return self.medium.create_log(commit.tail, frame(REMAINDER, encode_arrays(remainder)) if remainder else b"")
+        return self.medium.create_log(commit.tail, frame(REMAINDER, pack_arrays(remainder)) if remainder else b"")
 
     def _write_commit(self, commit: Commit, log: Log) -> None:
         """Write the commit record: from here on it counts, and frames go into the log that it names."""
@@ -248,13 +251,13 @@ class TrajectoryWriter:
         if old is not None:
             old.close()
 
-    def append(self, rows: Rows, fields: list[StoredField]) -> None:
+    def append(self, rows: Rows, fields: tuple[StoredField, ...]) -> None:
         """Take over rows; they are acknowledged if the durability asks for it.
 
         Parameters
         ----------
         rows
-            Rows on the host that nobody else changes.
+            Rows on the host; they are copied.
         fields
             Description of every column of `rows`.
 
@@ -273,19 +276,18 @@ class TrajectoryWriter:
             with self._telling():
                 self._fold(whole=False)
         accepted = self._accept(fields)
-        new = accepted[len(self._fields) :]
-        constants = Rows(rows.node_counts)
-        data = Rows(rows.node_counts)
+        constants, data = Rows(rows.node_counts), Rows(rows.node_counts)
         for item in fields:
             (constants if item.constant else data).columns[item.name] = rows.columns[item.name]
         numbers, new_structures = self._structures.take(constants, fields)
-        frames = Frames(data, numbers, new_structures)
-        record = frames.to_record(new)
+        frames = Frames.of(data, numbers, new_structures, accepted[len(self._fields) :])
+        record = frames.to_record()
         assert self._log is not None
         begin = self._waiting[-1][2] if self._waiting else self._log.size
         self._waiting.append((record, len(rows), begin + len(record)))
         self._state.frames.append(frames)
         self._state.fields = accepted
+        self._accepted = fields
         self._written += len(rows)
         self._writes_unsynced += 1
         with self._telling():
@@ -299,7 +301,9 @@ class TrajectoryWriter:
             if self._log.size >= self._fold_at:
                 self._fold(whole=False)
 
-    def _accept(self, fields: list[StoredField]) -> tuple[StoredField, ...]:
+    def _accept(self, fields: tuple[StoredField, ...]) -> tuple[StoredField, ...]:
+        if fields is self._accepted:
+            return self._fields
         known = {item.name: item for item in self._fields}
         for item in self._fields:
             if item.default is None and not item.is_float and not any(item.name == given.name for given in fields):

@@ -5,6 +5,7 @@
 # make test-model-NAME  run the tests of a model on its own package, in an environment of their own: NAME is mace, orb, mattersim,
 #                  uma, metatomic, aimnet2, nequip, or learned for SevenNet, SO3LR and DIEP together   (minutes after set-up)
 # make test-remote  run the tests of trajectories in S3, on a server that they start, in an environment of their own
+# make test-zarr  read and continue what athanor wrote under each release of zarr under every other                        (a few minutes)
 # make test-export  open exported files in ASE, MDAnalysis and OVITO, in an environment of their own        (minutes after set-up)
 # make test-everywhere  run them on every Python of this machine, and as on other machines        (three times the tests)
 # make lint   ruff, layers, types
@@ -36,7 +37,7 @@ find_python = for p in "$(PYTHON)" python3 python3.14 python3.13 python3.12 pyth
 	[ -n "$$p" ] && command -v "$$p" >/dev/null 2>&1 && \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done
 
-.PHONY: help demo test test-lowest test-newest test-export test-remote test-everywhere lint docs bench bench-potentials bench-peers validation pins pins-export pins-remote setup clean
+.PHONY: help demo test test-lowest test-newest test-export test-remote test-zarr test-everywhere lint docs bench bench-potentials bench-peers validation pins pins-export pins-remote setup clean
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
 
@@ -92,9 +93,14 @@ test-model-%:
 
 # Stores of objects: obstore, and moto, a server of S3 that fails on demand.
 test-remote: $(READY)
-	@$(MAKE) --no-print-directory test VENV=.venv-remote ONTO=$(VENV) PYTHON=$(BIN)/python EXTRAS=remote MORE='$(SERVER)' JOBS=0 \
+	@$(MAKE) --no-print-directory test VENV=.venv-remote ONTO=$(VENV) PYTHON=$(BIN)/python EXTRAS=remote MORE='$(SERVER)' \
 		PINS=$(REMOTE_PINS) PYTEST_ARGS=tests/remote_apart
 SERVER := moto[server]>=5.2
+
+# Releases of zarr, each in a folder of its own; Python 3.12 and later from what make test-everywhere has set up.
+test-zarr: $(READY)
+	@echo "==> Stores of each zarr under every other"
+	@PYTHONS="$(wildcard .venv-3.1[2-9]/bin/python)" $(BIN)/python -m pytest -rs $(PYTEST_ARGS) tests/zarr_apart
 
 # Programs that open exported files: large, and too new for the oldest numpy.
 OF_export := export,viewers

@@ -80,7 +80,7 @@ def write_rows(store: Path, steps: int, closes: tuple[int, ...], medium: Any = N
             seed = [number] if spec.name in CONSTANT else [number, step]
             given = values(spec, step, np.random.default_rng(seed))
             rows.columns[spec.name] = to_numpy(given)
-            described.append(StoredField.of(spec, given))
+            described.append(StoredField.of(spec, given.dtype, tuple(given.shape[1:])))
             columns.setdefault(f"{spec.level}/{spec.name}", []).append(rows.columns[spec.name])
         target.append(rows, tuple(described))
         if step in closes:
@@ -126,11 +126,11 @@ def objects(store: Path) -> Any:
 
 def write(folder: Path) -> None:
     """Every kind of store."""
-    write_rows(folder / "closed", 60, (59,), **SMALL)
-    write_rows(folder / "closed_twice", 40, (15, 39), shard_bytes=4096)
+    write_rows(folder / "closed", 40, (39,), **SMALL)
+    write_rows(folder / "closed_twice", 20, (7, 19), shard_bytes=4096)
     write_rows(folder / "open", 60, (), **SMALL)
-    write_rows(folder / "open_again", 90, (20,), **SMALL)
-    write_rows(folder / "closed_objects", 20, (7, 19), objects(folder / "closed_objects"), **SMALL)
+    write_rows(folder / "open_again", 70, (9,), **SMALL)
+    write_rows(folder / "closed_objects", 12, (4, 11), objects(folder / "closed_objects"), **SMALL)
     write_masked(folder / "closed_float32", torch.float32)
     write_masked(folder / "closed_float64", torch.float64)
 

@@ -5,6 +5,7 @@
 # make test-model-NAME  run the tests of a model on its own package, in an environment of their own: NAME is mace, orb, mattersim,
 #                  uma, metatomic, aimnet2, nequip, or learned for SevenNet, SO3LR and DIEP together   (minutes after set-up)
 # make test-remote  run the tests of trajectories in S3, on a server that they start, in an environment of their own
+# make test-zarr  read and continue what athanor wrote under each release of zarr under every other                        (a few minutes)
 # make test-export  open exported files in ASE, MDAnalysis and OVITO, in an environment of their own        (minutes after set-up)
 # make test-everywhere  run them on every Python of this machine, and as on other machines        (three times the tests)
 # make lint   ruff, layers, types
@@ -36,7 +37,7 @@ find_python = for p in "$(PYTHON)" python3 python3.14 python3.13 python3.12 pyth
 	[ -n "$$p" ] && command -v "$$p" >/dev/null 2>&1 && \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done
 
-.PHONY: help demo test test-lowest test-newest test-export test-remote test-everywhere lint docs bench bench-potentials bench-peers validation pins pins-export pins-remote setup clean
+.PHONY: help demo test test-lowest test-newest test-export test-remote test-zarr test-everywhere lint docs bench bench-potentials bench-peers validation pins pins-export pins-remote setup clean
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
 
@@ -49,10 +50,20 @@ $(READY): pyproject.toml $(PINS)
 	if [ -z "$$python" ]; then echo "No Python 3.11 or newer with venv was found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; fi; \
 	echo "==> Set-up, once: $$("$$python" --version) in $(VENV), athanor with $(EXTRAS) and the test tools (a few minutes; torch is large)"; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
+	@$(if $(ONTO),$(BIN)/python -c "$$onto" $(ONTO)/bin/python)
 	@$(BIN)/python -m pip install --disable-pip-version-check $(addprefix -c ,$(PINS)) -e '.[$(EXTRAS),dev]' $(if $(MORE),'$(MORE)') \
 		| grep --line-buffered -v '^Requirement already satisfied'; exit $${PIPESTATUS[0]}
 	@touch $(READY)
 	@echo "==> Set-up done."
+
+# An environment on top of another one, whose packages it sees behind its own: without a torch of its own.
+define onto
+import subprocess, sys, sysconfig
+place = "import sysconfig; print(sysconfig.get_path('purelib'))"
+below = subprocess.run([sys.argv[1], "-c", place], capture_output=True, text=True, check=True).stdout
+open(sysconfig.get_path("purelib") + "/below.pth", "w").write(below)
+endef
+export onto
 
 demo: $(READY)
 	@echo "==> The main job, quick: 71 elements and 13 compounds, relaxed and heated to 300 K in one batch"
@@ -81,15 +92,20 @@ test-model-%:
 		PYTEST_ARGS="$(foreach name,$(subst $(comma), ,$(call apart,$*)),tests/models_apart/test_$(name).py)"
 
 # Stores of objects: obstore, and moto, a server of S3 that fails on demand.
-test-remote:
-	@$(MAKE) --no-print-directory test VENV=.venv-remote EXTRAS=remote MORE='$(SERVER)' JOBS=0 \
+test-remote: $(READY)
+	@$(MAKE) --no-print-directory test VENV=.venv-remote ONTO=$(VENV) PYTHON=$(BIN)/python EXTRAS=remote MORE='$(SERVER)' \
 		PINS=$(REMOTE_PINS) PYTEST_ARGS=tests/remote_apart
 SERVER := moto[server]>=5.2
 
+# Releases of zarr, each in a folder of its own; Python 3.12 and later from what make test-everywhere has set up.
+test-zarr: $(READY)
+	@echo "==> Stores of each zarr under every other"
+	@PYTHONS="$(wildcard .venv-3.1[2-9]/bin/python)" $(BIN)/python -m pytest -rs $(PYTEST_ARGS) tests/zarr_apart
+
 # Programs that open exported files: large, and too new for the oldest numpy.
 OF_export := export,viewers
-test-export:
-	@$(MAKE) --no-print-directory test VENV=.venv-export EXTRAS=$(OF_export) JOBS=0 PINS=tests/export_apart/constraints-export.txt \
+test-export: $(READY)
+	@$(MAKE) --no-print-directory test VENV=.venv-export ONTO=$(VENV) PYTHON=$(BIN)/python EXTRAS=$(OF_export) JOBS=0 PINS=tests/export_apart/constraints-export.txt \
 		PYTEST_ARGS=tests/export_apart
 
 test-everywhere: $(READY)

@@ -250,7 +250,9 @@ def store(
     action: Annotated[
         str, typer.Argument(metavar="ACTION", help="`info`, `verify`, `repair`, `upgrade` or `defragment`.")
     ],
-    place: Annotated[Path, typer.Argument(metavar="OUT", help="Results folder, or a trajectory store.")],
+    place: Annotated[
+        str, typer.Argument(metavar="OUT", help="Results folder, or a trajectory store: a folder or an address.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Say what a trajectory holds, check every byte of it, or mend it; bring one of an older version up to date."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -235,7 +235,11 @@ class Folder(Medium):
         raw = self.read(key)
         if raw is None:
             return None
-        return LogContent(raw[LOG_HEADER_BYTES:], acknowledged_length(raw, f"`{self._path(key)}`"))
+        body = raw[LOG_HEADER_BYTES:]
+        try:
+            return LogContent(body, acknowledged_length(raw, f"`{self._path(key)}`"))
+        except StorageError as error:
+            return LogContent(body, 0, str(error))
 
     def lock(self) -> StoreLock:
         """See `Medium.lock`."""
@@ -245,6 +249,10 @@ class Folder(Medium):
         """See `Medium.room`."""
         folder = self._path(f"{prefix}/x").parent
         return sum(each.stat(follow_symlinks=False).st_size for each in os.scandir(folder)) if folder.is_dir() else 0
+
+    def bytes_of(self, keys: Iterable[str]) -> int:
+        """See `Medium.bytes_of`."""
+        return sum(self._path(key).stat(follow_symlinks=False).st_size for key in keys)
 
     def identity(self, key: str) -> object:
         """See `Medium.identity`."""

@@ -119,6 +119,11 @@ class StoredField:
         """Dtype of the array; bfloat16 is kept as the bits of an int16."""
         return np.dtype("int16" if self.dtype == "bfloat16" else self.dtype)
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return self.numpy_dtype.itemsize * math.prod(self.shape)
+
     def spec(self) -> FieldSpec:
         """Row of the field table for this field."""
         shape = self.shape if self.declared_shape is None else self.declared_shape
@@ -283,7 +288,7 @@ def _stored_field(item: dict[str, Any]) -> StoredField:
         and all(type(size) is int and size >= 0 for size in made.shape)
         and all(size is None or type(size) is int for size in made.declared_shape or ())
     )
-    if not good or math.prod(made.shape) * made.numpy_dtype.itemsize > MOST_ROW_BYTES:
+    if not good or made.row_bytes > MOST_ROW_BYTES:
         raise ValueError(f"the field `{str(made.name)[:60]}` is {made.dtype}, {made.level}-level, {made.shape}")
     check_name(made.name)
     return made

@@ -7,7 +7,7 @@ import itertools
 import os
 import shutil
 import uuid
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,19 +26,35 @@ _ATOMS_AT_ONCE = 1 << 18
 _EXCHANGE = 2
 
 
-def repair_store(store: object) -> int:
-    """Keep what can be read of a store, so that it can be read and continued again; returns its frames.
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What became of a store.
 
-    Records behind a damaged one are given up. Damaged chunks stay as they are: `check_store` names them.
+    Attributes
+    ----------
+    frames
+        Frames that can be read.
+    lost
+        What is lost, one line each.
+    """
+
+    frames: int
+    lost: list[str]
+
+
+def repair_store(store: object) -> Repair:
+    """Keep what can be read of a store, so that it can be read and continued again.
+
+    Records behind a damaged one are given up; if the log is missing, all frames that are not wholly in shards. Damaged
+    chunks stay as they are: `check_store` names them.
 
     Raises
     ------
     StorageError
         If not even a beginning can be read.
     """
-    return TrajectoryWriter(
-        open_medium(store), mode="repair", durability=Durability(), config=TrajectoryConfig()
-    ).repair()
+    writer = TrajectoryWriter(open_medium(store), mode="repair", durability=Durability(), config=TrajectoryConfig())
+    return Repair(lost=writer.repair(), frames=writer.written)
 
 
 def version_of_store(medium: Medium) -> int:
@@ -55,7 +71,7 @@ def version_of_store(medium: Medium) -> int:
     return version_of(found, medium.where)
 
 
-def rewrite_store(path: Path, config: TrajectoryConfig | None = None) -> int:
+def rewrite_store(store: object, config: TrajectoryConfig | None = None) -> int:
     """Write every frame into a new store of today's version, then put it in the place of the old one.
 
     At any moment either the old store is there, whole, or the new one. Returns the number of frames.
@@ -67,9 +83,11 @@ def rewrite_store(path: Path, config: TrajectoryConfig | None = None) -> int:
     StorageError
         If it can not be read or written; the old one is as it was then.
     """
-    medium = open_medium(path)
+    medium = open_medium(store)
     if not isinstance(medium, Folder):
-        raise InputError(f"{medium.where} is not a folder; only those are written anew.")
+        raise InputError(
+            f"{medium.where} is not a folder; only those are written anew. Copy it into one, and do it there."
+        )
     reader = TrajectoryReader(medium)
     lock = medium.lock()
     root = medium.root.resolve()  # where it is, if the path is that of a link

@@ -8,6 +8,7 @@ appended. What `put` and `append` wrote is safe from the death of the process at
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from athanor.errors import StorageError
@@ -28,6 +29,8 @@ class LogContent:
 
     raw: bytes
     acknowledged: int
+    fault: str | None = None
+    """What is wrong with it as a whole; records may be right all the same."""
 
 
 class Log(ABC):
@@ -43,6 +46,9 @@ class Log(ABC):
     @abstractmethod
     def sync(self) -> None:
         """Acknowledge what was appended: it survives a power cut."""
+
+    def forget_before(self) -> None:  # noqa: B027
+        """Drop what stands before the last record that was synced, where those are objects: of an earlier history."""
 
     def close(self) -> None:  # noqa: B027
         """Free what the system gave."""
@@ -159,6 +165,10 @@ class Medium(ABC):
 
     def room(self, prefix: str) -> int | None:
         """Bytes of all that is in a folder, if that can be known cheaply."""
+        return None
+
+    def bytes_of(self, keys: Iterable[str]) -> int | None:
+        """Bytes of some objects, if that can be known cheaply."""
         return None
 
     def identity(self, key: str) -> object:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
 from abc import abstractmethod
 from typing import Any
 
 from athanor.errors import StorageError
 from athanor.io._store_lock import StoreLock
-from athanor.io.store.medium import Log, LogContent, Medium, Source, part_key, part_number
+from athanor.io.store.layout import COMMITS_KEY
+from athanor.io.store.medium import Log, LogContent, Medium, Row, Source, part_key, part_number
+from athanor.io.store.records import frame
+from athanor.io.store.state import MARK
 
 
 class Objects(Medium):
@@ -30,10 +34,17 @@ class Objects(Medium):
         """See `Medium.create_log`."""
         old = self.list_keys(f"{key}/")
         number = 1 + part_number(old[-1]) if old else 0
-        self.put_new(part_key(key, number), first)
-        for each in old:
-            self.delete(each)
-        return _ObjectLog(self, key, number + 1, len(first))
+        marked = frame(MARK, uuid.uuid4().bytes) + first  # or two histories could begin with the same bytes
+        self.put_new(part_key(key, number), marked)
+        log = _ObjectLog(self, key, number + 1, len(marked))
+        log.forget_before()
+        return log
+
+    def drop_parts(self, key: str, end: int) -> None:
+        """Remove the objects of a log whose numbers are lower than `end`."""
+        for each in self.list_keys(f"{key}/"):
+            if part_number(each) < end:
+                self.delete(each)
 
     def open_log(self, key: str, size: int) -> Log:
         """See `Medium.open_log`."""
@@ -56,9 +67,28 @@ class Objects(Medium):
             self.delete(each)
 
     def open(self, key: str) -> Source | None:
-        """See `Medium.open`."""
+        """See `Medium.open`. Of the commits, what tells their history from another one."""
+        if key == COMMITS_KEY:
+            numbers = self._row(key)
+            return Row(numbers[0], self._identity(key, numbers)) if numbers else None
+        return self._open(key)
+
+    def _open(self, key: str) -> Source | None:
         value = self.read(key)
         return None if value is None else _Bytes(value)
+
+    def identity(self, key: str) -> object:
+        """See `Medium.identity`. The object with which the row begins; a new history has another one."""
+        numbers = self._row(key)
+        return self._identity(key, numbers) if numbers else None
+
+    def _row(self, key: str) -> list[int]:
+        """Numbers of the objects of a log from the last one down, as far as they follow one another."""
+        numbers = sorted(map(part_number, self.list_keys(f"{key}/")), reverse=True)
+        return [number for place, number in enumerate(numbers) if number == numbers[0] - place]
+
+    def _identity(self, key: str, numbers: list[int]) -> object:
+        return numbers[-1], self.read(part_key(key, numbers[-1]))
 
     def lock(self) -> StoreLock:
         """See `Medium.lock`."""
@@ -80,6 +110,9 @@ class _ObjectLog(Log):
     def __init__(self, objects: Objects, key: str, number: int, size: int) -> None:
         self._objects, self._key, self._number, self.size = objects, key, number, size
         self._waiting: list[bytes] = []
+
+    def forget_before(self) -> None:
+        self._objects.drop_parts(self._key, self._number - 1)
 
     def append(self, record: bytes) -> None:
         self._waiting.append(record)
@@ -150,4 +183,6 @@ class ZarrObjects(Objects):
 
     def lock(self) -> StoreLock:
         """See `Medium.lock`."""
+        if self.store.read_only or not self.store.supports_writes:
+            raise StorageError(f"{self.where} can only be read; nothing was changed. Copy it into a folder first.")
         return StoreLock(f"{self.store} {self.prefix}", None, self.where)

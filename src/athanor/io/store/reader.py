@@ -33,6 +33,8 @@ class StoredFrames:
     ----------
     medium
         The store.
+    state
+        What is in it; looked up if it is not given.
 
     Raises
     ------
@@ -42,9 +44,9 @@ class StoredFrames:
         If it is damaged.
     """
 
-    def __init__(self, medium: Medium) -> None:
+    def __init__(self, medium: Medium, state: State | None = None) -> None:
         self._medium = medium
-        state = load_state(medium)
+        state = load_state(medium) if state is None else state
         self._history = state.history
         self._commit, self.fields = state.commit, state.fields
         self._remainder = state.remainder

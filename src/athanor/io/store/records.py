@@ -64,7 +64,7 @@ def acknowledged_length(raw: bytes, where: str) -> int:
     """
     head, checksum = raw[: _HEADER.size], raw[_HEADER.size : LOG_HEADER_BYTES]
     if len(checksum) < 4 or crc32c(head) != int.from_bytes(checksum, "little"):
-        raise StorageError(f"The first bytes of {where} are damaged. `athanor store repair` keeps what can be read.")
+        raise StorageError(f"The first bytes of {where} are damaged.")
     magic, acknowledged = _HEADER.unpack(head)
     if magic != _HEADER_MAGIC:
         raise StorageError(f"{where} is not a log of a trajectory store.")

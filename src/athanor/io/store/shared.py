@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 from athanor.errors import StorageError
 from athanor.io.store.layout import COMMITS_KEY, FORMAT_KEY, TAIL_PREFIX
-from athanor.io.store.medium import Log, LogContent, ReplacedError, Row, Source, part_key, part_number
+from athanor.io.store.medium import Log, LogContent, ReplacedError, Source, part_key, part_number
 from athanor.io.store.objects import Objects
 from athanor.io.store.records import frame, records
 from athanor.io.store.state import MARK
@@ -129,11 +129,7 @@ class SharedObjects(Objects):
         with self._reading(key):
             return self._patiently(self.fetch, key)
 
-    def open(self, key: str) -> Source | None:
-        """See `Medium.open`. Of the commits, what tells their history from another one."""
-        if key == COMMITS_KEY:
-            numbers = self._row(key)
-            return Row(numbers[0], numbers[-1]) if numbers else None
+    def _open(self, key: str) -> Source | None:
         with self._reading(key):
             found = self._patiently(self.look_at, key)
         return None if found is None else _Ranges(self, key, *found)
@@ -213,8 +209,12 @@ class SharedObjects(Objects):
         self._commits = log = _SharedLog(self, key, self._numbers[key], 0)
         log.append(first)
         log.sync()
-        self._remove_all([each for each in self._patiently(self.keys, key) if part_number(each) < self._numbers[key]])
+        log.forget_before()
         return log
+
+    def drop_parts(self, key: str, end: int) -> None:
+        """See `Objects.drop_parts`."""
+        self._remove_all([each for each in self._patiently(self.keys, key) if part_number(each) < end])
 
     def _remove_all(self, keys: list[str]) -> None:
         if keys:
@@ -287,16 +287,6 @@ class SharedObjects(Objects):
                 found.append(key)
         return found
 
-    def identity(self, key: str) -> object:
-        """See `Medium.identity`. The number with which the row of objects begins; it changes with a new history."""
-        numbers = self._row(key)
-        return numbers[-1] if numbers else None
-
-    def _row(self, key: str) -> list[int]:
-        """Numbers of the objects of a log from the last one down, as far as they follow one another."""
-        numbers = sorted(map(part_number, self.list_keys(key)), reverse=True)
-        return [number for place, number in enumerate(numbers) if number == numbers[0] - place]
-
 
 class _Ranges(Source):
     """Ranges of one version of an object."""
@@ -331,6 +321,9 @@ class _SharedLog(Log):
     def append(self, record: bytes) -> None:
         self._waiting.append(record)
         self.size += len(record)
+
+    def forget_before(self) -> None:
+        self._objects.drop_parts(self._key, self.number - 1)
 
     def put(self) -> None:
         """Put what waits; it does not count yet."""

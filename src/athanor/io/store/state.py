@@ -30,12 +30,14 @@ from athanor.io.store.medium import LogContent, Medium, Source
 from athanor.io.store.packing import Packing, unpack_arrays
 from athanor.io.store.records import crc32c, frame, records
 from athanor.io.store.rows import Rows, merge_rows
+from athanor.io.store.shards import ShardReader
 
 COMMIT, REMAINDER, FRAMES, SEAL, MARK = 1, 2, 3, 4, 5
 """Kinds of records."""
 _REPAIR = "`athanor store repair` keeps what can be read"
 _ATTEMPTS = 1000
 _BELIEVED_BYTES = 1 << 22
+_USUAL_ROW_BYTES = 1 << 10
 _NOTHING = LogContent(b"", 0)
 
 
@@ -132,6 +134,10 @@ class State:
     """The log of commits, held open so that no other file gets its number; another one begins another history."""
     sealed: int | None = None
     """If no frame may come behind those of the log, as they are being moved: the `shard_bytes` of who began."""
+    lost: list[str] = field(default_factory=list)
+    """What can not be read of it, one line each; empty unless that was asked for."""
+    has_log: bool = True
+    """Whether the rows that no shard holds are there; of a store that has lost them only those in shards are left."""
 
     @property
     def systems(self) -> int:
@@ -147,7 +153,7 @@ def load_state(medium: Medium, *, all_of_it: bool = True) -> State:
     medium
         The store.
     all_of_it
-        Refuse a store of which acknowledged records can not be read; False takes those before them.
+        Refuse a store of which acknowledged records can not be read; False takes what is left, and says what is not.
 
     Raises
     ------
@@ -164,19 +170,22 @@ def load_state(medium: Medium, *, all_of_it: bool = True) -> State:
     for _ in range(_ATTEMPTS):  # a writer may go on between two looks
         history = medium.open(COMMITS_KEY)
         begun = None if history is None else history.identity
+        state, failed = State(), None
         try:
-            state, failed = _load(medium, all_of_it), None
+            state = _load(medium, all_of_it)
         except StorageError as error:
             failed = error
         if medium.identity(COMMITS_KEY) != begun:
             continue
-        if failed is None:
-            state.history = history
-            return state
-        seen = str(failed), begun, None if history is None else history.size
-        if seen == before:
+        wrong = state.lost if failed is None else str(failed)
+        seen = wrong, begun, None if history is None else history.size
+        if wrong and seen != before:
+            before = seen
+            continue
+        if failed is not None:
             raise failed
-        before = seen
+        state.history = history
+        return state
     raise StorageError(f"{medium.where} is emptied and cut back faster than it can be read. Try again later.")
 
 
@@ -190,40 +199,43 @@ def _load(medium: Medium, all_of_it: bool) -> State:
     for kind, each, end in records(log.raw):
         if kind == COMMIT:
             payload, state.commits_size = each, end
-    _check_whole(log, state.commits_size, COMMITS_KEY, medium, all_of_it)
+    faults = [_fault(log, state.commits_size, COMMITS_KEY, medium)]
+    _tell(faults, state, all_of_it)
     if payload is None:
         _check_new(medium)
         return state
     state.commit, state.checksum = Commit.from_bytes(payload, medium.where), crc32c(payload)
     state.fields = state.commit.fields
-    tail = medium.read_log(state.commit.tail)
+    commit = state.commit
+    tail = medium.read_log(commit.tail)
     if tail is None:
-        raise StorageError(
-            f"`{state.commit.tail}` of {medium.where} is missing; the commit record names it. {_REPAIR}."
-        )
+        faults = [f"`{commit.tail}` of {medium.where} is missing; the commit record names it."]
+    else:
+        _take(tail, state, medium.where)
+        faults = [_fault(tail, state.tail_size, commit.tail, medium)]
+    lacking = [path for path, item in commit.arrays.items() if item.rows < commit.rows(level_of(path, commit.fields))]
+    _check_room(medium, state)
+    _check_widths(medium, state)
+    state.has_log = tail is not None and not set(lacking) - state.remainder.keys()
+    if tail is not None and not state.has_log and not any(faults):
+        faults = [f"`{commit.tail}` of {medium.where} does not begin with the rows that no shard holds."]
+    _tell(faults, state, all_of_it)
+    return state
+
+
+def _take(tail: LogContent, state: State, where: str) -> None:
+    """Read the records of a log, up to the first that is not whole."""
     structures = state.commit.structures
     for kind, each, end in records(tail.raw):
         if kind == REMAINDER:
-            state.remainder = _remainder(each, state.commit, medium.where)
+            state.remainder = _remainder(each, state.commit, where)
         elif kind == FRAMES:
-            frames, state.fields = _frames(each, state.fields, structures, medium.where)
+            frames, state.fields = _frames(each, state.fields, structures, where)
             structures += frames.structures
             state.frames.append(frames)
         elif kind == SEAL and state.sealed is None:
-            state.sealed = _shard_bytes(each, medium.where)
+            state.sealed = _shard_bytes(each, where)
         state.tail_size = end
-    _check_whole(tail, state.tail_size, state.commit.tail, medium, all_of_it)
-    lacking = [
-        path
-        for path, item in state.commit.arrays.items()
-        if item.rows < state.commit.rows(level_of(path, state.fields))
-    ]
-    _check_room(medium, state)
-    if set(lacking) - state.remainder.keys():
-        raise StorageError(
-            f"`{state.commit.tail}` of {medium.where} does not begin with the rows that no shard holds. {_REPAIR}."
-        )
-    return state
 
 
 def _check_room(medium: Medium, state: State) -> None:
@@ -240,6 +252,23 @@ def _check_room(medium: Medium, state: State) -> None:
     wanted = {level_of(item.path, state.fields) for item in state.fields} - levels
     if any(commit.rows(level) * 8 > _BELIEVED_BYTES for level in wanted):
         raise _impossible(medium.where, "many atoms, and no array of them")
+
+
+def _check_widths(medium: Medium, state: State) -> None:
+    """Refuse wide rows of which there is none, before frames that lack the field are filled with such."""
+    commit = state.commit
+    held = {path for path, rows in state.remainder.items() if rows.size}
+    for packing in {each.packing for each in state.frames}:
+        held |= {place.name for place in packing.places if place.end > place.start}
+    for item in state.fields:
+        if item.row_bytes <= _USUAL_ROW_BYTES or item.path in held:
+            continue
+        stored = commit.arrays.get(item.path)
+        if stored is not None and stored.rows:
+            if state.frames:
+                ShardReader(medium).check(array_spec(item.path, stored, state.fields), 0)
+        elif state.systems:
+            raise _impossible(medium.where, f"rows of {item.row_bytes} bytes for `{item.name}`, and no such row")
 
 
 def _check_new(medium: Medium) -> None:
@@ -261,12 +290,21 @@ def _says_nothing(log: LogContent) -> bool:
     return all(kind == MARK for kind, _ in kinds) and (kinds[-1][1] if kinds else 0) == len(log.raw)
 
 
-def _check_whole(log: LogContent, good: int, key: str, medium: Medium, all_of_it: bool) -> None:
-    if good < log.acknowledged and all_of_it:
-        raise StorageError(
+def _fault(log: LogContent, good: int, key: str, medium: Medium) -> str | None:
+    """What is wrong with a log of which so many bytes can be read."""
+    if log.fault is None and good < log.acknowledged:
+        return (
             f"`{key}` of {medium.where} is damaged behind byte {good:,}, of {log.acknowledged:,} that were written "
-            f"safely. {_REPAIR}."
+            f"safely."
         )
+    return log.fault
+
+
+def _tell(faults: list[str | None], state: State, all_of_it: bool) -> None:
+    found = [each for each in faults if each is not None]
+    if found and all_of_it:
+        raise StorageError(f"{found[0]} {_REPAIR}.")
+    state.lost += found
 
 
 def _shard_bytes(payload: bytes, where: str) -> int:

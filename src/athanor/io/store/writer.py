@@ -42,6 +42,7 @@ from athanor.io.store.packing import pack_arrays
 from athanor.io.store.reader import StoredFrames
 from athanor.io.store.records import crc32c, frame
 from athanor.io.store.rows import Rows
+from athanor.io.store.salvage import what_is_left
 from athanor.io.store.shards import ShardReader, group_document, to_json
 from athanor.io.store.state import COMMIT, REMAINDER, SEAL, Frames, State, load_state
 from athanor.io.store.structures import StructureTable
@@ -178,6 +179,8 @@ class TrajectoryWriter:
             self._commits = self.medium.open_log(COMMITS_KEY, state.commits_size)
             self._log.sync()
             self._commits.sync()
+            if not (state.commit.previous or state.lost):  # the first of its history
+                self._commits.forget_before()
         self._buffers = buffers
         structures = state.commit.structures + sum(each.structures for each in state.frames)
         self._structures = StructureTable(structures)
@@ -513,24 +516,35 @@ class TrajectoryWriter:
         if frames == self._written:
             return
         with self._renewing():
-            kept = StoredFrames(self.medium).first(frames)
-            commit = replace(kept.commit, number=self._state.commit.number + 1, fields=self._fields, previous=0,
-                             tail=self._new_key(self._state.commit.number + 1))  # fmt: skip
-            self._start(commit, kept.remainder, kept.frames)
-            self._take_over()
+            self._go_on_from(StoredFrames(self.medium).first(frames), self._state.commit.number + 1)
 
-    def repair(self) -> int:
+    def _go_on_from(self, kept: State, number: int) -> None:
+        """Begin another history with what is kept of this one."""
+        commit = replace(kept.commit, number=number, fields=kept.fields, previous=0, tail=self._new_key(number))
+        self._start(commit, kept.remainder, kept.frames)
+        self._take_over()
+
+    def repair(self) -> list[str]:
         """Go on from what can be read, move it into the arrays, and write anew what other programs read of them.
 
-        Returns how many frames there are. Acknowledged frames behind a damaged record are given up.
+        Returns what is lost, one line each. Acknowledged frames behind a damaged record are given up; if the log is
+        gone, all that is in no shard.
         """
         with self._opening():
             self._lock.acquire()
-            self._take_over(load_state(self.medium, all_of_it=False))
+            state = load_state(self.medium, all_of_it=False)
+            lost = state.lost
+            if state.has_log:
+                self._take_over(state)
+            else:
+                self._go_on_from(what_is_left(self.medium, state), state.commit.number + 1)
+                gone = state.commit.systems - self._written
+                lost.append(f"Of the {state.commit.systems} frames of the last commit {gone} are lost, and all that "
+                            f"came after it.")  # fmt: skip
         with self._telling():
             self._fold(whole=True, anew=True)
         self.close()
-        return self._written
+        return lost
 
     def zero(self) -> None:
         """Forget all rows and fields; the place stays a valid, empty store."""

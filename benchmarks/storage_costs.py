@@ -1,7 +1,7 @@
 """Costs of trajectories: what one frame, a long store and safety take, and what a step pays for its frames.
 
-Each program is a process of its own. ``without`` is the same without what the row is about: frames that are there already,
-syncs, frames.
+Each program is a process of its own. ``without`` is the same without what the row is about: frames that are there
+already, syncs, frames.
 """
 
 from __future__ import annotations

@@ -17,12 +17,13 @@ import zarr.storage
 from athanor.errors import StorageError
 from athanor.io._store_lock import StoreLock
 from athanor.io.store import writer as writer_module
+from athanor.io.store.fold import buffers_of
 from athanor.io.store.folder import Folder
+from athanor.io.store.history import History
 from athanor.io.store.layout import COMMITS_KEY
 from athanor.io.store.records import LOG_HEADER_BYTES, records
 from athanor.io.trajectory import TrajectoryReader
 
-from . import stores
 from .stores import FailingStore, Fault, StoppingDisk, folder, make_rows, writer
 
 STEPS = 5
@@ -114,20 +115,20 @@ def test_every_operation_of_an_object_store_may_be_the_last():
     assert counter.operations > 50
 
 
-class OldLogFirst(writer_module.TrajectoryWriter):
+class OldLogFirst(History):
     """Broken twin: the old log goes before the new commit record is there."""
 
-    def _new_tail(self, commit, remainder):
-        if self._state.commit.tail:
-            self.medium.delete_log(self._state.commit.tail)
-        return super()._new_tail(commit, remainder)
+    def new_log(self, commit, remainder):
+        if self.state.commit.tail:
+            self.medium.delete_log(self.state.commit.tail)
+        return super().new_log(commit, remainder)
 
 
-class ForgetsTheRemainder(writer_module.TrajectoryWriter):
+class ForgetsTheRemainder(History):
     """Broken twin: rows that fill no shard are in the memory of the writer only."""
 
-    def _new_tail(self, commit, remainder):
-        return super()._new_tail(commit, {})
+    def new_log(self, commit, remainder):
+        return super().new_log(commit, {})
 
 
 class NoCutting(Folder):
@@ -137,26 +138,24 @@ class NoCutting(Folder):
         return super().open_log(key, len(self.read(key)) - LOG_HEADER_BYTES)
 
 
-class FoldsTwice(writer_module.TrajectoryWriter):
+def folds_twice(medium, state):
     """Broken twin: the next writer takes rows of a part-filled shard for rows that no shard holds."""
-
-    def _buffers_of(self, state):
-        buffers = super()._buffers_of(state)
-        for buffer in buffers.values():
-            buffer.base = buffer.stored
-        return buffers
+    buffers = buffers_of(medium, state)
+    for buffer in buffers.values():
+        buffer.base = buffer.stored
+    return buffers
 
 
 @pytest.mark.parametrize(
-    ("twin", "complaint"),
+    ("part", "twin", "complaint"),
     [
-        (OldLogFirst, "`tail/.*` .* is missing; the commit record names it"),
-        (ForgetsTheRemainder, "does not begin with the rows that no shard holds"),
-        (FoldsTwice, "is damaged|rows; row|differ|not equal"),
+        ("History", OldLogFirst, "`tail/.*` .* is missing; the commit record names it"),
+        ("History", ForgetsTheRemainder, "does not begin with the rows that no shard holds"),
+        ("buffers_of", folds_twice, "is damaged|rows; row|differ|not equal"),
     ],
 )
-def test_a_wrong_order_is_found(twin, complaint, monkeypatch, tmp_path):
-    monkeypatch.setattr(stores, "TrajectoryWriter", twin)
+def test_a_wrong_order_is_found(part, twin, complaint, monkeypatch, tmp_path):
+    monkeypatch.setattr(writer_module, part, twin)
     with pytest.raises((StorageError, AssertionError), match=complaint):
         explore(tmp_path)
 
@@ -246,7 +245,7 @@ def test_a_disk_error_may_pass_at_any_operation(tmp_path):
             target.close()
         except StorageError:
             told += 1
-            if target._fault:
+            if target._acknowledgement.fault:
                 target.end()
                 target = writer(place, "every:2", **CONFIG)
             target.close()

@@ -11,7 +11,10 @@ import pytest
 from athanor.errors import StorageError
 from athanor.io.store import folder as folder_module
 from athanor.io.store import writer as writer_module
+from athanor.io.store.history import History
 from athanor.io.store.layout import COMMITS_KEY, FORMAT_KEY
+from athanor.io.store.records import frame
+from athanor.io.store.state import COMMIT
 from athanor.io.trajectory import TrajectoryReader
 
 from . import stores
@@ -41,11 +44,11 @@ def check_acknowledged(tmp_path: Path) -> int:
             try:
                 target.append(*make_rows(step, names=NAMES))
             except StorageError:
-                if target._fault:
+                if target._acknowledgement.fault:
                     break
             read = len(TrajectoryReader(place))
             assert read >= target.acknowledged, f"call {number}: {read} of {target.acknowledged} are read"
-        target.end() if target._fault is None else target._let_go()
+        target.end() if target._acknowledgement.fault is None else target._let_go()
         shutil.rmtree(place)
     return len(counting.operations) - first
 
@@ -54,18 +57,18 @@ def test_what_is_acknowledged_after_an_error_is_read(tmp_path):
     assert check_acknowledged(tmp_path) > 30
 
 
-class GoesOnInTheOldLog(writer_module.TrajectoryWriter):
+class GoesOnInTheOldLog(History):
     """Broken twin: a commit record that may count already is tried again later."""
 
-    def _write_commit(self, commit, log):
+    def add(self, commit, log):
         payload = commit.to_bytes()
-        self._commits.append(writer_module.frame(writer_module.COMMIT, payload))
+        self._commits.append(frame(COMMIT, payload))
         self._commits.sync()
         self._now_at(commit, payload, log)
 
 
 def test_frames_behind_the_old_log_are_missed(tmp_path, monkeypatch):
-    monkeypatch.setattr(stores, "TrajectoryWriter", GoesOnInTheOldLog)
+    monkeypatch.setattr(writer_module, "History", GoesOnInTheOldLog)
     with pytest.raises(AssertionError, match="are read"):
         check_acknowledged(tmp_path)
 
@@ -88,7 +91,7 @@ def test_what_was_to_be_forgotten_can_be_tried_again(tmp_path, what):
         with pytest.raises(StorageError, match=r"not emptied or cut back|did not take"):
             forget(target)
         assert len(TrajectoryReader(place)) in (10, 6 if what == "cut" else 0)
-        if target._fault:
+        if target._acknowledgement.fault:
             target._let_go()
             target = opened(place, StoppingDisk())
         forget(target)
@@ -128,14 +131,14 @@ def test_a_store_of_version_1_that_says_0_is_damaged_and_not_empty(tmp_path):
 def test_a_record_that_was_appended_when_ctrl_c_came_is_there_once(tmp_path, monkeypatch):
     """Mutant: a list of what waits that does not tell where each record ends."""
     target = opened(tmp_path, StoppingDisk(), 1)
-    real = type(target._log).append
+    real = type(target._history.log).append
 
     def append(log, record):
         real(log, record)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(target._log), "append", append)
+        patch.setattr(type(target._history.log), "append", append)
         with pytest.raises(KeyboardInterrupt):
             target.append(*make_rows(1, names=NAMES))
     target.append(*make_rows(2, names=NAMES))

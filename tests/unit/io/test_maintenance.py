@@ -124,7 +124,7 @@ def test_repair_keeps_the_frames_before_a_damaged_record(tmp_path):
     ends = []
     for step in range(4):
         target.append(*make_rows(step))
-        ends.append(target._log.size)
+        ends.append(target._history.log.size)
     target.end()
     (log,) = (tmp_path / "tail").iterdir()
     raw = bytearray(log.read_bytes())

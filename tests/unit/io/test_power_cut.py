@@ -13,10 +13,10 @@ from athanor.errors import StorageError
 from athanor.io.store import folder as folder_module
 from athanor.io.store import writer as writer_module
 from athanor.io.store.folder import Folder
+from athanor.io.store.history import History
 from athanor.io.store.records import log_header
 from athanor.io.trajectory import TrajectoryReader
 
-from . import stores
 from .power import Left, RecordingDisk, State, put_on_disk
 from .stores import make_rows, writer
 
@@ -97,18 +97,18 @@ class NoFolderSync(Folder):
         self._touched.clear()
 
 
-class SyncsLater(writer_module.TrajectoryWriter):
+class SyncsLater(History):
     """Broken twin: the commit record is written before the names of new files are safe."""
 
-    def _write_commit(self, commit, log):
+    def add(self, commit, log):
         touched, self.medium._touched = self._kept, set()
-        super()._write_commit(commit, log)
+        super().add(commit, log)
         self.medium._touched |= touched
 
-    def _new_tail(self, commit, remainder):
-        log = super()._new_tail(commit, remainder)
+    def new_log(self, commit, remainder):
+        log = super().new_log(commit, remainder)
         self._kept = set(self.medium._touched)
-        if self._state.commit.tail:
+        if self.state.commit.tail:
             self.medium._touched.clear()
         return log
 
@@ -117,7 +117,7 @@ class SyncsLater(writer_module.TrajectoryWriter):
 def test_a_missing_sync_is_found(tmp_path, twin, monkeypatch):
     kind = Folder
     if twin is SyncsLater:
-        monkeypatch.setattr(stores, "TrajectoryWriter", twin)
+        monkeypatch.setattr(writer_module, "History", twin)
     else:
         kind = twin
     disk = record(tmp_path / "store", kind)
@@ -193,25 +193,25 @@ def test_whatever_of_the_unsynced_calls_is_there_nothing_is_lost(tmp_path):
     assert check_every_subset(live(tmp_path / "store")) > 2000
 
 
-class BeginsAtOnce(writer_module.TrajectoryWriter):
+class BeginsAtOnce(History):
     """Broken twin: another history begins before the names of its files are on the disk."""
 
-    def _start(self, commit, remainder, frames=()):
+    def begin(self, kept, number):
         settle = self.medium.settle
         self.medium.settle = lambda: None
         try:
-            super()._start(commit, remainder, frames)
+            super().begin(kept, number)
         finally:
             del self.medium.settle
             settle()
 
 
-class DropsTheOldLogFirst(writer_module.TrajectoryWriter):
+class DropsTheOldLogFirst(History):
     """Broken twin: the log of the last commit goes before the one that follows it is named."""
 
-    def _write_commit(self, commit, log):
-        self.medium.delete_log(self._state.commit.tail)
-        super()._write_commit(commit, log)
+    def add(self, commit, log):
+        self.medium.delete_log(self.state.commit.tail)
+        super().add(commit, log)
 
 
 class SaysTooEarly(folder_module._FileLog):
@@ -224,8 +224,8 @@ class SaysTooEarly(folder_module._FileLog):
 
 @pytest.mark.parametrize("twin", [NoSync, NoFolderSync, SyncsLater, BeginsAtOnce, DropsTheOldLogFirst, SaysTooEarly])
 def test_a_missing_sync_is_found_in_some_subset(tmp_path, twin, monkeypatch):
-    if issubclass(twin, writer_module.TrajectoryWriter):
-        monkeypatch.setattr(stores, "TrajectoryWriter", twin)
+    if issubclass(twin, History):
+        monkeypatch.setattr(writer_module, "History", twin)
     if twin is SaysTooEarly:
         monkeypatch.setattr(folder_module, "_FileLog", twin)
     disk = live(tmp_path / "store", twin if issubclass(twin, Folder) else Folder)

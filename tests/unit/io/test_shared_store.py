@@ -14,12 +14,12 @@ from athanor.errors import OptionalDependencyError, StorageError
 from athanor.io.store import writer as writer_module
 from athanor.io.store.check import check_store
 from athanor.io.store.folder import Folder
+from athanor.io.store.history import History
 from athanor.io.store.medium import Medium
 from athanor.io.store.shared import NEW, TRIES, RefusedError, TakenError
 from athanor.io.trajectory import TrajectoryReader
 from athanor.sinks import ZarrData
 
-from . import stores
 from .clouds import Cloud, Server, Turns
 from .stores import make_rows, writer
 
@@ -131,7 +131,7 @@ def test_an_outage_ends_and_the_writer_goes_on():
         acknowledged = target.acknowledged // 2
         with suppress(StorageError):
             target.close()
-        if target._fault is None:
+        if target._acknowledgement.fault is None:
             target.close()
             acknowledged = STEPS
         target.end()
@@ -302,11 +302,11 @@ class NotItsOwn(Cloud):
             raise self._lost() from None
 
 
-class NoSeal(writer_module.TrajectoryWriter):
+class NoSeal(History):
     """Broken twin: frames may come into a log whose rows are being moved, and two writers may cut the arrays each."""
 
-    def _seal(self):
-        return self._config.shard_bytes
+    def seal(self, shard_bytes):
+        return shard_bytes
 
 
 def explore(kind: type[Cloud]) -> None:
@@ -321,7 +321,7 @@ def test_a_writer_that_is_not_careful_is_found(twin):
 
 
 def test_a_log_that_is_not_sealed_is_found(monkeypatch):
-    monkeypatch.setattr(stores, "TrajectoryWriter", NoSeal)
+    monkeypatch.setattr(writer_module, "History", NoSeal)
     with pytest.raises((AssertionError, StorageError)):
         explore(Cloud)
 

@@ -13,7 +13,7 @@ import zarr
 
 from athanor.data.fields import FIELDS
 from athanor.errors import InputError, MissingFieldError, StorageError
-from athanor.io.store import writer as writer_module
+from athanor.io.store import acknowledgement
 from athanor.io.store.config import Durability, parse_config
 from athanor.io.store.layout import FORMAT_KEY, Commit, StoredField, check_name, to_numpy, to_tensor
 from athanor.io.store.packing import pack_arrays, unpack_arrays
@@ -369,7 +369,7 @@ def test_names_can_not_leave_the_store(name):
 def hostile(place, **changes) -> None:
     """Write the last commit record anew, changed, with the checksum that it then has."""
     target = writer(place)
-    state = target._state.commit
+    state = target._history.state.commit
     target.end()
     record = json.loads(state.to_bytes()) | changes
     raw = frame(1, json.dumps(record).encode())
@@ -403,7 +403,7 @@ def test_a_hostile_record_is_refused(tmp_path, changes):
 
 def test_a_field_can_not_be_called_out_of_the_store(tmp_path):
     place = closed_store(tmp_path / "t.zarr", 3)
-    commit = writer(place)._state.commit
+    commit = writer(place)._history.state.commit
     for changes in ({"name": "../../etc/passwd"}, {"dtype": "object"}, {"shape": [-1]}, {"level": "edge"}):
         fields = json.loads(commit.to_bytes())["fields"]
         fields[0] |= changes
@@ -437,7 +437,7 @@ def test_a_wrong_durability_names_the_words(text):
 
 def test_durability_decides_when_frames_are_committed(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(writer_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(acknowledgement, "time", SimpleNamespace(monotonic=lambda: now[0]))
     counts = {}
     for text in ("frame", "every:3", "interval:5", "close"):
         target = writer({}, text)

@@ -7,9 +7,24 @@ from collections.abc import Mapping
 import numpy as np
 
 from athanor.io.store.buffer import ArrayBuffer
-from athanor.io.store.layout import STRUCTURE_INDEX, SYSTEM_INDEX, Commit, level_of, tail_key
-from athanor.io.store.shards import ArraySpec
+from athanor.io.store.layout import STRUCTURE_INDEX, SYSTEM_INDEX, Commit, array_spec, level_of, tail_key
+from athanor.io.store.medium import Medium
+from athanor.io.store.shards import ArraySpec, ShardReader
 from athanor.io.store.state import State, merge_frames
+
+
+def buffers_of(medium: Medium, state: State) -> dict[str, ArrayBuffer]:
+    """Read the end of each array; of a part-filled shard as well, which a longer one is to replace."""
+    buffers = {}
+    shards = ShardReader(medium)
+    for path, stored in state.commit.arrays.items():
+        spec = array_spec(path, stored, state.commit.fields)
+        buffer = buffers[path] = ArrayBuffer(spec, stored.rows - stored.rows % spec.shard_rows)
+        buffer.add(shards.read(spec, np.arange(buffer.base, stored.rows), stored.rows))
+        buffer.stored = stored.rows
+        buffer.add(state.remainder.get(path, buffer.rows[:0]))
+    shards.forget()
+    return buffers
 
 
 def with_frames(buffers: Mapping[str, ArrayBuffer], state: State, shard_bytes: int) -> dict[str, ArrayBuffer]:

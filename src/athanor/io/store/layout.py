@@ -40,6 +40,7 @@ FORMAT_KEY = "format.json"
 COMMITS_KEY = "commits.log"
 TAIL_PREFIX = "tail/"
 GROUPS = ("", "data", "structures", "index")
+KEYS_OF_GROUPS = tuple(f"{group}/zarr.json".lstrip("/") for group in GROUPS)
 CONSTANTS = frozenset(names_of("structure")) - {"positions", "cell"}
 """Fields that are kept once for all frames of a system that share them."""
 JOINS_LATER = frozenset({"dof", *ASSUMED_FIELDS} | {name for name, spec in FIELDS.items() if spec.default is not None})

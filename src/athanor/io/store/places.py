@@ -1,4 +1,4 @@
-"""What a store may be given as: a path, a dictionary, a store of zarr, an address."""
+"""What a store may be given as: a path, a dictionary, a store of zarr, an address; and whether it can be one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from athanor.errors import InputError, OptionalDependencyError, StorageError
+from athanor.io._replace import PARTIAL
+from athanor.io._store_lock import LOCK_KEY
 from athanor.io.store.folder import Folder
+from athanor.io.store.layout import FORMAT_KEY, KEYS_OF_GROUPS, StoreExistsError, check_format, version_of
 from athanor.io.store.medium import Medium
 
 
@@ -68,6 +71,32 @@ def open_medium(store: Any, *, synced: bool = True) -> Medium:
     raise InputError(
         f"`store` is a {type(store).__name__}; pass a path, a dict, or a zarr store (for example LocalStore)."
     )
+
+
+def holds_store(medium: Medium, mode: str) -> bool:
+    """Whether there is a store, for a writer that opens it in `mode`. Changes nothing.
+
+    Raises
+    ------
+    StorageError
+        If it can not be opened so, or there is something else.
+    """
+    found = medium.read(FORMAT_KEY)
+    if found is not None:
+        version_of(found, medium.where) if mode == "w" else check_format(found, medium.where)
+        if mode == "x":
+            raise StoreExistsError(
+                f"{medium.where} holds a trajectory already. Choose another place, or open it to append."
+            )
+        return True
+    ours = {LOCK_KEY, *KEYS_OF_GROUPS}
+    if any(key not in ours and not key.endswith(PARTIAL) for key in medium.list_keys()):
+        if medium.read(FORMAT_KEY) is not None:  # made since we looked
+            return holds_store(medium, mode)
+        raise StorageError(
+            f"{medium.where} is not empty and not a trajectory store; nothing was changed. Choose another place."
+        )
+    return False
 
 
 def _remote(url: str) -> Any:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from athanor.data._levels import gather_rows
-from athanor.io.store.layout import StoredField
+from athanor.errors import StorageError
+from athanor.io.store.layout import JOINS_LATER, StoredField
 
 
 @dataclass(slots=True)
@@ -64,3 +65,39 @@ def merge_rows(parts: Sequence[Rows], fields: Iterable[StoredField]) -> Rows:
 def expand(structures: Rows, number: np.ndarray, fields: Mapping[str, StoredField]) -> Rows:
     """Constants of systems: those of structure `number` [systems], for each."""
     return structures.take(number, fields.values())
+
+
+def with_fields(stored: tuple[StoredField, ...], given: tuple[StoredField, ...], where: str) -> tuple[StoredField, ...]:
+    """Return the fields of a store with those that rows handed over bring.
+
+    Raises
+    ------
+    StorageError
+        If one differs from that of the store, or may not come so late, or is missing and can not be filled.
+    """
+    known, names = {item.name: item for item in stored}, {item.name for item in given}
+    for item in stored:
+        if item.default is None and not item.is_float and item.name not in names:
+            raise StorageError(
+                f"`{item.name}` is missing from the frame and has been in {where} so far; it is "
+                f"{item.dtype} and has no default to fill it with. Nothing was written; write it in every frame."
+            )
+    for item in given:
+        before = known.get(item.name)
+        if before is item:
+            continue
+        if before is None and known and item.name not in JOINS_LATER:
+            raise StorageError(
+                f"`{item.name}` is new to {where}, whose fields were fixed by the first write; nothing "
+                f"was written. Drop the field, or write it from the first frame on. "
+                f"Fields: {', '.join(sorted(known))}."
+            )
+        if before is not None:
+            found, wanted = (item.level, item.dtype, item.shape), (before.level, before.dtype, before.shape)
+            if found != wanted:
+                raise StorageError(
+                    f"`{item.name}` is {found[0]}-level {found[1]} with trailing shape {found[2]}; "
+                    f"{where} holds {wanted[0]}-level {wanted[1]} with {wanted[2]}. "
+                    f"Nothing was written; convert it first."
+                )
+    return (*stored, *(item for item in given if item.name not in known))

@@ -15,7 +15,7 @@ from athanor.io._store_lock import LOCK_KEY
 from athanor.io.store.layout import (
     COMMITS_KEY,
     FORMAT_KEY,
-    GROUPS,
+    KEYS_OF_GROUPS,
     TAIL_PREFIX,
     Commit,
     StoredField,
@@ -273,7 +273,7 @@ def _check_widths(medium: Medium, state: State) -> None:
 
 def _check_new(medium: Medium) -> None:
     """A store that is being made has no commit record, and nothing else that a writer would drop or overwrite."""
-    ours = {LOCK_KEY, FORMAT_KEY, *(f"{group}/zarr.json".lstrip("/") for group in GROUPS)}
+    ours = {LOCK_KEY, FORMAT_KEY, *KEYS_OF_GROUPS}
     others = {key for key in medium.list_keys() if key not in ours and not key.endswith(PARTIAL)}
     logs = {key.partition(".log")[0] + ".log" for key in others if key.startswith((TAIL_PREFIX, COMMITS_KEY))}
     empty = {key for key in logs if _says_nothing(medium.read_log(key) or _NOTHING)}

@@ -150,6 +150,7 @@ class BaseDynamics(HookRegistryMixin):
         self.saved_rows: SavedRows | None = None
         self.saved_run: SavedRows | None = None
         self.failure_notes: dict[int, str] = {}
+        self.sampler: Any = None
         self._state: Any = None
         self._assigned: set[str] = set()
         self._scheduled: set[str] = vars(self).get("_scheduled", set())
@@ -378,6 +379,11 @@ class BaseDynamics(HookRegistryMixin):
         self._driver.undo_unfinished_step(batch)
 
     # -- used by the driver --------------------------------------------------------------------------------------
+
+    @property
+    def inflight_mode(self) -> bool:
+        """Whether systems leave its runs when they are finished, and others join."""
+        return self.sampler is not None
 
     @property
     def needs(self) -> frozenset[str]:

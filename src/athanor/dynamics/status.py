@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from athanor.data import _membership
 from athanor.data.fields import IDENTITY
 
 if TYPE_CHECKING:
@@ -95,6 +96,17 @@ def count_step(part: Part, stages: Sequence[StageSpec], time_steps: Sequence[flo
             batch.time.add_(time_step)
         else:
             batch.time.copy_(torch.where(stage.active.systems[:, None], batch.time + time_step, batch.time))
+
+
+def finished_systems(batch: Batch, exit_status: int) -> Tensor | None:
+    """Return which systems are past the last stage or failed, bool [B]; None if none is. Waits for the device."""
+    finished = (batch.status.reshape(-1) >= exit_status) | (batch.failure_code.reshape(-1) != 0)
+    return finished if bool(finished.any()) else None
+
+
+def exchange_systems(batch: Batch, leaving: Tensor, newcomers: Batch) -> None:
+    """Take the systems of a mask [B] out of `batch`, and put `newcomers` behind those that stay; in place."""
+    _membership.exchange(batch, leaving.nonzero().flatten().cpu().numpy(), newcomers)
 
 
 def ensure_bookkeeping(batch: Batch) -> None:

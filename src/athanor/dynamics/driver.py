@@ -151,7 +151,7 @@ class Driver:
         self._call_hooks.release(self.systems.part.whole, leaving)
         self._call_hooks.show("on_leave", leaving)
 
-    def exchange(self, leaving: Tensor, newcomers: Batch) -> None:
+    def exchange(self, leaving: Tensor, newcomers: Batch | None) -> None:
         """Between two steps: take systems out of the whole batch, bool [B], and put `newcomers` behind the others.
 
         These get state, velocities and results as the systems do that a run starts with. No bit of the others changes.
@@ -161,14 +161,16 @@ class Driver:
         whole, fresh = systems.part.whole, systems.part.batch.fresh_results()
         exchange_systems(whole, leaving, newcomers)
         self._count_from_here(whole)
-        joined = torch.arange(len(whole), device=whole.device) >= len(whole) - len(newcomers)
+        count = 0 if newcomers is None else len(newcomers)
+        joined = torch.arange(len(whole), device=whole.device) >= len(whole) - count
         systems.take_up_joined(whole, joined)
         self._enter_stages()
         self._evaluate_newcomers()
         self._quarantine.remember()
         if fresh is not None:
             systems.part.batch.mark_results_fresh(*fresh)
-        self._call_hooks.show("on_join", joined)
+        if count:
+            self._call_hooks.show("on_join", joined)
 
     def end(self, *, failed: bool) -> None:
         """Write what the run did onto the whole batch; if it `failed`, its last step can still be undone."""

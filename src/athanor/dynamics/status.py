@@ -15,6 +15,7 @@ from torch import Tensor
 
 from athanor.data import _membership
 from athanor.data.fields import IDENTITY
+from athanor.errors import AthanorError, InputError, in_words
 
 if TYPE_CHECKING:
     from athanor.data._part import Part
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from athanor.dynamics.active import ActiveSet
     from athanor.dynamics.contract import Engine
     from athanor.dynamics.convergence import ConvergenceHook
+
+
+class DoesNotJoin(InputError):
+    """Systems can not be in one batch with those that are there."""
 
 
 @dataclass(slots=True)
@@ -104,9 +109,24 @@ def finished_systems(batch: Batch, exit_status: int) -> Tensor | None:
     return finished if bool(finished.any()) else None
 
 
-def exchange_systems(batch: Batch, leaving: Tensor, newcomers: Batch) -> None:
-    """Take the systems of a mask [B] out of `batch`, and put `newcomers` behind those that stay; in place."""
-    _membership.exchange(batch, leaving.nonzero().flatten().cpu().numpy(), newcomers)
+def exchange_systems(batch: Batch, leaving: Tensor, newcomers: Batch | None) -> None:
+    """Take the systems of a mask [B] out of `batch`, and put `newcomers` behind those that stay, if any; in place.
+
+    Raises
+    ------
+    DoesNotJoin
+        If they do not fit to those that are there; nothing was changed then.
+    """
+    places, membership = leaving.nonzero().flatten().cpu().numpy(), batch.membership
+    try:
+        if newcomers is not None:
+            _membership.exchange(batch, places, newcomers)
+        else:
+            _membership.remove(batch, places)
+    except AthanorError as error:
+        if batch.membership != membership:
+            raise
+        raise DoesNotJoin(in_words(error)) from error
 
 
 def ensure_bookkeeping(batch: Batch) -> None:

@@ -120,7 +120,7 @@ class WorkingSet:
         self._ids = ComputedFrom(batch.system_id)
 
     def take_up_joined(self, batch: Batch, joined: Tensor) -> None:
-        """Go on with a batch in which systems were exchanged: state for those of the mask `joined` [B], which arrive."""
+        """Go on with a batch after an exchange of systems: those of the mask `joined` [B] arrive, and get state."""
         self.take_up(batch)
         self.rows_of(batch)["known_status"][joined] = ARRIVED
         self.start(batch)

@@ -40,7 +40,7 @@ def nvt(model: Any, **options: Any) -> BaseDynamics:
 
 def two_stages(model: Any, **options: Any) -> BaseDynamics:
     budget, hooks = options.pop("n_steps"), options.pop("hooks", ())
-    relax = FIRE(model, dt=0.4, n_steps=4, convergence_hook=ConvergenceHook.from_fmax(0.02))
+    relax = FIRE(model, dt=0.4, n_steps=4, convergence_hook=ConvergenceHook.from_fmax(0.003))
     fused = relax + nvt(model, n_steps=budget)
     for hook in hooks:
         fused.register_hook(hook)
@@ -57,7 +57,7 @@ ENGINES = {
         NPT, dt=4.0, temperature=40.0, pressure=0.001, barostat_time=200.0, thermostat_time=50.0,
         pressure_coupling="anisotropic",
     ),
-    "FIRE": partial(FIRE, dt=0.4, convergence_hook={"criteria": None}),
+    "FIRE": partial(FIRE, dt=0.4, convergence_hook=ConvergenceHook.from_fmax(0.003)),
     "two stages": two_stages,
 }  # fmt: skip
 

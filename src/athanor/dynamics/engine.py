@@ -683,7 +683,7 @@ class BaseDynamics(HookRegistryMixin):
             try:
                 self._running = True
                 with self._taken_up(batch, forget_converged=True):
-                    if not self._driver.systems.active.any:
+                    if not self._driver.systems.active.any and not self.inflight_mode:
                         warn_if_nothing_moves(batch, self)
                     yield
             except BaseException as error:

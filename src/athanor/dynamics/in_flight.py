@@ -20,7 +20,7 @@ from athanor.dynamics.sampler import Draw, Load, SizeAwareSampler
 from athanor.dynamics.sources import Size
 from athanor.dynamics.state import Parameter, is_schedule
 from athanor.dynamics.status import DoesNotJoin, StageSpec, ensure_bookkeeping
-from athanor.errors import AthanorWarning, CapacityError, ContractError, InputError, in_words
+from athanor.errors import AthanorError, AthanorWarning, CapacityError, ContractError, InputError, in_words
 from athanor.sinks.base import DataSink, check_sink
 
 if TYPE_CHECKING:
@@ -95,7 +95,12 @@ class InFlight:
         """Return a batch to start with, or None if there is nothing to run."""
         device = self._owner.device
         while draws := self.sampler.draw_first(self._owner.max_batch_size, device=device):
-            batch = self._made(draws)
+            try:
+                made = self.sampler.batch_of(draws, device)
+                batch = None if made is None else self._ready(draws, made)
+            except BaseException:
+                self.sampler.give_back(draws)
+                raise
             if batch is not None:
                 self._note(draws, batch)
                 return batch
@@ -117,22 +122,15 @@ class InFlight:
         self._running |= joined
         self._joined += len(joined)
 
-    def _made(self, draws: list[Draw]) -> Batch | None:
-        """Return systems as a batch that is ready to join; None if every one of them had to be set aside."""
-        try:
-            batch = self.sampler.batch_of(draws, self._owner.device)
-            if batch is None:
-                return None
-            initialized = self._owner.init_fn and self._owner.init_fn(batch)
-            batch = initialized if isinstance(initialized, Batch) else batch
-            batch.separate_memory()
-            ensure_bookkeeping(batch)
-            for name in ("velocities", "velocities_present", "dof"):
-                batch.ensure_field(name)
-            drop_results(batch, except_for=())
-        except BaseException:
-            self.sampler.give_back(draws)
-            raise
+    def _ready(self, draws: list[Draw], batch: Batch) -> Batch | None:
+        """Return a batch of systems as one that is ready to join; None if every one of them had to be set aside."""
+        initialized = None if self._owner.init_fn is None else self._owner.init_fn(batch)
+        batch = initialized if isinstance(initialized, Batch) else batch
+        batch.separate_memory()
+        ensure_bookkeeping(batch)
+        for name in ("velocities", "velocities_present", "dof"):
+            batch.ensure_field(name)
+        drop_results(batch, except_for=())
         astray = self._owner.without_stage(batch)
         if astray:
             by_id = {draw.system_id: draw for draw in draws}
@@ -178,14 +176,14 @@ class InFlight:
 
     def _exchange(self, batch: Batch, finished: Tensor, draws: list[Draw], exchange: Exchange) -> bool:
         """Let systems join, all at once or, if one of them does not fit to the batch, one by one."""
-        newcomers = self._made(draws)
-        if newcomers is None:
-            return False
-        count, version = len(newcomers), batch.membership
+        version = batch.membership
         try:
+            newcomers = self._ready(draws, self._joined_into(batch, draws))
+            if newcomers is None:
+                return False
             exchange(finished, newcomers)
         except DoesNotJoin as error:
-            if count == 1:
+            if len(draws) == 1:
                 self.sampler.refuse(draws[0], in_words(error))
                 return False
             joined = False
@@ -205,6 +203,12 @@ class InFlight:
             raise
         self._note(draws, batch)
         return True
+
+    def _joined_into(self, batch: Batch, draws: list[Draw]) -> Batch:
+        try:
+            return self.sampler.joined(draws, batch.device)
+        except AthanorError as error:
+            raise DoesNotJoin(in_words(error)) from error
 
     def _forget_all_but(self, batch: Batch) -> None:
         there = set(batch.system_id.reshape(-1).tolist())

@@ -6,6 +6,7 @@ import random
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -340,16 +341,13 @@ class SizeAwareSampler:
         if isinstance(self._source, Stream):
             return self._draw_largest(Load(), None, None, most)
         draws: list[Draw] = []
-        load, bins = Load(), self._scan()
-        open_bins = list(bins)
-        while open_bins and (most is None or len(draws) < most):
-            for key in list(open_bins):
-                if most is not None and len(draws) >= most:
-                    break
+        load, bins = Load(), list(self._scan())
+        with self._kept_if_it_fails(draws):
+            while bins and (most is None or len(draws) < most):
+                key = bins.pop(0)
                 draw = self._draw_of_bin(key, load, None, None)
-                if draw is None:
-                    open_bins.remove(key)
-                else:
+                if draw is not None:
+                    bins.append(key)
                     draws.append(draw)
                     load = load.plus(draw.size)
         return draws
@@ -369,6 +367,7 @@ class SizeAwareSampler:
                 key = draw.size.atoms // self.bin_width
                 bins = self._scan()
                 bins[key] = {draw.order: draw.size, **bins.get(key, {})}
+        self._head = deque(sorted(self._head, key=lambda entry: entry[0]))
         if self._bins is not None:
             self._bins = dict(sorted(self._bins.items()))
 
@@ -382,18 +381,30 @@ class SizeAwareSampler:
         draws: list[Draw] = []
         from_stream = isinstance(self._source, Stream)
         keys = [0] if from_stream else list(reversed(self._scan()))
-        for key in keys:
-            while most is None or len(draws) < most:
-                draw = self._draw_of_stream(load, atoms, edges) if from_stream else None
-                if not from_stream:
-                    draw = self._draw_of_bin(key, load, atoms, edges)
+        with self._kept_if_it_fails(draws):
+            while keys and (most is None or len(draws) < most):
+                draw = (
+                    self._draw_of_stream(load, atoms, edges)
+                    if from_stream
+                    else self._draw_of_bin(keys[0], load, atoms, edges)
+                )
                 if draw is None:
-                    break
+                    del keys[0]
+                    continue
                 draws.append(draw)
                 load = load.plus(draw.size)
                 atoms = None if atoms is None else atoms - draw.size.atoms
                 edges = None if edges is None else edges - draw.size.edges
         return draws
+
+    @contextmanager
+    def _kept_if_it_fails(self, draws: list[Draw]) -> Iterator[None]:
+        """Take back what was given out so far if the next one raises, such as a warning that is an error."""
+        try:
+            yield
+        except BaseException:
+            self.give_back(draws)
+            raise
 
     def _fits(self, load: Load, size: Size, atoms: int | None, edges: int | None) -> bool:
         if (atoms is not None and size.atoms > atoms) or (edges is not None and size.edges > edges):
@@ -515,19 +526,23 @@ class SizeAwareSampler:
 
     # -- batches -------------------------------------------------------------------------------------------------
 
+    def joined(self, draws: Sequence[Draw], device: torch.device | str | None = None) -> Batch:
+        """Return systems that were given out as a batch, or raise an AthanorError if they can not be in one."""
+        return Batch.from_data_list([draw.data for draw in draws], device=device, dtype=self.dtype)
+
     def batch_of(self, draws: Sequence[Draw], device: torch.device | str | None = None) -> Batch | None:
         """Return systems that were given out as a batch; one that does not fit to those before it is set aside.
 
         None if no other is left.
         """
         try:
-            return Batch.from_data_list([draw.data for draw in draws], device=device, dtype=self.dtype)
+            return self.joined(draws, device)
         except AthanorError:
             pass
         batch: Batch | None = None
         for draw in draws:
             try:
-                one = Batch.from_data_list([draw.data], device=device, dtype=self.dtype)
+                one = self.joined([draw], device)
                 if batch is None:
                     batch = one
                 else:

@@ -269,7 +269,7 @@ class InFlight:
         for part, plan in plans:
             first = 0
             for sink, count in plan:
-                some = part.index_select(slice(first, first + count))
+                some = part if count == len(part) else part.index_select(slice(first, first + count))
                 sink.write(some)
                 self._note_written(some)
                 first += count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -392,6 +393,32 @@ def test_frames_of_runs_in_flight() -> None:
         assert (steps[0], steps[-1]) == (0, 4)
     logged = [(row["system_id"], row["step"]) for row in rows]
     assert len(logged) == len(set(logged)) == 20
+
+
+def test_nothing_grows_while_systems_come_and_go() -> None:
+    """Mutant: a run that remembers who has left."""
+
+    def growth(**options: Any) -> int:
+        engine = flying((argon_cluster(3, number) for number in itertools.count()), n_steps=2, **options)
+        counts = []
+        for steps in (60, 120, 240):
+            engine.run(n_steps=steps)
+            engine.sinks[0].zero()
+            gc.collect()
+            counts.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
+        assert engine.tally.finished >= 420
+        assert len(engine._in_flight._running) == len(engine.active_batch) == 2
+        return counts[-1] - counts[-2]
+
+    class Remembers:
+        def __init__(self) -> None:
+            self.all: list[Batch] = []
+
+        def __call__(self, batch: Batch) -> None:
+            self.all.append(batch)
+
+    assert abs(growth(sinks=[HostMemory(10_000)])) <= 5
+    assert growth(sinks=[HostMemory(10_000)], init_fn=Remembers()) > 500
 
 
 def test_caps_of_sampler_and_engine_hold_at_every_step() -> None:

@@ -155,6 +155,13 @@ class Arrangement:
         order[places], joining[places] = np.arange(len(places)), True
         return cls(order, joining)
 
+    @classmethod
+    def exchanging(cls, systems: int, leaving: np.ndarray, others: int) -> Arrangement:
+        """The systems without those at `leaving`, then all of the other batch."""
+        staying = np.delete(np.arange(systems), leaving)
+        order = np.concatenate([staying, np.arange(others)])
+        return cls(order, np.arange(len(order)) >= len(staying))
+
     def rows(self, first: LevelStorage, other: LevelStorage | None = None) -> Rows:
         """Return how the rows of a level are moved."""
         if self.joining is None or other is None:

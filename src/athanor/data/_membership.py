@@ -51,6 +51,11 @@ def replace(batch: BatchStorage, places: np.ndarray, other: BatchStorage) -> Non
     _join(batch, other, Arrangement.replacing(len(batch), places))
 
 
+def exchange(batch: BatchStorage, leaving: np.ndarray, other: BatchStorage) -> None:
+    """Take the systems at `leaving` out of `batch` and put those of `other` behind the ones that stay, in place."""
+    _join(batch, other, Arrangement.exchanging(len(batch), leaving, len(other)))
+
+
 def select(batch: AnyBatch, systems: np.ndarray) -> AnyBatch:
     """Return a new batch of `systems`, int64 on the host; see `Batch.index_select`."""
     parts = arranged(batch, Arrangement(systems))

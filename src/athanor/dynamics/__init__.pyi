@@ -22,6 +22,7 @@ from athanor.dynamics.integrators import NVTLangevin as NVTLangevin
 from athanor.dynamics.integrators import NVTNoseHoover as NVTNoseHoover
 from athanor.dynamics.optimizers import FIRE as FIRE
 from athanor.dynamics.optimizers import FIREVariableCell as FIREVariableCell
+from athanor.dynamics.sampler import SizeAwareSampler as SizeAwareSampler
 from athanor.dynamics.schedules import Schedule as Schedule
 from athanor.dynamics.schedules import anneal as anneal
 from athanor.dynamics.schedules import ramp as ramp

@@ -16,7 +16,7 @@ from athanor.dynamics.convergence import ConvergenceHook, has_verdict
 from athanor.errors import ArgumentError, AthanorWarning, ContractError, InputError
 from athanor.models.mixin import BaseModelMixin
 
-_NOT_YET = ("prior_rank", "next_rank", "sinks", "active_batch", "sampler", "buffer_config", "comm_mode")
+_NOT_YET = ("prior_rank", "next_rank", "active_batch", "buffer_config", "comm_mode")
 
 
 def check_model(model: Any) -> None:
@@ -49,6 +49,13 @@ def check_keywords(engine: type, keywords: dict[str, Any]) -> None:
                 f"{engine.__name__} does not take `{name}` in this version; leave it out to run in one process."
             )
         raise unknown_keyword(name, keywords_of(engine)[0], engine.__name__)
+
+
+def check_function(function: Any, name: str) -> Any:
+    """Return `function` if it can be called, or is None; raises ContractError otherwise."""
+    if function is not None and not callable(function):
+        raise ContractError(f"`{name}` is a {type(function).__name__}; pass a function of a batch.")
+    return function
 
 
 def as_convergence_hook(given: Any) -> ConvergenceHook | None:

@@ -34,6 +34,11 @@ class Engine(Protocol):
     failure_notes: dict[int, str]
 
     @property
+    def inflight_mode(self) -> bool:
+        """Whether systems leave its runs when they are finished, and others join."""
+        ...
+
+    @property
     def hooks_raise_on_failure(self) -> bool:
         """Whether one of its hooks asks that a failed system raises."""
         ...

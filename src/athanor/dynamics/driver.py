@@ -22,7 +22,7 @@ from athanor.dynamics.hook_calls import HookCalls
 from athanor.dynamics.last_good import LastGood
 from athanor.dynamics.quarantine import Quarantine, systems_where
 from athanor.dynamics.rows import mask_of_rows
-from athanor.dynamics.status import StageSpec, count_step, ensure_bookkeeping
+from athanor.dynamics.status import StageSpec, count_step, ensure_bookkeeping, exchange_systems, finished_systems
 from athanor.dynamics.working_set import WorkingSet
 from athanor.errors import InputError
 from athanor.hooks.stages import DynamicsStage as At
@@ -44,7 +44,6 @@ class Driver:
 
     def __init__(self, owner: Engine, stages: Sequence[StageSpec]) -> None:
         self.owner, self.stages = owner, list(stages)
-        self._is_plain = [stage.engine for stage in stages] == [owner]
         self._moves_cell = any(stage.engine.moves_cell for stage in stages)
         self._last_good = LastGood()
         self.systems = WorkingSet(owner, self.stages, self._last_good)
@@ -109,7 +108,7 @@ class Driver:
         if forget_converged:
             systems.rows_of(batch)["converged"].zero_()
         self._needs = self.needs
-        self._first_step, self._counts = batch.step.clone(), [engine.step_count for engine in self._call_hooks.engines]
+        self._count_from_here(batch)
         self._call_hooks.look()
         fresh = batch.results_fresh(self._call_hooks.source(), self._needs)
         self._computed = self._needs if fresh else frozenset()
@@ -139,6 +138,39 @@ class Driver:
             self.step()
             self.systems.refresh()
             done += 1
+
+    def finished(self) -> Tensor | None:
+        """Return which systems of the whole batch are past the last stage or failed, bool [B]; None if none is."""
+        if self.systems.all_move:
+            return None
+        self.systems.write_back()
+        return finished_systems(self.systems.part.whole, self.owner.exit_status)
+
+    def let_go(self, leaving: Tensor) -> None:
+        """Tell hooks that systems of the whole batch, bool [B], are about to leave it."""
+        self._call_hooks.release(self.systems.part.whole, leaving)
+        self._call_hooks.show("on_leave", leaving)
+
+    def exchange(self, leaving: Tensor, newcomers: Batch | None) -> None:
+        """Between two steps: take systems out of the whole batch, bool [B], and put `newcomers` behind the others.
+
+        These get state, velocities and results as the systems do that a run starts with. No bit of the others changes.
+        """
+        systems = self.systems
+        systems.write_back()
+        whole, fresh = systems.part.whole, systems.part.batch.fresh_results()
+        exchange_systems(whole, leaving, newcomers)
+        self._count_from_here(whole)
+        count = 0 if newcomers is None else len(newcomers)
+        joined = torch.arange(len(whole), device=whole.device) >= len(whole) - count
+        systems.take_up_joined(whole, joined)
+        self._enter_stages()
+        self._evaluate_newcomers()
+        self._quarantine.remember()
+        if fresh is not None:
+            systems.part.batch.mark_results_fresh(*fresh)
+        if count:
+            self._call_hooks.show("on_join", joined)
 
     def end(self, *, failed: bool) -> None:
         """Write what the run did onto the whole batch; if it `failed`, its last step can still be undone."""
@@ -172,6 +204,10 @@ class Driver:
         done = int((batch.step - self._first_step).max())  # a signal may come between a step and its count
         for engine, before in zip(self._call_hooks.engines, self._counts, strict=True):
             engine.step_count = before + done
+
+    def _count_from_here(self, batch: Batch) -> None:
+        """Note the counts of steps, to know after an interruption how many were done since."""
+        self._first_step, self._counts = batch.step.clone(), [engine.step_count for engine in self._call_hooks.engines]
 
     @property
     def needs(self) -> frozenset[str]:
@@ -226,8 +262,21 @@ class Driver:
         if not systems.has_newcomers:
             return
         systems.has_newcomers = False
-        if bool(systems.run["evaluated"].all()):
+        evaluated = systems.run["evaluated"]
+        if bool(evaluated.all()):
             return
+        if not bool(evaluated.any()) or self._call_hooks.change_whole(At.BEFORE_COMPUTE, At.AFTER_COMPUTE):
+            self._evaluate_all()
+            return
+        fresh = systems.part.batch.fresh_results()
+        with systems.newcomers_alone():
+            self._evaluate_all()
+        if fresh is not None:
+            systems.part.batch.mark_results_fresh(*fresh)
+
+    def _evaluate_all(self) -> None:
+        """Compute results of the systems that are worked on, and keep those of who was evaluated before."""
+        systems = self.systems
         self._quarantine.check_newcomers(self.owner.model)
         systems.refresh()
         self._quarantine.remember(~systems.run["evaluated"])
@@ -312,7 +361,7 @@ class Driver:
         for stage in self.stages:
             moving, default = stage.active, stage.criterion
             stage.converged = stage.engine.judge(batch, moving.systems, default) if moving.any else None
-        if self._is_plain:
+        if self._holds_finished:
             return self._hold(self.stages[0].converged)
         crossed = torch.zeros_like(systems.active.systems)
         for stage in self.stages:
@@ -324,6 +373,11 @@ class Driver:
                 if stage.next_status >= self.owner.exit_status:
                     crossed |= leaving
         return systems.part.to_whole(crossed).nonzero().flatten() if bool(crossed.any()) else None
+
+    @property
+    def _holds_finished(self) -> bool:
+        """Whether converged systems stay where they are, and in their status: in a plain engine that none leaves."""
+        return [stage.engine for stage in self.stages] == [self.owner] and not self.owner.inflight_mode
 
     def _hold(self, converged: Tensor | None) -> Tensor | None:
         """Keep converged systems of a plain engine still, without touching their status; return all that are."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
 
 from athanor import _doors, _runtime
 from athanor._values import check_whole
+from athanor.data._checks import system_name
 from athanor.data._followers import new_key, take_key
 from athanor.data.observables import count_degrees_of_freedom
 from athanor.dynamics.active import ActiveSet, restored_where_inactive, selects_active
@@ -18,6 +20,7 @@ from athanor.dynamics.arguments import (
     as_convergence_hook,
     can_not_add,
     check_batch,
+    check_function,
     check_keywords,
     check_model,
     device_of,
@@ -26,6 +29,7 @@ from athanor.dynamics.arguments import (
 from athanor.dynamics.convergence import ConvergenceHook
 from athanor.dynamics.driver import Driver, check_can_produce
 from athanor.dynamics.evaluate import evaluate
+from athanor.dynamics.in_flight import InFlight, Tally, check_can_fly, check_sampler, check_sinks
 from athanor.dynamics.in_use import in_use, of_model
 from athanor.dynamics.rows import Rows, SavedRows, mask_of_rows, save_rows, take_up_rows
 from athanor.dynamics.start import check_start, settle_velocities_
@@ -37,8 +41,8 @@ from athanor.dynamics.state import (
     parameters_in_words,
     per_system,
 )
-from athanor.dynamics.status import StageSpec, ensure_bookkeeping
-from athanor.errors import InputError, NotAvailableError
+from athanor.dynamics.status import StageSpec, ensure_bookkeeping, exchange_systems, finished_systems
+from athanor.errors import InputError, NotAvailableError, SimulationError
 from athanor.hooks.context import DynamicsContext
 from athanor.hooks.registry import HookRegistryMixin
 from athanor.hooks.stages import DynamicsStage
@@ -48,6 +52,8 @@ from athanor.models.outputs import asking_for, in_eval_mode
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
     from athanor.data.fields import Level
+    from athanor.dynamics.sampler import SizeAwareSampler
+    from athanor.sinks.base import DataSink
 
 
 def _describe_kind(stages: int) -> str:
@@ -82,6 +88,22 @@ class BaseDynamics(HookRegistryMixin):
         Seed of the velocities that are drawn, 64 bits, and of the noise of a method that has some.
     device_type
         Accepted for compatibility, and the same for all stages of a fused run: tensors stay on the device of the batch.
+    sampler
+        `SizeAwareSampler` that gives out the systems of a run in flight: finished ones leave the batch, and others take
+        their place. A system is finished when it has converged or has done `n_steps` of its own, or failed.
+    sinks
+        Where finished systems go, each once: to the first that has room.
+    refill_frequency
+        Steps between looks for finished systems.
+    max_batch_size
+        Most systems in the batch, beside the caps of the sampler.
+    init_fn
+        Called with each batch of systems that join, those that a run starts with and later ones; may return another.
+    failure_sinks
+        Where systems go that failed; to `sinks` unless given.
+    ordered
+        Deliver systems in the order of the sampler's data set: one that is finished waits, in memory, for those before
+        it.
 
     Raises
     ------
@@ -127,6 +149,13 @@ class BaseDynamics(HookRegistryMixin):
         start_temperature: float | Tensor | None = None,
         random_seed: int = 42,
         device_type: str | None = None,
+        sampler: SizeAwareSampler | None = None,
+        sinks: Iterable[DataSink] | None = None,
+        refill_frequency: int = 1,
+        max_batch_size: int | None = None,
+        init_fn: Callable[[Batch], Any] | None = None,
+        failure_sinks: Iterable[DataSink] | None = None,
+        ordered: bool = False,
         **kwargs: Any,
     ) -> None:
         _runtime.ready()
@@ -150,6 +179,14 @@ class BaseDynamics(HookRegistryMixin):
         self.saved_rows: SavedRows | None = None
         self.saved_run: SavedRows | None = None
         self.failure_notes: dict[int, str] = {}
+        self.sampler = check_sampler(sampler, type(self).__name__)
+        self.sinks, self.failure_sinks = check_sinks(sinks, "sinks"), check_sinks(failure_sinks, "failure_sinks")
+        self.refill_frequency = check_whole(refill_frequency, "refill_frequency", 1)
+        self.max_batch_size = None if max_batch_size is None else check_whole(max_batch_size, "max_batch_size", 1)
+        self.init_fn, self.ordered = check_function(init_fn, "init_fn"), bool(ordered)
+        self.active_batch: Batch | None = None
+        self.done = False
+        self._in_flight = InFlight(self)
         self._state: Any = None
         self._assigned: set[str] = set()
         self._scheduled: set[str] = vars(self).get("_scheduled", set())
@@ -195,29 +232,86 @@ class BaseDynamics(HookRegistryMixin):
 
     # -- running -------------------------------------------------------------------------------------------------
 
-    def run(self, batch: Batch, n_steps: int | None = None) -> Batch:
+    @overload
+    def run(self, batch: Batch, n_steps: int | None = None) -> Batch: ...
+
+    @overload
+    def run(self, batch: None = None, n_steps: int | None = None) -> Batch | None: ...
+
+    def run(self, batch: Batch | None = None, n_steps: int | None = None) -> Batch | None:
         """Run `n_steps` steps, or fewer if every system is finished, and return the same batch, changed in place.
+
+        With a `sampler`, run in flight: until it is exhausted and every system is finished, which returns None, or at
+        most `n_steps` steps, which returns the batch as it then is.
 
         Parameters
         ----------
         batch
-            Systems to advance. Missing result fields are created; results are computed first if they are stale.
+            Systems to advance. Missing result fields are created; results are computed first if they are stale. None:
+            those of the sampler, or of `active_batch`, which an earlier run left.
         n_steps
-            Overrides the constructor's.
+            Overrides the constructor's. In flight that is the budget of each system, and this the steps of the run.
 
         Raises
         ------
         InputError
-            If neither gives `n_steps`, or the model can not compute what this engine needs.
+            If neither gives `n_steps`, there is neither batch nor sampler, or the model can not compute what this
+            engine needs.
         SimulationError
             If a run in another thread has the batch, the engine or the model.
+        CapacityError
+            If the sinks have no room for a finished system. All are still there: in the sinks or in `active_batch`.
         """
+        if self.inflight_mode:
+            return self._run_in_flight(batch, n_steps)
+        batch = self._given(batch)
         total = self.n_steps if n_steps is None else check_whole(n_steps, "n_steps")
         if total is None:
             raise InputError(f"{type(self).__name__}.run needs `n_steps`; pass it here or to the constructor.")
         with self._around_run(batch):
             self._driver.advance(total)
         return batch
+
+    def refill_check(self, batch: Batch, exit_status: int) -> Batch | None:
+        """Between two calls of `step`: give finished systems to the sinks, and let others take their place; in place.
+
+        Parameters
+        ----------
+        batch
+            Systems in flight; those that stay come first then, in their order.
+        exit_status
+            Status from which on a system is finished. One that failed is, too.
+
+        Returns
+        -------
+        Batch or None
+            The same batch; None if all are finished and the sampler gave out none.
+
+        Raises
+        ------
+        SimulationError
+            A `RuntimeError`, if there is no sampler.
+        """
+        if self.sampler is None:
+            raise SimulationError(
+                f"{type(self).__name__} has no sampler. Give it one: `sampler=SizeAwareSampler(...)`."
+            )
+        check_batch(batch, self)
+        ensure_bookkeeping(batch)
+        finished = finished_systems(batch, exit_status)
+        if finished is None:
+            return batch
+        self._in_flight.take_up(batch)
+        with torch.inference_mode(False):
+            if self._in_flight.refill(batch, finished, partial(exchange_systems, batch)):
+                return batch
+        self.done = self.sampler.exhausted
+        return None
+
+    @property
+    def tally(self) -> Tally:
+        """How many systems of runs in flight have come and gone."""
+        return self._in_flight.tally
 
     def step(self, batch: Batch) -> tuple[Batch, Tensor | None]:
         """Advance one step; return the batch and the indices of systems that are finished, or None."""
@@ -283,7 +377,8 @@ class BaseDynamics(HookRegistryMixin):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return settings, counters and hooks; what it remembers of systems rides on the batch, and goes with that."""
-        return {**vars(self), "_state": None, "active": None, "_opened": None, "_running": False}
+        gone = {"_state": None, "active": None, "_opened": None, "_running": False, "active_batch": None}
+        return {**vars(self), **gone}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -326,7 +421,10 @@ class BaseDynamics(HookRegistryMixin):
 
         The batch that was run last holds the state, and must still be there.
         """
-        return self._state_for(self._driver.systems.batch)
+        state = self._state_for(self._driver.systems.batch)
+        if self.sampler is not None:
+            state |= {"sampler": self.sampler.state_dict(), "in_flight": self._in_flight.state_dict()}
+        return state
 
     def _state_for(self, batch: Batch | None) -> dict[str, Any]:
         rows = self.saved_rows if batch is None else save_rows(batch, self.key, self.variable_levels)
@@ -362,6 +460,9 @@ class BaseDynamics(HookRegistryMixin):
         rows, run = state["state"], state["run"]
         self.saved_rows = None if rows is None else SavedRows(**rows)
         self.saved_run = None if run is None else SavedRows(**run)
+        if self.sampler is not None and "sampler" in state:
+            self.sampler.load_state_dict(state["sampler"])
+            self._in_flight.load_state_dict(state["in_flight"])
 
     def __repr__(self) -> str:
         shown = [f"model={type(self.model).__name__}", *parameters_in_words(self)]
@@ -378,6 +479,11 @@ class BaseDynamics(HookRegistryMixin):
         self._driver.undo_unfinished_step(batch)
 
     # -- used by the driver --------------------------------------------------------------------------------------
+
+    @property
+    def inflight_mode(self) -> bool:
+        """Whether systems leave its runs when they are finished, and others join."""
+        return self.sampler is not None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -498,7 +604,67 @@ class BaseDynamics(HookRegistryMixin):
         return []
 
     def _stages(self) -> list[StageSpec]:
-        return [StageSpec(self, None, None)]
+        return [StageSpec(self, None, self.exit_status)]
+
+    def without_stage(self, batch: Batch) -> dict[int, str]:
+        """Return why systems of a batch would never be moved, by their place, because of the status that they bring."""
+        return {}
+
+    def _check_statuses(self, batch: Batch) -> None:
+        """Raise InputError if a system has a status between the codes, which no stage would ever move."""
+        for place, problem in self.without_stage(batch).items():
+            name = system_name(batch.to_dict(), place)
+            raise InputError(problem.replace("its `status`", f"`status` of {name}", 1) + ".")
+
+    def _given(self, batch: Batch | None) -> Batch:
+        if batch is None:
+            name = type(self).__name__
+            raise InputError(f"{name}.run needs a batch, or a sampler: `{name}(..., sampler=SizeAwareSampler(...))`.")
+        return batch
+
+    def _run_in_flight(self, batch: Batch | None, n_steps: int | None) -> Batch | None:
+        """Run with systems that come and go; see `run`."""
+        most = None if n_steps is None else check_whole(n_steps, "n_steps")
+        check_can_fly(self, self._driver.stages, most)
+        flow, self.done = self._in_flight, False
+        batch = self.active_batch if batch is None else batch
+        if batch is None:
+            batch = flow.first_batch()
+            if batch is None:
+                self.done = flow.end_without_systems()
+                return None
+        else:
+            check_batch(batch, self)
+            flow.take_up(batch)
+            self._check_statuses(batch)
+        self.active_batch = batch
+        with self._around_run(batch):
+            is_left = self._advance_in_flight(batch, most)
+            flow.flush()
+        if is_left:
+            return batch
+        self.active_batch, self.done = None, flow.sampler.exhausted
+        return None
+
+    def _advance_in_flight(self, batch: Batch, most: int | None) -> bool:
+        """Step, and refill between steps; return whether systems are left that are not finished."""
+        driver, done = self._driver, 0
+        while True:
+            moving = driver.systems.active.any
+            if not moving or done == most or self.step_count % self.refill_frequency == 0:
+                finished = driver.finished()
+                if finished is not None:
+                    driver.let_go(finished)
+                    if not self._in_flight.refill(batch, finished, driver.exchange):
+                        return False
+                elif not moving:
+                    return True
+            driver.systems.refresh()
+            if done == most:
+                return True
+            if driver.systems.active.any:
+                driver.step()
+                done += 1
 
     def _follow_schedules(self, batch: Batch) -> None:
         """Bring scheduled parameters of the systems that move up to the time they have spent in the stage, in place."""
@@ -517,7 +683,7 @@ class BaseDynamics(HookRegistryMixin):
             try:
                 self._running = True
                 with self._taken_up(batch, forget_converged=True):
-                    if not self._driver.systems.active.any:
+                    if not self._driver.systems.active.any and not self.inflight_mode:
                         warn_if_nothing_moves(batch, self)
                     yield
             except BaseException as error:

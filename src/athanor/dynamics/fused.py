@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
 
 from athanor import _runtime
 from athanor._values import check_whole
-from athanor.data._checks import system_name
 from athanor.dynamics.arguments import can_not_add
 from athanor.dynamics.convergence import DEFAULT_FMAX, ConvergenceHook
 from athanor.dynamics.engine import BaseDynamics
@@ -38,8 +37,10 @@ class FusedStage(BaseDynamics):
         Kept for compatibility; systems start with the status they bring, 0 if they bring none.
     exit_status
         Status of a finished system; -1 means one more than the largest code.
-    compile_step, compile_kwargs, init_fn
+    compile_step, compile_kwargs
         Not available in this version; leave them out.
+    init_fn
+        As in `BaseDynamics`: called with each batch of systems that join a run in flight.
     **kwargs
         As in `BaseDynamics`. `on_error` given here wins over the engines'. `n_steps` caps `run`.
 
@@ -76,8 +77,8 @@ class FusedStage(BaseDynamics):
         init_fn: Callable[[Batch], Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if compile_step or compile_kwargs or init_fn is not None:
-            raise InputError("FusedStage does not take `compile_step`, `compile_kwargs` or `init_fn` in this version.")
+        if compile_step or compile_kwargs:
+            raise InputError("FusedStage does not take `compile_step` or `compile_kwargs` in this version.")
         self.sub_stages = [_as_stage(entry) for entry in sub_stages]
         _check_stages(self.sub_stages)
         self.entry_status = entry_status
@@ -89,7 +90,7 @@ class FusedStage(BaseDynamics):
         if self.exit_status <= codes[-1]:
             raise InputError(f"`exit_status` is {exit_status}; it must be larger than the last code {codes[-1]}.")
         kwargs.setdefault("on_error", "raise" if any(e.on_error == "raise" for e in engines) else "quarantine")
-        super().__init__(engines[0].model, exit_status=self.exit_status, **kwargs)
+        super().__init__(engines[0].model, exit_status=self.exit_status, init_fn=init_fn, **kwargs)
 
     def register_fused_hook(self, hook: Any) -> None:
         """Register a hook on the fused stage itself; the same as `register_hook`."""
@@ -101,47 +102,57 @@ class FusedStage(BaseDynamics):
         status = batch.get("status", torch.zeros(len(batch), dtype=torch.long))
         return bool((status.reshape(-1) >= exit_status).all())
 
-    def run(self, batch: Batch | None = None, n_steps: int | None = None) -> Batch:
+    @overload
+    def run(self, batch: Batch, n_steps: int | None = None) -> Batch: ...
+
+    @overload
+    def run(self, batch: None = None, n_steps: int | None = None) -> Batch | None: ...
+
+    def run(self, batch: Batch | None = None, n_steps: int | None = None) -> Batch | None:
         """Run until every system is finished, at most `n_steps` steps, and return the same batch, changed in place.
+
+        With a `sampler`, run in flight, as in `BaseDynamics.run`; `n_steps` caps the run there, too.
 
         Raises
         ------
         InputError
-            If there is no batch, or the model can not compute what a stage needs.
+            If there is neither batch nor sampler, or the model can not compute what a stage needs.
         """
-        if batch is None:
-            raise InputError("FusedStage.run needs a batch; samplers that feed systems in are not in this version.")
-        cap = self.n_steps if n_steps is None else check_whole(n_steps, "n_steps")
+        n_steps = self.n_steps if n_steps is None else n_steps
+        if self.inflight_mode:
+            return self._run_in_flight(batch, n_steps)
+        batch = self._given(batch)
+        cap = None if n_steps is None else check_whole(n_steps, "n_steps")
         with self._around_run(batch):
             self._check_statuses(batch)
             self._driver.advance(cap)
         return batch
 
-    def _check_statuses(self, batch: Batch) -> None:
-        """Raise InputError if a system has a status between the codes, which no stage would ever move."""
+    def without_stage(self, batch: Batch) -> dict[int, str]:
+        """Return why systems of a batch would never be moved, by their place, because of the status that they bring."""
         status = batch.status.reshape(-1)
         codes = [code for code, _ in self.sub_stages]
         lost = (status < self.exit_status) & ~torch.isin(status, status.new_tensor(codes))
-        if bool(lost.any()):
-            index = int(lost.nonzero()[0])
-            raise InputError(
-                f"`status` of {system_name(batch.to_dict(), index)} is {int(status[index])}; the stages have the codes "
-                f"{codes}. Give it one of these, or {self.exit_status} if it is finished."
-            )
+        text = "its `status` is {}; the stages have the codes {}. Give it one of these, or {} if it is finished"
+        places = lost.nonzero().flatten().tolist() if bool(lost.any()) else []
+        return {place: text.format(int(status[place]), codes, self.exit_status) for place in places}
 
     def __call__(self, batch: Batch) -> tuple[Batch, Tensor | None]:
         """Advance one step."""
         return self.step(batch)
 
     def __add__(self, other: Any) -> FusedStage:
-        """Return a new fused stage with `other` appended; hooks, step cap and error policy of this one are kept."""
+        """Return a new fused stage with `other` appended; hooks and settings of this one are kept."""
         if not isinstance(other, BaseDynamics):
             raise can_not_add(self, other)
         more = other.sub_stages if isinstance(other, FusedStage) else [(0, other)]
         code = self.sub_stages[-1][0]
         appended = [(code + 1 + place, engine) for place, (_, engine) in enumerate(more)]
         hooks = list(self.hooks) + (list(other.hooks) if isinstance(other, FusedStage) else [])
-        return FusedStage([*self.sub_stages, *appended], hooks=hooks, n_steps=self.n_steps, on_error=self.on_error)
+        kept = {name: getattr(self, name) for name in _SETTINGS}
+        is_default = self.exit_status == code + 1
+        exit_status = -1 if is_default else max(self.exit_status, appended[-1][0] + 1)
+        return FusedStage([*self.sub_stages, *appended], hooks=hooks, exit_status=exit_status, **kept)
 
     def _members(self) -> list[BaseDynamics]:
         return [engine for _, engine in self.sub_stages]
@@ -172,6 +183,13 @@ class FusedStage(BaseDynamics):
         return f"FusedStage({parts}, exit_status={self.exit_status}, step_count={self.step_count})"
 
 
+_SETTINGS = (
+    "entry_status", "n_steps", "on_error", "sampler", "sinks", "failure_sinks", "refill_frequency", "max_batch_size",
+    "init_fn", "ordered",
+)  # fmt: skip
+"""Settings that a fused stage keeps when another one is appended."""
+
+
 def _as_stage(entry: Any) -> tuple[int, BaseDynamics]:
     """Return ``(code, engine)`` if `entry` is that."""
     if not (isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[1], BaseDynamics)):
@@ -191,6 +209,12 @@ def _check_stages(stages: list[tuple[int, BaseDynamics]]) -> None:
         raise InputError(f"status codes are {codes}; give each stage a larger code than the one before.")
     if len({id(engine) for _, engine in stages}) < len(stages):
         raise InputError("one engine stands in two stages, which would share its state. Build one for each stage.")
+    for code, engine in stages:
+        if engine.sampler is not None or engine.sinks:
+            raise InputError(
+                f"stage {code} ({type(engine).__name__}) has a `sampler` or `sinks` of its own; systems come and go "
+                f"through the whole run. Give them to it: `FusedStage([(0, first), (1, second)], sampler=...)`."
+            )
     devices = {code: engine.device_type for code, engine in stages}
     if len(set(devices.values())) > 1:
         raise InputError(f"stages run on different devices: {devices}. Use one `device_type` for all.")

@@ -88,12 +88,29 @@ class HookCalls:
                 if told is not None:
                     told(batch, systems)
 
-    def release(self, batch: Batch) -> None:
-        """Tell hooks that nothing is moved any more."""
-        everybody = torch.ones(len(batch), dtype=torch.bool, device=batch.device)
+    def show(self, member: str, systems: Tensor) -> None:
+        """Show the whole batch to each hook with ``on_join`` or ``on_leave``: who, bool [B], has come, or goes now."""
+        every = (bound for engine in self.engines for bound in engine.bound_hooks)
+        wanting = {id(bound.hook): getattr(bound, member) for bound in every if getattr(bound, member) is not None}
+        if wanting:
+            self._systems.write_back()
+        for tell in wanting.values():
+            tell(self._systems.part.whole, systems)
+
+    def release(self, batch: Batch, systems: Tensor | None = None) -> None:
+        """Tell hooks that the `systems` of a mask [B] are not moved any more; nobody is, without one."""
+        if systems is None:
+            systems = torch.ones(len(batch), dtype=torch.bool, device=batch.device)
         for bound in (bound for engine in self.engines for bound in engine.bound_hooks):
             if bound.release is not None:
-                bound.release(batch, everybody)
+                bound.release(batch, systems)
+
+    def change_whole(self, *places: At) -> bool:
+        """Whether there is a hook at one of the `places` that may change systems which are not worked on."""
+        every = [bound for at in places for engine in self._places.get(at, ()) for bound in engine.bound_hooks]
+        return any(
+            not (bound.observes or bound.on_active) for bound in every if any(bound.runs_at(at) for at in places)
+        )
 
     def wanted_outputs(self) -> frozenset[str]:
         """Return the outputs of the model that hooks want which are due in this step."""

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from athanor.data import _membership
 from athanor.data.fields import IDENTITY
+from athanor.errors import AthanorError, InputError, in_words
 
 if TYPE_CHECKING:
     from athanor.data._part import Part
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
     from athanor.dynamics.active import ActiveSet
     from athanor.dynamics.contract import Engine
     from athanor.dynamics.convergence import ConvergenceHook
+
+
+class DoesNotJoin(InputError):
+    """Systems can not be in one batch with those that are there."""
 
 
 @dataclass(slots=True)
@@ -95,6 +101,32 @@ def count_step(part: Part, stages: Sequence[StageSpec], time_steps: Sequence[flo
             batch.time.add_(time_step)
         else:
             batch.time.copy_(torch.where(stage.active.systems[:, None], batch.time + time_step, batch.time))
+
+
+def finished_systems(batch: Batch, exit_status: int) -> Tensor | None:
+    """Return which systems are past the last stage or failed, bool [B]; None if none is. Waits for the device."""
+    finished = (batch.status.reshape(-1) >= exit_status) | (batch.failure_code.reshape(-1) != 0)
+    return finished if bool(finished.any()) else None
+
+
+def exchange_systems(batch: Batch, leaving: Tensor, newcomers: Batch | None) -> None:
+    """Take the systems of a mask [B] out of `batch`, and put `newcomers` behind those that stay, if any; in place.
+
+    Raises
+    ------
+    DoesNotJoin
+        If they do not fit to those that are there; nothing was changed then.
+    """
+    places, membership = leaving.nonzero().flatten().cpu().numpy(), batch.membership
+    try:
+        if newcomers is not None:
+            _membership.exchange(batch, places, newcomers)
+        else:
+            _membership.remove(batch, places)
+    except AthanorError as error:
+        if batch.membership != membership:
+            raise
+        raise DoesNotJoin(in_words(error)) from error
 
 
 def ensure_bookkeeping(batch: Batch) -> None:

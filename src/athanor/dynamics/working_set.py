@@ -48,7 +48,8 @@ class WorkingSet:
         The active systems, in a batch of their own unless all are active. There while a batch is run.
     run
         What the driver remembers of them, rows [B]: ``known_status`` in which a system was last seen, whether it
-        ``converged`` in a plain engine, and whether it was ``evaluated`` where it is.
+        ``converged`` in a plain engine, whether it was ``evaluated`` where it is, and whether it ``waits`` while
+        newcomers are evaluated.
     active
         All active systems; each stage has its own `StageSpec.active`.
     has_arrivals, has_newcomers
@@ -106,7 +107,8 @@ class WorkingSet:
         batch.drop_orphaned_state()
         check_distinct(batch.system_id.reshape(-1))
         nobody = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
-        fresh = {"known_status": batch.status.reshape(-1).clone(), "converged": nobody, "evaluated": nobody.clone()}
+        fresh = {"known_status": batch.status.reshape(-1).clone(), "converged": nobody}
+        fresh |= {name: nobody.clone() for name in ("evaluated", "waits")}
         rows, known = take_up_rows(batch, self._key, fresh, {}, self._owner.saved_run)
         if bool(known.any()):  # else the run starts with all of them
             rows["known_status"][~known] = ARRIVED
@@ -116,6 +118,12 @@ class WorkingSet:
         self._owner.saved_run = None
         self._batch, self._membership = weakref.ref(batch), batch.membership
         self._ids = ComputedFrom(batch.system_id)
+
+    def take_up_joined(self, batch: Batch, joined: Tensor) -> None:
+        """Go on with a batch after an exchange of systems: those of the mask `joined` [B] arrive, and get state."""
+        self.take_up(batch)
+        self.rows_of(batch)["known_status"][joined] = ARRIVED
+        self.start(batch)
 
     @property
     def _members(self) -> list[Engine]:
@@ -140,7 +148,7 @@ class WorkingSet:
         run = self.rows_of(whole)
         masks = self.masks_of(whole)
         if self._chosen is not None:  # who stood still may have been changed meanwhile
-            run["evaluated"].logical_and_(self._chosen)
+            run["evaluated"].logical_and_(self._chosen | run["waits"])
         self._chosen = torch.stack(masks).any(dim=0)
         if not all(engine.works_on_part(whole) for engine in self._members):
             self._chosen = torch.ones_like(self._chosen)
@@ -162,7 +170,8 @@ class WorkingSet:
 
     def masks_of(self, batch: Batch) -> list[Tensor]:
         """Return which systems of a batch each stage moves, bool [B]."""
-        moving = ~self.rows_of(batch)["converged"]
+        rows = self.rows_of(batch)
+        moving = ~(rows["converged"] | rows["waits"])
         return [stage.mask(batch, self._owner.exit_status) & moving for stage in self._stages]
 
     def _mask_stages(self) -> None:
@@ -181,8 +190,8 @@ class WorkingSet:
 
     def _deciding(self, batch: Batch) -> tuple[Tensor | None, ...]:
         """What decides which systems of a batch are active."""
-        converged = self.run["converged"] if batch is self.part.batch else None
-        return batch.status, batch.failure_code, batch.get("fixed"), converged
+        held = (self.run["converged"], self.run["waits"]) if batch is self.part.batch else (None, None)
+        return batch.status, batch.failure_code, batch.get("fixed"), *held
 
     def refresh(self) -> None:
         """Choose the active systems again if a status, a failure, `fixed` or the converged systems changed."""
@@ -196,6 +205,29 @@ class WorkingSet:
         else:
             part.write_back()
             self._choose(part.whole)
+
+    @property
+    def all_move(self) -> bool:
+        """Whether every system of the whole batch is active still."""
+        return self.part.is_whole and self.active.all and self._seen.holds(*self._deciding(self.part.batch))
+
+    @contextmanager
+    def newcomers_alone(self) -> Iterator[None]:
+        """Work for a while on those active systems that were not evaluated yet, while the others wait."""
+        whole = self.part.whole
+        self.write_back()
+        run = self.rows_of(whole)
+        run["waits"].copy_(run["evaluated"])
+        try:
+            self._choose(whole)
+            yield
+            self.part.write_back()
+            if self._chosen is not None:
+                self._chosen = self._chosen | run["waits"]
+        finally:
+            run["waits"].zero_()
+            self.run["waits"].zero_()
+        self._choose(whole)
 
     def leave_out_failed(self) -> None:
         """Move systems that failed no further in this step. They stay in the part, so that the step can be undone."""

@@ -3,13 +3,14 @@
 Must: `frequency`, `stage`, ``__call__(ctx, stage)``. May: ``default_stage`` (used when neither the registration nor
 `stage` names one), ``_runs_on_stage(stage)`` (several stages), ``on_register(engine)``, ``__enter__``/``__exit__`` or
 ``close()`` (once around each run), ``on_start(batch)`` (sees the batch before the first step, with results, and changes
-nothing), ``take_on(batch, systems)`` and ``release(batch, systems)`` (before the engine begins to move systems, and
-when it moves them no more), ``raises_on_failure = True`` (a system that fails raises instead of being set aside),
-``observes = True`` (it changes nothing of the batch), ``on_active = True`` (it treats each system for itself and is
-given the active ones only), ``counts_each_system = True`` (it is called at every step, and counts `frequency` by the
-steps of each system), ``wants = {"stress"}`` (outputs of the model that it reads, computed in the steps in which it is
-due, also where the engine does without), ``state_dict``/``load_state_dict``. The registry looks for these once, at
-registration.
+nothing), ``on_join(batch, systems)`` and ``on_leave(batch, systems)`` (see the batch, and change nothing, when systems
+have joined a run, with results, and before they leave it), ``take_on(batch, systems)`` and ``release(batch, systems)``
+(before the engine begins to move systems, and when it moves them no more), ``raises_on_failure = True`` (a system that
+fails raises instead of being set aside), ``observes = True`` (it changes nothing of the batch), ``on_active = True``
+(it treats each system for itself and is given the active ones only), ``counts_each_system = True`` (it is called at
+every step, and counts `frequency` by the steps of each system), ``wants = {"stress"}`` (outputs of the model that it
+reads, computed in the steps in which it is due, also where the engine does without),
+``state_dict``/``load_state_dict``. The registry looks for these once, at registration.
 """
 
 from __future__ import annotations

@@ -19,7 +19,9 @@ from athanor.errors import ContractError, InputError
 from athanor.hooks.context import HookContext
 from athanor.hooks.hook_list import HookList
 
-_METHODS = ("_runs_on_stage", "on_register", "on_start", "__enter__", "__exit__", "take_on", "release")
+_METHODS = (
+    "_runs_on_stage", "on_register", "on_start", "on_join", "on_leave", "__enter__", "__exit__", "take_on", "release",
+)  # fmt: skip
 """Members that a hook may have and that must be callable."""
 
 
@@ -35,6 +37,8 @@ class BoundHook:
     enter: Callable[[], Any] | None
     leave: Callable[..., Any] | None
     on_start: Callable[[Any], Any] | None
+    on_join: Callable[[Any, Any], Any] | None
+    on_leave: Callable[[Any, Any], Any] | None
     take_on: Callable[[Any, Any], Any] | None
     release: Callable[[Any, Any], Any] | None
     raises_on_failure: bool
@@ -172,6 +176,8 @@ class HookRegistryMixin:
             enter=members["__enter__"],
             leave=leave,
             on_start=members["on_start"],
+            on_join=members["on_join"],
+            on_leave=members["on_leave"],
             take_on=members["take_on"],
             release=members["release"],
             raises_on_failure=bool(getattr(hook, "raises_on_failure", False)),

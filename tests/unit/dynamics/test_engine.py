@@ -16,7 +16,7 @@ from athanor.dynamics import (
     FIREVariableCell,
     NVTLangevin,
 )
-from athanor.errors import InputError, ModelOutputError
+from athanor.errors import ContractError, InputError, ModelOutputError
 from athanor.hooks import WrapPeriodicHook
 from athanor.models.demo import DemoModel, DemoModelWrapper
 from athanor.testing.dynamics_contract import argon_cluster, argon_crystal, argon_model, with_neighbor_hooks
@@ -176,7 +176,10 @@ def test_user_integrators_may_assign():
         ({"dt": float("nan")}, InputError, "finite"),
         ({"dt": 1.0, "n_steps": -1}, InputError, "n_steps"),
         ({"dt": 1.0, "on_error": "ignore"}, InputError, "quarantine"),
-        ({"dt": 1.0, "sampler": object()}, InputError, "sampler"),
+        ({"dt": 1.0, "sampler": object()}, ContractError, "sampler"),
+        ({"dt": 1.0, "sinks": [3]}, ContractError, "sinks"),
+        ({"dt": 1.0, "refill_frequency": 0}, InputError, "refill_frequency"),
+        ({"dt": 1.0, "init_fn": 3}, ContractError, "init_fn"),
         ({"dt": 1.0, "nonsense": 1}, TypeError, "nonsense"),
     ],
 )

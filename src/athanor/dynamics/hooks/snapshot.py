@@ -177,6 +177,17 @@ class SnapshotHook(_SinkHook):
             self._write(batch)
         self._batch = weakref.ref(batch)
 
+    def on_join(self, batch: Batch, systems: torch.Tensor) -> None:
+        """Write systems of a mask [B] that have joined a run, as they are before their first step, if asked for."""
+        if self.first:
+            self._news.of(batch, systems)
+            self.sink.write(self._frame_of(batch), self._told.of(batch, systems))
+
+    def on_leave(self, batch: Batch, systems: torch.Tensor) -> None:
+        """Write the last state of systems of a mask [B] that are about to leave a run, if asked for."""
+        if self.last:
+            self.sink.write(self._frame_of(batch), self._told.of(batch, systems))
+
     def __call__(self, ctx: DynamicsContext, stage: Enum) -> None:
         """Write ``ctx.batch``."""
         self._write(ctx.batch)

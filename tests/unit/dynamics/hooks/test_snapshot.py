@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from athanor.dynamics.hooks import ConvergedSnapshotHook, SnapshotHook
+from athanor.dynamics.hooks.news import News
 from athanor.errors import DtypeError, InputError, MissingFieldError
 from athanor.hooks import Hook
 from athanor.hooks.context import DynamicsContext
@@ -77,7 +78,28 @@ def test_finished_systems_are_written_once_more(sink):
     assert frame() == []
     hook.close()
     assert frame() == [0, 1, 2]  # of another run
-    assert frame(system_id=[0, 2, 1]) == [2, 1]  # others in their places
+    assert frame(system_id=[0, 2, 1], step=[3, 5, 2], status=[0, 1, 1]) == []  # they changed their places
+    assert frame(system_id=[0, 7, 1]) == [7]  # somebody joined
+
+
+def test_news_of_some_systems_alone() -> None:
+    batch, news = make_batch(0), News("once")
+    batch.step = torch.zeros(3, 1, dtype=torch.long)
+    first = torch.tensor([True, False, False])
+    assert news.of(batch, first).tolist() == [True, False, False]
+    assert news.of(batch, first).tolist() == [False] * 3
+    assert news.of(batch).tolist() == [False, True, True]
+    batch.step += 1
+    assert news.of(batch, ~first).tolist() == [False, True, True]
+    assert news.of(batch).tolist() == [True, False, False]
+    assert News("every").of(batch, first) is first
+
+
+def test_news_by_place_would_be_noticed(sink, monkeypatch) -> None:
+    seen = News._seen_of
+    monkeypatch.setattr(News, "_seen_of", lambda self, now, by_id: seen(self, now, False))
+    with pytest.raises(AssertionError):
+        test_finished_systems_are_written_once_more(sink)
 
 
 def test_all_systems_are_written_unless_told_otherwise(sink):

@@ -1,0 +1,224 @@
+"""Runs in flight: a system's path is that of a run alone, whoever joins, leaves, fails or is restarted beside it."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from athanor.data import AtomicData, Batch
+from athanor.dynamics import (
+    FIRE,
+    NPT,
+    NVE,
+    ConvergenceHook,
+    HostMemory,
+    NVTLangevin,
+    NVTNoseHoover,
+    SizeAwareSampler,
+)
+from athanor.dynamics.driver import Driver
+from athanor.dynamics.engine import BaseDynamics
+from athanor.dynamics.hooks import AlignCellHook
+from athanor.dynamics.in_flight import InFlight
+from athanor.dynamics.working_set import WorkingSet
+from athanor.hooks import DynamicsStage
+from athanor.testing.dynamics_contract import argon_cluster, argon_crystal, argon_model, with_neighbor_hooks
+
+COMPARED = (
+    "positions", "velocities", "forces", "energy", "cell", "step", "time", "failure_code", "failure_step", "dof",
+)  # fmt: skip
+
+
+def nvt(model: Any, **options: Any) -> BaseDynamics:
+    return NVTLangevin(model, dt=4.0, temperature=40.0, friction=0.02, random_seed=7, **options)
+
+
+def two_stages(model: Any, **options: Any) -> BaseDynamics:
+    budget, hooks = options.pop("n_steps"), options.pop("hooks", ())
+    relax = FIRE(model, dt=0.4, n_steps=4, convergence_hook=ConvergenceHook.from_fmax(0.003))
+    fused = relax + nvt(model, n_steps=budget)
+    for hook in hooks:
+        fused.register_hook(hook)
+    for name, value in options.items():
+        setattr(fused, name, value)
+    return fused
+
+
+ENGINES = {
+    "NVE": partial(NVE, dt=4.0, start_temperature=30.0),
+    "Langevin": nvt,
+    "Nose-Hoover": partial(NVTNoseHoover, dt=4.0, temperature=40.0, thermostat_time=50.0),
+    "NPT": partial(
+        NPT, dt=4.0, temperature=40.0, pressure=0.001, barostat_time=200.0, thermostat_time=50.0,
+        pressure_coupling="anisotropic",
+    ),
+    "FIRE": partial(FIRE, dt=0.4, convergence_hook=ConvergenceHook.from_fmax(0.003)),
+    "two stages": two_stages,
+}  # fmt: skip
+
+
+class Fate:
+    """Breaks some systems, and lets some leave, at a step of their own."""
+
+    frequency, stage = 1, DynamicsStage.AFTER_PRE_UPDATE
+    on_active = True
+
+    def __init__(self, breaks: dict[int, int]) -> None:
+        self.breaks = breaks
+
+    def __call__(self, ctx: Any, stage: Any) -> None:
+        batch = ctx.batch
+        for place, one in enumerate(batch.system_id.flatten().tolist()):
+            if self.breaks.get(one) == int(batch.step[place]):
+                batch.positions[batch.batch_idx == place] = float("nan")
+
+
+def system(name: str, number: int, chance: random.Random) -> AtomicData:
+    if name == "NPT":
+        data = argon_crystal(chance.choice([1, 1, 1, 2]), number, strain=0.01 * chance.random())
+        turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(number)).double()).Q
+        data.positions, data.cell = data.positions @ turn, data.cell @ turn
+    else:
+        data = argon_cluster(chance.randint(1, 12), number)
+    del data.velocities
+    if name == "NPT" and chance.random() < 0.3:
+        data.velocities = torch.randn(data.positions.shape, generator=torch.Generator().manual_seed(number)).double()
+    return data
+
+
+def engine_for(name: str, breaks: dict[int, int], **options: Any) -> BaseDynamics:
+    hooks = [Fate(breaks), *([AlignCellHook(4)] if name == "NPT" else [])]
+    return with_neighbor_hooks(ENGINES[name](argon_model(), n_steps=9, hooks=hooks, **options))
+
+
+class Course:
+    """One run in flight, by a seed: sizes, caps, failures, interruptions, restarts."""
+
+    def __init__(self, name: str, seed: int) -> None:
+        chance = random.Random(seed)
+        self.name = name
+        self.systems = [system(name, number, chance) for number in range(chance.randint(1, 14))]
+        self.breaks = {n: chance.randint(0, 8) for n in range(len(self.systems)) if chance.random() < 0.2}
+        largest = max(data.num_nodes for data in self.systems)
+        self.caps = {"max_atoms": chance.randint(largest, 3 * largest), "max_batch_size": chance.randint(1, 5)}
+        self.caps |= {"bin_width": chance.randint(1, 4), "shuffle": chance.random() < 0.5}
+        self.options = {"refill_frequency": chance.choice([1, 1, 3]), "ordered": chance.random() < 0.5}
+        self.from_stream = chance.random() < 0.3
+        self.chance = chance
+        self.sink, self.failures = HostMemory(1000), HostMemory(1000)
+        self.largest_batch = (0, 0)
+
+    def make(self) -> BaseDynamics:
+        source: Any = (data for data in self.systems) if self.from_stream else self.systems
+        sampler = SizeAwareSampler(source, **self.caps)
+        with_sinks = {"sampler": sampler, "sinks": [self.sink], "failure_sinks": [self.failures], **self.options}
+        return engine_for(self.name, self.breaks, **with_sinks)
+
+    def run(self) -> BaseDynamics:
+        engine, batch = self.make(), None
+        while True:
+            steps = self.chance.choice([None, 0, 1, 5, 20]) if self.chance.random() < 0.7 else None
+            batch = engine.run(batch, steps)
+            if engine.done:
+                return engine
+            if batch is None:
+                continue
+            sampler = engine.sampler
+            assert batch.num_nodes <= sampler.max_atoms
+            assert len(batch) <= sampler.max_batch_size
+            tally = engine.tally
+            assert tally.joined == tally.running + tally.finished + tally.failed + tally.held
+            assert tally.running == len(batch)
+            assert (tally.finished, tally.failed) == (len(self.sink), len(self.failures))
+            if self.chance.random() < 0.3:
+                state, batch, engine = engine.state_dict(), batch.clone(), self.make()
+                engine.load_state_dict(state)
+
+    def check(self, engine: BaseDynamics) -> None:
+        count = len(self.systems)
+        delivered = [sink.read() for sink in (self.sink, self.failures) if len(sink)]
+        ids = [one for frames in delivered for one in frames.system_id.flatten().tolist()]
+        assert Counter(ids) == dict.fromkeys(range(count), 1)
+        assert engine.tally == (count, 0, len(self.sink), len(self.failures), 0)
+        for sink in (self.sink, self.failures):
+            if self.options["ordered"] and len(sink):
+                assert sink.read().system_id.flatten().tolist() == sorted(sink.read().system_id.flatten().tolist())
+        for frames in delivered:
+            for data in frames.to_data_list():
+                expected = alone(self.name, self.systems[int(data.system_id)], self.breaks.get(int(data.system_id)))
+                for field in COMPARED:
+                    if field in expected:
+                        assert torch.equal(data[field].nan_to_num(-9.0), expected[field].nan_to_num(-9.0)), field
+                assert (int(data.failure_code) != 0) == (frames is delivered[-1] and len(self.failures) > 0)
+
+
+def alone(name: str, start: AtomicData, breaks_at: int | None) -> AtomicData:
+    batch = Batch.from_data_list([start.clone()])
+    one = int(start.system_id)
+    engine_for(name, {} if breaks_at is None else {one: breaks_at}).run(batch)
+    return batch.get_data(0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_path_does_not_depend_on_who_comes_and_goes(name: str, seed: int) -> None:
+    course = Course(name, 100 * list(ENGINES).index(name) + seed)
+    course.check(course.run())
+
+
+def everyone_arrives(self: WorkingSet, batch: Batch, joined: torch.Tensor) -> None:
+    take_up_joined(self, batch, torch.ones_like(joined))
+
+
+def not_primed(self: Driver) -> None:
+    self.systems.has_newcomers = False
+    self.systems.run["evaluated"].fill_(True)
+
+
+def ids_by_draw(self: SizeAwareSampler, order: int, name: str, data: AtomicData) -> int:
+    self._ids[len(self._ids)] = True
+    return len(self._ids) - 1
+
+
+def left_where_it_was(self: InFlight, frames: Batch) -> None:
+    self._finished += len(frames)
+
+
+take_up_joined = WorkingSet.take_up_joined
+
+MUTANTS = {
+    "a refill enters everybody into the stage": (WorkingSet, "take_up_joined", everyone_arrives),
+    "newcomers start without forces": (Driver, "_evaluate_newcomers", not_primed),
+    "newcomers are turned before they get velocities": (Driver, "_enter_stages", lambda self: None),
+    "ids count draws, not samples": (SizeAwareSampler, "_id_for", ids_by_draw),
+    "failures are not told apart": (InFlight, "_note_written", left_where_it_was),
+}
+"""What breaks the promise, by how."""
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_it_is_noticed_if_it_does(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, name, broken = MUTANTS[mutant]
+    if home is Driver:  # a run starts as it should
+        whole, real = Driver.exchange, getattr(Driver, name)
+
+        def exchange(self: Driver, *arguments: Any) -> None:
+            monkeypatch.setattr(Driver, name, broken)
+            whole(self, *arguments)
+            monkeypatch.setattr(Driver, name, real)
+
+        monkeypatch.setattr(Driver, "exchange", exchange)
+    else:
+        monkeypatch.setattr(home, name, broken)
+    for seed in range(100, 104):
+        course = Course("NPT" if "turned" in mutant else "Langevin", seed)
+        try:
+            course.check(course.run())
+        except (AssertionError, RuntimeError, KeyError, ValueError):
+            return
+    pytest.fail(f"nothing was noticed: {mutant}")

@@ -72,12 +72,3 @@ class News:
     def forget(self) -> None:
         """Start afresh: the next run is another one."""
         self._seen = None
-
-
-def _differs_by_id(before: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
-    """Return which rows of `now` were not among those of `before`, bool [B]; the first column holds ids."""
-    if not len(before):
-        return torch.ones(len(now), dtype=torch.bool, device=now.device)
-    order = before[:, 0].argsort()
-    place = torch.searchsorted(before[order, 0], now[:, 0].contiguous()).clamp(max=len(before) - 1)
-    return (before[order[place]] != now).any(dim=1)

@@ -102,9 +102,9 @@ def system(name: str, number: int, chance: random.Random) -> AtomicData:
     return data
 
 
-def engine_for(name: str, breaks: dict[int, int], **options: Any) -> BaseDynamics:
+def engine_for(name: str, breaks: dict[int, int], model: Any, **options: Any) -> BaseDynamics:
     hooks = [Fate(breaks), Cools(), *([AlignCellHook(4)] if name == "NPT" else [])]
-    return with_neighbor_hooks(ENGINES[name](argon_model(), n_steps=9, hooks=hooks, **options))
+    return with_neighbor_hooks(ENGINES[name](model, n_steps=9, hooks=hooks, **options))
 
 
 class Course:
@@ -122,13 +122,13 @@ class Course:
         self.from_stream = chance.random() < 0.3
         self.chance = chance
         self.sink, self.failures = HostMemory(1000), HostMemory(1000)
-        self.largest_batch = (0, 0)
+        self.model = argon_model()
 
     def make(self) -> BaseDynamics:
         source: Any = (data for data in self.systems) if self.from_stream else self.systems
         sampler = SizeAwareSampler(source, **self.caps)
         with_sinks = {"sampler": sampler, "sinks": [self.sink], "failure_sinks": [self.failures], **self.options}
-        return engine_for(self.name, self.breaks, **with_sinks)
+        return engine_for(self.name, self.breaks, self.model, **with_sinks)
 
     def run(self) -> BaseDynamics:
         engine, batch = self.make(), None
@@ -171,7 +171,7 @@ class Course:
 def alone(name: str, start: AtomicData, breaks_at: int | None) -> AtomicData:
     batch = Batch.from_data_list([start.clone()])
     one = int(start.system_id)
-    engine_for(name, {} if breaks_at is None else {one: breaks_at}).run(batch)
+    engine_for(name, {} if breaks_at is None else {one: breaks_at}, argon_model()).run(batch)
     return batch.get_data(0)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from athanor.data._followers import take_key
 from athanor.data.fields import FIELDS
 from athanor.dynamics.admission import search_radius
 from athanor.dynamics.contract import Engine
@@ -205,6 +206,16 @@ class Driver:
         done = int((batch.step - self._first_step).max())  # a signal may come between a step and its count
         for engine, before in zip(self._call_hooks.engines, self._counts, strict=True):
             engine.step_count = before + done
+
+    @property
+    def last_good_key(self) -> str:
+        """Under which the last good states of systems ride on a batch, and are found there by whoever goes on."""
+        return self._last_good.key
+
+    @last_good_key.setter
+    def last_good_key(self, key: str) -> None:
+        self._last_good.key = key
+        take_key(self._last_good, key)
 
     def _count_from_here(self, batch: Batch) -> None:
         """Note the counts of steps, to know after an interruption how many were done since."""

@@ -435,6 +435,7 @@ class BaseDynamics(HookRegistryMixin):
             "parameters": {name: getattr(self, name) for name in Parameter.names_in(type(self))},
             "state": None if rows is None else rows._asdict(),
             "run": None if run is None else run._asdict(),
+            "last_good": self._driver.last_good_key,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -460,6 +461,7 @@ class BaseDynamics(HookRegistryMixin):
         rows, run = state["state"], state["run"]
         self.saved_rows = None if rows is None else SavedRows(**rows)
         self.saved_run = None if run is None else SavedRows(**run)
+        self._driver.last_good_key = state.get("last_good", self._driver.last_good_key)
         if self.sampler is not None and "sampler" in state:
             self.sampler.load_state_dict(state["sampler"])
             self._in_flight.load_state_dict(state["in_flight"])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from athanor.data._followers import take_key
 from athanor.data.fields import FIELDS
 from athanor.dynamics.admission import search_radius
 from athanor.dynamics.contract import Engine
@@ -120,9 +121,10 @@ class Driver:
         notes = self.owner.failure_notes
         self._quarantine = Quarantine(self.owner.exit_status, raises, systems, self._last_good, notes)
         systems.use_rows_of(batch)
+        settled = systems.settled(batch)  # who changed stage at the end of an earlier run enters in the first step
         for stage, mask in zip(self.stages, systems.masks_of(batch), strict=True):
-            self._call_hooks.hand_over(stage.engine, batch, mask)
-            stage.engine.take_on(batch, mask)
+            self._call_hooks.hand_over(stage.engine, batch, mask & settled)
+            stage.engine.take_on(batch, mask & settled)
         systems.start(batch)
         self._leave_out_misfits()
         self._evaluate_newcomers()
@@ -164,9 +166,9 @@ class Driver:
         count = 0 if newcomers is None else len(newcomers)
         joined = torch.arange(len(whole), device=whole.device) >= len(whole) - count
         systems.take_up_joined(whole, joined)
-        self._enter_stages()
+        self._enter_stages(joined)
         self._evaluate_newcomers()
-        self._quarantine.remember()
+        self._quarantine.remember(systems.part.of_whole(joined))
         if fresh is not None:
             systems.part.batch.mark_results_fresh(*fresh)
         if count:
@@ -205,6 +207,16 @@ class Driver:
         for engine, before in zip(self._call_hooks.engines, self._counts, strict=True):
             engine.step_count = before + done
 
+    @property
+    def last_good_key(self) -> str:
+        """Under which the last good states of systems ride on a batch, and are found there by whoever goes on."""
+        return self._last_good.key
+
+    @last_good_key.setter
+    def last_good_key(self, key: str) -> None:
+        self._last_good.key = key
+        take_key(self._last_good, key)
+
     def _count_from_here(self, batch: Batch) -> None:
         """Note the counts of steps, to know after an interruption how many were done since."""
         self._first_step, self._counts = batch.step.clone(), [engine.step_count for engine in self._call_hooks.engines]
@@ -216,27 +228,34 @@ class Driver:
 
     # -- parts of the step ---------------------------------------------------------------------------------------
 
-    def _enter_stages(self) -> None:
-        """Take up new parameters, and call `on_enter` for systems that changed stage or arrived."""
+    def _enter_stages(self, joined: Tensor | None = None) -> None:
+        """Take up new parameters, and call `on_enter` for systems that changed stage or arrived.
+
+        With a mask of those that have `joined` just now, bool [B], for these alone: the others enter in the next step.
+        """
         systems = self.systems
-        renewed = any(stage.engine.has_new_parameters for stage in self.stages)
+        renewed = joined is None and any(stage.engine.has_new_parameters for stage in self.stages)
         if not systems.has_arrivals and not renewed:
             return
-        systems.has_arrivals = False
+        systems.has_arrivals = joined is not None
         changed = systems.part.batch.status.reshape(-1) != systems.run["known_status"]
+        if joined is not None:
+            changed &= systems.part.of_whole(joined)
         if not renewed and not bool(changed.any()):
             return
         assigned: list[tuple[str, str]] = []
         with systems.on_whole() as batch:
-            changed = systems.part.to_whole(changed)
+            changed_of_whole = systems.part.to_whole(changed)
             for stage in self.stages:
-                assigned += [(stage.engine.key, name) for name in stage.engine.renew_parameters(batch)]
-                arrived = changed & stage.mask(batch, self.owner.exit_status)
+                if renewed:
+                    assigned += [(stage.engine.key, name) for name in stage.engine.renew_parameters(batch)]
+                arrived = changed_of_whole & stage.mask(batch, self.owner.exit_status)
                 if bool(arrived.any()):
                     batch.stage_step[arrived] = 0
                     self._call_hooks.hand_over(stage.engine, batch, arrived)
                     stage.engine.on_enter(batch, arrived)
-        systems.run["known_status"].copy_(systems.part.batch.status.reshape(-1))
+        known, status = systems.run["known_status"], systems.part.batch.status.reshape(-1)
+        known.copy_(torch.where(changed, status, known))
         self._last_good.keep_variables(assigned)  # a user assigned them before this step, and not as a part of it
         systems.refresh()  # a hook may hold other atoms now
         self._leave_out_misfits()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -29,7 +29,7 @@ from athanor.dynamics.arguments import (
 from athanor.dynamics.convergence import ConvergenceHook
 from athanor.dynamics.driver import Driver, check_can_produce
 from athanor.dynamics.evaluate import evaluate
-from athanor.dynamics.in_flight import InFlight, Tally, check_can_fly, check_sampler, check_sinks
+from athanor.dynamics.in_flight import InFlight, Tally, check_sampler, check_sinks
 from athanor.dynamics.in_use import in_use, of_model
 from athanor.dynamics.rows import Rows, SavedRows, mask_of_rows, save_rows, take_up_rows
 from athanor.dynamics.start import check_start, settle_velocities_
@@ -41,8 +41,8 @@ from athanor.dynamics.state import (
     parameters_in_words,
     per_system,
 )
-from athanor.dynamics.status import StageSpec, ensure_bookkeeping, exchange_systems, finished_systems
-from athanor.errors import InputError, NotAvailableError, SimulationError
+from athanor.dynamics.status import StageSpec, ensure_bookkeeping
+from athanor.errors import AthanorWarning, InputError, NotAvailableError, SimulationError
 from athanor.hooks.context import DynamicsContext
 from athanor.hooks.registry import HookRegistryMixin
 from athanor.hooks.stages import DynamicsStage
@@ -263,7 +263,7 @@ class BaseDynamics(HookRegistryMixin):
             If the sinks have no room for a finished system. All are still there: in the sinks or in `active_batch`.
         """
         if self.inflight_mode:
-            return self._run_in_flight(batch, n_steps)
+            return self._in_flight.run(batch, n_steps)
         batch = self._given(batch)
         total = self.n_steps if n_steps is None else check_whole(n_steps, "n_steps")
         if total is None:
@@ -297,16 +297,8 @@ class BaseDynamics(HookRegistryMixin):
                 f"{type(self).__name__} has no sampler. Give it one: `sampler=SizeAwareSampler(...)`."
             )
         check_batch(batch, self)
-        ensure_bookkeeping(batch)
-        finished = finished_systems(batch, exit_status)
-        if finished is None:
-            return batch
-        self._in_flight.take_up(batch)
         with torch.inference_mode(False):
-            if self._in_flight.refill(batch, finished, partial(exchange_systems, batch)):
-                return batch
-        self.done = self.sampler.exhausted
-        return None
+            return self._in_flight.refill_check(batch, exit_status)
 
     @property
     def tally(self) -> Tally:
@@ -435,6 +427,7 @@ class BaseDynamics(HookRegistryMixin):
             "parameters": {name: getattr(self, name) for name in Parameter.names_in(type(self))},
             "state": None if rows is None else rows._asdict(),
             "run": None if run is None else run._asdict(),
+            "last_good": self._driver.last_good_key,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -460,6 +453,7 @@ class BaseDynamics(HookRegistryMixin):
         rows, run = state["state"], state["run"]
         self.saved_rows = None if rows is None else SavedRows(**rows)
         self.saved_run = None if run is None else SavedRows(**run)
+        self._driver.last_good_key = state.get("last_good", self._driver.last_good_key)
         if self.sampler is not None and "sampler" in state:
             self.sampler.load_state_dict(state["sampler"])
             self._in_flight.load_state_dict(state["in_flight"])
@@ -617,54 +611,16 @@ class BaseDynamics(HookRegistryMixin):
             raise InputError(problem.replace("its `status`", f"`status` of {name}", 1) + ".")
 
     def _given(self, batch: Batch | None) -> Batch:
+        name = type(self).__name__
         if batch is None:
-            name = type(self).__name__
             raise InputError(f"{name}.run needs a batch, or a sampler: `{name}(..., sampler=SizeAwareSampler(...))`.")
+        if self.sinks or self.failure_sinks:
+            text = (
+                f"The sinks of {name} get nothing: they are for systems that leave a run in flight, and it has no "
+                f"sampler. A hook writes frames: `SnapshotHook(sink)`."
+            )
+            warnings.warn(AthanorWarning(text), stacklevel=_runtime.level_of_caller())
         return batch
-
-    def _run_in_flight(self, batch: Batch | None, n_steps: int | None) -> Batch | None:
-        """Run with systems that come and go; see `run`."""
-        most = None if n_steps is None else check_whole(n_steps, "n_steps")
-        check_can_fly(self, self._driver.stages, most)
-        flow, self.done = self._in_flight, False
-        batch = self.active_batch if batch is None else batch
-        if batch is None:
-            batch = flow.first_batch()
-            if batch is None:
-                self.done = flow.end_without_systems()
-                return None
-        else:
-            check_batch(batch, self)
-            flow.take_up(batch)
-            self._check_statuses(batch)
-        self.active_batch = batch
-        with self._around_run(batch):
-            is_left = self._advance_in_flight(batch, most)
-            flow.flush()
-        if is_left:
-            return batch
-        self.active_batch, self.done = None, flow.sampler.exhausted
-        return None
-
-    def _advance_in_flight(self, batch: Batch, most: int | None) -> bool:
-        """Step, and refill between steps; return whether systems are left that are not finished."""
-        driver, done = self._driver, 0
-        while True:
-            moving = driver.systems.active.any
-            if not moving or done == most or self.step_count % self.refill_frequency == 0:
-                finished = driver.finished()
-                if finished is not None:
-                    driver.let_go(finished)
-                    if not self._in_flight.refill(batch, finished, driver.exchange):
-                        return False
-                elif not moving:
-                    return True
-            driver.systems.refresh()
-            if done == most:
-                return True
-            if driver.systems.active.any:
-                driver.step()
-                done += 1
 
     def _follow_schedules(self, batch: Batch) -> None:
         """Bring scheduled parameters of the systems that move up to the time they have spent in the stage, in place."""

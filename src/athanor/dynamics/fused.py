@@ -120,7 +120,7 @@ class FusedStage(BaseDynamics):
         """
         n_steps = self.n_steps if n_steps is None else n_steps
         if self.inflight_mode:
-            return self._run_in_flight(batch, n_steps)
+            return self._in_flight.run(batch, n_steps)
         batch = self._given(batch)
         cap = None if n_steps is None else check_whole(n_steps, "n_steps")
         with self._around_run(batch):

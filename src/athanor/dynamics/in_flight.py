@@ -8,18 +8,27 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from athanor import _runtime
+from athanor._values import check_whole
 from athanor.data.batch import Batch
+from athanor.dynamics.arguments import check_batch
 from athanor.dynamics.evaluate import drop_results
 from athanor.dynamics.sampler import Draw, Load, SizeAwareSampler
 from athanor.dynamics.sources import Size
 from athanor.dynamics.state import Parameter, is_schedule
-from athanor.dynamics.status import DoesNotJoin, StageSpec, ensure_bookkeeping
+from athanor.dynamics.status import (
+    DoesNotJoin,
+    StageSpec,
+    ensure_bookkeeping,
+    exchange_systems,
+    finished_systems,
+)
 from athanor.errors import AthanorError, AthanorWarning, CapacityError, ContractError, InputError, in_words
 from athanor.sinks.base import DataSink, check_sink
 
@@ -89,6 +98,72 @@ class InFlight:
         assert self._owner.sampler is not None
         return self._owner.sampler
 
+    # -- running -------------------------------------------------------------------------------------------------
+
+    def run(self, batch: Batch | None, n_steps: int | None) -> Batch | None:
+        """Run until the sampler is exhausted and all are finished, or for so many steps; see `BaseDynamics.run`."""
+        owner, most = self._owner, None if n_steps is None else check_whole(n_steps, "n_steps")
+        check_can_fly(owner, owner._driver.stages, most)
+        owner.done, batch = False, owner.active_batch if batch is None else batch
+        if batch is None:
+            batch = self.first_batch()
+            if batch is None:
+                self._tell_of_nothing()
+                owner.done = self.sampler.exhausted
+                return None
+        else:
+            check_batch(batch, owner)
+            self.take_up(batch)
+            owner._check_statuses(batch)
+        owner.active_batch = batch
+        with owner._around_run(batch):
+            is_left = self._advance(batch, most)
+            for sink in (*owner.sinks, *owner.failure_sinks):
+                sink.flush()
+        if is_left:
+            return batch
+        owner.active_batch, owner.done = None, self.sampler.exhausted
+        return None
+
+    def _advance(self, batch: Batch, most: int | None) -> bool:
+        """Step, and refill between steps; return whether systems are left that are not finished."""
+        owner, driver, done = self._owner, self._owner._driver, 0
+        while True:
+            moving = driver.systems.active.any
+            if not moving or done == most or owner.step_count % owner.refill_frequency == 0:
+                finished = driver.finished()
+                if finished is not None:
+                    driver.let_go(finished)
+                    if not self.refill(batch, finished, driver.exchange):
+                        return False
+                elif not moving:
+                    return True
+            driver.systems.refresh()
+            if done == most:
+                return True
+            if driver.systems.active.any:
+                driver.step()
+                done += 1
+
+    def refill_check(self, batch: Batch, exit_status: int) -> Batch | None:
+        """Refill a batch that no run has; see `BaseDynamics.refill_check`."""
+        ensure_bookkeeping(batch)
+        finished = finished_systems(batch, exit_status)
+        if finished is None:
+            return batch
+        self.take_up(batch)
+        if self.refill(batch, finished, partial(exchange_systems, batch)):
+            return batch
+        self._owner.done = self.sampler.exhausted
+        return None
+
+    def _tell_of_nothing(self) -> None:
+        """Warn that there is nothing to run, unless something was before."""
+        if not self._joined:
+            text = "The sampler has no system that can be run"
+            text += f"; {len(self.sampler.set_aside)} were set aside." if self.sampler.set_aside else "."
+            warnings.warn(AthanorWarning(text), stacklevel=_runtime.level_of_caller())
+
     # -- who joins -----------------------------------------------------------------------------------------------
 
     def first_batch(self) -> Batch | None:
@@ -126,6 +201,10 @@ class InFlight:
         """Return a batch of systems as one that is ready to join; None if every one of them had to be set aside."""
         initialized = None if self._owner.init_fn is None else self._owner.init_fn(batch)
         batch = initialized if isinstance(initialized, Batch) else batch
+        if batch.system_id.reshape(-1).tolist() != [draw.system_id for draw in draws]:
+            raise InputError(
+                "`init_fn` changed which systems join. Let it change what they are like, and no `system_id`."
+            )
         batch.separate_memory()
         ensure_bookkeeping(batch)
         for name in ("velocities", "velocities_present", "dof"):
@@ -230,12 +309,15 @@ class InFlight:
             for place in finished.nonzero().flatten().tolist()
             if int(batch.system_id[place]) not in self._delivered
         ]
-        if not places:
-            return
-        frames = batch.without_pairs().index_select(places)
-        if not self._owner.ordered:
+        frames = batch.without_pairs().index_select(places) if places else None
+        if frames is not None and not self._owner.ordered:
             self._write(frames)
-            return
+        elif frames is not None:
+            self._hold(frames)
+        self._write_held()
+
+    def _hold(self, frames: Batch) -> None:
+        """Let systems wait for their turn."""
         for number, one in enumerate(frames.system_id.reshape(-1).tolist()):
             order = self._running[one].order
             frame = frames.index_select([number])
@@ -244,10 +326,11 @@ class InFlight:
             else:
                 self._held[order] = frame
                 self._delivered.add(one)
-        self._write_held()
 
     def _write_held(self) -> None:
         """Write the systems whose turn it is, as far as everything before them is done."""
+        if not self._held:
+            return
         before = {entry.order for one, entry in self._running.items() if one not in self._delivered}
         while self._next not in before:
             frame = self._held.get(self._next)
@@ -282,19 +365,6 @@ class InFlight:
         failed = int((frames.failure_code.reshape(-1) != 0).sum())
         self._failed += failed
         self._finished += len(frames) - failed
-
-    def end_without_systems(self) -> bool:
-        """Tell that there was nothing to run, unless something was before; return whether there never will be."""
-        if not self._joined:
-            text = "The sampler has no system that can be run"
-            text += f"; {len(self.sampler.set_aside)} were set aside." if self.sampler.set_aside else "."
-            warnings.warn(AthanorWarning(text), stacklevel=_runtime.level_of_caller())
-        return self.sampler.exhausted
-
-    def flush(self) -> None:
-        """Make what was delivered as safe as the sinks can."""
-        for sink in (*self._owner.sinks, *self._owner.failure_sinks):
-            sink.flush()
 
     # -- restart -------------------------------------------------------------------------------------------------
 

@@ -168,6 +168,11 @@ class WorkingSet:
         self._mask_stages()
         self._note_seen()
 
+    def settled(self, batch: Batch) -> Tensor:
+        """Return which systems of a batch are in the stage in which they were last seen, or are new, bool [B]."""
+        known = self.rows_of(batch)["known_status"]
+        return (known == batch.status.reshape(-1)) | (known == ARRIVED)
+
     def masks_of(self, batch: Batch) -> list[Tensor]:
         """Return which systems of a batch each stage moves, bool [B]."""
         rows = self.rows_of(batch)

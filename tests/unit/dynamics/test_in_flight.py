@@ -19,10 +19,14 @@ from athanor.dynamics import (
     HostMemory,
     NVTLangevin,
     SizeAwareSampler,
+    driver,
 )
+from athanor.dynamics.driver import Driver
 from athanor.dynamics.engine import BaseDynamics
 from athanor.dynamics.hooks import LoggingHook, SnapshotHook, StopAboveHook
 from athanor.dynamics.in_flight import InFlight
+from athanor.dynamics.quarantine import Quarantine
+from athanor.dynamics.working_set import WorkingSet
 from athanor.errors import AthanorWarning, CapacityError, InputError, SimulationError
 from athanor.hooks import DynamicsStage
 from athanor.testing.dynamics_contract import BlowUp, argon_cluster, argon_model, with_neighbor_hooks
@@ -207,6 +211,69 @@ def test_ctrl_c_in_a_step_loses_nothing() -> None:
     frames, expected = engine.sinks[0].read(), plain.sinks[0].read()
     assert torch.equal(frames.system_id, expected.system_id)
     assert torch.equal(frames.positions, expected.positions)
+
+
+@pytest.mark.parametrize("cut", range(8))
+def test_ctrl_c_in_the_midst_of_a_refill_loses_nobody(cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [
+        (SizeAwareSampler, "draw_more"), (SizeAwareSampler, "joined"), (driver, "exchange_systems"),
+        (WorkingSet, "take_up_joined"), (Driver, "_enter_stages"), (Driver, "_evaluate_newcomers"),
+        (Quarantine, "remember"), (InFlight, "_note"),
+    ]  # fmt: skip
+    home, name = places[cut]
+    real, plain = getattr(home, name), flying(clusters(3, 4, 3, 5, 3))
+    plain.run()
+    engine, state = flying(clusters(3, 4, 3, 5, 3)), ["waits"]
+    refill = InFlight.refill
+
+    def arms(self: InFlight, *arguments: Any) -> bool:
+        state[0] = "cuts" if state[0] == "waits" else state[0]
+        return refill(self, *arguments)
+
+    def cuts(*arguments: Any) -> Any:
+        if state[0] == "cuts":
+            state[0] = "is over"
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(InFlight, "refill", arms)
+    monkeypatch.setattr(home, name, cuts)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run()
+    engine.undo_unfinished_step(engine.active_batch)
+    engine.run()
+    frames, expected = engine.sinks[0].read(), plain.sinks[0].read()
+    assert sorted(frames.system_id.flatten().tolist()) == [0, 1, 2, 3, 4]
+    for data in frames.to_data_list():
+        place = expected.system_id.flatten().tolist().index(int(data.system_id))
+        assert torch.equal(data.positions, expected.get_data(place).positions), int(data.system_id)
+    assert engine.tally == (5, 0, 5, 0, 0)
+
+
+def test_systems_that_wait_for_their_turn_survive_a_full_sink() -> None:
+    sink = HostMemory(2)
+    engine = flying(clusters(9, 2, 5, 2), [sink], caps={"max_atoms": 11}, ordered=True)
+    with pytest.raises(CapacityError):
+        engine.run()
+    found = ids_in(sink)
+    sink.zero()
+    engine.run()
+    assert found + ids_in(sink) == [0, 1, 2, 3]
+
+
+def test_who_joins_is_not_for_init_to_choose() -> None:
+    def other(batch: Batch) -> Batch:
+        return batch.index_select([0])
+
+    with pytest.raises(InputError, match="`init_fn` changed which systems join"):
+        flying(clusters(3, 3), init_fn=other).run()
+
+
+def test_sinks_without_a_sampler_are_told_of() -> None:
+    model = argon_model()
+    engine = with_neighbor_hooks(NVTLangevin(model, dt=1.0, temperature=9.0, friction=0.1, sinks=[HostMemory(9)]))
+    with pytest.warns(AthanorWarning, match="The sinks of NVTLangevin get nothing"):
+        engine.run(Batch.from_data_list(clusters(3)), 1)
 
 
 def test_what_is_called_with_newcomers_is_called_with_all_of_them() -> None:

@@ -133,6 +133,8 @@ class BaseDynamics(HookRegistryMixin):
     other. It is then no heat, and three degrees of freedom less."""
     start_temperature = Parameter(check_start, has_rows=False, unit="K")
     random_seed = Parameter(check_whole, has_rows=False)
+    first_status = 0
+    """Status of systems that join a run in flight and bring none."""
     warns_of_start = True
     """Whether to warn of velocities at the start that are probably not meant."""
 

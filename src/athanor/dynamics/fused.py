@@ -34,7 +34,7 @@ class FusedStage(BaseDynamics):
     sub_stages
         ``(status code, engine)`` in order; ``a + b + c`` gives codes 0, 1, 2.
     entry_status
-        Kept for compatibility; systems start with the status they bring, 0 if they bring none.
+        Status of systems that join a run in flight and bring none; if it is no code, they start in the first stage.
     exit_status
         Status of a finished system; -1 means one more than the largest code.
     compile_step, compile_kwargs
@@ -90,6 +90,7 @@ class FusedStage(BaseDynamics):
         if self.exit_status <= codes[-1]:
             raise InputError(f"`exit_status` is {exit_status}; it must be larger than the last code {codes[-1]}.")
         kwargs.setdefault("on_error", "raise" if any(e.on_error == "raise" for e in engines) else "quarantine")
+        self.first_status = entry_status if entry_status in codes else codes[0]
         super().__init__(engines[0].model, exit_status=self.exit_status, init_fn=init_fn, **kwargs)
 
     def register_fused_hook(self, hook: Any) -> None:

@@ -168,7 +168,7 @@ class InFlight:
 
     def first_batch(self) -> Batch | None:
         """Return a batch to start with, or None if there is nothing to run."""
-        device = self._owner.device
+        device, self.sampler.entry_status = self._owner.device, self._owner.first_status
         while draws := self.sampler.draw_first(self._owner.max_batch_size, device=device):
             try:
                 made = self.sampler.batch_of(draws, device)
@@ -183,6 +183,7 @@ class InFlight:
 
     def take_up(self, batch: Batch) -> None:
         """Count in the systems of a batch that somebody else made, or that an earlier run left."""
+        self.sampler.entry_status = self._owner.first_status
         ensure_bookkeeping(batch)
         ids, sizes = batch.system_id.reshape(-1).tolist(), zip(batch.num_nodes_list, batch.num_edges_list, strict=True)
         new = {one: _Running(None, Size(*size)) for one, size in zip(ids, sizes, strict=True)}

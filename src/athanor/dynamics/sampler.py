@@ -122,7 +122,7 @@ class SizeAwareSampler:
     Notes
     -----
     A system without an id gets its number in the data set as `system_id`, so that its path does not depend on when it
-    joins. An id that a sample brings is kept. `status` is kept, 0 if it brings none.
+    joins. An id that a sample brings is kept. So is its `status`; one without starts in the first stage of a run.
 
     Examples
     --------
@@ -172,6 +172,7 @@ class SizeAwareSampler:
         self.max_gpu_memory_fraction = max_gpu_memory_fraction
         self.bytes_per_atom, self.bytes_per_edge, self.cutoff = bytes_per_atom, bytes_per_edge, cutoff
         self.dtype = None if dtype is None else check_state_dtype(dtype)
+        self.entry_status = 0
         self.set_aside: list[SetAside] = []
         self._source = open_source(dataset, self.dtype, cutoff)
         self._bins: dict[int, dict[int, Size]] | None = None
@@ -491,7 +492,7 @@ class SizeAwareSampler:
                 delattr(data, field)
         data.system_id = torch.tensor([[system_id]], device=data.device)
         if "status" not in data:
-            data.status = torch.zeros(1, 1, dtype=torch.long, device=data.device)
+            data.status = torch.full((1, 1), self.entry_status, device=data.device)
         return Draw(order, system_id, size, data)
 
     # -- identity ------------------------------------------------------------------------------------------------

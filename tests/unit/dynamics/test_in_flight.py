@@ -23,7 +23,7 @@ from athanor.dynamics import (
 )
 from athanor.dynamics.driver import Driver
 from athanor.dynamics.engine import BaseDynamics
-from athanor.dynamics.hooks import LoggingHook, SnapshotHook, StopAboveHook
+from athanor.dynamics.hooks import ConvergedSnapshotHook, LoggingHook, SnapshotHook
 from athanor.dynamics.in_flight import InFlight
 from athanor.dynamics.quarantine import Quarantine
 from athanor.dynamics.working_set import WorkingSet
@@ -81,8 +81,6 @@ def test_the_model_is_called_for_newcomers_alone() -> None:
     seen: list[int] = []
     engine = flying(clusters(3, 4, 5, 6))
     engine.model.register_forward_hook(lambda model, arguments, result: seen.append(len(arguments[0])))
-    engine.register_hook(StopAboveHook({"energy": 1e9}))
-    engine.hooks.pop()
 
     class LeavesEarly:
         frequency, stage = 1, DynamicsStage.AFTER_STEP
@@ -331,6 +329,28 @@ def test_a_status_that_a_sample_brings_counts_and_one_between_stages_is_set_asid
     steps = dict(zip(ids_in(sink), sink.read().step.flatten().tolist(), strict=True))
     assert sorted(steps) == [0, 1, 3, 4]
     assert (steps[1], steps[4]) == (3, 0)
+
+
+@pytest.mark.parametrize(("entry", "expected"), [(0, [5, 5]), (3, [5, 5]), (5, [3, 3])])
+def test_systems_start_in_the_stage_that_is_said(entry: int, expected: list[int]) -> None:
+    model, sink = argon_model(), HostMemory(9)
+    stages = [(3, NVE(model, dt=1.0, n_steps=2, keep_velocities=True)), (5, NVE(model, dt=1.0, n_steps=3))]
+    sampler = SizeAwareSampler(clusters(3, 3), max_batch_size=1)
+    engine = with_neighbor_hooks(FusedStage(stages, entry_status=entry, sampler=sampler, sinks=[sink]))
+    engine.run()
+    assert sink.read().step.flatten().tolist() == expected
+    assert sink.read().status.flatten().tolist() == [6, 6]
+
+
+def test_converged_systems_are_written_once_by_a_hook_too() -> None:
+    hook, sink = ConvergedSnapshotHook(HostMemory(99)), HostMemory(99)
+    sampler = SizeAwareSampler(clusters(3, 5, 4, 6, 2, 3), max_batch_size=2)
+    criterion = ConvergenceHook.from_fmax(5e-3)
+    engine = FIRE(argon_model(), dt=0.3, convergence_hook=criterion, sampler=sampler, sinks=[sink], hooks=[hook])
+    with_neighbor_hooks(engine).run()
+    assert ids_in(hook.sink) == ids_in(sink)
+    assert sorted(ids_in(sink)) == list(range(6))
+    assert torch.equal(hook.sink.read().positions, sink.read().positions)
 
 
 def test_a_manual_loop() -> None:

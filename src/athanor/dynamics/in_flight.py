@@ -130,7 +130,7 @@ class InFlight:
         owner, driver, done = self._owner, self._owner._driver, 0
         while True:
             moving = driver.systems.active.any
-            if not moving or done == most or owner.step_count % owner.refill_frequency == 0:
+            if not moving or done == most or (done and owner.step_count % owner.refill_frequency == 0):
                 finished = driver.finished()
                 if finished is not None:
                     driver.let_go(finished)
@@ -452,7 +452,7 @@ def check_can_fly(engine: BaseDynamics, stages: Sequence[StageSpec], most: int |
                     f"of a sampler come and go. Give one number."
                 )
     hooks = [hook for member in (engine, *engine._members()) for hook in member.hooks]
-    if not engine.sinks and not any(getattr(hook, "sink", None) is not None for hook in hooks):
+    if not engine.sinks and not any(getattr(hook, "sink", None) or hasattr(hook, "on_leave") for hook in hooks):
         text = (
             f"Finished systems leave {type(engine).__name__}, and nobody keeps them: it has neither `sinks` nor a hook "
             f"that writes. Give it `sinks=[HostMemory(capacity=1000)]`."

@@ -31,8 +31,9 @@ _OF_SPECS = ("level", "kind", "unit", "meaning", "default", "role", "assumed")
 def tree_of(batch: BatchStorage) -> Tree:
     """Return the tree of a batch; its tensors are those of the batch, see `Batch.state_dict`."""
     lists, fresh, room = batch.pair_lists, batch.fresh_results(), batch._room
-    edges_of = [number for number, pairs in enumerate(lists) if pairs.row_ptr is batch._edge_rows_of]
-    levels = {"node": batch._node, "edge": batch._edge, "system": batch._system}
+    edges = batch._edge if batch._edge.tensors else LevelStorage.empty(len(batch))
+    edges_of = [place for place, pairs in enumerate(lists) if edges.tensors and pairs.row_ptr is batch._edge_rows_of]
+    levels = {"node": batch._node, "edge": edges, "system": batch._system}
     return {
         "levels": {name: _tree_of_level(level) for name, level in levels.items()},
         "custom": {name: _tree_of_spec(spec) for name, spec in batch._custom.items()},

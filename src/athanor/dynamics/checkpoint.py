@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from athanor.dynamics.engine import BaseDynamics
 
 Tree = dict[str, Any]
-_NUMBERED = re.compile(r"athanor-key:[0-9]+")
+_NUMBERED = re.compile(r"(athanor-key:[0-9]+)(/.*)?")
 _NO_SETTINGS = ("step_count", "done", "key", "current_hook_stage", "active", "device_type", "n_steps")
 """Attributes of an engine that change during a run, or do not decide what happens in it."""
 _SHOWN = 8
@@ -68,8 +68,8 @@ def tree_of_run(engine: BaseDynamics, batch: Batch, about: Tree, extra: Any = No
     }
 
 
-def about_run(engine: BaseDynamics, batch: Batch) -> Tree:
-    """Return what decides about the bits of a run, beside its state."""
+def about_run(engine: BaseDynamics, batch: Batch, digest: str) -> Tree:
+    """Return what decides about the bits of a run, beside its state; `digest` is that of its model before the run."""
     device = batch.device
     card = engine.model.model_card
     stages = list(getattr(engine, "sub_stages", ()))
@@ -79,7 +79,7 @@ def about_run(engine: BaseDynamics, batch: Batch) -> Tree:
         "machine": platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "dtype": str(batch.dtype),
-        "model": {"class": type(engine.model).__name__, "name": card.name, "digest": model_digest(engine.model)},
+        "model": {"class": type(engine.model).__name__, "name": card.name, "digest": digest},
         "engine": _settings_of(engine, counts_steps=engine.inflight_mode and not stages),
         "stages": {str(code): _settings_of(stage, counts_steps=True) for code, stage in stages},
     }
@@ -101,7 +101,7 @@ def _settings_of(engine: BaseDynamics, *, counts_steps: bool) -> dict[str, str]:
 
 
 def _in_words(value: Any) -> str | None:
-    """Return a setting as text, tensors by their digest; None if it is an object."""
+    """Return a setting as text, tensors by their digest; None if it is an object, or not set."""
     if isinstance(value, Tensor):
         return f"{tuple(value.shape)} {hashlib.sha256(repr(value.tolist()).encode()).hexdigest()[:16]}"
     if is_schedule(value):
@@ -109,7 +109,7 @@ def _in_words(value: Any) -> str | None:
     if isinstance(value, tuple):
         words = [_in_words(each) for each in value]
         return None if None in words else f"({', '.join(map(str, words))})"
-    return repr(value) if value is None or isinstance(value, bool | int | float | str) else None
+    return repr(value) if isinstance(value, bool | int | float | str) else None
 
 
 def _without_rows(state: Tree) -> Tree:
@@ -141,20 +141,22 @@ class _Keys:
 
     def numbered(self, tree: Any) -> Any:
         """Return a tree with a number in place of every key."""
+        return _renamed(tree, self._number)
 
-        def number(text: str) -> str:
-            if text not in self._known:
-                return text
-            return self._numbers.setdefault(text, f"athanor-key:{len(self._numbers)}")
-
-        return _renamed(tree, number)
+    def _number(self, text: str) -> str:
+        """Return a text, numbered if it is a key, or begins with one as names of what is kept of a row do."""
+        key, slash, rest = text.partition("/")
+        if key not in self._known:
+            return text
+        return self._numbers.setdefault(key, f"athanor-key:{len(self._numbers)}") + slash + rest
 
     def numbered_rows(self, tree: Tree) -> Tree:
         """Return the tree of a batch with numbered keys, without rows of those that are not in this run."""
         levels = {}
         for name, level in tree["levels"].items():
             rows = [(self._numbers[key], row, tensor) for key, row, tensor in level["state"] if key in self._numbers]
-            levels[name] = {**level, "state": sorted(rows, key=lambda row: row[:2])}
+            rows = [(key, self._number(row), tensor) for key, row, tensor in rows]
+            levels[name] = {**level, "state": sorted(rows, key=lambda row: row[0])}
         return {**tree, "levels": levels}
 
 
@@ -163,7 +165,8 @@ def _with_new_keys(tree: Any) -> Any:
     made: dict[str, str] = {}
 
     def name(text: str) -> str:
-        return made.setdefault(text, new_name("resumed")) if _NUMBERED.fullmatch(text) else text
+        found = _NUMBERED.fullmatch(text)
+        return made.setdefault(found[1], new_name("resumed")) + (found[2] or "") if found else text
 
     return _renamed(tree, name)
 
@@ -245,7 +248,7 @@ class SavedCheckpoint(NamedTuple):
             batch = Batch.from_state_dict(tree["batch"], engine.device)
         except InputError as error:
             raise StorageError(f"`{self.path}` can not be used: {in_words(error)}") from error
-        _check_same(self.path, self.about, about_run(engine, batch), allow)
+        _check_same(self.path, self.about, about_run(engine, batch, model_digest(engine.model)), allow)
         hooks, sinks = _with_memory(engine), sinks_of(engine)
         self._check_collaborators(hooks, sinks)
         mine = [hook for hook in engine._driver.hooks if isinstance(getattr(hook, "folder", None), CheckpointFolder)]

@@ -113,8 +113,8 @@ class Driver:
         resumes = self.resumed is not None
         if self.resumed is not None and self.resumed[0] is not batch:
             raise InputError(
-                f"{type(self.owner).__name__} is to go on from a checkpoint, with the batch that `resume` returned. Run "
-                f"that one: `engine.run(batch)`."
+                f"{type(self.owner).__name__} is to go on from a checkpoint, with the batch that `resume` returned. "
+                f"Run that one: `engine.run(batch)`."
             )
         self.systems.release()
         ensure_bookkeeping(batch)
@@ -144,12 +144,12 @@ class Driver:
             if not resumes:
                 stage.engine.take_on(batch, mask & settled)
         systems.start(batch)
-        if not resumes:
+        if not resumes:  # else it was done then, and what is remembered of it rides on the batch
             self._leave_out_misfits()
-        self._evaluate_newcomers()
-        if not systems.active.any:
-            self._leave_results_unknown(batch)
-        self._quarantine.remember()
+            self._evaluate_newcomers()
+            if not systems.active.any:
+                self._leave_results_unknown(batch)
+            self._quarantine.remember()
         self._call_hooks.show_start()
         self.done, self.resumed = 0 if self.resumed is None else self.resumed[1], None
 

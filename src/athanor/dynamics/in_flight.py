@@ -376,7 +376,7 @@ class InFlight:
         """Return what a restart needs to know beside batch and sampler."""
         return {
             "running": {one: (entry.order, *entry.size) for one, entry in self._running.items()},
-            "delivered": sorted(self._delivered),
+            "delivered": sorted(self._delivered & self._running.keys()),
             "held": {order: frame.state_dict() for order, frame in self._held.items()},
             "next": self._next,
             "counts": (self._joined, self._finished, self._failed),

@@ -590,7 +590,7 @@ class SizeAwareSampler:
                     self._head.pop()
             came = given[0] + len(waiting)
             if self._came < came:
-                raise InputError(f"The stream ends after {self._came} systems; it gave {came} before.")
+                raise InputError(f"The stream ends after {self._came} systems; {came} of it were given out before.")
         else:
             if given and max(given) >= self._source.count:
                 raise InputError(

@@ -13,6 +13,7 @@ from athanor.dynamics.checkpoint import SavedCheckpoint, about_run, tree_of_run
 from athanor.errors import ContractError, InputError
 from athanor.hooks.stages import DynamicsStage
 from athanor.io.checkpoint import CheckpointFolder
+from athanor.models.digest import model_digest
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -84,7 +85,8 @@ class Checkpoint:
         self._is_asked = False
         self._saved_at: int | None = None
         self._saved_when = 0.0
-        self._about: tuple[Any, dict[str, Any]] | None = None
+        self._model: Any = None
+        self._digest = ""
 
     @property
     def keep(self) -> int:
@@ -110,8 +112,14 @@ class Checkpoint:
 
     # -- called by the engine ------------------------------------------------------------------------------------
 
+    def on_register(self, engine: Any) -> None:
+        """Note the model of the engine."""
+        if self._model is not engine.model:
+            self._model, self._digest = engine.model, ""
+
     def __enter__(self) -> Self:
         self.folder.acquire()
+        self._digest = self._digest or model_digest(self._model)  # before the first evaluation, which may change it
         if self._saved_at is None and not self.overwrite and self.folder.numbers():
             self.folder.release()
             raise InputError(
@@ -149,8 +157,7 @@ class Checkpoint:
 
     def _save(self, engine: Any, batch: Batch) -> None:
         self._is_asked = False
-        if self._about is None or self._about[0] is not engine.model:
-            self._about = (engine.model, about_run(engine, batch))
         extra = None if self.extra is None else self.extra()
-        self.last_number = self.folder.write(tree_of_run(engine, batch, self._about[1], extra))
+        about = about_run(engine, batch, self._digest)
+        self.last_number = self.folder.write(tree_of_run(engine, batch, about, extra))
         self._saved_at, self._saved_when = engine._driver.done, time.monotonic()

@@ -25,6 +25,10 @@ FILES = (STATE, TENSORS, DIGESTS)
 _MOST_DIGESTS = 4096
 
 
+class DamagedError(StorageError):
+    """A file of a checkpoint is not what was written."""
+
+
 class OtherVersionError(StorageError):
     """A checkpoint of another version of athanor, which is whole."""
 
@@ -95,12 +99,10 @@ def read_files(folder: Path) -> Any:
         raise _damaged(folder, STATE, f"its digest is not that of `{DIGESTS}`")
     try:
         return _tree_of(place, from_text(text), digests[TENSORS])
-    except OtherVersionError:
+    except (OtherVersionError, DamagedError):
         raise
     except StorageError as error:
-        raise StorageError(
-            str(error) if str(error).startswith("`") else str(_damaged(folder, STATE, str(error)))
-        ) from error
+        raise _damaged(folder, STATE, str(error)) from error
 
 
 def _tree_of(place: Folder, document: Any, digest: str) -> Any:
@@ -171,5 +173,5 @@ def _read_whole(place: Folder, name: str, most: int) -> bytes:
         source.close()
 
 
-def _damaged(folder: Path, name: str, what: str) -> StorageError:
-    return StorageError(f"`{folder / name}` is damaged: {what}.")
+def _damaged(folder: Path, name: str, what: str) -> DamagedError:
+    return DamagedError(f"`{folder / name}` is damaged: {what}.")

@@ -72,7 +72,8 @@ def bytes_of(tensors: Sequence[torch.Tensor]) -> Iterator[memoryview | bytes]:
     small: list[bytes] = []
     waiting = 0
     for tensor in tensors:
-        flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+        flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        flat = flat.as_strided((flat.numel(),), (1,))  # one number may have any stride
         content = flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
         if len(content) < _BLOCK // 4:
             small.append(bytes(content))

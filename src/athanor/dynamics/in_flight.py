@@ -118,6 +118,7 @@ class InFlight:
         owner.active_batch = batch
         with owner._around_run(batch):
             is_left = self._advance(batch, most)
+            owner._driver.finish()
             for sink in (*owner.sinks, *owner.failure_sinks):
                 sink.flush()
         if is_left:
@@ -127,10 +128,12 @@ class InFlight:
 
     def _advance(self, batch: Batch, most: int | None) -> bool:
         """Step, and refill between steps; return whether systems are left that are not finished."""
-        owner, driver, done = self._owner, self._owner._driver, 0
+        owner, driver = self._owner, self._owner._driver
+        driver.pause()
         while True:
             moving = driver.systems.active.any
-            if not moving or done == most or (done and owner.step_count % owner.refill_frequency == 0):
+            at_refill = driver.done > 0 and owner.step_count % owner.refill_frequency == 0
+            if not moving or driver.done == most or at_refill:
                 finished = driver.finished()
                 if finished is not None:
                     driver.let_go(finished)
@@ -139,11 +142,12 @@ class InFlight:
                 elif not moving:
                     return True
             driver.systems.refresh()
-            if done == most:
+            if driver.done == most:
                 return True
             if driver.systems.active.any:
                 driver.step()
-                done += 1
+                driver.done += 1
+                driver.pause()
 
     def refill_check(self, batch: Batch, exit_status: int) -> Batch | None:
         """Refill a batch that no run has; see `BaseDynamics.refill_check`."""
@@ -373,8 +377,8 @@ class InFlight:
         """Return what a restart needs to know beside batch and sampler."""
         return {
             "running": {one: (entry.order, *entry.size) for one, entry in self._running.items()},
-            "delivered": sorted(self._delivered),
-            "held": {order: frame.model_dump() for order, frame in self._held.items()},
+            "delivered": sorted(self._delivered & self._running.keys()),
+            "held": {order: frame.state_dict() for order, frame in self._held.items()},
             "next": self._next,
             "counts": (self._joined, self._finished, self._failed),
         }
@@ -383,7 +387,7 @@ class InFlight:
         """Take up `state` from `state_dict`."""
         self._running = {one: _Running(order, Size(*size)) for one, (order, *size) in state["running"].items()}
         self._delivered = set(state["delivered"])
-        self._held = {order: Batch.from_dict(dump) for order, dump in state["held"].items()}
+        self._held = {order: Batch.from_state_dict(frame) for order, frame in state["held"].items()}
         self._next = state["next"]
         self._joined, self._finished, self._failed = state["counts"]
 

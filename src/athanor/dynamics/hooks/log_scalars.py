@@ -134,12 +134,20 @@ class LoggingHook:
         self._writer.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Columns and number of rows so far; what waits is written first."""
-        return self._writer.state_dict()
+        """Columns, number of rows and length of the file so far; what waits is written first."""
+        return {**self._writer.state_dict(), "news": self._news.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the columns and the row count of `state`."""
+        """Go on with the columns and the row count of `state`; a file is cut back to the length that it had.
+
+        Raises
+        ------
+        StorageError
+            If the file is shorter than it was, or can not be cut.
+        """
         self._writer.load_state_dict(state)
+        if "news" in state:
+            self._news.load_state_dict(state["news"])
 
 
 def collect_columns(ctx: DynamicsContext) -> Columns:

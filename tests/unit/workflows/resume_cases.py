@@ -23,7 +23,12 @@ from athanor.workflows.progress import StopFlag
 
 ARGON = "{name: lennard-jones, epsilon: 0.0104, sigma: 3.4, cutoff: 8.5}"
 COMMITTEE = f"{{name: committee, members: [{ARGON}, {ARGON.replace('3.4,', '3.42,')}]}}"
-HEAD = "structures: [structures.extxyz]\nthreads: 1\nsilence: [small-cell, start, time-step, velocities, non-periodic, coupling]\ncheckpoint: 1h\n"
+HEAD = """\
+structures: [structures.extxyz]
+threads: 1
+silence: [small-cell, start, velocities, non-periodic]
+checkpoint: 1h
+"""
 """Nobody waits for the clock: checkpoints are written at the start, and when a run is stopped."""
 TABLES = (LOG, SUMMARY_CSV, SUMMARY_JSON, FINAL)
 
@@ -63,10 +68,12 @@ JOBS: dict[str, tuple[list[Atoms], str]] = {
     "relax, one batch": (
         clusters(), f"model: {ARGON}\nevery: 1\nstages: [{{relax: {{fmax: 0.003, fixed_cell: true, steps: 30}}}}]"),
     "langevin": (mixed(), f"model: {ARGON}\nmax_atoms: 9\nevery: 20\nstages: [{_md('nvt', 45, HOT)}]"),
-    "nose-hoover": (clusters(), f"model: {ARGON}\nmax_atoms: 9\nevery: 12\nstages: [{_md('nvt-nose-hoover', 40, HOT)}]"),
+    "nose-hoover": (
+        clusters(), f"model: {ARGON}\nmax_atoms: 9\nevery: 12\nstages: [{_md('nvt-nose-hoover', 40, HOT)}]"),
     "npt": (crystals(), f"model: {ARGON}\nmax_atoms: 24\nevery: 4\n"
             f"stages: [{_md('npt', 24, HOT + ', pressure: 0.1 GPa')}]"),
-    "both": (crystals(), f"model: {ARGON}\nmax_atoms: 16\nevery: 5\nstages: [{{relax: {{fmax: 0.01}}}}, {_md('nvt', 30, HOT)}]"),
+    "both": (crystals(), f"model: {ARGON}\nmax_atoms: 16\nevery: 5\n"
+             f"stages: [{{relax: {{fmax: 0.01}}}}, {_md('nvt', 30, HOT)}]"),
     "both, float32": (mixed(), f"model: {ARGON}\nmax_atoms: 9\nevery: 14\ndtype: float32\n"
                       f"stages: [{{relax: {{fmax: 0.02}}}}, {_md('nvt', 30, HOT)}]"),
     "stopped above": (clusters(), f"model: {COMMITTEE}\nmax_atoms: 9\nevery: 4\nproperties: [force_deviation]\n"
@@ -84,11 +91,11 @@ def write_job(name: str, place: Path) -> Path:
     return job
 
 
-def run(*arguments: Any) -> tuple[int, str]:
+def run(*arguments: Any, quiet: bool = True) -> tuple[int, str]:
     """Call the command line; return the exit code, and what it says on stderr."""
     screen = io.StringIO()
     with redirect_stdout(io.StringIO()), redirect_stderr(screen):
-        code = call(["run", *map(str, arguments), "-q"])
+        code = call(["run", *map(str, arguments), *["-q"] * quiet])
     return code, screen.getvalue()
 
 

@@ -61,6 +61,11 @@ def test_stopped_every_few_steps_and_in_the_last_one(whole: Whole, tmp_path: Pat
 
 
 # ------------------------------------------------------------------------------------------------------- broken twins
+def _live_and_compare(job: Path, out: Path, stops: Any, undisturbed: Path) -> None:
+    live(job, out, *stops)
+    compare(undisturbed, out)
+
+
 def _nothing(self: Any, *_: Any) -> None:
     """Forget what was."""
 
@@ -80,12 +85,10 @@ def test_what_is_forgotten_is_found(
     owner: Any, method: str, name: str, stops: Any, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, undisturbed = whole(name)
-    live(job, tmp_path / "right", *stops)
-    compare(undisturbed, tmp_path / "right")
+    _live_and_compare(job, tmp_path / "right", stops, undisturbed)
     monkeypatch.setattr(owner, method, _nothing)
     with pytest.raises(AssertionError):
-        live(job, tmp_path / "wrong", *stops)
-        compare(undisturbed, tmp_path / "wrong")
+        _live_and_compare(job, tmp_path / "wrong", stops, undisturbed)
 
 
 def test_the_age_of_lists_that_is_forgotten_is_found(
@@ -102,5 +105,4 @@ def test_the_age_of_lists_that_is_forgotten_is_found(
 
     monkeypatch.setattr(CheckpointFolder, "load", twin)
     with pytest.raises(AssertionError):
-        live(job, tmp_path / "wrong", *[7] * 12)
-        compare(undisturbed, tmp_path / "wrong")
+        _live_and_compare(job, tmp_path / "wrong", [7] * 12, undisturbed)

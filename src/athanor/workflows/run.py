@@ -234,6 +234,7 @@ class _Run:
         self._log = recorder.log
         fused.register_hook(recorder)
         fused.register_hook(ProgressHook(self.progress, flag, partial(self._how_far, tracker, sampler)))
+        checkpoint = None
         if folder is not None and self.spec.checkpoint:
             checkpoint = Checkpoint(
                 folder / CHECKPOINTS, seconds=self.spec.checkpoint, extra=partial(describe_job, plan), overwrite=True
@@ -242,14 +243,14 @@ class _Run:
             flag.when_set = checkpoint.request
         fused.register_hook(StopHook(flag))
         if folder is not None and self._earlier is not None:
-            self._go_on_from(folder, fused, tracker)
+            self._go_on_from(folder, fused, tracker, checkpoint)
         while self._trouble is None and not self.result.interrupted and self._go_on(fused, recorder, flag):
             self.result.interrupted |= flag.is_set
         for entry in sampler.set_aside:
             plan.set_aside([plan.usable[entry.order]], entry.reason)
         plan.check_some_left()
 
-    def _go_on_from(self, folder: Path, fused: FusedStage, tracker: Tracker) -> None:
+    def _go_on_from(self, folder: Path, fused: FusedStage, tracker: Tracker, checkpoint: Checkpoint | None) -> None:
         """Take up the newest checkpoint; outputs are cut back to it. Until it is known to fit, nothing is changed."""
         try:
             saved = Checkpoint.load(folder / CHECKPOINTS)
@@ -257,12 +258,14 @@ class _Run:
             check_frames(folder / TRAJECTORY, len(self.sink), saved.tree["sinks"])
             batch = saved.restore(fused)
             remove_ends(folder)
-        except BaseException:
-            if self.sink is not None:
-                self.sink.abandon()
+            self._begin_to_write(folder)
+            self._write_summary()
+        except BaseException:  # let others have it
+            self.sink.abandon()
+            held = fused.resumed_folder if checkpoint is None else checkpoint.folder
+            if held is not None:
+                held.release()
             raise
-        self._begin_to_write(folder)
-        self._write_summary()
         self._steps_before = self.outcomes.steps + int(tracker.steps_done(batch).sum())
 
     def _go_on(self, fused: FusedStage, recorder: Recorder, flag: StopFlag) -> bool:

@@ -292,11 +292,11 @@ class SavedCheckpoint(NamedTuple):
                 hook.load_state_dict(state)
             for sink, state in zip(sinks, self.tree["sinks"], strict=True):
                 sink.load_state_dict(state)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            if isinstance(error, AthanorError):
-                raise
+            engine._driver.resumed = (batch, int(self.steps))
+        except (AthanorError, Warning):
+            raise
+        except Exception as error:  # a tree that somebody else wrote may be anything
             raise StorageError(f"`{self.path}` can not be used: {in_words(error)}.") from error
-        engine._driver.resumed = (batch, int(self.steps))
         if engine.inflight_mode:
             engine.active_batch = batch
 

@@ -131,8 +131,8 @@ class InFlight:
         owner, driver = self._owner, self._owner._driver
         driver.pause()
         while True:
-            moving = driver.systems.active.any
-            if not moving or driver.done == most or owner.step_count % owner.refill_frequency == 0:
+            moving, is_over = driver.systems.active.any, most is not None and driver.done >= most
+            if not moving or is_over or owner.step_count % owner.refill_frequency == 0:
                 finished = driver.finished()
                 if finished is not None:
                     driver.let_go(finished)
@@ -141,7 +141,7 @@ class InFlight:
                 elif not moving:
                     return True
             driver.systems.refresh()
-            if driver.done == most:
+            if is_over:
                 return True
             if driver.systems.active.any:
                 driver.step()

@@ -118,15 +118,15 @@ def test_one_run_at_a_time(tmp_path):
     assert loaded(tmp_path) == 2
     found.release()
     hold = (
-        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); f.write('process 7 on a machine'); "
-        "f.flush(); print(1, flush=True); input()"
+        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); "
+        "f.write('process 7 on a machine'); f.flush(); print(1, flush=True); input()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", hold, str(tmp_path / "LOCK")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         other.stdout.readline()
         with pytest.raises(
-            StorageError, match="by process 7 on a machine; nothing was changed. Wait until it has ended"
+            StorageError, match=r"by process 7 on a machine; nothing was changed\. Wait until it has ended"
         ):
             found.write({})
         other.communicate(b"\n")
@@ -216,7 +216,7 @@ def test_a_full_disk_is_told(tmp_path):
     filled(tmp_path)
     writing = CheckpointFolder(tmp_path, disk=FaultyDisk(4, OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(
-        StorageError, match="No space left on device. The checkpoints in it are as they were. Make room"
+        StorageError, match=r"No space left on device\. The checkpoints in it are as they were\. Make room"
     ):
         writing.write(tree(3))
 

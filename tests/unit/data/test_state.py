@@ -86,7 +86,8 @@ class Model:
 
 MODEL = Model()
 MAKERS = [
-    plain, with_custom_fields, with_lists, with_assigned_pairs, with_groups_and_state, with_room, with_results, without_systems,
+    plain, with_custom_fields, with_lists, with_assigned_pairs, with_groups_and_state, with_room, with_results,
+    without_systems,
 ]  # fmt: skip
 
 

@@ -102,12 +102,15 @@ class LoggingHook:
 
     def __call__(self, ctx: DynamicsContext, stage: Enum) -> None:
         """Record one row per system. Waits for the device."""
+        self.record(ctx, self._news.of(ctx.batch))
+
+    def record(self, ctx: DynamicsContext, systems: torch.Tensor | None = None) -> None:
+        """Record one row for each of the `systems` of a mask [B], or for all. Waits for the device."""
         columns = collect_columns(ctx)
         for name, function in self.custom_scalars.items():
             columns[name] = _per_system(name, function(ctx), ctx.batch.num_graphs)
-        news = self._news.of(ctx.batch)
-        if news is not None:
-            chosen = news.cpu().numpy()
+        if systems is not None:
+            chosen = systems.cpu().numpy()
             columns = {name: values[chosen] for name, values in columns.items()}
         self._writer.write(int(ctx.step_count), columns)
 

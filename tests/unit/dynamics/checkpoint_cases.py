@@ -45,7 +45,7 @@ from athanor.models.demo import DemoModel, DemoModelWrapper
 from athanor.sinks import HostMemory, ZarrData
 from athanor.testing.dynamics_contract import argon_cluster, argon_crystal, argon_model, with_neighbor_hooks
 
-STEPS = 20
+STEPS, CLUSTERS = 20, 11
 PLACES = (0, 4, 9, 13, 19)
 BATH = {"temperature": 60.0, "random_seed": 5}
 CRYSTAL = {"temperature": 60.0, "pressure": 0.001, "barostat_time": 400.0}
@@ -77,8 +77,8 @@ def relax_and_heat(model: Any, **options: Any) -> FusedStage:
 
 
 def in_flight(make: Make, model: Any, sink: Any, **options: Any) -> Any:
-    """Eleven clusters in a batch of at most three; results in order, in a store or in memory."""
-    clusters = [argon_cluster(2 + number % 4, number) for number in range(11)]
+    """Many clusters in a batch of at most three; results in a store or in memory."""
+    clusters = [argon_cluster(2 + number % 4, number) for number in range(CLUSTERS)]
     if make is relax_and_heat and not options.pop("is_stream", False):
         source: Any = clusters
     else:

@@ -1,7 +1,8 @@
 """Kill runs at random moments, let them go on, and compare what they end with to runs that nobody disturbed.
 
 A program that has loaded everything forks; each child goes on from the newest checkpoint of its case, if there is
-one, and is killed (SIGKILL) some checkpoints later, at any moment of a step or of a write. By hand, with the number of kills:
+one, and is killed (SIGKILL) some checkpoints later, at any moment of a step or of a write. By hand, with the number of
+kills:
 ``python -m tests.reliability.kill_rig 500``.
 """
 

@@ -101,9 +101,6 @@ class Checkpoint:
     def __repr__(self) -> str:
         return describe(self, "every", "seconds", "keep")
 
-    def __getstate__(self) -> dict[str, Any]:
-        raise ContractError("A Checkpoint has a folder to itself and can not be copied. Make another one.")
-
     @staticmethod
     def is_in(folder: str | os.PathLike[str]) -> bool:
         """Whether a folder holds checkpoints, whole or damaged."""

@@ -40,7 +40,7 @@ Exchange = Callable[[Tensor, Batch | None], None]
 
 
 class Tally(NamedTuple):
-    """How many systems have come and gone: ``joined`` is the sum of the others.
+    """How many systems have come and gone: ``joined`` is the sum of all others but ``retried``.
 
     Parameters
     ----------
@@ -52,6 +52,8 @@ class Tally(NamedTuple):
         Those that were delivered, by whether they failed.
     held
         Those that are finished and wait for one before them, where results are delivered in order.
+    retried
+        Those of the delivered ones that had gone back and on with smaller steps.
     """
 
     joined: int
@@ -59,6 +61,7 @@ class Tally(NamedTuple):
     finished: int
     failed: int
     held: int
+    retried: int = 0
 
 
 class _Running(NamedTuple):
@@ -83,14 +86,14 @@ class InFlight:
         self._delivered: set[int] = set()
         self._held: dict[int, Batch] = {}
         self._next = 0
-        self._joined = self._finished = self._failed = 0
+        self._joined = self._finished = self._failed = self._retried = 0
 
     @property
     def tally(self) -> Tally:
         """How many systems have come and gone."""
         held = len(self._held)
         running = self._joined - self._finished - self._failed - held
-        return Tally(self._joined, running, self._finished, self._failed, held)
+        return Tally(self._joined, running, self._finished, self._failed, held, self._retried)
 
     @property
     def sampler(self) -> SizeAwareSampler:
@@ -366,6 +369,7 @@ class InFlight:
         failed = int((frames.failure_code.reshape(-1) != 0).sum())
         self._failed += failed
         self._finished += len(frames) - failed
+        self._retried += int((frames.retries > 0).sum()) if "retries" in frames else 0
 
     # -- restart -------------------------------------------------------------------------------------------------
 
@@ -376,7 +380,7 @@ class InFlight:
             "delivered": sorted(self._delivered),
             "held": {order: frame.model_dump() for order, frame in self._held.items()},
             "next": self._next,
-            "counts": (self._joined, self._finished, self._failed),
+            "counts": (self._joined, self._finished, self._failed, self._retried),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -385,7 +389,7 @@ class InFlight:
         self._delivered = set(state["delivered"])
         self._held = {order: Batch.from_dict(dump) for order, dump in state["held"].items()}
         self._next = state["next"]
-        self._joined, self._finished, self._failed = state["counts"]
+        self._joined, self._finished, self._failed, self._retried = state["counts"]
 
 
 def _plan(count: int, sinks: Sequence[DataSink]) -> list[tuple[DataSink, int]]:

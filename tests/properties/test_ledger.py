@@ -1,5 +1,5 @@
-"""Reported numbers are honest: what has joined, is under way, finished, failed, tried again, was written and is safe are
-counted apart, and add up at every moment."""
+"""Reported numbers are honest: what has joined, is under way, finished, failed, tried again, was written and is safe is
+counted apart, and adds up at every moment."""
 
 from __future__ import annotations
 

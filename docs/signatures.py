@@ -32,6 +32,8 @@ SYSTEMS = (
 )
 RUN = (
     settings.STOP_ABOVE,
+    settings.ON_ERROR,
+    settings.MAX_RETRIES,
     settings.EVERY,
     settings.SEED,
     settings.OUT,

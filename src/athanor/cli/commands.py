@@ -21,6 +21,7 @@ from athanor.cli.options import (
     OVERWRITE,
     QUICK,
     SCREEN,
+    SECOND_CHANCES,
     SEED,
     STOP_ABOVE,
     SYSTEMS,
@@ -65,7 +66,7 @@ _REPLACE = options.flag("overwrite", OUTPUT, "Replace the file if it exists.")
 def _stage_parameters(kind: StageKind) -> list[Parameter]:
     out = options.option(OUT, required=True)
     return [
-        *(FILES, FROM_TIME, *SYSTEMS, STOP_ABOVE, *options.of_stage(kind), *COMPUTER),
+        *(FILES, FROM_TIME, *SYSTEMS, STOP_ABOVE, *options.of_stage(kind), *COMPUTER, *SECOND_CHANCES),
         *(SEED, out, EVERY, OVERWRITE, CHECK, *SCREEN),
     ]
 
@@ -83,7 +84,10 @@ COMMANDS = (
         "Run a job: structures, a model, and stages that every system goes through in one batch.\n\n"
         "What is given here wins over the job; what is not is taken from the job.",
         "job.yaml --check",
-        [_JOB, *SYSTEMS, STOP_ABOVE, QUICK, *COMPUTER, SEED, options.option(OUT), EVERY, OVERWRITE, CHECK, *SCREEN],
+        [
+            *(_JOB, *SYSTEMS, STOP_ABOVE, QUICK, *COMPUTER, *SECOND_CHANCES),
+            *(SEED, options.option(OUT), EVERY, OVERWRITE, CHECK, *SCREEN),
+        ],
         "athanor.cli.run:run_job",
     ),
     _command(

@@ -125,6 +125,7 @@ COMPUTER = [option(setting) for setting in (settings.DEVICE, settings.DTYPE, set
 QUICK = flag("quick", COMPUTING, "Take the `quick_steps` of every stage.")
 SEED, EVERY = option(settings.SEED), option(settings.EVERY)
 STOP_ABOVE = option(settings.STOP_ABOVE)
+SECOND_CHANCES = [option(settings.ON_ERROR), option(settings.MAX_RETRIES)]
 OVERWRITE = flag("overwrite", OUTPUT, "Replace the results of an earlier run.")
 CHECK = flag("check", OUTPUT, "Check all, estimate time, memory, disk; run nothing.")
 JSON = flag("json", OUTPUT, "Print one JSON document instead of tables.")

@@ -185,7 +185,7 @@ def build_stages(spec: RunSpec, model: Any, batch: Batch) -> tuple[FusedStage, T
     Neighbour lists and the tracker are registered, and what has the stress computed that dynamics does without.
     """
     engines = [_build_engine(stage, spec, model, batch) for stage in spec.stages]
-    fused = FusedStage(list(enumerate(engines)))
+    fused = FusedStage(list(enumerate(engines)), on_error=spec.on_error, max_retries=spec.max_retries)
     stopper = StopAboveHook(spec.stop_above) if spec.stop_above else None
     tracker = Tracker(spec.stages, engines, batch, fused.failure_notes, spec.every, stopper)
     # who is stopped in a step has left when the tracker looks

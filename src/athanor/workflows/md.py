@@ -39,6 +39,8 @@ def md(
     threads: int | None = None,
     max_atoms: int | None = None,
     stop_above: Mapping[str, float | str] | None = None,
+    on_error: str = "quarantine",
+    max_retries: int = 3,
     every: int = 10,
     seed: int | str = 42,
     out: str | os.PathLike[str] | None = None,
@@ -54,9 +56,9 @@ def md(
 
     Parameters
     ----------
-    structures, model, supercell, min_atoms, strict, properties, device, dtype, threads, max_atoms, stop_above, every
+    structures, model, supercell, min_atoms, strict, properties, device, dtype, threads, max_atoms, stop_above
         As in `athanor.relax`.
-    out, overwrite, title, silence, progress
+    on_error, max_retries, every, out, overwrite, title, silence, progress
         As in `athanor.relax`.
     ensemble
         nvt, nve, nvt-nose-hoover, nvt-csvr, nvt-andersen, npt, npt-crescale, npt-langevin, nph, brownian.

@@ -32,6 +32,8 @@ def relax(
     threads: int | None = None,
     max_atoms: int | None = None,
     stop_above: Mapping[str, float | str] | None = None,
+    on_error: str = "quarantine",
+    max_retries: int = 3,
     every: int = 10,
     seed: int | str = 42,
     out: str | os.PathLike[str] | None = None,
@@ -82,6 +84,10 @@ def relax(
         Most atoms in one batch; what fits by default.
     stop_above
         Stop a system above a bound, such as max_force_deviation=0.3; outputs of the model and bounds, in their units.
+    on_error
+        A system that breaks down: quarantine sets it aside, retry takes smaller steps first.
+    max_retries
+        Most retries of a system in one stage; with `on_error: retry`.
     every
         Steps between frames and rows of the log. They are kept in `out`.
     seed

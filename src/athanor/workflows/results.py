@@ -129,6 +129,8 @@ def add_chunk(
             reason = f"failed: {error}"
         steps = steps_done[place]
         row = identify(system, len(result)) | {"steps": steps} | outcome_columns(reason)
+        if "retries" in batch and int(batch.retries[place]):
+            row["retries"] = int(batch.retries[place])
         row |= _measured(system, record, energy, atoms.cell.array)
         row |= _averaged(tracker, batch, place, plan.spec, atoms)
         row |= property_columns(batch, place, properties)

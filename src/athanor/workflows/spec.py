@@ -182,6 +182,8 @@ class RunSpec(CalculationSpec):
     stages: tuple[Stage, ...]
     """What every system goes through, in order, all in the same batch."""
     stop_above: Bounds = settings.STOP_ABOVE.field()
+    on_error: Literal["quarantine", "retry"] = settings.ON_ERROR.field()
+    max_retries: Count = settings.MAX_RETRIES.field()
     every: Count = settings.EVERY.field()
     seed: Annotated[int, BeforeValidator(_drawn), Field(ge=0, lt=2**63)] = settings.SEED.field()
     allow_failures: bool = False
@@ -221,6 +223,8 @@ class RunSpec(CalculationSpec):
         for key in ("title", "structures", "properties", "silence", "stop_above"):
             if not plain.get(key):
                 plain.pop(key, None)
+        if self.on_error == settings.ON_ERROR.default:
+            del plain["on_error"], plain["max_retries"]
         return plain
 
 

@@ -42,6 +42,13 @@ class Driver:
         The engine that the user runs: holds the model, its own hooks, `exit_status`, `on_error`, `step_count`.
     stages
         Stages in order. For a plain engine the only one is the owner itself.
+
+    Attributes
+    ----------
+    done
+        Steps of the present run.
+    resumed
+        A batch of which the next run is one that was interrupted, and the steps that this had done.
     """
 
     def __init__(self, owner: Engine, stages: Sequence[StageSpec]) -> None:
@@ -53,6 +60,8 @@ class Driver:
         self._call_hooks = HookCalls(owner, self.stages, self.systems)
         self._needs: frozenset[str]
         self._computed: frozenset[str]
+        self.done = 0
+        self.resumed: tuple[Batch, int] | None = None
 
     # -- the step ------------------------------------------------------------------------------------------------
 
@@ -102,24 +111,32 @@ class Driver:
     def begin(self, batch: Batch, *, forget_converged: bool) -> None:
         """Take up `batch`: fields, identities, engine state, and results if they are stale.
 
-        Systems that converged in an earlier run of a plain engine move again if that is to be forgotten.
+        Systems that converged in an earlier run of a plain engine move again if that is to be forgotten. A run that was
+        resumed begins where it was: nothing is forgotten, nor computed or decided again.
         """
+        resumes = self.resumed is not None
+        if self.resumed is not None and self.resumed[0] is not batch:
+            raise InputError(
+                f"{type(self.owner).__name__} is to go on from a checkpoint, with the batch that `resume` returned. "
+                f"Run that one: `engine.run(batch)`."
+            )
         self.systems.release()
         ensure_bookkeeping(batch)
         for name in ("velocities", "velocities_present", "dof"):
             batch.ensure_field(name)
         systems = self.systems
         systems.take_up(batch)
-        if forget_converged:
+        if forget_converged and not resumes:
             systems.rows_of(batch)["converged"].zero_()
         self._needs = self.needs
         self._count_from_here(batch)
         self._call_hooks.look()
         fresh = batch.results_fresh(self._call_hooks.source(), self._needs)
         self._computed = self._needs if fresh else frozenset()
-        evaluated = systems.rows_of(batch)["evaluated"].fill_(fresh)
-        for name in self._needs if fresh else ():  # NaN in a system that stood still whenever the model was called
-            evaluated &= ~systems_where(batch, name, batch[name].isnan())
+        if not resumes:
+            evaluated = systems.rows_of(batch)["evaluated"].fill_(fresh)
+            for name in self._needs if fresh else ():  # NaN in a system that stood still whenever the model was called
+                evaluated &= ~systems_where(batch, name, batch[name].isnan())
         raises = any(engine.hooks_raise_on_failure for engine in self._call_hooks.engines)
         raises = raises or self.owner.on_error == "raise"
         notes = self.owner.failure_notes
@@ -130,24 +147,63 @@ class Driver:
         settled = systems.settled(batch)  # who changed stage at the end of an earlier run enters in the first step
         for stage, mask in zip(self.stages, systems.masks_of(batch), strict=True):
             self._call_hooks.hand_over(stage.engine, batch, mask & settled)
-            stage.engine.take_on(batch, mask & settled)
+            if not resumes:
+                stage.engine.take_on(batch, mask & settled)
         systems.start(batch)
-        if self.chances.are_given:
-            systems.run["has_past"].logical_and_(~self._last_good.changed_since())
-        self._leave_out_misfits()
-        self._evaluate_newcomers()
-        if not systems.active.any:
-            self._leave_results_unknown(batch)
-        self._quarantine.remember()
+        if not resumes:  # else it was done then, and what is remembered of it rides on the batch
+            if self.chances.are_given:
+                systems.run["has_past"].logical_and_(~self._last_good.changed_since())
+            self._leave_out_misfits()
+            self._evaluate_newcomers()
+            if not systems.active.any:
+                self._leave_results_unknown(batch)
+            self._quarantine.remember()
         self._call_hooks.show_start()
+        self.done, self.resumed = 0 if self.resumed is None else self.resumed[1], None
 
     def advance(self, most_steps: int | None) -> None:
-        """Step until no system is active, at most `most_steps` times."""
-        done = 0
-        while self.systems.active.any and (most_steps is None or done < most_steps):
+        """Step until no system is active, or the run has `most_steps`."""
+        self.pause()
+        while self.systems.active.any and (most_steps is None or self.done < most_steps):
             self.step()
             self.systems.refresh()
-            done += 1
+            self.done += 1
+            self.pause()
+        self.finish()
+
+    def pause(self) -> None:
+        """Between two steps: show the whole batch to each hook that wants to see it now."""
+        for bound in self._call_hooks.pausing:
+            if bound.between_steps is not None and (bound.is_due is None or bound.is_due(self.owner)):
+                bound.between_steps(self.owner, self._written_whole())
+
+    def finish(self) -> None:
+        """When the steps of a run are over: show the whole batch to each hook that wants to see it then."""
+        for bound in self._call_hooks.pausing:
+            if bound.after_steps is not None:
+                bound.after_steps(self.owner, self._written_whole())
+
+    def _written_whole(self) -> Batch:
+        """Return the whole batch as it is now; its results are fresh if those of the systems that move are."""
+        self.systems.write_back()
+        part = self.systems.part
+        fresh = None if part.is_whole else part.batch.fresh_results()
+        if fresh is not None:
+            part.whole.mark_results_fresh(*fresh)
+        return part.whole
+
+    @property
+    def results_source(self) -> Any:
+        """Whose results a run leaves, see `HookCalls.source`."""
+        self._call_hooks.look()
+        return self._call_hooks.source()
+
+    @property
+    def hooks(self) -> list[Any]:
+        """The hooks of all engines of a run, each object once, in the order in which they are called."""
+        self._call_hooks.look()
+        every = (bound.hook for engine in self._call_hooks.engines for bound in engine.bound_hooks)
+        return list({id(hook): hook for hook in every}.values())
 
     def finished(self) -> Tensor | None:
         """Return which systems of the whole batch are past the last stage or failed, bool [B]; None if none is."""

@@ -121,6 +121,7 @@ class InFlight:
         owner.active_batch = batch
         with owner._around_run(batch):
             is_left = self._advance(batch, most)
+            owner._driver.finish()
             for sink in (*owner.sinks, *owner.failure_sinks):
                 sink.flush()
         if is_left:
@@ -130,10 +131,12 @@ class InFlight:
 
     def _advance(self, batch: Batch, most: int | None) -> bool:
         """Step, and refill between steps; return whether systems are left that are not finished."""
-        owner, driver, done = self._owner, self._owner._driver, 0
+        owner, driver = self._owner, self._owner._driver
+        driver.pause()
         while True:
             moving = driver.systems.active.any
-            if not moving or done == most or owner.step_count % owner.refill_frequency == 0:
+            at_refill = driver.done > 0 and owner.step_count % owner.refill_frequency == 0
+            if not moving or driver.done == most or at_refill:
                 finished = driver.finished()
                 if finished is not None:
                     driver.let_go(finished)
@@ -142,11 +145,12 @@ class InFlight:
                 elif not moving:
                     return True
             driver.systems.refresh()
-            if done == most:
+            if driver.done == most:
                 return True
             if driver.systems.active.any:
                 driver.step()
-                done += 1
+                driver.done += 1
+                driver.pause()
 
     def refill_check(self, batch: Batch, exit_status: int) -> Batch | None:
         """Refill a batch that no run has; see `BaseDynamics.refill_check`."""
@@ -377,8 +381,8 @@ class InFlight:
         """Return what a restart needs to know beside batch and sampler."""
         return {
             "running": {one: (entry.order, *entry.size) for one, entry in self._running.items()},
-            "delivered": sorted(self._delivered),
-            "held": {order: frame.model_dump() for order, frame in self._held.items()},
+            "delivered": sorted(self._delivered & self._running.keys()),
+            "held": {order: frame.state_dict() for order, frame in self._held.items()},
             "next": self._next,
             "counts": (self._joined, self._finished, self._failed, self._retried),
         }
@@ -387,7 +391,7 @@ class InFlight:
         """Take up `state` from `state_dict`."""
         self._running = {one: _Running(order, Size(*size)) for one, (order, *size) in state["running"].items()}
         self._delivered = set(state["delivered"])
-        self._held = {order: Batch.from_dict(dump) for order, dump in state["held"].items()}
+        self._held = {order: Batch.from_state_dict(frame) for order, frame in state["held"].items()}
         self._next = state["next"]
         self._joined, self._finished, self._failed, self._retried = state["counts"]
 
@@ -456,7 +460,7 @@ def check_can_fly(engine: BaseDynamics, stages: Sequence[StageSpec], most: int |
                     f"of a sampler come and go. Give one number."
                 )
     hooks = [hook for member in (engine, *engine._members()) for hook in member.hooks]
-    if not engine.sinks and not any(getattr(hook, "sink", None) is not None for hook in hooks):
+    if not engine.sinks and not any(getattr(hook, "sink", None) or hasattr(hook, "on_leave") for hook in hooks):
         text = (
             f"Finished systems leave {type(engine).__name__}, and nobody keeps them: it has neither `sinks` nor a hook "
             f"that writes. Give it `sinks=[HostMemory(capacity=1000)]`."

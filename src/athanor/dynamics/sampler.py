@@ -177,7 +177,7 @@ class SizeAwareSampler:
         self._source = open_source(dataset, self.dtype, cutoff)
         self._bins: dict[int, dict[int, Size]] | None = None
         self._head: deque[tuple[int, str, Any]] = deque()
-        self._came = 0
+        self._came = self._asked = 0
         self._ids: dict[int, bool] = {}
         self._device_bytes: float | None = None
         if self.strict and isinstance(self._source, Numbered):
@@ -453,6 +453,7 @@ class SizeAwareSampler:
         """Take the next item of a stream up; return whether there is one."""
         if source.has_ended:
             return False
+        self._asked += 1
         try:
             item = source.next()
         except Exception as error:
@@ -555,14 +556,18 @@ class SizeAwareSampler:
     # -- restart -------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which samples were given out and set aside, and the ids that they bear."""
+        """Return which samples were given out and set aside, in which order the others wait, and the ids they bear."""
         if isinstance(self._source, Stream):
-            given = torch.tensor([self._came - len(self._head)])
+            given, waiting = [self._came - len(self._head)], [order for order, _, _ in self._head]
         else:
-            waiting = set(self)
-            given = torch.tensor([n for n in range(self._source.count) if n not in waiting], dtype=torch.long)
+            waiting = list(self)
+            known = set(waiting)
+            given = [number for number in range(self._source.count) if number not in known]
         return {
-            "given": given,
+            "given": torch.tensor(given, dtype=torch.long),
+            "waiting": torch.tensor(waiting, dtype=torch.long),
+            "asked": self._asked,
+            "device_bytes": self._device_bytes,
             "set_aside": [tuple(entry) for entry in self.set_aside],
             "ids": torch.tensor([[one, brought] for one, brought in self._ids.items()]).reshape(-1, 2),
         }
@@ -575,27 +580,33 @@ class SizeAwareSampler:
         InputError
             If the source has fewer samples than were given out, or gave some out already.
         """
-        given = state["given"].tolist()
+        given, waiting = state["given"].tolist(), state["waiting"].tolist()
         if isinstance(self._source, Stream):
             if self._came:
                 raise InputError("This stream has begun; load the state into a sampler of a new one.")
-            while self._came < given[0] and self._next_of_stream(self._source):
-                self._head.clear()
-            if self._came < given[0]:
-                raise InputError(f"The stream ends after {self._came} systems; {given[0]} of it were given out before.")
+            while self._asked < state["asked"] and not self._source.has_ended:
+                self._next_of_stream(self._source)
+                while self._head and self._head[-1][0] not in waiting:
+                    self._head.pop()
+            came = given[0] + len(waiting)
+            if self._came < came:
+                raise InputError(f"The stream ends after {self._came} systems; {came} of it were given out before.")
         else:
             if given and max(given) >= self._source.count:
                 raise InputError(
                     f"The data set has {self._source.count} samples, and number {max(given)} was given out."
                 )
-            self._source, gone = self._source, set(given)
-            self._bins = None
+            self._bins, place = None, {number: place for place, number in enumerate(waiting)}
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", AthanorWarning)  # told before
                 bins = self._scan()
-            self._bins = {key: {n: size for n, size in one.items() if n not in gone} for key, one in bins.items()}
+            self._bins = {
+                key: {number: one[number] for number in sorted(one.keys() & place.keys(), key=place.__getitem__)}
+                for key, one in bins.items()
+            }
         self.set_aside = [SetAside(*entry) for entry in state["set_aside"]]
         self._ids = {int(one): bool(brought) for one, brought in state["ids"].tolist()}
+        self._device_bytes = state["device_bytes"]
 
 
 def _capital(text: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from athanor.data._followers import take_key
 from athanor.dynamics.contract import Engine
 from athanor.dynamics.last_good import LastGood, Variables
 from athanor.dynamics.rows import SavedRows
@@ -131,15 +132,19 @@ class SecondChances:
                 halvings = torch.where(stage.mask(self._batch, self._owner.exit_status), halved, halvings)
         return EVERY << halvings.clamp(max=_MOST_HALVINGS)
 
-    def saved(self, batch: Batch | None) -> list[dict[str, Any]]:
-        """Return what a restart needs to know of a batch: older states of its systems."""
-        if self._saved is not None or batch is None:
-            return [rows._asdict() for rows in self._saved or ()]
-        return [state.saved_from(batch)._asdict() for state in self._states] if self.are_given else []
+    def state_dict(self, batch: Batch | None) -> dict[str, Any]:
+        """Return what a restart needs to know: under which keys older states ride on a batch, and those of `batch`."""
+        rows = self._saved
+        if rows is None and batch is not None and self.are_given:
+            rows = [state.saved_from(batch) for state in self._states]
+        return {"keys": [state.key for state in self._states], "rows": [each._asdict() for each in rows or ()]}
 
-    def load(self, states: Sequence[dict[str, Any]]) -> None:
-        """Take up what `saved` returned, at the next run."""
-        self._saved = [SavedRows(**rows) for rows in states] or None
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned, at the next run; without rows, those that ride on its batch."""
+        for mine, key in zip(self._states, state["keys"], strict=True):
+            mine.key = key
+            take_key(mine, key)
+        self._saved = [SavedRows(**rows) for rows in state["rows"]] or None
 
     @property
     def _steps_made(self) -> Tensor:

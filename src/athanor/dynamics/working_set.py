@@ -83,6 +83,16 @@ class WorkingSet:
         self._chosen: Tensor | None = None
         self.is_taken_up = self.has_arrivals = self.has_newcomers = False
 
+    @property
+    def key(self) -> str:
+        """Under which what the driver remembers rides on a batch, and is found there by whoever goes on."""
+        return self._key
+
+    @key.setter
+    def key(self, key: str) -> None:
+        self._key = key
+        take_key(self, key)
+
     # -- the batch -----------------------------------------------------------------------------------------------
 
     @property
@@ -92,17 +102,17 @@ class WorkingSet:
 
     def rows_of(self, batch: Batch) -> Rows:
         """Return what the driver remembers of the systems of a batch; nothing if it never ran it."""
-        return batch.state_rows(self._key)
+        return batch.state_rows(self.key)
 
     def saved(self) -> SavedRows | None:
         """Return what a restart needs to know of the run."""
         batch = self.batch
-        return self._owner.saved_run if batch is None else save_rows(batch, self._key, {})
+        return self._owner.saved_run if batch is None else save_rows(batch, self.key, {})
 
     def take_up(self, batch: Batch) -> None:
         """Put state on a batch, of the engines and of the run itself, unless it is there and nobody joined."""
         restarts = any(engine.saved_run is not None for engine in (self._owner, *self._members))
-        keys = {self._key, *(engine.key for engine in self._members)}
+        keys = {self.key, *(engine.key for engine in self._members)}
         is_known = self.batch is batch and self._membership == batch.membership and keys <= batch.state_keys
         if is_known and self._ids.holds(batch.system_id) and not restarts:
             return
@@ -111,7 +121,7 @@ class WorkingSet:
         nobody = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
         fresh = {"known_status": batch.status.reshape(-1).clone(), "converged": nobody}
         fresh |= {name: nobody.clone() for name in ("evaluated", "waits", "has_past")}
-        rows, known = take_up_rows(batch, self._key, fresh, {}, self._owner.saved_run)
+        rows, known = take_up_rows(batch, self.key, fresh, {}, self._owner.saved_run)
         if bool(known.any()):  # else the run starts with all of them
             rows["known_status"][~known] = ARRIVED
         for engine in self._members:
@@ -159,7 +169,7 @@ class WorkingSet:
         self.run = self.rows_of(self.part.batch)
         self.use_rows_of(self.part.batch)
         variables: dict[tuple[str, str], tuple[Level, Tensor]] = {
-            (self._key, name): ("system", tensor) for name, tensor in self.run.items()
+            (self.key, name): ("system", tensor) for name, tensor in self.run.items()
         }
         for engine in self._members:
             levels = engine.variable_levels

@@ -105,6 +105,38 @@ class DataSink(ABC):
         """`flush`, and free what can be opened again; the sink stays usable."""
         self.flush()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the sink is, for a checkpoint, as a tree of plain values and tensors. What waits is stored.
+
+        A sink whose frames end with the program returns them, too.
+        """
+        self.flush()
+        return {"frames": len(self)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where the sink was: forget what was written since.
+
+        Raises
+        ------
+        StorageError
+            If it holds less than it held then, or can not forget.
+        """
+        wanted, found = int(state["frames"]), len(self)
+        if found < wanted:
+            raise StorageError(
+                f"{self!r} holds {found:,} frames; it held {wanted:,} when the checkpoint was written. Open the store "
+                f"that the run wrote to, with all that it held."
+            )
+        if found > wanted:
+            self._forget_after(wanted)
+
+    def _forget_after(self, frames: int) -> None:
+        """Forget every system but the first `frames`."""
+        raise StorageError(
+            f"{type(self).__name__} can not forget what was written after the checkpoint: it holds {len(self):,} "
+            f"frames, of which {frames:,} are older. Let it define `_forget_after`, or empty it and start the run anew."
+        )
+
     def abandon(self) -> None:  # noqa: B027
         """Give up what could not be stored, after a `close` that failed; nothing to do for memory."""
 

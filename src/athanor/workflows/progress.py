@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -83,31 +83,28 @@ class Progress:
     ----------
     shown
         Show anything at all.
-    chunks
-        Batches the run consists of.
     steps
-        Steps of one batch at most.
+        How many there are at most.
     noun
         What a step is called.
     stream
         Where to write; stderr unless given.
     """
 
-    def __init__(self, *, shown: bool, chunks: int, steps: int, noun: str = "steps", stream: Any = None) -> None:
+    def __init__(self, *, shown: bool, steps: int, noun: str = "steps", stream: Any = None) -> None:
         self._stream = stream if stream is not None else sys.stderr
-        self._shown, self._chunks, self._steps, self._noun = shown and self._stream is not None, chunks, steps, noun
-        self._chunk = self._step = self._taken_before = 0
+        self._shown, self._steps, self._noun = shown and self._stream is not None, steps, noun
+        self._done = self._taken = 0
         self._description = ""
-        self._started = self._last_line = time.monotonic()
+        self._started = self._last_shown = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
-        self._last_refresh = 0.0
 
     def __enter__(self) -> Progress:
         if self._shown and self._stream.isatty():
             self._bar = _make_bar(self._stream, self._noun)
             self._bar.start()
-            self._task = self._bar.add_task("starting", total=self._chunks * self._steps, pace="")
+            self._task = self._bar.add_task("starting", total=self._steps, pace="")
         return self
 
     def __exit__(self, *exc: Any) -> None:
@@ -134,47 +131,35 @@ class Progress:
         except (OSError, ValueError):  # a closed pipe, a full disk; a stream that was closed
             self._shown, self._bar = False, None
 
-    def next_chunk(self, number: int) -> None:
-        """Note that batch `number` (from 0) starts."""
-        self._taken_before += self._step
-        self._chunk, self._step = number, 0
+    @property
+    def is_due(self) -> bool:
+        """Whether an update would show anything."""
+        pause = _SECONDS_BETWEEN_LINES if self._bar is None else _SECONDS_BETWEEN_REFRESHES
+        return self._shown and time.monotonic() - self._last_shown >= pause
 
-    def update(self, step: int, description: str) -> None:
-        """Note that `step` steps of the present batch are done."""
-        self._step, self._description = step, description
-        if not self._shown:
+    def update(self, done: int, description: str, taken: int | None = None) -> None:
+        """Note that `done` steps are behind. `taken` of them say the pace, where the others were not needed."""
+        self._done, self._taken, self._description = done, done if taken is None else taken, description
+        if not self.is_due:
             return
-        now = time.monotonic()
+        now = self._last_shown = time.monotonic()
         if self._bar is not None:
-            if now - self._last_refresh >= _SECONDS_BETWEEN_REFRESHES:
-                self._last_refresh = now
-                with self._while_it_can_be_written():
-                    self._draw(self._pace(now))
-        elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            total = self._chunks * self._steps
-            self.say(f"{self._done} of at most {total} {self._noun}, {self._batch()}{description}, {self._pace(now)}")
+            with self._while_it_can_be_written():
+                self._draw(self._pace(now))
+        else:
+            self.say(f"{self._done} of at most {self._steps} {self._noun}, {description}, {self._pace(now)}")
 
     def _draw(self, pace: str) -> None:
-        total = self._chunks * self._steps
-        others = _bar_width(self._bar.console) + len(f"{total}/{total} {self._noun} {pace}") + _GAPS
+        others = _bar_width(self._bar.console) + len(f"{self._steps}/{self._steps} {self._noun} {pace}") + _GAPS
         room = max(_LEAST_DESCRIPTION, self._bar.console.width - others)
-        description = self._batch() + self._description
+        description = self._description
         if len(description) > room:  # cut here: rich would rather leave out the bar and the count
             description = f"{description[: room - 1]}…"
         self._bar.update(self._task, completed=self._done, description=description, pace=pace)
 
-    @property
-    def _done(self) -> int:
-        """Steps that are behind, also those that a batch did not need."""
-        return self._chunk * self._steps + self._step
-
-    def _batch(self) -> str:
-        return f"batch {self._chunk + 1} of {self._chunks}, " if self._chunks > 1 else ""
-
     def _pace(self, now: float) -> str:
-        rate = (self._taken_before + self._step) / max(now - self._started, 1e-9)
-        left = format_seconds((self._chunks * self._steps - self._done) / rate) if rate > 0 else "?"
+        rate = self._taken / max(now - self._started, 1e-9)
+        left = format_seconds((self._steps - self._done) / rate) if rate > 0 else "?"
         noun = "" if self._bar is not None else f" {self._noun}"  # beside a bar it stands there already
         return f"{rate:.3g}{noun}/s, at most {left} left"
 
@@ -186,8 +171,8 @@ class ProgressHook:
     ----------
     progress, flag
         Where to report, and what to look at.
-    describe
-        Called for the text that says which systems are where.
+    look
+        Called with the batch for the arguments of `Progress.update`.
     """
 
     frequency = 1
@@ -195,12 +180,13 @@ class ProgressHook:
     observes = True
     on_active = True
 
-    def __init__(self, progress: Progress, flag: StopFlag, describe: Any) -> None:
-        self._progress, self._flag, self._describe = progress, flag, describe
+    def __init__(self, progress: Progress, flag: StopFlag, look: Callable[[Any], tuple[int, str, int]]) -> None:
+        self._progress, self._flag, self._look = progress, flag, look
 
     def __call__(self, ctx: Any, stage: Any) -> None:
         """Report, and raise `StopRequested` if Ctrl-C was pressed."""
-        self._progress.update(int(ctx.step_count) + 1, self._describe())
+        if self._progress.is_due:
+            self._progress.update(*self._look(ctx.batch))
         if self._flag.is_set:
             raise StopRequested
 

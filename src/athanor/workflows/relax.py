@@ -85,7 +85,7 @@ def relax(
     stop_above
         Stop a system above a bound, such as max_force_deviation=0.3; outputs of the model and bounds, in their units.
     on_error
-        A system that breaks down: quarantine sets it aside, retry takes smaller steps first.
+        Of what breaks down: quarantine sets it aside, retry takes smaller steps first.
     max_retries
         Most retries of a system in one stage; with `on_error: retry`.
     every

@@ -224,7 +224,7 @@ def test_closed_streams_end_no_run(folder: Path) -> None:
     done = subprocess.run(f"{shlex.join(words)} >&- 2>&-", shell=True, check=False)
     assert done.returncode == 0
     run = athanor.open("out")
-    assert (run.state, run.num_frames) == ("finished", 3)
+    assert (run.state, run.num_frames) == ("finished", 5)
 
 
 def test_an_internal_error_is_70_without_a_traceback(

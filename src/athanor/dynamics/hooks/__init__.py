@@ -2,6 +2,7 @@
 
 from athanor._doors import door
 from athanor.dynamics.hooks.align_cell import AlignCellHook
+from athanor.dynamics.hooks.checkpoint import Checkpoint
 from athanor.dynamics.hooks.energy_drift import EnergyDriftMonitorHook
 from athanor.dynamics.hooks.force_clamp import MaxForceClampHook
 from athanor.dynamics.hooks.freeze import FreezeAtomsHook
@@ -13,6 +14,7 @@ from athanor.hooks.timing import StageTimingHook
 
 __all__ = [
     "AlignCellHook",
+    "Checkpoint",
     "ConvergedSnapshotHook",
     "EnergyDriftMonitorHook",
     "FreezeAtomsHook",

@@ -223,8 +223,6 @@ class RunSpec(CalculationSpec):
         for key in ("title", "structures", "properties", "silence", "stop_above"):
             if not plain.get(key):
                 plain.pop(key, None)
-        if self.on_error == settings.ON_ERROR.default:
-            del plain["on_error"], plain["max_retries"]
         return plain
 
 

@@ -16,7 +16,6 @@ from ase.io import read, write
 import athanor
 from athanor.cli.main import call
 from athanor.workflows import saved_analysis
-from athanor.workflows.spec import RunSpec, make_spec
 from athanor.workflows.track import BlockAverages
 
 ARGON = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.0, "switch_width": 1.5}
@@ -107,9 +106,3 @@ def test_who_is_given_up_says_after_how_many(capsys: pytest.CaptureFixture[str])
     shown = " ".join(capsys.readouterr().out.split())
     assert "retries 2" in shown
     assert "in the MD" in shown
-
-
-def test_a_job_without_it_says_nothing_of_it() -> None:
-    spec = make_spec({"structures": "in.extxyz", "stages": [{"md": {"steps": 3, "temperature": 3}}]})
-    assert isinstance(spec, RunSpec)
-    assert not {"on_error", "max_retries"} & spec.to_job().keys()

@@ -14,18 +14,21 @@ from athanor.cli import options
 from athanor.cli.options import (
     CHECK,
     CHECK_OF_MODEL,
+    CHECKPOINT,
     COMPUTER,
     EVERY,
     FILES,
     FROM_TIME,
     OVERWRITE,
     QUICK,
+    RESUME,
     SCREEN,
     SECOND_CHANCES,
     SEED,
     STOP_ABOVE,
     SYSTEMS,
     SYSTEMS_OF_MODELS,
+    TIME_LIMIT,
     Parameter,
 )
 from athanor.workflows.methods import MD, RELAX, StageKind, load
@@ -53,7 +56,7 @@ def _command(name: str, text: str, example: str, parameters: Sequence[Parameter]
     return Command(command, f"athanor {name} {example}".strip())
 
 
-_JOB = options.argument("job", Path, "JOB.yaml", "Description of the run; `athanor init` writes one.")
+_JOB = options.argument("job", Path, "JOB.yaml", "Description of the run; `athanor init` writes one. OUT, to resume.")
 _FILE = replace(
     OUT, help="File for the structures with energy, forces and stress", absent="only the table", metavar="OUT.extxyz"
 )
@@ -64,10 +67,10 @@ _REPLACE = options.flag("overwrite", OUTPUT, "Replace the file if it exists.")
 
 
 def _stage_parameters(kind: StageKind) -> list[Parameter]:
-    out = options.option(OUT, required=True)
+    out = options.option(replace(OUT, absent="must be given, but with --resume"))
     return [
         *(FILES, FROM_TIME, *SYSTEMS, STOP_ABOVE, *options.of_stage(kind), *COMPUTER, *SECOND_CHANCES),
-        *(SEED, out, EVERY, OVERWRITE, CHECK, *SCREEN),
+        *(SEED, TIME_LIMIT, out, EVERY, CHECKPOINT, RESUME, OVERWRITE, CHECK, *SCREEN),
     ]
 
 
@@ -85,8 +88,21 @@ COMMANDS = (
         "What is given here wins over the job; what is not is taken from the job.",
         "job.yaml --check",
         [
-            *(_JOB, *SYSTEMS, STOP_ABOVE, QUICK, *COMPUTER, *SECOND_CHANCES),
-            *(SEED, options.option(OUT), EVERY, OVERWRITE, CHECK, *SCREEN),
+            _JOB,
+            *SYSTEMS,
+            STOP_ABOVE,
+            QUICK,
+            *COMPUTER,
+            *SECOND_CHANCES,
+            SEED,
+            TIME_LIMIT,
+            options.option(OUT),
+            EVERY,
+            CHECKPOINT,
+            RESUME,
+            OVERWRITE,
+            CHECK,
+            *SCREEN,
         ],
         "athanor.cli.run:run_job",
     ),

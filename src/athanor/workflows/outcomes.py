@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
+from athanor.data.batch import Batch
 from athanor.units import GPa, g_per_cm3
 from athanor.workflows.columns import cell_columns, outcome_columns
 from athanor.workflows.methods import KINDS
@@ -30,8 +33,6 @@ from athanor.workflows.track import AVERAGED, SystemRecord, Tracker
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-    from athanor.data.batch import Batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,38 @@ class Outcomes:
             self._of[index].row if index in self._of else rows_of_not_computed([system], index)[0]
             for index, system in enumerate(systems)
         ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what became of whom, for a checkpoint."""
+        self._join_frames()
+        table = {index: astuple(found) for index, found in self._of.items()}
+        text = json.dumps(table, ensure_ascii=False).encode()
+        return {
+            "frames": [frames.state_dict() for frames in self._frames],
+            "table": torch.frombuffer(bytearray(text), dtype=torch.uint8),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what became of whom before."""
+        self._frames = [Batch.from_state_dict(frames) for frames in state["frames"]]
+        table = json.loads(bytes(state["table"].numpy()))
+        self._of = {int(index): _Outcome(*found) for index, found in table.items()}
+
+    def _join_frames(self) -> None:
+        """Put last states that have the same fields into one batch: many leave one by one."""
+        joined: list[Batch] = []
+        moved: list[tuple[int, int]] = []
+        for frames in self._frames:
+            if joined and joined[-1].keys == frames.keys:
+                moved.append((len(joined) - 1, len(joined[-1])))
+                joined[-1].append(frames)
+            else:
+                moved.append((len(joined), 0))
+                joined.append(frames)
+        self._frames = joined
+        for index, found in self._of.items():
+            number, first = moved[found.frames]
+            self._of[index] = replace(found, frames=number, place=first + found.place)
 
     def fill(self, result: RunResult) -> None:
         """Append every system to the lists of `result`, in input order."""

@@ -20,8 +20,8 @@ _SECONDS_BETWEEN_REFRESHES = 0.2
 _GAPS = 3
 """Blanks between the columns of the bar."""
 _LEAST_DESCRIPTION = 8
-_STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-"""Signals that end a run in order; Windows has no hangup."""
+_STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+"""Signals that end a run in order; Windows has no hangup, and batch schedulers warn with SIGUSR1."""
 _WRITERS = ("athanor.io", "athanor.sinks", "athanor.dynamics.hooks")
 """Modules that write to files, which is not cut short; it does not take long."""
 
@@ -32,23 +32,43 @@ class StopRequested(KeyboardInterrupt):
 
 @dataclass(slots=True)
 class StopFlag:
-    """Set by Ctrl-C, read between steps.
+    """Set by Ctrl-C, another signal, or when the time is over; read between steps.
 
     Attributes
     ----------
     is_set
         Whether to stop after the present step.
+    why
+        What set it.
     is_writing
         Whether results are being written, which Ctrl-C must not cut short.
+    ends
+        When the time is over, on the monotonic clock.
+    when_set
+        Called when it is set, perhaps in a signal handler.
     """
 
     is_set: bool = False
+    why: str = ""
     is_writing: bool = False
+    ends: float | None = None
+    when_set: Callable[[], None] | None = None
+
+    def set(self, why: str) -> None:
+        """Ask for a stop after the present step."""
+        self.is_set, self.why = True, self.why or why
+        if self.when_set is not None:
+            self.when_set()
+
+    def look_at_the_clock(self) -> None:
+        """Set it if the time is over."""
+        if self.ends is not None and not self.is_set and time.monotonic() >= self.ends:
+            self.set("the time limit")
 
 
 @contextmanager
 def stop_between_steps() -> Iterator[StopFlag]:
-    """Turn the first Ctrl-C, SIGTERM or hangup into a stop after the present step; the second one interrupts at once.
+    """Turn the first Ctrl-C, SIGTERM, SIGUSR1 or hangup into a stop after the present step; the second one interrupts.
 
     While results or frames are written, or kernels are loaded, neither does; the run then stops after the present step,
     too. What was ignored before (``nohup``, a job in the background) stays ignored.
@@ -62,7 +82,7 @@ def stop_between_steps() -> Iterator[StopFlag]:
     def on_interrupt(number: int, frame: Any) -> None:
         if flag.is_set and not flag.is_writing and not must_finish(frame, _WRITERS):
             raise KeyboardInterrupt
-        flag.is_set = True
+        flag.set(signal.Signals(number).name)
 
     caught = [number for number in _STOP_SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, on_interrupt) for number in caught}
@@ -165,7 +185,7 @@ class Progress:
 
 
 class ProgressHook:
-    """Hook that reports each step to a `Progress` and stops the run when asked to.
+    """Hook that reports each step to a `Progress`, and looks at the clock.
 
     Parameters
     ----------
@@ -184,11 +204,39 @@ class ProgressHook:
         self._progress, self._flag, self._look = progress, flag, look
 
     def __call__(self, ctx: Any, stage: Any) -> None:
-        """Report, and raise `StopRequested` if Ctrl-C was pressed."""
+        """Report."""
         if self._progress.is_due:
             self._progress.update(*self._look(ctx.batch))
-        if self._flag.is_set:
-            raise StopRequested
+        self._flag.look_at_the_clock()
+
+
+class StopHook:
+    """Hook that stops a run between two steps, when everybody before it has seen them.
+
+    Parameters
+    ----------
+    flag
+        Whether to stop.
+    """
+
+    frequency = 1
+    stage = DynamicsStage.AFTER_STEP
+    observes = True
+    on_active = True
+
+    def __init__(self, flag: StopFlag) -> None:
+        self._flag = flag
+
+    def __call__(self, ctx: Any, stage: Any) -> None:
+        """Do nothing: runs are stopped between two steps."""
+
+    def is_due(self, engine: Any) -> bool:
+        """Whether to stop."""
+        return self._flag.is_set
+
+    def between_steps(self, engine: Any, batch: Any) -> None:
+        """Raise `StopRequested`."""
+        raise StopRequested
 
 
 def _bar_width(console: Any) -> int:

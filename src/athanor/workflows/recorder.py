@@ -122,6 +122,20 @@ class Recorder:
         if self.log is not None:
             self.log.record(ctx, new)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what became of who has left, and how far log and frames are."""
+        log = None if self.log is None else self.log.state_dict()
+        told, outcomes = self._told.state_dict(), self._outcomes.state_dict()
+        return {"outcomes": outcomes, "told": told, "log": log, "has_frames": self._has_frames}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`; the log is cut back to what it held."""
+        self._outcomes.load_state_dict(state["outcomes"])
+        self._told.load_state_dict(state["told"])
+        if self.log is not None and state["log"] is not None:
+            self.log.load_state_dict(state["log"])
+        self._has_frames = state["has_frames"]
+
     def close(self) -> None:
         """Write what waits, at the end of a run."""
         if self.sink is not None:

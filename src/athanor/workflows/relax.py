@@ -35,9 +35,12 @@ def relax(
     on_error: str = "quarantine",
     max_retries: int = 3,
     every: int = 10,
+    checkpoint: float | str = 60.0,
+    time_limit: float | str | None = None,
     seed: int | str = 42,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     title: str = "",
     silence: Sequence[str] = (),
     progress: bool = False,
@@ -90,12 +93,18 @@ def relax(
         Most retries of a system in one stage; with `on_error: retry`.
     every
         Steps between frames and rows of the log. They are kept in `out`.
+    checkpoint
+        Time of the clock between checkpoints; 0: none, s; `athanor run --resume` goes on from the newest.
+    time_limit
+        Stop after so much time of the clock, to be resumed, s; no limit by default.
     seed
         Kept with the results; a relaxation draws no random numbers.
     out
         Results folder; nothing is kept on disk without it.
     overwrite
         Replace the results of an earlier run in `out`.
+    resume
+        Go on with the run in `out`, which was stopped or killed: same arguments, same bits as an undisturbed one.
     title
         A name for the run, kept in `out`.
     silence

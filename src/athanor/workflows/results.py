@@ -43,6 +43,10 @@ class RunResult:
         Trajectory store, or None if nothing was kept.
     interrupted
         Whether the run was stopped before its end.
+    stopped_by
+        What stopped it: a signal, or the time limit.
+    checkpoint
+        Folder of the checkpoints from which a run that did not come to its end can go on.
     seed
         Seed of velocities and noise, also where it was drawn; None of an evaluation.
     """
@@ -55,6 +59,8 @@ class RunResult:
     folder: Path | None = None
     frames: Path | None = None
     interrupted: bool = False
+    stopped_by: str = ""
+    checkpoint: Path | None = None
     seed: int | None = None
 
     @property

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,21 +13,22 @@ from typing import TYPE_CHECKING, Any
 from athanor._runtime import using_num_threads
 from athanor.dynamics import FusedStage, SizeAwareSampler
 from athanor.dynamics.evaluate import is_of_model
-from athanor.dynamics.hooks import LoggingHook
-from athanor.errors import AthanorWarning, StorageError, in_words
+from athanor.dynamics.hooks import Checkpoint, LoggingHook
+from athanor.errors import AthanorWarning, InputError, StorageError, in_words
 from athanor.workflows import build
 from athanor.workflows.advice import Advice, advise
 from athanor.workflows.checksums import write_checksums
-from athanor.workflows.folder import CHECKSUMS, FINAL, LOG, RUN, SUMMARY_CSV, SUMMARY_JSON, TRAJECTORY
+from athanor.workflows.folder import CHECKPOINTS, CHECKSUMS, FINAL, LOG, RUN, SUMMARY_CSV, SUMMARY_JSON, TRAJECTORY
 from athanor.workflows.methods import StageKind, all_settings, stage_of
 from athanor.workflows.outcomes import Outcomes
 from athanor.workflows.output import check_inputs_outside, check_output, create_output, write_summary
 from athanor.workflows.plan import Plan, make_plan, spec_of_call
-from athanor.workflows.progress import Progress, ProgressHook, StopFlag, StopRequested, stop_between_steps
+from athanor.workflows.progress import Progress, ProgressHook, StopFlag, StopHook, StopRequested, stop_between_steps
 from athanor.workflows.record import RunRecord
 from athanor.workflows.recorder import Recorder
 from athanor.workflows.reserve import Reserve
 from athanor.workflows.results import RunResult
+from athanor.workflows.resume import check_can_go_on, describe_job, remove_ends, take_up_job
 from athanor.workflows.settings import SEED
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import MDSpec, describe_stages
@@ -46,6 +48,7 @@ def run(
     *,
     model: Any = None,
     overwrite: bool = False,
+    resume: bool = False,
     progress: bool = False,
     command: str = "",
 ) -> RunResult:
@@ -65,6 +68,9 @@ def run(
         A wrapped model object instead of `spec.model`.
     overwrite
         Replace the results of an earlier run.
+    resume
+        Go on with the run that is in `spec.output`, from its newest checkpoint: with the same structures and model, it
+        ends with the same bits as an undisturbed one.
     progress
         Show how far it is, on stderr.
     command
@@ -83,14 +89,19 @@ def run(
     AthanorWarning
         For what will run but is probably not meant, see `athanor.workflows.advice`.
     """
-    if spec.output is not None:
+    earlier = None
+    if resume:
+        if spec.output is None:
+            raise InputError("`resume` needs `out`: the results folder of the run that is to go on.")
+        earlier = check_can_go_on(Path(spec.output))
+    elif spec.output is not None:
         check_output(spec.output, overwrite=overwrite)
         check_inputs_outside(Path(spec.output), [system.file for system in systems])
     plan = make_plan(spec, systems, model=model)
     advice = advise(plan.spec, plan.systems, plan.model)
-    for found in advice:
+    for found in advice if earlier is None else ():
         warnings.warn(AthanorWarning(found.text, found.topic), stacklevel=4)
-    return _Run(plan, advice, overwrite, progress, command).go()
+    return _Run(plan, advice, overwrite, earlier, progress, command).go()
 
 
 def run_from_python(kind: StageKind, arguments: dict[str, Any]) -> RunResult:
@@ -120,6 +131,7 @@ def run_from_python(kind: StageKind, arguments: dict[str, Any]) -> RunResult:
             from_python(arguments["structures"]),
             model=model,
             overwrite=arguments["overwrite"],
+            resume=arguments["resume"],
             progress=arguments["progress"],
             command=f"athanor.{kind.name}(...)",
         )
@@ -132,7 +144,13 @@ class _Run:
     """One run in progress: owns the results, the sink and the record."""
 
     def __init__(
-        self, plan: Plan[RunSpec], advice: list[Advice], overwrite: bool, progress: bool, command: str
+        self,
+        plan: Plan[RunSpec],
+        advice: list[Advice],
+        overwrite: bool,
+        earlier: Mapping[str, Any] | None,
+        progress: bool,
+        command: str,
     ) -> None:
         self.plan, self.spec, self.systems = plan, plan.spec, plan.systems
         self.progress = Progress(shown=progress, steps=self.spec.total_steps)
@@ -143,18 +161,22 @@ class _Run:
         self._trouble: StorageError | None = None
         self._missing: list[str] = []
         self._frames_in_words = "it holds no frame"
-        self._overwrite, self._command, self._advice = overwrite, command, advice
+        self._overwrite, self._command, self._advice, self._earlier = overwrite, command, advice, earlier
+        self._steps_before = 0
 
     def go(self) -> RunResult:
         """Run every system; write results whatever happens."""
         state = "failed"
         with stop_between_steps() as flag:
-            self._make_folder()
+            flag.ends = None if self.spec.time_limit is None else time.monotonic() + self.spec.time_limit
+            if self._earlier is None:
+                self._make_folder()
             self.progress.say(f"{self.plan.in_words()}; {describe_stages(self.spec.stages)}{_seed_in_words(self.spec)}")
             try:
                 with self.progress:
                     self._run_all(flag)
                 state = "interrupted" if self.result.interrupted else "finished"
+                self.result.stopped_by = flag.why
             except KeyboardInterrupt:  # while a batch was made ready
                 self.result.interrupted, state = True, "interrupted"
             finally:
@@ -171,17 +193,21 @@ class _Run:
 
     def _make_folder(self) -> None:
         if self.spec.output is not None:
-            folder = create_output(Path(self.spec.output), overwrite=self._overwrite)
-            self.result.folder, self.result.frames = folder, folder / TRAJECTORY
-            self.record = RunRecord(folder, self.spec, self.systems, self.plan.model, self._command, self._advice)
-            self._reserve = Reserve(folder, self.spec, self.systems)
+            self._begin_to_write(create_output(Path(self.spec.output), overwrite=self._overwrite))
         self._write_summary()
+
+    def _begin_to_write(self, folder: Path) -> None:
+        self.result.folder, self.result.frames = folder, folder / TRAJECTORY
+        self.record = RunRecord(
+            folder, self.spec, self.systems, self.plan.model, self._command, self._advice, self._earlier
+        )
+        self._reserve = Reserve(folder, self.spec, self.systems)
 
     def _run_all(self, flag: StopFlag) -> None:
         """Run every system through all stages, in a batch that is filled up again as systems leave it."""
-        plan, folder = self.plan, self.result.folder
-        if self.result.frames is not None:
-            self.sink = self._attempt(_open_sink, self.result.frames)
+        plan, folder = self.plan, None if self.spec.output is None else Path(self.spec.output)
+        if folder is not None:
+            self.sink = self._attempt(_open_sink, folder / TRAJECTORY)
         sampler = SizeAwareSampler(plan.state, max_atoms=plan.most_atoms)
         fused, tracker, engines = build.build_stages(
             self.spec,
@@ -196,11 +222,35 @@ class _Run:
         self._log = recorder.log
         fused.register_hook(recorder)
         fused.register_hook(ProgressHook(self.progress, flag, partial(self._how_far, tracker, sampler)))
+        if folder is not None and self.spec.checkpoint:
+            checkpoint = Checkpoint(
+                folder / CHECKPOINTS, seconds=self.spec.checkpoint, extra=partial(describe_job, plan), overwrite=True
+            )
+            fused.register_hook(checkpoint)
+            flag.when_set = checkpoint.request
+        fused.register_hook(StopHook(flag))
+        if folder is not None and self._earlier is not None:
+            self._go_on_from(folder, fused, tracker)
         while self._trouble is None and not self.result.interrupted and self._go_on(fused, recorder, flag):
             self.result.interrupted |= flag.is_set
         for entry in sampler.set_aside:
             plan.set_aside([plan.usable[entry.order]], entry.reason)
         plan.check_some_left()
+
+    def _go_on_from(self, folder: Path, fused: FusedStage, tracker: Tracker) -> None:
+        """Take up the newest checkpoint; outputs are cut back to it. Until it is known to fit, nothing is changed."""
+        try:
+            saved = Checkpoint.load(folder / CHECKPOINTS)
+            take_up_job(saved.extra, self.plan, folder)
+            batch = saved.restore(fused)
+            remove_ends(folder)
+        except BaseException:
+            if self.sink is not None:
+                self.sink.abandon()
+            raise
+        self._begin_to_write(folder)
+        self._write_summary()
+        self._steps_before = self.outcomes.steps + int(tracker.steps_done(batch).sum())
 
     def _go_on(self, fused: FusedStage, recorder: Recorder, flag: StopFlag) -> bool:
         """Run until everybody is done, or something stops that; return whether somebody may be left.
@@ -255,7 +305,8 @@ class _Run:
         ]
         others = {"done": gone, "waiting": len(sampler)}
         words = ", ".join(where + [f"{number} {state}" for state, number in others.items() if number])
-        return (running + gone * most) // count, words, (running + self.outcomes.steps) // count
+        taken = running + self.outcomes.steps - self._steps_before
+        return (running + gone * most) // count, words, taken // count
 
     def _attempt(self, write: Callable[..., Any], *arguments: Any, of: str = "") -> Any:
         """Call `write`; a disk that refuses ends the run, and what else can be written still is.
@@ -297,6 +348,11 @@ class _Run:
         self._reserve.give_back()
         self._attempt(write_checksums, folder, of=f"`{CHECKSUMS}`")
         ended = state if self._trouble is None else "failed"
+        checkpoints = folder / CHECKPOINTS
+        if ended == "finished":
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        elif Checkpoint.is_in(checkpoints):
+            self.result.checkpoint = checkpoints
         self._attempt(self.record.finish, ended, self.result.outcomes, frames, of=f"the end in `{RUN}`")
 
     def _close_sink(self) -> int:

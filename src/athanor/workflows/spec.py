@@ -185,6 +185,8 @@ class RunSpec(CalculationSpec):
     on_error: Literal["quarantine", "retry"] = settings.ON_ERROR.field()
     max_retries: Count = settings.MAX_RETRIES.field()
     every: Count = settings.EVERY.field()
+    checkpoint: type_of(settings.CHECKPOINT) = settings.CHECKPOINT.field()  # type: ignore[valid-type]
+    time_limit: type_of(settings.TIME_LIMIT) = settings.TIME_LIMIT.field()  # type: ignore[valid-type]
     seed: Annotated[int, BeforeValidator(_drawn), Field(ge=0, lt=2**63)] = settings.SEED.field()
     allow_failures: bool = False
     """Systems that are set aside do not make the run a failure."""

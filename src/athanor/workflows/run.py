@@ -28,7 +28,7 @@ from athanor.workflows.record import RunRecord
 from athanor.workflows.recorder import Recorder
 from athanor.workflows.reserve import Reserve
 from athanor.workflows.results import RunResult
-from athanor.workflows.resume import check_can_go_on, describe_job, remove_ends, take_up_job
+from athanor.workflows.resume import check_can_go_on, describe_job, remove_ends, take_up_job, with_cap_of
 from athanor.workflows.settings import SEED
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import MDSpec, describe_stages
@@ -95,6 +95,7 @@ def run(
         if spec.output is None:
             raise InputError("`resume` needs `out`: the results folder of the run that is to go on.")
         earlier = check_can_go_on(Path(spec.output))
+        spec = with_cap_of(earlier, spec)
     elif spec.output is not None:
         check_output(spec.output, overwrite=overwrite)
         check_inputs_outside(Path(spec.output), [system.file for system in systems])

@@ -23,7 +23,7 @@ from athanor.workflows.methods import StageKind, all_settings, stage_of
 from athanor.workflows.outcomes import Outcomes
 from athanor.workflows.output import check_inputs_outside, check_output, create_output, write_summary
 from athanor.workflows.plan import Plan, make_plan, spec_of_call
-from athanor.workflows.progress import Progress, StopFlag, StopHook, StopRequested, stop_between_steps
+from athanor.workflows.progress import TIME_IS_OVER, Progress, StopFlag, StopHook, StopRequested, stop_between_steps
 from athanor.workflows.record import RunRecord
 from athanor.workflows.recorder import Recorder
 from athanor.workflows.reserve import Reserve
@@ -121,7 +121,7 @@ def run_from_python(kind: StageKind, arguments: dict[str, Any]) -> RunResult:
     InputError
         As `run`.
     KeyboardInterrupt
-        If it was interrupted; what was done stands in the results folder.
+        If it was interrupted by a signal; what was done stands in the results folder.
     """
     defaults = {setting.as_argument: setting.python_default for setting in all_settings(kind).values()}
     given = {key: arguments[key] for key in defaults.keys() & arguments.keys()}
@@ -137,7 +137,7 @@ def run_from_python(kind: StageKind, arguments: dict[str, Any]) -> RunResult:
             progress=arguments["progress"],
             command=f"athanor.{kind.name}(...)",
         )
-    if result.interrupted:
+    if result.interrupted and result.stopped_by != TIME_IS_OVER:
         raise KeyboardInterrupt
     return result
 

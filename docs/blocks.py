@@ -162,15 +162,9 @@ def _run_in_shell(code: str) -> None:
         command = Path(folder) / "athanor"
         command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m athanor "$@"\n', encoding="utf-8")
         command.chmod(0o700)
-        paths = {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
-        done = subprocess.run(
-            ["bash", "-c", code],
-            env=os.environ | paths,
-            capture_output=True,
-            encoding="utf-8",
-            check=False,
-            timeout=300,
-        )
+        paths = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+        shell = ["bash", "-c", code]
+        done = subprocess.run(shell, env=paths, capture_output=True, encoding="utf-8", check=False, timeout=300)
     print(done.stdout, end="")
     assert done.returncode == 0, f"a block of bash ended with {done.returncode}: {done.stderr}"
 

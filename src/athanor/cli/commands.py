@@ -24,6 +24,7 @@ from athanor.cli.options import (
     RESUME,
     SCREEN,
     SEED,
+    STATUS,
     STOP_ABOVE,
     SYSTEMS,
     SYSTEMS_OF_MODELS,
@@ -69,7 +70,7 @@ def _stage_parameters(kind: StageKind) -> list[Parameter]:
     out = options.option(replace(OUT, absent="must be given, but with --resume"))
     return [
         *(FILES, FROM_TIME, *SYSTEMS, STOP_ABOVE, *options.of_stage(kind), *COMPUTER),
-        *(SEED, TIME_LIMIT, out, EVERY, CHECKPOINT, RESUME, OVERWRITE, CHECK, *SCREEN),
+        *(SEED, TIME_LIMIT, out, EVERY, CHECKPOINT, RESUME, STATUS, OVERWRITE, CHECK, *SCREEN),
     ]
 
 
@@ -98,6 +99,7 @@ COMMANDS = (
             EVERY,
             CHECKPOINT,
             RESUME,
+            STATUS,
             OVERWRITE,
             CHECK,
             *SCREEN,

@@ -93,6 +93,11 @@ class Checkpoint:
         """How many checkpoints are kept."""
         return self.folder.keep
 
+    @property
+    def age(self) -> float | None:
+        """Seconds since the last checkpoint of this program; None before the first."""
+        return None if self._saved_at is None else time.monotonic() - self._saved_when
+
     def __repr__(self) -> str:
         return describe(self, "every", "seconds", "keep")
 

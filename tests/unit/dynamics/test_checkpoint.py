@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from athanor.data import Batch
 from athanor.dynamics import FIRE, NVE, DynamicsStage, NVTLangevin, SizeAwareSampler
@@ -331,6 +333,26 @@ def test_outputs_that_are_not_there_any_more_are_told(tmp_path):
         make(tmp_path / "b").resume(tmp_path / "C")
     with pytest.raises(InputError, match="Register the same hooks"):
         engine(Checkpoint(tmp_path / "C")).resume(tmp_path / "C")
+
+
+def test_a_store_with_other_frames_is_told(tmp_path):
+    def make():
+        return engine(SnapshotHook(ZarrData(tmp_path / "t.zarr"), 2), Checkpoint(tmp_path / "C", every=4, seconds=None))
+
+    run = make()
+    run.run(systems(), 9)
+    sink = run.hooks[0].sink
+    sink.zero()
+    batch = systems()
+    for name in ("system_id", "step"):
+        batch[name] = torch.full((2, 1), 7)
+    for _ in range(9):
+        sink.write(batch)
+    sink.close()
+    del run, sink
+    gc.collect()
+    with pytest.raises(StorageError, match=r"holds other frames .* number 9 is \[7, 7\] and was \[1, 9\]"):
+        make().resume(tmp_path / "C")
 
 
 class Writes(DataSink):

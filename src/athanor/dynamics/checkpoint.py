@@ -117,7 +117,7 @@ def _in_words(value: Any) -> str | None:
 
 def _without_rows(state: Tree) -> Tree:
     """Return the state of an engine without rows that ride on the batch, which is saved beside it."""
-    state = {**state, "state": None, "run": None}
+    state = {**state, "state": None, "run": None, "older": {**state["older"], "rows": []}}
     if "stages" in state:
         state["stages"] = [_without_rows(stage) for stage in state["stages"]]
     return state

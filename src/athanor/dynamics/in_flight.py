@@ -41,7 +41,7 @@ Exchange = Callable[[Tensor, Batch | None], None]
 
 
 class Tally(NamedTuple):
-    """How many systems have come and gone: ``joined`` is the sum of the others.
+    """How many systems have come and gone: ``joined`` is the sum of all others but ``retried``.
 
     Parameters
     ----------
@@ -53,6 +53,8 @@ class Tally(NamedTuple):
         Those that were delivered, by whether they failed.
     held
         Those that are finished and wait for one before them, where results are delivered in order.
+    retried
+        Those of the delivered ones that had gone back and on with smaller steps.
     """
 
     joined: int
@@ -60,6 +62,7 @@ class Tally(NamedTuple):
     finished: int
     failed: int
     held: int
+    retried: int = 0
 
 
 class _Running(NamedTuple):
@@ -84,14 +87,14 @@ class InFlight:
         self._delivered: set[int] = set()
         self._held: dict[int, Batch] = {}
         self._next = 0
-        self._joined = self._finished = self._failed = 0
+        self._joined = self._finished = self._failed = self._retried = 0
 
     @property
     def tally(self) -> Tally:
         """How many systems have come and gone."""
         held = len(self._held)
         running = self._joined - self._finished - self._failed - held
-        return Tally(self._joined, running, self._finished, self._failed, held)
+        return Tally(self._joined, running, self._finished, self._failed, held, self._retried)
 
     @property
     def sampler(self) -> SizeAwareSampler:
@@ -371,6 +374,7 @@ class InFlight:
         failed = int((frames.failure_code.reshape(-1) != 0).sum())
         self._failed += failed
         self._finished += len(frames) - failed
+        self._retried += int((frames.retries > 0).sum()) if "retries" in frames else 0
 
     # -- restart -------------------------------------------------------------------------------------------------
 
@@ -381,7 +385,7 @@ class InFlight:
             "delivered": sorted(self._delivered & self._running.keys()),
             "held": _joined(self._held),
             "next": self._next,
-            "counts": (self._joined, self._finished, self._failed),
+            "counts": (self._joined, self._finished, self._failed, self._retried),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -393,7 +397,7 @@ class InFlight:
             batch = Batch.from_state_dict(frames)
             self._held |= {order: batch.index_select([place]) for place, order in enumerate(orders)}
         self._next = state["next"]
-        self._joined, self._finished, self._failed = state["counts"]
+        self._joined, self._finished, self._failed, self._retried = state["counts"]
 
 
 def _joined(frames: dict[int, Batch]) -> list[tuple[list[int], dict[str, Any]]]:

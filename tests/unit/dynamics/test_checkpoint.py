@@ -110,7 +110,15 @@ def _forget_steps_of_run(tree):
     tree["steps"] = 0
 
 
+def _forget_past(tree):
+    """What a system that fails goes back to is taken to be where it is."""
+    older = tree["engine"]["older"]["keys"]
+    for level in tree["batch"]["levels"].values():
+        level["state"] = [row for row in level["state"] if row[0] not in older]
+
+
 FORGETFUL = {
+    "older states": ("second chances", _forget_past),
     "age of lists": ("Langevin", _forget_age),
     "lists": ("Langevin", _forget_list),
     "step of the noise": ("Langevin", _forget_step),

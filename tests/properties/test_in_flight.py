@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections import Counter
 from functools import partial
 from typing import Any
@@ -22,12 +23,15 @@ from athanor.dynamics import (
     SizeAwareSampler,
     second_chances,
 )
+from athanor.dynamics.checkpoint import about_run, tree_of_run
 from athanor.dynamics.driver import Driver
 from athanor.dynamics.engine import BaseDynamics
 from athanor.dynamics.hooks import AlignCellHook
 from athanor.dynamics.in_flight import InFlight
 from athanor.dynamics.working_set import WorkingSet
 from athanor.hooks import DynamicsStage
+from athanor.io.checkpoint import CheckpointFolder
+from athanor.models.digest import model_digest
 from athanor.testing.dynamics_contract import argon_cluster, argon_crystal, argon_model, with_neighbor_hooks
 
 COMPARED = (
@@ -150,6 +154,20 @@ class Course:
             if self.chance.random() < 0.3:
                 state, batch, engine = engine.state_dict(), batch.clone(), self.make()
                 engine.load_state_dict(state)
+            elif self.chance.random() < 0.4:
+                engine, batch = self.restored(engine, batch)
+
+    def restored(self, engine: BaseDynamics, batch: Batch) -> tuple[BaseDynamics, Batch]:
+        """Go on from a checkpoint, as another process does: with a model, sinks and a sampler of its own."""
+        tree = tree_of_run(engine, batch, about_run(engine, batch, model_digest(self.model)))
+        tree["steps"] = 0  # each run of a course counts its own
+        self.sink, self.failures, self.model = HostMemory(1000), HostMemory(1000), argon_model()
+        again = self.make()
+        with tempfile.TemporaryDirectory() as place:
+            folder = CheckpointFolder(place)
+            with folder.held():
+                folder.write(tree)
+            return again, again.resume(place)
 
     def check(self, engine: BaseDynamics) -> None:
         count = len(self.systems)

@@ -25,6 +25,7 @@ from athanor.cli.options import (
     SCREEN,
     SECOND_CHANCES,
     SEED,
+    STATUS,
     STOP_ABOVE,
     SYSTEMS,
     SYSTEMS_OF_MODELS,
@@ -70,7 +71,7 @@ def _stage_parameters(kind: StageKind) -> list[Parameter]:
     out = options.option(replace(OUT, absent="must be given, but with --resume"))
     return [
         *(FILES, FROM_TIME, *SYSTEMS, STOP_ABOVE, *options.of_stage(kind), *COMPUTER, *SECOND_CHANCES),
-        *(SEED, TIME_LIMIT, out, EVERY, CHECKPOINT, RESUME, OVERWRITE, CHECK, *SCREEN),
+        *(SEED, TIME_LIMIT, out, EVERY, CHECKPOINT, RESUME, STATUS, OVERWRITE, CHECK, *SCREEN),
     ]
 
 
@@ -100,6 +101,7 @@ COMMANDS = (
             EVERY,
             CHECKPOINT,
             RESUME,
+            STATUS,
             OVERWRITE,
             CHECK,
             *SCREEN,

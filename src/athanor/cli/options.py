@@ -125,6 +125,7 @@ COMPUTER = [option(setting) for setting in (settings.DEVICE, settings.DTYPE, set
 QUICK = flag("quick", COMPUTING, "Take the `quick_steps` of every stage.")
 SEED, EVERY = option(settings.SEED), option(settings.EVERY)
 CHECKPOINT, TIME_LIMIT = option(settings.CHECKPOINT), option(settings.TIME_LIMIT)
+STATUS = option(settings.STATUS)
 RESUME = flag("resume", OUTPUT, "Go on with a run that was stopped or killed: its results folder is given instead.")
 STOP_ABOVE = option(settings.STOP_ABOVE)
 SECOND_CHANCES = [option(settings.ON_ERROR), option(settings.MAX_RETRIES)]

@@ -229,7 +229,7 @@ class SavedCheckpoint(NamedTuple):
         """
         found = CheckpointFolder(folder).load(number)
         tree = found.tree
-        if not isinstance(tree, dict) or not {"about", "steps", "engine", "hooks", "sinks", "batch"} <= tree.keys():
+        if not _is_of_a_run(tree):
             raise StorageError(f"`{found.path}` is a checkpoint of something else, and not of a run.")
         return cls(found.number, found.path, tree["about"], tree["steps"], tree.get("extra"), tree)
 
@@ -292,13 +292,22 @@ class SavedCheckpoint(NamedTuple):
                 hook.load_state_dict(state)
             for sink, state in zip(sinks, self.tree["sinks"], strict=True):
                 sink.load_state_dict(state)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            if isinstance(error, AthanorError):
-                raise
+            engine._driver.resumed = (batch, int(self.steps))
+        except (AthanorError, Warning):
+            raise
+        except Exception as error:  # a tree that somebody else wrote may be anything
             raise StorageError(f"`{self.path}` can not be used: {in_words(error)}.") from error
-        engine._driver.resumed = (batch, int(self.steps))
         if engine.inflight_mode:
             engine.active_batch = batch
+
+
+def _is_of_a_run(tree: Any) -> bool:
+    """Whether a tree is what `tree_of_run` returns, as far as it can be told from outside."""
+    kinds = {"about": dict, "steps": int, "engine": dict, "hooks": list, "sinks": list, "batch": dict}
+    if not isinstance(tree, dict) or not all(isinstance(tree.get(name), kind) for name, kind in kinds.items()):
+        return False
+    of_hooks = [isinstance(hook, tuple) and [type(each) for each in hook] == [str, dict] for hook in tree["hooks"]]
+    return all(of_hooks) and all(isinstance(sink, dict) for sink in tree["sinks"])
 
 
 def _check_same(path: Path, saved: Tree, now: Tree, allow: bool) -> None:

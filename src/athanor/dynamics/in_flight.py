@@ -30,6 +30,7 @@ from athanor.dynamics.status import (
     finished_systems,
 )
 from athanor.errors import AthanorError, AthanorWarning, CapacityError, ContractError, InputError, in_words
+from athanor.io.frames import concatenate
 from athanor.sinks.base import DataSink, check_sink
 
 if TYPE_CHECKING:
@@ -134,9 +135,9 @@ class InFlight:
         owner, driver = self._owner, self._owner._driver
         driver.pause()
         while True:
-            moving = driver.systems.active.any
+            moving, is_over = driver.systems.active.any, most is not None and driver.done >= most
             at_refill = driver.done > 0 and owner.step_count % owner.refill_frequency == 0
-            if not moving or driver.done == most or at_refill:
+            if not moving or is_over or at_refill:
                 finished = driver.finished()
                 if finished is not None:
                     driver.let_go(finished)
@@ -145,7 +146,7 @@ class InFlight:
                 elif not moving:
                     return True
             driver.systems.refresh()
-            if driver.done == most:
+            if is_over:
                 return True
             if driver.systems.active.any:
                 driver.step()
@@ -382,7 +383,7 @@ class InFlight:
         return {
             "running": {one: (entry.order, *entry.size) for one, entry in self._running.items()},
             "delivered": sorted(self._delivered & self._running.keys()),
-            "held": {order: frame.state_dict() for order, frame in self._held.items()},
+            "held": _joined(self._held),
             "next": self._next,
             "counts": (self._joined, self._finished, self._failed, self._retried),
         }
@@ -391,9 +392,21 @@ class InFlight:
         """Take up `state` from `state_dict`."""
         self._running = {one: _Running(order, Size(*size)) for one, (order, *size) in state["running"].items()}
         self._delivered = set(state["delivered"])
-        self._held = {order: Batch.from_state_dict(frame) for order, frame in state["held"].items()}
+        self._held = {}
+        for orders, frames in state["held"]:
+            batch = Batch.from_state_dict(frames)
+            self._held |= {order: batch.index_select([place]) for place, order in enumerate(orders)}
         self._next = state["next"]
         self._joined, self._finished, self._failed, self._retried = state["counts"]
+
+
+def _joined(frames: dict[int, Batch]) -> list[tuple[list[int], dict[str, Any]]]:
+    """Return systems that wait as few batches, each of those with the same fields: (their numbers, its tree)."""
+    groups: dict[Any, list[int]] = {}
+    for order, frame in sorted(frames.items()):
+        fields = tuple((name, tensor.dtype, tensor.shape[1:]) for name, tensor in frame)
+        groups.setdefault(fields, []).append(order)
+    return [(orders, concatenate([frames[order] for order in orders]).state_dict()) for orders in groups.values()]
 
 
 def _plan(count: int, sinks: Sequence[DataSink]) -> list[tuple[DataSink, int]]:

@@ -198,9 +198,6 @@ class ZarrData(DataSink):
         with self._mutex:
             self._open_writer().truncate_to(frames)
 
-    def _forget_after(self, frames: int) -> None:
-        self.truncate_to(frames)
-
     def zero(self) -> None:
         """Empty the store; it stays valid, and the next write fixes its fields anew."""
         with self._mutex:

@@ -44,6 +44,7 @@ def md(
     every: int = 10,
     checkpoint: float | str = 60.0,
     time_limit: float | str | None = None,
+    status: str | os.PathLike[str] | None = None,
     seed: int | str = 42,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -61,7 +62,7 @@ def md(
     ----------
     structures, model, supercell, min_atoms, strict, properties, device, dtype, threads, max_atoms, stop_above
         As in `athanor.relax`.
-    on_error, max_retries, every, checkpoint, time_limit, out, overwrite, resume, title, silence, progress
+    on_error, max_retries, every, checkpoint, time_limit, status, out, overwrite, resume, title, silence, progress
         As in `athanor.relax`.
     ensemble
         nvt, nve, nvt-nose-hoover, nvt-csvr, nvt-andersen, npt, npt-crescale, npt-langevin, nph, brownian.

@@ -37,6 +37,7 @@ def relax(
     every: int = 10,
     checkpoint: float | str = 60.0,
     time_limit: float | str | None = None,
+    status: str | os.PathLike[str] | None = None,
     seed: int | str = 42,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -97,6 +98,8 @@ def relax(
         Time of the clock between checkpoints; 0: none, s; `athanor run --resume` goes on from the newest.
     time_limit
         Stop after so much time of the clock, to be resumed, s; no limit by default.
+    status
+        File for how the run goes: every few seconds a line of JSON; none by default.
     seed
         Kept with the results; a relaxation draws no random numbers.
     out
@@ -104,7 +107,7 @@ def relax(
     overwrite
         Replace the results of an earlier run in `out`.
     resume
-        Go on with the run in `out`, which was stopped or killed: same arguments, same bits as an undisturbed one.
+        Go on with the run in `out`, which was stopped or killed; with the same arguments, to the same bits.
     title
         A name for the run, kept in `out`.
     silence

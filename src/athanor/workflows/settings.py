@@ -168,6 +168,8 @@ CHECKPOINT = Setting("checkpoint", CLOCK, "Time of the clock between checkpoints
                      note="`athanor run --resume` goes on from the newest", metavar="TIME", panel=OUTPUT)  # fmt: skip
 TIME_LIMIT = Setting("time_limit", CLOCK, "Stop after so much time of the clock, to be resumed", None, above=0.0,
                      absent="no limit", metavar="TIME", panel=COMPUTING)  # fmt: skip
+STATUS = Setting("status", str, "File for how the run goes: every few seconds a line of JSON", None, absent="none",
+                 metavar="FILE", panel=OUTPUT)  # fmt: skip
 EVERY = Setting("every", int, "Steps between frames and rows of the log", 10, metavar="N", panel=OUTPUT)
 
 # what `athanor.select` takes

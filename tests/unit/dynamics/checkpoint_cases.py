@@ -34,19 +34,24 @@ from athanor.dynamics import (
 )
 from athanor.dynamics.checkpoint import SavedCheckpoint
 from athanor.dynamics.hooks import (
+    AlignCellHook,
     Checkpoint,
     ConvergedSnapshotHook,
     EnergyDriftMonitorHook,
+    FreezeAtomsHook,
     LoggingHook,
+    MaxForceClampHook,
     SnapshotHook,
+    StopAboveHook,
 )
 from athanor.hooks import DynamicsStage
 from athanor.io.checkpoint import CheckpointFolder
 from athanor.models.demo import DemoModel, DemoModelWrapper
+from athanor.models.lj import LennardJonesModelWrapper
 from athanor.sinks import HostMemory, ZarrData
 from athanor.testing.dynamics_contract import argon_cluster, argon_crystal, argon_model, with_neighbor_hooks
 
-STEPS = 20
+STEPS, CLUSTERS = 20, 11
 PLACES = (0, 4, 9, 13, 19)
 BATH = {"temperature": 60.0, "random_seed": 5}
 CRYSTAL = {"temperature": 60.0, "pressure": 0.001, "barostat_time": 400.0}
@@ -79,8 +84,8 @@ def relax_and_heat(model: Any, **options: Any) -> FusedStage:
 
 
 def in_flight(make: Make, model: Any, sink: Any, **options: Any) -> Any:
-    """Eleven clusters in a batch of at most three; results in order, in a store or in memory."""
-    clusters = [argon_cluster(2 + number % 4, number) for number in range(11)]
+    """Many clusters in a batch of at most three; results in a store or in memory."""
+    clusters = [argon_cluster(2 + number % 4, number) for number in range(CLUSTERS)]
     if make is relax_and_heat and not options.pop("is_stream", False):
         source: Any = clusters
     else:
@@ -89,12 +94,40 @@ def in_flight(make: Make, model: Any, sink: Any, **options: Any) -> Any:
     return make(model, sampler=sampler, sinks=[sink], **options)
 
 
+class Breaks:
+    """Breaks the second system at its seventh step."""
+
+    frequency, stage, on_active = 1, DynamicsStage.AFTER_PRE_UPDATE, True
+
+    def __call__(self, ctx: Any, stage: Any) -> None:
+        batch = ctx.batch
+        broken = ((batch.system_id == 1) & (batch.step == 6)).reshape(-1)
+        batch.positions[broken[batch.batch_idx]] = float("nan")
+
+
+def held_and_broken(model: Any, *, hooks: Any) -> Any:
+    """Dynamics in which atoms are held, forces limited, cells turned, and a system fails half way."""
+    more = [FreezeAtomsHook(freeze_category=3), MaxForceClampHook(0.05), AlignCellHook(4), Breaks()]
+    more.append(StopAboveHook({"energy": 1e9}, frequency=3))
+    return NVTNoseHoover(model, dt=4.0, temperature=60.0, thermostat_time=100.0, hooks=[*more, *hooks])
+
+
+def two_lists(model: Any, *, hooks: Any) -> Any:
+    """A sum of two models, each with a list of its own; one that relaxes is soon done."""
+    both = model + LennardJonesModelWrapper(epsilon=0.002, sigma=3.0, cutoff=4.5)
+    relax = FIRE(both, dt=0.3, n_steps=9, convergence_hook=ConvergenceHook.from_fmax(0.04))
+    return FusedStage([(0, relax), (1, NVE(both, dt=4.0, n_steps=30, start_temperature=60.0))], hooks=hooks)
+
+
 def demo_model() -> DemoModelWrapper:
     torch.manual_seed(3)
     return DemoModelWrapper(DemoModel(hidden_dim=8).double())
 
 
-class Breaks:
+OTHERS = {"relax and heat": relax_and_heat, "held and broken": held_and_broken, "two lists": two_lists}
+
+
+class BreaksTwice:
     """Breaks a system twice, which tries again then."""
 
     frequency, stage, on_active = 1, DynamicsStage.AFTER_PRE_UPDATE, True
@@ -117,7 +150,7 @@ FLYING = {
     "in flight, stages of a stream": (relax_and_heat, {"is_stream": True, "refill_frequency": 3}),
 }
 NAMES = (
-    *FIXED_CELL, *CELLS, "relax and heat", *FLYING,
+    *FIXED_CELL, *CELLS, *OTHERS, *FLYING,
     *(f"{name}, demo" for name in (*FIXED_CELL, "relax and heat")),
 )  # fmt: skip
 
@@ -144,11 +177,11 @@ class Case:
             make, options = FLYING[name]
             self.engine = in_flight(make, model, self.results, hooks=hooks, **options)
         else:
-            make = {**FIXED_CELL, **CELLS, "relax and heat": relax_and_heat}[name]
+            make = {**FIXED_CELL, **CELLS, **OTHERS}[name]
             self.engine = make(model, hooks=hooks)
         with_neighbor_hooks(self.engine)
         if "second chances" in name:
-            self.engine.register_hook(Breaks())
+            self.engine.register_hook(BreaksTwice())
         self.is_flying = name in FLYING
         self.cells = name in CELLS
 
@@ -156,7 +189,9 @@ class Case:
         if self.is_flying:
             return None
         last = argon_crystal(2, 4, strain=0.01) if self.cells else argon_cluster(9, 1)
-        return Batch.from_data_list([argon_crystal(2, 3), last])
+        batch = Batch.from_data_list([argon_crystal(2, 3), last])
+        batch.atom_categories = torch.arange(batch.num_nodes) % 5
+        return batch
 
     def run(self, batch: Batch | None) -> None:
         with warnings.catch_warnings():

@@ -161,10 +161,15 @@ def test_outputs_that_are_not_cut_back_are_found(written, tmp_path, twin, monkey
     assert not go_on(name, written / name, 10, tmp_path / "right")
     monkeypatch.setattr(*twin)
     with pytest.raises((AssertionError, StorageError, KeyError)):
-        write(name, tmp_path / "again")
-        assert not go_on(name, tmp_path / "again", 10, tmp_path / "wrong")
-        one, other = (place / "C" / "00000004" / DIGESTS for place in (written / name, tmp_path / "again"))
-        assert one.read_bytes() == other.read_bytes()
+        assert_same(name, written, tmp_path)
+
+
+def assert_same(name: str, written: Path, place: Path) -> None:
+    """That a case is written as before, and goes on with equal bits."""
+    write(name, place / "again")
+    assert not go_on(name, place / "again", 10, place / "wrong")
+    one, other = (folder / "C" / "00000004" / DIGESTS for folder in (written / name, place / "again"))
+    assert one.read_bytes() == other.read_bytes()
 
 
 # -- the hook --------------------------------------------------------------------------------------------------------
@@ -296,9 +301,9 @@ def test_outputs_that_are_not_there_any_more_are_told(tmp_path):
     run = make(tmp_path / "a")
     run.run(systems(), 3)
     run.hooks[0].sink.close()
-    with pytest.raises(StorageError, match="holds 0 frames; it held 6 when the checkpoint was written"):
+    with pytest.raises(StorageError, match=r"holds 0 frames; it held 6 when the checkpoint was written"):
         make(tmp_path / "b").resume(tmp_path / "C")
-    with pytest.raises(InputError, match="2 hooks|Register the same hooks"):
+    with pytest.raises(InputError, match="Register the same hooks"):
         engine(Checkpoint(tmp_path / "C")).resume(tmp_path / "C")
 
 
@@ -374,11 +379,11 @@ def test_hooks_between_steps_see_the_whole_batch_and_cost_nothing_where_there_ar
     engine(Looks(), Looks()).run(systems(), 3)
     assert seen[::2] == [(0, [0, 0], 2), (1, [1, 1], 2), (3, [3, 3], 2), "over"]
     assert engine()._driver._call_hooks.pausing == []
+
+    class Odd(Looks):
+        between_steps = 3
+
     with pytest.raises(ContractError, match="must be callable"):
-
-        class Odd(Looks):
-            between_steps = 3
-
         engine(Odd())
     sampler = SizeAwareSampler([argon_cluster(3, number) for number in range(4)], max_batch_size=2)
     seen.clear()

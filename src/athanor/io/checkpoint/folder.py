@@ -75,6 +75,9 @@ class CheckpointFolder:
             str(self.path.resolve()), self.path, f"`{self.path}`", user="run", otherwise="give this run another folder"
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CheckpointFolder, (self.path, self.keep)  # a copy has to get the right to write for itself
+
     def __repr__(self) -> str:
         return f"CheckpointFolder({str(self.path)!r}, keep={self.keep})"
 
@@ -123,6 +126,7 @@ class CheckpointFolder:
             self._remove_partial()
             number = max(self.numbers(), default=0) + 1
             self._write_as(self.path / f"{number:08d}", tree)
+        with suppress(OSError):  # they go with the next one
             for old in self.numbers()[: -self.keep]:
                 self._remove(self.path / f"{old:08d}")
         return number
@@ -238,8 +242,6 @@ def _told(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, StorageError):
-            raise
         raise StorageError(
             f"`{path}` {what}: {error.strerror or error}. The checkpoints in it are as they were. Make room, or give "
             f"another folder."

@@ -46,6 +46,7 @@ from athanor.dynamics.hooks import (
 )
 from athanor.hooks import DynamicsStage
 from athanor.io.checkpoint import CheckpointFolder
+from athanor.io.store.folder import Disk
 from athanor.models.demo import DemoModel, DemoModelWrapper
 from athanor.models.lj import LennardJonesModelWrapper
 from athanor.sinks import HostMemory, ZarrData
@@ -155,6 +156,16 @@ NAMES = (
 )  # fmt: skip
 
 
+class Unsynced(Disk):
+    """A disk that is not waited for, as only a power cut would tell."""
+
+    def sync(self, descriptor: int) -> None:
+        pass
+
+    def sync_folder(self, path: Path) -> None:
+        pass
+
+
 class Case:
     """One run, in a folder of its own."""
 
@@ -164,8 +175,10 @@ class Case:
         model = demo_model() if self.name.endswith(", demo") else argon_model()
         place.mkdir(exist_ok=True, parents=True)
         self.checkpoint = Checkpoint(place / "C", every=1, seconds=None, keep=100)
-        self.store = ZarrData(place / "frames.zarr", durability="frame")
-        self.results = ZarrData(place / "results.zarr") if name != "in flight, NVE" else HostMemory(100)
+        self.checkpoint.folder = CheckpointFolder(place / "C", 100, disk=Unsynced())
+        self.store = ZarrData(place / "frames.zarr", durability="none")
+        in_memory = name == "in flight, NVE"
+        self.results = HostMemory(100) if in_memory else ZarrData(place / "results.zarr", durability="none")
         hooks = [
             SnapshotHook(self.store, 2, first=True, last=True, finished="once"),
             LoggingHook("csv", 1, place / "log.csv", finished="once"),

@@ -21,10 +21,11 @@ from athanor.dynamics import (
     NVTNoseHoover,
     SizeAwareSampler,
 )
+from athanor.dynamics.delivery import Delivery
 from athanor.dynamics.driver import Driver
 from athanor.dynamics.engine import BaseDynamics
+from athanor.dynamics.gate import Gate
 from athanor.dynamics.hooks import AlignCellHook
-from athanor.dynamics.in_flight import InFlight
 from athanor.dynamics.working_set import WorkingSet
 from athanor.hooks import DynamicsStage
 from athanor.testing.dynamics_contract import argon_cluster, argon_crystal, argon_model, with_neighbor_hooks
@@ -196,12 +197,12 @@ def not_primed(self: Driver) -> None:
     self.systems.run["evaluated"].fill_(True)
 
 
-def ids_by_draw(self: SizeAwareSampler, order: int, name: str, data: AtomicData) -> int:
-    self._ids[len(self._ids)] = True
-    return len(self._ids) - 1
+def ids_by_draw(self: Gate, order: int, data: AtomicData) -> int:
+    self._ids.add(self._ids.largest + 1)
+    return self._ids.largest
 
 
-def left_where_it_was(self: InFlight, frames: Batch) -> None:
+def left_where_it_was(self: Delivery, frames: Batch) -> None:
     self._finished += len(frames)
 
 
@@ -212,8 +213,8 @@ MUTANTS = {
     "newcomers start without forces": (Driver, "_evaluate_newcomers", not_primed),
     "newcomers are turned before they get velocities": (Driver, "_enter_stages", lambda self, joined=None: None),
     "who changes stage enters early": (Driver, "_enter_stages", lambda self, joined: enter_stages(self)),
-    "ids count draws, not samples": (SizeAwareSampler, "_id_for", ids_by_draw),
-    "failures are not told apart": (InFlight, "_note_written", left_where_it_was),
+    "ids count draws, not samples": (Gate, "_id_for", ids_by_draw),
+    "failures are not told apart": (Delivery, "_note_written", left_where_it_was),
 }
 """What breaks the promise, by how."""
 

@@ -23,13 +23,16 @@ from athanor.dynamics.arguments import (
     check_function,
     check_keywords,
     check_model,
+    check_sampler,
+    check_sinks,
     device_of,
     warn_if_nothing_moves,
 )
 from athanor.dynamics.convergence import ConvergenceHook
+from athanor.dynamics.delivery import Tally
 from athanor.dynamics.driver import Driver, check_can_produce
 from athanor.dynamics.evaluate import evaluate
-from athanor.dynamics.in_flight import InFlight, Tally, check_sampler, check_sinks
+from athanor.dynamics.in_flight import InFlight
 from athanor.dynamics.in_use import in_use, of_model
 from athanor.dynamics.rows import Rows, SavedRows, mask_of_rows, save_rows, take_up_rows
 from athanor.dynamics.start import check_start, settle_velocities_
@@ -305,7 +308,7 @@ class BaseDynamics(HookRegistryMixin):
     @property
     def tally(self) -> Tally:
         """How many systems of runs in flight have come and gone."""
-        return self._in_flight.tally
+        return self._in_flight.delivery.tally
 
     def step(self, batch: Batch) -> tuple[Batch, Tensor | None]:
         """Advance one step; return the batch and the indices of systems that are finished, or None."""

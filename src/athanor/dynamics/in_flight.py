@@ -7,9 +7,9 @@ of them were delivered and are there still, because something raised in between,
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,55 +17,26 @@ from torch import Tensor
 from athanor import _runtime
 from athanor._values import check_whole
 from athanor.data.batch import Batch
-from athanor.dynamics.arguments import check_batch
+from athanor.dynamics.arguments import check_batch, check_can_fly
+from athanor.dynamics.caps import Load
+from athanor.dynamics.delivery import Delivery, Running
 from athanor.dynamics.evaluate import drop_results
-from athanor.dynamics.sampler import Draw, Load, SizeAwareSampler
+from athanor.dynamics.gate import Draw
+from athanor.dynamics.sampler import SizeAwareSampler
 from athanor.dynamics.sources import Size
-from athanor.dynamics.state import Parameter, is_schedule
 from athanor.dynamics.status import (
     DoesNotJoin,
-    StageSpec,
     ensure_bookkeeping,
     exchange_systems,
     finished_systems,
 )
-from athanor.errors import AthanorError, AthanorWarning, CapacityError, ContractError, InputError, in_words
-from athanor.sinks.base import DataSink, check_sink
+from athanor.errors import AthanorError, AthanorWarning, InputError, in_words
 
 if TYPE_CHECKING:
     from athanor.dynamics.engine import BaseDynamics
 
 Exchange = Callable[[Tensor, Batch | None], None]
 """Takes the systems of a mask [B] out of a batch and puts those of another one in."""
-
-
-class Tally(NamedTuple):
-    """How many systems have come and gone: ``joined`` is the sum of the others.
-
-    Parameters
-    ----------
-    joined
-        Systems that a run has taken up.
-    running
-        Those that are in the batch.
-    finished, failed
-        Those that were delivered, by whether they failed.
-    held
-        Those that are finished and wait for one before them, where results are delivered in order.
-    """
-
-    joined: int
-    running: int
-    finished: int
-    failed: int
-    held: int
-
-
-class _Running(NamedTuple):
-    """A system in the batch: its number in the sampler, None if it came otherwise, and its size as that counts it."""
-
-    order: int | None
-    size: Size
 
 
 class InFlight:
@@ -79,18 +50,7 @@ class InFlight:
 
     def __init__(self, owner: BaseDynamics) -> None:
         self._owner = owner
-        self._running: dict[int, _Running] = {}
-        self._delivered: set[int] = set()
-        self._held: dict[int, Batch] = {}
-        self._next = 0
-        self._joined = self._finished = self._failed = 0
-
-    @property
-    def tally(self) -> Tally:
-        """How many systems have come and gone."""
-        held = len(self._held)
-        running = self._joined - self._finished - self._failed - held
-        return Tally(self._joined, running, self._finished, self._failed, held)
+        self.delivery = Delivery(owner)
 
     @property
     def sampler(self) -> SizeAwareSampler:
@@ -159,7 +119,7 @@ class InFlight:
 
     def _tell_of_nothing(self) -> None:
         """Warn that there is nothing to run, unless something was before."""
-        if not self._joined:
+        if not self.delivery.joined:
             text = "The sampler has no system that can be run"
             text += f"; {len(self.sampler.set_aside)} were set aside." if self.sampler.set_aside else "."
             warnings.warn(AthanorWarning(text), stacklevel=_runtime.level_of_caller())
@@ -168,7 +128,7 @@ class InFlight:
 
     def first_batch(self) -> Batch | None:
         """Return a batch to start with, or None if there is nothing to run."""
-        device, self.sampler.entry_status = self._owner.device, self._owner.first_status
+        device, self.sampler.gate.entry_status = self._owner.device, self._owner.first_status
         while draws := self.sampler.draw_first(self._owner.max_batch_size, device=device):
             try:
                 made = self.sampler.batch_of(draws, device)
@@ -183,20 +143,20 @@ class InFlight:
 
     def take_up(self, batch: Batch) -> None:
         """Count in the systems of a batch that somebody else made, or that an earlier run left."""
-        self.sampler.entry_status = self._owner.first_status
+        self.sampler.gate.entry_status = self._owner.first_status
         ensure_bookkeeping(batch)
         ids, sizes = batch.system_id.reshape(-1).tolist(), zip(batch.num_nodes_list, batch.num_edges_list, strict=True)
-        new = {one: _Running(None, Size(*size)) for one, size in zip(ids, sizes, strict=True)}
-        self._joined += len(new.keys() - self._running.keys())
-        self._running = {one: self._running.get(one, entry) for one, entry in new.items()}
-        self._delivered &= new.keys()
-        self.sampler.reserve_ids(ids)
+        running = self.delivery.running
+        new = {one: Running(None, Size(*size)) for one, size in zip(ids, sizes, strict=True) if one not in running}
+        self.delivery.join(new)
+        self.delivery.forget_all_but(set(ids))
+        self.sampler.gate.reserve_ids(ids)
 
     def _note(self, draws: Iterable[Draw], batch: Batch) -> None:
         there = set(batch.system_id.reshape(-1).tolist())
-        joined = {draw.system_id: _Running(draw.order, draw.size) for draw in draws if draw.system_id in there}
-        self._running |= joined
-        self._joined += len(joined)
+        self.delivery.join(
+            {draw.system_id: Running(draw.order, draw.size) for draw in draws if draw.system_id in there}
+        )
 
     def _ready(self, draws: list[Draw], batch: Batch) -> Batch | None:
         """Return a batch of systems as one that is ready to join; None if every one of them had to be set aside."""
@@ -229,19 +189,19 @@ class InFlight:
         bool
             False if all are finished and none joined; they are still there then.
         """
-        self.deliver(batch, finished)
+        self.delivery.deliver(batch, finished)
         staying = ~finished
         anyone = bool(staying.any())
         ids = batch.system_id.reshape(-1)[staying].tolist()
         load = Load()
         for one in ids:
-            load = load.plus(self._running[one].size)
+            load = load.plus(self.delivery.running[one].size)
         joined = self._join(batch, finished, load, exchange)
         if not joined and anyone:
             exchange(finished, None)
             joined = True
         if joined:
-            self._forget_all_but(batch)
+            self.delivery.forget_all_but(set(batch.system_id.reshape(-1).tolist()))
         return joined
 
     def _join(self, batch: Batch, finished: Tensor, load: Load, exchange: Exchange) -> bool:
@@ -290,171 +250,12 @@ class InFlight:
         except AthanorError as error:
             raise DoesNotJoin(in_words(error)) from error
 
-    def _forget_all_but(self, batch: Batch) -> None:
-        there = set(batch.system_id.reshape(-1).tolist())
-        self._running = {one: entry for one, entry in self._running.items() if one in there}
-        self._delivered &= there
-
-    # -- who leaves ----------------------------------------------------------------------------------------------
-
-    def deliver(self, batch: Batch, finished: Tensor) -> None:
-        """Give the `finished` systems of a mask [B] to the sinks, unless that was done already.
-
-        Raises
-        ------
-        CapacityError
-            If the sinks have no room for them; nothing is written then.
-        """
-        places = [
-            place
-            for place in finished.nonzero().flatten().tolist()
-            if int(batch.system_id[place]) not in self._delivered
-        ]
-        frames = batch.without_pairs().index_select(places) if places else None
-        if frames is not None and not self._owner.ordered:
-            self._write(frames)
-        elif frames is not None:
-            self._hold(frames)
-        self._write_held()
-
-    def _hold(self, frames: Batch) -> None:
-        """Let systems wait for their turn."""
-        for number, one in enumerate(frames.system_id.reshape(-1).tolist()):
-            order = self._running[one].order
-            frame = frames.index_select([number])
-            if order is None:
-                self._write(frame)
-            else:
-                self._held[order] = frame
-                self._delivered.add(one)
-
-    def _write_held(self) -> None:
-        """Write the systems whose turn it is, as far as everything before them is done."""
-        if not self._held:
-            return
-        before = {entry.order for one, entry in self._running.items() if one not in self._delivered}
-        while self._next not in before:
-            frame = self._held.get(self._next)
-            if frame is not None:
-                self._write(frame)
-                del self._held[self._next]
-            elif not self.sampler.was_given(self._next):
-                return
-            self._next += 1
-
-    def _write(self, frames: Batch) -> None:
-        """Write systems to the sinks: to the first one that has room, failed ones to those for failures."""
-        owner, failed = self._owner, frames.failure_code.reshape(-1) != 0
-        parts = [(frames, owner.sinks)]
-        if owner.failure_sinks and bool(failed.any()):
-            parts = [(frames.index_select(~failed), owner.sinks)] if not bool(failed.all()) else []
-            parts.append((frames.index_select(failed), owner.failure_sinks))
-        plans = [(part, _plan(len(part), sinks)) for part, sinks in parts if sinks]
-        for part, plan in plans:
-            first = 0
-            for sink, count in plan:
-                some = part if count == len(part) else part.index_select(slice(first, first + count))
-                sink.write(some)
-                self._note_written(some)
-                first += count
-        for part, sinks in parts:
-            if not sinks:
-                self._note_written(part)
-
-    def _note_written(self, frames: Batch) -> None:
-        self._delivered.update(frames.system_id.reshape(-1).tolist())
-        failed = int((frames.failure_code.reshape(-1) != 0).sum())
-        self._failed += failed
-        self._finished += len(frames) - failed
-
     # -- restart -------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart needs to know beside batch and sampler."""
-        return {
-            "running": {one: (entry.order, *entry.size) for one, entry in self._running.items()},
-            "delivered": sorted(self._delivered),
-            "held": {order: frame.model_dump() for order, frame in self._held.items()},
-            "next": self._next,
-            "counts": (self._joined, self._finished, self._failed),
-        }
+        return self.delivery.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up `state` from `state_dict`."""
-        self._running = {one: _Running(order, Size(*size)) for one, (order, *size) in state["running"].items()}
-        self._delivered = set(state["delivered"])
-        self._held = {order: Batch.from_dict(dump) for order, dump in state["held"].items()}
-        self._next = state["next"]
-        self._joined, self._finished, self._failed = state["counts"]
-
-
-def _plan(count: int, sinks: Sequence[DataSink]) -> list[tuple[DataSink, int]]:
-    """Return how many of `count` systems go to which sink: the first ones that have room."""
-    plan, left = [], count
-    for sink in sinks:
-        room = left if sink.capacity is None else min(left, sink.capacity - len(sink))
-        if room > 0:
-            plan.append((sink, room))
-            left -= room
-    if left:
-        raise CapacityError(
-            f"The sinks have no room for {left} of {count} finished systems. Nothing was written; `drain()` one of "
-            f"them, then go on with `engine.run()`."
-        )
-    return plan
-
-
-def check_sampler(sampler: Any, engine: str) -> SizeAwareSampler | None:
-    """Return `sampler` if it is one, or None; raises ContractError otherwise."""
-    if sampler is None or isinstance(sampler, SizeAwareSampler):
-        return sampler
-    raise ContractError(
-        f"`sampler` of {engine} is a {type(sampler).__name__}; pass `SizeAwareSampler(systems, max_atoms=...)`, which "
-        f"takes data sets, lists, stores, folders and generators."
-    )
-
-
-def check_sinks(sinks: Any, name: str) -> list[DataSink]:
-    """Return `sinks` as a list; one alone is a list of one.
-
-    Raises
-    ------
-    ContractError
-        If one is no sink.
-    """
-    if sinks is None:
-        return []
-    listed = [sinks] if isinstance(sinks, DataSink) or not isinstance(sinks, Iterable) else list(sinks)
-    return [check_sink(sink, name) for sink in listed]
-
-
-def check_can_fly(engine: BaseDynamics, stages: Sequence[StageSpec], most: int | None) -> None:
-    """Refuse what can not be run in flight, and warn if nobody keeps the results.
-
-    Raises
-    ------
-    InputError
-        If systems would never leave, or a parameter has one value for each system of a batch.
-    """
-    last = stages[-1].engine
-    if most is None and last.n_steps is None and last.convergence_hook is None:
-        raise InputError(
-            f"Systems never leave {type(last).__name__}: it has neither `n_steps` nor a `convergence_hook`. Give it "
-            f"one of them, or let the run end after some steps: `run(n_steps=...)`."
-        )
-    for stage in stages:
-        for name in Parameter.names_in(type(stage.engine)):
-            value = getattr(stage.engine, name)
-            rows = value.is_per_system if is_schedule(value) else isinstance(value, Tensor) and value.numel() > 1
-            if rows:
-                raise InputError(
-                    f"`{name}` of {type(stage.engine).__name__} has one value for each system of a batch, and systems "
-                    f"of a sampler come and go. Give one number."
-                )
-    hooks = [hook for member in (engine, *engine._members()) for hook in member.hooks]
-    if not engine.sinks and not any(getattr(hook, "sink", None) is not None for hook in hooks):
-        text = (
-            f"Finished systems leave {type(engine).__name__}, and nobody keeps them: it has neither `sinks` nor a hook "
-            f"that writes. Give it `sinks=[HostMemory(capacity=1000)]`."
-        )
-        warnings.warn(AthanorWarning(text, "nothing is kept"), stacklevel=_runtime.level_of_caller())
+        self.delivery.load_state_dict(state)

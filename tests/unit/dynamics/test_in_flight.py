@@ -21,6 +21,7 @@ from athanor.dynamics import (
     SizeAwareSampler,
     driver,
 )
+from athanor.dynamics.delivery import Delivery
 from athanor.dynamics.driver import Driver
 from athanor.dynamics.engine import BaseDynamics
 from athanor.dynamics.hooks import ConvergedSnapshotHook, LoggingHook, SnapshotHook
@@ -181,7 +182,7 @@ def test_an_interruption_between_delivery_and_refill_delivers_nobody_twice() -> 
 
 
 def test_it_would_be_noticed_if_deliveries_were_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(InFlight, "_note_written", lambda self, frames: None)
+    monkeypatch.setattr(Delivery, "_note_written", lambda self, frames: None)
     assert interrupted() != [0, 1, 2, 3, 4]
 
 
@@ -494,7 +495,7 @@ def test_nothing_grows_while_systems_come_and_go() -> None:
             gc.collect()
             counts.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
         assert engine.tally.finished >= 420
-        assert len(engine._in_flight._running) == len(engine.active_batch) == 2
+        assert len(engine._in_flight.delivery.running) == len(engine.active_batch) == 2
         return counts[-1] - counts[-2]
 
     class Remembers:

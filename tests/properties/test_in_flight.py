@@ -26,6 +26,7 @@ from athanor.dynamics.driver import Driver
 from athanor.dynamics.engine import BaseDynamics
 from athanor.dynamics.gate import Gate
 from athanor.dynamics.hooks import AlignCellHook
+from athanor.dynamics.parking import Parking
 from athanor.dynamics.working_set import WorkingSet
 from athanor.hooks import DynamicsStage
 from athanor.testing.dynamics_contract import argon_cluster, argon_crystal, argon_model, with_neighbor_hooks
@@ -145,11 +146,14 @@ class Course:
             assert len(batch) <= sampler.max_batch_size
             tally = engine.tally
             assert tally.joined == tally.running + tally.finished + tally.failed + tally.held
-            assert tally.running == len(batch)
+            assert tally.running == len(batch) + self.waiting(engine)
             assert (tally.finished, tally.failed) == (len(self.sink), len(self.failures))
             if self.chance.random() < 0.3:
                 state, batch, engine = engine.state_dict(), batch.clone(), self.make()
                 engine.load_state_dict(state)
+
+    def waiting(self, engine: BaseDynamics) -> int:
+        return 0
 
     def check(self, engine: BaseDynamics) -> None:
         count = len(self.systems)
@@ -188,8 +192,8 @@ def test_one_that_fails_as_it_enters_a_stage_goes_back_to_before() -> None:
     course.check(course.run())
 
 
-def everyone_arrives(self: WorkingSet, batch: Batch, joined: torch.Tensor) -> None:
-    take_up_joined(self, batch, torch.ones_like(joined))
+def everyone_arrives(self: WorkingSet, batch: Batch, joined: torch.Tensor, **options: bool) -> None:
+    take_up_joined(self, batch, torch.ones_like(joined), **options)
 
 
 def not_primed(self: Driver) -> None:
@@ -225,9 +229,9 @@ def test_it_is_noticed_if_it_does(mutant: str, monkeypatch: pytest.MonkeyPatch) 
     if home is Driver:  # a run starts as it should
         whole, real = Driver.exchange, getattr(Driver, name)
 
-        def exchange(self: Driver, *arguments: Any) -> None:
+        def exchange(self: Driver, *arguments: Any, **options: Any) -> None:
             monkeypatch.setattr(Driver, name, broken)
-            whole(self, *arguments)
+            whole(self, *arguments, **options)
             monkeypatch.setattr(Driver, name, real)
 
         monkeypatch.setattr(Driver, "exchange", exchange)
@@ -238,6 +242,106 @@ def test_it_is_noticed_if_it_does(mutant: str, monkeypatch: pytest.MonkeyPatch) 
         course = Course(kind, seed)
         try:
             course.check(course.run())
+        except (AssertionError, RuntimeError, KeyError, ValueError):
+            return
+    pytest.fail(f"nothing was noticed: {mutant}")
+
+
+# -- out of memory ---------------------------------------------------------------------------------------------------
+
+ERRORS = [
+    lambda: MemoryError(),
+    lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+    lambda: RuntimeError("CUDA error: out of memory"),
+    lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    lambda: OSError(12, "Cannot allocate memory"),
+]  # fmt: skip
+
+
+class HasNoMemory:
+    """Raises for more than so many atoms at random calls of the model, or before it, where lists are searched."""
+
+    frequency, stage, on_active = 1, DynamicsStage.BEFORE_COMPUTE, True
+
+    def __init__(self, chance: random.Random, most: int, error: Any, *, of_model: bool) -> None:
+        self.chance, self.most, self.error, self.of_model, self.times = chance, most, error, of_model, 0
+
+    def __call__(self, ctx: Any, stage: Any) -> None:
+        if not self.of_model:
+            self.look(ctx.batch)
+
+    def forward(self, model: Any, arguments: Any) -> None:
+        if self.of_model:
+            self.look(arguments[0])
+
+    def look(self, batch: Batch) -> None:
+        if batch.num_nodes > self.most and self.chance.random() < 0.4:
+            self.times += 1
+            raise self.error()
+
+
+class HungryCourse(Course):
+    """A course whose model has no memory for more than so many atoms."""
+
+    def __init__(self, name: str, seed: int) -> None:
+        super().__init__(name, seed)
+        chance = random.Random(seed)
+        self.largest = max(data.num_nodes for data in self.systems)
+        self.caps |= {"max_atoms": 6 * self.largest, "max_batch_size": 12}
+        most = chance.randint(self.largest, 2 * self.largest)
+        self.lack = HasNoMemory(chance, most, chance.choice(ERRORS), of_model=chance.random() < 0.7)
+        self.model.register_forward_pre_hook(self.lack.forward)
+
+    def make(self) -> BaseDynamics:
+        engine = super().make()
+        engine.register_hook(self.lack)
+        return engine
+
+    def waiting(self, engine: BaseDynamics) -> int:
+        return len(engine._in_flight._parking.systems)
+
+
+@pytest.mark.filterwarnings("ignore:The memory did not suffice")
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("name", ["Langevin", "FIRE", "NPT", "two stages"])
+def test_want_of_memory_changes_nobodys_path(name: str, seed: int) -> None:
+    course = HungryCourse(name, 7000 + 100 * list(ENGINES).index(name) + seed)
+    course.check(course.run())
+    rows = max(6 * course.largest, 12)
+    assert course.lack.times <= rows.bit_length()  # the cap halves each time, and a system that runs alone fits
+
+
+def lost(self: Parking, batch: Batch, places: list[int]) -> None:
+    park(self, batch, places)
+    self.systems.clear()
+
+
+def without_rows(self: Parking, batch: Batch, places: list[int]) -> None:
+    park(self, batch, places)
+    for one in self.systems:
+        one.drop_state_rows(one.state_keys)
+
+
+park = Parking._park
+
+OF_MEMORY = {
+    "those that wait have done half a step": (Driver, "undo_unfinished_step", lambda self, batch: None),
+    "those that wait are lost": (Parking, "_park", lost),
+    "what rides on those that wait is dropped": (Parking, "_park", without_rows),
+    "it is tried again with as many": (Parking, "make_room", lambda self, *arguments: None),
+    "who returns enters its stage anew": (WorkingSet, "take_up_joined", everyone_arrives),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The memory did not suffice")
+@pytest.mark.parametrize("mutant", OF_MEMORY)
+def test_it_is_noticed_if_want_of_memory_changes_a_path(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, name, broken = OF_MEMORY[mutant]
+    monkeypatch.setattr(home, name, broken)
+    for seed in range(7000, 7008):
+        try:
+            test_want_of_memory_changes_nobodys_path("Langevin", seed - 7000 - 100)
         except (AssertionError, RuntimeError, KeyError, ValueError):
             return
     pytest.fail(f"nothing was noticed: {mutant}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from athanor._memory import is_out_of_memory
 from athanor.data._followers import take_key
 from athanor.data.fields import FIELDS
 from athanor.dynamics.admission import search_radius
@@ -24,7 +25,7 @@ from athanor.dynamics.last_good import LastGood
 from athanor.dynamics.quarantine import Quarantine, systems_where
 from athanor.dynamics.rows import mask_of_rows
 from athanor.dynamics.status import StageSpec, count_step, ensure_bookkeeping, exchange_systems, finished_systems
-from athanor.dynamics.working_set import WorkingSet
+from athanor.dynamics.working_set import ARRIVED, WorkingSet
 from athanor.errors import InputError
 from athanor.hooks.stages import DynamicsStage as At
 
@@ -41,6 +42,11 @@ class Driver:
         The engine that the user runs: holds the model, its own hooks, `exit_status`, `on_error`, `step_count`.
     stages
         Stages in order. For a plain engine the only one is the owner itself.
+
+    Attributes
+    ----------
+    unfinished
+        Whether a step, or an evaluation before one, has begun and not come to its end.
     """
 
     def __init__(self, owner: Engine, stages: Sequence[StageSpec]) -> None:
@@ -49,6 +55,7 @@ class Driver:
         self._last_good = LastGood()
         self.systems = WorkingSet(owner, self.stages, self._last_good)
         self._call_hooks = HookCalls(owner, self.stages, self.systems)
+        self.unfinished = False
         self._needs: frozenset[str]
         self._computed: frozenset[str]
 
@@ -57,6 +64,7 @@ class Driver:
     def step(self) -> Tensor | None:
         """Advance every active system by one step and return the indices that finished in it, or None."""
         systems, call_hooks = self.systems, self._call_hooks
+        self.unfinished = True
         call_hooks.look()
         for stage in self.stages:
             stage.converged = None
@@ -87,6 +95,7 @@ class Driver:
         finished = self._migrate()
         remember = self._quarantine.remember
         remember()  # from here on the step is done: if a hook raises, neither it nor what hooks before did is undone
+        self.unfinished = False
         call_hooks(At.AFTER_STEP, owner_last=True, after_change=remember)
         call_hooks(At.ON_CONVERGE, after_change=remember)
         for engine in call_hooks.engines:
@@ -95,11 +104,13 @@ class Driver:
 
     # -- before and around a run ---------------------------------------------------------------------------------
 
-    def begin(self, batch: Batch, *, forget_converged: bool) -> None:
+    def begin(self, batch: Batch, *, forget_converged: bool, goes_on: bool = False) -> None:
         """Take up `batch`: fields, identities, engine state, and results if they are stale.
 
-        Systems that converged in an earlier run of a plain engine move again if that is to be forgotten.
+        Systems that converged in an earlier run of a plain engine move again if that is to be forgotten. Hooks are
+        shown the start of a run, unless it `goes_on`: then those who joined meanwhile.
         """
+        self.unfinished = True
         self.systems.release()
         ensure_bookkeeping(batch)
         for name in ("velocities", "velocities_present", "dof"):
@@ -121,17 +132,28 @@ class Driver:
         notes = self.owner.failure_notes
         self._quarantine = Quarantine(self.owner.exit_status, raises, systems, self._last_good, notes)
         systems.use_rows_of(batch)
-        settled = systems.settled(batch)  # who changed stage at the end of an earlier run enters in the first step
-        for stage, mask in zip(self.stages, systems.masks_of(batch), strict=True):
-            self._call_hooks.hand_over(stage.engine, batch, mask & settled)
-            stage.engine.take_on(batch, mask & settled)
+        self._hand_over(batch)
         systems.start(batch)
         self._leave_out_misfits()
         self._evaluate_newcomers()
         if not systems.active.any:
             self._leave_results_unknown(batch)
         self._quarantine.remember()
-        self._call_hooks.show_start()
+        self.unfinished = False
+        if not goes_on:
+            self._call_hooks.show_start()
+            self._note_shown()
+        self._show_joined()
+
+    def _hand_over(self, batch: Batch, systems: Tensor | None = None) -> None:
+        """Let each stage take on its systems of the whole batch, all or those of a mask [B], as far as they are in it.
+
+        Who changed stage at the end of an earlier step enters in the next one.
+        """
+        there = self.systems.settled(batch) if systems is None else self.systems.settled(batch) & systems
+        for stage, mask in zip(self.stages, self.systems.masks_of(batch), strict=True):
+            self._call_hooks.hand_over(stage.engine, batch, mask & there)
+            stage.engine.take_on(batch, mask & there)
 
     def advance(self, most_steps: int | None) -> None:
         """Step until no system is active, at most `most_steps` times."""
@@ -153,26 +175,42 @@ class Driver:
         self._call_hooks.release(self.systems.part.whole, leaving)
         self._call_hooks.show("on_leave", leaving)
 
-    def exchange(self, leaving: Tensor, newcomers: Batch | None) -> None:
+    def exchange(self, leaving: Tensor, newcomers: Batch | None, *, returns: bool = False) -> None:
         """Between two steps: take systems out of the whole batch, bool [B], and put `newcomers` behind the others.
 
-        These get state, velocities and results as the systems do that a run starts with. No bit of the others changes.
+        These get state, velocities and results as the systems do that a run starts with, unless each `returns`: then
+        it goes on where it was. No bit of the others changes.
         """
         systems = self.systems
         systems.write_back()
         whole, fresh = systems.part.whole, systems.part.batch.fresh_results()
+        self.unfinished = True
         exchange_systems(whole, leaving, newcomers)
         self._count_from_here(whole)
         count = 0 if newcomers is None else len(newcomers)
         joined = torch.arange(len(whole), device=whole.device) >= len(whole) - count
-        systems.take_up_joined(whole, joined)
-        self._enter_stages(joined)
+        systems.take_up_joined(whole, joined, returns=returns)
+        if returns:
+            self._hand_over(whole, joined)
+        self._enter_stages(joined & (systems.rows_of(whole)["known_status"] == ARRIVED))
         self._evaluate_newcomers()
         self._quarantine.remember(systems.part.of_whole(joined))
         if fresh is not None:
             systems.part.batch.mark_results_fresh(*fresh)
-        if count:
-            self._call_hooks.show("on_join", joined)
+        self.unfinished = False
+        self._show_joined()
+
+    def _show_joined(self) -> None:
+        """Show the whole batch to hooks that want to see who has joined, each system once."""
+        whole = self.systems.part.whole
+        unseen = ~self.systems.rows_of(whole)["shown"]
+        if bool(unseen.any()):
+            self._call_hooks.show("on_join", unseen)
+            self._note_shown()
+
+    def _note_shown(self) -> None:
+        for batch in (self.systems.part.whole, self.systems.part.batch):
+            self.systems.rows_of(batch)["shown"].fill_(True)
 
     def end(self, *, failed: bool) -> None:
         """Write what the run did onto the whole batch; if it `failed`, its last step can still be undone."""
@@ -342,15 +380,16 @@ class Driver:
             return frozenset(evaluate(model, batch, self._needs, wanted))
         except (*NOT_OF_A_SYSTEM, Warning):
             raise
-        except Exception:
-            if self._quarantine.raise_errors or len(batch) == 1:
+        except Exception as error:
+            is_parked = self.owner.inflight_mode and is_out_of_memory(error)  # who runs in flight knows what to do
+            if self._quarantine.raise_errors or len(batch) == 1 or is_parked:
                 raise
-            computed, errors = evaluate_apart(model, batch, self._needs, wanted)
-            if len(errors) == len(batch):
-                raise
-            self._quarantine.set_aside_raising(errors, stepping=stepping)
-            self.systems.leave_out_failed()
-            return computed
+        computed, errors = evaluate_apart(model, batch, self._needs, wanted)  # what the failed pass held is let go of
+        if len(errors) == len(batch):
+            raise errors[0]
+        self._quarantine.set_aside_raising(errors, stepping=stepping)
+        self.systems.leave_out_failed()
+        return computed
 
     @contextmanager
     def _leaving_results_alone(self, *, stepping: bool) -> Iterator[None]:

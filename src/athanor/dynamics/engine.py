@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -316,7 +317,8 @@ class BaseDynamics(HookRegistryMixin):
             if self._running:
                 return batch, self._driver.step()
             check_batch(batch, self)
-            with self._alone_with(batch), self._asking_for_outputs(), self._taken_up(batch):
+            begin = partial(self._driver.begin, forget_converged=False)
+            with self._alone_with(batch), self._asking_for_outputs(), self._taken_up(batch, begin):
                 finished = self._driver.step()
         return batch, finished
 
@@ -636,14 +638,17 @@ class BaseDynamics(HookRegistryMixin):
             self.active.select_(rows, parameter.rows_of(self, getattr(self, name).at(elapsed), batch).to(rows.dtype))
 
     @contextmanager
-    def _around_run(self, batch: Batch) -> Iterator[None]:
-        """Open hooks, ask for outputs and prime results for a whole run; close and restore in any case."""
+    def _around_run(self, batch: Batch, begin: Callable[[Batch], None] | None = None) -> Iterator[None]:
+        """Open hooks, ask for outputs and prime results for a whole run; close and restore in any case.
+
+        With `begin` to take the batch up, instead of the driver's.
+        """
         check_batch(batch, self)
         with torch.inference_mode(False), self._alone_with(batch), self._asking_for_outputs():
             self.open_hooks(*self._members())
             try:
                 self._running = True
-                with self._taken_up(batch, forget_converged=True):
+                with self._taken_up(batch, begin or partial(self._driver.begin, forget_converged=True)):
                     if not self._driver.systems.active.any and not self.inflight_mode:
                         warn_if_nothing_moves(batch, self)
                     yield
@@ -673,10 +678,10 @@ class BaseDynamics(HookRegistryMixin):
             yield
 
     @contextmanager
-    def _taken_up(self, batch: Batch, *, forget_converged: bool = False) -> Iterator[None]:
+    def _taken_up(self, batch: Batch, begin: Callable[[Batch], None]) -> Iterator[None]:
         """Take up a batch for some steps, and leave what they did on it in any case."""
         try:
-            self._driver.begin(batch, forget_converged=forget_converged)
+            begin(batch)
             yield
         except BaseException:
             self._driver.end(failed=True)

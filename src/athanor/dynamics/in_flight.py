@@ -7,14 +7,14 @@ of them were delivered and are there still, because something raised in between,
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from athanor import _runtime
+from athanor._memory import is_out_of_memory
 from athanor._values import check_whole
 from athanor.data.batch import Batch
 from athanor.dynamics.arguments import check_batch, check_can_fly
@@ -22,6 +22,7 @@ from athanor.dynamics.caps import Load
 from athanor.dynamics.delivery import Delivery, Running
 from athanor.dynamics.evaluate import drop_results
 from athanor.dynamics.gate import Draw
+from athanor.dynamics.parking import Parking, load_of
 from athanor.dynamics.sampler import SizeAwareSampler
 from athanor.dynamics.sources import Size
 from athanor.dynamics.status import (
@@ -35,8 +36,12 @@ from athanor.errors import AthanorError, AthanorWarning, InputError, in_words
 if TYPE_CHECKING:
     from athanor.dynamics.engine import BaseDynamics
 
-Exchange = Callable[[Tensor, Batch | None], None]
-"""Takes the systems of a mask [B] out of a batch and puts those of another one in."""
+
+class Exchange(Protocol):
+    """Takes the systems of a mask [B] out of a batch and puts those of another one in, who are new or return."""
+
+    def __call__(self, leaving: Tensor, newcomers: Batch | None, *, returns: bool = False) -> None:
+        """See `Driver.exchange`."""
 
 
 class InFlight:
@@ -51,6 +56,7 @@ class InFlight:
     def __init__(self, owner: BaseDynamics) -> None:
         self._owner = owner
         self.delivery = Delivery(owner)
+        self._parking = Parking(owner)
 
     @property
     def sampler(self) -> SizeAwareSampler:
@@ -76,7 +82,7 @@ class InFlight:
             self.take_up(batch)
             owner._check_statuses(batch)
         owner.active_batch = batch
-        with owner._around_run(batch):
+        with owner._around_run(batch, self._begin):
             is_left = self._advance(batch, most)
             for sink in (*owner.sinks, *owner.failure_sinks):
                 sink.flush()
@@ -85,25 +91,78 @@ class InFlight:
         owner.active_batch, owner.done = None, self.sampler.exhausted
         return None
 
+    def _begin(self, batch: Batch, *, goes_on: bool = False) -> None:
+        """Let the driver take up a batch, or what there is memory for of it."""
+        while True:
+            self._parking.untested = self._load_of(batch)
+            try:
+                return self._owner._driver.begin(batch, forget_converged=True, goes_on=goes_on)
+            except Exception as error:
+                if not self._can_make_room(batch, error):
+                    raise
+                reason = in_words(error)
+            self._make_room(batch, reason)  # not in the handler: what the failed pass held is let go of first
+
     def _advance(self, batch: Batch, most: int | None) -> bool:
         """Step, and refill between steps; return whether systems are left that are not finished."""
-        owner, driver, done = self._owner, self._owner._driver, 0
+        last = None if most is None else self._owner.step_count + most
         while True:
-            moving = driver.systems.active.any
-            if not moving or done == most or owner.step_count % owner.refill_frequency == 0:
+            try:
+                return self._advance_until(batch, last)
+            except Exception as error:
+                if not self._can_make_room(batch, error):
+                    raise
+                reason = in_words(error)
+            self._make_room(batch, reason)
+            self._begin(batch, goes_on=True)
+
+    def _advance_until(self, batch: Batch, last: int | None) -> bool:
+        owner, driver, parking = self._owner, self._owner._driver, self._parking
+        while True:
+            moving, is_last = driver.systems.active.any, owner.step_count == last
+            if not moving or is_last or owner.step_count % owner.refill_frequency == 0:
                 finished = driver.finished()
                 if finished is not None:
                     driver.let_go(finished)
-                    if not self.refill(batch, finished, driver.exchange):
-                        return False
+                elif parking.systems:
+                    finished = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
                 elif not moving:
                     return True
+                if finished is not None and not self.refill(batch, finished, driver.exchange):
+                    return False
             driver.systems.refresh()
-            if done == most:
+            if is_last:
                 return True
             if driver.systems.active.any:
                 driver.step()
-                done += 1
+                if parking.untested is not None:
+                    parking.worked(self.sampler.caps)
+
+    def _can_make_room(self, batch: Batch, error: Exception) -> bool:
+        """Whether an error is want of memory in the midst of a step or an evaluation, and something can be done."""
+        if not self._owner._driver.unfinished or not is_out_of_memory(error):
+            return False
+        return self._owner.on_error != "raise" or self._count_moving(batch) > 1
+
+    def _count_moving(self, batch: Batch) -> int:
+        finished = finished_systems(batch, self._owner.exit_status)
+        return len(batch) - (0 if finished is None else int(finished.sum()))
+
+    def _make_room(self, batch: Batch, reason: str) -> None:
+        """Undo the step that was begun, and let half of the batch wait."""
+        self._owner._driver.end(failed=True)
+        self._owner._driver.undo_unfinished_step(batch)
+        self._parking.make_room(batch, self._sizes, self.sampler.caps, reason)
+
+    @property
+    def _sizes(self) -> Mapping[int, Size]:
+        return {one: entry.size for one, entry in self.delivery.running.items()}
+
+    def _load_of(self, batch: Batch, chosen: Tensor | None = None) -> Load:
+        """Return what systems of a batch, of a mask [B] or all, count against the caps."""
+        ids = batch.system_id.reshape(-1)
+        running = self.delivery.running
+        return load_of(running[one].size for one in (ids if chosen is None else ids[chosen]).tolist())
 
     def refill_check(self, batch: Batch, exit_status: int) -> Batch | None:
         """Refill a batch that no run has; see `BaseDynamics.refill_check`."""
@@ -112,7 +171,11 @@ class InFlight:
         if finished is None:
             return batch
         self.take_up(batch)
-        if self.refill(batch, finished, partial(exchange_systems, batch)):
+
+        def exchange(leaving: Tensor, newcomers: Batch | None, *, returns: bool = False) -> None:
+            exchange_systems(batch, leaving, newcomers)
+
+        if self.refill(batch, finished, exchange):
             return batch
         self._owner.done = self.sampler.exhausted
         return None
@@ -133,12 +196,17 @@ class InFlight:
             try:
                 made = self.sampler.batch_of(draws, device)
                 batch = None if made is None else self._ready(draws, made)
-            except BaseException:
+            except BaseException as error:
                 self.sampler.give_back(draws)
-                raise
-            if batch is not None:
+                if not is_out_of_memory(error):
+                    raise
+                reason = in_words(error)
+            else:
+                if batch is None:
+                    continue
                 self._note(draws, batch)
                 return batch
+            self._parking.lower(Load(), draws, self.sampler, reason)
         return None
 
     def take_up(self, batch: Batch) -> None:
@@ -149,7 +217,8 @@ class InFlight:
         running = self.delivery.running
         new = {one: Running(None, Size(*size)) for one, size in zip(ids, sizes, strict=True) if one not in running}
         self.delivery.join(new)
-        self.delivery.forget_all_but(set(ids))
+        self._parking.forget(ids)  # who was about to be put back, or to be parked, when something else raised
+        self.delivery.forget_all_but(self._parking.ids.union(ids))
         self.sampler.gate.reserve_ids(ids)
 
     def _note(self, draws: Iterable[Draw], batch: Batch) -> None:
@@ -184,35 +253,59 @@ class InFlight:
     def refill(self, batch: Batch, finished: Tensor, exchange: Exchange) -> bool:
         """Deliver the `finished` systems of a mask [B], and let others take their place; in place.
 
+        Those that wait because the memory did not suffice come before those that the sampler has.
+
         Returns
         -------
         bool
             False if all are finished and none joined; they are still there then.
         """
         self.delivery.deliver(batch, finished)
-        staying = ~finished
-        anyone = bool(staying.any())
-        ids = batch.system_id.reshape(-1)[staying].tolist()
-        load = Load()
-        for one in ids:
-            load = load.plus(self.delivery.running[one].size)
-        joined = self._join(batch, finished, load, exchange)
-        if not joined and anyone:
+        finished = self._put_back(batch, finished, exchange)
+        load = self._load_of(batch, ~finished)
+        joined = not self._parking.systems and self._join(batch, finished, load, exchange)
+        if not joined and bool(finished.any()):
+            if not load.systems:
+                return False
             exchange(finished, None)
-            joined = True
-        if joined:
-            self.delivery.forget_all_but(set(batch.system_id.reshape(-1).tolist()))
-        return joined
+        self.delivery.forget_all_but(self._parking.ids.union(batch.system_id.reshape(-1).tolist()))
+        return True
+
+    def _put_back(self, batch: Batch, leaving: Tensor, exchange: Exchange) -> Tensor:
+        """Let parked systems take the place of those that are `leaving`; return who, bool [B], is leaving still."""
+        parking = self._parking
+        load = self._load_of(batch, ~leaving) if parking.systems else Load()
+        if not parking.systems or (load.systems and parking.untested is not None):
+            return leaving
+        returning = parking.choose(load, self._sizes, self.sampler.caps, self._owner.max_batch_size)
+        if returning is None:
+            return leaving
+        membership = batch.membership
+        try:
+            exchange(leaving, returning, returns=True)
+        finally:
+            if batch.membership != membership:
+                parking.forget(returning.system_id.reshape(-1).tolist())
+        parking.untested = self._load_of(batch)
+        return torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
 
     def _join(self, batch: Batch, finished: Tensor, load: Load, exchange: Exchange) -> bool:
         """Let systems join that fit beside a load, until one does or none is left."""
-        most = self._owner.max_batch_size
+        most, membership = self._owner.max_batch_size, batch.membership
         while True:
             draws = self.sampler.draw_more(load, None if most is None else most - load.systems)
             if not draws:
                 return False
-            if self._exchange(batch, finished, draws, exchange):
-                return True
+            try:
+                if self._exchange(batch, finished, draws, exchange):
+                    self._parking.untested = self._load_of(batch)
+                    return True
+                continue
+            except Exception as error:
+                if batch.membership != membership or not is_out_of_memory(error):
+                    raise
+                reason = in_words(error)
+            self._parking.lower(load, draws, self.sampler, reason)
 
     def _exchange(self, batch: Batch, finished: Tensor, draws: list[Draw], exchange: Exchange) -> bool:
         """Let systems join, all at once or, if one of them does not fit to the batch, one by one."""
@@ -254,8 +347,9 @@ class InFlight:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart needs to know beside batch and sampler."""
-        return self.delivery.state_dict()
+        return self.delivery.state_dict() | {"parking": self._parking.state_dict(self.sampler.caps)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up `state` from `state_dict`."""
         self.delivery.load_state_dict(state)
+        self._parking.load_state_dict(state["parking"], self.sampler.caps)

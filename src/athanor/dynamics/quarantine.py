@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from athanor._memory import is_out_of_memory
 from athanor.dynamics.admission import (
     MOST_NEIGHBORS,
     closest_pairs,
@@ -191,7 +192,8 @@ class Quarantine:
         batch = self._systems.part.batch
         codes = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
         for index, error in errors.items():
-            codes[index] = int(FailureCode.MODEL_RAISED)
+            wanted_memory = is_out_of_memory(error)
+            codes[index] = int(FailureCode.OUT_OF_MEMORY if wanted_memory else FailureCode.MODEL_RAISED)
             self.notes[int(batch.system_id[index])] = in_words(error)
         self._set_aside(torch.where(self._systems.active.systems, codes, 0), stepping=stepping)
 

@@ -44,12 +44,14 @@ class WorkingSet:
 
     Attributes
     ----------
+    key
+        Under which `run` rides on a batch.
     part
         The active systems, in a batch of their own unless all are active. There while a batch is run.
     run
         What the driver remembers of them, rows [B]: ``known_status`` in which a system was last seen, whether it
-        ``converged`` in a plain engine, whether it was ``evaluated`` where it is, and whether it ``waits`` while
-        newcomers are evaluated.
+        ``converged`` in a plain engine, whether it was ``evaluated`` where it is, whether it ``waits`` while newcomers
+        are evaluated, and whether hooks were ``shown`` it.
     active
         All active systems; each stage has its own `StageSpec.active`.
     has_arrivals, has_newcomers
@@ -58,7 +60,7 @@ class WorkingSet:
 
     def __init__(self, owner: Engine, stages: Sequence[StageSpec], last_good: LastGood) -> None:
         self._owner, self._stages, self._last_good = owner, stages, last_good
-        self._key = new_key(self)
+        self.key = new_key(self)
         self._forget_batch()
         self.part: Part
         self.active: ActiveSet
@@ -66,12 +68,12 @@ class WorkingSet:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return it without the batch: what it remembers rides on that, and is found there by the key."""
-        kept = ("_owner", "_stages", "_last_good", "_key")
+        kept = ("_owner", "_stages", "_last_good", "key")
         return {name: value for name, value in vars(self).items() if name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        take_key(self, self._key)
+        take_key(self, self.key)
         self._forget_batch()
 
     def _forget_batch(self) -> None:
@@ -90,17 +92,17 @@ class WorkingSet:
 
     def rows_of(self, batch: Batch) -> Rows:
         """Return what the driver remembers of the systems of a batch; nothing if it never ran it."""
-        return batch.state_rows(self._key)
+        return batch.state_rows(self.key)
 
     def saved(self) -> SavedRows | None:
         """Return what a restart needs to know of the run."""
         batch = self.batch
-        return self._owner.saved_run if batch is None else save_rows(batch, self._key, {})
+        return self._owner.saved_run if batch is None else save_rows(batch, self.key, {})
 
     def take_up(self, batch: Batch) -> None:
         """Put state on a batch, of the engines and of the run itself, unless it is there and nobody joined."""
         restarts = any(engine.saved_run is not None for engine in (self._owner, *self._members))
-        keys = {self._key, *(engine.key for engine in self._members)}
+        keys = {self.key, *(engine.key for engine in self._members)}
         is_known = self.batch is batch and self._membership == batch.membership and keys <= batch.state_keys
         if is_known and self._ids.holds(batch.system_id) and not restarts:
             return
@@ -108,8 +110,8 @@ class WorkingSet:
         check_distinct(batch.system_id.reshape(-1))
         nobody = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
         fresh = {"known_status": batch.status.reshape(-1).clone(), "converged": nobody}
-        fresh |= {name: nobody.clone() for name in ("evaluated", "waits")}
-        rows, known = take_up_rows(batch, self._key, fresh, {}, self._owner.saved_run)
+        fresh |= {name: nobody.clone() for name in ("evaluated", "waits", "shown")}
+        rows, known = take_up_rows(batch, self.key, fresh, {}, self._owner.saved_run)
         if bool(known.any()):  # else the run starts with all of them
             rows["known_status"][~known] = ARRIVED
         for engine in self._members:
@@ -119,10 +121,11 @@ class WorkingSet:
         self._batch, self._membership = weakref.ref(batch), batch.membership
         self._ids = ComputedFrom(batch.system_id)
 
-    def take_up_joined(self, batch: Batch, joined: Tensor) -> None:
-        """Go on with a batch after an exchange of systems: those of the mask `joined` [B] arrive, and get state."""
+    def take_up_joined(self, batch: Batch, joined: Tensor, *, returns: bool = False) -> None:
+        """Go on with a batch after an exchange: those of the mask `joined` [B] arrive and get state, or return."""
         self.take_up(batch)
-        self.rows_of(batch)["known_status"][joined] = ARRIVED
+        if not returns:
+            self.rows_of(batch)["known_status"][joined] = ARRIVED
         self.start(batch)
 
     @property
@@ -156,7 +159,7 @@ class WorkingSet:
         self.run = self.rows_of(self.part.batch)
         self.use_rows_of(self.part.batch)
         variables: dict[tuple[str, str], tuple[Level, Tensor]] = {
-            (self._key, name): ("system", tensor) for name, tensor in self.run.items()
+            (self.key, name): ("system", tensor) for name, tensor in self.run.items() if name != "shown"
         }
         for engine in self._members:
             levels = engine.variable_levels

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from athanor._memory import free_memory
 from athanor.models.registry import find
-from athanor.workflows.memory import free_memory
 
 if TYPE_CHECKING:
     import torch

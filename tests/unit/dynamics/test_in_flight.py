@@ -229,11 +229,11 @@ def test_ctrl_c_in_the_midst_of_a_refill_loses_nobody(cut: int, monkeypatch: pyt
         state[0] = "cuts" if state[0] == "waits" else state[0]
         return refill(self, *arguments)
 
-    def cuts(*arguments: Any) -> Any:
+    def cuts(*arguments: Any, **options: Any) -> Any:
         if state[0] == "cuts":
             state[0] = "is over"
             raise KeyboardInterrupt
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(InFlight, "refill", arms)
     monkeypatch.setattr(home, name, cuts)

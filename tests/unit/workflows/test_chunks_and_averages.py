@@ -12,10 +12,11 @@ from ase.build import bulk
 from hypothesis import given
 from hypothesis import strategies as st
 
+from athanor import _memory as memory
 from athanor.data import AtomicData, Batch
 from athanor.models.entry import ModelEntry
 from athanor.units import g_per_cm3
-from athanor.workflows import chunks, memory
+from athanor.workflows import chunks
 from athanor.workflows.averages import BlockAverages
 from athanor.workflows.chunks import split_into_chunks
 from athanor.workflows.track import Tracker, _stride

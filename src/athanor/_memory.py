@@ -1,7 +1,8 @@
-"""How much memory is free, in use, and was in use at most; on the host or a GPU."""
+"""How much memory is free, in use, and was in use at most, on the host or a GPU; and whether an error is want of it."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -9,6 +10,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+
+_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed", "failed to allocate")
+"""What allocators of hosts and devices say in errors that have no type of their own."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception, or what it was raised from, is want of memory, on the host or a device."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    if isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS):
+        return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)
 
 
 def free_memory(device: torch.device | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import NamedTuple
 
 from athanor._values import check_whole, is_real, shown
@@ -38,6 +39,8 @@ class Caps:
     ----------
     device_bytes
         Memory of the device that a batch may take; None: not known, or the host.
+    shared_atoms, shared_bytes
+        Atoms, and memory, that several systems hold together at most; one that is larger runs alone.
     working_bytes
         Memory beyond which a batch was found not to fit; a system that is larger runs alone. None: not found yet.
 
@@ -50,10 +53,11 @@ class Caps:
     def __init__(self, most: Mapping[str, int | None], bytes_per_atom: float, bytes_per_edge: float) -> None:
         self.most = {name: None if cap is None else check_whole(cap, name, 1) for name, cap in most.items()}
         for name, value, smallest in (("bytes_per_atom", bytes_per_atom, 1e-3), ("bytes_per_edge", bytes_per_edge, 0)):
-            if not is_real(value) or not smallest <= value < float("inf"):
+            if not is_real(value) or not smallest <= value < inf:
                 raise InputError(f"`{name}` is {shown(value)}; it is {'zero or ' * (not smallest)}positive, in bytes.")
         self.bytes_per_atom, self.bytes_per_edge = bytes_per_atom, bytes_per_edge
         self.device_bytes: float | None = None
+        self.shared_atoms = self.shared_bytes = inf
         self.working_bytes: float | None = None
 
     def bytes_of(self, load: Load | Size) -> float:
@@ -62,9 +66,11 @@ class Caps:
 
     def allow(self, load: Load) -> bool:
         """Whether a batch may hold so much."""
-        working = self.working_bytes
-        has_room = working is None or load.systems < 2 or self.bytes_of(load) <= working
-        return has_room and self._passed(load) is None
+        if load.systems > 1:
+            most = self.shared_bytes if self.working_bytes is None else min(self.shared_bytes, self.working_bytes)
+            if load.atoms > self.shared_atoms or self.bytes_of(load) > most:
+                return False
+        return self._passed(load) is None
 
     def problem_of(self, size: Size) -> str:
         """Return why no batch can hold a system of this size; empty if one can."""

@@ -64,13 +64,12 @@ def read(folder: Path, what: Mapping[str, str]) -> Probes | None:
         known = json.loads(path.read_text(encoding="utf-8"))
         if known["format"] != _FORMAT or known["of"] != dict(what):
             return None
-        rows, ended = known["probes"], known["ended"]
-        if not isinstance(ended, str) or not 0 < len(rows) <= _MOST_PROBES:
+        rows, others, ended = known["probes"], known["others"], known["ended"]
+        if not isinstance(ended, str) or not 0 < len(rows) <= _MOST_PROBES or len(others) > _MOST_PROBES:
             return None
-        probes = tuple(_checked(row) for row in rows)
+        return Probes(tuple(map(_checked, rows)), ended, tuple(map(_checked, others)))
     except Exception:  # whatever somebody or something put there
         return None
-    return Probes(probes, ended)
 
 
 def _checked(row: Any) -> Probe:
@@ -85,7 +84,13 @@ def _checked(row: Any) -> Probe:
 
 def write(folder: Path, what: Mapping[str, str], found: Probes) -> None:
     """Keep what is known of something, if the folder can be written."""
-    kept = {"format": _FORMAT, "of": dict(what), "probes": [list(one) for one in found.probes], "ended": found.ended}
+    kept = {
+        "format": _FORMAT,
+        "of": dict(what),
+        "probes": [list(one) for one in found.probes],
+        "others": [list(one) for one in found.others],
+        "ended": found.ended,
+    }
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(_path(folder, what)) as path:

@@ -32,8 +32,8 @@ _TOLERANCE = 0.1
 """How much slower than the best a size may be that takes less memory."""
 _NOISE = 16e6
 """Bytes: what takes less can not be told from what else a process does."""
-_DENSITIES = (0.5, 0.95, 0.05)
-"""Which structures probes are made of, one after the other: by rank of the pairs of an atom."""
+_MIDDLE, _DENSE, _SPARSE = 0.5, 0.95, 0.05
+"""Of which structures a probe is made: their rank by the pairs of an atom."""
 
 
 class Probe(NamedTuple):
@@ -64,6 +64,8 @@ class Probes:
     ----------
     probes
         Smallest first.
+    others
+        Of denser and sparser systems, whose memory tells what a pair takes.
     ended
         ``"rate"``: larger ones are not faster; ``"memory"``, ``"time"``, ``"job"`` (it has no more atoms) or the text
         of an error.
@@ -71,6 +73,7 @@ class Probes:
 
     probes: tuple[Probe, ...]
     ended: str
+    others: tuple[Probe, ...] = ()
 
     @property
     def best_atoms(self) -> float:
@@ -85,8 +88,8 @@ class Probes:
 
         Least squares of the relative errors, none of the two negative. Where all probes are as dense, each takes half.
         """
-        heavy = [probe for probe in self.probes if probe.bytes > _NOISE] or list(self.probes[-1:])
-        heavy = [probe for probe in heavy if probe.bytes > 0]
+        every = [probe for probe in (*self.others, *self.probes) if probe.bytes > 0]
+        heavy = [probe for probe in every if probe.bytes > _NOISE] or every[-1:]
         if not heavy:
             return None
         per_atom = max(probe.bytes / probe.atoms for probe in heavy)
@@ -150,33 +153,67 @@ def probe(
     make
         Structures -> the batch that a run would make of them.
     """
-    engine = StandsStill(model, outputs)
+    prober = _Prober(StandsStill(model, outputs), examples, make, expected_bytes)
     found: list[Probe] = []
-    ranked = sorted(examples, key=lambda one: one[1].edges / one[1].atoms)
-    for target, density in zip(_targets(most_atoms), itertools.cycle(_DENSITIES), strict=False):
-        measured: Probe | None = None
-        while measured is None:
-            if not ranked:
-                return Probes(tuple(found), "no system that it can be asked about")
-            chosen = _filled(ranked, density, target)
-            atoms = sum(size.atoms for _, size in chosen)
-            if found and atoms < 1.2 * found[-1].atoms:
-                return Probes(tuple(found), "job")
-            if atoms * expected_bytes > _PART_OF_FREE * free_memory(engine.device):
-                return Probes(tuple(found), "memory")
-            if found and found[-1].seconds * atoms / found[-1].atoms > _MOST_SECONDS:
-                return Probes(tuple(found), "time")
-            try:
-                measured, broken = _weighed(engine, make, chosen, is_first=not found)
-            except Exception as error:
-                return Probes(tuple(found), "memory" if is_out_of_memory(error) else in_words(error))
-            ranked = [one for one in ranked if id(one) not in broken]
+    ended = "job"
+    for target in _targets(most_atoms):
+        measured = prober.weigh(target, _MIDDLE, found[-1] if found else None)
+        if isinstance(measured, str):
+            ended = measured
+            break
         found.append(measured)
-        expected_bytes = max(one.bytes / one.atoms for one in found)
         rates = [one.atoms / one.seconds for one in found]
         if len(rates) > 2 and rates[-1] < (1 + _TOLERANCE) * max(rates[:-1]):
-            return Probes(tuple(found), "rate")
-    return Probes(tuple(found), "job")
+            ended = "rate"
+            break
+    others = [prober.weigh(found[-1].atoms // 2, rank, None) for rank in (_DENSE, _SPARSE)] if found else []
+    return Probes(tuple(found), ended, tuple(one for one in others if isinstance(one, Probe)))
+
+
+class _Prober:
+    """Makes batches of examples, and weighs and times them."""
+
+    def __init__(
+        self,
+        engine: StandsStill,
+        examples: Sequence[tuple[AtomicData, Size]],
+        make: Callable[[list[AtomicData]], Batch],
+        expected_bytes: float,
+    ) -> None:
+        self._engine, self._make, self._expected_bytes, self._is_first = engine, make, expected_bytes, True
+        self._ranked = sorted(examples, key=lambda one: one[1].edges / one[1].atoms)
+
+    def weigh(self, target: int, rank: float, before: Probe | None) -> Probe | str:
+        """Return what a batch of about so many atoms took, or why it was not tried, after a smaller one `before`."""
+        while self._ranked:
+            chosen = _filled(self._ranked, rank, target)
+            atoms, pairs = (sum(size[place] for _, size in chosen) for place in (0, 1))
+            if before is not None and atoms < 1.2 * before.atoms:
+                return "job"
+            if atoms * self._expected_bytes > _PART_OF_FREE * free_memory(self._engine.device):
+                return "memory"
+            if before is not None and before.seconds * atoms / before.atoms > _MOST_SECONDS:
+                return "time"
+            try:
+                seconds, taken, failed = self._measure([data for data, _ in chosen])
+            except Exception as error:
+                return "memory" if is_out_of_memory(error) else in_words(error)
+            if not failed:
+                self._expected_bytes = taken / atoms
+                return Probe(len(chosen), atoms, pairs, taken, seconds)
+            broken = {id(chosen[place]) for place in failed}
+            self._ranked = [one for one in self._ranked if id(one) not in broken]
+        return "no system that the model can be asked about"
+
+    def _measure(self, structures: list[AtomicData]) -> tuple[float, int, list[int]]:
+        """Return seconds of a step, bytes at the peak, and which systems failed."""
+        batch = self._make(structures)
+        if self._is_first:  # compiles kernels, loads what is loaded late
+            self._engine.seconds_of_step(self._make(structures))
+            self._is_first = False
+        with PeakMeter(self._engine.device) as meter:
+            seconds = self._engine.seconds_of_step(batch)
+        return seconds, meter.bytes or 0, batch.failure_code.reshape(-1).nonzero().flatten().tolist()
 
 
 def _targets(most: int) -> Iterator[int]:
@@ -198,21 +235,3 @@ def _filled(ranked: Sequence[tuple[AtomicData, Size]], rank: float, atoms: int) 
         if held >= atoms:
             break
     return chosen
-
-
-def _weighed(
-    engine: StandsStill,
-    make: Callable[[list[AtomicData]], Batch],
-    chosen: list[tuple[AtomicData, Size]],
-    is_first: bool,
-) -> tuple[Probe | None, set[int]]:
-    """Return what a batch took; if systems of it failed, None and which."""
-    structures = [data for data, _ in chosen]
-    batch = make(structures)
-    if is_first:  # compiles kernels, loads what is loaded late
-        engine.seconds_of_step(make(structures))
-    with PeakMeter(engine.device) as meter:
-        seconds = engine.seconds_of_step(batch)
-    broken = {id(chosen[place]) for place in batch.failure_code.reshape(-1).nonzero().flatten().tolist()}
-    atoms, pairs = (sum(size[place] for _, size in chosen) for place in (0, 1))
-    return None if broken else Probe(len(chosen), atoms, pairs, meter.bytes or 0, seconds), broken

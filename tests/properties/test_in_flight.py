@@ -27,7 +27,7 @@ from athanor.dynamics.engine import BaseDynamics
 from athanor.dynamics.gate import Gate
 from athanor.dynamics.hooks import AlignCellHook
 from athanor.dynamics.parking import Parking
-from athanor.dynamics.working_set import WorkingSet
+from athanor.dynamics.working_set import ARRIVED, WorkingSet
 from athanor.hooks import DynamicsStage
 from athanor.testing.dynamics_contract import argon_cluster, argon_crystal, argon_model, with_neighbor_hooks
 
@@ -192,8 +192,18 @@ def test_one_that_fails_as_it_enters_a_stage_goes_back_to_before() -> None:
     course.check(course.run())
 
 
-def everyone_arrives(self: WorkingSet, batch: Batch, joined: torch.Tensor, **options: bool) -> None:
-    take_up_joined(self, batch, torch.ones_like(joined), **options)
+def everyone_arrives(self: WorkingSet, batch: Batch) -> None:
+    self.rows_of(batch)["known_status"].fill_(ARRIVED)
+    go_on(self, batch)
+
+
+def enters_early(self: WorkingSet, batch: Batch) -> None:
+    go_on(self, batch)
+    self._owner._driver._enter_stages()
+
+
+def arrives_again(self: WorkingSet, newcomers: Batch, *, returns: bool) -> None:
+    take_up_joined(self, newcomers, returns=False)
 
 
 def not_primed(self: Driver) -> None:
@@ -210,13 +220,13 @@ def left_where_it_was(self: Delivery, frames: Batch) -> None:
     self._finished += len(frames)
 
 
-take_up_joined, enter_stages = WorkingSet.take_up_joined, Driver._enter_stages
+take_up_joined, go_on = WorkingSet.take_up_joined, WorkingSet.go_on
 
 MUTANTS = {
-    "a refill enters everybody into the stage": (WorkingSet, "take_up_joined", everyone_arrives),
+    "a refill enters everybody into the stage": (WorkingSet, "go_on", everyone_arrives),
     "newcomers start without forces": (Driver, "_evaluate_newcomers", not_primed),
     "newcomers are turned before they get velocities": (Driver, "_enter_stages", lambda self, joined=None: None),
-    "who changes stage enters early": (Driver, "_enter_stages", lambda self, joined: enter_stages(self)),
+    "who changes stage enters early": (WorkingSet, "go_on", enters_early),
     "ids count draws, not samples": (Gate, "_id_for", ids_by_draw),
     "failures are not told apart": (Delivery, "_note_written", left_where_it_was),
 }
@@ -330,7 +340,7 @@ OF_MEMORY = {
     "those that wait are lost": (Parking, "_park", lost),
     "what rides on those that wait is dropped": (Parking, "_park", without_rows),
     "it is tried again with as many": (Parking, "make_room", lambda self, *arguments: None),
-    "who returns enters its stage anew": (WorkingSet, "take_up_joined", everyone_arrives),
+    "who returns enters its stage anew": (WorkingSet, "take_up_joined", arrives_again),
 }
 
 

@@ -179,26 +179,41 @@ class Driver:
         """Between two steps: take systems out of the whole batch, bool [B], and put `newcomers` behind the others.
 
         These get state, velocities and results as the systems do that a run starts with, unless each `returns`: then
-        it goes on where it was. No bit of the others changes.
+        it goes on where it was. They get it before they join, so no bit of the others changes, and if something raises
+        the others are as they were.
         """
         systems = self.systems
         systems.write_back()
         whole, fresh = systems.part.whole, systems.part.batch.fresh_results()
         self.unfinished = True
-        exchange_systems(whole, leaving, newcomers)
+        try:
+            if newcomers is not None:
+                self._prepare(newcomers, returns=returns)
+            exchange_systems(whole, leaving, newcomers)
+        except BaseException:
+            self.unfinished = False
+            raise
+        finally:
+            systems.go_on(whole)
+            if fresh is not None:
+                systems.part.batch.mark_results_fresh(*fresh)
         self._count_from_here(whole)
-        count = 0 if newcomers is None else len(newcomers)
-        joined = torch.arange(len(whole), device=whole.device) >= len(whole) - count
-        systems.take_up_joined(whole, joined, returns=returns)
-        if returns:
-            self._hand_over(whole, joined)
-        self._enter_stages(joined & (systems.rows_of(whole)["known_status"] == ARRIVED))
-        self._evaluate_newcomers()
-        self._quarantine.remember(systems.part.of_whole(joined))
-        if fresh is not None:
-            systems.part.batch.mark_results_fresh(*fresh)
         self.unfinished = False
         self._show_joined()
+
+    def _prepare(self, newcomers: Batch, *, returns: bool) -> None:
+        """Let systems that are about to join enter their stage, and compute their results, in place."""
+        systems = self.systems
+        systems.take_up_joined(newcomers, returns=returns)
+        if returns:
+            self._hand_over(newcomers)
+        self._enter_stages(systems.rows_of(newcomers)["known_status"] == ARRIVED)
+        self._evaluate_newcomers()
+        self._quarantine.remember(torch.ones_like(systems.active.systems))
+        fresh = systems.part.batch.fresh_results()
+        systems.write_back()
+        if fresh is not None:
+            newcomers.mark_results_fresh(*fresh)
 
     def _show_joined(self) -> None:
         """Show the whole batch to hooks that want to see who has joined, each system once."""

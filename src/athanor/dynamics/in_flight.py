@@ -206,7 +206,7 @@ class InFlight:
                     continue
                 self._note(draws, batch)
                 return batch
-            self._parking.lower(Load(), draws, self.sampler, reason)
+            self._lower(Load(), draws, reason)
         return None
 
     def take_up(self, batch: Batch) -> None:
@@ -277,17 +277,40 @@ class InFlight:
         load = self._load_of(batch, ~leaving) if parking.systems else Load()
         if not parking.systems or (load.systems and parking.untested is not None):
             return leaving
-        returning = parking.choose(load, self._sizes, self.sampler.caps, self._owner.max_batch_size)
-        if returning is None:
-            return leaving
         membership = batch.membership
-        try:
-            exchange(leaving, returning, returns=True)
-        finally:
-            if batch.membership != membership:
-                parking.forget(returning.system_id.reshape(-1).tolist())
+        while True:
+            returning = parking.choose(load, self._sizes, self.sampler.caps, self._owner.max_batch_size)
+            if returning is None:
+                return leaving
+            ids = returning.system_id.reshape(-1).tolist()
+            try:
+                self._let_in(batch, leaving, returning, exchange, returns=True)
+                break
+            except Exception as error:
+                if batch.membership != membership or not is_out_of_memory(error):
+                    raise
+            finally:
+                if batch.membership != membership:
+                    parking.forget(ids)
+            parking.halve(self.sampler.caps, load, {one: self._sizes[one] for one in ids})
         parking.untested = self._load_of(batch)
         return torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
+
+    def _let_in(
+        self, batch: Batch, leaving: Tensor, newcomers: Batch, exchange: Exchange, *, returns: bool = False
+    ) -> None:
+        """Put systems into a batch; one for which alone the memory does not suffice joins as one that failed."""
+        membership = batch.membership
+        try:
+            exchange(leaving, newcomers, returns=returns)
+            return
+        except Exception as error:
+            is_alone = len(newcomers) == 1 and bool(leaving.all()) and self._owner.on_error != "raise"
+            if not is_alone or batch.membership != membership or not is_out_of_memory(error):
+                raise
+            reason = in_words(error)
+        self._parking.fail(newcomers, 0, self.sampler.caps, reason)
+        exchange(leaving, newcomers, returns=True)
 
     def _join(self, batch: Batch, finished: Tensor, load: Load, exchange: Exchange) -> bool:
         """Let systems join that fit beside a load, until one does or none is left."""
@@ -305,7 +328,14 @@ class InFlight:
                 if batch.membership != membership or not is_out_of_memory(error):
                     raise
                 reason = in_words(error)
-            self._parking.lower(load, draws, self.sampler, reason)
+            self._lower(load, draws, reason)
+
+    def _lower(self, load: Load, draws: list[Draw], reason: str) -> None:
+        """Draw less from now on: systems that were given back did not fit beside a `load`; one alone is set aside."""
+        if len(draws) == 1 and not load.systems:
+            self.sampler.refuse(draws[0], f"the memory does not suffice for it alone: {reason}")
+        else:
+            self._parking.halve(self.sampler.caps, load, {draw.system_id: draw.size for draw in draws})
 
     def _exchange(self, batch: Batch, finished: Tensor, draws: list[Draw], exchange: Exchange) -> bool:
         """Let systems join, all at once or, if one of them does not fit to the batch, one by one."""
@@ -314,7 +344,7 @@ class InFlight:
             newcomers = self._ready(draws, self._joined_into(batch, draws))
             if newcomers is None:
                 return False
-            exchange(finished, newcomers)
+            self._let_in(batch, finished, newcomers, exchange)
         except DoesNotJoin as error:
             if len(draws) == 1:
                 self.sampler.refuse(draws[0], in_words(error))

@@ -24,8 +24,6 @@ from athanor.errors import AthanorWarning, CapacityError
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
     from athanor.dynamics.engine import BaseDynamics
-    from athanor.dynamics.gate import Draw
-    from athanor.dynamics.sampler import SizeAwareSampler
 
 
 class Parking:
@@ -79,14 +77,12 @@ class Parking:
         finished = finished_systems(batch, self._owner.exit_status)
         moving = list(range(len(batch))) if finished is None else (~finished).nonzero().flatten().tolist()
         ids = batch.system_id.reshape(-1).tolist()
-        load = load_of(sizes[ids[place]] for place in moving)
         if not moving:
             raise CapacityError(f"The memory does not suffice for a batch in which nobody moves: {reason}")
         if len(moving) == 1:
-            self._did_not_fit = self._did_not_fit or load
-            self._fail(batch, moving[0], caps, reason)
+            self.fail(batch, moving[0], caps, reason)
         else:
-            most = self._halve(caps, load, (ids[place] for place in moving))
+            most = self.halve(caps, Load(), {ids[place]: sizes[ids[place]] for place in moving})
             staying, held = set(), Load()
             for place in moving:
                 more = held.plus(sizes[ids[place]])
@@ -109,37 +105,33 @@ class Parking:
         leaving[places] = True
         exchange_systems(batch, leaving, None)
 
-    def _fail(self, batch: Batch, place: int, caps: Caps, reason: str) -> None:
-        """Mark a system as one for which alone the memory does not suffice."""
-        self._owner.failure_notes[int(batch.system_id[place])] = reason
+    def fail(self, batch: Batch, place: int, caps: Caps, reason: str) -> None:
+        """Mark a system as one for which alone the memory does not suffice, in place."""
+        one = int(batch.system_id[place])
+        self._owner.failure_notes[one] = reason
         batch.failure_code[place] = int(FailureCode.OUT_OF_MEMORY)
         was_evaluated = self._owner._driver.systems.rows_of(batch)["evaluated"][place]
         batch.failure_step[place] = (batch.step[place] + was_evaluated).to(batch.failure_step.dtype)
         batch.status[place] = self._owner.exit_status
-        one = int(batch.system_id[place])
         self._found = [found for found in self._found if one not in found[0]]
         self._failed.append(one)
+        self._did_not_fit = self._did_not_fit or Load(1, batch.num_nodes_list[place])
         caps.working_bytes = min((most for _, most in self._found), default=None)
 
-    def _halve(self, caps: Caps, load: Load, ids: Iterable[int]) -> float:
-        """Let a batch hold at most half of a `load` of these systems from now on; return how many bytes that is."""
-        self._found.append((frozenset(ids), caps.bytes_of(load) / 2))
+    def halve(self, caps: Caps, load: Load, sizes: Mapping[int, Size]) -> float:
+        """Let a batch hold at most half, from now on, of a `load` and systems that did not fit beside it.
+
+        Returns
+        -------
+        float
+            How many bytes that is.
+        """
+        for size in sizes.values():
+            load = load.plus(size)
+        self._found.append((frozenset(sizes), caps.bytes_of(load) / 2))
         caps.working_bytes = min(most for _, most in self._found)
         self._did_not_fit = self._did_not_fit or load
         return caps.working_bytes
-
-    def lower(self, load: Load, draws: list[Draw], sampler: SizeAwareSampler, reason: str) -> None:
-        """Draw less from now on: systems that were given back could not even be put beside a `load`.
-
-        One alone is set aside.
-        """
-        attempted = load
-        for draw in draws:
-            attempted = attempted.plus(draw.size)
-        if attempted.systems == 1:
-            sampler.refuse(draws[0], f"the memory does not suffice for it alone: {reason}")
-            return
-        self._halve(sampler.caps, attempted, (draw.system_id for draw in draws))
 
     def choose(self, load: Load, sizes: Mapping[int, Size], caps: Caps, most: int | None) -> Batch | None:
         """Return those that fit beside a load, at least one beside nobody; None if none does. They wait still."""

@@ -107,7 +107,6 @@ class WorkingSet:
         if is_known and self._ids.holds(batch.system_id) and not restarts:
             return
         batch.drop_orphaned_state()
-        check_distinct(batch.system_id.reshape(-1))
         nobody = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
         fresh = {"known_status": batch.status.reshape(-1).clone(), "converged": nobody}
         fresh |= {name: nobody.clone() for name in ("evaluated", "waits", "shown")}
@@ -118,15 +117,24 @@ class WorkingSet:
             take_up_rows(batch, engine.key, engine.fresh_rows(batch), engine.variable_levels, engine.saved_rows)
             engine.saved_rows = engine.saved_run = None
         self._owner.saved_run = None
+        self._note_batch(batch)
+
+    def take_up_joined(self, newcomers: Batch, *, returns: bool) -> None:
+        """Take up systems that are about to join: they arrive, unless each `returns`, and get state."""
+        self.take_up(newcomers)
+        if not returns:
+            self.rows_of(newcomers)["known_status"].fill_(ARRIVED)
+        self.start(newcomers)
+
+    def go_on(self, batch: Batch) -> None:
+        """Go on with a batch after an exchange: all of its systems have state."""
+        self._note_batch(batch)
+        self.start(batch)
+
+    def _note_batch(self, batch: Batch) -> None:
+        check_distinct(batch.system_id.reshape(-1))
         self._batch, self._membership = weakref.ref(batch), batch.membership
         self._ids = ComputedFrom(batch.system_id)
-
-    def take_up_joined(self, batch: Batch, joined: Tensor, *, returns: bool = False) -> None:
-        """Go on with a batch after an exchange: those of the mask `joined` [B] arrive and get state, or return."""
-        self.take_up(batch)
-        if not returns:
-            self.rows_of(batch)["known_status"][joined] = ARRIVED
-        self.start(batch)
 
     @property
     def _members(self) -> list[Engine]:

@@ -209,7 +209,7 @@ class Driver:
             self._hand_over(newcomers)
         self._enter_stages(systems.rows_of(newcomers)["known_status"] == ARRIVED)
         self._evaluate_newcomers()
-        self._quarantine.remember(torch.ones_like(systems.active.systems))
+        self._quarantine.remember()
         fresh = systems.part.batch.fresh_results()
         systems.write_back()
         if fresh is not None:
@@ -351,7 +351,8 @@ class Driver:
         systems = self.systems
         self._quarantine.check_newcomers(self.owner.model)
         systems.refresh()
-        self._quarantine.remember(~systems.run["evaluated"])
+        evaluated = systems.run["evaluated"]
+        self._quarantine.remember(~evaluated if bool(evaluated.any()) else None)
         self._compute(stepping=False)
         systems.refresh()
 

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from athanor._memory import is_out_of_memory
 from athanor.dynamics.admission import (
-    MOST_NEIGHBORS,
     closest_pairs,
     collapsed_cells,
-    expected_neighbors,
     has_sound_cells,
     search_radius,
+    too_dense,
     unknown_elements,
 )
 from athanor.dynamics.failures import FailureCode, explain_failure
@@ -107,7 +106,7 @@ class Quarantine:
         batch = self._systems.part.batch
         radius = search_radius(batch, model)
         codes = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
-        codes[expected_neighbors(batch, radius) > MOST_NEIGHBORS] = int(FailureCode.TOO_DENSE)
+        codes[too_dense(batch, radius)] = int(FailureCode.TOO_DENSE)
         codes[collapsed_cells(batch, radius)] = int(FailureCode.CELL_NOT_FINITE)
         codes[unknown_elements(batch, model)] = int(FailureCode.ELEMENT_NOT_KNOWN)
         newcomers = self._systems.active.systems & ~self._systems.run["evaluated"]

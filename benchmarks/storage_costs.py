@@ -53,14 +53,14 @@ def of_a_step(folder: Path, turns: int, systems: int, rounds: int) -> list[Row]:
     return [
         interleave(text, "ms", {"athanor": iter(map(itemgetter(place), figures)).__next__,
                                 "without": iter(map(itemgetter(1), figures)).__next__}, rounds)
-        for place, text in ((0, title), (2, f"{title}, stored within it"))
+        for place, text in ((0, title), (3, f"{title}, not synced"), (2, f"{title}, stored within it"))
     ]  # fmt: skip
 
 
 def measure(smoke: bool = False) -> list[Row]:
     """Return rows of seconds, milliseconds and counts."""
     ((_, frames, atoms), _), rounds = sizes_of(smoke)
-    turns, systems = (1, 2) if smoke else (6, 64)
+    turns, systems = (1, 2) if smoke else (40, 64)
     with tempfile.TemporaryDirectory() as folder:
         rows = of_a_store(Case(Path(folder) / "store", frames, atoms), rounds)
         return [*rows, *of_a_step(Path(folder) / "steps", turns, systems, rounds)]

@@ -33,9 +33,13 @@ SYSTEMS = (
 RUN = (
     settings.STOP_ABOVE,
     settings.EVERY,
+    settings.CHECKPOINT,
+    settings.TIME_LIMIT,
+    settings.STATUS,
     settings.SEED,
     settings.OUT,
     "overwrite",
+    "resume",
     settings.TITLE,
     SILENCE,
     "progress",
@@ -46,11 +50,13 @@ PYTHON = {
     "device": ("str | None", "None"),
     "dtype": ("str | torch.dtype", '"float64"'),
     "out": ("str | os.PathLike[str] | None", "None"),
+    "status": ("str | os.PathLike[str] | None", "None"),
     "properties": ("Sequence[str]", "()"),
     "silence": ("Sequence[str]", "()"),
     "stop_above": ("Mapping[str, float | str] | None", "None"),
     "seed": ("int | str", "42"),
     "overwrite": ("bool", "False"),
+    "resume": ("bool", "False"),
     "progress": ("bool", "False"),
 }
 """Type and default of arguments that are more in Python than in a job, or none of a job."""
@@ -62,6 +68,7 @@ TEXTS = {
     "default, for crystals.",
     "out": "Results folder; nothing is kept on disk without it.",
     "overwrite": "Replace the results of an earlier run in `out`.",
+    "resume": "Go on with the run in `out`, which was stopped or killed: same arguments, same bits as an undisturbed one.",
     "title": "A name for the run, kept in `out`.",
     "progress": "Show how far it is, on stderr.",
 }

@@ -103,6 +103,6 @@ class Closed:
 def test_nothing_is_said_to_a_stream_that_is_gone(stream: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
     _runtime.announce("compiling")
-    with Progress(shown=True, chunks=1, steps=10) as progress:
+    with Progress(shown=True, steps=10) as progress:
         progress.say("hello")
         progress.update(3, "")

@@ -14,17 +14,21 @@ from athanor.cli import options
 from athanor.cli.options import (
     CHECK,
     CHECK_OF_MODEL,
+    CHECKPOINT,
     COMPUTER,
     EVERY,
     FILES,
     FROM_TIME,
     OVERWRITE,
     QUICK,
+    RESUME,
     SCREEN,
     SEED,
+    STATUS,
     STOP_ABOVE,
     SYSTEMS,
     SYSTEMS_OF_MODELS,
+    TIME_LIMIT,
     Parameter,
 )
 from athanor.workflows.methods import MD, RELAX, StageKind, load
@@ -52,7 +56,7 @@ def _command(name: str, text: str, example: str, parameters: Sequence[Parameter]
     return Command(command, f"athanor {name} {example}".strip())
 
 
-_JOB = options.argument("job", Path, "JOB.yaml", "Description of the run; `athanor init` writes one.")
+_JOB = options.argument("job", Path, "JOB.yaml", "Description of the run; `athanor init` writes one. OUT, to resume.")
 _FILE = replace(
     OUT, help="File for the structures with energy, forces and stress", absent="only the table", metavar="OUT.extxyz"
 )
@@ -63,10 +67,10 @@ _REPLACE = options.flag("overwrite", OUTPUT, "Replace the file if it exists.")
 
 
 def _stage_parameters(kind: StageKind) -> list[Parameter]:
-    out = options.option(OUT, required=True)
+    out = options.option(replace(OUT, absent="must be given, but with --resume"))
     return [
         *(FILES, FROM_TIME, *SYSTEMS, STOP_ABOVE, *options.of_stage(kind), *COMPUTER),
-        *(SEED, out, EVERY, OVERWRITE, CHECK, *SCREEN),
+        *(SEED, TIME_LIMIT, out, EVERY, CHECKPOINT, RESUME, STATUS, OVERWRITE, CHECK, *SCREEN),
     ]
 
 
@@ -83,7 +87,23 @@ COMMANDS = (
         "Run a job: structures, a model, and stages that every system goes through in one batch.\n\n"
         "What is given here wins over the job; what is not is taken from the job.",
         "job.yaml --check",
-        [_JOB, *SYSTEMS, STOP_ABOVE, QUICK, *COMPUTER, SEED, options.option(OUT), EVERY, OVERWRITE, CHECK, *SCREEN],
+        [
+            _JOB,
+            *SYSTEMS,
+            STOP_ABOVE,
+            QUICK,
+            *COMPUTER,
+            SEED,
+            TIME_LIMIT,
+            options.option(OUT),
+            EVERY,
+            CHECKPOINT,
+            RESUME,
+            STATUS,
+            OVERWRITE,
+            CHECK,
+            *SCREEN,
+        ],
         "athanor.cli.run:run_job",
     ),
     _command(

@@ -39,7 +39,8 @@ def print_json(document: Mapping[str, Any]) -> None:
 def exit_code(result: RunResult, *, allow_failures: bool = False) -> ExitCode:
     """Return the exit code of a finished, interrupted or partly failed calculation."""
     if result.interrupted:
-        return ExitCode.INTERRUPTED
+        by_user = result.stopped_by in ("", "SIGINT") or result.checkpoint is None
+        return ExitCode.INTERRUPTED if by_user else ExitCode.CHECKPOINT
     return ExitCode.SOME_FAILED if result.failed and not allow_failures else ExitCode.DONE
 
 

@@ -6,10 +6,13 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from athanor.cli.exit_codes import ExitCode
 from athanor.cli.output import Screen, document_of, exit_code, print_json, warnings_as_lines
 from athanor.errors import InputError
+from athanor.workflows.folder import RUN
 from athanor.workflows.readable import printable
 
 if TYPE_CHECKING:
@@ -18,6 +21,11 @@ if TYPE_CHECKING:
 
     Spec = TypeVar("Spec", bound=CalculationSpec)
 
+_WITH_RESUME = (
+    "job", "files", "resume", "threads", "checkpoint", "time_limit", "status", "silence", "quiet", "json",
+    "trust_model",
+)  # fmt: skip
+"""Options that decide nothing about what is computed."""
 Given = dict[str, Any]
 """Options by name; None where one was left out."""
 
@@ -27,6 +35,8 @@ def run_job(given: Given) -> int:
     from athanor.workflows.spec import RunSpec, load_job
 
     job = given["job"]
+    if given["resume"] and (job / RUN).exists():
+        return _resume(job, given)
     plain = load_job(job).to_job()
     plain.setdefault("output", f"{job.stem}-output")
     spec = spec_of(RunSpec, given, plain)
@@ -38,17 +48,48 @@ def run_files(kind: StageKind, given: Given) -> int:
     from athanor.workflows.methods import stage_of
     from athanor.workflows.spec import RunSpec
 
+    files = given["files"]
+    if given["resume"] and given["out"] is None and len(files) == 1 and (Path(files[0]) / RUN).exists():
+        return _resume(Path(files[0]), given)
+    if given["out"] is None:
+        raise InputError("`-o` is missing: say in which folder the results go, as in `-o results`.")
     typed = {name: value for name, value in given.items() if value is not None and value is not False}
     stage = stage_of(kind, typed)
     return _run(spec_of(RunSpec, given, {"stages": [{kind.name: stage}]}), given)
 
 
+def _resume(folder: Path, given: Given) -> int:
+    """Go on with the run of a results folder."""
+    from athanor.workflows.saved_record import read_record
+    from athanor.workflows.spec import RunSpec, load_job
+
+    others = [name for name, value in given.items() if value not in (None, False, []) and name not in _WITH_RESUME]
+    if others:
+        raise InputError(
+            f"--{others[0].replace('_', '-')} decides what a run computes, and the one in `{folder}` was started with "
+            f"what stands in its {RUN}. Leave it out, or start another run."
+        )
+    record = read_record(folder)
+    if "model" not in record["job"] or "structures" not in record["job"]:
+        raise InputError(
+            f"The structures or the model of the run in `{folder}` came from Python. Go on there: call `athanor.relax` "
+            f"or `athanor.md` as before, with `resume=True`."
+        )
+    plain = load_job(folder / RUN).to_job() | {"output": str(folder)}
+    return _run(spec_of(RunSpec, {name: value for name, value in given.items() if name != "files"}, plain), given)
+
+
 def _run(spec: RunSpec, given: Given) -> int:
     from athanor.workflows.output import check_output
+    from athanor.workflows.saved_record import read_record, state_of
     from athanor.workflows.structures import load_sources
 
     screen = Screen(given["quiet"], given["json"])
-    if spec.output is not None:
+    resumes = bool(given["resume"] and spec.output is not None and (Path(spec.output) / RUN).exists())
+    if resumes and state_of(read_record(Path(str(spec.output)))) == "finished":
+        print(printable(f"athanor: the run in {spec.output} is finished; nothing is left to do"), file=sys.stderr)
+        return int(ExitCode.DONE)
+    if spec.output is not None and not resumes:
         check_output(spec.output, overwrite=given["overwrite"])
     systems = load_sources(spec.structures)
     if given["check"]:
@@ -60,14 +101,18 @@ def _run(spec: RunSpec, given: Given) -> int:
 
     started, command = time.monotonic(), shlex.join(["athanor", *sys.argv[1:]])
     with warnings_as_lines(quiet=screen.quiet):
-        result = run(spec, systems, overwrite=given["overwrite"], progress=not screen.quiet, command=command)
+        result = run(
+            spec, systems, overwrite=given["overwrite"], resume=resumes, progress=not screen.quiet, command=command
+        )
     seconds, code = time.monotonic() - started, exit_code(result, allow_failures=spec.allow_failures)
     if screen.as_json:
         print_json({"folder": result.folder and str(result.folder)} | document_of(result, seconds, code))
     elif screen.shows_tables:
         print_result(result.rows, result.folder, seconds, allow_failures=spec.allow_failures)
     if result.interrupted:
-        print(printable(f"athanor: interrupted; what was done is in {result.folder}"), file=sys.stderr)
+        why = "interrupted" if result.stopped_by in ("", "SIGINT") else f"stopped by {result.stopped_by}"
+        how = "" if result.checkpoint is None else f"; to go on: athanor run --resume {shlex.quote(str(result.folder))}"
+        print(printable(f"athanor: {why}; what was done is in {result.folder}{how}"), file=sys.stderr)
     return int(code)
 
 

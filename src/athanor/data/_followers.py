@@ -29,11 +29,22 @@ _numbers = itertools.count()
 
 def new_key(owner: Any) -> str:
     """Return a key for the state rows of `owner`, unlike every other in this process and in files of others."""
-    import uuid
-
-    key = f"{type(owner).__name__}-{next(_numbers)}-{uuid.uuid4().hex[:12]}"
+    key = new_name(type(owner).__name__)
     take_key(owner, key)
     return key
+
+
+def new_name(kind: str) -> str:
+    """Return a key that nobody has yet."""
+    import uuid
+
+    return f"{kind}-{next(_numbers)}-{uuid.uuid4().hex[:12]}"
+
+
+def known_keys() -> frozenset[str]:
+    """Return the keys of all who are there."""
+    _forget_dead_owners()
+    return frozenset(_owners)
 
 
 def take_key(owner: Any, key: str) -> None:

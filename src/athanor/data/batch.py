@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from athanor._values import did_you_mean, usable_device
-from athanor.data import _build, _membership, _structure
+from athanor.data import _build, _membership, _state, _structure
 from athanor.data._buffer import Buffer
 from athanor.data._checks import check_structures
 from athanor.data._levels import LevelStorage
@@ -449,6 +449,43 @@ class Batch(Buffer):
         if room is not None:
             self.reserve(room["system"], room["node"], room["edge"])
         self._version = state["version"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the batch holds, as a tree of plain values and tensors: what a checkpoint carries.
+
+        Beside the fields that is what engines and hooks remember of its systems, groups of atoms, the stored pair lists
+        with their age, the room, and which results are fresh. The tensors are those of the batch, not copies.
+        """
+        return _state.tree_of(self)
+
+    @classmethod
+    def from_state_dict(
+        cls,
+        state: Mapping[str, Any],
+        device: torch.device | str | None = None,
+        *,
+        model: Any = None,
+        item_class: type[AtomicData] = AtomicData,
+    ) -> Self:
+        """Make a batch of what `state_dict` returned; it shares the tensors that need not be moved.
+
+        Parameters
+        ----------
+        state
+            The tree.
+        device
+            Where to put the tensors; where they are unless given.
+        model
+            Whose results those are that were fresh; without one they are not taken for fresh.
+        item_class
+            What `get_data` returns.
+
+        Raises
+        ------
+        InputError
+            If `state` is no such tree.
+        """
+        return _state.batch_of(cls, dict(state), None if device is None else torch.device(device), model, item_class)
 
     def model_dump(self, **kwargs: Any) -> dict[str, Any]:
         """Return a flat dictionary: device, keys, pointers and sizes, then every stored tensor."""

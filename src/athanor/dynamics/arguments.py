@@ -175,7 +175,7 @@ def check_can_fly(engine: BaseDynamics, stages: Sequence[StageSpec], most: int |
                     f"of a sampler come and go. Give one number."
                 )
     hooks = [hook for member in (engine, *engine._members()) for hook in member.hooks]
-    if not engine.sinks and not any(getattr(hook, "sink", None) is not None for hook in hooks):
+    if not engine.sinks and not any(getattr(hook, "sink", None) or hasattr(hook, "on_leave") for hook in hooks):
         text = (
             f"Finished systems leave {type(engine).__name__}, and nobody keeps them: it has neither `sinks` nor a hook "
             f"that writes. Give it `sinks=[HostMemory(capacity=1000)]`."

@@ -6,6 +6,7 @@ import inspect
 import warnings
 from collections.abc import Iterable
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,9 @@ class AutoBatcher:
             bytes_per_edge=per_pair,
             **self._options,
         )
-        result.caps.shared_bytes, result.caps.shared_atoms = self.memory_fraction * free, self.best_atoms
+        best = self.best_atoms
+        result.caps.shared_bytes, result.caps.shared_atoms = self.memory_fraction * free, None if best == inf else best
+        result.caps.are_measured = True
         return result
 
     @property

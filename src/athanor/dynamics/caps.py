@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from athanor._values import check_whole, is_real, shown
 from athanor.dynamics.sources import Size
 from athanor.errors import InputError
 
+_MEASURED = ("most", "bytes_per_atom", "bytes_per_edge", "shared_atoms", "shared_bytes", "device_bytes")
 NAMES = ("max_atoms", "max_batch_size", "max_edges", "max_bytes")
 
 
@@ -40,9 +41,11 @@ class Caps:
     device_bytes
         Memory of the device that a batch may take; None: not known, or the host.
     shared_atoms, shared_bytes
-        Atoms, and memory, that several systems hold together at most; one that is larger runs alone.
+        Atoms, and memory, that several systems hold together at most; one that is larger runs alone. None: any number.
     working_bytes
         Memory beyond which a batch was found not to fit; a system that is larger runs alone. None: not found yet.
+    are_measured
+        Whether they were measured on this machine, and not said: a run that goes on keeps those it had.
 
     Raises
     ------
@@ -57,8 +60,10 @@ class Caps:
                 raise InputError(f"`{name}` is {shown(value)}; it is {'zero or ' * (not smallest)}positive, in bytes.")
         self.bytes_per_atom, self.bytes_per_edge = bytes_per_atom, bytes_per_edge
         self.device_bytes: float | None = None
-        self.shared_atoms = self.shared_bytes = inf
+        self.shared_atoms: float | None = None
+        self.shared_bytes: float | None = None
         self.working_bytes: float | None = None
+        self.are_measured = False
 
     def bytes_of(self, load: Load | Size) -> float:
         """Return the memory that so many atoms and pairs take."""
@@ -67,8 +72,8 @@ class Caps:
     def allow(self, load: Load) -> bool:
         """Whether a batch may hold so much."""
         if load.systems > 1:
-            most = self.shared_bytes if self.working_bytes is None else min(self.shared_bytes, self.working_bytes)
-            if load.atoms > self.shared_atoms or self.bytes_of(load) > most:
+            most = min(inf if cap is None else cap for cap in (self.shared_bytes, self.working_bytes))
+            if load.atoms > (inf if self.shared_atoms is None else self.shared_atoms) or self.bytes_of(load) > most:
                 return False
         return self._passed(load) is None
 
@@ -82,6 +87,15 @@ class Caps:
         name, held, cap = passed
         unit = {"max_atoms": "atoms", "max_edges": "pairs", "max_batch_size": "systems"}.get(name, "bytes")
         return f"it has {held:,.0f} {unit}, and `{name}` allows {cap:,.0f}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a run that goes on needs to know."""
+        return {name: dict(self.most) if name == "most" else getattr(self, name) for name in _MEASURED}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up `state` from `state_dict`: what was measured, and not what was said."""
+        for name in _MEASURED if self.are_measured else ("device_bytes",):
+            setattr(self, name, state[name])
 
     def _passed(self, load: Load) -> tuple[str, float, float] | None:
         """Return the cap that a batch would pass, what it has of that, and the cap; None if it passes none."""

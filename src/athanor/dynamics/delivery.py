@@ -10,6 +10,7 @@ from torch import Tensor
 from athanor.data.batch import Batch
 from athanor.dynamics.sources import Size
 from athanor.errors import CapacityError
+from athanor.io.frames import concatenate
 from athanor.sinks.base import DataSink
 
 if TYPE_CHECKING:
@@ -161,8 +162,8 @@ class Delivery:
         """Return what a restart needs to know beside the batch."""
         return {
             "running": {one: (entry.order, *entry.size) for one, entry in self.running.items()},
-            "delivered": sorted(self.delivered),
-            "held": {order: frame.model_dump() for order, frame in self._held.items()},
+            "delivered": sorted(self.delivered & self.running.keys()),
+            "held": _joined(self._held),
             "next": self._next,
             "counts": (self.joined, self._finished, self._failed),
         }
@@ -171,9 +172,21 @@ class Delivery:
         """Take up `state` from `state_dict`."""
         self.running = {one: Running(order, Size(*size)) for one, (order, *size) in state["running"].items()}
         self.delivered = set(state["delivered"])
-        self._held = {order: Batch.from_dict(dump) for order, dump in state["held"].items()}
+        self._held = {}
+        for orders, frames in state["held"]:
+            batch = Batch.from_state_dict(frames)
+            self._held |= {order: batch.index_select([place]) for place, order in enumerate(orders)}
         self._next = state["next"]
         self.joined, self._finished, self._failed = state["counts"]
+
+
+def _joined(frames: dict[int, Batch]) -> list[tuple[list[int], dict[str, Any]]]:
+    """Return systems that wait as few batches, each of those with the same fields: (their numbers, its tree)."""
+    groups: dict[Any, list[int]] = {}
+    for order, frame in sorted(frames.items()):
+        fields = tuple((name, tensor.dtype, tensor.shape[1:]) for name, tensor in frame)
+        groups.setdefault(fields, []).append(order)
+    return [(orders, concatenate([frames[order] for order in orders]).state_dict()) for orders in groups.values()]
 
 
 def _plan(count: int, sinks: Sequence[DataSink]) -> list[tuple[DataSink, int]]:

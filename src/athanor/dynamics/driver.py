@@ -47,6 +47,10 @@ class Driver:
     ----------
     unfinished
         Whether a step, or an evaluation before one, has begun and not come to its end.
+    done
+        Steps of the present run.
+    resumed
+        A batch of which the next run is one that was interrupted, and the steps that this had done.
     """
 
     def __init__(self, owner: Engine, stages: Sequence[StageSpec]) -> None:
@@ -58,6 +62,8 @@ class Driver:
         self.unfinished = False
         self._needs: frozenset[str]
         self._computed: frozenset[str]
+        self.done = 0
+        self.resumed: tuple[Batch, int] | None = None
 
     # -- the step ------------------------------------------------------------------------------------------------
 
@@ -107,61 +113,108 @@ class Driver:
     def begin(self, batch: Batch, *, forget_converged: bool, goes_on: bool = False) -> None:
         """Take up `batch`: fields, identities, engine state, and results if they are stale.
 
-        Systems that converged in an earlier run of a plain engine move again if that is to be forgotten. Hooks are
-        shown the start of a run, unless it `goes_on`: then those who joined meanwhile.
+        Systems that converged in an earlier run of a plain engine move again if that is to be forgotten. A run that was
+        resumed begins where it was: nothing is forgotten, nor computed or decided again. Hooks are shown the start of a
+        run, unless it `goes_on` after it had to let go of its batch: then those who joined meanwhile.
         """
         self.unfinished = True
+        resumes = self.resumed is not None
+        if self.resumed is not None and self.resumed[0] is not batch:
+            raise InputError(
+                f"{type(self.owner).__name__} is to go on from a checkpoint, with the batch that `resume` returned. "
+                f"Run that one: `engine.run(batch)`."
+            )
         self.systems.release()
         ensure_bookkeeping(batch)
         for name in ("velocities", "velocities_present", "dof"):
             batch.ensure_field(name)
         systems = self.systems
         systems.take_up(batch)
-        if forget_converged:
+        if forget_converged and not resumes:
             systems.rows_of(batch)["converged"].zero_()
         self._needs = self.needs
         self._count_from_here(batch)
         self._call_hooks.look()
         fresh = batch.results_fresh(self._call_hooks.source(), self._needs)
         self._computed = self._needs if fresh else frozenset()
-        evaluated = systems.rows_of(batch)["evaluated"].fill_(fresh)
-        for name in self._needs if fresh else ():  # NaN in a system that stood still whenever the model was called
-            evaluated &= ~systems_where(batch, name, batch[name].isnan())
+        if not resumes:
+            evaluated = systems.rows_of(batch)["evaluated"].fill_(fresh)
+            for name in self._needs if fresh else ():  # NaN in a system that stood still whenever the model was called
+                evaluated &= ~systems_where(batch, name, batch[name].isnan())
         raises = any(engine.hooks_raise_on_failure for engine in self._call_hooks.engines)
         raises = raises or self.owner.on_error == "raise"
         notes = self.owner.failure_notes
         self._quarantine = Quarantine(self.owner.exit_status, raises, systems, self._last_good, notes)
         systems.use_rows_of(batch)
-        self._hand_over(batch)
+        self._hand_over(batch, takes_on=not resumes)
         systems.start(batch)
-        self._leave_out_misfits()
-        self._evaluate_newcomers()
-        if not systems.active.any:
-            self._leave_results_unknown(batch)
-        self._quarantine.remember()
+        if not resumes:  # else it was done then, and what is remembered of it rides on the batch
+            self._leave_out_misfits()
+            self._evaluate_newcomers()
+            if not systems.active.any:
+                self._leave_results_unknown(batch)
+            self._quarantine.remember()
         self.unfinished = False
         if not goes_on:
             self._call_hooks.show_start()
             self._note_shown()
+            self.done, self.resumed = 0 if self.resumed is None else self.resumed[1], None
         self._show_joined()
 
-    def _hand_over(self, batch: Batch, systems: Tensor | None = None) -> None:
-        """Let each stage take on its systems of the whole batch, all or those of a mask [B], as far as they are in it.
+    def _hand_over(self, batch: Batch, *, takes_on: bool = True) -> None:
+        """Let hooks know who is in which stage, and each stage take on its systems of a batch, unless it did.
 
         Who changed stage at the end of an earlier step enters in the next one.
         """
-        there = self.systems.settled(batch) if systems is None else self.systems.settled(batch) & systems
+        settled = self.systems.settled(batch)
         for stage, mask in zip(self.stages, self.systems.masks_of(batch), strict=True):
-            self._call_hooks.hand_over(stage.engine, batch, mask & there)
-            stage.engine.take_on(batch, mask & there)
+            self._call_hooks.hand_over(stage.engine, batch, mask & settled)
+            if takes_on:
+                stage.engine.take_on(batch, mask & settled)
 
     def advance(self, most_steps: int | None) -> None:
-        """Step until no system is active, at most `most_steps` times."""
-        done = 0
-        while self.systems.active.any and (most_steps is None or done < most_steps):
+        """Step until no system is active, or the run has `most_steps`."""
+        self.pause()
+        while self.systems.active.any and (most_steps is None or self.done < most_steps):
             self.step()
             self.systems.refresh()
-            done += 1
+            self.done += 1
+            self.pause()
+        self.finish()
+
+    def pause(self) -> None:
+        """Between two steps: show the whole batch to each hook that wants to see it now."""
+        for bound in self._call_hooks.pausing:
+            if bound.between_steps is not None and (bound.is_due is None or bound.is_due(self.owner)):
+                bound.between_steps(self.owner, self._written_whole())
+
+    def finish(self) -> None:
+        """When the steps of a run are over: show the whole batch to each hook that wants to see it then."""
+        for bound in self._call_hooks.pausing:
+            if bound.after_steps is not None:
+                bound.after_steps(self.owner, self._written_whole())
+
+    def _written_whole(self) -> Batch:
+        """Return the whole batch as it is now; its results are fresh if those of the systems that move are."""
+        self.systems.write_back()
+        part = self.systems.part
+        fresh = None if part.is_whole else part.batch.fresh_results()
+        if fresh is not None:
+            part.whole.mark_results_fresh(*fresh)
+        return part.whole
+
+    @property
+    def results_source(self) -> Any:
+        """Whose results a run leaves, see `HookCalls.source`."""
+        self._call_hooks.look()
+        return self._call_hooks.source()
+
+    @property
+    def hooks(self) -> list[Any]:
+        """The hooks of all engines of a run, each object once, in the order in which they are called."""
+        self._call_hooks.look()
+        every = (bound.hook for engine in self._call_hooks.engines for bound in engine.bound_hooks)
+        return list({id(hook): hook for hook in every}.values())
 
     def finished(self) -> Tensor | None:
         """Return which systems of the whole batch are past the last stage or failed, bool [B]; None if none is."""
@@ -197,6 +250,8 @@ class Driver:
             systems.go_on(whole)
             if fresh is not None:
                 systems.part.batch.mark_results_fresh(*fresh)
+            for stage in self.stages:  # hooks that note the batch which is run have seen the newcomers' last
+                self._call_hooks.hand_over(stage.engine, whole, torch.zeros_like(whole.status[:, 0], dtype=torch.bool))
         self._count_from_here(whole)
         self.unfinished = False
         self._show_joined()

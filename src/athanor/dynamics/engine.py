@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from athanor.dynamics.arguments import (
     device_of,
     warn_if_nothing_moves,
 )
+from athanor.dynamics.checkpoint import SavedCheckpoint
 from athanor.dynamics.convergence import ConvergenceHook
 from athanor.dynamics.delivery import Tally
 from athanor.dynamics.driver import Driver, check_can_produce
@@ -36,11 +38,13 @@ from athanor.dynamics.evaluate import evaluate
 from athanor.dynamics.in_flight import InFlight
 from athanor.dynamics.in_use import in_use, of_model
 from athanor.dynamics.rows import Rows, SavedRows, mask_of_rows, save_rows, take_up_rows
+from athanor.dynamics.schedules import Schedule
 from athanor.dynamics.start import check_start, settle_velocities_
 from athanor.dynamics.state import (
     IntegratorState,
     Parameter,
     StateVariable,
+    is_schedule,
     make_rows,
     parameters_in_words,
     per_system,
@@ -50,6 +54,7 @@ from athanor.errors import AthanorWarning, InputError, NotAvailableError, Simula
 from athanor.hooks.context import DynamicsContext
 from athanor.hooks.registry import HookRegistryMixin
 from athanor.hooks.stages import DynamicsStage
+from athanor.io.checkpoint import CheckpointFolder
 from athanor.models.mixin import BaseModelMixin
 from athanor.models.outputs import asking_for, in_eval_mode
 
@@ -192,6 +197,7 @@ class BaseDynamics(HookRegistryMixin):
         self.init_fn, self.ordered = check_function(init_fn, "init_fn"), bool(ordered)
         self.active_batch: Batch | None = None
         self.done = False
+        self.resumed_folder: CheckpointFolder | None = None
         self._in_flight = InFlight(self)
         self._state: Any = None
         self._assigned: set[str] = set()
@@ -376,7 +382,14 @@ class BaseDynamics(HookRegistryMixin):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return settings, counters and hooks; what it remembers of systems rides on the batch, and goes with that."""
-        gone = {"_state": None, "active": None, "_opened": None, "_running": False, "active_batch": None}
+        gone = {
+            "_state": None,
+            "active": None,
+            "_opened": None,
+            "_running": False,
+            "active_batch": None,
+            "resumed_folder": None,
+        }
         return {**vars(self), **gone}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -431,11 +444,45 @@ class BaseDynamics(HookRegistryMixin):
         return {
             "step_count": self.step_count,
             "key": self.key,
-            "parameters": {name: getattr(self, name) for name in Parameter.names_in(type(self))},
+            "parameters": {
+                name: value.state_dict() if is_schedule(value) else value
+                for name, value in ((name, getattr(self, name)) for name in Parameter.names_in(type(self)))
+            },
+            "failure_notes": dict(self.failure_notes),
+            "run_key": self._driver.systems.key,
             "state": None if rows is None else rows._asdict(),
             "run": None if run is None else run._asdict(),
             "last_good": self._driver.last_good_key,
         }
+
+    def resume(self, folder: str | os.PathLike[str], *, allow: bool = False) -> Batch:
+        """Go on from the newest checkpoint of a folder: the next `run` is the one that was interrupted.
+
+        Build the engine as before, with the same model, hooks and sinks; what these have written since is cut back. The
+        next run counts the steps that were done before among its own, and ends with the bits of an undisturbed one.
+
+        Parameters
+        ----------
+        folder
+            What a `Checkpoint` hook wrote to.
+        allow
+            Go on, with a warning, where something that decides about bits is not what it was.
+
+        Returns
+        -------
+        Batch
+            What to run: ``engine.run(batch, n_steps)``, or ``engine.run()``.
+
+        Raises
+        ------
+        MissingFileError
+            If there is no checkpoint.
+        StorageError
+            If none is whole, another run has the folder, or an output is not what it was.
+        InputError
+            If the checkpoint is of another job; the text says what differs.
+        """
+        return SavedCheckpoint.load(folder).restore(self, allow=allow)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up `state` from `state_dict`; the next run must be on a batch of the same system ids.
@@ -453,7 +500,10 @@ class BaseDynamics(HookRegistryMixin):
             )
         self.step_count = int(state["step_count"])
         for name, value in state.get("parameters", {}).items():
-            setattr(self, name, value)
+            setattr(self, name, Schedule.from_state_dict(value) if isinstance(value, dict) else value)
+        self.failure_notes.clear()
+        self.failure_notes.update(state.get("failure_notes", {}))
+        self._driver.systems.key = state.get("run_key", self._driver.systems.key)
         self._assigned.clear()
         self.key = state["key"]
         take_key(self, self.key)
@@ -619,6 +669,8 @@ class BaseDynamics(HookRegistryMixin):
 
     def _given(self, batch: Batch | None) -> Batch:
         name = type(self).__name__
+        if batch is None and self._driver.resumed is not None:
+            return self._driver.resumed[0]
         if batch is None:
             raise InputError(f"{name}.run needs a batch, or a sampler: `{name}(..., sampler=SizeAwareSampler(...))`.")
         if self.sinks or self.failure_sinks:
@@ -657,7 +709,14 @@ class BaseDynamics(HookRegistryMixin):
                 raise
             finally:
                 self._running = False
+                self._release_checkpoints()
             self.close_hooks()
+
+    def _release_checkpoints(self) -> None:
+        """Let others go on from the checkpoint from which this run went on; a hook that writes there does so itself."""
+        if self.resumed_folder is not None:
+            self.resumed_folder.release()
+            self.resumed_folder = None
 
     @contextmanager
     def _alone_with(self, batch: Batch) -> Iterator[None]:

@@ -36,6 +36,8 @@ class HookCalls:
     ----------
     changed
         Whether a hook that may change the batch was called since this was set to False.
+    pausing
+        What was registered of the hooks that look at the batch between steps, each once.
     """
 
     def __init__(self, owner: Engine, stages: Sequence[StageSpec], systems: WorkingSet) -> None:
@@ -43,6 +45,7 @@ class HookCalls:
         members = [stage.engine for stage in stages]
         self.engines = members if members == [owner] else [owner, *members]
         self.changed = False
+        self.pausing: list[BoundHook] = []
         self._known: list[Any] = []
         self._places: dict[At, list[Engine]] = {}
         self._changing: list[Any] = []
@@ -58,7 +61,9 @@ class HookCalls:
         found = {at: [engine for engine in self.engines if engine.has_hooks(at)] for at in At}
         self._places = {at: engines for at, engines in found.items() if engines}
         self._wanting = [engine for engine in self.engines if any(bound.wants for bound in engine.bound_hooks)]
-        every = (bound for bounds in known for bound in bounds)
+        every = [bound for bounds in known for bound in bounds]
+        pausing = {id(bound.hook): bound for bound in every if bound.between_steps or bound.after_steps}
+        self.pausing = list(pausing.values())
         self._changing = [bound.hook for bound in every if bound.runs_at(At.AFTER_COMPUTE) and not bound.observes]
 
     def source(self) -> Any:

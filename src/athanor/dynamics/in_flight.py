@@ -84,6 +84,7 @@ class InFlight:
         owner.active_batch = batch
         with owner._around_run(batch, self._begin):
             is_left = self._advance(batch, most)
+            owner._driver.finish()
             for sink in (*owner.sinks, *owner.failure_sinks):
                 sink.flush()
         if is_left:
@@ -105,10 +106,10 @@ class InFlight:
 
     def _advance(self, batch: Batch, most: int | None) -> bool:
         """Step, and refill between steps; return whether systems are left that are not finished."""
-        last = None if most is None else self._owner.step_count + most
+        self._owner._driver.pause()
         while True:
             try:
-                return self._advance_until(batch, last)
+                return self._advance_until(batch, most)
             except Exception as error:
                 if not self._can_make_room(batch, error):
                     raise
@@ -116,11 +117,12 @@ class InFlight:
             self._make_room(batch, reason)
             self._begin(batch, goes_on=True)
 
-    def _advance_until(self, batch: Batch, last: int | None) -> bool:
+    def _advance_until(self, batch: Batch, most: int | None) -> bool:
         owner, driver, parking = self._owner, self._owner._driver, self._parking
         while True:
-            moving, is_last = driver.systems.active.any, owner.step_count == last
-            if not moving or is_last or owner.step_count % owner.refill_frequency == 0:
+            moving, is_over = driver.systems.active.any, most is not None and driver.done >= most
+            at_refill = driver.done > 0 and owner.step_count % owner.refill_frequency == 0
+            if not moving or is_over or at_refill:
                 finished = driver.finished()
                 if finished is not None:
                     driver.let_go(finished)
@@ -131,12 +133,14 @@ class InFlight:
                 if finished is not None and not self.refill(batch, finished, driver.exchange):
                     return False
             driver.systems.refresh()
-            if is_last:
+            if is_over:
                 return True
             if driver.systems.active.any:
                 driver.step()
+                driver.done += 1
                 if parking.untested is not None:
                     parking.worked(self.sampler.caps)
+                driver.pause()
 
     def _can_make_room(self, batch: Batch, error: Exception) -> bool:
         """Whether an error is want of memory in the midst of a step or an evaluation, and something can be done."""
@@ -377,9 +381,9 @@ class InFlight:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart needs to know beside batch and sampler."""
-        return self.delivery.state_dict() | {"parking": self._parking.state_dict(self.sampler.caps)}
+        return self.delivery.state_dict() | {"parking": self._parking.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up `state` from `state_dict`."""
         self.delivery.load_state_dict(state)
-        self._parking.load_state_dict(state["parking"], self.sampler.caps)
+        self._parking.load_state_dict(state["parking"], self.sampler.caps, self._owner._driver.results_source)

@@ -15,6 +15,7 @@ import torch
 
 from athanor import _runtime
 from athanor._values import shown
+from athanor.data.batch import Batch
 from athanor.dynamics.caps import Caps, Load
 from athanor.dynamics.failures import FailureCode
 from athanor.dynamics.sources import Size
@@ -22,7 +23,6 @@ from athanor.dynamics.status import exchange_systems, finished_systems
 from athanor.errors import AthanorWarning, CapacityError
 
 if TYPE_CHECKING:
-    from athanor.data.batch import Batch
     from athanor.dynamics.engine import BaseDynamics
 
 
@@ -171,22 +171,24 @@ class Parking:
             text += f"; {len(self.systems)} systems wait until there is room." if self.systems else "."
         warnings.warn(AthanorWarning(text), stacklevel=_runtime.level_of_caller())
 
-    def state_dict(self, caps: Caps) -> dict[str, Any]:
-        """Return what a restart needs to know: the systems, with all that rides on them, and the cap that was found."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a restart needs to know: the systems, with all that rides on them, and what was found."""
         return {
-            "parked": list(self.systems),
-            "key": self._owner._driver.systems.key,
+            "systems": [one.state_dict() for one in self.systems],
             "found": [(sorted(ids), most) for ids, most in self._found],
         }
 
-    def load_state_dict(self, state: dict[str, Any], caps: Caps) -> None:
-        """Take up `state` from `state_dict`."""
-        self.systems = [one.clone() for one in state["parked"]]
-        old, new = state["key"], self._owner._driver.systems.key
-        for one in self.systems:
-            one.set_state_rows(new, {name: ("system", rows) for name, rows in one.state_rows(old).items()})
+    def load_state_dict(self, state: dict[str, Any], caps: Caps, source: Any) -> None:
+        """Take up `state` from `state_dict`; results that were fresh are those of a `source`."""
+        self.systems = []
+        for tree in state["systems"]:
+            one = Batch.from_state_dict(tree)
+            if tree["fresh"] is not None:
+                one.mark_results_fresh(source, tree["fresh"])
+            self.systems.append(one)
         self._found = [(frozenset(ids), most) for ids, most in state["found"]]
         caps.working_bytes = min((most for _, most in self._found), default=None)
+        self.untested = self._did_not_fit = None
 
 
 def load_of(sizes: Iterable[Size]) -> Load:

@@ -178,6 +178,8 @@ class SizeAwareSampler:
         return iter(self._waiting)
 
     def __repr__(self) -> str:
+        if self.caps.are_measured:
+            return f"{type(self).__name__}(measured)"
         return describe(self, *(name for name, cap in self.caps.most.items() if cap is not None))
 
     def was_given(self, order: int) -> bool:
@@ -306,8 +308,8 @@ class SizeAwareSampler:
     # -- restart -------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which samples were given out and set aside, and the ids that they bear."""
-        return self._waiting.state_dict() | self.gate.state_dict()
+        """Return which samples were given out and set aside, in which order the others wait, and the ids they bear."""
+        return {**self._waiting.state_dict(), **self.gate.state_dict(), "caps": self.caps.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up `state` from `state_dict`; the source must be the same, from its beginning.
@@ -319,6 +321,7 @@ class SizeAwareSampler:
         """
         self._waiting.load_state_dict(state)
         self.gate.load_state_dict(state)
+        self.caps.load_state_dict(state["caps"])
 
 
 def _as_list(counts: Any) -> list[int]:

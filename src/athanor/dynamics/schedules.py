@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,6 +96,15 @@ class Schedule:
         if self.shape == "exponential":
             return start * torch.exp(share * torch.log(end / start))
         return start + share * (end - start)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return its points and its shape."""
+        return {"points": list(self.points), "shape": self.shape}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> Schedule:
+        """Return the schedule of which `state_dict` was called."""
+        return cls(state["points"], state["shape"])
 
     def __repr__(self) -> str:
         words = [f"{_in_words(value)} at {time:g} fs" for time, value in self.points]

@@ -133,11 +133,11 @@ class StateVariable:
     @classmethod
     def declared_in(cls, engine_class: type) -> dict[str, StateVariable]:
         """Return name -> variable of a class of engines, those of its parents first."""
-        return dict(_declared(cls, engine_class))
+        return dict(_declared(cls, engine_class))  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=200)
-def _declared(kind: type[StateVariable], engine_class: type) -> tuple[tuple[str, Any], ...]:
+def _declared(kind: Any, engine_class: Any) -> tuple[tuple[str, Any], ...]:
     members = {name: entry for one in reversed(engine_class.__mro__) for name, entry in vars(one).items()}
     return tuple((name, entry) for name, entry in members.items() if isinstance(entry, kind))
 

@@ -121,20 +121,28 @@ class Bins:
         return iter([number for waiting in self.scan().values() for number in waiting])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return who was given out or set aside."""
-        waiting = set(self)
-        return {"given": torch.tensor([n for n in range(self.count) if n not in waiting], dtype=torch.long)}
+        """Return who was given out or set aside, and in which order the others wait."""
+        waiting = list(self)
+        known = set(waiting)
+        given = [number for number in range(self.count) if number not in known]
+        return {
+            "given": torch.tensor(given, dtype=torch.long),
+            "waiting": torch.tensor(waiting, dtype=torch.long),
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take up `state` from `state_dict`."""
-        gone = set(state["given"].tolist())
-        if gone and max(gone) >= self.count:
-            raise InputError(f"The data set has {self.count} samples, and number {max(gone)} was given out.")
-        self._bins = None
+        given = state["given"].tolist()
+        if given and max(given) >= self.count:
+            raise InputError(f"The data set has {self.count} samples, and number {max(given)} was given out.")
+        self._bins, place = None, {number: place for place, number in enumerate(state["waiting"].tolist())}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AthanorWarning)  # told before
             bins = self.scan()
-        self._bins = {key: {n: size for n, size in one.items() if n not in gone} for key, one in bins.items()}
+        self._bins = {
+            key: {number: one[number] for number in sorted(one.keys() & place.keys(), key=place.__getitem__)}
+            for key, one in bins.items()
+        }
 
 
 @dataclass(slots=True)
@@ -163,7 +171,7 @@ class Line:
     def __init__(self, source: Stream, gate: Gate, look_ahead: int) -> None:
         self._source, self._gate, self._look_ahead = source, gate, look_ahead
         self._line: list[_InLine] = []
-        self.count = 0
+        self.count = self._asked = 0
 
     @property
     def keys(self) -> list[int]:
@@ -200,6 +208,7 @@ class Line:
         """Let the next item of the stream join the line; return whether there is one."""
         if self._source.has_ended:
             return False
+        self._asked += 1
         try:
             item = self._source.next()
         except Exception as error:
@@ -243,19 +252,25 @@ class Line:
         raise ContractError("This SizeAwareSampler draws from a stream, which has neither length nor order of size.")
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return how many came, and who of them waits still and was passed by how many."""
-        waiting = torch.tensor([[entry.order, entry.passed] for entry in self._line], dtype=torch.long).reshape(-1, 2)
-        return {"given": torch.tensor([self.count]), "waiting": waiting}
+        """Return how many came, who of them waits still and was passed by how many, and how often it was asked."""
+        return {
+            "given": torch.tensor([self.count - len(self._line)]),
+            "waiting": torch.tensor([entry.order for entry in self._line], dtype=torch.long),
+            "passed": torch.tensor([entry.passed for entry in self._line], dtype=torch.long),
+            "asked": torch.tensor(self._asked),
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take up `state` from `state_dict`; the stream must begin anew."""
         if self.count:
             raise InputError("This stream has begun; load the state into a sampler of a new one.")
-        came, passed = int(state["given"][0]), dict(state["waiting"].tolist())
-        while self.count < came and self._ask():
-            last = self._line[-1]
-            last.passed = passed.get(last.order, 0)
-            if last.order not in passed:
+        passed = dict(zip(state["waiting"].tolist(), state["passed"].tolist(), strict=True))
+        came, asked = int(state["given"][0]) + len(passed), int(state["asked"])
+        while self._asked < asked and not self._source.has_ended:
+            self._ask()
+            while self._line and self._line[-1].order not in passed:
                 self._line.pop()
+        for entry in self._line:
+            entry.passed = passed[entry.order]
         if self.count < came:
             raise InputError(f"The stream ends after {self.count} systems; {came} of it were given out before.")

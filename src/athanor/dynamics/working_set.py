@@ -44,8 +44,6 @@ class WorkingSet:
 
     Attributes
     ----------
-    key
-        Under which `run` rides on a batch.
     part
         The active systems, in a batch of their own unless all are active. There while a batch is run.
     run
@@ -60,7 +58,7 @@ class WorkingSet:
 
     def __init__(self, owner: Engine, stages: Sequence[StageSpec], last_good: LastGood) -> None:
         self._owner, self._stages, self._last_good = owner, stages, last_good
-        self.key = new_key(self)
+        self._key = new_key(self)
         self._forget_batch()
         self.part: Part
         self.active: ActiveSet
@@ -68,7 +66,7 @@ class WorkingSet:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return it without the batch: what it remembers rides on that, and is found there by the key."""
-        kept = ("_owner", "_stages", "_last_good", "key")
+        kept = ("_owner", "_stages", "_last_good", "_key")
         return {name: value for name, value in vars(self).items() if name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -82,6 +80,16 @@ class WorkingSet:
         self._ids = ComputedFrom()
         self._chosen: Tensor | None = None
         self.is_taken_up = self.has_arrivals = self.has_newcomers = False
+
+    @property
+    def key(self) -> str:
+        """Under which what the driver remembers rides on a batch, and is found there by whoever goes on."""
+        return self._key
+
+    @key.setter
+    def key(self, key: str) -> None:
+        self._key = key
+        take_key(self, key)
 
     # -- the batch -----------------------------------------------------------------------------------------------
 

@@ -144,10 +144,43 @@ class CsvFile:
         self._checked = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Columns and number of rows so far; what waits is written first."""
+        """Columns, number of rows and bytes so far; what waits is written first, and brought to the disk."""
         self.flush()
-        return {"columns": self._columns, "rows": self._rows}
+        return {"columns": self._columns, "rows": self._rows, "bytes": self._synced_size()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the columns and the row count of `state`."""
+        """Go on with the columns and the row count of `state`; the file is cut back to the bytes that it had.
+
+        Raises
+        ------
+        StorageError
+            If the file is shorter than it was, or can not be cut.
+        """
+        if "bytes" in state:
+            self._cut(int(state["bytes"]))
         self._columns, self._rows = state["columns"], int(state["rows"])
+        self._waiting, self._checked = [], False
+
+    def _synced_size(self) -> int:
+        """Bring the file to the disk, and return its length; 0 if there is none."""
+        try:
+            with open(self._path, "rb+") as file:
+                os.fsync(file.fileno())
+                return file.seek(0, os.SEEK_END)
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise StorageError(f"`{self._path}` can not be brought to the disk: {error.strerror or error}.") from error
+
+    def _cut(self, size: int) -> None:
+        found = self._path.stat().st_size if self._path.exists() else 0
+        if found < size:
+            raise StorageError(
+                f"`{self._path}` has {found:,} bytes; it had {size:,} when the checkpoint was written. Put back the "
+                f"file that the run wrote, or start the run anew."
+            )
+        if found > size:
+            try:
+                os.truncate(self._path, size)
+            except OSError as error:
+                raise StorageError(f"`{self._path}` can not be cut back: {error.strerror or error}.") from error

@@ -5,7 +5,10 @@ Must: `frequency`, `stage`, ``__call__(ctx, stage)``. May: ``default_stage`` (us
 ``close()`` (once around each run), ``on_start(batch)`` (sees the batch before the first step, with results, and changes
 nothing), ``on_join(batch, systems)`` and ``on_leave(batch, systems)`` (see the batch, and change nothing, when systems
 have joined a run, with results, and before they leave it), ``take_on(batch, systems)`` and ``release(batch, systems)``
-(before the engine begins to move systems, and when it moves them no more), ``raises_on_failure = True`` (a system that
+(before the engine begins to move systems, and when it moves them no more), ``between_steps(engine, batch)`` and
+``after_steps(engine, batch)`` (see the whole batch, and change nothing, before the first step and after every one, when
+all is counted and nobody has left or joined yet; and once more when the steps of a run are over), ``is_due(engine)``
+(whether ``between_steps`` is to be called this time), ``raises_on_failure = True`` (a system that
 fails raises instead of being set aside), ``observes = True`` (it changes nothing of the batch), ``on_active = True``
 (it treats each system for itself and is given the active ones only), ``counts_each_system = True`` (it is called at
 every step, and counts `frequency` by the steps of each system), ``wants = {"stress"}`` (outputs of the model that it

@@ -21,6 +21,7 @@ from athanor.hooks.hook_list import HookList
 
 _METHODS = (
     "_runs_on_stage", "on_register", "on_start", "on_join", "on_leave", "__enter__", "__exit__", "take_on", "release",
+    "between_steps", "after_steps", "is_due",
 )  # fmt: skip
 """Members that a hook may have and that must be callable."""
 
@@ -41,6 +42,9 @@ class BoundHook:
     on_leave: Callable[[Any, Any], Any] | None
     take_on: Callable[[Any, Any], Any] | None
     release: Callable[[Any, Any], Any] | None
+    between_steps: Callable[[Any, Any], Any] | None
+    after_steps: Callable[[Any, Any], Any] | None
+    is_due: Callable[[Any], bool] | None
     raises_on_failure: bool
     on_active: bool
     observes: bool
@@ -180,6 +184,9 @@ class HookRegistryMixin:
             on_leave=members["on_leave"],
             take_on=members["take_on"],
             release=members["release"],
+            between_steps=members["between_steps"],
+            after_steps=members["after_steps"],
+            is_due=members["is_due"],
             raises_on_failure=bool(getattr(hook, "raises_on_failure", False)),
             on_active=bool(getattr(hook, "on_active", False)),
             observes=bool(getattr(hook, "observes", False)),

@@ -13,6 +13,7 @@ import sys
 import threading
 import warnings
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,10 +51,22 @@ class StoreLock:
         Where it is, if it is a folder.
     where
         How messages call it.
+    user
+        What messages call those who have it.
+    otherwise
+        What else messages advise to do.
     """
 
-    def __init__(self, identity: str, folder: Path | None, where: str) -> None:
-        self.identity, self._where = identity, where
+    def __init__(
+        self,
+        identity: str,
+        folder: Path | None,
+        where: str,
+        *,
+        user: str = "sink",
+        otherwise: str = "open the store with `mode='r'` to read",
+    ) -> None:
+        self.identity, self._where, self._user, self._otherwise = identity, where, user, otherwise
         self._file = None if folder is None else str(folder / LOCK_KEY)
         self._descriptor: int | None = None
         self.is_held = False
@@ -74,11 +87,19 @@ class StoreLock:
             return
         with _guard:
             if self._file is not None:
-                self._descriptor = _lock_file(self._file, self._where)
+                self._descriptor = _lock_file(self._file, self._where, self._refused)
             if self._descriptor is None and any(other.identity == self.identity for other in _held):
-                raise _refused(self._where, _this_program())
+                raise self._refused(_this_program())
             _held.add(self)
             self.is_held = True
+
+    def _refused(self, holder: str) -> StorageError:
+        here = holder == _this_program()
+        who = f"another {self._user} of this program" if here else holder
+        what = "`close()` that one first" if here else "Wait until it has ended"
+        return StorageError(
+            f"{self._where} is being written by {who}; nothing was changed. {what}, or {self._otherwise}."
+        )
 
     @property
     def is_in_place(self) -> bool:
@@ -94,7 +115,7 @@ class StoreLock:
                 os.close(descriptor)
 
 
-def _lock_file(path: str, where: str) -> int | None:
+def _lock_file(path: str, where: str, refused: Callable[[str], StorageError]) -> int | None:
     """Return the descriptor of the file, locked until that is closed; None if the file system has no locks."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -111,7 +132,7 @@ def _lock_file(path: str, where: str) -> int | None:
             holder = _holder(descriptor)
             os.close(descriptor)
             if error.errno in _REFUSED:
-                raise _refused(where, holder) from None
+                raise refused(holder) from None
             if error.errno not in _NO_LOCKS:
                 raise
             text = f"The file system of {where} has no locks ({error.strerror}). Let only one program write there."
@@ -124,15 +145,6 @@ def _lock_file(path: str, where: str) -> int | None:
 
 def _this_program() -> str:
     return f"process {os.getpid()} on {platform.node()}"
-
-
-def _refused(where: str, holder: str) -> StorageError:
-    here = holder == _this_program()
-    who = "another sink of this program" if here else holder
-    what = "`close()` that one first" if here else "Wait until it has ended"
-    return StorageError(
-        f"{where} is being written by {who}; nothing was changed. {what}, or open the store with `mode='r'` to read."
-    )
 
 
 def _is_at(path: str, descriptor: int) -> bool:

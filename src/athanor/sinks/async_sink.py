@@ -6,6 +6,7 @@ import itertools
 import os
 import threading
 import weakref
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,6 +120,19 @@ class AsyncSink(DataSink):
             self.sink.zero()
             self._line.stored = len(self.sink)
             self._schema = FrameSchema()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Wait until everything is stored, and return where the sink is, see `DataSink.state_dict`."""
+        with self._mutex:
+            self._line.wait_until_empty()
+            return self.sink.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the sink go back to where it was."""
+        with self._mutex:
+            self._line.drop()
+            self.sink.load_state_dict(state)
+            self._line.stored = len(self.sink)
 
     def flush(self) -> None:
         """Wait until everything is stored, then `flush` the sink."""

@@ -105,6 +105,37 @@ class DataSink(ABC):
         """`flush`, and free what can be opened again; the sink stays usable."""
         self.flush()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the sink is, for a checkpoint, as a tree of plain values and tensors. What waits is stored.
+
+        A sink whose frames end with the program returns them, too.
+        """
+        self.flush()
+        return {"frames": len(self)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where the sink was: what was written since is forgotten, by the `truncate_to` of the sink.
+
+        Raises
+        ------
+        StorageError
+            If it holds less than it held then, or can not forget.
+        """
+        wanted, found = int(state["frames"]), len(self)
+        if found < wanted:
+            raise StorageError(
+                f"{self!r} holds {found:,} frames; it held {wanted:,} when the checkpoint was written. Open the store "
+                f"that the run wrote to, with all that it held."
+            )
+        truncate_to = getattr(self, "truncate_to", None)
+        if found > wanted and truncate_to is None:
+            raise StorageError(
+                f"{type(self).__name__} can not forget what was written after the checkpoint: it holds {found:,} "
+                f"frames, of which {wanted:,} are older. Let it define `truncate_to(frames)`, or start the run anew."
+            )
+        if found > wanted:
+            truncate_to(wanted)  # type: ignore[misc]
+
     def abandon(self) -> None:  # noqa: B027
         """Give up what could not be stored, after a `close` that failed; nothing to do for memory."""
 

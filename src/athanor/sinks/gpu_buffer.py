@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -120,6 +122,18 @@ class GPUBuffer(DataSink):
             if self._buffer is None or not len(self):
                 raise self._refuse_empty()
             return copy_frame(self._buffer, self._buffer.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all frames, see `DataSink.state_dict`."""
+        with self._mutex:
+            return {"frames": len(self), "batch": self.read().without_pairs().state_dict() if len(self) else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Hold the frames of `state`, and nothing else."""
+        with self._mutex:
+            self.zero()
+            if state["batch"] is not None:
+                self.write(Batch.from_state_dict(state["batch"], self.device))
 
     def zero(self) -> None:
         """Forget everything, and set the memory to zero; it is used again."""

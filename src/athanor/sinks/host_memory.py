@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from athanor._values import check_whole
@@ -56,6 +58,19 @@ class HostMemory(DataSink):
             if not self._batches:
                 raise self._refuse_empty()
             return concatenate(self._batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all frames, see `DataSink.state_dict`."""
+        with self._mutex:
+            frames = concatenate(self._batches).state_dict() if self._batches else None
+            return {"frames": len(self), "batch": frames}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Hold the frames of `state`, and nothing else."""
+        with self._mutex:
+            self.zero()
+            if state["batch"] is not None:
+                self.write(Batch.from_state_dict(state["batch"]))
 
     def zero(self) -> None:
         """Forget everything."""

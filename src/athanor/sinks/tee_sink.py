@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -94,6 +95,17 @@ class TeeSink(DataSink):
         """Empty every sink."""
         with self._mutex:
             self._for_each(lambda sink: sink.zero())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where every sink is, see `DataSink.state_dict`."""
+        with self._mutex:
+            return {"sinks": [sink.state_dict() for sink in self.sinks]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let every sink go back to where it was."""
+        with self._mutex:
+            for sink, each in zip(self.sinks, state["sinks"], strict=True):
+                sink.load_state_dict(each)
 
     def flush(self) -> None:
         """`flush` every sink."""

@@ -1,4 +1,4 @@
-"""From a description to objects: model, engines, hooks, and the batch of a chunk."""
+"""From a description to objects: model, engines, hooks, and the systems as a batch holds them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ from athanor.workflows.courses import Course
 from athanor.workflows.earlier_runs import progress_of
 from athanor.workflows.methods import RELAX, load
 from athanor.workflows.problems import describe_problems
-from athanor.workflows.properties import PropertyHook
 from athanor.workflows.spec import DEFAULT_MODEL, CalculationSpec, ModelSpec, RunSpec
 from athanor.workflows.stages import StageSpec
 from athanor.workflows.structures import System, describe_system, not_finite
-from athanor.workflows.track import StressHook, Tracker
+from athanor.workflows.track import StressHook, Tracker, steps_between_refills
 
 SKIN = 0.5
 """Å added to the cutoff of the neighbour list, unless the model asks for a skin of its own."""
@@ -179,21 +178,20 @@ def _without_notes(atoms: Any, labels: Collection[str], moves: bool) -> Any:
     return plain
 
 
-def build_stages(spec: RunSpec, model: Any, batch: Batch) -> tuple[FusedStage, Tracker, list[Any]]:
-    """Return the stages of a run, ready for `batch`, what follows each system through them, and their engines.
+def build_stages(spec: RunSpec, model: Any, batch: Batch, **in_flight: Any) -> tuple[FusedStage, Tracker, list[Any]]:
+    """Return the stages of a run, ready for the systems of `batch`, what follows each through them, and their engines.
 
     Neighbour lists and the tracker are registered, and what has the stress computed that dynamics does without.
+    `in_flight` is what a run needs whose systems come and go, see `athanor.dynamics.BaseDynamics`.
     """
     engines = [_build_engine(stage, spec, model, batch) for stage in spec.stages]
-    fused = FusedStage(list(enumerate(engines)))
+    fused = FusedStage(list(enumerate(engines)), **in_flight)
     stopper = StopAboveHook(spec.stop_above) if spec.stop_above else None
-    tracker = Tracker(spec.stages, engines, batch, fused.failure_notes, spec.every, stopper)
+    tracker = Tracker(spec.stages, engines, fused.failure_notes, spec.every, stopper)
     # who is stopped in a step has left when the tracker looks
     hooks = [*build_neighbor_hooks(model), *([stopper] if stopper else []), tracker]
     if gives_stress(model, batch):
-        hooks.append(StressHook(spec.every))
-    if spec.properties:
-        hooks.append(PropertyHook(model, spec.properties, spec.every, len(spec.stages)))
+        hooks.append(StressHook(steps_between_refills(spec.every)))
     for hook in hooks:
         fused.register_hook(hook)
     return fused, tracker, engines

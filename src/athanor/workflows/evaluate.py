@@ -127,7 +127,7 @@ def evaluate_systems(
     result = RunResult()
     with (
         stop_between_steps() as flag,
-        Progress(shown=progress, chunks=1, steps=len(plan.systems), noun="structures") as shown,
+        Progress(shown=progress, steps=len(plan.systems), noun="structures") as shown,
     ):
         shown.say(plan.in_words())
         for indices in plan.chunks:

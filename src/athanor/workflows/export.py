@@ -135,7 +135,7 @@ def export(
     sizes = {number: frozenset(given.frames.sizes(of_system).tolist()) for number, of_system in chosen.items()}
     contents = Contents(given.labels_of(chosen), sizes, given.frames.all_periodic(rows))
     kind.check(contents)
-    with Progress(shown=progress, chunks=1, steps=len(rows), noun="frames") as bar:
+    with Progress(shown=progress, steps=len(rows), noun="frames") as bar:
         images = _images(given, rows, wrap=wrap, bar=bar)
         try:
             with (replacing_folder if kind.is_folder else replacing)(place) as beside:

@@ -40,9 +40,13 @@ def md(
     max_atoms: int | None = None,
     stop_above: Mapping[str, float | str] | None = None,
     every: int = 10,
+    checkpoint: float | str = 60.0,
+    time_limit: float | str | None = None,
+    status: str | os.PathLike[str] | None = None,
     seed: int | str = 42,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     title: str = "",
     silence: Sequence[str] = (),
     progress: bool = False,
@@ -56,7 +60,7 @@ def md(
     ----------
     structures, model, supercell, min_atoms, strict, properties, device, dtype, threads, max_atoms, stop_above, every
         As in `athanor.relax`.
-    out, overwrite, title, silence, progress
+    checkpoint, time_limit, status, out, overwrite, resume, title, silence, progress
         As in `athanor.relax`.
     ensemble
         nvt, nve, nvt-nose-hoover, nvt-csvr, nvt-andersen, npt, npt-crescale, npt-langevin, nph, brownian.

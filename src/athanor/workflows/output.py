@@ -19,7 +19,7 @@ from athanor.errors import InputError, StorageError
 from athanor.io._replace import PARTIAL, replacing
 from athanor.io.regular_file import read_regular
 from athanor.workflows.folder import CONTENT, RUN, SUMMARY_CSV, SUMMARY_JSON
-from athanor.workflows.saved_record import is_elsewhere, read_record, state_of
+from athanor.workflows.saved_record import running_process
 from athanor.workflows.yaml_file import MOST_BYTES
 
 
@@ -80,23 +80,13 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
             f"`{folder}` does not look like a results folder of athanor ({why}); it was left as it is. "
             f"Choose another folder."
         )
-    writer = _running_process(folder)
+    writer = running_process(folder)
     if writer is not None:
         raise InputError(
             f"`{folder}` is being written by a run that goes on, process {writer}; it was left as it is. "
             f"Choose another folder, or stop that run first."
         )
     return folder
-
-
-def _running_process(folder: Path) -> int | None:
-    """Return the process, other than this one, whose run on this machine still writes to `folder`."""
-    try:
-        record = read_record(folder)
-        writer = int(record["process"]["id"]) if state_of(record) == "running" and not is_elsewhere(record) else None
-    except (InputError, StorageError, KeyError, TypeError):  # a damaged record may be replaced
-        return None
-    return None if writer == os.getpid() else writer
 
 
 def _why_not_ours(folder: Path, names: set[str]) -> str:

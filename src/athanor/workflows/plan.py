@@ -56,7 +56,7 @@ class Plan(Generic[Spec]):
     device: torch.device
     chunks: list[list[int]]
     state: Batch
-    errors: list[Exception] = field(default_factory=list)
+    errors: list[BaseException] = field(default_factory=list)
 
     @property
     def usable(self) -> list[int]:
@@ -88,6 +88,22 @@ class Plan(Generic[Spec]):
         rows = torch.searchsorted(torch.tensor(self.usable), torch.tensor(indices))
         return self.state.index_select(rows).to(self.device)
 
+    @property
+    def most_atoms(self) -> int:
+        """Most atoms of a batch that is filled up again; a larger system is alone in it."""
+        return max(self.spec.max_atoms or 1, *(len(self.systems[index].atoms) for index in self.usable))
+
+    def as_planned(self, batch: Batch) -> Batch:
+        """Return the systems of `batch` as they were converted: with the same fields, whoever is in it."""
+        rows = {one: row for row, one in enumerate(self.state.system_id[:, 0].tolist())}
+        return self.state.index_select([rows[one] for one in batch.system_id[:, 0].tolist()]).to(self.device)
+
+    def set_aside_all_of(self, batch: Batch, error: BaseException) -> None:
+        """Note that the model raised for the systems of a batch before their first step."""
+        ids = set(batch.system_id[:, 0].tolist())
+        self.set_aside([index for index in self.usable if self.systems[index].id in ids], in_words(error))
+        self.errors.append(error)
+
     def parts_after(self, error: Exception, indices: Sequence[int]) -> list[Sequence[int]]:
         """Return the batches to try in place of one that the model, or the memory, was not up to.
 
@@ -99,17 +115,21 @@ class Plan(Generic[Spec]):
         if len(indices) > 1 and not isinstance(error, NOT_OF_A_SYSTEM):
             middle = len(indices) // 2
             return [indices[:middle], indices[middle:]]
-        for index in indices:
-            self.systems[index] = self.systems[index].set_aside(in_words(error))
+        self.set_aside(indices, in_words(error))
         self.errors.append(error)
         return []
+
+    def set_aside(self, indices: Iterable[int], reason: str) -> None:
+        """Note why systems can not be used."""
+        for index in indices:
+            self.systems[index] = self.systems[index].set_aside(reason)
 
     def check_some_left(self) -> None:
         """Raise InputError if no system is left that can be used."""
         try:
             usable_indices(self.systems)
         except InputError as problem:
-            raise problem from self.errors[-1]
+            raise problem from (self.errors[-1] if self.errors else None)
 
 
 def make_plan(spec: Spec, systems: Sequence[System], *, model: Any = None) -> Plan[Spec]:

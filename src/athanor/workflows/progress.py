@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +20,8 @@ _SECONDS_BETWEEN_REFRESHES = 0.2
 _GAPS = 3
 """Blanks between the columns of the bar."""
 _LEAST_DESCRIPTION = 8
-_STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-"""Signals that end a run in order; Windows has no hangup."""
+_STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+"""Signals that end a run in order; Windows has no hangup, and batch schedulers warn with SIGUSR1."""
 _WRITERS = ("athanor.io", "athanor.sinks", "athanor.dynamics.hooks")
 """Modules that write to files, which is not cut short; it does not take long."""
 
@@ -32,23 +32,43 @@ class StopRequested(KeyboardInterrupt):
 
 @dataclass(slots=True)
 class StopFlag:
-    """Set by Ctrl-C, read between steps.
+    """Set by Ctrl-C, another signal, or when the time is over; read between steps.
 
     Attributes
     ----------
     is_set
         Whether to stop after the present step.
+    why
+        What set it.
     is_writing
         Whether results are being written, which Ctrl-C must not cut short.
+    ends
+        When the time is over, on the monotonic clock.
+    when_set
+        Called when it is set, perhaps in a signal handler.
     """
 
     is_set: bool = False
+    why: str = ""
     is_writing: bool = False
+    ends: float | None = None
+    when_set: Callable[[], None] | None = None
+
+    def set(self, why: str) -> None:
+        """Ask for a stop after the present step."""
+        self.is_set, self.why = True, self.why or why
+        if self.when_set is not None:
+            self.when_set()
+
+    def look_at_the_clock(self) -> None:
+        """Set it if the time is over."""
+        if self.ends is not None and not self.is_set and time.monotonic() >= self.ends:
+            self.set("the time limit")
 
 
 @contextmanager
 def stop_between_steps() -> Iterator[StopFlag]:
-    """Turn the first Ctrl-C, SIGTERM or hangup into a stop after the present step; the second one interrupts at once.
+    """Turn the first Ctrl-C, SIGTERM, SIGUSR1 or hangup into a stop after the present step; the second one interrupts.
 
     While results or frames are written, or kernels are loaded, neither does; the run then stops after the present step,
     too. What was ignored before (``nohup``, a job in the background) stays ignored.
@@ -62,7 +82,7 @@ def stop_between_steps() -> Iterator[StopFlag]:
     def on_interrupt(number: int, frame: Any) -> None:
         if flag.is_set and not flag.is_writing and not must_finish(frame, _WRITERS):
             raise KeyboardInterrupt
-        flag.is_set = True
+        flag.set(signal.Signals(number).name)
 
     caught = [number for number in _STOP_SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     before = {number: signal.signal(number, on_interrupt) for number in caught}
@@ -83,36 +103,34 @@ class Progress:
     ----------
     shown
         Show anything at all.
-    chunks
-        Batches the run consists of.
     steps
-        Steps of one batch at most.
+        How many there are at most.
     noun
         What a step is called.
     stream
         Where to write; stderr unless given.
     """
 
-    def __init__(self, *, shown: bool, chunks: int, steps: int, noun: str = "steps", stream: Any = None) -> None:
+    def __init__(self, *, shown: bool, steps: int, noun: str = "steps", stream: Any = None) -> None:
         self._stream = stream if stream is not None else sys.stderr
-        self._shown, self._chunks, self._steps, self._noun = shown and self._stream is not None, chunks, steps, noun
-        self._chunk = self._step = self._taken_before = 0
+        self._shown, self._steps, self._noun = shown and self._stream is not None, steps, noun
+        self._done = 0
         self._description = ""
-        self._started = self._last_line = time.monotonic()
+        self._started = self._last_shown = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
-        self._last_refresh = 0.0
 
     def __enter__(self) -> Progress:
         if self._shown and self._stream.isatty():
             self._bar = _make_bar(self._stream, self._noun)
             self._bar.start()
-            self._task = self._bar.add_task("starting", total=self._chunks * self._steps, pace="")
+            self._task = self._bar.add_task("starting", total=self._steps, pace="")
         return self
 
     def __exit__(self, *exc: Any) -> None:
         if self._bar is not None:
             with self._while_it_can_be_written():
+                self._bar.details = ()
                 self._draw(f"in {format_seconds(time.monotonic() - self._started)}")
                 self._bar.stop()
 
@@ -134,60 +152,60 @@ class Progress:
         except (OSError, ValueError):  # a closed pipe, a full disk; a stream that was closed
             self._shown, self._bar = False, None
 
-    def next_chunk(self, number: int) -> None:
-        """Note that batch `number` (from 0) starts."""
-        self._taken_before += self._step
-        self._chunk, self._step = number, 0
+    @property
+    def is_due(self) -> bool:
+        """Whether an update would show anything."""
+        pause = _SECONDS_BETWEEN_LINES if self._bar is None else _SECONDS_BETWEEN_REFRESHES
+        return self._shown and time.monotonic() - self._last_shown >= pause
 
-    def update(self, step: int, description: str) -> None:
-        """Note that `step` steps of the present batch are done."""
-        self._step, self._description = step, description
-        if not self._shown:
+    def update(self, done: int, description: str, rate: str = "", left: str = "", details: Sequence[str] = ()) -> None:
+        """Note that `done` steps are behind.
+
+        Parameters
+        ----------
+        done
+            How many of all steps.
+        description
+            What is going on.
+        rate, left
+            Steps in a second, and the time that is left, in words; worked out from `done` unless given.
+        details
+            Lines that stand below the bar.
+        """
+        self._done, self._description = done, description
+        if not self.is_due:
             return
-        now = time.monotonic()
+        now = self._last_shown = time.monotonic()
+        pace = self._pace(now, rate, left)
         if self._bar is not None:
-            if now - self._last_refresh >= _SECONDS_BETWEEN_REFRESHES:
-                self._last_refresh = now
-                with self._while_it_can_be_written():
-                    self._draw(self._pace(now))
-        elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            total = self._chunks * self._steps
-            self.say(f"{self._done} of at most {total} {self._noun}, {self._batch()}{description}, {self._pace(now)}")
+            with self._while_it_can_be_written():
+                self._bar.details = [printable(line) for line in details]
+                self._draw(pace)
+        else:
+            self.say(f"{self._done} of at most {self._steps} {self._noun}, {description}, {pace}")
 
     def _draw(self, pace: str) -> None:
-        total = self._chunks * self._steps
-        others = _bar_width(self._bar.console) + len(f"{total}/{total} {self._noun} {pace}") + _GAPS
+        others = _bar_width(self._bar.console) + len(f"{self._steps}/{self._steps} {self._noun} {pace}") + _GAPS
         room = max(_LEAST_DESCRIPTION, self._bar.console.width - others)
-        description = self._batch() + self._description
+        description = self._description
         if len(description) > room:  # cut here: rich would rather leave out the bar and the count
             description = f"{description[: room - 1]}…"
         self._bar.update(self._task, completed=self._done, description=description, pace=pace)
 
-    @property
-    def _done(self) -> int:
-        """Steps that are behind, also those that a batch did not need."""
-        return self._chunk * self._steps + self._step
-
-    def _batch(self) -> str:
-        return f"batch {self._chunk + 1} of {self._chunks}, " if self._chunks > 1 else ""
-
-    def _pace(self, now: float) -> str:
-        rate = (self._taken_before + self._step) / max(now - self._started, 1e-9)
-        left = format_seconds((self._chunks * self._steps - self._done) / rate) if rate > 0 else "?"
+    def _pace(self, now: float, rate: str, left: str) -> str:
+        per_second = self._done / max(now - self._started, 1e-9)
+        at_most = format_seconds((self._steps - self._done) / per_second) if per_second > 0 else "?"
         noun = "" if self._bar is not None else f" {self._noun}"  # beside a bar it stands there already
-        return f"{rate:.3g}{noun}/s, at most {left} left"
+        return f"{rate or f'{per_second:.3g}'}{noun}/s, {left or f'at most {at_most}'} left"
 
 
-class ProgressHook:
-    """Hook that reports each step to a `Progress` and stops the run when asked to.
+class StopHook:
+    """Hook that stops a run between two steps, when everybody before it has seen them.
 
     Parameters
     ----------
-    progress, flag
-        Where to report, and what to look at.
-    describe
-        Called for the text that says which systems are where.
+    flag
+        Whether to stop.
     """
 
     frequency = 1
@@ -195,14 +213,19 @@ class ProgressHook:
     observes = True
     on_active = True
 
-    def __init__(self, progress: Progress, flag: StopFlag, describe: Any) -> None:
-        self._progress, self._flag, self._describe = progress, flag, describe
+    def __init__(self, flag: StopFlag) -> None:
+        self._flag = flag
 
     def __call__(self, ctx: Any, stage: Any) -> None:
-        """Report, and raise `StopRequested` if Ctrl-C was pressed."""
-        self._progress.update(int(ctx.step_count) + 1, self._describe())
-        if self._flag.is_set:
-            raise StopRequested
+        """Do nothing: runs are stopped between two steps."""
+
+    def is_due(self, engine: Any) -> bool:
+        """Whether to stop."""
+        return self._flag.is_set
+
+    def between_steps(self, engine: Any, batch: Any) -> None:
+        """Raise `StopRequested`."""
+        raise StopRequested
 
 
 def _bar_width(console: Any) -> int:
@@ -210,12 +233,23 @@ def _bar_width(console: Any) -> int:
 
 
 def _make_bar(stream: Any, noun: str) -> Any:
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
+    from rich.text import Text
+
+    class BarWithDetails(Bar):
+        """A bar with lines below it, which are cut rather than wrapped."""
+
+        details: Sequence[str] = ()
+
+        def get_renderable(self) -> Any:
+            """Return the bar and its lines."""
+            lines = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in self.details]
+            return Group(super().get_renderable(), *lines)
 
     console = Console(file=stream)
-    return Bar(
+    return BarWithDetails(
         TextColumn("{task.description}"),
         BarColumn(bar_width=_bar_width(console)),
         MofNCompleteColumn(),

@@ -12,7 +12,6 @@ from athanor._values import did_you_mean
 from athanor.data.fields import FIELDS
 from athanor.dynamics.evaluate import compute_apart, field_for, is_of_model
 from athanor.errors import InputError
-from athanor.hooks.stages import DynamicsStage
 from athanor.neighbors.build import compute_neighbors
 
 if TYPE_CHECKING:
@@ -52,39 +51,6 @@ def logged_properties(names: Collection[str], model: Any) -> list[str]:
     return sorted(name for name, row in rows.items() if row.level == "system" and row.shape == (1,))
 
 
-class PropertyHook:
-    """Computes outputs of the model every so many steps, and of each system when it is done, for frames.
-
-    They come from a pass of their own, on copies, so that they change no bit of the path.
-
-    Parameters
-    ----------
-    model
-        A wrapped model.
-    names
-        Its outputs.
-    frequency
-        Steps between.
-    num_stages
-        A system of this status is done.
-    """
-
-    stage = DynamicsStage.AFTER_STEP
-    observes = True
-    on_active = True
-    frequency = 1
-
-    def __init__(self, model: Any, names: Collection[str], frequency: int, num_stages: int) -> None:
-        self._model, self._names = model, frozenset(names) - _ALWAYS
-        self._frequency, self._num_stages = frequency, num_stages
-
-    def __call__(self, ctx: Any, stage: Any) -> None:
-        """Compute what is due."""
-        batch = ctx.batch
-        due = (batch.status[:, 0] >= self._num_stages) | (ctx.step_count % self._frequency == 0)
-        store_properties(self._model, batch, self._names, due & ctx.active_mask)
-
-
 def store_properties(model: Any, batch: Batch, names: Collection[str], systems: torch.Tensor) -> torch.Tensor:
     """Compute outputs of some systems as they stand and write them to the batch, in place; what is fresh stays so.
 
@@ -95,7 +61,7 @@ def store_properties(model: Any, batch: Batch, names: Collection[str], systems: 
     batch
         Changed in place: what is not known of the others is NaN, or what it was.
     names
-        Outputs of the model. What belongs to pairs, or to nothing in the batch, is left out.
+        Outputs of the model. What is there anyway is left out, as is what belongs to pairs, or to nothing in the batch.
     systems
         Bool [B]. Of those that failed, and where the model raises, nothing becomes known.
 
@@ -104,7 +70,7 @@ def store_properties(model: Any, batch: Batch, names: Collection[str], systems: 
     torch.Tensor
         Bool [B]: of which systems they are known now.
     """
-    systems = systems & (batch.failure_code[:, 0] == 0)
+    names, systems = frozenset(names) - _ALWAYS, systems & (batch.failure_code[:, 0] == 0)
     if not names or not bool(systems.any()):
         return torch.zeros_like(systems)
     systems = systems & batch.energy[:, 0].isfinite()
@@ -142,10 +108,9 @@ def store_properties(model: Any, batch: Batch, names: Collection[str], systems: 
 
 def complete_properties(model: Any, batch: Batch, names: Collection[str]) -> None:
     """Compute outputs of every healthy system where it ended, in place; those of the others are unknown."""
-    names = frozenset(names) - _ALWAYS
     everybody = torch.ones(len(batch), dtype=torch.bool, device=batch.device)
     unknown = ~store_properties(model, batch, names, everybody)
-    for name in names:
+    for name in frozenset(names) - _ALWAYS:
         if name in batch and batch[name].is_floating_point():
             of_atoms = batch.field_spec(name).level == "node"
             batch[name][unknown[batch.batch_idx] if of_atoms else unknown] = math.nan

@@ -41,6 +41,8 @@ TEMPERATURE = Quantity("temperature", "K", "300", {"K": 1.0})
 PRESSURE = Quantity("pressure", "GPa", "1.5", _PRESSURE)
 FORCE = Quantity("force", "eV/Å", "0.05", {"eV/Å": 1.0, "meV/Å": 1e-3})
 TIME = Quantity("time", "fs", "1.0", {"fs": 1.0, "ps": units.ps, "ns": units.ns})
+CLOCK = Quantity("duration", "s", "60", {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0})
+"""Time of the clock on the wall."""
 RATE = Quantity("rate", "1/fs", "0.01", {"1/fs": 1.0, "1/ps": 1.0 / units.ps, "1/ns": 1.0 / units.ns})
 
 COMPRESSIBILITY = Quantity(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -45,6 +45,8 @@ class RunRecord:
         What the user typed, or the Python call.
     advice
         Warnings that were given before the first step.
+    earlier
+        What stood there before, if the run goes on.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class RunRecord:
         model: Any,
         command: str,
         advice: Sequence[Advice] = (),
+        earlier: Mapping[str, Any] | None = None,
     ) -> None:
         self._path = folder / RUN
         self._started, self._clock = datetime.now(UTC), time.monotonic()
@@ -64,6 +67,7 @@ class RunRecord:
             "state": "running",
             "process": this_process(),
             "started": self._started.isoformat(timespec="seconds"),
+            **_taken_over(earlier, self._started),
             "systems": len(systems),
             "atoms": sum(len(system.atoms) for system in systems),
             **({"warnings": [found.text for found in advice]} if advice else {}),
@@ -87,6 +91,15 @@ class RunRecord:
         }
         content = {key: value for key, value in self._content.items() if key != "process"}
         write_yaml(self._path, content | head)
+
+
+def _taken_over(earlier: Mapping[str, Any] | None, now: datetime) -> dict[str, Any]:
+    """Return when a run that goes on was started, with which command, and when it went on."""
+    if earlier is None:
+        return {}
+    kept = {key: earlier[key] for key in ("command", "started") if key in earlier}
+    before = earlier.get("resumed", [])
+    return kept | {"resumed": [*(before if isinstance(before, list) else []), now.isoformat(timespec="seconds")]}
 
 
 def citations(spec: RunSpec, systems: Sequence[System], model: Any) -> list[str]:

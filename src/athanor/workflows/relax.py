@@ -33,9 +33,13 @@ def relax(
     max_atoms: int | None = None,
     stop_above: Mapping[str, float | str] | None = None,
     every: int = 10,
+    checkpoint: float | str = 60.0,
+    time_limit: float | str | None = None,
+    status: str | os.PathLike[str] | None = None,
     seed: int | str = 42,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     title: str = "",
     silence: Sequence[str] = (),
     progress: bool = False,
@@ -84,12 +88,20 @@ def relax(
         Stop a system above a bound, such as max_force_deviation=0.3; outputs of the model and bounds, in their units.
     every
         Steps between frames and rows of the log. They are kept in `out`.
+    checkpoint
+        Time of the clock between checkpoints; 0: none, s; `athanor run --resume` goes on from the newest.
+    time_limit
+        Stop after so much time of the clock, to be resumed, s; no limit by default.
+    status
+        File for how the run goes: every few seconds a line of JSON; none by default.
     seed
         Kept with the results; a relaxation draws no random numbers.
     out
         Results folder; nothing is kept on disk without it.
     overwrite
         Replace the results of an earlier run in `out`.
+    resume
+        Go on with the run in `out`, which was stopped or killed: same arguments, same bits as an undisturbed one.
     title
         A name for the run, kept in `out`.
     silence

@@ -1,42 +1,42 @@
-"""The one way a run happens, whoever asks for it: chunks of systems, each through all stages in one batch."""
+"""The one way a run happens, whoever asks: systems go through all stages in one batch, and make room for others."""
 
 from __future__ import annotations
 
-import math
+import shutil
 import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor._runtime import using_num_threads
-from athanor.data import observables
+from athanor.dynamics import FusedStage, SizeAwareSampler
 from athanor.dynamics.evaluate import is_of_model
-from athanor.errors import AthanorWarning, StorageError, in_words
+from athanor.dynamics.hooks import Checkpoint, LoggingHook
+from athanor.errors import AthanorWarning, InputError, StorageError, in_words
 from athanor.workflows import build
 from athanor.workflows.advice import Advice, advise
 from athanor.workflows.checksums import write_checksums
-from athanor.workflows.folder import CHECKSUMS, FINAL, LOG, RUN, SUMMARY_CSV, SUMMARY_JSON, TRAJECTORY
+from athanor.workflows.folder import CHECKPOINTS, CHECKSUMS, FINAL, LOG, RUN, SUMMARY_CSV, SUMMARY_JSON, TRAJECTORY
 from athanor.workflows.methods import StageKind, all_settings, stage_of
+from athanor.workflows.outcomes import Outcomes
 from athanor.workflows.output import check_inputs_outside, check_output, create_output, write_summary
 from athanor.workflows.plan import Plan, make_plan, spec_of_call
-from athanor.workflows.progress import Progress, ProgressHook, StopFlag, StopRequested, stop_between_steps
-from athanor.workflows.properties import complete_properties, logged_properties
+from athanor.workflows.progress import Progress, StopFlag, StopHook, StopRequested, stop_between_steps
 from athanor.workflows.record import RunRecord
+from athanor.workflows.recorder import Recorder
 from athanor.workflows.reserve import Reserve
-from athanor.workflows.results import RunResult, add_chunk, add_not_computed, rows_of_not_computed
-from athanor.workflows.saved_log import VOIGT
+from athanor.workflows.results import RunResult
+from athanor.workflows.resume import check_can_go_on, describe_job, remove_ends, take_up_job
 from athanor.workflows.settings import SEED
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import MDSpec, describe_stages
 from athanor.workflows.structures import System, from_python
-from athanor.workflows.track import StoppedFramesHook, Tracker
+from athanor.workflows.track import steps_between_refills
+from athanor.workflows.watch import WatchHook
 
 if TYPE_CHECKING:
-    import torch
-
     from athanor.data.batch import Batch
     from athanor.sinks.base import DataSink
 
@@ -49,6 +49,7 @@ def run(
     *,
     model: Any = None,
     overwrite: bool = False,
+    resume: bool = False,
     progress: bool = False,
     command: str = "",
 ) -> RunResult:
@@ -68,6 +69,9 @@ def run(
         A wrapped model object instead of `spec.model`.
     overwrite
         Replace the results of an earlier run.
+    resume
+        Go on with the run that is in `spec.output`, from its newest checkpoint: with the same structures and model, it
+        ends with the same bits as an undisturbed one.
     progress
         Show how far it is, on stderr.
     command
@@ -86,14 +90,19 @@ def run(
     AthanorWarning
         For what will run but is probably not meant, see `athanor.workflows.advice`.
     """
-    if spec.output is not None:
+    earlier = None
+    if resume:
+        if spec.output is None:
+            raise InputError("`resume` needs `out`: the results folder of the run that is to go on.")
+        earlier = check_can_go_on(Path(spec.output))
+    elif spec.output is not None:
         check_output(spec.output, overwrite=overwrite)
         check_inputs_outside(Path(spec.output), [system.file for system in systems])
     plan = make_plan(spec, systems, model=model)
     advice = advise(plan.spec, plan.systems, plan.model)
-    for found in advice:
+    for found in advice if earlier is None else ():
         warnings.warn(AthanorWarning(found.text, found.topic), stacklevel=4)
-    return _Run(plan, advice, overwrite, progress, command).go()
+    return _Run(plan, advice, overwrite, earlier, progress, command).go()
 
 
 def run_from_python(kind: StageKind, arguments: dict[str, Any]) -> RunResult:
@@ -123,6 +132,7 @@ def run_from_python(kind: StageKind, arguments: dict[str, Any]) -> RunResult:
             from_python(arguments["structures"]),
             model=model,
             overwrite=arguments["overwrite"],
+            resume=arguments["resume"],
             progress=arguments["progress"],
             command=f"athanor.{kind.name}(...)",
         )
@@ -135,29 +145,38 @@ class _Run:
     """One run in progress: owns the results, the sink and the record."""
 
     def __init__(
-        self, plan: Plan[RunSpec], advice: list[Advice], overwrite: bool, progress: bool, command: str
+        self,
+        plan: Plan[RunSpec],
+        advice: list[Advice],
+        overwrite: bool,
+        earlier: Mapping[str, Any] | None,
+        progress: bool,
+        command: str,
     ) -> None:
         self.plan, self.spec, self.systems = plan, plan.spec, plan.systems
-        self.progress = Progress(shown=progress, chunks=len(plan.chunks), steps=self.spec.total_steps)
-        self.result = RunResult(seed=self.spec.seed)
+        self.progress = Progress(shown=progress, steps=self.spec.total_steps)
+        self.result, self.outcomes = RunResult(seed=self.spec.seed), Outcomes(plan)
         self.sink: Any = None
+        self._log: LoggingHook | None = None
         self.record: RunRecord | None = None
-        self._log: Any = None
         self._trouble: StorageError | None = None
         self._missing: list[str] = []
         self._frames_in_words = "it holds no frame"
-        self._overwrite, self._command, self._advice = overwrite, command, advice
+        self._overwrite, self._command, self._advice, self._earlier = overwrite, command, advice, earlier
 
     def go(self) -> RunResult:
-        """Run every chunk; write results whatever happens."""
+        """Run every system; write results whatever happens."""
         state = "failed"
         with stop_between_steps() as flag:
-            self._make_folder()
+            flag.ends = None if self.spec.time_limit is None else time.monotonic() + self.spec.time_limit
+            if self._earlier is None:
+                self._make_folder()
             self.progress.say(f"{self.plan.in_words()}; {describe_stages(self.spec.stages)}{_seed_in_words(self.spec)}")
             try:
                 with self.progress:
-                    self._run_chunks(flag)
+                    self._run_all(flag)
                 state = "interrupted" if self.result.interrupted else "finished"
+                self.result.stopped_by = flag.why
             except KeyboardInterrupt:  # while a batch was made ready
                 self.result.interrupted, state = True, "interrupted"
             finally:
@@ -174,27 +193,105 @@ class _Run:
 
     def _make_folder(self) -> None:
         if self.spec.output is not None:
-            folder = create_output(Path(self.spec.output), overwrite=self._overwrite)
-            self.result.folder, self.result.frames = folder, folder / TRAJECTORY
-            self.record = RunRecord(folder, self.spec, self.systems, self.plan.model, self._command, self._advice)
-            self._reserve = Reserve(folder, self.spec, self.systems)
+            self._begin_to_write(create_output(Path(self.spec.output), overwrite=self._overwrite))
         self._write_summary()
 
-    def _run_chunks(self, flag: StopFlag) -> None:
-        if self.result.frames is not None:
-            self.sink = self._attempt(_open_sink, self.result.frames)
-        waiting: deque[tuple[int, Sequence[int]]] = deque(enumerate(self.plan.chunks))
-        while waiting:
+    def _begin_to_write(self, folder: Path) -> None:
+        self.result.folder, self.result.frames = folder, folder / TRAJECTORY
+        self.record = RunRecord(
+            folder, self.spec, self.systems, self.plan.model, self._command, self._advice, self._earlier
+        )
+        self._reserve = Reserve(folder, self.spec, self.systems)
+
+    def _run_all(self, flag: StopFlag) -> None:
+        """Run every system through all stages, in a batch that is filled up again as systems leave it."""
+        plan, folder = self.plan, None if self.spec.output is None else Path(self.spec.output)
+        if folder is not None:
+            self.sink = self._attempt(_open_sink, folder / TRAJECTORY)
+        sampler = SizeAwareSampler(plan.state, max_atoms=plan.most_atoms)
+        fused, tracker, engines = build.build_stages(
+            self.spec,
+            plan.model,
+            plan.state,
+            sampler=sampler,
+            init_fn=plan.as_planned,
+            refill_frequency=steps_between_refills(self.spec.every),
+        )
+        log = None if folder is None else folder / LOG
+        recorder = Recorder(plan, self.outcomes, tracker, engines, self.sink, log, self._write_summary_if_due)
+        self._log = recorder.log
+        checkpoint = None
+        if folder is not None and self.spec.checkpoint:
+            place, tree = folder / CHECKPOINTS, partial(describe_job, plan)
+            checkpoint = Checkpoint(place, seconds=self.spec.checkpoint, extra=tree, overwrite=True)
+            flag.when_set = checkpoint.request
+        watch = WatchHook(plan, self.outcomes, tracker, sampler, self.progress, flag, self.sink, checkpoint)
+        for hook in (recorder, watch, *([checkpoint] if checkpoint else []), StopHook(flag)):
+            fused.register_hook(hook)
+        if folder is not None and self._earlier is not None:
+            watch.begin(self._go_on_from(folder, fused))
+        while self._trouble is None and not self.result.interrupted and self._go_on(fused, recorder, flag):
             self.result.interrupted |= flag.is_set
-            if self._trouble is not None or self.result.interrupted:
-                break
-            number, indices = waiting.popleft()
+        for entry in sampler.set_aside:
+            plan.set_aside([plan.usable[entry.order]], entry.reason)
+        plan.check_some_left()
+
+    def _go_on_from(self, folder: Path, fused: FusedStage) -> Batch:
+        """Take up the newest checkpoint; outputs are cut back to it. Until it is known to fit, nothing is changed."""
+        try:
+            saved = Checkpoint.load(folder / CHECKPOINTS)
+            take_up_job(saved.extra, self.plan, folder)
+            batch = saved.restore(fused)
+            remove_ends(folder)
+        except BaseException:
+            if self.sink is not None:
+                self.sink.abandon()
+            raise
+        self._begin_to_write(folder)
+        self._write_summary()
+        return batch
+
+    def _go_on(self, fused: FusedStage, recorder: Recorder, flag: StopFlag) -> bool:
+        """Run until everybody is done, or something stops that; return whether somebody may be left.
+
+        What a model raises for itself is for all systems of the batch; they have failed, and others are tried.
+        """
+        error: BaseException | None = None
+        try:
             try:
-                self._run_chunk(number, indices, flag)
-            except Exception as error:
-                waiting.extendleft((number, part) for part in reversed(self.plan.parts_after(error, indices)))
-            flag.is_writing = False
-        self.plan.check_some_left()
+                self._attempt(self._go_through_stages, fused)
+            finally:
+                flag.is_writing = True  # a second Ctrl-C must not prevent that what was done is taken up
+        except StopRequested:
+            self.result.interrupted = True
+        except BaseException as raised:  # Ctrl-C, or of the model: what was done before is kept
+            error = raised
+            self.result.interrupted = isinstance(error, KeyboardInterrupt)
+        batch, fused.active_batch = fused.active_batch, None
+        if batch is not None:
+            self._take_up(fused, recorder, batch, error)
+        flag.is_writing = False
+        if error is not None and not self.result.interrupted and (batch is None or not is_of_model(error)):
+            raise error
+        return batch is not None
+
+    def _go_through_stages(self, fused: FusedStage) -> None:
+        """Run to the end of the last stage; a run of no steps evaluates, and its systems are at the end at once."""
+        if self.spec.total_steps:
+            fused.run()
+        elif (batch := fused.run(n_steps=0)) is not None:
+            batch.status.fill_(fused.exit_status)
+
+    def _take_up(self, fused: FusedStage, recorder: Recorder, batch: Batch, error: BaseException | None) -> None:
+        """Take up what became of the systems of a batch whose run was stopped, by an error or otherwise."""
+        if error is not None:
+            fused.undo_unfinished_step(batch)
+        if error is None or self.result.interrupted:
+            self._attempt(recorder.take_up, batch)
+        elif bool(recorder.tracker.steps_done(batch).any()):
+            self._attempt(recorder.take_up, batch, in_words(error))
+        else:
+            self.plan.set_aside_all_of(batch, error)
 
     def _attempt(self, write: Callable[..., Any], *arguments: Any, of: str = "") -> Any:
         """Call `write`; a disk that refuses ends the run, and what else can be written still is.
@@ -209,81 +306,19 @@ class _Run:
             self._missing += [of] if of else []
             return None
 
-    def _run_chunk(self, number: int, indices: Sequence[int], flag: StopFlag) -> None:
-        """Run one chunk and take up what became of it, which a second Ctrl-C must not prevent.
-
-        What a model raises in the first step is raised; later, its systems have failed where they were.
-        """
-        spec, problem = self.spec, ""
-        batch = self.plan.batch(indices)
-        fused, tracker, engines = build.build_stages(spec, self.plan.model, batch)
-        for hook in self._writers(tracker, engines):
-            fused.register_hook(hook)
-        self.progress.next_chunk(number)
-        fused.register_hook(ProgressHook(self.progress, flag, lambda: _describe(spec, tracker)))
-        try:
-            try:
-                self._attempt(self._go_through_stages, fused, batch)
-            finally:
-                flag.is_writing = True
-        except StopRequested:
-            self.result.interrupted = True
-        except BaseException as error:  # Ctrl-C, or a model that has no memory left: what was done before is kept
-            fused.undo_unfinished_step(batch)
-            self.result.interrupted = isinstance(error, KeyboardInterrupt)
-            problem = "" if self.result.interrupted else in_words(error)
-            if problem and not fused.step_count:
-                raise
-            if problem and not is_of_model(error):
-                tracker.look(batch)
-                add_chunk(self.result, self.plan, indices, batch, tracker)
-                raise
-        if not problem:
-            build.complete_stress(self.plan.model, batch)
-            complete_properties(self.plan.model, batch, spec.properties)
-        tracker.look(batch)  # at systems that failed, and at a step that was cut short before it was looked at
-        add_chunk(self.result, self.plan, indices, batch, tracker, problem)
-        if time.monotonic() - self._summary_written > _SECONDS_BETWEEN_SUMMARIES:
-            self._attempt(self._write_summary)
-
-    def _go_through_stages(self, fused: Any, batch: Batch) -> None:
-        """Run to the end of the last stage; a run of no steps evaluates, and its systems are at the end at once."""
-        if self.spec.total_steps:
-            fused.run(batch)
-        else:
-            fused.run(batch, 0)
-            batch.status.fill_(fused.exit_status)
-
-    def _writers(self, tracker: Tracker, engines: list[Any]) -> list[Any]:
-        """Hooks that keep frames and scalars, every so many steps."""
-        if self.result.folder is None:
-            return []
-        from athanor.dynamics.hooks import LoggingHook, SnapshotHook
-
-        every, log = self.spec.every, self.result.folder / LOG
-        columns: dict[str, Any] = {"stage": lambda ctx: tracker.stage_of_step(ctx.batch)}
-        if any(isinstance(stage, MDSpec) for stage in self.spec.stages):
-            columns["density"] = lambda ctx: observables.density(ctx.batch)
-        if any(isinstance(stage, MDSpec) and stage.stress for stage in self.spec.stages):
-            columns |= {f"stress_{name}": partial(_stress, index) for index, name in enumerate(VOIGT)}
-        if any(isinstance(stage, MDSpec) for stage in self.spec.stages):
-            columns["conserved"] = lambda ctx: _conserved(self.spec, engines, tracker, ctx.batch)
-        columns |= {name: partial(_scalar, name) for name in logged_properties(self.spec.properties, self.plan.model)}
-        frames = SnapshotHook(self.sink, every, finished="once")
-        self._log = LoggingHook("csv", every, log, custom_scalars=columns, finished="once")
-        stopped = [] if tracker.stopper is None else [StoppedFramesHook(self.sink, tracker.stopper)]
-        return [frames, self._log, *stopped]
-
     def _write_summary(self) -> None:
         """Write the table as it stands: a run that is killed then still tells its systems, and which are done."""
         if self.result.folder is not None:
-            done = len(self.result)
-            write_summary(self.result.folder, self.result.rows + rows_of_not_computed(self.systems[done:], done))
+            write_summary(self.result.folder, self.outcomes.rows())
         self._summary_written = time.monotonic()
+
+    def _write_summary_if_due(self) -> None:
+        if time.monotonic() - self._summary_written > _SECONDS_BETWEEN_SUMMARIES:
+            self._write_summary()
 
     def _write(self, state: str) -> None:
         """Complete the lists for systems that were not reached, and write the folder: what matters most comes first."""
-        add_not_computed(self.result, self.systems[len(self.result) :])
+        self.outcomes.fill(self.result)
         folder = self.result.folder
         if folder is None or self.record is None:
             return
@@ -298,6 +333,11 @@ class _Run:
         self._reserve.give_back()
         self._attempt(write_checksums, folder, of=f"`{CHECKSUMS}`")
         ended = state if self._trouble is None else "failed"
+        checkpoints = folder / CHECKPOINTS
+        if ended == "finished":
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        elif Checkpoint.is_in(checkpoints):
+            self.result.checkpoint = checkpoints
         self._attempt(self.record.finish, ended, self.result.outcomes, frames, of=f"the end in `{RUN}`")
 
     def _close_sink(self) -> int:
@@ -324,39 +364,3 @@ def _seed_in_words(spec: RunSpec) -> str:
     """Say the seed of dynamics that is not the usual one: a run with it can be repeated."""
     draws = any(isinstance(stage, MDSpec) for stage in spec.stages)
     return f"; seed {spec.seed}" if draws and spec.seed != SEED.default else ""
-
-
-def _conserved(spec: RunSpec, engines: list[Any], tracker: Tracker, batch: Batch) -> torch.Tensor:
-    """Conserved quantity of each system in its stage of dynamics, eV; NaN where its method has none."""
-    import torch
-
-    values = torch.full((len(batch),), torch.nan, dtype=torch.float64, device=batch.device)
-    for number, (stage, engine) in enumerate(zip(spec.stages, engines, strict=True)):
-        here = tracker.stage_of_step(batch) == number
-        if isinstance(stage, MDSpec) and bool(here.any()):
-            conserved = engine.conserved_energy(batch)
-            values = values if conserved is None else torch.where(here, conserved, values)
-    return values
-
-
-def _scalar(name: str, ctx: Any) -> Any:
-    """An output of the model that is one number for each system; NaN where there is none."""
-    return math.nan if (value := ctx.batch.get(name)) is None else value
-
-
-def _stress(component: int, ctx: Any) -> torch.Tensor:
-    """One component of the stress of each system, with its kinetic part, eV/Å³; NaN without a stress or a cell."""
-    batch = ctx.batch
-    if "stress" not in batch or "cell" not in batch:
-        return batch.energy[:, 0] * float("nan")
-    row, column = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))[component]
-    return observables.total_stress(batch)[:, row, column]
-
-
-def _describe(spec: RunSpec, tracker: Tracker) -> str:
-    parts = [
-        f"{count} {stage.method.kind.doing}"
-        for stage, count in zip(spec.stages, tracker.in_stage, strict=True)
-        if count
-    ]
-    return ", ".join(parts + ([f"{tracker.done} done"] if tracker.done else []))

@@ -116,6 +116,16 @@ def is_elsewhere(record: Mapping[str, Any]) -> bool:
     return record["state"] == "running" and bool(record.get("process", {}).get("host") != platform.node())
 
 
+def running_process(folder: Path) -> int | None:
+    """Return the process, other than this one, whose run on this machine still writes to `folder`."""
+    try:
+        record = read_record(folder)
+        writer = int(record["process"]["id"]) if state_of(record) == "running" and not is_elsewhere(record) else None
+    except (InputError, StorageError, KeyError, TypeError):  # a damaged record may be replaced
+        return None
+    return None if writer == os.getpid() else writer
+
+
 def find_system(rows: Sequence[Mapping[str, Any]], name: str, where: str) -> int:
     """Return the number of the system called `name` in the table `rows`, or that `name` spells.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from athanor.workflows.quantities import TIME, Quantity
+from athanor.workflows.quantities import CLOCK, TIME, Quantity
 
 _LINE = 110
 """Characters that fit into a line of a job; a longer list of choices goes without what each is."""
@@ -160,6 +160,12 @@ STOP_ABOVE = Setting("stop_above", dict, "Stop a system above a bound, such as m
                      panel=MODEL)  # fmt: skip
 OUT = Setting("output", str, "Folder for the results", None, absent="the name of the job and -output", argument="out",
               flags=("-o",), metavar="DIR", panel=OUTPUT)  # fmt: skip
+CHECKPOINT = Setting("checkpoint", CLOCK, "Time of the clock between checkpoints; 0: none", 60.0, at_least=0.0,
+                     note="`athanor run --resume` goes on from the newest", metavar="TIME", panel=OUTPUT)  # fmt: skip
+TIME_LIMIT = Setting("time_limit", CLOCK, "Stop after so much time of the clock, to be resumed", None, above=0.0,
+                     absent="no limit", metavar="TIME", panel=COMPUTING)  # fmt: skip
+STATUS = Setting("status", str, "File for how the run goes: every few seconds a line of JSON", None, absent="none",
+                 metavar="FILE", panel=OUTPUT)  # fmt: skip
 EVERY = Setting("every", int, "Steps between frames and rows of the log", 10, metavar="N", panel=OUTPUT)
 
 # what `athanor.select` takes

@@ -183,6 +183,9 @@ class RunSpec(CalculationSpec):
     """What every system goes through, in order, all in the same batch."""
     stop_above: Bounds = settings.STOP_ABOVE.field()
     every: Count = settings.EVERY.field()
+    checkpoint: type_of(settings.CHECKPOINT) = settings.CHECKPOINT.field()  # type: ignore[valid-type]
+    status: PathText | None = settings.STATUS.field()
+    time_limit: type_of(settings.TIME_LIMIT) = settings.TIME_LIMIT.field()  # type: ignore[valid-type]
     seed: Annotated[int, BeforeValidator(_drawn), Field(ge=0, lt=2**63)] = settings.SEED.field()
     allow_failures: bool = False
     """Systems that are set aside do not make the run a failure."""

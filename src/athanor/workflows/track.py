@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from athanor.data import observables
-from athanor.data._followers import new_key
+from athanor.dynamics.hooks.memory import HookMemory
 from athanor.hooks.stages import DynamicsStage
 from athanor.workflows.averages import BlockAverages
 from athanor.workflows.stages import MDSpec, StageSpec
@@ -27,6 +27,8 @@ AVERAGED = ("temperature", "energy", "volume", "inverse_volume", "pressure")
 """What is averaged over dynamics: K, eV, Å³, 1/Å³, eV/Å³; volumes where the stage moves the cell."""
 _FEWEST_SAMPLES, _MOST_SAMPLES = 200, 2000
 """Samples of a stage that are aimed at; one costs as much as a step of a small system, and neighbours are alike."""
+
+_MOST_STEPS_BETWEEN_REFILLS = 10
 
 
 @dataclass(slots=True)
@@ -85,34 +87,8 @@ class StressHook:
         """Do nothing: what is wanted is there."""
 
 
-class StoppedFramesHook:
-    """Writes the frame in which a system was stopped, which is the one to look at, whenever that is.
-
-    Parameters
-    ----------
-    sink
-        Where frames go.
-    stopper
-        The hook that stops systems; it stands before this one.
-    """
-
-    frequency = 1
-    stage = DynamicsStage.AFTER_STEP
-    observes = True
-    on_active = True
-
-    def __init__(self, sink: Any, stopper: StopAboveHook) -> None:
-        self._sink, self._stopper = sink, stopper
-
-    def __call__(self, ctx: Any, stage: Any) -> None:
-        """Write the systems that moved in this step and are stopped now."""
-        stopped = self._stopper.stopped(ctx.batch) & ctx.active_mask
-        if bool(stopped.any()):
-            self._sink.write(ctx.batch.without_pairs(), stopped)
-
-
 class Tracker:
-    """Hook that follows every system of a batch through the stages.
+    """Hook that follows every system of a run through the stages.
 
     Parameters
     ----------
@@ -120,8 +96,6 @@ class Tracker:
         Settings of each stage, in order; the status of a system is the index of its stage.
     engines
         The engines that run them.
-    batch
-        The batch, before its first step; gets state rows.
     notes
         What the model says of systems for which it raises, by `system_id`.
     every
@@ -150,22 +124,36 @@ class Tracker:
         self,
         stages: Sequence[StageSpec],
         engines: Sequence[Any],
-        batch: Batch,
         notes: Mapping[int, str],
         every: int = 1,
         stopper: StopAboveHook | None = None,
     ) -> None:
-        self._stages, self._engines, self.key = list(stages), list(engines), new_key(self)
-        self._count, self.notes, self.stopper = batch.num_graphs, notes, stopper
-        started = batch.ensure_field("step").reshape(-1).clone()
+        self._stages, self._engines, self._every = list(stages), list(engines), every
+        self._memory, self.notes, self.stopper = HookMemory(), notes, stopper
         dynamics = [isinstance(stage, MDSpec) for stage in stages]
         self.stride = _stride([stage.steps for stage in stages if isinstance(stage, MDSpec)], every)
         # dynamics needs the stress of every step for no other reason than to move the cell
-        moves = [is_md and "stress" in engine.__needs_keys__ for is_md, engine in zip(dynamics, engines, strict=True)]
-        self._is_dynamics = torch.tensor([*dynamics, False], device=batch.device)
-        self._moves_cell = torch.tensor([*moves, False], device=batch.device) if any(moves) else None
-        nothing, count = torch.zeros_like(started), len(stages)
-        rows = {
+        needs_stress = ["stress" in engine.__needs_keys__ for engine in engines]
+        moves = [is_md and needs for is_md, needs in zip(dynamics, needs_stress, strict=True)]
+        self._has_stress_always = any(needs_stress)
+        self._is_dynamics = torch.tensor([*dynamics, False])
+        self._moves_cell = torch.tensor([*moves, False]) if any(moves) else None
+        self._in_stage, self._looks = [0] * len(stages), 0
+
+    def take_on(self, batch: Batch, systems: Tensor) -> None:
+        """Begin to follow the systems of a batch that are new, before anything moves them."""
+        self._memory.follow(batch)
+        self._rows(batch)
+
+    def _rows(self, batch: Batch) -> dict[str, Tensor]:
+        return self._memory.of(batch, lambda: self._fresh(batch))
+
+    def _fresh(self, batch: Batch) -> dict[str, Tensor]:
+        """Return rows of systems that are before the first stage."""
+        started, count = batch.step.reshape(-1).clone(), len(self._stages)
+        nothing, size = torch.zeros_like(started), len(batch)
+        averages = BlockAverages.empty(size, len(AVERAGED), batch.device)
+        return {
             "started": started,
             "status": nothing.clone(),
             "entered": started.clone(),  # lifetime step
@@ -175,13 +163,12 @@ class Tracker:
             "failed_in": nothing - 1,
             "steps": nothing[:, None].repeat(1, count) - 1,  # -1: has not left that stage
             "converged": nothing[:, None].repeat(1, count) - 1,  # -1: there is no criterion
-            "values": torch.full((self._count, count, len(_VALUES)), torch.nan, dtype=torch.float64).to(batch.device),
-            "cells": torch.zeros((self._count, count, 3, 3), dtype=batch.positions.dtype, device=batch.device),
+            "values": torch.full((size, count, len(_VALUES)), torch.nan, dtype=torch.float64).to(batch.device),
+            "cells": torch.zeros((size, count, 3, 3), dtype=batch.positions.dtype, device=batch.device),
+            "sums": averages.sums,
+            "length": averages.length,
+            "samples": averages.samples,
         }
-        averages = BlockAverages.empty(self._count, len(AVERAGED), batch.device)
-        rows |= {"sums": averages.sums, "length": averages.length, "samples": averages.samples}
-        batch.set_state_rows(self.key, {name: ("system", tensor) for name, tensor in rows.items()})
-        self._in_stage, self._looks = [0] * count, 0
 
     def __call__(self, ctx: Any, stage: Any) -> None:
         """Record who left which stage in this step, and sample temperatures."""
@@ -189,18 +176,18 @@ class Tracker:
 
     def look(self, batch: Batch) -> None:
         """Record what became of the systems of `batch`, all or some, since the last look, which was a step ago."""
-        rows, last = batch.state_rows(self.key), len(self._stages)
+        rows, last = self._rows(batch), len(self._stages)
         status, step, before = batch.status.reshape(-1), batch.step.reshape(-1), rows["status"]
         failed = batch.failure_code.reshape(-1) > 0
-        stepped = step > rows["seen"]
+        is_dynamics = self._is_dynamics.to(batch.device)
         where_done = before.clamp(max=last)
-        if self._looks % self.stride == 0:
-            self._sample(batch, stepped & ~failed & self._is_dynamics[where_done], where_done)
+        due = (step > rows["seen"]) & ~failed & is_dynamics[where_done] & self.is_due(batch, self.stride)
+        self._sample(batch, due, where_done)
         for where in before[(status != before) & (before < last)].unique().tolist():
             left = (status != before) & (before == where)
             self._leave(batch, rows, where, left & ~failed)
             rows["failed_in"].masked_fill_(left & failed, where)
-        entering = (status != before) & self._is_dynamics[status.clamp(max=last)]
+        entering = (status != before) & is_dynamics[status.clamp(max=last)]
         if bool(entering.any()):
             self.averages(batch).forget(entering)
         rows["entered"].copy_(torch.where(status != before, step, rows["entered"]))
@@ -209,7 +196,18 @@ class Tracker:
         rows["last_stage"].copy_(before)
         rows["seen"].copy_(step)
         before.copy_(status)
-        self._in_stage = torch.bincount(status.clamp(max=last), minlength=last)[:last].tolist()
+        self._count(batch)
+
+    def _count(self, batch: Batch) -> None:
+        last = len(self._stages)
+        self._in_stage = torch.bincount(batch.status.reshape(-1).clamp(max=last), minlength=last)[:last].tolist()
+
+    def is_due(self, batch: Batch, every: int) -> Tensor:
+        """Return of which systems the step that was just done is one of every so many of this run, bool [B].
+
+        Each counts its own steps, the first is one of them: others, and when it joined, do not matter.
+        """
+        return (self.steps_done(batch) - 1) % every == 0
 
     def _sample(self, batch: Batch, due: Tensor, where: Tensor) -> None:
         """Take one sample of the systems that are `due`, bool [B], in their stages `where`."""
@@ -221,9 +219,11 @@ class Tracker:
         if self._moves_cell is not None:
             volume = batch.volume
             values |= {"volume": volume, "inverse_volume": 1.0 / volume}
-            sampled |= dict.fromkeys(("volume", "inverse_volume"), due & self._moves_cell[where] & (volume > 0))
+            moves = self._moves_cell.to(batch.device)[where]
+            sampled |= dict.fromkeys(("volume", "inverse_volume"), due & moves & (volume > 0))
         if "stress" in batch and "cell" in batch:
-            values["pressure"], sampled["pressure"] = observables.pressure(batch), due & batch.has_cell
+            due_stress = due if self._has_stress_always else due & self.is_due(batch, self._every)
+            values["pressure"], sampled["pressure"] = observables.pressure(batch), due_stress & batch.has_cell
         self.averages(batch).add(
             torch.stack([sampled.get(name, never) for name in AVERAGED], dim=1),
             torch.stack([values.get(name, nothing) for name in AVERAGED], dim=1),
@@ -249,36 +249,40 @@ class Tracker:
         """Systems in each stage."""
         return self._in_stage
 
-    @property
-    def done(self) -> int:
-        """Systems that are in no stage any more."""
-        return self._count - sum(self._in_stage)
-
     def stage_of_step(self, batch: Batch) -> Tensor:
         """Stage of each system in the step that was just done, int64 [B], which is not the one it goes on to.
 
         Where it stood still, the one in which it failed, or the last.
         """
-        rows = batch.state_rows(self.key)
+        rows = self._rows(batch)
         stood = torch.where(rows["failed_in"] >= 0, rows["failed_in"], len(self._stages) - 1)
         return torch.where(rows["look"] == self._looks, rows["last_stage"], stood).clamp(max=len(self._stages) - 1)
 
     def averages(self, batch: Batch) -> BlockAverages:
         """Return the averages of each system, of the quantities `AVERAGED`."""
-        rows = batch.state_rows(self.key)
+        rows = self._rows(batch)
         return BlockAverages(rows["sums"], rows["length"], rows["samples"])
 
     def steps_done(self, batch: Batch) -> Tensor:
         """Return the steps that each system took in this run, int64 [B]."""
-        return batch.step.reshape(-1) - batch.state_rows(self.key)["started"]
+        return batch.step.reshape(-1) - self._rows(batch)["started"]
 
     def why_stopped(self, batch: Batch) -> list[str]:
         """Return of each system which bound it passed, in words; empty of those that passed none."""
         return [""] * len(batch) if self.stopper is None else self.stopper.reasons(batch)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What happened to the systems that are in the run."""
+        return {"memory": self._memory.state_dict(), "looks": self._looks}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up `state`; the next batch must hold the same system ids."""
+        self._memory.load_state_dict(state["memory"])
+        self._looks = state["looks"]
+
     def records(self, batch: Batch) -> list[SystemRecord]:
         """Return what happened to each system."""
-        rows = {name: tensor.cpu() for name, tensor in batch.state_rows(self.key).items()}
+        rows = {name: tensor.cpu() for name, tensor in self._rows(batch).items()}
         records = []
         for system in range(len(batch)):
             record = SystemRecord()
@@ -302,3 +306,11 @@ def _stride(steps: Sequence[int], every: int) -> int:
     if most < every:
         return max(stride for stride in range(1, most + 1) if every % stride == 0)
     return every * max(1, shortest // (_MOST_SAMPLES * every))
+
+
+def steps_between_refills(every: int) -> int:
+    """Return how often systems may join, so that those of which a frame is due in a step are due together.
+
+    It is a part of `every`; a few steps in which a place is empty cost little.
+    """
+    return max(steps for steps in range(1, _MOST_STEPS_BETWEEN_REFILLS + 1) if every % steps == 0)

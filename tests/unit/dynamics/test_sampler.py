@@ -414,3 +414,81 @@ def test_what_is_given_back_is_given_out_again_first() -> None:
         draws: list[Draw] = sampler.draw_first()
         sampler.give_back(draws)
         assert [draw.order for draw in sampler.draw_first()] == [draw.order for draw in draws]
+
+
+def source_of(kind: str, place: Any) -> Any:
+    """The same twelve systems, each time anew, as a sampler is given them."""
+    systems = chains(2, 3, 2, 5, 3, 2, 5, 4, 2, 3, 3, 2)
+    if kind == "list":
+        return systems
+    if kind == "data set":
+        return Dataset(*((data.num_nodes, 0) for data in systems))
+    if kind in ("store", "folder") and not place.exists():
+        if kind == "store":
+            with ZarrData(place) as sink:
+                sink.write(Batch.from_data_list(systems))
+        else:
+            place.mkdir()
+            for number, data in enumerate(systems):
+                write(place / f"{number:02d}.xyz", data.to_atoms())
+    if kind in ("store", "folder"):
+        return str(place)
+    if kind == "stream with gaps":
+        return (each for data in systems for each in (None, data, None))
+    if kind == "stream of batches":
+        return (Batch.from_data_list(systems[start : start + 5]) for start in range(0, 12, 5))
+    return iter(systems)
+
+
+KINDS = ("list", "data set", "store", "folder", "stream", "stream with gaps", "stream of batches")
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_the_source_a_restart_gives_out_the_same_in_the_same_order(kind, shuffle, tmp_path) -> None:
+    def make() -> SizeAwareSampler:
+        return SizeAwareSampler(source_of(kind, tmp_path / "source"), max_atoms=9, shuffle=shuffle, seed=3)
+
+    def draw(sampler: SizeAwareSampler) -> list[Any]:
+        found: list[Any] = []
+        for _ in range(60):
+            draws = sampler.draw_more(Load(), 2)
+            found += [(one.order, one.system_id, one.size.atoms) for one in draws]
+        return found
+
+    for given_out in range(5):
+        sampler = make()
+        for number in range(given_out):
+            draws = sampler.draw_more(Load(), 3)
+            if number % 2:
+                sampler.give_back(draws[1:])  # those do not stand where they stood at first
+        state = sampler.state_dict()
+        again = make()
+        again.load_state_dict(state)
+        assert again.state_dict().keys() == state.keys()
+        for name, value in again.state_dict().items():
+            same = torch.equal(value, state[name]) if isinstance(value, torch.Tensor) else value == state[name]
+            assert same, (given_out, name)
+        assert draw(again) == draw(sampler), given_out
+
+
+def test_a_restart_that_forgets_the_order_is_found(monkeypatch) -> None:
+    """Mutant: systems that were given back stand where they stood at first."""
+    real = SizeAwareSampler.load_state_dict
+    monkeypatch.setattr(
+        SizeAwareSampler,
+        "load_state_dict",
+        lambda self, state: real(self, {**state, "waiting": state["waiting"].sort().values}),
+    )
+    sampler = SizeAwareSampler(chains(2, 2, 2, 2), max_atoms=9)
+    draws = sampler.draw_more(Load(), 3)
+    sampler.give_back(draws[2:])
+    sampler.give_back(draws[1:2])
+    sampler.give_back(draws[:1])
+    sampler.give_back([])
+    more = sampler.draw_more(Load(), 2)
+    sampler.give_back(more[:1])
+    sampler.give_back(more[1:])  # the second stands before the first now
+    again = SizeAwareSampler(chains(2, 2, 2, 2), max_atoms=9)
+    again.load_state_dict(sampler.state_dict())
+    assert list(again) != list(sampler)

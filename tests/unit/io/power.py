@@ -61,6 +61,12 @@ class RecordingDisk(Disk):
         self.operations.append(Operation("sync", self._open[descriptor]))
 
     def rename(self, old: Path, new: Path) -> None:
+        if old.is_dir():
+            before, after = self._name(old), self._name(new)
+            self._numbers = {_moved(name, before, after): number for name, number in self._numbers.items()}
+            self.operations.append(Operation("rename_folder", before, (after,)))
+            super().rename(old, new)
+            return
         number = self._numbers[self._name(new)] = self._numbers.pop(self._name(old))
         self.operations.append(Operation("rename", self._name(old), (self._name(new), number)))
         super().rename(old, new)
@@ -74,9 +80,18 @@ class RecordingDisk(Disk):
         self.operations.append(Operation("make_folder", self._name(path)))
         super().make_folder(path)
 
+    def remove_folder(self, path: Path) -> None:
+        self.operations.append(Operation("remove_folder", self._name(path)))
+        super().remove_folder(path)
+
     def sync_folder(self, path: Path) -> None:
         if path.is_relative_to(self.root):
             self.operations.append(Operation("sync_folder", self._name(path)))
+
+
+def _moved(name: str, old: str, new: str) -> str:
+    """What a name is called when the folder `old` that it may be in, or be, is called `new`."""
+    return new + name[len(old) :] if name == old or name.startswith(f"{old}/") else name
 
 
 def _folder(name: str) -> str:
@@ -131,6 +146,15 @@ class State:
             names[target] = arguments[0]
         elif what == "remove":
             names.pop(target, None)
+        elif what == "remove_folder":
+            folders.discard(target)
+        elif what == "rename_folder":
+            if target in folders:
+                for found in (names, folders):
+                    for old in [name for name in found if _moved(name, target, "?") != name]:
+                        new = _moved(old, target, arguments[0])
+                        names.update({new: names.pop(old)}) if found is names else folders.add(new)
+                folders -= {name for name in folders if _moved(name, target, "?") != name}
         else:
             names.pop(target, None)
             names[arguments[0]] = arguments[1]

@@ -182,7 +182,7 @@ class AtConstantVolume(Engine):
 
 def breathe(engine: type[Engine], steps: int = 120) -> tuple[dict[str, Any], list[float]]:
     """What the table says of a crystal whose cell breathes about 1.2 times its volume, after a long way there."""
-    from athanor.workflows.results import _averaged
+    from athanor.workflows.outcomes import _averaged
     from athanor.workflows.spec import make_spec
 
     atoms = bulk("Ar", "fcc", a=5.4, cubic=True)
@@ -191,7 +191,8 @@ def breathe(engine: type[Engine], steps: int = 120) -> tuple[dict[str, Any], lis
     batch.energy, batch.velocities = torch.zeros(1, 1, dtype=torch.float64), torch.ones(4, 3, dtype=torch.float64)
     first, volumes = batch.cell.clone(), []
     spec = make_spec({"stages": [{"md": {"steps": steps, "timestep": 2.0}}]})
-    tracker = Tracker(spec.stages, [engine()], batch, {})
+    tracker = Tracker(spec.stages, [engine()], {})
+    tracker.take_on(batch, torch.ones(1, dtype=torch.bool))
     for step in range(steps):
         volume = 1.2 + 0.1 * np.sin(2.0 * step) + 2.0 * np.exp(-step / 8)
         batch.cell = first * volume ** (1 / 3)

@@ -31,32 +31,29 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_a_line_a_minute_where_there_is_no_terminal(clock: list[float]) -> None:
     stream = io.StringIO()
-    with Progress(shown=True, chunks=2, steps=100, stream=stream) as progress:
+    with Progress(shown=True, steps=200, stream=stream) as progress:
         for step in range(1, 31):
             clock[0] += 10.0
             progress.update(step, "4 in MD")
     lines = stream.getvalue().splitlines()
     assert len(lines) == 5
-    assert lines[0] == "6 of at most 200 steps, batch 1 of 2, 4 in MD, 0.1 steps/s, at most 32 min 20 s left"
+    assert lines[0] == "6 of at most 200 steps, 4 in MD, 0.1 steps/s, at most 32 min 20 s left"
 
 
-def test_steps_that_a_batch_did_not_need_make_no_run_look_fast(clock: list[float]) -> None:
+def test_steps_that_were_not_needed_make_no_run_look_fast(clock: list[float]) -> None:
     stream = io.StringIO()
-    with Progress(shown=True, chunks=2, steps=1000, stream=stream) as progress:
-        clock[0] = 10.0
-        progress.update(20, "all done")
-        progress.next_chunk(1)
+    with Progress(shown=True, steps=2000, stream=stream) as progress:
         clock[0] = 70.0
-        progress.update(120, "relaxing")
+        progress.update(1120, "relaxing", "2", "about 7 min 20 s")
     assert "1120 of at most 2000 steps" in stream.getvalue()
-    assert "2 steps/s, at most 7 min 20 s left" in stream.getvalue()
+    assert "2 steps/s, about 7 min 20 s left" in stream.getvalue()
 
 
 def test_the_bar_ends_with_what_was_last_told(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
-    with Progress(shown=True, chunks=1, steps=500, noun="structures", stream=stream) as progress:
+    with Progress(shown=True, steps=500, noun="structures", stream=stream) as progress:
         progress.say("one line above")
         clock[0] = 0.01
         progress.update(24, "5 done")
@@ -68,7 +65,7 @@ def test_the_bar_ends_with_what_was_last_told(clock: list[float], monkeypatch: p
 
 def test_silence(clock: list[float]) -> None:
     stream = Terminal()
-    with Progress(shown=False, chunks=1, steps=10, stream=stream) as progress:
+    with Progress(shown=False, steps=10, stream=stream) as progress:
         progress.say("nothing")
         progress.update(1, "nothing")
     assert stream.getvalue() == ""
@@ -98,7 +95,7 @@ def test_a_stream_that_breaks_is_left_alone() -> None:
         def write(self, text: str) -> int:
             raise OSError(5, "Input/output error")
 
-    with Progress(shown=True, chunks=1, steps=3, stream=Gone()) as shown:
+    with Progress(shown=True, steps=3, stream=Gone()) as shown:
         shown.say("no longer heard")
         shown.update(1, "running")
 
@@ -110,10 +107,9 @@ def test_a_narrow_terminal_cuts_the_words_and_keeps_bar_and_count(
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
-    with Progress(shown=True, chunks=12, steps=800, stream=stream) as progress:
-        progress.next_chunk(3)
+    with Progress(shown=True, steps=9600, stream=stream) as progress:
         clock[0] = 100.0
-        progress.update(400, "31 relaxing, 17 in MD, 36 done")
+        progress.update(2800, "31 relaxing, 17 in MD, 36 done, 124 waiting", "4", "at most 28 min 20 s")
         progress._bar.refresh()  # its own thread would do so in a while
         during = plain_lines(stream)[-1]
     after = plain_lines(stream)[-1]
@@ -121,8 +117,24 @@ def test_a_narrow_terminal_cuts_the_words_and_keeps_bar_and_count(
         assert len(line) <= width
         assert "━" in line
         assert f"2800/9600 steps {pace}" in line
-        assert line.startswith("batch 4 of" if len(pace) < 15 or width > 70 else "batch")
+        assert line.startswith("31 relaxin" if len(pace) < 15 or width > 70 else "31 re")
     assert "…" in during
+
+
+def test_lines_below_the_bar_are_cut_to_the_window(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with Progress(shown=True, steps=10, stream=stream) as progress:
+        clock[0] = 1.0
+        details = ["1,990 of 2,000 atoms in the batch; " * 4, "longest: a\x1b[2J, 4 steps"]
+        progress.update(5, "5 relaxing", details=details)
+        progress._bar.refresh()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    below = [line for line in re.split(r"[\r\n]", text) if "atoms in the batch" in line]
+    assert below
+    assert all(len(line) <= 70 and line.endswith("…") for line in below)
+    assert "longest: a\\x1b[2J, 4 steps" in text
 
 
 def plain_lines(stream: io.StringIO) -> list[str]:
@@ -132,7 +144,7 @@ def plain_lines(stream: io.StringIO) -> list[str]:
 
 def test_no_name_steers_the_terminal() -> None:
     stream = io.StringIO()
-    with Progress(shown=True, chunks=1, steps=3, stream=stream) as progress:
+    with Progress(shown=True, steps=3, stream=stream) as progress:
         progress.say("NVT\x1b[2J at 300 K, 1 Å\n\ttwice")
     assert stream.getvalue() == "NVT\\x1b[2J at 300 K, 1 Å\n\ttwice\n"
 

@@ -23,7 +23,6 @@ from athanor.errors import InputError
 from athanor.io.structures import write_structures
 from athanor.models import BaseModelMixin, ModelConfig
 from athanor.models.derivatives import strained_view
-from athanor.workflows.properties import PropertyHook
 
 
 class Magnet(nn.Module, BaseModelMixin):
@@ -114,22 +113,13 @@ def test_moments_are_those_of_the_positions_they_stand_beside(tmp_path: Path) ->
         assert {"magmoms_sum", "magmoms_largest"} <= set(next(csv.reader(file)))
 
 
-@pytest.mark.parametrize("broken", ["when done", "at the end"])
+@pytest.mark.parametrize("broken", ["every step", "at the end"])
 def test_broken_twins_keep_moments_of_other_positions(
     broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One computes in every seventh step only, one leaves the last structures with what was computed last."""
-    if broken == "when done":
-        original = PropertyHook.__call__
-
-        def seldom(self, ctx, stage) -> None:
-            self._num_stages = 99
-            original(self, ctx, stage)
-
-        monkeypatch.setattr(PropertyHook, "__call__", seldom)
-    else:
-        monkeypatch.setattr("athanor.workflows.run.complete_properties", lambda model, batch, names: None)
-        monkeypatch.setattr(PropertyHook, "__call__", lambda self, ctx, stage: None)
+    """One has none for frames, one leaves the last structures with what was computed last."""
+    name = {"every step": "store_properties", "at the end": "complete_properties"}[broken]
+    monkeypatch.setattr(f"athanor.workflows.recorder.{name}", lambda *arguments: None)
     with pytest.raises((AssertionError, AttributeError, RuntimeError)):
         check_run(tmp_path / "out")
 

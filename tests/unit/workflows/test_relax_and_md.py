@@ -1,4 +1,4 @@
-"""`athanor.relax` and `athanor.md`: order, chunks, reasons, folders, and systems that fail."""
+"""`athanor.relax` and `athanor.md`: order, companions, reasons, folders, and systems that fail."""
 
 from __future__ import annotations
 
@@ -106,23 +106,23 @@ def equal(some: list[np.ndarray], others: list[np.ndarray]) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(some, others, strict=True))
 
 
-def test_chunks_never_change_a_path() -> None:
+def test_companions_never_change_a_path() -> None:
     assert equal(trajectories(max_atoms=1000), trajectories(max_atoms=4))
     assert equal(trajectories(max_atoms=1000), trajectories(max_atoms=8))
 
 
-def test_the_check_notices_ids_given_after_chunking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken twin: systems are numbered within their chunk."""
-    whole = trajectories(max_atoms=1000)
+def test_ids_given_where_systems_join_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken twin: systems are numbered within their batch."""
 
-    def numbered_late(plan: Plan, indices: list[int]) -> object:
-        batch = right(plan, indices)
-        batch.system_id[:, 0] = batch.system_id[:, 0] - int(batch.system_id[0])
-        return batch
+    def numbered_late(plan: Plan, batch: Batch) -> Batch:
+        late = right(plan, batch)
+        late.system_id[:, 0] = torch.arange(len(late)) + 7
+        return late
 
-    right = Plan.batch
-    monkeypatch.setattr(Plan, "batch", numbered_late)
-    assert not equal(whole, trajectories(max_atoms=8))
+    right = Plan.as_planned
+    monkeypatch.setattr(Plan, "as_planned", numbered_late)
+    with pytest.raises(InputError, match="system_id"):
+        trajectories(max_atoms=8)
 
 
 def test_seed_and_momenta_decide_the_start() -> None:
@@ -232,8 +232,9 @@ def test_finished_systems_are_not_written_again(tmp_path: Path) -> None:
     assert len(set(result.steps)) > 2
     for number, steps in enumerate(result.steps):
         found = run.frames(number)
-        expected = sorted({*range(1, steps + 1, 2), steps} if steps < max(result.steps) else {*range(1, steps + 1, 2)})
-        assert found.step.flatten().tolist() == expected, number
+        assert found.step.flatten().tolist() == sorted({*range(1, steps + 1, 2), steps}), (
+            number
+        )  # whoever was beside it
     assert run.num_frames == sum(len(run.frames(number)) for number in range(len(run)))
     assert len(run.frames(step=run.last_step)) == len(run)
 

@@ -1,7 +1,9 @@
 """Hooks that only make sense with an engine: what it is kept from, what is watched, and what is written down."""
 
 from athanor._doors import door
+from athanor.dynamics.checkpoint import SavedCheckpoint
 from athanor.dynamics.hooks.align_cell import AlignCellHook
+from athanor.dynamics.hooks.checkpoint import Checkpoint
 from athanor.dynamics.hooks.energy_drift import EnergyDriftMonitorHook
 from athanor.dynamics.hooks.force_clamp import MaxForceClampHook
 from athanor.dynamics.hooks.freeze import FreezeAtomsHook
@@ -13,12 +15,14 @@ from athanor.hooks.timing import StageTimingHook
 
 __all__ = [
     "AlignCellHook",
+    "Checkpoint",
     "ConvergedSnapshotHook",
     "EnergyDriftMonitorHook",
     "FreezeAtomsHook",
     "LoggingHook",
     "MaxForceClampHook",
     "NaNDetectorHook",
+    "SavedCheckpoint",
     "SnapshotHook",
     "StageTimingHook",
     "StopAboveHook",

@@ -1,6 +1,8 @@
 # Written by tests/architecture/door_stubs.py from athanor/_doors.py and the __init__.py beside it.
 
+from athanor.dynamics.checkpoint import SavedCheckpoint as SavedCheckpoint
 from athanor.dynamics.hooks.align_cell import AlignCellHook as AlignCellHook
+from athanor.dynamics.hooks.checkpoint import Checkpoint as Checkpoint
 from athanor.dynamics.hooks.energy_drift import EnergyDriftMonitorHook as EnergyDriftMonitorHook
 from athanor.dynamics.hooks.force_clamp import MaxForceClampHook as MaxForceClampHook
 from athanor.dynamics.hooks.freeze import FreezeAtomsHook as FreezeAtomsHook
@@ -14,12 +16,14 @@ from athanor.hooks.torch_profiler import TorchProfilerHook as TorchProfilerHook
 
 __all__ = [
     "AlignCellHook",
+    "Checkpoint",
     "ConvergedSnapshotHook",
     "EnergyDriftMonitorHook",
     "FreezeAtomsHook",
     "LoggingHook",
     "MaxForceClampHook",
     "NaNDetectorHook",
+    "SavedCheckpoint",
     "SnapshotHook",
     "StageTimingHook",
     "StopAboveHook",

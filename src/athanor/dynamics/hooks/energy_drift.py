@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import zlib
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +101,7 @@ class EnergyDriftMonitorHook:
         self.stage: Enum | None = stage
         self.window = check_whole(window, "window", 1)
         self._memory = HookMemory()
+        self._engines: list[str] = []
 
     def __repr__(self) -> str:
         return describe(self, "threshold", "metric", "action", "window")
@@ -122,7 +122,7 @@ class EnergyDriftMonitorHook:
             "time": _counter(batch, "time", 0).double(),
             # which visit to which stage: another engine conserves another energy
             "visit": step - _counter(batch, "stage_step", ctx.step_count),
-            "engine": torch.full_like(step, zlib.crc32(getattr(ctx.workflow, "key", "").encode())),
+            "engine": torch.full_like(step, self._number_of(getattr(ctx.workflow, "key", ""))),
         }
         rows = self._memory.of(batch, lambda: _anchored(now))
         starts = (rows["visit"] != now["visit"]) | (rows["engine"] != now["engine"])
@@ -200,11 +200,18 @@ class EnergyDriftMonitorHook:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the references of the systems of the batch that was run last, which must still be there."""
-        return self._memory.state_dict()
+        return {**self._memory.state_dict(), "engines": list(self._engines)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the references of `state`."""
         self._memory.load_state_dict(state)
+        self._engines = list(state["engines"])
+
+    def _number_of(self, key: str) -> int:
+        """Number of an engine among those that this hook has seen."""
+        if key not in self._engines:
+            self._engines.append(key)
+        return self._engines.index(key)
 
 
 def _anchored(now: Rows) -> Rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -80,6 +80,7 @@ class FreezeAtomsHook:
         if "atom_categories" not in batch:
             return
         fixed = batch.ensure_field("fixed")
+        self._memory.follow(batch)
         held = self._memory.of(batch, lambda: {"held": torch.zeros_like(fixed)})["held"]
         new = (batch.atom_categories == self.freeze_category) & systems[batch.batch_idx] & ~fixed
         held.logical_or_(new)
@@ -94,6 +95,14 @@ class FreezeAtomsHook:
             free = held & systems[batch.batch_idx]
             held.logical_and_(~free)
             batch.fixed.logical_and_(~free)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which atoms of the batch that was run last are held by this hook; it must still be there."""
+        return {"memory": self._memory.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up which atoms are held."""
+        self._memory.load_state_dict(state["memory"])
 
     def __call__(self, ctx: DynamicsContext, stage: Enum) -> None:
         """Set the forces on held atoms to zero, in place."""

@@ -102,12 +102,15 @@ class LoggingHook:
 
     def __call__(self, ctx: DynamicsContext, stage: Enum) -> None:
         """Record one row per system. Waits for the device."""
+        self.record(ctx, self._news.of(ctx.batch))
+
+    def record(self, ctx: DynamicsContext, systems: torch.Tensor | None = None) -> None:
+        """Record one row for each of the `systems` of a mask [B], or for all. Waits for the device."""
         columns = collect_columns(ctx)
         for name, function in self.custom_scalars.items():
             columns[name] = _per_system(name, function(ctx), ctx.batch.num_graphs)
-        news = self._news.of(ctx.batch)
-        if news is not None:
-            chosen = news.cpu().numpy()
+        if systems is not None:
+            chosen = systems.cpu().numpy()
             columns = {name: values[chosen] for name, values in columns.items()}
         self._writer.write(int(ctx.step_count), columns)
 
@@ -131,12 +134,20 @@ class LoggingHook:
         self._writer.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Columns and number of rows so far; what waits is written first."""
-        return self._writer.state_dict()
+        """Columns, number of rows and length of the file so far; what waits is written first."""
+        return {**self._writer.state_dict(), "news": self._news.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the columns and the row count of `state`."""
+        """Go on with the columns and the row count of `state`; a file is cut back to the length that it had.
+
+        Raises
+        ------
+        StorageError
+            If the file is shorter than it was, or can not be cut.
+        """
         self._writer.load_state_dict(state)
+        if "news" in state:
+            self._news.load_state_dict(state["news"])
 
 
 def collect_columns(ctx: DynamicsContext) -> Columns:

@@ -57,7 +57,10 @@ class HookMemory:
     def state_dict(self) -> dict[str, Any]:
         """Return copies of the rows of the batch that was run last, which must still be there."""
         batch = None if self._batch is None else self._batch()
-        rows = self._saved if batch is None else save_rows(batch, self.key, self._levels)
+        if batch is None or batch.known_to(self.key) is None:
+            rows = self._saved
+        else:
+            rows = save_rows(batch, self.key, self._levels)
         return {"key": self.key, "rows": None if rows is None else rows._asdict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

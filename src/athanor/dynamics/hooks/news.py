@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -58,6 +58,7 @@ class News:
     def _seen_of(self, now: torch.Tensor, by_id: bool) -> torch.Tensor:
         """Return what was seen last of the systems of `now`; what no system ever has where it was nothing."""
         before, unseen = self._seen, torch.full_like(now, _NEVER)
+        before = None if before is None else before.to(now.device)
         if before is None or before.shape[1] != now.shape[1] or not len(before):
             return unseen
         if not by_id:
@@ -68,6 +69,14 @@ class News:
         place = torch.searchsorted(before[order, 0], now[:, 0].contiguous()).clamp(max=len(before) - 1)
         found = before[order[place]]
         return torch.where((found[:, 0] == now[:, 0])[:, None], found, unseen)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far each system was when somebody looked; None before."""
+        return {"seen": self._seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self._seen = state["seen"]
 
     def forget(self) -> None:
         """Start afresh: the next run is another one."""

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from athanor._values import check_state_dtype, check_whole, describe, did_you_mean
+from athanor.data.batch import Batch
 from athanor.data.fields import FIELDS, PAIR_VIEWS, REQUIRED
 from athanor.dynamics.hooks.news import News
 from athanor.errors import ContractError, InputError, MissingFieldError
 from athanor.hooks.stages import DynamicsStage
 
 if TYPE_CHECKING:
-    from athanor.data.batch import Batch
     from athanor.hooks.context import DynamicsContext
     from athanor.sinks.base import DataSink
 
@@ -170,10 +170,11 @@ class SnapshotHook(_SinkHook):
         self.finished, self.first, self.last = finished, first, last
         self._news, self._told = News(finished), News("once" if last else "every")
         self._batch: weakref.ref[Batch] | None = None
+        self._goes_on = False
 
     def on_start(self, batch: Batch) -> None:
         """Write `batch` as it is before the first step of a run, if that is asked for."""
-        if self.first and self._batch is None:
+        if self.first and self._batch is None and not self._goes_on:
             self._write(batch)
         self._batch = weakref.ref(batch)
 
@@ -210,10 +211,23 @@ class SnapshotHook(_SinkHook):
             if batch is not None:
                 self.sink.write(self._frame_of(batch), self._told.of(batch))
         finally:
-            self._batch = None
+            self._batch, self._goes_on = None, False
             self._news.forget()
             self._told.forget()
             super().close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Frames in the sink; during a run also which systems were written, and how far they were."""
+        if self._batch is None:
+            return super().state_dict()
+        return {**super().state_dict(), "news": self._news.state_dict(), "told": self._told.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with a run that had begun: its start is not written again."""
+        self._goes_on = "news" in state
+        if self._goes_on:
+            self._news.load_state_dict(state["news"])
+            self._told.load_state_dict(state["told"])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_batch": None}
@@ -288,8 +302,10 @@ class ConvergedSnapshotHook(_SinkHook):
 
     def state_dict(self) -> dict[str, Any]:
         """Frames in the sink, and which systems have converged in this run."""
-        return {**super().state_dict(), "converged": sorted(self._known)}
+        waiting = {"waiting": [frame.state_dict() for frame in self._waiting]} if self._waiting else {}
+        return {**super().state_dict(), "converged": sorted(self._known), **waiting}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up which systems have converged."""
+        """Take up which systems have converged, and those that wait to be written."""
+        self._waiting = [Batch.from_state_dict(frame) for frame in state.get("waiting", ())]
         self._known = {(system, status) for system, status in state.get("converged", ())}

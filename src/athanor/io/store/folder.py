@@ -34,7 +34,7 @@ class Disk:
         """Open a file to write, making it if it is absent; returns a descriptor."""
         return os.open(path, _CREATE, 0o666)
 
-    def write(self, descriptor: int, data: bytes, offset: int) -> None:
+    def write(self, descriptor: int, data: bytes | memoryview, offset: int) -> None:
         """Write all of `data` at `offset`."""
         view = memoryview(data)
         while view:
@@ -57,9 +57,17 @@ class Disk:
         """Remove a file."""
         path.unlink(missing_ok=True)
 
+    def close(self, descriptor: int) -> None:
+        """Give a descriptor back."""
+        os.close(descriptor)
+
     def make_folder(self, path: Path) -> None:
         """Make a folder."""
         path.mkdir(exist_ok=True)
+
+    def remove_folder(self, path: Path) -> None:
+        """Remove a folder that is empty."""
+        path.rmdir()
 
     def sync_folder(self, path: Path) -> None:
         """Bring the names in a folder to the disk."""

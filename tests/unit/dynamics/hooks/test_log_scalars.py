@@ -191,18 +191,23 @@ def test_tensorboard_says_what_to_install(tmp_path):
         assert list(tmp_path.iterdir())
 
 
-def test_memory_goes_into_a_checkpoint(tmp_path):
+def test_memory_goes_into_a_checkpoint_and_the_file_is_cut_back_to_it(tmp_path):
     hook = LoggingHook("csv", log_path=tmp_path / "a.csv")
     hook(context(make_batch(0)), AFTER)
     state = hook.state_dict()
     assert state["rows"] == 3
-    other = LoggingHook("csv", log_path=tmp_path / "b.csv")
+    before = (tmp_path / "a.csv").read_text(encoding="utf-8")
+    hook(context(make_batch(1)), AFTER)
+    hook.close()
+    other = LoggingHook("csv", log_path=tmp_path / "a.csv")
     other.load_state_dict(state)
     other(context(Batch.from_data_list([make_system(1, 2, energy=False)])), AFTER)
     assert other.state_dict()["rows"] == 4
-    assert (tmp_path / "b.csv").read_text(encoding="utf-8").splitlines()[0] == (tmp_path / "a.csv").read_text(
-        encoding="utf-8"
-    ).splitlines()[0]
+    lines = (tmp_path / "a.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[:4] == before.splitlines()
+    assert len(lines) == 5
+    with pytest.raises(StorageError, match=r"it had .* bytes when the checkpoint was written"):
+        LoggingHook("csv", log_path=tmp_path / "b.csv").load_state_dict(state)
 
 
 def test_rows_that_a_full_disk_took_in_part_are_written_once(tmp_path):

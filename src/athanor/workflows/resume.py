@@ -1,0 +1,114 @@
+"""What a run that goes on must share with the one that was stopped, and what it finds in the results folder."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from athanor.errors import InputError, StorageError
+from athanor.workflows.folder import CHECKPOINTS, CHECKSUMS, FINAL
+from athanor.workflows.plan import Plan
+from athanor.workflows.saved_record import read_record, running_process, state_of
+from athanor.workflows.spec import RunSpec
+
+_MAY_CHANGE = (
+    "title",
+    "structures",
+    "threads",
+    "silence",
+    "output",
+    "checkpoint",
+    "time_limit",
+    "status",
+    "allow_failures",
+)
+"""Keys of a job that decide nothing about what is computed; structures are compared as they were read."""
+
+
+def describe_job(plan: Plan[RunSpec]) -> dict[str, Any]:
+    """Return what a checkpoint holds of the job beside the state of its engines, as a tree."""
+    job = {key: repr(value) for key, value in plan.spec.to_job().items() if key not in _MAY_CHANGE}
+    problems = {
+        index: system.problem.encode("utf-8", "replace").decode()
+        for index, system in enumerate(plan.systems)
+        if system.problem
+    }
+    return {"job": job, "structures": _digest(plan), "problems": problems}
+
+
+def take_up_job(saved: Any, plan: Plan[RunSpec], folder: Path) -> None:
+    """Note in `plan` which systems were set aside so far.
+
+    Raises
+    ------
+    InputError
+        If the checkpoint of `folder` is of another job, naming what differs; nothing was changed then.
+    """
+    now = describe_job(plan)
+    if not isinstance(saved, dict) or saved.keys() != now.keys():
+        raise StorageError(f"The checkpoint in `{folder}` was not written by a run of athanor.")
+    keys = dict.fromkeys((*saved["job"], *now["job"]))
+    other = [
+        f"`{key}` was {saved['job'].get(key)}, and is {now['job'].get(key)}"
+        for key in keys
+        if saved["job"].get(key) != now["job"].get(key)
+    ]
+    if saved["structures"] != now["structures"]:
+        other.append("the structures are not those that it started with")
+    if other:
+        raise InputError(
+            f"`{folder}` holds the run of another job: {'; '.join(other)}. Go on with what it was started with, or "
+            f"choose another folder."
+        )
+    for index, problem in saved["problems"].items():
+        if not plan.systems[index].problem:
+            plan.set_aside([index], problem)
+
+
+def _digest(plan: Plan[RunSpec]) -> str:
+    """Return what tells the systems of a run from others: every field, as it was converted."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(plan.state, key=lambda field: field[0]):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_can_go_on(folder: Path) -> dict[str, Any]:
+    """Return the record of a run that was stopped or killed; changes nothing.
+
+    Raises
+    ------
+    InputError
+        If there is none, it goes on, or it is finished.
+    StorageError
+        If its record is damaged.
+    """
+    record = read_record(folder)
+    writer = running_process(folder)
+    if writer is not None:
+        raise InputError(f"`{folder}` is being written by a run that goes on, process {writer}. Wait for its end.")
+    if state_of(record) == "finished":
+        raise InputError(f"The run in `{folder}` is finished; nothing is left to do.")
+    if not (folder / CHECKPOINTS).is_dir():
+        raise InputError(
+            f"`{folder}` has no checkpoint, so the run can not go on. Start it anew: add --overwrite, or take another "
+            f"folder."
+        )
+    return record
+
+
+def remove_ends(folder: Path) -> None:
+    """Remove the files that a run writes when it stops; they are written again.
+
+    Raises
+    ------
+    StorageError
+        If that is refused.
+    """
+    for name in (CHECKSUMS, FINAL):
+        try:
+            (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"`{folder / name}` can not be replaced: {error.strerror or error}.") from error

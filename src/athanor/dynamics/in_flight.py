@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -22,6 +23,7 @@ from athanor.dynamics.caps import Load
 from athanor.dynamics.delivery import Delivery, Running
 from athanor.dynamics.evaluate import drop_results
 from athanor.dynamics.gate import Draw
+from athanor.dynamics.labels import Labels
 from athanor.dynamics.parking import Parking, load_of
 from athanor.dynamics.sampler import SizeAwareSampler
 from athanor.dynamics.sources import Size
@@ -198,8 +200,10 @@ class InFlight:
         device, self.sampler.gate.entry_status = self._owner.device, self._owner.first_status
         while draws := self.sampler.draw_first(self._owner.max_batch_size, device=device):
             try:
-                made = self.sampler.batch_of(draws, device)
-                batch = None if made is None else self._ready(draws, made)
+                made = self.sampler.batch_of(draws, device, self._labels)
+                there = set() if made is None else set(made.system_id.reshape(-1).tolist())
+                fitting = [draw for draw in draws if draw.system_id in there]
+                batch = None if made is None else self._ready(fitting, made)
             except BaseException as error:
                 self.sampler.give_back(draws)
                 if not is_out_of_memory(error):
@@ -373,9 +377,16 @@ class InFlight:
 
     def _joined_into(self, batch: Batch, draws: list[Draw]) -> Batch:
         try:
-            return self.sampler.joined(draws, batch.device)
+            joined = self.sampler.joined(draws, batch.device)
         except AthanorError as error:
             raise DoesNotJoin(in_words(error)) from error
+        self._labels.fit(joined, batch)
+        return joined
+
+    @cached_property
+    def _labels(self) -> Labels:
+        config = self._owner.model.model_config
+        return Labels(config.required_inputs | config.optional_inputs)
 
     # -- restart -------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
 from athanor.dynamics.caps import NAMES, Caps, Load
 from athanor.dynamics.gate import Draw, Gate, SetAside
+from athanor.dynamics.labels import Labels
 from athanor.dynamics.sources import Size, Stream, open_source
 from athanor.dynamics.waiting import Bins, Line
 from athanor.errors import AthanorError, CapacityError, InputError, in_words
@@ -284,10 +285,25 @@ class SizeAwareSampler:
         """Return systems that were given out as a batch, or raise an AthanorError if they can not be in one."""
         return Batch.from_data_list([draw.data for draw in draws], device=device, dtype=self.dtype)
 
-    def batch_of(self, draws: Sequence[Draw], device: torch.device | str | None = None) -> Batch | None:
+    def batch_of(
+        self,
+        draws: Sequence[Draw],
+        device: torch.device | str | None = None,
+        labels: Labels | None = None,
+    ) -> Batch | None:
         """Return systems that were given out as a batch; one that does not fit to those before it is set aside.
 
-        None if no other is left.
+        Parameters
+        ----------
+        draws, device
+            As of `joined`.
+        labels
+            Makes labels fit that the model does not read; None: the model is not known.
+
+        Returns
+        -------
+        Batch or None
+            None if no other is left.
         """
         try:
             return self.joined(draws, device)
@@ -299,8 +315,10 @@ class SizeAwareSampler:
                 one = self.joined([draw], device)
                 if batch is None:
                     batch = one
-                else:
-                    batch.append(one)
+                    continue
+                if labels is not None:
+                    labels.fit(one, batch)
+                batch.append(one)
             except AthanorError as error:
                 self.refuse(draw, in_words(error))
         return batch

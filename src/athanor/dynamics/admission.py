@@ -94,6 +94,9 @@ def too_dense(batch: Batch, radius: float) -> Tensor:
     pbc, atoms = batch.pbc_or_false, batch.num_nodes_per_graph
     if bool(((atoms <= MOST_NEIGHBORS) & ~pbc.any(dim=1)).all()):
         return torch.zeros_like(atoms, dtype=torch.bool)  # an atom has no more neighbours than there are others
+    if bool(pbc.all()):
+        volume = cell_shape(batch.cell_or_zeros.detach())[0].double()
+        return atoms * (_ROUND * radius) ** 3 > MOST_NEIGHBORS * volume
     return expected_neighbors(batch, radius) > MOST_NEIGHBORS
 
 

@@ -32,6 +32,8 @@ SYSTEMS = (
 )
 RUN = (
     settings.STOP_ABOVE,
+    settings.ON_ERROR,
+    settings.MAX_RETRIES,
     settings.EVERY,
     settings.CHECKPOINT,
     settings.TIME_LIMIT,
@@ -68,7 +70,7 @@ TEXTS = {
     "default, for crystals.",
     "out": "Results folder; nothing is kept on disk without it.",
     "overwrite": "Replace the results of an earlier run in `out`.",
-    "resume": "Go on with the run in `out`, which was stopped or killed: same arguments, same bits as an undisturbed one.",
+    "resume": "Go on with the run in `out`, which was stopped or killed; with the same arguments, to the same bits.",
     "title": "A name for the run, kept in `out`.",
     "progress": "Show how far it is, on stderr.",
 }

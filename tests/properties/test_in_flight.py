@@ -21,6 +21,7 @@ from athanor.dynamics import (
     NVTLangevin,
     NVTNoseHoover,
     SizeAwareSampler,
+    second_chances,
 )
 from athanor.dynamics.checkpoint import about_run, tree_of_run
 from athanor.dynamics.delivery import Delivery
@@ -116,9 +117,9 @@ def engine_for(name: str, breaks: dict[int, int], model: Any, **options: Any) ->
 class Course:
     """One run in flight, by a seed: sizes, caps, failures, interruptions, restarts."""
 
-    def __init__(self, name: str, seed: int) -> None:
+    def __init__(self, name: str, seed: int, on_error: str = "quarantine") -> None:
         chance = random.Random(seed)
-        self.name = name
+        self.name, self.on_error = name, on_error
         self.systems = [system(name, number, chance) for number in range(chance.randint(1, 14))]
         self.breaks = {n: chance.randint(0, 8) for n in range(len(self.systems)) if chance.random() < 0.2}
         largest = max(data.num_nodes for data in self.systems)
@@ -134,7 +135,7 @@ class Course:
         source: Any = (data for data in self.systems) if self.from_stream else self.systems
         sampler = SizeAwareSampler(source, **self.caps)
         with_sinks = {"sampler": sampler, "sinks": [self.sink], "failure_sinks": [self.failures], **self.options}
-        return engine_for(self.name, self.breaks, self.model, **with_sinks)
+        return engine_for(self.name, self.breaks, self.model, on_error=self.on_error, **with_sinks)
 
     def run(self) -> BaseDynamics:
         engine, batch = self.make(), None
@@ -178,23 +179,25 @@ class Course:
         delivered = [sink.read() for sink in (self.sink, self.failures) if len(sink)]
         ids = [one for frames in delivered for one in frames.system_id.flatten().tolist()]
         assert Counter(ids) == dict.fromkeys(range(count), 1)
-        assert engine.tally == (count, 0, len(self.sink), len(self.failures), 0)
+        retried = sum(int((frames.retries > 0).sum()) for frames in delivered if self.on_error == "retry")
+        assert engine.tally == (count, 0, len(self.sink), len(self.failures), 0, retried)
         for sink in (self.sink, self.failures):
             if self.options["ordered"] and len(sink):
                 assert sink.read().system_id.flatten().tolist() == sorted(sink.read().system_id.flatten().tolist())
         for frames in delivered:
             for data in frames.to_data_list():
-                expected = alone(self.name, self.systems[int(data.system_id)], self.breaks.get(int(data.system_id)))
+                one = int(data.system_id)
+                expected = alone(self.name, self.systems[one], self.breaks.get(one), self.on_error)
                 for field in COMPARED:
                     if field in expected:
                         assert torch.equal(data[field].nan_to_num(-9.0), expected[field].nan_to_num(-9.0)), field
                 assert (int(data.failure_code) != 0) == (frames is delivered[-1] and len(self.failures) > 0)
 
 
-def alone(name: str, start: AtomicData, breaks_at: int | None) -> AtomicData:
+def alone(name: str, start: AtomicData, breaks_at: int | None, on_error: str) -> AtomicData:
     batch = Batch.from_data_list([start.clone()])
     one = int(start.system_id)
-    engine_for(name, {} if breaks_at is None else {one: breaks_at}, argon_model()).run(batch)
+    engine_for(name, {} if breaks_at is None else {one: breaks_at}, argon_model(), on_error=on_error).run(batch)
     return batch.get_data(0)
 
 
@@ -203,6 +206,18 @@ def alone(name: str, start: AtomicData, breaks_at: int | None) -> AtomicData:
 def test_a_path_does_not_depend_on_who_comes_and_goes(name: str, seed: int) -> None:
     course = Course(name, 100 * list(ENGINES).index(name) + seed)
     course.check(course.run())
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_nor_does_one_that_tries_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(second_chances, "EVERY", 2)
+    retried = 0
+    for seed in range(4):
+        course = Course(name, 100 * list(ENGINES).index(name) + seed, "retry")
+        engine = course.run()
+        course.check(engine)
+        retried += engine.tally.retried
+    assert retried > 0
 
 
 def test_one_that_fails_as_it_enters_a_stage_goes_back_to_before() -> None:

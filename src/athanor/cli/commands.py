@@ -23,6 +23,7 @@ from athanor.cli.options import (
     QUICK,
     RESUME,
     SCREEN,
+    SECOND_CHANCES,
     SEED,
     STATUS,
     STOP_ABOVE,
@@ -69,7 +70,7 @@ _REPLACE = options.flag("overwrite", OUTPUT, "Replace the file if it exists.")
 def _stage_parameters(kind: StageKind) -> list[Parameter]:
     out = options.option(replace(OUT, absent="must be given, but with --resume"))
     return [
-        *(FILES, FROM_TIME, *SYSTEMS, STOP_ABOVE, *options.of_stage(kind), *COMPUTER),
+        *(FILES, FROM_TIME, *SYSTEMS, STOP_ABOVE, *options.of_stage(kind), *COMPUTER, *SECOND_CHANCES),
         *(SEED, TIME_LIMIT, out, EVERY, CHECKPOINT, RESUME, STATUS, OVERWRITE, CHECK, *SCREEN),
     ]
 
@@ -93,6 +94,7 @@ COMMANDS = (
             STOP_ABOVE,
             QUICK,
             *COMPUTER,
+            *SECOND_CHANCES,
             SEED,
             TIME_LIMIT,
             options.option(OUT),

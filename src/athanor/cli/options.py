@@ -128,6 +128,7 @@ CHECKPOINT, TIME_LIMIT = option(settings.CHECKPOINT), option(settings.TIME_LIMIT
 STATUS = option(settings.STATUS)
 RESUME = flag("resume", OUTPUT, "Go on with a run that was stopped or killed: its results folder is given instead.")
 STOP_ABOVE = option(settings.STOP_ABOVE)
+SECOND_CHANCES = [option(settings.ON_ERROR), option(settings.MAX_RETRIES)]
 OVERWRITE = flag("overwrite", OUTPUT, "Replace the results of an earlier run.")
 CHECK = flag("check", OUTPUT, "Check all, estimate time, memory, disk; run nothing.")
 JSON = flag("json", OUTPUT, "Print one JSON document instead of tables.")

@@ -78,6 +78,7 @@ def about_run(engine: BaseDynamics, batch: Batch, digest: str) -> Tree:
         "torch": str(torch.__version__),
         "machine": platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "dtype": str(batch.dtype),
         "model": {"class": type(engine.model).__name__, "name": card.name, "digest": digest},
         "engine": _settings_of(engine, counts_steps=engine.inflight_mode and not stages),
@@ -87,7 +88,9 @@ def about_run(engine: BaseDynamics, batch: Batch, digest: str) -> Tree:
 
 def _settings_of(engine: BaseDynamics, *, counts_steps: bool) -> dict[str, str]:
     """Return the class of an engine and its settings, in words."""
-    found = {"class": type(engine).__name__, "convergence_hook": repr(engine.convergence_hook)}
+    criterion = repr(engine.convergence_hook)  # of somebody's own class it may say no more than an address
+    found = {"class": type(engine).__name__}
+    found["convergence_hook"] = type(engine.convergence_hook).__name__ if " at 0x" in criterion else criterion
     if counts_steps:
         found["n_steps"] = repr(engine.n_steps)
     if engine.sampler is not None:
@@ -114,7 +117,7 @@ def _in_words(value: Any) -> str | None:
 
 def _without_rows(state: Tree) -> Tree:
     """Return the state of an engine without rows that ride on the batch, which is saved beside it."""
-    state = {**state, "state": None, "run": None}
+    state = {**state, "state": None, "run": None, "older": {**state["older"], "rows": []}}
     if "stages" in state:
         state["stages"] = [_without_rows(stage) for stage in state["stages"]]
     return state
@@ -202,6 +205,8 @@ class SavedCheckpoint(NamedTuple):
         What the `extra` of the `Checkpoint` hook returned.
     tree
         All of it.
+    newest
+        Number of the newest checkpoint that was there, whole or not.
     """
 
     number: int
@@ -210,6 +215,7 @@ class SavedCheckpoint(NamedTuple):
     steps: int
     extra: Any
     tree: Tree
+    newest: int
 
     @classmethod
     def load(cls, folder: Any, number: int | None = None) -> SavedCheckpoint:
@@ -231,7 +237,7 @@ class SavedCheckpoint(NamedTuple):
         tree = found.tree
         if not _is_of_a_run(tree):
             raise StorageError(f"`{found.path}` is a checkpoint of something else, and not of a run.")
-        return cls(found.number, found.path, tree["about"], tree["steps"], tree.get("extra"), tree)
+        return cls(found.number, found.path, tree["about"], tree["steps"], tree.get("extra"), tree, found.newest)
 
     def restore(self, engine: BaseDynamics, *, allow: bool = False) -> Batch:
         """Make `engine` go on from here, see `BaseDynamics.resume`. Later checkpoints of the folder are removed.
@@ -256,6 +262,10 @@ class SavedCheckpoint(NamedTuple):
         folder = mine[0].folder if mine else CheckpointFolder(self.path.parent)
         folder.acquire()
         try:
+            if max(folder.numbers(), default=0) > self.newest:
+                raise StorageError(
+                    f"`{folder.path}` was written to by another run since this checkpoint was read. Load the newest."
+                )
             folder.drop_after(self.number)
             self._hand_out(engine, hooks, sinks, tree, batch)
         except BaseException:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Tally(NamedTuple):
-    """How many systems have come and gone: ``joined`` is the sum of the others.
+    """How many systems have come and gone: ``joined`` is the sum of all others but ``retried``.
 
     Parameters
     ----------
@@ -30,6 +30,8 @@ class Tally(NamedTuple):
         Those that were delivered, by whether they failed.
     held
         Those that are finished and wait for one before them, where results are delivered in order.
+    retried
+        Those of the delivered ones that had gone back and on with smaller steps.
     """
 
     joined: int
@@ -37,6 +39,7 @@ class Tally(NamedTuple):
     finished: int
     failed: int
     held: int
+    retried: int = 0
 
 
 class Running(NamedTuple):
@@ -68,14 +71,14 @@ class Delivery:
         self.delivered: set[int] = set()
         self._held: dict[int, Batch] = {}
         self._next = 0
-        self.joined = self._finished = self._failed = 0
+        self.joined = self._finished = self._failed = self._retried = 0
 
     @property
     def tally(self) -> Tally:
         """How many systems have come and gone."""
         held = len(self._held)
         running = self.joined - self._finished - self._failed - held
-        return Tally(self.joined, running, self._finished, self._failed, held)
+        return Tally(self.joined, running, self._finished, self._failed, held, self._retried)
 
     def join(self, systems: dict[int, Running]) -> None:
         """Count in systems that join."""
@@ -157,6 +160,7 @@ class Delivery:
         failed = int((frames.failure_code.reshape(-1) != 0).sum())
         self._failed += failed
         self._finished += len(frames) - failed
+        self._retried += int((frames.retries > 0).sum()) if "retries" in frames else 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart needs to know beside the batch."""
@@ -165,7 +169,7 @@ class Delivery:
             "delivered": sorted(self.delivered & self.running.keys()),
             "held": _joined(self._held),
             "next": self._next,
-            "counts": (self.joined, self._finished, self._failed),
+            "counts": (self.joined, self._finished, self._failed, self._retried),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -177,7 +181,7 @@ class Delivery:
             batch = Batch.from_state_dict(frames)
             self._held |= {order: batch.index_select([place]) for place, order in enumerate(orders)}
         self._next = state["next"]
-        self.joined, self._finished, self._failed = state["counts"]
+        self.joined, self._finished, self._failed, self._retried = state["counts"]
 
 
 def _joined(frames: dict[int, Batch]) -> list[tuple[list[int], dict[str, Any]]]:

@@ -21,9 +21,10 @@ from athanor.dynamics.admission import search_radius
 from athanor.dynamics.contract import Engine
 from athanor.dynamics.evaluate import NOT_OF_A_SYSTEM, drop_results, evaluate, evaluate_apart
 from athanor.dynamics.hook_calls import HookCalls
-from athanor.dynamics.last_good import LastGood
-from athanor.dynamics.quarantine import Quarantine, systems_where
+from athanor.dynamics.last_good import LastGood, systems_where
+from athanor.dynamics.quarantine import Quarantine
 from athanor.dynamics.rows import mask_of_rows
+from athanor.dynamics.second_chances import SecondChances
 from athanor.dynamics.status import StageSpec, count_step, ensure_bookkeeping, exchange_systems, finished_systems
 from athanor.dynamics.working_set import ARRIVED, WorkingSet
 from athanor.errors import InputError
@@ -57,7 +58,8 @@ class Driver:
         self.owner, self.stages = owner, list(stages)
         self._moves_cell = any(stage.engine.moves_cell for stage in stages)
         self._last_good = LastGood()
-        self.systems = WorkingSet(owner, self.stages, self._last_good)
+        self.chances = SecondChances(owner, self.stages)
+        self.systems = WorkingSet(owner, self.stages, self._last_good, self.chances)
         self._call_hooks = HookCalls(owner, self.stages, self.systems)
         self.unfinished = False
         self._needs: frozenset[str]
@@ -80,6 +82,7 @@ class Driver:
             systems.refresh()
         self._enter_stages()
         self._evaluate_newcomers()
+        self.chances.look(systems.active.systems, systems.run["has_past"])
         batch = systems.part.batch
         for stage in self.stages:
             call_hooks(At.BEFORE_PRE_UPDATE, stage)
@@ -98,6 +101,7 @@ class Driver:
             call_hooks(At.AFTER_POST_UPDATE, stage)
         if systems.active.any:
             count_step(systems.part, self.stages, time_steps)
+        self._give_second_chances()
         finished = self._migrate()
         remember = self._quarantine.remember
         remember()  # from here on the step is done: if a hook raises, neither it nor what hooks before did is undone
@@ -144,11 +148,15 @@ class Driver:
         raises = any(engine.hooks_raise_on_failure for engine in self._call_hooks.engines)
         raises = raises or self.owner.on_error == "raise"
         notes = self.owner.failure_notes
-        self._quarantine = Quarantine(self.owner.exit_status, raises, systems, self._last_good, notes)
+        self._quarantine = Quarantine(self.owner.exit_status, raises, systems, self._last_good, notes, self.chances)
+        if self.chances.are_given:
+            batch.ensure_field("retries")
         systems.use_rows_of(batch)
         self._hand_over(batch, takes_on=not resumes)
         systems.start(batch)
         if not resumes:  # else it was done then, and what is remembered of it rides on the batch
+            if self.chances.are_given:
+                systems.run["has_past"].logical_and_(~self._last_good.changed_since())
             self._leave_out_misfits()
             self._evaluate_newcomers()
             if not systems.active.any:
@@ -410,6 +418,28 @@ class Driver:
         self._quarantine.remember(~evaluated if bool(evaluated.any()) else None)
         self._compute(stepping=False)
         systems.refresh()
+
+    def _give_second_chances(self) -> None:
+        """Let systems that failed in this step, and may try again, go on from some steps back with smaller ones."""
+        systems, chances = self.systems, self.chances
+        if not chances.waiting:
+            return
+        batch, again = systems.part.batch, systems.run["waits"].clone()
+        fresh = batch.fresh_results()
+        chances.go_back(again)
+        with systems.on_whole() as whole:
+            of_whole = systems.part.to_whole(again)
+            for stage in self.stages:
+                stage.engine.take_smaller_steps(whole, of_whole & stage.mask(whole, self.owner.exit_status))
+        for name in ("step", "stage_step", "retries"):  # a step that failed is one: no noise is drawn twice
+            batch[name].add_(again[:, None])
+        run = systems.run
+        run["waits"].masked_fill_(again, False)
+        run["known_status"].copy_(torch.where(again, batch.status.reshape(-1), run["known_status"]))
+        systems.leave_out_failed()
+        chances.keep(again)
+        if fresh is not None:
+            batch.mark_results_fresh(*fresh)
 
     def _leave_results_unknown(self, batch: Batch) -> None:
         """Create the results that nobody computed, as NaN: whoever looks at systems that never started finds them."""

@@ -109,7 +109,7 @@ def explain_failure(
         What the model said of systems for which it raised, by `system_id`: ``engine.failure_notes``.
     """
     code = int(batch.failure_code[system]) if code is None else code
-    text = describe_failure(code)
+    text = describe_failure(code) + _after_retries(batch, system)
     if code == FailureCode.ELEMENT_NOT_KNOWN:
         return text if model is None else text + _unknown_element(batch, system, model)
     if code in (FailureCode.MODEL_RAISED, FailureCode.OUT_OF_MEMORY):
@@ -123,6 +123,11 @@ def explain_failure(
     i, j, distance = pair
     who = f"atoms {i} and {j}" if i != j else f"atom {i} and its image"
     return f"{text}; closest pair {distance:.2f} Å, {who}"
+
+
+def _after_retries(batch: Batch, system: int) -> str:
+    count = int(batch.retries[system]) if "retries" in batch else 0
+    return f", after {count} {'retry' if count == 1 else 'retries'} with smaller steps" if count else ""
 
 
 def _unknown_element(batch: Batch, system: int, model: Any) -> str:

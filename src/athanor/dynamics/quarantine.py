@@ -24,7 +24,8 @@ from athanor.dynamics.admission import (
     unknown_elements,
 )
 from athanor.dynamics.failures import FailureCode, explain_failure
-from athanor.dynamics.last_good import FAR_AWAY, LastGood
+from athanor.dynamics.last_good import FAR_AWAY, LastGood, systems_where
+from athanor.dynamics.second_chances import SecondChances
 from athanor.errors import NonFiniteError, SimulationError, in_words
 
 if TYPE_CHECKING:
@@ -63,14 +64,22 @@ class Quarantine:
         What is kept of them.
     notes
         Gets what the model said of systems for which it raised, by `system_id`.
+    chances
+        Says who goes on with smaller steps instead.
     """
 
     def __init__(
-        self, exit_status: int, raise_errors: bool, systems: WorkingSet, last_good: LastGood, notes: dict[int, str]
+        self,
+        exit_status: int,
+        raise_errors: bool,
+        systems: WorkingSet,
+        last_good: LastGood,
+        notes: dict[int, str],
+        chances: SecondChances,
     ) -> None:
         self.exit_status = exit_status
         self.raise_errors = raise_errors
-        self._systems, self._last_good, self.notes = systems, last_good, notes
+        self._systems, self._last_good, self.notes, self._chances = systems, last_good, notes, chances
 
     def remember(self, newcomers: Tensor | None = None) -> None:
         """Take the present state as the last good one, or that of `newcomers` alone, bool [B].
@@ -202,7 +211,11 @@ class Quarantine:
             return False
         if self.raise_errors:
             self._raise(codes, None)
+        again = self._chances.grant(codes > 0) if stepping else None
         self._last_good.put_back(codes > 0, counters=False)
+        if again is not None:
+            self._systems.run["waits"].logical_or_(again)
+            codes = codes.masked_fill(again, 0)
         self._mark(codes, stepping=stepping)
         return True
 
@@ -244,12 +257,3 @@ class Quarantine:
 def _broken(batch: Batch, name: str) -> Tensor:
     """Systems with a number in a field that is not finite or beyond its limit, bool [B]."""
     return systems_where(batch, name, ~(batch[name].abs() < (FAR_AWAY if name == "positions" else math.inf)))
-
-
-def systems_where(batch: Batch, name: str, marked: Tensor) -> Tensor:
-    """Systems with a marked number in a field, bool [B]; `marked` is bool, of the shape of the field."""
-    bad = marked.flatten(1).any(dim=1)
-    if batch.field_spec(name).level == "system":
-        return bad
-    counts = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
-    return counts.index_add_(0, batch.batch_idx, bad.long()) > 0

@@ -155,6 +155,9 @@ class Parameter(StateVariable):
         From the unit of the parameter to that of the rows; the same unless given.
     has_rows
         Whether it may differ between systems; a seed does not.
+    shrinks
+        Whether a system that tries again after a failure goes on with half of it. The class of the engine declares
+        ``halvings = StateVariable(dtype=torch.long)`` then.
     **options
         Keywords of `check`.
     """
@@ -165,10 +168,12 @@ class Parameter(StateVariable):
         *,
         convert: Callable[[Tensor], Tensor] | None = None,
         has_rows: bool = True,
+        shrinks: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(unit=options.get("unit", ""), fresh=self._rows)
         self._check, self._convert, self.has_rows, self._options = check, convert, has_rows, options
+        self.shrinks = shrinks
 
     @staticmethod
     def names_in(engine_class: type) -> list[str]:

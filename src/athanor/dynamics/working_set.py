@@ -22,6 +22,7 @@ from athanor.dynamics.arguments import check_distinct
 from athanor.dynamics.contract import Engine
 from athanor.dynamics.last_good import LastGood
 from athanor.dynamics.rows import Rows, SavedRows, save_rows, take_up_rows
+from athanor.dynamics.second_chances import SecondChances
 from athanor.dynamics.status import StageSpec
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ class WorkingSet:
     ----------
     owner, stages
         As in `athanor.dynamics.driver.Driver`.
-    last_good
-        Follows the active systems.
+    last_good, chances
+        Follow the active systems.
 
     Attributes
     ----------
@@ -49,15 +50,16 @@ class WorkingSet:
     run
         What the driver remembers of them, rows [B]: ``known_status`` in which a system was last seen, whether it
         ``converged`` in a plain engine, whether it was ``evaluated`` where it is, whether it ``waits`` while newcomers
-        are evaluated, and whether hooks were ``shown`` it.
+        are evaluated, or until the end of a step in which it failed, to try again; whether it ``has_past`` to go back
+        to then, and whether hooks were ``shown`` it.
     active
         All active systems; each stage has its own `StageSpec.active`.
     has_arrivals, has_newcomers
         Whether systems may have changed stage, or become active, since somebody looked.
     """
 
-    def __init__(self, owner: Engine, stages: Sequence[StageSpec], last_good: LastGood) -> None:
-        self._owner, self._stages, self._last_good = owner, stages, last_good
+    def __init__(self, owner: Engine, stages: Sequence[StageSpec], last_good: LastGood, chances: SecondChances) -> None:
+        self._owner, self._stages, self._last_good, self._chances = owner, stages, last_good, chances
         self._key = new_key(self)
         self._forget_batch()
         self.part: Part
@@ -66,7 +68,7 @@ class WorkingSet:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return it without the batch: what it remembers rides on that, and is found there by the key."""
-        kept = ("_owner", "_stages", "_last_good", "_key")
+        kept = ("_owner", "_stages", "_last_good", "_chances", "_key")
         return {name: value for name, value in vars(self).items() if name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -117,7 +119,7 @@ class WorkingSet:
         batch.drop_orphaned_state()
         nobody = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
         fresh = {"known_status": batch.status.reshape(-1).clone(), "converged": nobody}
-        fresh |= {name: nobody.clone() for name in ("evaluated", "waits", "shown")}
+        fresh |= {name: nobody.clone() for name in ("evaluated", "waits", "has_past", "shown")}
         rows, known = take_up_rows(batch, self.key, fresh, {}, self._owner.saved_run)
         if bool(known.any()):  # else the run starts with all of them
             rows["known_status"][~known] = ARRIVED
@@ -154,6 +156,7 @@ class WorkingSet:
             del self.part
             self.is_taken_up = False
             self._last_good.release()
+            self._chances.release()
 
     # -- the active systems --------------------------------------------------------------------------------------
 
@@ -184,6 +187,7 @@ class WorkingSet:
             }
         computed = frozenset(self._owner.model.model_config.active_outputs or ())
         self._last_good.follow(self.part.batch, variables, computed)
+        self._chances.follow(self.part.batch, variables, computed)
         self._mask_stages()
         self._note_seen()
 

@@ -111,6 +111,8 @@ class Outcomes:
                 reason = f"failed: {error}"
             system, steps = plan.systems[index], steps_done[place]
             row = identify(system, index) | {"steps": steps} | outcome_columns(reason)
+            if "retries" in batch and int(batch.retries[place]):
+                row["retries"] = int(batch.retries[place])
             row |= _measured(system, record, _energy(batch, place), atoms_list[place].cell.array)
             row |= _averaged(tracker, batch, place, plan.spec, atoms_list[place])
             row |= property_columns(batch, place, properties)

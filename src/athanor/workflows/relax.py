@@ -32,6 +32,8 @@ def relax(
     threads: int | None = None,
     max_atoms: int | None = None,
     stop_above: Mapping[str, float | str] | None = None,
+    on_error: str = "quarantine",
+    max_retries: int = 3,
     every: int = 10,
     checkpoint: float | str = 60.0,
     time_limit: float | str | None = None,
@@ -86,6 +88,10 @@ def relax(
         Most atoms in one batch; what fits by default.
     stop_above
         Stop a system above a bound, such as max_force_deviation=0.3; outputs of the model and bounds, in their units.
+    on_error
+        Of what breaks down: quarantine sets it aside, retry takes smaller steps first.
+    max_retries
+        Most retries of a system in one stage; with `on_error: retry`.
     every
         Steps between frames and rows of the log. They are kept in `out`.
     checkpoint
@@ -101,7 +107,7 @@ def relax(
     overwrite
         Replace the results of an earlier run in `out`.
     resume
-        Go on with the run in `out`, which was stopped or killed: same arguments, same bits as an undisturbed one.
+        Go on with the run in `out`, which was stopped or killed; with the same arguments, to the same bits.
     title
         A name for the run, kept in `out`.
     silence
@@ -125,7 +131,7 @@ def relax(
     StorageError
         If `out` can not be written; what was done stands in it.
     KeyboardInterrupt
-        If it was interrupted; what was done stands in `out`.
+        If it was interrupted by a signal; what was done stands in `out`.
 
     Examples
     --------

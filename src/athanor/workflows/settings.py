@@ -158,6 +158,10 @@ SEED = Setting("seed", int, f"Seed of velocities and noise, or {RANDOM} to draw 
 STOP_ABOVE = Setting("stop_above", dict, "Stop a system above a bound, such as max_force_deviation=0.3", {},
                      note="outputs of the model and bounds, in their units", metavar="NAME=BOUND",
                      panel=MODEL)  # fmt: skip
+ON_ERROR = Setting("on_error", str, "Of what breaks down: quarantine sets it aside, retry takes smaller steps first",
+                   "quarantine", choices=("quarantine", "retry"), metavar="WAY", panel=COMPUTING)  # fmt: skip
+MAX_RETRIES = Setting("max_retries", int, "Most retries of a system in one stage", 3, at_least=1, metavar="N",
+                      note="with `on_error: retry`", panel=COMPUTING)  # fmt: skip
 OUT = Setting("output", str, "Folder for the results", None, absent="the name of the job and -output", argument="out",
               flags=("-o",), metavar="DIR", panel=OUTPUT)  # fmt: skip
 CHECKPOINT = Setting("checkpoint", CLOCK, "Time of the clock between checkpoints; 0: none", 60.0, at_least=0.0,

@@ -46,6 +46,7 @@ from athanor.dynamics.hooks import (
 )
 from athanor.hooks import DynamicsStage
 from athanor.io.checkpoint import CheckpointFolder
+from athanor.io.store.folder import Disk
 from athanor.models.demo import DemoModel, DemoModelWrapper
 from athanor.models.lj import LennardJonesModelWrapper
 from athanor.sinks import HostMemory, ZarrData
@@ -66,6 +67,7 @@ FIXED_CELL: dict[str, Make] = {
     "Brownian": partial(Brownian, dt=4.0, friction=0.02, **BATH),
     "ramp": partial(NVTLangevin, dt=4.0, temperature=ramp(20.0, 90.0, 60.0), friction=0.02, random_seed=5),
     "FIRE": partial(FIRE, dt=0.3, convergence_hook=ConvergenceHook.from_fmax(0.05)),
+    "second chances": partial(NVTLangevin, dt=4.0, friction=0.02, on_error="retry", **BATH),
 }
 CELLS: dict[str, Make] = {
     "NPH": partial(NPH, dt=4.0, pressure=0.001, barostat_time=400.0, start_temperature=60.0),
@@ -124,6 +126,20 @@ def demo_model() -> DemoModelWrapper:
 
 
 OTHERS = {"relax and heat": relax_and_heat, "held and broken": held_and_broken, "two lists": two_lists}
+
+
+class BreaksTwice:
+    """Breaks a system twice, which tries again then."""
+
+    frequency, stage, on_active = 1, DynamicsStage.AFTER_PRE_UPDATE, True
+
+    def __call__(self, ctx: Any, stage: Any) -> None:
+        """Change positions in place."""
+        batch = ctx.batch
+        breaks = (batch.system_id == 3) & ((batch.step == 3) | (batch.step == 11))
+        batch.positions[breaks[:, 0][batch.batch_idx]] = float("nan")
+
+
 FLYING = {
     "in flight, NVE": (FIXED_CELL["NVE"], {"n_steps": 5}),
     "in flight, FIRE": (
@@ -131,12 +147,23 @@ FLYING = {
         {"n_steps": 17, "ordered": True},
     ),
     "in flight, stages": (relax_and_heat, {"ordered": True}),
+    "in flight, second chances": (FIXED_CELL["second chances"], {"n_steps": 15, "ordered": True}),
     "in flight, stages of a stream": (relax_and_heat, {"is_stream": True, "refill_frequency": 3}),
 }
 NAMES = (
     *FIXED_CELL, *CELLS, *OTHERS, *FLYING,
     *(f"{name}, demo" for name in (*FIXED_CELL, "relax and heat")),
 )  # fmt: skip
+
+
+class Unsynced(Disk):
+    """A disk that is not waited for, as only a power cut would tell."""
+
+    def sync(self, descriptor: int) -> None:
+        pass
+
+    def sync_folder(self, path: Path) -> None:
+        pass
 
 
 class Case:
@@ -148,8 +175,10 @@ class Case:
         model = demo_model() if self.name.endswith(", demo") else argon_model()
         place.mkdir(exist_ok=True, parents=True)
         self.checkpoint = Checkpoint(place / "C", every=1, seconds=None, keep=100)
-        self.store = ZarrData(place / "frames.zarr", durability="frame")
-        self.results = ZarrData(place / "results.zarr") if name != "in flight, NVE" else HostMemory(100)
+        self.checkpoint.folder = CheckpointFolder(place / "C", 100, disk=Unsynced())
+        self.store = ZarrData(place / "frames.zarr", durability="none")
+        in_memory = name == "in flight, NVE"
+        self.results = HostMemory(100) if in_memory else ZarrData(place / "results.zarr", durability="none")
         hooks = [
             SnapshotHook(self.store, 2, first=True, last=True, finished="once"),
             LoggingHook("csv", 1, place / "log.csv", finished="once"),
@@ -164,6 +193,8 @@ class Case:
             make = {**FIXED_CELL, **CELLS, **OTHERS}[name]
             self.engine = make(model, hooks=hooks)
         with_neighbor_hooks(self.engine)
+        if "second chances" in name:
+            self.engine.register_hook(BreaksTwice())
         self.is_flying = name in FLYING
         self.cells = name in CELLS
 

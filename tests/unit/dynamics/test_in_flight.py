@@ -61,7 +61,7 @@ def test_each_system_counts_its_own_steps_and_leaves() -> None:
     assert frames.step.flatten().tolist() == [4] * 5
     assert frames.time.flatten().tolist() == [8.0] * 5
     assert engine.step_count == 12
-    assert engine.tally == (5, 0, 5, 0, 0)
+    assert engine.tally == (5, 0, 5, 0, 0, 0)
     assert engine.run() is None
 
 
@@ -120,7 +120,7 @@ def test_failed_systems_leave_with_their_reason() -> None:
     for failure_sinks in (None, [bad]):
         engine = flying(clusters(3, 3, 3), [good], failure_sinks=failure_sinks, hooks=[BlowUp(1, 2)])
         engine.run()
-        assert engine.tally == (3, 0, 2, 1, 0)
+        assert engine.tally == (3, 0, 2, 1, 0, 0)
     assert sorted(ids_in(good)) == [0, 0, 1, 2, 2]
     frames = bad.read()
     assert (ids_in(bad), frames.failure_code.tolist(), frames.failure_step.tolist()) == ([1], [[1]], [[3]])
@@ -155,7 +155,7 @@ def test_the_first_sink_with_room_takes_them_and_full_ones_lose_nobody() -> None
         engine.run()
     assert isinstance(caught.value, CapacityError)
     assert (len(small), len(other)) == (1, 1)
-    assert engine.tally == (4, 2, 2, 0, 0)
+    assert engine.tally == (4, 2, 2, 0, 0, 0)
     found = ids_in(small, other)
     small.zero()
     other.zero()
@@ -246,7 +246,7 @@ def test_ctrl_c_in_the_midst_of_a_refill_loses_nobody(cut: int, monkeypatch: pyt
     for data in frames.to_data_list():
         place = expected.system_id.flatten().tolist().index(int(data.system_id))
         assert torch.equal(data.positions, expected.get_data(place).positions), int(data.system_id)
-    assert engine.tally == (5, 0, 5, 0, 0)
+    assert engine.tally == (5, 0, 5, 0, 0, 0)
 
 
 def test_systems_that_wait_for_their_turn_survive_a_full_sink() -> None:

@@ -38,11 +38,14 @@ class LoadedTree(NamedTuple):
         Its folder.
     tree
         What it holds.
+    newest
+        Number of the newest one that was there, whole or not.
     """
 
     number: int
     path: Path
     tree: Any
+    newest: int
 
 
 class CheckpointFolder:
@@ -229,7 +232,7 @@ class CheckpointFolder:
             if problems:
                 text = f"The run goes on from checkpoint {each} of `{self.path}`. " + " ".join(problems[:_SHOWN])
                 warnings.warn(AthanorWarning(text), stacklevel=_runtime.level_of_caller())
-            return LoadedTree(each, path, tree)
+            return LoadedTree(each, path, tree, there[-1])
         raise StorageError(
             f"No checkpoint of `{self.path}` can be used. {' '.join(problems[:_SHOWN])} Start the run anew, in another "
             f"folder, or put back a copy of the checkpoint."

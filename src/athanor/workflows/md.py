@@ -112,7 +112,7 @@ def md(
     StorageError
         If `out` can not be written; what was done stands in it.
     KeyboardInterrupt
-        If it was interrupted; what was done stands in `out`.
+        If it was interrupted by a signal; what was done stands in `out`.
 
     Examples
     --------

@@ -15,6 +15,7 @@ from athanor._interrupts import must_finish, raised_again
 from athanor.hooks.stages import DynamicsStage
 from athanor.workflows.readable import format_seconds, printable
 
+TIME_IS_OVER = "the time limit"
 _SECONDS_BETWEEN_LINES = 60.0
 _SECONDS_BETWEEN_REFRESHES = 0.2
 _GAPS = 3
@@ -63,7 +64,7 @@ class StopFlag:
     def look_at_the_clock(self) -> None:
         """Set it if the time is over."""
         if self.ends is not None and not self.is_set and time.monotonic() >= self.ends:
-            self.set("the time limit")
+            self.set(TIME_IS_OVER)
 
 
 @contextmanager

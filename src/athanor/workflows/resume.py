@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,12 @@ def check_can_go_on(folder: Path) -> dict[str, Any]:
             f"folder."
         )
     return record
+
+
+def with_cap_of(record: Mapping[str, Any], spec: RunSpec) -> RunSpec:
+    """Return `spec` with the cap of the batch that the run had, where it names none: other memory may be free now."""
+    cap = record["job"].get("max_atoms")
+    return spec.model_copy(update={"max_atoms": cap}) if spec.max_atoms is None and type(cap) is int else spec
 
 
 def remove_ends(folder: Path) -> None:

@@ -23,12 +23,12 @@ from athanor.workflows.methods import StageKind, all_settings, stage_of
 from athanor.workflows.outcomes import Outcomes
 from athanor.workflows.output import check_inputs_outside, check_output, create_output, write_summary
 from athanor.workflows.plan import Plan, make_plan, spec_of_call
-from athanor.workflows.progress import Progress, StopFlag, StopHook, StopRequested, stop_between_steps
+from athanor.workflows.progress import TIME_IS_OVER, Progress, StopFlag, StopHook, StopRequested, stop_between_steps
 from athanor.workflows.record import RunRecord
 from athanor.workflows.recorder import Recorder
 from athanor.workflows.reserve import Reserve
 from athanor.workflows.results import RunResult
-from athanor.workflows.resume import check_can_go_on, describe_job, remove_ends, take_up_job
+from athanor.workflows.resume import check_can_go_on, describe_job, remove_ends, take_up_job, with_cap_of
 from athanor.workflows.settings import SEED
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import MDSpec, describe_stages
@@ -95,6 +95,7 @@ def run(
         if spec.output is None:
             raise InputError("`resume` needs `out`: the results folder of the run that is to go on.")
         earlier = check_can_go_on(Path(spec.output))
+        spec = with_cap_of(earlier, spec)
     elif spec.output is not None:
         check_output(spec.output, overwrite=overwrite)
         check_inputs_outside(Path(spec.output), [system.file for system in systems])
@@ -120,7 +121,7 @@ def run_from_python(kind: StageKind, arguments: dict[str, Any]) -> RunResult:
     InputError
         As `run`.
     KeyboardInterrupt
-        If it was interrupted; what was done stands in the results folder.
+        If it was interrupted by a signal; what was done stands in the results folder.
     """
     defaults = {setting.as_argument: setting.python_default for setting in all_settings(kind).values()}
     given = {key: arguments[key] for key in defaults.keys() & arguments.keys()}
@@ -136,7 +137,7 @@ def run_from_python(kind: StageKind, arguments: dict[str, Any]) -> RunResult:
             progress=arguments["progress"],
             command=f"athanor.{kind.name}(...)",
         )
-    if result.interrupted:
+    if result.interrupted and result.stopped_by != TIME_IS_OVER:
         raise KeyboardInterrupt
     return result
 

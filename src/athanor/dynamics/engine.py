@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -24,14 +25,17 @@ from athanor.dynamics.arguments import (
     check_function,
     check_keywords,
     check_model,
+    check_sampler,
+    check_sinks,
     device_of,
     warn_if_nothing_moves,
 )
 from athanor.dynamics.checkpoint import SavedCheckpoint
 from athanor.dynamics.convergence import ConvergenceHook
+from athanor.dynamics.delivery import Tally
 from athanor.dynamics.driver import Driver, check_can_produce
 from athanor.dynamics.evaluate import evaluate
-from athanor.dynamics.in_flight import InFlight, Tally, check_sampler, check_sinks
+from athanor.dynamics.in_flight import InFlight
 from athanor.dynamics.in_use import in_use, of_model
 from athanor.dynamics.rows import Rows, SavedRows, mask_of_rows, save_rows, take_up_rows
 from athanor.dynamics.schedules import Schedule
@@ -323,7 +327,7 @@ class BaseDynamics(HookRegistryMixin):
     @property
     def tally(self) -> Tally:
         """How many systems of runs in flight have come and gone."""
-        return self._in_flight.tally
+        return self._in_flight.delivery.tally
 
     def step(self, batch: Batch) -> tuple[Batch, Tensor | None]:
         """Advance one step; return the batch and the indices of systems that are finished, or None."""
@@ -331,7 +335,8 @@ class BaseDynamics(HookRegistryMixin):
             if self._running:
                 return batch, self._driver.step()
             check_batch(batch, self)
-            with self._alone_with(batch), self._asking_for_outputs(), self._taken_up(batch):
+            begin = partial(self._driver.begin, forget_converged=False)
+            with self._alone_with(batch), self._asking_for_outputs(), self._taken_up(batch, begin):
                 finished = self._driver.step()
         return batch, finished
 
@@ -740,14 +745,17 @@ class BaseDynamics(HookRegistryMixin):
             self.active.select_(rows, self._halved(name, values).to(rows.dtype))
 
     @contextmanager
-    def _around_run(self, batch: Batch) -> Iterator[None]:
-        """Open hooks, ask for outputs and prime results for a whole run; close and restore in any case."""
+    def _around_run(self, batch: Batch, begin: Callable[[Batch], None] | None = None) -> Iterator[None]:
+        """Open hooks, ask for outputs and prime results for a whole run; close and restore in any case.
+
+        With `begin` to take the batch up, instead of the driver's.
+        """
         check_batch(batch, self)
         with torch.inference_mode(False), self._alone_with(batch), self._asking_for_outputs():
             self.open_hooks(*self._members())
             try:
                 self._running = True
-                with self._taken_up(batch, forget_converged=True):
+                with self._taken_up(batch, begin or partial(self._driver.begin, forget_converged=True)):
                     if not self._driver.systems.active.any and not self.inflight_mode:
                         warn_if_nothing_moves(batch, self)
                     yield
@@ -784,10 +792,10 @@ class BaseDynamics(HookRegistryMixin):
             yield
 
     @contextmanager
-    def _taken_up(self, batch: Batch, *, forget_converged: bool = False) -> Iterator[None]:
+    def _taken_up(self, batch: Batch, begin: Callable[[Batch], None]) -> Iterator[None]:
         """Take up a batch for some steps, and leave what they did on it in any case."""
         try:
-            self._driver.begin(batch, forget_converged=forget_converged)
+            begin(batch)
             yield
         except BaseException:
             self._driver.end(failed=True)

@@ -29,6 +29,7 @@ class FailureCode(IntEnum):
     PRESSURE_WITHOUT_CRYSTAL = 9
     TOO_DENSE = 10
     MODEL_RAISED = 11
+    OUT_OF_MEMORY = 12
 
 
 _TEXTS = {
@@ -46,6 +47,7 @@ _TEXTS = {
     ),
     FailureCode.TOO_DENSE: "its atoms are so dense that their neighbours can not be searched",
     FailureCode.MODEL_RAISED: "the model raised an error",
+    FailureCode.OUT_OF_MEMORY: "the memory did not suffice for it alone",
 }
 
 
@@ -110,7 +112,7 @@ def explain_failure(
     text = describe_failure(code) + _after_retries(batch, system)
     if code == FailureCode.ELEMENT_NOT_KNOWN:
         return text if model is None else text + _unknown_element(batch, system, model)
-    if code == FailureCode.MODEL_RAISED:
+    if code in (FailureCode.MODEL_RAISED, FailureCode.OUT_OF_MEMORY):
         note = (notes or {}).get(int(batch.system_id[system]))
         return f"{text}: {note}" if note else text
     if code in _NOT_OF_ATOMS:

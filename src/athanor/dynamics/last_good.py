@@ -129,8 +129,15 @@ class LastGood:
     def keep(self, systems: Tensor) -> None:
         """Take the present state of the `systems` of a mask [B] as good, in place."""
         self._refresh()
+        assert self._batch is not None
+        assert self._table is not None
+        if bool(systems.all()):
+            self._table.keep()
+            return
+        atoms = systems[self._batch.batch_idx].nonzero().flatten()
+        rows = {"system": systems.nonzero().flatten(), "node": atoms}
         for level, tensor, copy in self._tensors.values():
-            copy.copy_(torch.where(self._rows(level, systems, copy), tensor.detach(), copy))
+            copy.index_copy_(0, rows[level], tensor.detach().index_select(0, rows[level]))
 
     def keep_variables(self, names: Iterable[tuple[str, str]]) -> None:
         """Take present variables as good: (key of the owner, name) of each."""

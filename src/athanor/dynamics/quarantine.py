@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from athanor._memory import is_out_of_memory
 from athanor.dynamics.admission import (
-    MOST_NEIGHBORS,
     closest_pairs,
     collapsed_cells,
-    expected_neighbors,
     has_sound_cells,
     search_radius,
+    too_dense,
     unknown_elements,
 )
 from athanor.dynamics.failures import FailureCode, explain_failure
@@ -115,7 +115,7 @@ class Quarantine:
         batch = self._systems.part.batch
         radius = search_radius(batch, model)
         codes = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
-        codes[expected_neighbors(batch, radius) > MOST_NEIGHBORS] = int(FailureCode.TOO_DENSE)
+        codes[too_dense(batch, radius)] = int(FailureCode.TOO_DENSE)
         codes[collapsed_cells(batch, radius)] = int(FailureCode.CELL_NOT_FINITE)
         codes[unknown_elements(batch, model)] = int(FailureCode.ELEMENT_NOT_KNOWN)
         newcomers = self._systems.active.systems & ~self._systems.run["evaluated"]
@@ -200,7 +200,8 @@ class Quarantine:
         batch = self._systems.part.batch
         codes = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
         for index, error in errors.items():
-            codes[index] = int(FailureCode.MODEL_RAISED)
+            wanted_memory = is_out_of_memory(error)
+            codes[index] = int(FailureCode.OUT_OF_MEMORY if wanted_memory else FailureCode.MODEL_RAISED)
             self.notes[int(batch.system_id[index])] = in_words(error)
         self._set_aside(torch.where(self._systems.active.systems, codes, 0), stepping=stepping)
 

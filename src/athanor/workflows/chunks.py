@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from athanor.models.registry import find
-from athanor.workflows.memory import free_memory
+from athanor._memory import free_memory
+from athanor.models.registry import memory_of_an_atom
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,6 @@ def default_max_atoms(model_name: str, device: torch.device | None = None) -> in
 
     What an atom needs stands in the list of models, `athanor.models.catalogue`.
     """
-    rows = [find(name) for name in model_name.split("+")] if model_name.strip() else []
-    needed = max((row.kilobytes_per_atom or _UNKNOWN_MODEL for row in rows), default=_UNKNOWN_MODEL)
-    fits = int(_SHARE * free_memory(device) / (1000 * needed))
-    return max(_FEWEST, min(fits, *(row.most_atoms or fits for row in rows)) if rows else fits)
+    needed, most = memory_of_an_atom(model_name)
+    fits = int(_SHARE * free_memory(device) / (1000 * (needed or _UNKNOWN_MODEL)))
+    return max(_FEWEST, min(fits, most or fits))

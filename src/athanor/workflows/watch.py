@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from athanor._memory import free_memory, used_memory
 from athanor.errors import StorageError
 from athanor.hooks.stages import DynamicsStage
-from athanor.workflows.memory import free_memory, used_memory
 from athanor.workflows.outcomes import Outcomes
 from athanor.workflows.plan import Plan
 from athanor.workflows.progress import Progress, StopFlag

@@ -1,7 +1,7 @@
 """Interrupt a run of many small systems at random moments, let it go on each time, and compare it with a whole one.
 
 A supervisor starts `athanor run` in a process of its own, sends it SIGKILL, SIGTERM, SIGINT or SIGUSR1 some time
-later, looks at what is in the folder, and lets it go on with ``--resume``, until it comes to its end. Every bit of every
+later, looks at what is in the folder, and lets it go on with ``--resume``, until it comes to its end. Every bit of each
 frame, the log, the table and the last structures are then those of a run that nothing disturbed, and every count that
 the run tells adds up, at each stop. By hand: ``python tests/reliability/resume_rig.py 20`` interrupts a run of 2,000
 systems 20 times; ``... 500 --systems 200 --longest 4`` lets shorter runs, one after the other, live 500 times. Needs

@@ -10,6 +10,7 @@ import torch
 
 from athanor._runtime import set_num_threads
 from athanor.data.batch import Batch
+from athanor.dynamics import SizeAwareSampler
 from athanor.dynamics.arguments import check_model, device_of
 from athanor.dynamics.evaluate import NOT_OF_A_SYSTEM, is_of_model
 from athanor.errors import InputError, in_words
@@ -76,7 +77,7 @@ class Plan(Generic[Spec]):
         """Return ``3 systems, 12 atoms, one batch; Lennard-Jones``, with the device if it is not the CPU."""
         parts = [count(len(self.usable), "system"), count(self.num_atoms, "atom"), "one batch"]
         if len(self.chunks) > 1:
-            parts[-1] = f"{len(self.chunks)} batches of at most {self.spec.max_atoms} atoms"
+            parts[-1] = f"at most {self.spec.max_atoms} atoms at a time"
         if len(self.usable) < len(self.systems):
             parts[0] += f" ({len(self.systems) - len(self.usable)} more set aside)"
         name = self.model.model_card.name or type(self.model).__name__
@@ -88,10 +89,12 @@ class Plan(Generic[Spec]):
         rows = torch.searchsorted(torch.tensor(self.usable), torch.tensor(indices))
         return self.state.index_select(rows).to(self.device)
 
-    @property
-    def most_atoms(self) -> int:
-        """Most atoms of a batch that is filled up again; a larger system is alone in it."""
-        return max(self.spec.max_atoms or 1, *(len(self.systems[index].atoms) for index in self.usable))
+    def sampler(self) -> SizeAwareSampler:
+        """Return what gives out the systems: `max_atoms` at a time in all, and a larger one alone."""
+        sizes, most = self.state.num_nodes_list, self.spec.max_atoms or 1
+        made = SizeAwareSampler(self.state, max_atoms=max(most, *sizes))
+        made.caps.shared_atoms = most
+        return made
 
     def as_planned(self, batch: Batch) -> Batch:
         """Return the systems of `batch` as they were converted: with the same fields, whoever is in it."""

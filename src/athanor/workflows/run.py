@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor._runtime import using_num_threads
-from athanor.dynamics import FusedStage, SizeAwareSampler
+from athanor.dynamics import FusedStage
 from athanor.dynamics.evaluate import is_of_model
 from athanor.dynamics.hooks import Checkpoint, LoggingHook
 from athanor.errors import AthanorWarning, InputError, StorageError, in_words
@@ -220,7 +220,7 @@ class _Run:
             self.sink = _open_sink(folder / TRAJECTORY)  # another one may have it: nothing was changed yet
         elif folder is not None:
             self.sink = self._attempt(_open_sink, folder / TRAJECTORY)
-        sampler = SizeAwareSampler(plan.state, max_atoms=plan.most_atoms)
+        sampler = plan.sampler()
         fused, tracker, engines = build.build_stages(
             self.spec,
             plan.model,

@@ -195,7 +195,7 @@ class WatchHook:
             seconds_left=None if rate <= 0 else (expected - behind) / rate,
             is_guess=is_guess,
             atoms=int(batch.num_nodes_per_graph[moving].sum()),
-            most_atoms=self._plan.most_atoms,
+            most_atoms=self._plan.spec.max_atoms or 0,
             memory=used_memory(self._plan.device),
             free_memory=free_memory(self._plan.device),
             frames=None if self._sink is None else len(self._sink),

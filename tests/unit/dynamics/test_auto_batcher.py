@@ -276,7 +276,7 @@ def test_a_run_that_goes_on_keeps_the_caps_that_were_measured_then(monkeypatch: 
     def make(free: int, **options: Any) -> Any:
         monkeypatch.setattr(auto_batcher, "free_memory", lambda device: free)
         auto = AutoBatcher(Hungry(), clusters(3, 4, 5), cache=False, **options)
-        auto.probes = Probes((Probe(1, 3, 0, free, 1.0),), "job")
+        auto.probes = Probes((Probe(1, 3, 0, free // 20, 1.0),), "job")
         return auto.sampler()
 
     before, after = make(10_000), make(70_000)

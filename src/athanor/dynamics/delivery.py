@@ -25,7 +25,7 @@ class Tally(NamedTuple):
     joined
         Systems that a run has taken up.
     running
-        Those that are in the batch.
+        Those that are in the batch, or wait until there is memory for them.
     finished, failed
         Those that were delivered, by whether they failed.
     held

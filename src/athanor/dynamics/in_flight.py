@@ -17,6 +17,7 @@ from torch import Tensor
 from athanor import _runtime
 from athanor._memory import is_out_of_memory
 from athanor._values import check_whole
+from athanor.data._membership import check_joinable
 from athanor.data.batch import Batch
 from athanor.dynamics.arguments import check_batch, check_can_fly
 from athanor.dynamics.caps import Load
@@ -378,9 +379,10 @@ class InFlight:
     def _joined_into(self, batch: Batch, draws: list[Draw]) -> Batch:
         try:
             joined = self.sampler.joined(draws, batch.device)
+            self._labels.fit(joined, batch)
+            check_joinable(batch, joined)  # before anything is computed for those who join
         except AthanorError as error:
             raise DoesNotJoin(in_words(error)) from error
-        self._labels.fit(joined, batch)
         return joined
 
     @cached_property

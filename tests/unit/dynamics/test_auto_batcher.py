@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from athanor.data import AtomicData, Batch
-from athanor.dynamics import AutoBatcher, HostMemory, NVTLangevin, auto_batcher, probing
+from athanor.dynamics import AutoBatcher, HostMemory, NVTLangevin, SizeAwareSampler, auto_batcher, probing
 from athanor.dynamics.probing import Probe, Probes, StandsStill
 from athanor.errors import ArgumentError, AthanorWarning, ContractError, InputError
 from athanor.models import LennardJonesModelWrapper
@@ -270,3 +270,20 @@ def test_a_run_is_the_same_whatever_is_chosen() -> None:
         with_neighbor_hooks(engine).run()
         paths.append(engine.sinks[0].read())
     assert all(torch.equal(paths[0].positions, other.positions) for other in paths[1:])
+
+
+def test_a_run_that_goes_on_keeps_the_caps_that_were_measured_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(free: int, **options: Any) -> Any:
+        monkeypatch.setattr(auto_batcher, "free_memory", lambda device: free)
+        auto = AutoBatcher(Hungry(), clusters(3, 4, 5), cache=False, **options)
+        auto.probes = Probes((Probe(1, 3, 0, free // 20, 1.0),), "job")
+        return auto.sampler()
+
+    before, after = make(10_000), make(70_000)
+    assert repr(before) == repr(after) == "SizeAwareSampler(measured)"
+    assert before.caps.state_dict() != after.caps.state_dict()
+    after.load_state_dict(before.state_dict())
+    assert before.caps.state_dict() == after.caps.state_dict()
+    said = SizeAwareSampler(clusters(3, 4, 5), max_atoms=7)
+    said.load_state_dict(before.state_dict())
+    assert (said.max_atoms, said.max_bytes) == (7, None)

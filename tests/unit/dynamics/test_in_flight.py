@@ -416,10 +416,16 @@ def test_a_stream_without_an_end_that_hesitates_and_breaks() -> None:
     assert ids_in(*engine.sinks) == [0, 1, 2, 3, 4]
 
 
+def _is_double(batch: Batch) -> None:
+    if batch.positions.dtype != torch.float64:
+        raise RuntimeError("such a model can not be asked about single precision")
+
+
 def test_systems_that_do_not_fit_to_those_that_run_are_set_aside() -> None:
     systems = clusters(3, 3, 3, 3)
-    systems[2].add_system_property("kind", torch.tensor([[3]]))
+    systems[2] = systems[2].to(torch.float32)
     engine = flying(systems)
+    engine.model.register_forward_pre_hook(lambda model, arguments: _is_double(arguments[0]))
     with pytest.warns(AthanorWarning, match="Sample 2 is set aside"):
         engine.run()
     assert sorted(ids_in(*engine.sinks)) == [0, 1, 3]

@@ -63,7 +63,7 @@ def measure(smoke: bool = False) -> list[Row]:
         model.model_config.active_outputs = {"energy", "forces", "stress"}
         athanor.set_num_threads(2)
         relax(model, systems[:2], [])
-        cap = cap_of(model, systems)
+        cap = cap_of(systems)
         print(f"    {sum(map(len, systems))} atoms, at most {cap} in a batch", flush=True)
         energies: dict[str, list[float]] = {}
         rows = [
@@ -89,11 +89,11 @@ def measure(smoke: bool = False) -> list[Row]:
     return rows
 
 
-def cap_of(model: Any, systems: list[ase.Atoms]) -> int:
+def cap_of(systems: list[ase.Atoms]) -> int:
     """Return the largest batch that a run would have."""
-    spec = make_spec({"stages": [{"relax": {}}]})
+    spec = make_spec({"model": "chgnet", "stages": [{"relax": {}}]})
     with contextlib.redirect_stderr(None):
-        return int(make_plan(spec, from_python(systems), model=model).spec.max_atoms or 0)
+        return int(make_plan(spec, from_python(systems)).spec.max_atoms or 0)
 
 
 def relax(model: Any, systems: list[ase.Atoms], full: list[float], **settings: Any) -> list[float]:

@@ -12,7 +12,7 @@ import pytest
 
 from athanor.data import Batch
 from athanor.dynamics import HostMemory, NVTLangevin, SizeAwareSampler, ZarrData, second_chances
-from athanor.dynamics.in_flight import InFlight
+from athanor.dynamics.delivery import Delivery
 from athanor.hooks import DynamicsStage
 from athanor.sinks import DataSink
 from athanor.testing.dynamics_contract import argon_cluster, argon_model, with_neighbor_hooks
@@ -80,15 +80,15 @@ def test_the_books_agree_at_every_moment(on_error: str, tmp_path: Path, monkeypa
         book(tmp_path, seed, on_error)
 
 
-note_written = InFlight._note_written
+note_written = Delivery._note_written
 
 
-def counts_twice(self: InFlight, frames: Batch) -> None:
+def counts_twice(self: Delivery, frames: Batch) -> None:
     note_written(self, frames)
     self._finished += 1
 
 
-def forgets_retries(self: InFlight, frames: Batch) -> None:
+def forgets_retries(self: Delivery, frames: Batch) -> None:
     retried = self._retried
     note_written(self, frames)
     self._retried = retried
@@ -96,6 +96,6 @@ def forgets_retries(self: InFlight, frames: Batch) -> None:
 
 @pytest.mark.parametrize("mutant", [counts_twice, forgets_retries])
 def test_books_that_do_not_agree_are_found(mutant: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(InFlight, "_note_written", mutant)
+    monkeypatch.setattr(Delivery, "_note_written", mutant)
     with pytest.raises(AssertionError):
         book(tmp_path, 0, "retry")

@@ -16,7 +16,7 @@ from athanor.errors import InputError, in_words
 from athanor.workflows import build
 from athanor.workflows.admission import admit
 from athanor.workflows.bounds import check_bounds
-from athanor.workflows.chunks import default_max_atoms, split_into_chunks
+from athanor.workflows.chunks import split_into_chunks, suitable_max_atoms
 from athanor.workflows.problems import Origin, as_argument
 from athanor.workflows.properties import check_properties
 from athanor.workflows.readable import count
@@ -170,11 +170,11 @@ def make_plan(spec: Spec, systems: Sequence[System], *, model: Any = None) -> Pl
         check_bounds(spec.stop_above, model)
     if isinstance(model, torch.nn.Module):
         model.to(device)
-    if spec.max_atoms is None:
-        name = spec.model.name if spec.model is not None else ""
-        spec = spec.model_copy(update={"max_atoms": default_max_atoms(name, device)})
     repeated, state = admit(spec, repeated, model)
     chosen_systems = usable_indices(repeated, strict=spec.strict)
+    if spec.max_atoms is None:
+        name = spec.model.name if spec.model is not None else ""
+        spec = spec.model_copy(update={"max_atoms": suitable_max_atoms(model, name, state, device)})
     chunks = split_into_chunks([len(repeated[index].atoms) for index in chosen_systems], spec.max_atoms or 1)
     return Plan(spec, repeated, model, device, [[chosen_systems[row] for row in chunk] for chunk in chunks], state)
 

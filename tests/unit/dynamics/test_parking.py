@@ -63,7 +63,7 @@ def test_half_of_the_batch_waits_and_is_put_back_before_new_ones_come(from_step:
     assert "did not suffice for a batch of 8 systems and 24 atoms" in str(told[0].message)
     assert "holds about 12 atoms; 4 systems wait" in str(told[0].message)
     assert engine.sinks[0].read().system_id.flatten().tolist() == list(range(12))
-    assert engine.tally == (12, 0, 12, 0, 0)
+    assert engine.tally == (12, 0, 12, 0, 0, 0)
     assert engine.sampler.caps.working_bytes == 12 * engine.sampler.caps.bytes_per_atom
 
 

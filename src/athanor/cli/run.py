@@ -35,7 +35,7 @@ def run_job(given: Given) -> int:
     from athanor.workflows.spec import RunSpec, load_job
 
     job = given["job"]
-    if given["resume"] and (job / RUN).exists():
+    if given["resume"] and not job.is_file():
         return _resume(job, given)
     plain = load_job(job).to_job()
     plain.setdefault("output", f"{job.stem}-output")

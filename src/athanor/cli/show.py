@@ -100,6 +100,7 @@ def _headline(run: SavedRun) -> dict[str, str]:
         "run": title,
         "command": command if command != title else "",
         "state": _state(run),
+        "go on": _how_to_go_on(run),
         "systems": f"{len(run):,} with {record['atoms']:,} atoms",
         "model": model.get("card") or model.get("name", ""),
         "weights": digest.rpartition(":")[2][:16],
@@ -123,6 +124,15 @@ def _state(run: SavedRun) -> str:
     note = " (its process is gone)" if run.state == "killed" else " (on another machine, or killed there)"
     ago = f"last written {format_seconds(max(0.0, time.time() - run.last_written))} ago"  # a clock may go back
     return f"{run.state}{note if run.state == 'killed' or run.is_elsewhere else ''}, {started}, {ago}"
+
+
+def _how_to_go_on(run: SavedRun) -> str:
+    """Say how a run goes on that was stopped before its end; nothing where it can not."""
+    if not run.can_go_on:
+        return ""
+    if {"model", "structures"} <= run.settings.keys():
+        return f"athanor run --resume {quote(str(run.folder))}"
+    return "in Python, by the same call with resume=True: structures or model came from there"
 
 
 def _has_dynamics(run: SavedRun) -> bool:

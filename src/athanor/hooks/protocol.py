@@ -12,7 +12,7 @@ all is counted and nobody has left or joined yet; and once more when the steps o
 fails raises instead of being set aside), ``observes = True`` (it changes nothing of the batch), ``on_active = True``
 (it treats each system for itself and is given the active ones only), ``counts_each_system = True`` (it is called at
 every step, and counts `frequency` by the steps of each system), ``wants = {"stress"}`` (outputs of the model that it
-reads, computed in the steps in which it is due, also where the engine does without),
+reads, computed in the steps in which it is due, also where the engine does without; what it is in the step counts),
 ``state_dict``/``load_state_dict``. The registry looks for these once, at registration.
 """
 

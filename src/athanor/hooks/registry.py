@@ -221,7 +221,8 @@ class HookRegistryMixin:
     def wanted_outputs(self) -> frozenset[str]:
         """Return the outputs of the model that hooks want which are due in this step."""
         step_count = self.step_count
-        wanting = [bound.wants for bound in self.bound_hooks if bound.wants and step_count % bound.frequency == 0]
+        due = (bound for bound in self.bound_hooks if bound.wants and step_count % bound.frequency == 0)
+        wanting = [bound.hook.wants for bound in due]  # by now: a hook may want something in some steps only
         return frozenset().union(*wanting)
 
     def due_hooks(self, stage: Enum) -> list[BoundHook]:

@@ -25,7 +25,7 @@ from athanor.workflows.problems import describe_problems
 from athanor.workflows.spec import DEFAULT_MODEL, CalculationSpec, ModelSpec, RunSpec
 from athanor.workflows.stages import StageSpec
 from athanor.workflows.structures import System, describe_system, not_finite
-from athanor.workflows.track import StressHook, Tracker, steps_between_refills
+from athanor.workflows.track import StressHook, Tracker
 
 SKIN = 0.5
 """Å added to the cutoff of the neighbour list, unless the model asks for a skin of its own."""
@@ -192,7 +192,7 @@ def build_stages(spec: RunSpec, model: Any, batch: Batch, **in_flight: Any) -> t
     # who is stopped in a step has left when the tracker looks
     hooks = [*build_neighbor_hooks(model), *([stopper] if stopper else []), tracker]
     if gives_stress(model, batch):
-        hooks.append(StressHook(steps_between_refills(spec.every)))
+        hooks.append(StressHook(tracker, spec.every))
     for hook in hooks:
         fused.register_hook(hook)
     return fused, tracker, engines

@@ -24,7 +24,7 @@ from athanor.workflows.properties import complete_properties, logged_properties,
 from athanor.workflows.saved_log import VOIGT
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import MDSpec
-from athanor.workflows.track import Tracker, steps_between_refills
+from athanor.workflows.track import Tracker
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -50,6 +50,7 @@ class Recorder:
         Called when systems have left.
     """
 
+    frequency = 1  # frames of a system are due in its own steps, whenever it joined
     stage = DynamicsStage.AFTER_STEP
     observes = True
     on_active = True
@@ -66,7 +67,6 @@ class Recorder:
     ) -> None:
         self._plan, self._spec, self._outcomes, self.tracker, self.sink = plan, plan.spec, outcomes, tracker, sink
         self._when_some_left = when_some_left
-        self.frequency = steps_between_refills(self._spec.every)
         columns = _columns(plan, tracker, engines)
         self.log = None if log is None else LoggingHook("csv", self._spec.every, log, custom_scalars=columns)
         self._told = News("once")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from athanor.dynamics.hooks import Checkpoint
 from athanor.errors import InputError, StorageError
-from athanor.workflows.folder import CHECKPOINTS, CHECKSUMS, FINAL
+from athanor.workflows.folder import CHECKPOINTS, CHECKSUMS, FINAL, LOG
 from athanor.workflows.plan import Plan
 from athanor.workflows.saved_record import read_record, running_process, state_of
+from athanor.workflows.saved_run import SavedRun
 from athanor.workflows.spec import RunSpec
 
 _MAY_CHANGE = (
@@ -76,8 +78,11 @@ def _digest(plan: Plan[RunSpec]) -> str:
     return digest.hexdigest()
 
 
-def check_can_go_on(folder: Path) -> dict[str, Any]:
-    """Return the record of a run that was stopped or killed; changes nothing.
+def check_can_go_on(folder: Path) -> dict[str, Any] | None:
+    """Return the record of a run that was stopped or killed; None if it never began. Changes nothing.
+
+    Before its first step a run writes a checkpoint; without one, frames and a log there is nothing to go on from, and
+    nothing that is lost if it starts again.
 
     Raises
     ------
@@ -92,7 +97,9 @@ def check_can_go_on(folder: Path) -> dict[str, Any]:
         raise InputError(f"`{folder}` is being written by a run that goes on, process {writer}. Wait for its end.")
     if state_of(record) == "finished":
         raise InputError(f"The run in `{folder}` is finished; nothing is left to do.")
-    if not (folder / CHECKPOINTS).is_dir():
+    if not Checkpoint.is_in(folder / CHECKPOINTS):
+        if not (folder / LOG).exists() and not SavedRun(folder).num_frames:
+            return None
         raise InputError(
             f"`{folder}` has no checkpoint, so the run can not go on. Start it anew: add --overwrite, or take another "
             f"folder."
@@ -100,10 +107,26 @@ def check_can_go_on(folder: Path) -> dict[str, Any]:
     return record
 
 
-def with_cap_of(record: Mapping[str, Any], spec: RunSpec) -> RunSpec:
-    """Return `spec` with the cap of the batch that the run had, where it names none: other memory may be free now."""
-    cap = record["job"].get("max_atoms")
-    return spec.model_copy(update={"max_atoms": cap}) if spec.max_atoms is None and type(cap) is int else spec
+def with_batch_of(record: Mapping[str, Any], spec: RunSpec) -> RunSpec:
+    """Return a description with the size of batches of an earlier run, where it leaves that to the free memory."""
+    most = record["job"].get("max_atoms")
+    return spec.model_copy(update={"max_atoms": most}) if spec.max_atoms is None and type(most) is int else spec
+
+
+def check_frames(store: Path, found: int, sinks: Sequence[Mapping[str, Any]]) -> None:
+    """Raise unless a trajectory holds the frames that it held when a checkpoint was written.
+
+    Raises
+    ------
+    StorageError
+        If it holds fewer.
+    """
+    wanted = sum(int(sink["frames"]) for sink in sinks)
+    if found < wanted:
+        raise StorageError(
+            f"`{store}` has {found:,} frames; it had {wanted:,} when the checkpoint was written. Put back the store "
+            f"that the run wrote, or start the run anew."
+        )
 
 
 def remove_ends(folder: Path) -> None:

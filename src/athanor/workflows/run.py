@@ -28,7 +28,14 @@ from athanor.workflows.record import RunRecord
 from athanor.workflows.recorder import Recorder
 from athanor.workflows.reserve import Reserve
 from athanor.workflows.results import RunResult
-from athanor.workflows.resume import check_can_go_on, describe_job, remove_ends, take_up_job, with_cap_of
+from athanor.workflows.resume import (
+    check_can_go_on,
+    check_frames,
+    describe_job,
+    remove_ends,
+    take_up_job,
+    with_batch_of,
+)
 from athanor.workflows.settings import SEED
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import MDSpec, describe_stages
@@ -95,10 +102,12 @@ def run(
         if spec.output is None:
             raise InputError("`resume` needs `out`: the results folder of the run that is to go on.")
         earlier = check_can_go_on(Path(spec.output))
-        spec = with_cap_of(earlier, spec)
-    elif spec.output is not None:
+        overwrite = True
+    if spec.output is not None and earlier is None:
         check_output(spec.output, overwrite=overwrite)
         check_inputs_outside(Path(spec.output), [system.file for system in systems])
+    if earlier is not None:
+        spec = with_batch_of(earlier, spec)
     plan = make_plan(spec, systems, model=model)
     advice = advise(plan.spec, plan.systems, plan.model)
     for found in advice if earlier is None else ():
@@ -207,7 +216,9 @@ class _Run:
     def _run_all(self, flag: StopFlag) -> None:
         """Run every system through all stages, in a batch that is filled up again as systems leave it."""
         plan, folder = self.plan, None if self.spec.output is None else Path(self.spec.output)
-        if folder is not None:
+        if folder is not None and self._earlier is not None:
+            self.sink = _open_sink(folder / TRAJECTORY)  # another one may have it: nothing was changed yet
+        elif folder is not None:
             self.sink = self._attempt(_open_sink, folder / TRAJECTORY)
         sampler = SizeAwareSampler(plan.state, max_atoms=plan.most_atoms)
         fused, tracker, engines = build.build_stages(
@@ -242,6 +253,7 @@ class _Run:
         try:
             saved = Checkpoint.load(folder / CHECKPOINTS)
             take_up_job(saved.extra, self.plan, folder)
+            check_frames(folder / TRAJECTORY, len(self.sink), saved.tree["sinks"])
             batch = saved.restore(fused)
             remove_ends(folder)
         except BaseException:
@@ -334,12 +346,12 @@ class _Run:
         self._reserve.give_back()
         self._attempt(write_checksums, folder, of=f"`{CHECKSUMS}`")
         ended = state if self._trouble is None else "failed"
+        self._attempt(self.record.finish, ended, self.result.outcomes, frames, of=f"the end in `{RUN}`")
         checkpoints = folder / CHECKPOINTS
-        if ended == "finished":
+        if ended == "finished" and self._trouble is None:  # on record, so that nobody needs them
             shutil.rmtree(checkpoints, ignore_errors=True)
         elif Checkpoint.is_in(checkpoints):
             self.result.checkpoint = checkpoints
-        self._attempt(self.record.finish, ended, self.result.outcomes, frames, of=f"the end in `{RUN}`")
 
     def _close_sink(self) -> int:
         """Write the frames that wait, and return how many are safe."""

@@ -19,7 +19,7 @@ from athanor.errors import InputError, StorageError
 from athanor.io.pipes import STANDARD_INPUT
 from athanor.workflows.checksums import check_file
 from athanor.workflows.columns import data_frame, outcome_columns
-from athanor.workflows.folder import FINAL, LOG, NOT_STARTED, RUN, SUMMARY_JSON, TRAJECTORY
+from athanor.workflows.folder import CHECKPOINTS, FINAL, LOG, NOT_STARTED, RUN, SUMMARY_JSON, TRAJECTORY
 from athanor.workflows.frame_choice import FrameChoice
 from athanor.workflows.methods import KINDS
 from athanor.workflows.quantities import TIME, parse_quantity
@@ -97,6 +97,14 @@ class SavedRun(SavedAnalysis):
     def has_ended(self) -> bool:
         """Whether the run came to an end and wrote its results, be it the planned end or not."""
         return self.record["state"] != "running"
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether it was stopped before its end and has a checkpoint from which it can be resumed."""
+        from athanor.io.checkpoint import CheckpointFolder
+
+        is_over = self.state in ("interrupted", "failed", "killed")
+        return is_over and bool(CheckpointFolder(self.folder / CHECKPOINTS).numbers())
 
     @property
     def is_elsewhere(self) -> bool:

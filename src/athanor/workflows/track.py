@@ -67,24 +67,29 @@ class SystemRecord:
 
 
 class StressHook:
-    """Has the stress computed every so many steps, for whoever looks at it then: the log, frames and averages.
+    """Has the stress computed in steps of which somebody looks at it: the log, frames and averages.
 
     Parameters
     ----------
-    frequency
-        Steps between.
+    tracker
+        Counts the steps of each system.
+    every
+        Steps of a system between looks.
     """
 
-    stage = DynamicsStage.AFTER_STEP
+    frequency = 1
+    stage = DynamicsStage.BEFORE_PRE_UPDATE
     observes = True
     on_active = True
     wants = frozenset({"stress"})
 
-    def __init__(self, frequency: int) -> None:
-        self.frequency = frequency
+    def __init__(self, tracker: Tracker, every: int) -> None:
+        self._tracker, self._every = tracker, every
 
     def __call__(self, ctx: Any, stage: Any) -> None:
-        """Do nothing: what is wanted is there."""
+        """Want the stress of the step that begins if it is one of every so many of a system."""
+        due = (self._tracker.steps_done(ctx.batch) % self._every == 0) & ctx.active_mask
+        self.wants = frozenset({"stress"} if bool(due.any()) else ())
 
 
 class Tracker:

@@ -94,6 +94,19 @@ def check_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Path("beside/log.csv").read_bytes() == Path("in-the-step/log.csv").read_bytes()
 
 
+@pytest.mark.parametrize("every", [3, 7, 20])
+def test_every_system_has_its_frames_and_stresses_whenever_it_joined(every: int) -> None:
+    """Batches end at steps that are no multiple of anything, and the next one counts from there."""
+    result = dynamics("out", steps=23, every=every, max_atoms=4)
+    assert result.steps == [23] * 4
+    run = athanor.open("out")
+    for number in range(4):
+        assert run.frames(number).step[:, 0].tolist() == list(range(1, 24, every))
+        series = run.series(number)
+        assert series.step.tolist() == list(range(1, 24, every))
+        assert np.isfinite(series.pressure).all()
+
+
 def test_frames_and_results_are_those_of_a_run_that_waits_for_its_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     check_frames(monkeypatch)
 

@@ -399,4 +399,5 @@ class InFlight:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up `state` from `state_dict`."""
         self.delivery.load_state_dict(state)
-        self._parking.load_state_dict(state["parking"], self.sampler.caps, self._owner._driver.results_source)
+        source, device = self._owner._driver.results_source, self._owner.device
+        self._parking.load_state_dict(state["parking"], self.sampler.caps, source, device)

@@ -178,14 +178,9 @@ class Parking:
             "found": [(sorted(ids), most) for ids, most in self._found],
         }
 
-    def load_state_dict(self, state: dict[str, Any], caps: Caps, source: Any) -> None:
+    def load_state_dict(self, state: dict[str, Any], caps: Caps, source: Any, device: torch.device) -> None:
         """Take up `state` from `state_dict`; results that were fresh are those of a `source`."""
-        self.systems = []
-        for tree in state["systems"]:
-            one = Batch.from_state_dict(tree)
-            if tree["fresh"] is not None:
-                one.mark_results_fresh(source, tree["fresh"])
-            self.systems.append(one)
+        self.systems = [Batch.from_state_dict(tree, device, model=source) for tree in state["systems"]]
         self._found = [(frozenset(ids), most) for ids, most in state["found"]]
         caps.working_bytes = min((most for _, most in self._found), default=None)
         self.untested = self._did_not_fit = None

@@ -95,6 +95,13 @@ def in_flight(make: Make, model: Any, sink: Any, **options: Any) -> Any:
     return make(model, sampler=sampler, sinks=[sink], **options)
 
 
+def lacks_memory(model: Any, arguments: Any) -> None:
+    """Raise for more than eight atoms, when one of the systems has done three steps."""
+    (batch,) = arguments
+    if batch.num_nodes > 8 and int(batch.step.max()) >= 3:
+        raise MemoryError("there is none left")
+
+
 class Breaks:
     """Breaks the second system at its seventh step."""
 
@@ -146,6 +153,7 @@ FLYING = {
         partial(FIRE, dt=0.3, convergence_hook=ConvergenceHook.from_fmax(0.003)),
         {"n_steps": 17, "ordered": True},
     ),
+    "in flight, want of memory": (relax_and_heat, {"ordered": True}),
     "in flight, stages": (relax_and_heat, {"ordered": True}),
     "in flight, second chances": (FIXED_CELL["second chances"], {"n_steps": 15, "ordered": True}),
     "in flight, stages of a stream": (relax_and_heat, {"is_stream": True, "refill_frequency": 3}),
@@ -173,6 +181,8 @@ class Case:
         self.name, self.place = name, place
         name, _, _kind = name.partition(", demo") if ", demo" in name else (name, "", "")
         model = demo_model() if self.name.endswith(", demo") else argon_model()
+        if "memory" in name:
+            model.register_forward_pre_hook(lacks_memory)
         place.mkdir(exist_ok=True, parents=True)
         self.checkpoint = Checkpoint(place / "C", every=1, seconds=None, keep=100)
         self.checkpoint.folder = CheckpointFolder(place / "C", 100, disk=Unsynced())

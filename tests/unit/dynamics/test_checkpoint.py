@@ -43,7 +43,7 @@ def test_a_run_goes_on_in_another_process_with_equal_bits(written, repository):
     jobs = []
     for name in NAMES:
         last = write(name, written / name)
-        numbers = sorted({min(place + 1, last) for place in PLACES} | {last - 1, last})
+        numbers = sorted({min(place + 1, last) for place in PLACES} | {last // 2, last - 1, last})
         jobs += [
             {"name": name, "place": str(written / name), "number": number, "scratch": str(written / f"scratch {name}")}
             for number in numbers

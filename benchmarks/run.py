@@ -34,6 +34,7 @@ BENCHMARKS = (
     "dispersion",
     "storage",
     "storage_costs",
+    "in_flight",
 )
 
 

@@ -29,6 +29,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -137,6 +138,9 @@ def _run_block(block: Block, page: Path, namespace: dict[str, object]) -> None:
 def _run_commands(code: str) -> None:
     from athanor.cli.main import call
 
+    if re.search(r" &$", code, re.M):  # a program in the background is one of its own
+        _run_in_shell(code)
+        return
     lines = [line for line in code.replace("\\\n", " ").splitlines() if line.strip() and not line.startswith("#")]
     assert lines, "an empty block of bash"
     for line in lines:
@@ -151,6 +155,18 @@ def _run_commands(code: str) -> None:
             print(done.stdout + done.stderr, end="")
             ended = done.returncode
         assert ended == wanted, f"`{line.strip()}` ended with {ended}"
+
+
+def _run_in_shell(code: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        command = Path(folder) / "athanor"
+        command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m athanor "$@"\n', encoding="utf-8")
+        command.chmod(0o700)
+        paths = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+        shell = ["bash", "-c", code]
+        done = subprocess.run(shell, env=paths, capture_output=True, encoding="utf-8", check=False, timeout=300)
+    print(done.stdout, end="")
+    assert done.returncode == 0, f"a block of bash ended with {done.returncode}: {done.stderr}"
 
 
 def difference(shown: str, printed: str, *, of_one_machine: bool = False) -> str:
@@ -219,8 +235,6 @@ def rewrite(page: Path, folder: Path) -> bool:
 
 def main() -> None:
     """Rewrite the pages named on the command line, or all that show output."""
-    import tempfile
-
     os.environ.update(TERMINAL)
     named = [Path(name).resolve() for name in sys.argv[1:]]
     for page in named or [page for page in PAGES if any(b.output is not None for b in blocks(page.read_text("utf-8")))]:

@@ -32,9 +32,12 @@ SYSTEMS = (
 )
 RUN = (
     settings.STOP_ABOVE,
+    settings.ON_ERROR,
+    settings.MAX_RETRIES,
     settings.EVERY,
     settings.CHECKPOINT,
     settings.TIME_LIMIT,
+    settings.STATUS,
     settings.SEED,
     settings.OUT,
     "overwrite",
@@ -49,6 +52,7 @@ PYTHON = {
     "device": ("str | None", "None"),
     "dtype": ("str | torch.dtype", '"float64"'),
     "out": ("str | os.PathLike[str] | None", "None"),
+    "status": ("str | os.PathLike[str] | None", "None"),
     "properties": ("Sequence[str]", "()"),
     "silence": ("Sequence[str]", "()"),
     "stop_above": ("Mapping[str, float | str] | None", "None"),
@@ -66,7 +70,7 @@ TEXTS = {
     "default, for crystals.",
     "out": "Results folder; nothing is kept on disk without it.",
     "overwrite": "Replace the results of an earlier run in `out`.",
-    "resume": "Go on with the run in `out`, which was stopped or killed: same arguments, same bits as an undisturbed one.",
+    "resume": "Go on with the run in `out`, which was stopped or killed; with the same arguments, to the same bits.",
     "title": "A name for the run, kept in `out`.",
     "progress": "Show how far it is, on stderr.",
 }

@@ -38,6 +38,7 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "athanor.dynamics": {
         "FusedStage": "athanor.dynamics.fused",
+        "AutoBatcher": "athanor.dynamics.auto_batcher",
         "SizeAwareSampler": "athanor.dynamics.sampler",
         "AsyncSink": "athanor.sinks",
         "GPUBuffer": "athanor.sinks",

@@ -53,6 +53,21 @@ class DropsAField(HostMemory):
         super().write(copy, mask)
 
 
+class KeepsWhatCameAfter(HostMemory):
+    """Broken twin: at a checkpoint it notes how much it holds, and does not go back to it."""
+
+    def load_state_dict(self, state):
+        pass
+
+
+class ForgetsAtRandom(HostMemory):
+    """Broken twin: goes back to the right number of other frames."""
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self._batches = [self._batches[0].index_select([2, 1, 0])]
+
+
 class NarrowsDtypes(HostMemory):
     """Broken twin: keeps 16-bit floats as 32-bit ones."""
 
@@ -195,6 +210,8 @@ TWINS = {
     InventsLabels: ("check_missing_labels", "`energy` is "),
     TakesWhatDoesNotFit: ("check_refusals", "no StorageError"),
     ClosesForGood: ("check_closing", "closed with 3 frames, it has 0"),
+    KeepsWhatCameAfter: ("check_going_back", "it holds 6 systems, not the 3"),
+    ForgetsAtRandom: ("check_going_back", "atoms, not"),
     TakesNoTurns: ("check_threads", "0 writes were refused, not one"),
 }
 

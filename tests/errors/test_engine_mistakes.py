@@ -154,7 +154,7 @@ ENGINES = [
     ("misspelt", nve(n_step=1), ArgumentError, "keyword argument `n_step`. Did you mean `n_steps`"),
     ("later", nve(prior_rank=0), InputError, "does not take `prior_rank` in this version"),
     ("sampler", nve(sampler=[]), ContractError, r"`sampler` of NVE is a list; pass `SizeAwareSampler\("),
-    ("on_error", nve(on_error="ignore"), InputError, '`on_error` is \'ignore\'; use "quarantine" or "raise"'),
+    ("on_error", nve(on_error="ignore"), InputError, '`on_error` is \'ignore\'; use "quarantine", "retry" or "raise"'),
     ("convergence", nve(convergence_hook=0.05), ArgumentError, r"is a float. .*`ConvergenceHook.from_fmax\(0.05\)"),
     ("its keys", nve(convergence_hook={"smax": 1}), ArgumentError, "has the key `smax`; ConvergenceHook takes criteri"),
     ("fmax NaN", lambda: ConvergenceHook.from_fmax(math.nan), InputError, "`fmax` is nan; it must be finite, in eV/Å"),

@@ -215,7 +215,9 @@ def test_full_disk(capsys: pytest.CaptureFixture[str], limit: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        code = call(["md", "argon.extxyz", "-o", "out", "--steps", "2000", "--every", "1", "-T", "30", *LJ])
+        code = call(
+            ["md", "argon.extxyz", "-o", "out", "--steps", "2000", "--every", "1", "--checkpoint", "0", "-T", "30", *LJ]
+        )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     told = capsys.readouterr().err

@@ -23,7 +23,9 @@ from athanor.cli.options import (
     QUICK,
     RESUME,
     SCREEN,
+    SECOND_CHANCES,
     SEED,
+    STATUS,
     STOP_ABOVE,
     SYSTEMS,
     SYSTEMS_OF_MODELS,
@@ -68,8 +70,8 @@ _REPLACE = options.flag("overwrite", OUTPUT, "Replace the file if it exists.")
 def _stage_parameters(kind: StageKind) -> list[Parameter]:
     out = options.option(replace(OUT, absent="must be given, but with --resume"))
     return [
-        *(FILES, FROM_TIME, *SYSTEMS, STOP_ABOVE, *options.of_stage(kind), *COMPUTER),
-        *(SEED, TIME_LIMIT, out, EVERY, CHECKPOINT, RESUME, OVERWRITE, CHECK, *SCREEN),
+        *(FILES, FROM_TIME, *SYSTEMS, STOP_ABOVE, *options.of_stage(kind), *COMPUTER, *SECOND_CHANCES),
+        *(SEED, TIME_LIMIT, out, EVERY, CHECKPOINT, RESUME, STATUS, OVERWRITE, CHECK, *SCREEN),
     ]
 
 
@@ -92,12 +94,14 @@ COMMANDS = (
             STOP_ABOVE,
             QUICK,
             *COMPUTER,
+            *SECOND_CHANCES,
             SEED,
             TIME_LIMIT,
             options.option(OUT),
             EVERY,
             CHECKPOINT,
             RESUME,
+            STATUS,
             OVERWRITE,
             CHECK,
             *SCREEN,

@@ -130,12 +130,13 @@ def show(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of a run.")],
     system: Annotated[str | None, typer.Option(metavar="NAME", help="Only this system, by name or number.")] = None,
     all_rows: Annotated[bool, typer.Option("--all", help="Every row of the table, however many.")] = False,
+    failed: Annotated[bool, typer.Option(help="Only what failed: where, why, and its last good frame.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Say what was run, how far it got, what failed and why, and how to read the results."""
     from athanor.cli.show import show_run
 
-    raise typer.Exit(show_run(out, system=system, all_rows=all_rows, as_json=as_json))
+    raise typer.Exit(show_run(out, system=system, all_rows=all_rows, failed=failed, as_json=as_json))
 
 
 @_register("Look at results", "athanor plot relaxed -o relaxed.pdf")

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     Spec = TypeVar("Spec", bound=CalculationSpec)
 
 _WITH_RESUME = (
-    "job", "files", "resume", "threads", "checkpoint", "time_limit", "silence", "quiet", "json", "trust_model",
+    "job", "files", "resume", "threads", "checkpoint", "time_limit", "status", "silence", "quiet", "json",
+    "trust_model",
 )  # fmt: skip
 """Options that decide nothing about what is computed."""
 Given = dict[str, Any]

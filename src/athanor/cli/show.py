@@ -16,11 +16,18 @@ if TYPE_CHECKING:
     from athanor.workflows.saved_run import SavedRun
 
 
-def show_run(out: Path, *, system: str | None = None, all_rows: bool = False, as_json: bool = False) -> int:
-    """Print what was run, by which model, how far, what failed and what to do, and how to read it."""
+def show_run(
+    out: Path, *, system: str | None = None, all_rows: bool = False, failed: bool = False, as_json: bool = False
+) -> int:
+    """Print what was run, by which model, how far, what failed and what to do, and how to read it.
+
+    With `failed` only what failed, one system after the other, or one of them.
+    """
     from athanor.workflows.saved_run import SavedRun
 
     run = SavedRun(out)
+    if failed:
+        return _show_failures(run, None if system is None else run.number_of(system), as_json=as_json)
     if as_json:
         rows = run.summary if system is None else [run.summary[run.number_of(system)]]
         print_json(_facts(run) | {"rows": rows})
@@ -37,6 +44,30 @@ def show_run(out: Path, *, system: str | None = None, all_rows: bool = False, as
     print_counts(console, run.summary)
     print_failures(console, run.summary)
     _print_how_to_read(console, run, run.summary[0])
+    return int(ExitCode.DONE)
+
+
+def _show_failures(run: SavedRun, number: int | None, *, as_json: bool) -> int:
+    """Print where and why systems failed, and where the last good frame of each is."""
+    failures = [failure for failure in run.failures if number in (None, failure["index"])]
+    if as_json:
+        print_json({"folder": str(run.folder), "state": run.state, "failures": failures})
+        return int(ExitCode.DONE)
+    console = make_console()
+    print_counts(console, run.summary)
+    for failure in failures:
+        given, last, stage = failure["file"], failure["last_good"], failure["stage"]
+        which = "the last one" if last["index"] is None else f"frame {last['index']}"
+        console.print()
+        pairs = {
+            "system": f"{failure['system']} ({failure['formula']}), number {failure['index']}",
+            "from": f"frame {failure['index_in_file']} of {given}" if given else "",
+            "failed": failure["reason"],
+            "after": f"step {failure['step']}{f', in the {stage}' if stage else ''}",
+            "retries": str(failure["retries"] or ""),
+            "last good": f"{which} in {last['file']}",
+        }
+        print_pairs(console, pairs)
     return int(ExitCode.DONE)
 
 

@@ -224,6 +224,7 @@ _COLUMNS: list[_Column] = [
     ("system", "system", "left", lambda value, row: str(value)),
     ("atoms", "atoms", "right", lambda value, row: str(value)),
     ("steps", "steps", "right", lambda value, row: str(value)),
+    ("retries", "retries", "right", lambda value, row: str(value)),
     ("eV/atom", "energy_per_atom", "right", decimals(4)),
     ("fmax eV/Å", "fmax", "right", decimals(3)),
     ("smax GPa", "smax_GPa", "right", decimals(3)),

@@ -6,6 +6,7 @@ The methods of `Batch` delegate here. Joining itself is in `_collate`, one polic
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -126,22 +127,43 @@ def _joined_fields(
     batch: BatchStorage, other: BatchStorage, rows: Mapping[Level, Rows]
 ) -> tuple[dict[Level, dict[str, torch.Tensor]], dict[str, FieldSpec]]:
     """Move fields of two batches; those that one lacks follow the rule of `_collate`."""
+    parts, custom = _parts_to_join(batch, other)
+    fields = _collate.join(parts, custom, _NAMES, lambda level, values: rows[level].move(*_promoted(*values)))
+    filled = [part for part, systems in zip(parts.tensors, parts.rows["system"], strict=True) if systems]
+    if filled:
+        for tensors in fields.values():
+            cast_state(tensors, filled[0]["positions"].dtype)
+    return fields, custom
+
+
+def check_joinable(batch: BatchStorage, other: BatchStorage) -> None:
+    """Raise, as joining them would, if two batches can not be in one."""
+    check_separate(batch, other)
+    parts, custom = _parts_to_join(batch, other)
+    mine, theirs = parts.tensors
+    for name in mine.keys() ^ theirs.keys():
+        spec = FIELDS.get(name) or custom.get(name)
+        if spec is not None:
+            lacking = int(name in mine)
+            rows = min(1, parts.rows[spec.level][lacking])
+            _collate.filler(spec, parts.tensors[1 - lacking][name], rows, partial(_NAMES, lacking))
+
+
+_NAMES = ("this Batch", "the appended Batch").__getitem__
+
+
+def _parts_to_join(batch: BatchStorage, other: BatchStorage) -> tuple[Parts, dict[str, FieldSpec]]:
+    """Return the fields of two batches, and the rows of their custom ones, if both may be in one batch."""
     sides = [levels_of(batch), levels_of(other)]
     parts = Parts(
         [{name: tensor for level in LEVELS for name, tensor in side[level].tensors.items()} for side in sides],
         {level: [side[level].rows for side in sides] for level in LEVELS},
     )
-    name_of = ("this Batch", "the appended Batch").__getitem__
     filled = [part for part, systems in zip(parts.tensors, parts.rows["system"], strict=True) if systems]
     if filled:
-        _collate.common_state_dtype(filled, None, name_of)
-    _collate.check_cells_have_pbc(parts, name_of)
-    custom = _collate.merge_specs([batch._custom, other._custom], name_of)
-    fields = _collate.join(parts, custom, name_of, lambda level, values: rows[level].move(*_promoted(*values)))
-    if filled:
-        for tensors in fields.values():
-            cast_state(tensors, filled[0]["positions"].dtype)
-    return fields, custom
+        _collate.common_state_dtype(filled, None, _NAMES)
+    _collate.check_cells_have_pbc(parts, _NAMES)
+    return parts, _collate.merge_specs([batch._custom, other._custom], _NAMES)
 
 
 def _promoted(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

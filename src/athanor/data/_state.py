@@ -20,7 +20,7 @@ from athanor.data.atomic_data import AtomicData
 from athanor.data.fields import LEVELS, FieldSpec, Level
 from athanor.data.pair_list import TENSORS, PairList
 from athanor.data.pair_request import PairRequest, PairUsage
-from athanor.errors import AthanorError, InputError, in_words
+from athanor.errors import InputError, in_words
 
 AnyBatch = TypeVar("AnyBatch", bound=BatchStorage)
 Tree = dict[str, Any]
@@ -73,9 +73,9 @@ def batch_of(
     """Inverse of `tree_of`, see `Batch.from_state_dict`."""
     try:
         return _batch_of(cls, tree, device, model, item_class)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        if isinstance(error, AthanorError):
-            raise
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise InputError(f"This is no state of a Batch: {in_words(error)}. Give what `state_dict` returned.") from error
 
 

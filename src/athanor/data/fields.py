@@ -215,6 +215,7 @@ class Fields(Generic[T]):
     failure_code: Annotated[T, _identity("system", (1,), "integer", "", "why it was set aside; 0 is healthy", 0)]
     failure_step: Annotated[T, _identity("system", (1,), "integer", "", "lifetime step of the failure; -1 is none", -1)]
     velocities_present: Annotated[T, _motion("system", (1,), "boolean", "", "whether its velocities are known", False)]
+    retries: Annotated[T, _motion("system", (1,), "integer", "", "times it went back and on with smaller steps", 0)]
     dof: Annotated[T, _motion("system", (1,), "float", "", "degrees of freedom, set by the stage", dtype=torch.float64)]
 
 

@@ -3,6 +3,7 @@
 from athanor.dynamics import hooks as hooks
 from athanor.dynamics import integrators as integrators
 from athanor.dynamics import optimizers as optimizers
+from athanor.dynamics.auto_batcher import AutoBatcher as AutoBatcher
 from athanor.dynamics.convergence import ConvergenceHook as ConvergenceHook
 from athanor.dynamics.demo import DemoDynamics as DemoDynamics
 from athanor.dynamics.engine import BaseDynamics as BaseDynamics

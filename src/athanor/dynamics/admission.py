@@ -89,6 +89,17 @@ def _volume_and_flatness(batch: Batch, radius: float) -> tuple[Tensor, Tensor]:
     return volume, flat | ~(volume < _LARGEST_VOLUME)
 
 
+def too_dense(batch: Batch, radius: float) -> Tensor:
+    """Return which systems have more than `MOST_NEIGHBORS` within `radius`, Å, of an atom, bool [B], by estimate."""
+    pbc, atoms = batch.pbc_or_false, batch.num_nodes_per_graph
+    if bool(((atoms <= MOST_NEIGHBORS) & ~pbc.any(dim=1)).all()):
+        return torch.zeros_like(atoms, dtype=torch.bool)  # an atom has no more neighbours than there are others
+    if bool(pbc.all()):
+        volume = cell_shape(batch.cell_or_zeros.detach())[0].double()
+        return atoms * (_ROUND * radius) ** 3 > MOST_NEIGHBORS * volume
+    return expected_neighbors(batch, radius) > MOST_NEIGHBORS
+
+
 @torch.no_grad()
 def expected_neighbors(batch: Batch, radius: float) -> Tensor:
     r"""Estimate the neighbours that an atom of each system has within `radius`, float64 [B], without a search.

@@ -5,16 +5,25 @@ from __future__ import annotations
 import inspect
 import itertools
 import warnings
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from athanor import _runtime
 from athanor._values import keywords_of, unknown_keyword
 from athanor.data.batch import Batch
 from athanor.dynamics.convergence import ConvergenceHook, has_verdict
+from athanor.dynamics.sampler import SizeAwareSampler
+from athanor.dynamics.state import Parameter, is_schedule
 from athanor.errors import ArgumentError, AthanorWarning, ContractError, InputError
 from athanor.models.mixin import BaseModelMixin
+from athanor.sinks.base import DataSink, check_sink
+
+if TYPE_CHECKING:
+    from athanor.dynamics.engine import BaseDynamics
+    from athanor.dynamics.status import StageSpec
 
 _NOT_YET = ("prior_rank", "next_rank", "active_batch", "buffer_config", "comm_mode")
 
@@ -116,3 +125,59 @@ def can_not_add(engine: Any, other: Any) -> ContractError:
         f"{type(engine).__name__} + {type(other).__name__}: only engines are added to engines, as in "
         f"`relax + heat`.{hint}"
     )
+
+
+def check_sampler(sampler: Any, engine: str) -> SizeAwareSampler | None:
+    """Return `sampler` if it is one, or None; raises ContractError otherwise."""
+    if sampler is None or isinstance(sampler, SizeAwareSampler):
+        return sampler
+    raise ContractError(
+        f"`sampler` of {engine} is a {type(sampler).__name__}; pass `SizeAwareSampler(systems, max_atoms=...)`, which "
+        f"takes data sets, lists, stores, folders and generators."
+    )
+
+
+def check_sinks(sinks: Any, name: str) -> list[DataSink]:
+    """Return `sinks` as a list; one alone is a list of one.
+
+    Raises
+    ------
+    ContractError
+        If one is no sink.
+    """
+    if sinks is None:
+        return []
+    listed = [sinks] if isinstance(sinks, DataSink) or not isinstance(sinks, Iterable) else list(sinks)
+    return [check_sink(sink, name) for sink in listed]
+
+
+def check_can_fly(engine: BaseDynamics, stages: Sequence[StageSpec], most: int | None) -> None:
+    """Refuse what can not be run in flight, and warn if nobody keeps the results.
+
+    Raises
+    ------
+    InputError
+        If systems would never leave, or a parameter has one value for each system of a batch.
+    """
+    last = stages[-1].engine
+    if most is None and last.n_steps is None and last.convergence_hook is None:
+        raise InputError(
+            f"Systems never leave {type(last).__name__}: it has neither `n_steps` nor a `convergence_hook`. Give it "
+            f"one of them, or let the run end after some steps: `run(n_steps=...)`."
+        )
+    for stage in stages:
+        for name in Parameter.names_in(type(stage.engine)):
+            value = getattr(stage.engine, name)
+            rows = value.is_per_system if is_schedule(value) else isinstance(value, Tensor) and value.numel() > 1
+            if rows:
+                raise InputError(
+                    f"`{name}` of {type(stage.engine).__name__} has one value for each system of a batch, and systems "
+                    f"of a sampler come and go. Give one number."
+                )
+    hooks = [hook for member in (engine, *engine._members()) for hook in member.hooks]
+    if not engine.sinks and not any(getattr(hook, "sink", None) or hasattr(hook, "on_leave") for hook in hooks):
+        text = (
+            f"Finished systems leave {type(engine).__name__}, and nobody keeps them: it has neither `sinks` nor a hook "
+            f"that writes. Give it `sinks=[HostMemory(capacity=1000)]`."
+        )
+        warnings.warn(AthanorWarning(text, "nothing is kept"), stacklevel=_runtime.level_of_caller())

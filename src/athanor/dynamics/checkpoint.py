@@ -78,6 +78,7 @@ def about_run(engine: BaseDynamics, batch: Batch, digest: str) -> Tree:
         "torch": str(torch.__version__),
         "machine": platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "dtype": str(batch.dtype),
         "model": {"class": type(engine.model).__name__, "name": card.name, "digest": digest},
         "engine": _settings_of(engine, counts_steps=engine.inflight_mode and not stages),
@@ -87,7 +88,9 @@ def about_run(engine: BaseDynamics, batch: Batch, digest: str) -> Tree:
 
 def _settings_of(engine: BaseDynamics, *, counts_steps: bool) -> dict[str, str]:
     """Return the class of an engine and its settings, in words."""
-    found = {"class": type(engine).__name__, "convergence_hook": repr(engine.convergence_hook)}
+    criterion = repr(engine.convergence_hook)  # of somebody's own class it may say no more than an address
+    found = {"class": type(engine).__name__}
+    found["convergence_hook"] = type(engine.convergence_hook).__name__ if " at 0x" in criterion else criterion
     if counts_steps:
         found["n_steps"] = repr(engine.n_steps)
     if engine.sampler is not None:
@@ -114,7 +117,7 @@ def _in_words(value: Any) -> str | None:
 
 def _without_rows(state: Tree) -> Tree:
     """Return the state of an engine without rows that ride on the batch, which is saved beside it."""
-    state = {**state, "state": None, "run": None}
+    state = {**state, "state": None, "run": None, "older": {**state["older"], "rows": []}}
     if "stages" in state:
         state["stages"] = [_without_rows(stage) for stage in state["stages"]]
     return state
@@ -202,6 +205,8 @@ class SavedCheckpoint(NamedTuple):
         What the `extra` of the `Checkpoint` hook returned.
     tree
         All of it.
+    newest
+        Number of the newest checkpoint that was there, whole or not.
     """
 
     number: int
@@ -210,6 +215,7 @@ class SavedCheckpoint(NamedTuple):
     steps: int
     extra: Any
     tree: Tree
+    newest: int
 
     @classmethod
     def load(cls, folder: Any, number: int | None = None) -> SavedCheckpoint:
@@ -229,9 +235,9 @@ class SavedCheckpoint(NamedTuple):
         """
         found = CheckpointFolder(folder).load(number)
         tree = found.tree
-        if not isinstance(tree, dict) or not {"about", "steps", "engine", "hooks", "sinks", "batch"} <= tree.keys():
+        if not _is_of_a_run(tree):
             raise StorageError(f"`{found.path}` is a checkpoint of something else, and not of a run.")
-        return cls(found.number, found.path, tree["about"], tree["steps"], tree.get("extra"), tree)
+        return cls(found.number, found.path, tree["about"], tree["steps"], tree.get("extra"), tree, found.newest)
 
     def restore(self, engine: BaseDynamics, *, allow: bool = False) -> Batch:
         """Make `engine` go on from here, see `BaseDynamics.resume`. Later checkpoints of the folder are removed.
@@ -256,6 +262,10 @@ class SavedCheckpoint(NamedTuple):
         folder = mine[0].folder if mine else CheckpointFolder(self.path.parent)
         folder.acquire()
         try:
+            if max(folder.numbers(), default=0) > self.newest:
+                raise StorageError(
+                    f"`{folder.path}` was written to by another run since this checkpoint was read. Load the newest."
+                )
             folder.drop_after(self.number)
             self._hand_out(engine, hooks, sinks, tree, batch)
         except BaseException:
@@ -292,13 +302,22 @@ class SavedCheckpoint(NamedTuple):
                 hook.load_state_dict(state)
             for sink, state in zip(sinks, self.tree["sinks"], strict=True):
                 sink.load_state_dict(state)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            if isinstance(error, AthanorError):
-                raise
+            engine._driver.resumed = (batch, int(self.steps))
+        except (AthanorError, Warning):
+            raise
+        except Exception as error:  # a tree that somebody else wrote may be anything
             raise StorageError(f"`{self.path}` can not be used: {in_words(error)}.") from error
-        engine._driver.resumed = (batch, int(self.steps))
         if engine.inflight_mode:
             engine.active_batch = batch
+
+
+def _is_of_a_run(tree: Any) -> bool:
+    """Whether a tree is what `tree_of_run` returns, as far as it can be told from outside."""
+    kinds = {"about": dict, "steps": int, "engine": dict, "hooks": list, "sinks": list, "batch": dict}
+    if not isinstance(tree, dict) or not all(isinstance(tree.get(name), kind) for name, kind in kinds.items()):
+        return False
+    of_hooks = [isinstance(hook, tuple) and [type(each) for each in hook] == [str, dict] for hook in tree["hooks"]]
+    return all(of_hooks) and all(isinstance(sink, dict) for sink in tree["sinks"])
 
 
 def _check_same(path: Path, saved: Tree, now: Tree, allow: bool) -> None:

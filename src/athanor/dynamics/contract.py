@@ -26,6 +26,7 @@ class Engine(Protocol):
     n_steps: int | None
     exit_status: int
     on_error: str
+    max_retries: int
     convergence_hook: ConvergenceHook | None
     step_count: int
     bound_hooks: tuple[BoundHook, ...]
@@ -94,6 +95,25 @@ class Engine(Protocol):
 
     def renew_parameters(self, batch: Batch) -> set[str]:
         """Bring the state up to parameters that were assigned since the last step, in place; return their names."""
+        ...
+
+    @property
+    def halves_steps(self) -> bool:
+        """Whether a system that failed can go on with smaller steps."""
+        ...
+
+    @property
+    def times_halved(self) -> Tensor | None:
+        """How many times each system had its steps halved in this stage, int64 [B]; None if that can not be done."""
+        ...
+
+    @property
+    def rows_of_motion(self) -> frozenset[str]:
+        """Names of the rows that go back with a system some steps, and make it go on from there as before."""
+        ...
+
+    def take_smaller_steps(self, batch: Batch, systems: Tensor) -> None:
+        """Halve the steps of the `systems` of a mask [B], in place; what does not go back with them is fresh."""
         ...
 
     def on_enter(self, batch: Batch, mask: Tensor) -> None:

@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from athanor._memory import is_out_of_memory
 from athanor.data._followers import take_key
 from athanor.data.fields import FIELDS
 from athanor.dynamics.admission import search_radius
 from athanor.dynamics.contract import Engine
 from athanor.dynamics.evaluate import NOT_OF_A_SYSTEM, drop_results, evaluate, evaluate_apart
 from athanor.dynamics.hook_calls import HookCalls
-from athanor.dynamics.last_good import LastGood
-from athanor.dynamics.quarantine import Quarantine, systems_where
+from athanor.dynamics.last_good import LastGood, systems_where
+from athanor.dynamics.quarantine import Quarantine
 from athanor.dynamics.rows import mask_of_rows
+from athanor.dynamics.second_chances import SecondChances
 from athanor.dynamics.status import StageSpec, count_step, ensure_bookkeeping, exchange_systems, finished_systems
-from athanor.dynamics.working_set import WorkingSet
+from athanor.dynamics.working_set import ARRIVED, WorkingSet
 from athanor.errors import InputError
 from athanor.hooks.stages import DynamicsStage as At
 
@@ -44,6 +46,8 @@ class Driver:
 
     Attributes
     ----------
+    unfinished
+        Whether a step, or an evaluation before one, has begun and not come to its end.
     done
         Steps of the present run.
     resumed
@@ -54,8 +58,10 @@ class Driver:
         self.owner, self.stages = owner, list(stages)
         self._moves_cell = any(stage.engine.moves_cell for stage in stages)
         self._last_good = LastGood()
-        self.systems = WorkingSet(owner, self.stages, self._last_good)
+        self.chances = SecondChances(owner, self.stages)
+        self.systems = WorkingSet(owner, self.stages, self._last_good, self.chances)
         self._call_hooks = HookCalls(owner, self.stages, self.systems)
+        self.unfinished = False
         self._needs: frozenset[str]
         self._computed: frozenset[str]
         self.done = 0
@@ -66,6 +72,7 @@ class Driver:
     def step(self) -> Tensor | None:
         """Advance every active system by one step and return the indices that finished in it, or None."""
         systems, call_hooks = self.systems, self._call_hooks
+        self.unfinished = True
         call_hooks.look()
         for stage in self.stages:
             stage.converged = None
@@ -75,6 +82,7 @@ class Driver:
             systems.refresh()
         self._enter_stages()
         self._evaluate_newcomers()
+        self.chances.look(systems.active.systems, systems.run["has_past"])
         batch = systems.part.batch
         for stage in self.stages:
             call_hooks(At.BEFORE_PRE_UPDATE, stage)
@@ -93,9 +101,11 @@ class Driver:
             call_hooks(At.AFTER_POST_UPDATE, stage)
         if systems.active.any:
             count_step(systems.part, self.stages, time_steps)
+        self._give_second_chances()
         finished = self._migrate()
         remember = self._quarantine.remember
         remember()  # from here on the step is done: if a hook raises, neither it nor what hooks before did is undone
+        self.unfinished = False
         call_hooks(At.AFTER_STEP, owner_last=True, after_change=remember)
         call_hooks(At.ON_CONVERGE, after_change=remember)
         for engine in call_hooks.engines:
@@ -104,12 +114,14 @@ class Driver:
 
     # -- before and around a run ---------------------------------------------------------------------------------
 
-    def begin(self, batch: Batch, *, forget_converged: bool) -> None:
+    def begin(self, batch: Batch, *, forget_converged: bool, goes_on: bool = False) -> None:
         """Take up `batch`: fields, identities, engine state, and results if they are stale.
 
         Systems that converged in an earlier run of a plain engine move again if that is to be forgotten. A run that was
-        resumed begins where it was: nothing is forgotten, nor computed or decided again.
+        resumed begins where it was: nothing is forgotten, nor computed or decided again. Hooks are shown the start of a
+        run, unless it `goes_on` after it had to let go of its batch: then those who joined meanwhile.
         """
+        self.unfinished = True
         resumes = self.resumed is not None
         if self.resumed is not None and self.resumed[0] is not batch:
             raise InputError(
@@ -136,22 +148,37 @@ class Driver:
         raises = any(engine.hooks_raise_on_failure for engine in self._call_hooks.engines)
         raises = raises or self.owner.on_error == "raise"
         notes = self.owner.failure_notes
-        self._quarantine = Quarantine(self.owner.exit_status, raises, systems, self._last_good, notes)
+        self._quarantine = Quarantine(self.owner.exit_status, raises, systems, self._last_good, notes, self.chances)
+        if self.chances.are_given:
+            batch.ensure_field("retries")
         systems.use_rows_of(batch)
-        settled = systems.settled(batch)  # who changed stage at the end of an earlier run enters in the first step
-        for stage, mask in zip(self.stages, systems.masks_of(batch), strict=True):
-            self._call_hooks.hand_over(stage.engine, batch, mask & settled)
-            if not resumes:
-                stage.engine.take_on(batch, mask & settled)
+        self._hand_over(batch, takes_on=not resumes)
         systems.start(batch)
         if not resumes:  # else it was done then, and what is remembered of it rides on the batch
+            if self.chances.are_given:
+                systems.run["has_past"].logical_and_(~self._last_good.changed_since())
             self._leave_out_misfits()
             self._evaluate_newcomers()
             if not systems.active.any:
                 self._leave_results_unknown(batch)
             self._quarantine.remember()
-        self._call_hooks.show_start()
-        self.done, self.resumed = 0 if self.resumed is None else self.resumed[1], None
+        self.unfinished = False
+        if not goes_on:
+            self._call_hooks.show_start()
+            self._note_shown()
+            self.done, self.resumed = 0 if self.resumed is None else self.resumed[1], None
+        self._show_joined()
+
+    def _hand_over(self, batch: Batch, *, takes_on: bool = True) -> None:
+        """Let hooks know who is in which stage, and each stage take on its systems of a batch, unless it did.
+
+        Who changed stage at the end of an earlier step enters in the next one.
+        """
+        settled = self.systems.settled(batch)
+        for stage, mask in zip(self.stages, self.systems.masks_of(batch), strict=True):
+            self._call_hooks.hand_over(stage.engine, batch, mask & settled)
+            if takes_on:
+                stage.engine.take_on(batch, mask & settled)
 
     def advance(self, most_steps: int | None) -> None:
         """Step until no system is active, or the run has `most_steps`."""
@@ -209,26 +236,59 @@ class Driver:
         self._call_hooks.release(self.systems.part.whole, leaving)
         self._call_hooks.show("on_leave", leaving)
 
-    def exchange(self, leaving: Tensor, newcomers: Batch | None) -> None:
+    def exchange(self, leaving: Tensor, newcomers: Batch | None, *, returns: bool = False) -> None:
         """Between two steps: take systems out of the whole batch, bool [B], and put `newcomers` behind the others.
 
-        These get state, velocities and results as the systems do that a run starts with. No bit of the others changes.
+        These get state, velocities and results as the systems do that a run starts with, unless each `returns`: then
+        it goes on where it was. They get it before they join, so no bit of the others changes, and if something raises
+        the others are as they were.
         """
         systems = self.systems
         systems.write_back()
         whole, fresh = systems.part.whole, systems.part.batch.fresh_results()
-        exchange_systems(whole, leaving, newcomers)
+        self.unfinished = True
+        try:
+            if newcomers is not None:
+                self._prepare(newcomers, returns=returns)
+            exchange_systems(whole, leaving, newcomers)
+        except BaseException:
+            self.unfinished = False
+            raise
+        finally:
+            systems.go_on(whole)
+            if fresh is not None:
+                systems.part.batch.mark_results_fresh(*fresh)
+            for stage in self.stages:  # hooks that note the batch which is run have seen the newcomers' last
+                self._call_hooks.hand_over(stage.engine, whole, torch.zeros_like(whole.status[:, 0], dtype=torch.bool))
         self._count_from_here(whole)
-        count = 0 if newcomers is None else len(newcomers)
-        joined = torch.arange(len(whole), device=whole.device) >= len(whole) - count
-        systems.take_up_joined(whole, joined)
-        self._enter_stages(joined)
+        self.unfinished = False
+        self._show_joined()
+
+    def _prepare(self, newcomers: Batch, *, returns: bool) -> None:
+        """Let systems that are about to join enter their stage, and compute their results, in place."""
+        systems = self.systems
+        systems.take_up_joined(newcomers, returns=returns)
+        if returns:
+            self._hand_over(newcomers)
+        self._enter_stages(systems.rows_of(newcomers)["known_status"] == ARRIVED)
         self._evaluate_newcomers()
-        self._quarantine.remember(systems.part.of_whole(joined))
+        self._quarantine.remember()
+        fresh = systems.part.batch.fresh_results()
+        systems.write_back()
         if fresh is not None:
-            systems.part.batch.mark_results_fresh(*fresh)
-        if count:
-            self._call_hooks.show("on_join", joined)
+            newcomers.mark_results_fresh(*fresh)
+
+    def _show_joined(self) -> None:
+        """Show the whole batch to hooks that want to see who has joined, each system once."""
+        whole = self.systems.part.whole
+        unseen = ~self.systems.rows_of(whole)["shown"]
+        if bool(unseen.any()):
+            self._call_hooks.show("on_join", unseen)
+            self._note_shown()
+
+    def _note_shown(self) -> None:
+        for batch in (self.systems.part.whole, self.systems.part.batch):
+            self.systems.rows_of(batch)["shown"].fill_(True)
 
     def end(self, *, failed: bool) -> None:
         """Write what the run did onto the whole batch; if it `failed`, its last step can still be undone."""
@@ -354,9 +414,32 @@ class Driver:
         systems = self.systems
         self._quarantine.check_newcomers(self.owner.model)
         systems.refresh()
-        self._quarantine.remember(~systems.run["evaluated"])
+        evaluated = systems.run["evaluated"]
+        self._quarantine.remember(~evaluated if bool(evaluated.any()) else None)
         self._compute(stepping=False)
         systems.refresh()
+
+    def _give_second_chances(self) -> None:
+        """Let systems that failed in this step, and may try again, go on from some steps back with smaller ones."""
+        systems, chances = self.systems, self.chances
+        if not chances.waiting:
+            return
+        batch, again = systems.part.batch, systems.run["waits"].clone()
+        fresh = batch.fresh_results()
+        chances.go_back(again)
+        with systems.on_whole() as whole:
+            of_whole = systems.part.to_whole(again)
+            for stage in self.stages:
+                stage.engine.take_smaller_steps(whole, of_whole & stage.mask(whole, self.owner.exit_status))
+        for name in ("step", "stage_step", "retries"):  # a step that failed is one: no noise is drawn twice
+            batch[name].add_(again[:, None])
+        run = systems.run
+        run["waits"].masked_fill_(again, False)
+        run["known_status"].copy_(torch.where(again, batch.status.reshape(-1), run["known_status"]))
+        systems.leave_out_failed()
+        chances.keep(again)
+        if fresh is not None:
+            batch.mark_results_fresh(*fresh)
 
     def _leave_results_unknown(self, batch: Batch) -> None:
         """Create the results that nobody computed, as NaN: whoever looks at systems that never started finds them."""
@@ -398,15 +481,16 @@ class Driver:
             return frozenset(evaluate(model, batch, self._needs, wanted))
         except (*NOT_OF_A_SYSTEM, Warning):
             raise
-        except Exception:
-            if self._quarantine.raise_errors or len(batch) == 1:
+        except Exception as error:
+            is_parked = self.owner.inflight_mode and is_out_of_memory(error)  # who runs in flight knows what to do
+            if self._quarantine.raise_errors or len(batch) == 1 or is_parked:
                 raise
-            computed, errors = evaluate_apart(model, batch, self._needs, wanted)
-            if len(errors) == len(batch):
-                raise
-            self._quarantine.set_aside_raising(errors, stepping=stepping)
-            self.systems.leave_out_failed()
-            return computed
+        computed, errors = evaluate_apart(model, batch, self._needs, wanted)  # what the failed pass held is let go of
+        if len(errors) == len(batch):
+            raise errors[0]
+        self._quarantine.set_aside_raising(errors, stepping=stepping)
+        self.systems.leave_out_failed()
+        return computed
 
     @contextmanager
     def _leaving_results_alone(self, *, stepping: bool) -> Iterator[None]:

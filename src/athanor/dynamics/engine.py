@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -24,14 +25,17 @@ from athanor.dynamics.arguments import (
     check_function,
     check_keywords,
     check_model,
+    check_sampler,
+    check_sinks,
     device_of,
     warn_if_nothing_moves,
 )
 from athanor.dynamics.checkpoint import SavedCheckpoint
 from athanor.dynamics.convergence import ConvergenceHook
+from athanor.dynamics.delivery import Tally
 from athanor.dynamics.driver import Driver, check_can_produce
 from athanor.dynamics.evaluate import evaluate
-from athanor.dynamics.in_flight import InFlight, Tally, check_sampler, check_sinks
+from athanor.dynamics.in_flight import InFlight
 from athanor.dynamics.in_use import in_use, of_model
 from athanor.dynamics.rows import Rows, SavedRows, mask_of_rows, save_rows, take_up_rows
 from athanor.dynamics.schedules import Schedule
@@ -61,6 +65,10 @@ if TYPE_CHECKING:
     from athanor.sinks.base import DataSink
 
 
+ON_ERROR = ("quarantine", "retry", "raise")
+"""What may be done about a system whose physics breaks down."""
+
+
 def _describe_kind(stages: int) -> str:
     return f"a fused run of {stages} stages" if stages else "a plain engine"
 
@@ -83,7 +91,8 @@ class BaseDynamics(HookRegistryMixin):
     on_error
         ``"quarantine"``: a system whose physics breaks down goes back to its last good state and stands still, with
         its reason in `failure_code`; what a model raised for some of the systems stands in ``failure_notes``, by
-        `system_id`. ``"raise"``: raise at once.
+        `system_id`. ``"retry"``: it goes back some steps first, and on from there with half the time step, up to
+        `max_retries` times; how often it did is in the field `retries`. ``"raise"``: raise at once.
     keep_velocities
         Take velocities as they are: where they are not known, systems start at rest instead of with drawn ones.
     start_temperature
@@ -106,6 +115,8 @@ class BaseDynamics(HookRegistryMixin):
         Called with each batch of systems that join, those that a run starts with and later ones; may return another.
     failure_sinks
         Where systems go that failed; to `sinks` unless given.
+    max_retries
+        With ``on_error="retry"``: how many times a system may try again in one stage, each time with half the step.
     ordered
         Deliver systems in the order of the sampler's data set: one that is finished waits, in memory, for those before
         it.
@@ -152,6 +163,7 @@ class BaseDynamics(HookRegistryMixin):
         exit_status: int = 1,
         *,
         on_error: str = "quarantine",
+        max_retries: int = 3,
         keep_velocities: bool = False,
         start_temperature: float | Tensor | None = None,
         random_seed: int = 42,
@@ -168,13 +180,13 @@ class BaseDynamics(HookRegistryMixin):
         _runtime.ready()
         check_model(model)
         check_keywords(type(self), kwargs)
-        if on_error not in ("quarantine", "raise"):
-            raise InputError(f'`on_error` is {on_error!r}; use "quarantine" or "raise".')
+        if on_error not in ON_ERROR:
+            raise InputError(f'`on_error` is {on_error!r}; use "quarantine", "retry" or "raise".')
         self.model = model
         self.convergence_hook = as_convergence_hook(convergence_hook)
         self.n_steps = None if n_steps is None else check_whole(n_steps, "n_steps")
         self.exit_status = check_whole(exit_status, "exit_status", None)
-        self.on_error = on_error
+        self.on_error, self.max_retries = on_error, check_whole(max_retries, "max_retries", 1)
         self.keep_velocities = keep_velocities
         self.start_temperature, self.random_seed = start_temperature, random_seed
         self.device_type = device_type or "cpu"
@@ -201,6 +213,10 @@ class BaseDynamics(HookRegistryMixin):
         self._selects_active_itself = selects_active(self)
         self._running = False
         self._driver = Driver(self, self._stages())
+        if on_error == "retry" and not any(stage.engine.halves_steps for stage in self._driver.stages):
+            raise InputError(
+                f'`on_error="retry"`: {type(self).__name__} has no step that could be smaller. Use "quarantine".'
+            )
         self.replace_hooks(hooks)
 
     # -- what an integrator overrides ----------------------------------------------------------------------------
@@ -311,7 +327,7 @@ class BaseDynamics(HookRegistryMixin):
     @property
     def tally(self) -> Tally:
         """How many systems of runs in flight have come and gone."""
-        return self._in_flight.tally
+        return self._in_flight.delivery.tally
 
     def step(self, batch: Batch) -> tuple[Batch, Tensor | None]:
         """Advance one step; return the batch and the indices of systems that are finished, or None."""
@@ -319,7 +335,8 @@ class BaseDynamics(HookRegistryMixin):
             if self._running:
                 return batch, self._driver.step()
             check_batch(batch, self)
-            with self._alone_with(batch), self._asking_for_outputs(), self._taken_up(batch):
+            begin = partial(self._driver.begin, forget_converged=False)
+            with self._alone_with(batch), self._asking_for_outputs(), self._taken_up(batch, begin):
                 finished = self._driver.step()
         return batch, finished
 
@@ -448,6 +465,7 @@ class BaseDynamics(HookRegistryMixin):
             "state": None if rows is None else rows._asdict(),
             "run": None if run is None else run._asdict(),
             "last_good": self._driver.last_good_key,
+            "older": self._driver.chances.state_dict(batch),
         }
 
     def resume(self, folder: str | os.PathLike[str], *, allow: bool = False) -> Batch:
@@ -506,6 +524,8 @@ class BaseDynamics(HookRegistryMixin):
         self.saved_rows = None if rows is None else SavedRows(**rows)
         self.saved_run = None if run is None else SavedRows(**run)
         self._driver.last_good_key = state.get("last_good", self._driver.last_good_key)
+        if "older" in state:
+            self._driver.chances.load_state_dict(state["older"])
         if self.sampler is not None and "sampler" in state:
             self.sampler.load_state_dict(state["sampler"])
             self._in_flight.load_state_dict(state["in_flight"])
@@ -583,6 +603,45 @@ class BaseDynamics(HookRegistryMixin):
         rows = {} if self._state is None else self._state.tensors()
         return {name: row for name, row in rows.items() if name not in declared or not declared[name].is_history}
 
+    @property
+    def halves_steps(self) -> bool:
+        """Whether a system that failed can go on with smaller steps: its class declares `halvings`."""
+        return "halvings" in self.variable_levels
+
+    @property
+    def times_halved(self) -> Tensor | None:
+        """How many times each system had its steps halved in this stage, int64 [B]; None if that can not be done."""
+        return getattr(self._state, "halvings", None)
+
+    @property
+    def rows_of_motion(self) -> frozenset[str]:
+        """Names of the rows that go back with a system some steps, and make it go on from there as before."""
+        if not self.is_motion:
+            return frozenset()
+        return frozenset(self.kept_rows()).difference(Parameter.names_in(type(self)), ["halvings"])
+
+    def take_smaller_steps(self, batch: Batch, systems: Tensor) -> None:
+        """Halve the steps of the `systems` of a mask [B], in place; what does not go back with them is fresh.
+
+        Parameters keep their values, but those that are declared with ``shrinks=True``.
+        """
+        if not bool(systems.any()):
+            return
+        self._state.halvings.add_(systems)
+        declared, levels = StateVariable.declared_in(type(self)), self.variable_levels
+        for name, fresh in self.fresh_rows(batch).items():
+            variable = declared.get(name)
+            stays = not variable.shrinks if isinstance(variable, Parameter) else name in self.rows_of_motion
+            if not stays and name != "halvings":
+                present = getattr(self._state, name)
+                chosen = mask_of_rows(batch, systems, levels.get(name, "system"), present)
+                present.copy_(torch.where(chosen, self._halved(name, fresh), present))
+
+    def _halved(self, name: str, values: Tensor) -> Tensor:
+        """Return `values` of a parameter, rows [B], halved as often as the steps of their systems."""
+        halvings = self.times_halved if getattr(getattr(type(self), name, None), "shrinks", False) else None
+        return values if halvings is None else (values * 0.5 ** halvings.double()).to(values.dtype)
+
     def works_on_part(self, batch: Batch) -> bool:
         """Whether it can be given some of the systems of `batch`: nothing outside its state has a row for each."""
         if self.convergence_hook is not None and not self.convergence_hook.works_on_part:
@@ -602,7 +661,7 @@ class BaseDynamics(HookRegistryMixin):
             rows, fresh = self._state.tensors(), self.fresh_rows(batch)
             renewed = self._assigned & rows.keys()
             for name in renewed:
-                rows[name].copy_(fresh[name])
+                rows[name].copy_(self._halved(name, fresh[name]))
         self._assigned.clear()
         return renewed
 
@@ -682,17 +741,21 @@ class BaseDynamics(HookRegistryMixin):
         elapsed = batch.time.reshape(-1) - self._state.entered
         for name in self._scheduled:
             parameter, rows = getattr(type(self), name), getattr(self._state, name)
-            self.active.select_(rows, parameter.rows_of(self, getattr(self, name).at(elapsed), batch).to(rows.dtype))
+            values = parameter.rows_of(self, getattr(self, name).at(elapsed), batch)
+            self.active.select_(rows, self._halved(name, values).to(rows.dtype))
 
     @contextmanager
-    def _around_run(self, batch: Batch) -> Iterator[None]:
-        """Open hooks, ask for outputs and prime results for a whole run; close and restore in any case."""
+    def _around_run(self, batch: Batch, begin: Callable[[Batch], None] | None = None) -> Iterator[None]:
+        """Open hooks, ask for outputs and prime results for a whole run; close and restore in any case.
+
+        With `begin` to take the batch up, instead of the driver's.
+        """
         check_batch(batch, self)
         with torch.inference_mode(False), self._alone_with(batch), self._asking_for_outputs():
             self.open_hooks(*self._members())
             try:
                 self._running = True
-                with self._taken_up(batch, forget_converged=True):
+                with self._taken_up(batch, begin or partial(self._driver.begin, forget_converged=True)):
                     if not self._driver.systems.active.any and not self.inflight_mode:
                         warn_if_nothing_moves(batch, self)
                     yield
@@ -729,10 +792,10 @@ class BaseDynamics(HookRegistryMixin):
             yield
 
     @contextmanager
-    def _taken_up(self, batch: Batch, *, forget_converged: bool = False) -> Iterator[None]:
+    def _taken_up(self, batch: Batch, begin: Callable[[Batch], None]) -> Iterator[None]:
         """Take up a batch for some steps, and leave what they did on it in any case."""
         try:
-            self._driver.begin(batch, forget_converged=forget_converged)
+            begin(batch)
             yield
         except BaseException:
             self._driver.end(failed=True)

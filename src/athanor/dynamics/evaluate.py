@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from athanor import _runtime
+from athanor._memory import is_out_of_memory
 from athanor.data._part import Part
 from athanor.data.fields import FIELDS, GIVEN, RESULTS, FieldSpec, Level
 from athanor.errors import AthanorWarning, ContractError, MissingFieldError, ModelOutputError, NotAvailableError
@@ -106,7 +107,7 @@ def present_results(batch: Batch) -> list[str]:
 
 def is_of_model(error: BaseException) -> bool:
     """Whether an exception came out of a model, or from want of memory, and not from athanor itself."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+    if is_out_of_memory(error):
         return True
     frames = error.__traceback__
     while frames is not None:

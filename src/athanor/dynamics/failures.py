@@ -29,6 +29,7 @@ class FailureCode(IntEnum):
     PRESSURE_WITHOUT_CRYSTAL = 9
     TOO_DENSE = 10
     MODEL_RAISED = 11
+    OUT_OF_MEMORY = 12
 
 
 _TEXTS = {
@@ -46,6 +47,7 @@ _TEXTS = {
     ),
     FailureCode.TOO_DENSE: "its atoms are so dense that their neighbours can not be searched",
     FailureCode.MODEL_RAISED: "the model raised an error",
+    FailureCode.OUT_OF_MEMORY: "the memory did not suffice for it alone",
 }
 
 
@@ -107,10 +109,10 @@ def explain_failure(
         What the model said of systems for which it raised, by `system_id`: ``engine.failure_notes``.
     """
     code = int(batch.failure_code[system]) if code is None else code
-    text = describe_failure(code)
+    text = describe_failure(code) + _after_retries(batch, system)
     if code == FailureCode.ELEMENT_NOT_KNOWN:
         return text if model is None else text + _unknown_element(batch, system, model)
-    if code == FailureCode.MODEL_RAISED:
+    if code in (FailureCode.MODEL_RAISED, FailureCode.OUT_OF_MEMORY):
         note = (notes or {}).get(int(batch.system_id[system]))
         return f"{text}: {note}" if note else text
     if code in _NOT_OF_ATOMS:
@@ -121,6 +123,11 @@ def explain_failure(
     i, j, distance = pair
     who = f"atoms {i} and {j}" if i != j else f"atom {i} and its image"
     return f"{text}; closest pair {distance:.2f} Å, {who}"
+
+
+def _after_retries(batch: Batch, system: int) -> str:
+    count = int(batch.retries[system]) if "retries" in batch else 0
+    return f", after {count} {'retry' if count == 1 else 'retries'} with smaller steps" if count else ""
 
 
 def _unknown_element(batch: Batch, system: int, model: Any) -> str:

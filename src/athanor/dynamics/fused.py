@@ -42,7 +42,7 @@ class FusedStage(BaseDynamics):
     init_fn
         As in `BaseDynamics`: called with each batch of systems that join a run in flight.
     **kwargs
-        As in `BaseDynamics`. `on_error` given here wins over the engines'. `n_steps` caps `run`.
+        As in `BaseDynamics`. `on_error` and `max_retries` given here win over the engines'. `n_steps` caps `run`.
 
     Raises
     ------
@@ -89,7 +89,9 @@ class FusedStage(BaseDynamics):
         self.exit_status = codes[-1] + 1 if exit_status == -1 else exit_status
         if self.exit_status <= codes[-1]:
             raise InputError(f"`exit_status` is {exit_status}; it must be larger than the last code {codes[-1]}.")
-        kwargs.setdefault("on_error", "raise" if any(e.on_error == "raise" for e in engines) else "quarantine")
+        wanted = {engine.on_error for engine in engines}
+        kwargs.setdefault("on_error", next(way for way in ("raise", "retry", "quarantine") if way in wanted))
+        kwargs.setdefault("max_retries", max(engine.max_retries for engine in engines))
         self.first_status = entry_status if entry_status in codes else codes[0]
         super().__init__(engines[0].model, exit_status=self.exit_status, init_fn=init_fn, **kwargs)
 
@@ -185,8 +187,8 @@ class FusedStage(BaseDynamics):
 
 
 _SETTINGS = (
-    "entry_status", "n_steps", "on_error", "sampler", "sinks", "failure_sinks", "refill_frequency", "max_batch_size",
-    "init_fn", "ordered",
+    "entry_status", "n_steps", "on_error", "max_retries", "sampler", "sinks", "failure_sinks", "refill_frequency",
+    "max_batch_size", "init_fn", "ordered",
 )  # fmt: skip
 """Settings that a fused stage keeps when another one is appended."""
 

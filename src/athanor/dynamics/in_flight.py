@@ -7,65 +7,44 @@ of them were delivered and are there still, because something raised in between,
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from athanor import _runtime
+from athanor._memory import is_out_of_memory
 from athanor._values import check_whole
+from athanor.data._membership import check_joinable
 from athanor.data.batch import Batch
-from athanor.dynamics.arguments import check_batch
+from athanor.dynamics.arguments import check_batch, check_can_fly
+from athanor.dynamics.caps import Load
+from athanor.dynamics.delivery import Delivery, Running
 from athanor.dynamics.evaluate import drop_results
-from athanor.dynamics.sampler import Draw, Load, SizeAwareSampler
+from athanor.dynamics.gate import Draw
+from athanor.dynamics.labels import Labels
+from athanor.dynamics.parking import Parking, load_of
+from athanor.dynamics.sampler import SizeAwareSampler
 from athanor.dynamics.sources import Size
-from athanor.dynamics.state import Parameter, is_schedule
 from athanor.dynamics.status import (
     DoesNotJoin,
-    StageSpec,
     ensure_bookkeeping,
     exchange_systems,
     finished_systems,
 )
-from athanor.errors import AthanorError, AthanorWarning, CapacityError, ContractError, InputError, in_words
-from athanor.sinks.base import DataSink, check_sink
+from athanor.errors import AthanorError, AthanorWarning, InputError, in_words
 
 if TYPE_CHECKING:
     from athanor.dynamics.engine import BaseDynamics
 
-Exchange = Callable[[Tensor, Batch | None], None]
-"""Takes the systems of a mask [B] out of a batch and puts those of another one in."""
 
+class Exchange(Protocol):
+    """Takes the systems of a mask [B] out of a batch and puts those of another one in, who are new or return."""
 
-class Tally(NamedTuple):
-    """How many systems have come and gone: ``joined`` is the sum of the others.
-
-    Parameters
-    ----------
-    joined
-        Systems that a run has taken up.
-    running
-        Those that are in the batch.
-    finished, failed
-        Those that were delivered, by whether they failed.
-    held
-        Those that are finished and wait for one before them, where results are delivered in order.
-    """
-
-    joined: int
-    running: int
-    finished: int
-    failed: int
-    held: int
-
-
-class _Running(NamedTuple):
-    """A system in the batch: its number in the sampler, None if it came otherwise, and its size as that counts it."""
-
-    order: int | None
-    size: Size
+    def __call__(self, leaving: Tensor, newcomers: Batch | None, *, returns: bool = False) -> None:
+        """See `Driver.exchange`."""
 
 
 class InFlight:
@@ -79,18 +58,8 @@ class InFlight:
 
     def __init__(self, owner: BaseDynamics) -> None:
         self._owner = owner
-        self._running: dict[int, _Running] = {}
-        self._delivered: set[int] = set()
-        self._held: dict[int, Batch] = {}
-        self._next = 0
-        self._joined = self._finished = self._failed = 0
-
-    @property
-    def tally(self) -> Tally:
-        """How many systems have come and gone."""
-        held = len(self._held)
-        running = self._joined - self._finished - self._failed - held
-        return Tally(self._joined, running, self._finished, self._failed, held)
+        self.delivery = Delivery(owner)
+        self._parking = Parking(owner)
 
     @property
     def sampler(self) -> SizeAwareSampler:
@@ -116,7 +85,7 @@ class InFlight:
             self.take_up(batch)
             owner._check_statuses(batch)
         owner.active_batch = batch
-        with owner._around_run(batch):
+        with owner._around_run(batch, self._begin):
             is_left = self._advance(batch, most)
             owner._driver.finish()
             for sink in (*owner.sinks, *owner.failure_sinks):
@@ -126,28 +95,81 @@ class InFlight:
         owner.active_batch, owner.done = None, self.sampler.exhausted
         return None
 
+    def _begin(self, batch: Batch, *, goes_on: bool = False) -> None:
+        """Let the driver take up a batch, or what there is memory for of it."""
+        while True:
+            self._parking.untested = self._load_of(batch)
+            try:
+                return self._owner._driver.begin(batch, forget_converged=True, goes_on=goes_on)
+            except Exception as error:
+                if not self._can_make_room(batch, error):
+                    raise
+                reason = in_words(error)
+            self._make_room(batch, reason)  # not in the handler: what the failed pass held is let go of first
+
     def _advance(self, batch: Batch, most: int | None) -> bool:
         """Step, and refill between steps; return whether systems are left that are not finished."""
-        owner, driver = self._owner, self._owner._driver
-        driver.pause()
+        self._owner._driver.pause()
         while True:
-            moving = driver.systems.active.any
+            try:
+                return self._advance_until(batch, most)
+            except Exception as error:
+                if not self._can_make_room(batch, error):
+                    raise
+                reason = in_words(error)
+            self._make_room(batch, reason)
+            self._begin(batch, goes_on=True)
+
+    def _advance_until(self, batch: Batch, most: int | None) -> bool:
+        owner, driver, parking = self._owner, self._owner._driver, self._parking
+        while True:
+            moving, is_over = driver.systems.active.any, most is not None and driver.done >= most
             at_refill = driver.done > 0 and owner.step_count % owner.refill_frequency == 0
-            if not moving or driver.done == most or at_refill:
+            if not moving or is_over or at_refill:
                 finished = driver.finished()
                 if finished is not None:
                     driver.let_go(finished)
-                    if not self.refill(batch, finished, driver.exchange):
-                        return False
+                elif parking.systems:
+                    finished = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
                 elif not moving:
                     return True
+                if finished is not None and not self.refill(batch, finished, driver.exchange):
+                    return False
             driver.systems.refresh()
-            if driver.done == most:
+            if is_over:
                 return True
             if driver.systems.active.any:
                 driver.step()
                 driver.done += 1
+                if parking.untested is not None:
+                    parking.worked(self.sampler.caps)
                 driver.pause()
+
+    def _can_make_room(self, batch: Batch, error: Exception) -> bool:
+        """Whether an error is want of memory in the midst of a step or an evaluation, and something can be done."""
+        if not self._owner._driver.unfinished or not is_out_of_memory(error):
+            return False
+        return self._owner.on_error != "raise" or self._count_moving(batch) > 1
+
+    def _count_moving(self, batch: Batch) -> int:
+        finished = finished_systems(batch, self._owner.exit_status)
+        return len(batch) - (0 if finished is None else int(finished.sum()))
+
+    def _make_room(self, batch: Batch, reason: str) -> None:
+        """Undo the step that was begun, and let half of the batch wait."""
+        self._owner._driver.end(failed=True)
+        self._owner._driver.undo_unfinished_step(batch)
+        self._parking.make_room(batch, self._sizes, self.sampler.caps, reason)
+
+    @property
+    def _sizes(self) -> Mapping[int, Size]:
+        return {one: entry.size for one, entry in self.delivery.running.items()}
+
+    def _load_of(self, batch: Batch, chosen: Tensor | None = None) -> Load:
+        """Return what systems of a batch, of a mask [B] or all, count against the caps."""
+        ids = batch.system_id.reshape(-1)
+        running = self.delivery.running
+        return load_of(running[one].size for one in (ids if chosen is None else ids[chosen]).tolist())
 
     def refill_check(self, batch: Batch, exit_status: int) -> Batch | None:
         """Refill a batch that no run has; see `BaseDynamics.refill_check`."""
@@ -156,14 +178,18 @@ class InFlight:
         if finished is None:
             return batch
         self.take_up(batch)
-        if self.refill(batch, finished, partial(exchange_systems, batch)):
+
+        def exchange(leaving: Tensor, newcomers: Batch | None, *, returns: bool = False) -> None:
+            exchange_systems(batch, leaving, newcomers)
+
+        if self.refill(batch, finished, exchange):
             return batch
         self._owner.done = self.sampler.exhausted
         return None
 
     def _tell_of_nothing(self) -> None:
         """Warn that there is nothing to run, unless something was before."""
-        if not self._joined:
+        if not self.delivery.joined:
             text = "The sampler has no system that can be run"
             text += f"; {len(self.sampler.set_aside)} were set aside." if self.sampler.set_aside else "."
             warnings.warn(AthanorWarning(text), stacklevel=_runtime.level_of_caller())
@@ -172,35 +198,43 @@ class InFlight:
 
     def first_batch(self) -> Batch | None:
         """Return a batch to start with, or None if there is nothing to run."""
-        device, self.sampler.entry_status = self._owner.device, self._owner.first_status
+        device, self.sampler.gate.entry_status = self._owner.device, self._owner.first_status
         while draws := self.sampler.draw_first(self._owner.max_batch_size, device=device):
             try:
-                made = self.sampler.batch_of(draws, device)
-                batch = None if made is None else self._ready(draws, made)
-            except BaseException:
+                made = self.sampler.batch_of(draws, device, self._labels)
+                there = set() if made is None else set(made.system_id.reshape(-1).tolist())
+                fitting = [draw for draw in draws if draw.system_id in there]
+                batch = None if made is None else self._ready(fitting, made)
+            except BaseException as error:
                 self.sampler.give_back(draws)
-                raise
-            if batch is not None:
+                if not is_out_of_memory(error):
+                    raise
+                reason = in_words(error)
+            else:
+                if batch is None:
+                    continue
                 self._note(draws, batch)
                 return batch
+            self._lower(Load(), draws, reason)
         return None
 
     def take_up(self, batch: Batch) -> None:
         """Count in the systems of a batch that somebody else made, or that an earlier run left."""
-        self.sampler.entry_status = self._owner.first_status
+        self.sampler.gate.entry_status = self._owner.first_status
         ensure_bookkeeping(batch)
         ids, sizes = batch.system_id.reshape(-1).tolist(), zip(batch.num_nodes_list, batch.num_edges_list, strict=True)
-        new = {one: _Running(None, Size(*size)) for one, size in zip(ids, sizes, strict=True)}
-        self._joined += len(new.keys() - self._running.keys())
-        self._running = {one: self._running.get(one, entry) for one, entry in new.items()}
-        self._delivered &= new.keys()
-        self.sampler.reserve_ids(ids)
+        running = self.delivery.running
+        new = {one: Running(None, Size(*size)) for one, size in zip(ids, sizes, strict=True) if one not in running}
+        self.delivery.join(new)
+        self._parking.forget(ids)  # who was about to be put back, or to be parked, when something else raised
+        self.delivery.forget_all_but(self._parking.ids.union(ids))
+        self.sampler.gate.reserve_ids(ids)
 
     def _note(self, draws: Iterable[Draw], batch: Batch) -> None:
         there = set(batch.system_id.reshape(-1).tolist())
-        joined = {draw.system_id: _Running(draw.order, draw.size) for draw in draws if draw.system_id in there}
-        self._running |= joined
-        self._joined += len(joined)
+        self.delivery.join(
+            {draw.system_id: Running(draw.order, draw.size) for draw in draws if draw.system_id in there}
+        )
 
     def _ready(self, draws: list[Draw], batch: Batch) -> Batch | None:
         """Return a batch of systems as one that is ready to join; None if every one of them had to be set aside."""
@@ -228,35 +262,89 @@ class InFlight:
     def refill(self, batch: Batch, finished: Tensor, exchange: Exchange) -> bool:
         """Deliver the `finished` systems of a mask [B], and let others take their place; in place.
 
+        Those that wait because the memory did not suffice come before those that the sampler has.
+
         Returns
         -------
         bool
             False if all are finished and none joined; they are still there then.
         """
-        self.deliver(batch, finished)
-        staying = ~finished
-        anyone = bool(staying.any())
-        ids = batch.system_id.reshape(-1)[staying].tolist()
-        load = Load()
-        for one in ids:
-            load = load.plus(self._running[one].size)
-        joined = self._join(batch, finished, load, exchange)
-        if not joined and anyone:
+        self.delivery.deliver(batch, finished)
+        finished = self._put_back(batch, finished, exchange)
+        load = self._load_of(batch, ~finished)
+        joined = not self._parking.systems and self._join(batch, finished, load, exchange)
+        if not joined and bool(finished.any()):
+            if not load.systems:
+                return False
             exchange(finished, None)
-            joined = True
-        if joined:
-            self._forget_all_but(batch)
-        return joined
+        self.delivery.forget_all_but(self._parking.ids.union(batch.system_id.reshape(-1).tolist()))
+        return True
+
+    def _put_back(self, batch: Batch, leaving: Tensor, exchange: Exchange) -> Tensor:
+        """Let parked systems take the place of those that are `leaving`; return who, bool [B], is leaving still."""
+        parking = self._parking
+        load = self._load_of(batch, ~leaving) if parking.systems else Load()
+        if not parking.systems or (load.systems and parking.untested is not None):
+            return leaving
+        membership = batch.membership
+        while True:
+            returning = parking.choose(load, self._sizes, self.sampler.caps, self._owner.max_batch_size)
+            if returning is None:
+                return leaving
+            ids = returning.system_id.reshape(-1).tolist()
+            try:
+                self._let_in(batch, leaving, returning, exchange, returns=True)
+                break
+            except Exception as error:
+                if batch.membership != membership or not is_out_of_memory(error):
+                    raise
+            finally:
+                if batch.membership != membership:
+                    parking.forget(ids)
+            parking.halve(self.sampler.caps, load, {one: self._sizes[one] for one in ids})
+        parking.untested = self._load_of(batch)
+        return torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
+
+    def _let_in(
+        self, batch: Batch, leaving: Tensor, newcomers: Batch, exchange: Exchange, *, returns: bool = False
+    ) -> None:
+        """Put systems into a batch; one for which alone the memory does not suffice joins as one that failed."""
+        membership = batch.membership
+        try:
+            exchange(leaving, newcomers, returns=returns)
+            return
+        except Exception as error:
+            is_alone = len(newcomers) == 1 and bool(leaving.all()) and self._owner.on_error != "raise"
+            if not is_alone or batch.membership != membership or not is_out_of_memory(error):
+                raise
+            reason = in_words(error)
+        self._parking.fail(newcomers, 0, self.sampler.caps, reason)
+        exchange(leaving, newcomers, returns=True)
 
     def _join(self, batch: Batch, finished: Tensor, load: Load, exchange: Exchange) -> bool:
         """Let systems join that fit beside a load, until one does or none is left."""
-        most = self._owner.max_batch_size
+        most, membership = self._owner.max_batch_size, batch.membership
         while True:
             draws = self.sampler.draw_more(load, None if most is None else most - load.systems)
             if not draws:
                 return False
-            if self._exchange(batch, finished, draws, exchange):
-                return True
+            try:
+                if self._exchange(batch, finished, draws, exchange):
+                    self._parking.untested = self._load_of(batch)
+                    return True
+                continue
+            except Exception as error:
+                if batch.membership != membership or not is_out_of_memory(error):
+                    raise
+                reason = in_words(error)
+            self._lower(load, draws, reason)
+
+    def _lower(self, load: Load, draws: list[Draw], reason: str) -> None:
+        """Draw less from now on: systems that were given back did not fit beside a `load`; one alone is set aside."""
+        if len(draws) == 1 and not load.systems:
+            self.sampler.refuse(draws[0], f"the memory does not suffice for it alone: {reason}")
+        else:
+            self._parking.halve(self.sampler.caps, load, {draw.system_id: draw.size for draw in draws})
 
     def _exchange(self, batch: Batch, finished: Tensor, draws: list[Draw], exchange: Exchange) -> bool:
         """Let systems join, all at once or, if one of them does not fit to the batch, one by one."""
@@ -265,7 +353,7 @@ class InFlight:
             newcomers = self._ready(draws, self._joined_into(batch, draws))
             if newcomers is None:
                 return False
-            exchange(finished, newcomers)
+            self._let_in(batch, finished, newcomers, exchange)
         except DoesNotJoin as error:
             if len(draws) == 1:
                 self.sampler.refuse(draws[0], in_words(error))
@@ -290,175 +378,26 @@ class InFlight:
 
     def _joined_into(self, batch: Batch, draws: list[Draw]) -> Batch:
         try:
-            return self.sampler.joined(draws, batch.device)
+            joined = self.sampler.joined(draws, batch.device)
+            self._labels.fit(joined, batch)
+            check_joinable(batch, joined)  # before anything is computed for those who join
         except AthanorError as error:
             raise DoesNotJoin(in_words(error)) from error
+        return joined
 
-    def _forget_all_but(self, batch: Batch) -> None:
-        there = set(batch.system_id.reshape(-1).tolist())
-        self._running = {one: entry for one, entry in self._running.items() if one in there}
-        self._delivered &= there
-
-    # -- who leaves ----------------------------------------------------------------------------------------------
-
-    def deliver(self, batch: Batch, finished: Tensor) -> None:
-        """Give the `finished` systems of a mask [B] to the sinks, unless that was done already.
-
-        Raises
-        ------
-        CapacityError
-            If the sinks have no room for them; nothing is written then.
-        """
-        places = [
-            place
-            for place in finished.nonzero().flatten().tolist()
-            if int(batch.system_id[place]) not in self._delivered
-        ]
-        frames = batch.without_pairs().index_select(places) if places else None
-        if frames is not None and not self._owner.ordered:
-            self._write(frames)
-        elif frames is not None:
-            self._hold(frames)
-        self._write_held()
-
-    def _hold(self, frames: Batch) -> None:
-        """Let systems wait for their turn."""
-        for number, one in enumerate(frames.system_id.reshape(-1).tolist()):
-            order = self._running[one].order
-            frame = frames.index_select([number])
-            if order is None:
-                self._write(frame)
-            else:
-                self._held[order] = frame
-                self._delivered.add(one)
-
-    def _write_held(self) -> None:
-        """Write the systems whose turn it is, as far as everything before them is done."""
-        if not self._held:
-            return
-        before = {entry.order for one, entry in self._running.items() if one not in self._delivered}
-        while self._next not in before:
-            frame = self._held.get(self._next)
-            if frame is not None:
-                self._write(frame)
-                del self._held[self._next]
-            elif not self.sampler.was_given(self._next):
-                return
-            self._next += 1
-
-    def _write(self, frames: Batch) -> None:
-        """Write systems to the sinks: to the first one that has room, failed ones to those for failures."""
-        owner, failed = self._owner, frames.failure_code.reshape(-1) != 0
-        parts = [(frames, owner.sinks)]
-        if owner.failure_sinks and bool(failed.any()):
-            parts = [(frames.index_select(~failed), owner.sinks)] if not bool(failed.all()) else []
-            parts.append((frames.index_select(failed), owner.failure_sinks))
-        plans = [(part, _plan(len(part), sinks)) for part, sinks in parts if sinks]
-        for part, plan in plans:
-            first = 0
-            for sink, count in plan:
-                some = part if count == len(part) else part.index_select(slice(first, first + count))
-                sink.write(some)
-                self._note_written(some)
-                first += count
-        for part, sinks in parts:
-            if not sinks:
-                self._note_written(part)
-
-    def _note_written(self, frames: Batch) -> None:
-        self._delivered.update(frames.system_id.reshape(-1).tolist())
-        failed = int((frames.failure_code.reshape(-1) != 0).sum())
-        self._failed += failed
-        self._finished += len(frames) - failed
+    @cached_property
+    def _labels(self) -> Labels:
+        config = self._owner.model.model_config
+        return Labels(config.required_inputs | config.optional_inputs)
 
     # -- restart -------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart needs to know beside batch and sampler."""
-        return {
-            "running": {one: (entry.order, *entry.size) for one, entry in self._running.items()},
-            "delivered": sorted(self._delivered & self._running.keys()),
-            "held": {order: frame.state_dict() for order, frame in self._held.items()},
-            "next": self._next,
-            "counts": (self._joined, self._finished, self._failed),
-        }
+        return self.delivery.state_dict() | {"parking": self._parking.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up `state` from `state_dict`."""
-        self._running = {one: _Running(order, Size(*size)) for one, (order, *size) in state["running"].items()}
-        self._delivered = set(state["delivered"])
-        self._held = {order: Batch.from_state_dict(frame) for order, frame in state["held"].items()}
-        self._next = state["next"]
-        self._joined, self._finished, self._failed = state["counts"]
-
-
-def _plan(count: int, sinks: Sequence[DataSink]) -> list[tuple[DataSink, int]]:
-    """Return how many of `count` systems go to which sink: the first ones that have room."""
-    plan, left = [], count
-    for sink in sinks:
-        room = left if sink.capacity is None else min(left, sink.capacity - len(sink))
-        if room > 0:
-            plan.append((sink, room))
-            left -= room
-    if left:
-        raise CapacityError(
-            f"The sinks have no room for {left} of {count} finished systems. Nothing was written; `drain()` one of "
-            f"them, then go on with `engine.run()`."
-        )
-    return plan
-
-
-def check_sampler(sampler: Any, engine: str) -> SizeAwareSampler | None:
-    """Return `sampler` if it is one, or None; raises ContractError otherwise."""
-    if sampler is None or isinstance(sampler, SizeAwareSampler):
-        return sampler
-    raise ContractError(
-        f"`sampler` of {engine} is a {type(sampler).__name__}; pass `SizeAwareSampler(systems, max_atoms=...)`, which "
-        f"takes data sets, lists, stores, folders and generators."
-    )
-
-
-def check_sinks(sinks: Any, name: str) -> list[DataSink]:
-    """Return `sinks` as a list; one alone is a list of one.
-
-    Raises
-    ------
-    ContractError
-        If one is no sink.
-    """
-    if sinks is None:
-        return []
-    listed = [sinks] if isinstance(sinks, DataSink) or not isinstance(sinks, Iterable) else list(sinks)
-    return [check_sink(sink, name) for sink in listed]
-
-
-def check_can_fly(engine: BaseDynamics, stages: Sequence[StageSpec], most: int | None) -> None:
-    """Refuse what can not be run in flight, and warn if nobody keeps the results.
-
-    Raises
-    ------
-    InputError
-        If systems would never leave, or a parameter has one value for each system of a batch.
-    """
-    last = stages[-1].engine
-    if most is None and last.n_steps is None and last.convergence_hook is None:
-        raise InputError(
-            f"Systems never leave {type(last).__name__}: it has neither `n_steps` nor a `convergence_hook`. Give it "
-            f"one of them, or let the run end after some steps: `run(n_steps=...)`."
-        )
-    for stage in stages:
-        for name in Parameter.names_in(type(stage.engine)):
-            value = getattr(stage.engine, name)
-            rows = value.is_per_system if is_schedule(value) else isinstance(value, Tensor) and value.numel() > 1
-            if rows:
-                raise InputError(
-                    f"`{name}` of {type(stage.engine).__name__} has one value for each system of a batch, and systems "
-                    f"of a sampler come and go. Give one number."
-                )
-    hooks = [hook for member in (engine, *engine._members()) for hook in member.hooks]
-    if not engine.sinks and not any(getattr(hook, "sink", None) or hasattr(hook, "on_leave") for hook in hooks):
-        text = (
-            f"Finished systems leave {type(engine).__name__}, and nobody keeps them: it has neither `sinks` nor a hook "
-            f"that writes. Give it `sinks=[HostMemory(capacity=1000)]`."
-        )
-        warnings.warn(AthanorWarning(text, "nothing is kept"), stacklevel=_runtime.level_of_caller())
+        self.delivery.load_state_dict(state)
+        source, device = self._owner._driver.results_source, self._owner.device
+        self._parking.load_state_dict(state["parking"], self.sampler.caps, source, device)

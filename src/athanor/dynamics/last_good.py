@@ -17,7 +17,7 @@ from torch import Tensor
 from athanor.data._followers import new_key, take_key
 from athanor.data.fields import GIVEN, Level
 from athanor.dynamics.evaluate import present_results
-from athanor.dynamics.rows import mask_of_rows
+from athanor.dynamics.rows import SavedRows, mask_of_rows, put_saved, save_rows
 from athanor.kernels import KeptTensors
 
 if TYPE_CHECKING:
@@ -29,17 +29,25 @@ CHECKED = ("positions", "velocities", "cell", "energy", "forces", "stress")
 """Fields whose numbers must stay finite."""
 MOVED = ("positions", "velocities", "cell")
 """What an engine or a hook moves; the rest follows from it."""
-_COUNTERS = ("step", "stage_step", "time", "status", "failure_code", "failure_step", "dof", "velocities_present")
+_COUNTERS = (
+    "step", "stage_step", "time", "status", "failure_code", "failure_step", "dof", "velocities_present", "retries",
+)  # fmt: skip
 
 Variables = Mapping[tuple[str, str], tuple[Level, Tensor]]
 """(key of the owner, name) -> level and rows of what is remembered."""
 
 
 class LastGood:
-    """Keeps the last good state of a batch, on the batch."""
+    """Keeps the last good state of a batch, on the batch.
 
-    def __init__(self) -> None:
-        self.key = new_key(self)
+    Parameters
+    ----------
+    counters
+        Counters that are kept with the rest.
+    """
+
+    def __init__(self, counters: tuple[str, ...] = _COUNTERS) -> None:
+        self.key, self._counters = new_key(self), counters
         self._batch: Batch | None = None
         self._layout = self._membership = -1
         self._table: KeptTensors | None = None
@@ -47,11 +55,12 @@ class LastGood:
         self.fields: frozenset[str] = frozenset()
         self.computed: frozenset[str] = frozenset()
         self._tensors: dict[str, tuple[Level, Tensor, Tensor]] = {}
+        self._levels: dict[str, Level] = {}
         self._pair_lists: Any = ()
         self.checked: tuple[str, ...] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _of_key, (self.key,)
+        return _of_key, (self.key, self._counters)
 
     def follow(self, batch: Batch, variables: Variables, computed: frozenset[str]) -> None:
         """Keep `batch` and what is remembered of it from now on; copies that ride on it stay.
@@ -67,7 +76,7 @@ class LastGood:
         """
         self._batch, self._variables, self._layout = batch, variables, -1
         self.checked = tuple(name for name in CHECKED if name in MOVED or name in computed)
-        self.fields, self.computed = frozenset((*self.checked, *_COUNTERS)) | computed, computed - GIVEN
+        self.fields, self.computed = frozenset((*self.checked, *self._counters)) | computed, computed - GIVEN
         self._membership = batch.membership
         self._pair_lists = batch.pair_lists
         self._refresh()
@@ -99,6 +108,7 @@ class LastGood:
         }
         entries = tensors.values()
         self._table = KeptTensors([entry[1] for entry in entries], [entry[2] for entry in entries], limits)
+        self._levels = {name: level for name, (level, _, _) in tensors.items()}
         self._tensors, self._layout = tensors, batch.layout  # a signal may come anywhere above
 
     def is_sound(self) -> bool:
@@ -119,8 +129,15 @@ class LastGood:
     def keep(self, systems: Tensor) -> None:
         """Take the present state of the `systems` of a mask [B] as good, in place."""
         self._refresh()
+        assert self._batch is not None
+        assert self._table is not None
+        if bool(systems.all()):
+            self._table.keep()
+            return
+        atoms = systems[self._batch.batch_idx].nonzero().flatten()
+        rows = {"system": systems.nonzero().flatten(), "node": atoms}
         for level, tensor, copy in self._tensors.values():
-            copy.copy_(torch.where(self._rows(level, systems, copy), tensor.detach(), copy))
+            copy.index_copy_(0, rows[level], tensor.detach().index_select(0, rows[level]))
 
     def keep_variables(self, names: Iterable[tuple[str, str]]) -> None:
         """Take present variables as good: (key of the owner, name) of each."""
@@ -132,7 +149,7 @@ class LastGood:
         """Bring back what was kept, in place: of all, or of the `systems` of a mask [B]; with or without `counters`."""
         self._refresh()
         for name, (level, tensor, copy) in self._tensors.items():
-            if not counters and name in _COUNTERS:
+            if not counters and name in self._counters:
                 continue
             target = tensor.detach()
             target.copy_(copy if systems is None else torch.where(self._rows(level, systems, copy), copy, target))
@@ -144,6 +161,33 @@ class LastGood:
                     tensor.masked_fill_(self._rows(self._batch.field_spec(name).level, systems, tensor), torch.nan)
         if systems is None and self._batch.pair_lists != self._pair_lists:
             self._batch.pair_lists = self._pair_lists
+
+    def saved_from(self, batch: Batch) -> SavedRows:
+        """Return what is kept of a batch."""
+        return save_rows(batch, self.key, self._levels)
+
+    def take_up(self, saved: SavedRows) -> None:
+        """Take what was saved as what is kept, of the systems of the batch that are in it; in place."""
+        self._refresh()
+        assert self._batch is not None
+        there = {name: entry for name, entry in self._tensors.items() if name in saved.rows}
+        rows = {name: copy.clone() for name, (_, _, copy) in there.items()}
+        saved = saved._replace(rows={name: saved.rows[name] for name in there})
+        put_saved(self._batch, saved, rows, {name: level for name, (level, _, _) in there.items()})
+        for name, (_, _, copy) in there.items():
+            copy.copy_(rows[name])
+
+    def changed_since(self) -> Tensor:
+        """Return which systems somebody has moved since their state was kept, bool [B]."""
+        self._refresh()
+        batch = self._batch
+        assert batch is not None
+        changed = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
+        for name in MOVED:
+            if name in self._tensors:
+                _, tensor, copy = self._tensors[name]
+                changed |= systems_where(batch, name, ~((tensor == copy) | (tensor.isnan() & copy.isnan())))
+        return changed
 
     def copies_of_computed(self, batch: Batch) -> dict[str, Tensor]:
         """Return copies of the floating fields that the model computes, as they stand on `batch`."""
@@ -174,9 +218,18 @@ class LastGood:
         return mask_of_rows(self._batch, systems, level, like)
 
 
-def _of_key(key: str) -> LastGood:
+def systems_where(batch: Batch, name: str, marked: Tensor) -> Tensor:
+    """Systems with a marked number in a field, bool [B]; `marked` is bool, of the shape of the field."""
+    bad = marked.flatten(1).any(dim=1)
+    if batch.field_spec(name).level == "system":
+        return bad
+    counts = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
+    return counts.index_add_(0, batch.batch_idx, bad.long()) > 0
+
+
+def _of_key(key: str, counters: tuple[str, ...]) -> LastGood:
     """Return one whose copies ride on a batch under `key`, such as one that was pickled together with it."""
-    result = LastGood()
+    result = LastGood(counters)
     result.key = key
     take_key(result, key)
     return result

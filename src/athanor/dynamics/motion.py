@@ -37,7 +37,8 @@ class Motion(BaseDynamics):
     entered = StateVariable(
         unit="fs", dtype=torch.float64, fresh=lambda engine, batch, made: batch.time[:, 0].double().clone()
     )
-    dt = Parameter(check_positive, unit="fs", convert=fs_to_internal_time)
+    halvings = StateVariable(dtype=torch.long)  # of the time step, after failures
+    dt = Parameter(check_positive, unit="fs", convert=fs_to_internal_time, shrinks=True)
 
     def __init__(
         self,
@@ -51,11 +52,19 @@ class Motion(BaseDynamics):
         self.dt = dt
         super().__init__(model, hooks, convergence_hook, n_steps, **kwargs)
         self._steps, self._moving, self._constants_source = AtomSteps(), MovingAtoms(), SystemConstants()
+        self._never_halved = ComputedFrom()
 
     @property
     def time_step(self) -> float | Tensor:
         """Time step in fs: one for all, or one per system [B]."""
-        return float(self.dt) if is_scalar(self.dt) else internal_time_to_fs(self._state.dt)
+        if not is_scalar(self.dt):
+            return internal_time_to_fs(self._state.dt)
+        dt, halvings = float(self.dt), self.times_halved
+        if halvings is not None and not self._never_halved.holds(halvings):
+            if bool(halvings.any()):
+                return dt * 0.5 ** halvings.double()
+            self._never_halved = ComputedFrom(halvings)
+        return dt
 
     def conserved_energy(self, batch: Batch) -> Tensor | None:
         """Return the total energy, less what a bath gave, eV, float64 [B]."""

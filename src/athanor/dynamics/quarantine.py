@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from athanor._memory import is_out_of_memory
 from athanor.dynamics.admission import (
-    MOST_NEIGHBORS,
     closest_pairs,
     collapsed_cells,
-    expected_neighbors,
     has_sound_cells,
     search_radius,
+    too_dense,
     unknown_elements,
 )
 from athanor.dynamics.failures import FailureCode, explain_failure
-from athanor.dynamics.last_good import FAR_AWAY, LastGood
+from athanor.dynamics.last_good import FAR_AWAY, LastGood, systems_where
+from athanor.dynamics.second_chances import SecondChances
 from athanor.errors import NonFiniteError, SimulationError, in_words
 
 if TYPE_CHECKING:
@@ -63,14 +64,22 @@ class Quarantine:
         What is kept of them.
     notes
         Gets what the model said of systems for which it raised, by `system_id`.
+    chances
+        Says who goes on with smaller steps instead.
     """
 
     def __init__(
-        self, exit_status: int, raise_errors: bool, systems: WorkingSet, last_good: LastGood, notes: dict[int, str]
+        self,
+        exit_status: int,
+        raise_errors: bool,
+        systems: WorkingSet,
+        last_good: LastGood,
+        notes: dict[int, str],
+        chances: SecondChances,
     ) -> None:
         self.exit_status = exit_status
         self.raise_errors = raise_errors
-        self._systems, self._last_good, self.notes = systems, last_good, notes
+        self._systems, self._last_good, self.notes, self._chances = systems, last_good, notes, chances
 
     def remember(self, newcomers: Tensor | None = None) -> None:
         """Take the present state as the last good one, or that of `newcomers` alone, bool [B].
@@ -106,7 +115,7 @@ class Quarantine:
         batch = self._systems.part.batch
         radius = search_radius(batch, model)
         codes = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
-        codes[expected_neighbors(batch, radius) > MOST_NEIGHBORS] = int(FailureCode.TOO_DENSE)
+        codes[too_dense(batch, radius)] = int(FailureCode.TOO_DENSE)
         codes[collapsed_cells(batch, radius)] = int(FailureCode.CELL_NOT_FINITE)
         codes[unknown_elements(batch, model)] = int(FailureCode.ELEMENT_NOT_KNOWN)
         newcomers = self._systems.active.systems & ~self._systems.run["evaluated"]
@@ -191,7 +200,8 @@ class Quarantine:
         batch = self._systems.part.batch
         codes = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
         for index, error in errors.items():
-            codes[index] = int(FailureCode.MODEL_RAISED)
+            wanted_memory = is_out_of_memory(error)
+            codes[index] = int(FailureCode.OUT_OF_MEMORY if wanted_memory else FailureCode.MODEL_RAISED)
             self.notes[int(batch.system_id[index])] = in_words(error)
         self._set_aside(torch.where(self._systems.active.systems, codes, 0), stepping=stepping)
 
@@ -201,7 +211,11 @@ class Quarantine:
             return False
         if self.raise_errors:
             self._raise(codes, None)
+        again = self._chances.grant(codes > 0) if stepping else None
         self._last_good.put_back(codes > 0, counters=False)
+        if again is not None:
+            self._systems.run["waits"].logical_or_(again)
+            codes = codes.masked_fill(again, 0)
         self._mark(codes, stepping=stepping)
         return True
 
@@ -243,12 +257,3 @@ class Quarantine:
 def _broken(batch: Batch, name: str) -> Tensor:
     """Systems with a number in a field that is not finite or beyond its limit, bool [B]."""
     return systems_where(batch, name, ~(batch[name].abs() < (FAR_AWAY if name == "positions" else math.inf)))
-
-
-def systems_where(batch: Batch, name: str, marked: Tensor) -> Tensor:
-    """Systems with a marked number in a field, bool [B]; `marked` is bool, of the shape of the field."""
-    bad = marked.flatten(1).any(dim=1)
-    if batch.field_spec(name).level == "system":
-        return bad
-    counts = torch.zeros(batch.num_graphs, dtype=torch.long, device=batch.device)
-    return counts.index_add_(0, batch.batch_idx, bad.long()) > 0

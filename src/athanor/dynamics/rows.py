@@ -91,7 +91,7 @@ def take_up_rows(
         If the rows are those of another kind of owner.
     """
     if saved is not None:
-        known = _put_saved(batch, saved, fresh, levels)
+        known = put_saved(batch, saved, fresh, levels)
     else:
         riding = batch.known_to(key)
         known = torch.zeros(len(batch), dtype=torch.bool, device=batch.device) if riding is None else riding
@@ -114,7 +114,7 @@ def check_same_names(there: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -
         )
 
 
-def _put_saved(batch: Batch, saved: SavedRows, fresh: Rows, levels: Mapping[str, Level]) -> Tensor:
+def put_saved(batch: Batch, saved: SavedRows, fresh: Rows, levels: Mapping[str, Level]) -> Tensor:
     """Put saved rows over fresh ones, in place, and return which systems had some, bool [B]."""
     check_same_names(saved.rows, fresh)
     ids, atoms = saved.ids.cpu().numpy(), saved.atoms.cpu().numpy()

@@ -54,11 +54,14 @@ class Numbered:
         name_of: Callable[[int], str] | None = None,
     ) -> None:
         self.count, self._size_of, self._load, self._name_of = count, size_of, load, name_of
+        self._sizes: dict[int, Size] = {}
 
     def size_of(self, number: int) -> Size:
-        """Return the size of a structure."""
-        atoms, edges = self._size_of(number)
-        return Size(int(atoms), int(edges))
+        """Return the size of a structure; it is looked at once."""
+        if number not in self._sizes:
+            atoms, edges = self._size_of(number)
+            self._sizes[number] = Size(int(atoms), int(edges))
+        return self._sizes[number]
 
     def load(self, number: int) -> AtomicData:
         """Return a structure."""
@@ -146,6 +149,8 @@ def open_source(dataset: Any, dtype: torch.dtype | None, cutoff: float | None) -
     InputError
         If a path leads to nothing.
     """
+    if isinstance(dataset, Numbered | Stream):
+        return dataset
     if isinstance(dataset, str | os.PathLike):
         return _of_path(os.path.expanduser(os.fspath(dataset)), dtype, cutoff)
     if all(hasattr(dataset, name) for name in DATASET):
@@ -153,7 +158,7 @@ def open_source(dataset: Any, dtype: torch.dtype | None, cutoff: float | None) -
     if hasattr(dataset, "read_rows") and hasattr(dataset, "num_atoms"):
         return _of_store(dataset)
     if hasattr(dataset, "write") and callable(getattr(dataset, "read", None)):
-        return _of_list([_start_of(data) for data in dataset.read().to_data_list()], dtype, cutoff)
+        return _of_list([start_of(data) for data in dataset.read().to_data_list()], dtype, cutoff)
     if isinstance(dataset, Batch):
         return _of_list(dataset.to_data_list(), dtype, cutoff)
     if isinstance(dataset, Sequence):
@@ -181,12 +186,12 @@ def _of_store(reader: Any) -> Numbered:
     atoms = reader.num_atoms
 
     def load(number: int) -> AtomicData:
-        return _start_of(reader.read_rows([number]).get_data(0))
+        return start_of(reader.read_rows([number]).get_data(0))
 
     return Numbered(len(reader), lambda number: (atoms[number], 0), load, lambda number: f"frame {number}")
 
 
-def _start_of(data: AtomicData) -> AtomicData:
+def start_of(data: AtomicData) -> AtomicData:
     """Return a frame as a structure to start from: without what it says of its run."""
     result = data.clone()
     for name in _OF_A_RUN:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import lru_cache
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -132,8 +133,13 @@ class StateVariable:
     @classmethod
     def declared_in(cls, engine_class: type) -> dict[str, StateVariable]:
         """Return name -> variable of a class of engines, those of its parents first."""
-        members = {name: entry for one in reversed(engine_class.__mro__) for name, entry in vars(one).items()}
-        return {name: entry for name, entry in members.items() if isinstance(entry, cls)}
+        return dict(_declared(cls, engine_class))  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=200)
+def _declared(kind: Any, engine_class: Any) -> tuple[tuple[str, Any], ...]:
+    members = {name: entry for one in reversed(engine_class.__mro__) for name, entry in vars(one).items()}
+    return tuple((name, entry) for name, entry in members.items() if isinstance(entry, kind))
 
 
 class Parameter(StateVariable):
@@ -149,6 +155,9 @@ class Parameter(StateVariable):
         From the unit of the parameter to that of the rows; the same unless given.
     has_rows
         Whether it may differ between systems; a seed does not.
+    shrinks
+        Whether a system that tries again after a failure goes on with half of it. The class of the engine declares
+        ``halvings = StateVariable(dtype=torch.long)`` then.
     **options
         Keywords of `check`.
     """
@@ -159,10 +168,12 @@ class Parameter(StateVariable):
         *,
         convert: Callable[[Tensor], Tensor] | None = None,
         has_rows: bool = True,
+        shrinks: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(unit=options.get("unit", ""), fresh=self._rows)
         self._check, self._convert, self.has_rows, self._options = check, convert, has_rows, options
+        self.shrinks = shrinks
 
     @staticmethod
     def names_in(engine_class: type) -> list[str]:

@@ -22,6 +22,7 @@ from athanor.dynamics.arguments import check_distinct
 from athanor.dynamics.contract import Engine
 from athanor.dynamics.last_good import LastGood
 from athanor.dynamics.rows import Rows, SavedRows, save_rows, take_up_rows
+from athanor.dynamics.second_chances import SecondChances
 from athanor.dynamics.status import StageSpec
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ class WorkingSet:
     ----------
     owner, stages
         As in `athanor.dynamics.driver.Driver`.
-    last_good
-        Follows the active systems.
+    last_good, chances
+        Follow the active systems.
 
     Attributes
     ----------
@@ -48,16 +49,17 @@ class WorkingSet:
         The active systems, in a batch of their own unless all are active. There while a batch is run.
     run
         What the driver remembers of them, rows [B]: ``known_status`` in which a system was last seen, whether it
-        ``converged`` in a plain engine, whether it was ``evaluated`` where it is, and whether it ``waits`` while
-        newcomers are evaluated.
+        ``converged`` in a plain engine, whether it was ``evaluated`` where it is, whether it ``waits`` while newcomers
+        are evaluated, or until the end of a step in which it failed, to try again; whether it ``has_past`` to go back
+        to then, and whether hooks were ``shown`` it.
     active
         All active systems; each stage has its own `StageSpec.active`.
     has_arrivals, has_newcomers
         Whether systems may have changed stage, or become active, since somebody looked.
     """
 
-    def __init__(self, owner: Engine, stages: Sequence[StageSpec], last_good: LastGood) -> None:
-        self._owner, self._stages, self._last_good = owner, stages, last_good
+    def __init__(self, owner: Engine, stages: Sequence[StageSpec], last_good: LastGood, chances: SecondChances) -> None:
+        self._owner, self._stages, self._last_good, self._chances = owner, stages, last_good, chances
         self._key = new_key(self)
         self._forget_batch()
         self.part: Part
@@ -66,12 +68,12 @@ class WorkingSet:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return it without the batch: what it remembers rides on that, and is found there by the key."""
-        kept = ("_owner", "_stages", "_last_good", "_key")
+        kept = ("_owner", "_stages", "_last_good", "_chances", "_key")
         return {name: value for name, value in vars(self).items() if name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        take_key(self, self._key)
+        take_key(self, self.key)
         self._forget_batch()
 
     def _forget_batch(self) -> None:
@@ -115,10 +117,9 @@ class WorkingSet:
         if is_known and self._ids.holds(batch.system_id) and not restarts:
             return
         batch.drop_orphaned_state()
-        check_distinct(batch.system_id.reshape(-1))
         nobody = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
         fresh = {"known_status": batch.status.reshape(-1).clone(), "converged": nobody}
-        fresh |= {name: nobody.clone() for name in ("evaluated", "waits")}
+        fresh |= {name: nobody.clone() for name in ("evaluated", "waits", "has_past", "shown")}
         rows, known = take_up_rows(batch, self.key, fresh, {}, self._owner.saved_run)
         if bool(known.any()):  # else the run starts with all of them
             rows["known_status"][~known] = ARRIVED
@@ -126,14 +127,24 @@ class WorkingSet:
             take_up_rows(batch, engine.key, engine.fresh_rows(batch), engine.variable_levels, engine.saved_rows)
             engine.saved_rows = engine.saved_run = None
         self._owner.saved_run = None
+        self._note_batch(batch)
+
+    def take_up_joined(self, newcomers: Batch, *, returns: bool) -> None:
+        """Take up systems that are about to join: they arrive, unless each `returns`, and get state."""
+        self.take_up(newcomers)
+        if not returns:
+            self.rows_of(newcomers)["known_status"].fill_(ARRIVED)
+        self.start(newcomers)
+
+    def go_on(self, batch: Batch) -> None:
+        """Go on with a batch after an exchange: all of its systems have state."""
+        self._note_batch(batch)
+        self.start(batch)
+
+    def _note_batch(self, batch: Batch) -> None:
+        check_distinct(batch.system_id.reshape(-1))
         self._batch, self._membership = weakref.ref(batch), batch.membership
         self._ids = ComputedFrom(batch.system_id)
-
-    def take_up_joined(self, batch: Batch, joined: Tensor) -> None:
-        """Go on with a batch after an exchange of systems: those of the mask `joined` [B] arrive, and get state."""
-        self.take_up(batch)
-        self.rows_of(batch)["known_status"][joined] = ARRIVED
-        self.start(batch)
 
     @property
     def _members(self) -> list[Engine]:
@@ -145,6 +156,7 @@ class WorkingSet:
             del self.part
             self.is_taken_up = False
             self._last_good.release()
+            self._chances.release()
 
     # -- the active systems --------------------------------------------------------------------------------------
 
@@ -166,7 +178,7 @@ class WorkingSet:
         self.run = self.rows_of(self.part.batch)
         self.use_rows_of(self.part.batch)
         variables: dict[tuple[str, str], tuple[Level, Tensor]] = {
-            (self.key, name): ("system", tensor) for name, tensor in self.run.items()
+            (self.key, name): ("system", tensor) for name, tensor in self.run.items() if name != "shown"
         }
         for engine in self._members:
             levels = engine.variable_levels
@@ -175,6 +187,7 @@ class WorkingSet:
             }
         computed = frozenset(self._owner.model.model_config.active_outputs or ())
         self._last_good.follow(self.part.batch, variables, computed)
+        self._chances.follow(self.part.batch, variables, computed)
         self._mask_stages()
         self._note_seen()
 

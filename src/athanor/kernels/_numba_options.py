@@ -8,8 +8,6 @@ Kernels release the interpreter lock and are spread over threads by `athanor.ker
 from __future__ import annotations
 
 import hashlib
-import os
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -19,7 +17,7 @@ from typing import Any, TypeVar
 
 import numba
 
-from athanor._runtime import announce
+from athanor._runtime import announce, user_cache
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -97,11 +95,4 @@ def sources_digest(folder: Path) -> str:
 def _base_folder() -> Path:
     if _numba_config.CACHE_DIR:
         return Path(_numba_config.CACHE_DIR) / "athanor"
-    if os.environ.get("XDG_CACHE_HOME"):
-        return Path(os.environ["XDG_CACHE_HOME"]) / "athanor"
-    home = Path(os.path.expanduser("~"))
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "athanor"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", home)) / "athanor"
-    return home / ".cache" / "athanor"
+    return user_cache()

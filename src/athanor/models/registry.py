@@ -82,6 +82,18 @@ def find(name: str) -> ModelEntry:
     return entry
 
 
+def memory_of_an_atom(name: str) -> tuple[int | None, int | None]:
+    """Return what the list says of a model, or a sum of models: kB an atom, and how many atoms suffice for its speed.
+
+    None where one of them does not say how much it needs, or none says how many suffice.
+    """
+    rows = [find(part) for part in name.split("+")] if name.strip() else []
+    kilobytes = [row.kilobytes_per_atom for row in rows]
+    most = [row.most_atoms for row in rows if row.most_atoms]
+    known = [one for one in kilobytes if one]
+    return (max(known) if known and len(known) == len(rows) else None), min(most, default=None)
+
+
 def terms(name: str, options: Mapping[str, Any]) -> list[tuple[ModelEntry, dict[str, Any]]]:
     """Return the models that a name such as ``"chgnet + lennard-jones"`` adds up, each with its options.
 

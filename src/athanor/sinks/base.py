@@ -114,7 +114,7 @@ class DataSink(ABC):
         return {"frames": len(self)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to where the sink was: forget what was written since.
+        """Go back to where the sink was: what was written since is forgotten, by the `truncate_to` of the sink.
 
         Raises
         ------
@@ -127,15 +127,14 @@ class DataSink(ABC):
                 f"{self!r} holds {found:,} frames; it held {wanted:,} when the checkpoint was written. Open the store "
                 f"that the run wrote to, with all that it held."
             )
+        truncate_to = getattr(self, "truncate_to", None)
+        if found > wanted and truncate_to is None:
+            raise StorageError(
+                f"{type(self).__name__} can not forget what was written after the checkpoint: it holds {found:,} "
+                f"frames, of which {wanted:,} are older. Let it define `truncate_to(frames)`, or start the run anew."
+            )
         if found > wanted:
-            self._forget_after(wanted)
-
-    def _forget_after(self, frames: int) -> None:
-        """Forget every system but the first `frames`."""
-        raise StorageError(
-            f"{type(self).__name__} can not forget what was written after the checkpoint: it holds {len(self):,} "
-            f"frames, of which {frames:,} are older. Let it define `_forget_after`, or empty it and start the run anew."
-        )
+            truncate_to(wanted)  # type: ignore[misc]
 
     def abandon(self) -> None:  # noqa: B027
         """Give up what could not be stored, after a `close` that failed; nothing to do for memory."""

@@ -198,8 +198,30 @@ class ZarrData(DataSink):
         with self._mutex:
             self._open_writer().truncate_to(frames)
 
-    def _forget_after(self, frames: int) -> None:
-        self.truncate_to(frames)
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many frames there are, and which is the last one; all of them are acknowledged first."""
+        with self._mutex:
+            state = super().state_dict()
+            return {**state, "last": self._frame_before(state["frames"])}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to the frames that there were, see `DataSink.load_state_dict`; other frames are refused."""
+        with self._mutex:
+            frames = int(state["frames"])
+            if frames <= len(self) and self._frame_before(frames) != state["last"]:
+                raise StorageError(
+                    f"The store holds other frames than when the checkpoint was written: number {frames - 1} is "
+                    f"{self._frame_before(frames)} and was {state['last']} (system, step). Open the store that the run "
+                    f"wrote to."
+                )
+            super().load_state_dict(state)
+
+    def _frame_before(self, frames: int) -> list[int]:
+        """Return `system_id` and `step` of the last of so many frames; nothing without any."""
+        if not frames:
+            return []
+        row = self.read_rows([frames - 1])
+        return [int(row.system_id[0]), int(row.step[0])]
 
     def zero(self) -> None:
         """Empty the store; it stays valid, and the next write fixes its fields anew."""

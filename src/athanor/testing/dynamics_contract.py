@@ -270,18 +270,19 @@ def check_batch_invariance(make_engine: MakeEngine, n_steps: int = 40) -> None:
 
 
 def check_thread_invariance(make_engine: MakeEngine, n_steps: int = 8) -> None:
-    """Check that 1 and 2 threads give the same bits, on systems large enough for the kernels to split their work."""
+    """Check that 1, 2 and 4 threads give the same bits, on systems large enough for the kernels to split their work."""
     systems = [argon_crystal(2, 3), argon_crystal(6, 4)]
     before = get_num_threads()
     found = []
     try:
-        for threads in (1, 2):
+        for threads in (1, 2, 4):
             set_num_threads(threads)
             found.append(trajectory(make_engine, systems, n_steps))
     finally:
         set_num_threads(before)
-    for name in FIELDS:
-        assert _equal(found[0], found[1], name), f"`{name}` differs between 1 and 2 threads"
+    for threads, other in ((2, found[1]), (4, found[2])):
+        for name in FIELDS:
+            assert _equal(found[0], other, name), f"`{name}` differs between 1 and {threads} threads"
 
 
 def check_split_run(make_engine: MakeEngine, n_steps: int = 20) -> None:

@@ -306,6 +306,27 @@ def check_closing(make_sink: MakeSink) -> None:
     assert_equal(sink.read(), _joined(*batches, make_batch(40)))
 
 
+def check_going_back(make_sink: MakeSink) -> None:
+    """A sink goes back to where it was at a checkpoint, and on from there; one that can not says so."""
+    sink, kept = make_sink(100), make_batch(0)
+    sink.write(kept)
+    state = sink.state_dict()
+    sink.write(make_batch(10))
+    refused = ""
+    try:
+        sink.load_state_dict(state)
+    except StorageError as error:
+        refused = str(error)
+    if refused:
+        assert "can not forget" in refused, f"the message {refused!r} does not say 'can not forget'"
+        assert len(sink) == 6, "a refused call changed the sink"
+        return
+    assert len(sink) == 3, f"it holds {len(sink)} systems, not the 3 that it held at the checkpoint"
+    assert_equal(sink.read(), kept)
+    sink.write(make_batch(20))
+    assert_equal(sink.read(), _joined(kept, make_batch(20)))
+
+
 def check_threads(make_sink: MakeSink) -> None:
     """What threads write at the same time is there as if they had taken turns, and the last place is given once."""
     threads, writes = 4, 5
@@ -340,6 +361,7 @@ CHECKS = (
     check_missing_labels,
     check_refusals,
     check_closing,
+    check_going_back,
     check_threads,
 )
 """Every check of the contract."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from athanor._memory import free_memory
 from athanor.data.atomic_data import AtomicData
 from athanor.data.batch import Batch
 from athanor.data.fields import FIELDS
@@ -21,7 +22,6 @@ from athanor.dynamics.failures import FailureCode, explain_failure
 from athanor.errors import MissingFieldError, in_words
 from athanor.neighbors.skin import build_pair_list
 from athanor.workflows import build
-from athanor.workflows.memory import free_memory
 from athanor.workflows.readable import format_bytes
 from athanor.workflows.spec import CalculationSpec, RunSpec
 from athanor.workflows.structures import System

@@ -185,7 +185,8 @@ def build_stages(spec: RunSpec, model: Any, batch: Batch, **in_flight: Any) -> t
     `in_flight` is what a run needs whose systems come and go, see `athanor.dynamics.BaseDynamics`.
     """
     engines = [_build_engine(stage, spec, model, batch) for stage in spec.stages]
-    fused = FusedStage(list(enumerate(engines)), **in_flight)
+    chances: dict[str, Any] = {"on_error": spec.on_error, "max_retries": spec.max_retries}
+    fused = FusedStage(list(enumerate(engines)), **chances, **in_flight)
     stopper = StopAboveHook(spec.stop_above) if spec.stop_above else None
     tracker = Tracker(spec.stages, engines, fused.failure_notes, spec.every, stopper)
     # who is stopped in a step has left when the tracker looks

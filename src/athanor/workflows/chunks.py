@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from math import inf
+from typing import TYPE_CHECKING, Any
 
-from athanor.models.registry import find
-from athanor.workflows.memory import free_memory
+from athanor._memory import free_memory
+from athanor.dynamics import AutoBatcher
+from athanor.models.registry import memory_of_an_atom
 
 if TYPE_CHECKING:
     import torch
+
+    from athanor.data.batch import Batch
 
 _UNKNOWN_MODEL = 5000
 """kB an atom of a model that does not say: that of a large network."""
@@ -49,7 +53,35 @@ def default_max_atoms(model_name: str, device: torch.device | None = None) -> in
 
     What an atom needs stands in the list of models, `athanor.models.catalogue`.
     """
-    rows = [find(name) for name in model_name.split("+")] if model_name.strip() else []
-    needed = max((row.kilobytes_per_atom or _UNKNOWN_MODEL for row in rows), default=_UNKNOWN_MODEL)
-    fits = int(_SHARE * free_memory(device) / (1000 * needed))
-    return max(_FEWEST, min(fits, *(row.most_atoms or fits for row in rows)) if rows else fits)
+    needed, most = memory_of_an_atom(model_name)
+    fits = int(_SHARE * free_memory(device) / (1000 * (needed or _UNKNOWN_MODEL)))
+    return max(_FEWEST, min(fits, most or fits))
+
+
+def suitable_max_atoms(model: Any, name: str, systems: Batch, device: torch.device | None = None) -> int:
+    """Return how many atoms a batch of `systems` may have: measured with the model, unless all of them fit anyway.
+
+    Parameters
+    ----------
+    model
+        A wrapped model, on `device`.
+    name
+        What it is called in the list of models; empty if it is in none.
+    systems
+        All that are to be computed.
+    device
+        Where.
+    """
+    expected = default_max_atoms(name, device)
+    if systems.num_nodes <= expected:
+        return expected
+    outputs = {"energy", "forces"} | ({"stress"} & model.model_config.outputs if "cell" in systems else set())
+    batcher = AutoBatcher(model, systems, outputs=outputs, name=name, memory_fraction=_SHARE)
+    per_atom, per_pair = batcher.bytes_of_atom_and_pair
+    probes = (*batcher.probes.probes, *batcher.probes.others)
+    densest = max((probe.pairs / probe.atoms for probe in probes), default=0.0)
+    fits = _SHARE * free_memory(device) / (per_atom + per_pair * densest)
+    fast = batcher.best_atoms
+    if fast == inf:  # it was not seen, and the list may know
+        fast = memory_of_an_atom(name)[1] or inf
+    return max(_FEWEST, int(min(fits, fast)))

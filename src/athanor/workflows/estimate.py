@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from athanor._memory import free_memory, peak_memory, used_memory
 from athanor.data.batch import Batch
 from athanor.dynamics.failures import describe_failure
 from athanor.workflows import build
 from athanor.workflows.advice import Advice, advise, estimate_disk, free_disk
-from athanor.workflows.memory import free_memory, peak_memory, used_memory
 from athanor.workflows.plan import Plan
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import RelaxSpec, StageSpec

@@ -39,9 +39,12 @@ def md(
     threads: int | None = None,
     max_atoms: int | None = None,
     stop_above: Mapping[str, float | str] | None = None,
+    on_error: str = "quarantine",
+    max_retries: int = 3,
     every: int = 10,
     checkpoint: float | str = 60.0,
     time_limit: float | str | None = None,
+    status: str | os.PathLike[str] | None = None,
     seed: int | str = 42,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -57,9 +60,9 @@ def md(
 
     Parameters
     ----------
-    structures, model, supercell, min_atoms, strict, properties, device, dtype, threads, max_atoms, stop_above, every
+    structures, model, supercell, min_atoms, strict, properties, device, dtype, threads, max_atoms, stop_above
         As in `athanor.relax`.
-    checkpoint, time_limit, out, overwrite, resume, title, silence, progress
+    on_error, max_retries, every, checkpoint, time_limit, status, out, overwrite, resume, title, silence, progress
         As in `athanor.relax`.
     ensemble
         nvt, nve, nvt-nose-hoover, nvt-csvr, nvt-andersen, npt, npt-crescale, npt-langevin, nph, brownian.
@@ -109,7 +112,7 @@ def md(
     StorageError
         If `out` can not be written; what was done stands in it.
     KeyboardInterrupt
-        If it was interrupted; what was done stands in `out`.
+        If it was interrupted by a signal; what was done stands in `out`.
 
     Examples
     --------

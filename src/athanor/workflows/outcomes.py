@@ -69,6 +69,17 @@ class Outcomes:
         """Steps that they took together."""
         return sum(found.steps for found in self._of.values())
 
+    @property
+    def failed(self) -> int:
+        """How many of them failed."""
+        return sum(found.row["status"] == "failed" for found in self._of.values())
+
+    @property
+    def last_failure(self) -> tuple[str, str] | None:
+        """Name and reason of the one that failed last; None if none did."""
+        last = next((found.row for found in reversed(self._of.values()) if found.row["status"] == "failed"), None)
+        return None if last is None else (last["system"], last["reason"])
+
     def add(self, batch: Batch, tracker: Tracker, error: str = "") -> None:
         """Take up what became of systems that leave; one that is known already keeps what was said of it.
 
@@ -100,6 +111,8 @@ class Outcomes:
                 reason = f"failed: {error}"
             system, steps = plan.systems[index], steps_done[place]
             row = identify(system, index) | {"steps": steps} | outcome_columns(reason)
+            if "retries" in batch and int(batch.retries[place]):
+                row["retries"] = int(batch.retries[place])
             row |= _measured(system, record, _energy(batch, place), atoms_list[place].cell.array)
             row |= _averaged(tracker, batch, place, plan.spec, atoms_list[place])
             row |= property_columns(batch, place, properties)
@@ -118,7 +131,7 @@ class Outcomes:
         """Return what became of whom, for a checkpoint."""
         self._join_frames()
         table = {index: astuple(found) for index, found in self._of.items()}
-        text = json.dumps(table, ensure_ascii=False).encode()
+        text = json.dumps(table).encode()  # names of files need not be text
         return {
             "frames": [frames.state_dict() for frames in self._frames],
             "table": torch.frombuffer(bytearray(text), dtype=torch.uint8),

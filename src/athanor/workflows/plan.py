@@ -10,13 +10,14 @@ import torch
 
 from athanor._runtime import set_num_threads
 from athanor.data.batch import Batch
+from athanor.dynamics import SizeAwareSampler
 from athanor.dynamics.arguments import check_model, device_of
 from athanor.dynamics.evaluate import NOT_OF_A_SYSTEM, is_of_model
 from athanor.errors import InputError, in_words
 from athanor.workflows import build
 from athanor.workflows.admission import admit
 from athanor.workflows.bounds import check_bounds
-from athanor.workflows.chunks import default_max_atoms, split_into_chunks
+from athanor.workflows.chunks import split_into_chunks, suitable_max_atoms
 from athanor.workflows.problems import Origin, as_argument
 from athanor.workflows.properties import check_properties
 from athanor.workflows.readable import count
@@ -76,7 +77,7 @@ class Plan(Generic[Spec]):
         """Return ``3 systems, 12 atoms, one batch; Lennard-Jones``, with the device if it is not the CPU."""
         parts = [count(len(self.usable), "system"), count(self.num_atoms, "atom"), "one batch"]
         if len(self.chunks) > 1:
-            parts[-1] = f"{len(self.chunks)} batches of at most {self.spec.max_atoms} atoms"
+            parts[-1] = f"at most {self.spec.max_atoms} atoms at a time"
         if len(self.usable) < len(self.systems):
             parts[0] += f" ({len(self.systems) - len(self.usable)} more set aside)"
         name = self.model.model_card.name or type(self.model).__name__
@@ -88,10 +89,12 @@ class Plan(Generic[Spec]):
         rows = torch.searchsorted(torch.tensor(self.usable), torch.tensor(indices))
         return self.state.index_select(rows).to(self.device)
 
-    @property
-    def most_atoms(self) -> int:
-        """Most atoms of a batch that is filled up again; a larger system is alone in it."""
-        return max(self.spec.max_atoms or 1, *(len(self.systems[index].atoms) for index in self.usable))
+    def sampler(self) -> SizeAwareSampler:
+        """Return what gives out the systems: `max_atoms` at a time in all, and a larger one alone."""
+        sizes, most = self.state.num_nodes_list, self.spec.max_atoms or 1
+        made = SizeAwareSampler(self.state, max_atoms=max(most, *sizes))
+        made.caps.shared_atoms = most
+        return made
 
     def as_planned(self, batch: Batch) -> Batch:
         """Return the systems of `batch` as they were converted: with the same fields, whoever is in it."""
@@ -170,11 +173,11 @@ def make_plan(spec: Spec, systems: Sequence[System], *, model: Any = None) -> Pl
         check_bounds(spec.stop_above, model)
     if isinstance(model, torch.nn.Module):
         model.to(device)
-    if spec.max_atoms is None:
-        name = spec.model.name if spec.model is not None else ""
-        spec = spec.model_copy(update={"max_atoms": default_max_atoms(name, device)})
     repeated, state = admit(spec, repeated, model)
     chosen_systems = usable_indices(repeated, strict=spec.strict)
+    if spec.max_atoms is None:
+        name = spec.model.name if spec.model is not None else ""
+        spec = spec.model_copy(update={"max_atoms": suitable_max_atoms(model, name, state, device)})
     chunks = split_into_chunks([len(repeated[index].atoms) for index in chosen_systems], spec.max_atoms or 1)
     return Plan(spec, repeated, model, device, [[chosen_systems[row] for row in chunk] for chunk in chunks], state)
 

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from athanor._interrupts import must_finish, raised_again
 from athanor.hooks.stages import DynamicsStage
 from athanor.workflows.readable import format_seconds, printable
 
+TIME_IS_OVER = "the time limit"
 _SECONDS_BETWEEN_LINES = 60.0
 _SECONDS_BETWEEN_REFRESHES = 0.2
 _GAPS = 3
@@ -63,7 +64,7 @@ class StopFlag:
     def look_at_the_clock(self) -> None:
         """Set it if the time is over."""
         if self.ends is not None and not self.is_set and time.monotonic() >= self.ends:
-            self.set("the time limit")
+            self.set(TIME_IS_OVER)
 
 
 @contextmanager
@@ -114,7 +115,7 @@ class Progress:
     def __init__(self, *, shown: bool, steps: int, noun: str = "steps", stream: Any = None) -> None:
         self._stream = stream if stream is not None else sys.stderr
         self._shown, self._steps, self._noun = shown and self._stream is not None, steps, noun
-        self._done = self._taken = 0
+        self._done = 0
         self._description = ""
         self._started = self._last_shown = time.monotonic()
         self._bar: Any = None
@@ -130,6 +131,7 @@ class Progress:
     def __exit__(self, *exc: Any) -> None:
         if self._bar is not None:
             with self._while_it_can_be_written():
+                self._bar.details = ()
                 self._draw(f"in {format_seconds(time.monotonic() - self._started)}")
                 self._bar.stop()
 
@@ -157,17 +159,31 @@ class Progress:
         pause = _SECONDS_BETWEEN_LINES if self._bar is None else _SECONDS_BETWEEN_REFRESHES
         return self._shown and time.monotonic() - self._last_shown >= pause
 
-    def update(self, done: int, description: str, taken: int | None = None) -> None:
-        """Note that `done` steps are behind. `taken` of them say the pace, where the others were not needed."""
-        self._done, self._taken, self._description = done, done if taken is None else taken, description
+    def update(self, done: int, description: str, rate: str = "", left: str = "", details: Sequence[str] = ()) -> None:
+        """Note that `done` steps are behind.
+
+        Parameters
+        ----------
+        done
+            How many of all steps.
+        description
+            What is going on.
+        rate, left
+            Steps in a second, and the time that is left, in words; worked out from `done` unless given.
+        details
+            Lines that stand below the bar.
+        """
+        self._done, self._description = done, description
         if not self.is_due:
             return
         now = self._last_shown = time.monotonic()
+        pace = self._pace(now, rate, left)
         if self._bar is not None:
             with self._while_it_can_be_written():
-                self._draw(self._pace(now))
+                self._bar.details = [printable(line) for line in details]
+                self._draw(pace)
         else:
-            self.say(f"{self._done} of at most {self._steps} {self._noun}, {description}, {self._pace(now)}")
+            self.say(f"{self._done} of at most {self._steps} {self._noun}, {description}, {pace}")
 
     def _draw(self, pace: str) -> None:
         others = _bar_width(self._bar.console) + len(f"{self._steps}/{self._steps} {self._noun} {pace}") + _GAPS
@@ -177,37 +193,11 @@ class Progress:
             description = f"{description[: room - 1]}…"
         self._bar.update(self._task, completed=self._done, description=description, pace=pace)
 
-    def _pace(self, now: float) -> str:
-        rate = self._taken / max(now - self._started, 1e-9)
-        left = format_seconds((self._steps - self._done) / rate) if rate > 0 else "?"
+    def _pace(self, now: float, rate: str, left: str) -> str:
+        per_second = self._done / max(now - self._started, 1e-9)
+        at_most = format_seconds((self._steps - self._done) / per_second) if per_second > 0 else "?"
         noun = "" if self._bar is not None else f" {self._noun}"  # beside a bar it stands there already
-        return f"{rate:.3g}{noun}/s, at most {left} left"
-
-
-class ProgressHook:
-    """Hook that reports each step to a `Progress`, and looks at the clock.
-
-    Parameters
-    ----------
-    progress, flag
-        Where to report, and what to look at.
-    look
-        Called with the batch for the arguments of `Progress.update`.
-    """
-
-    frequency = 1
-    stage = DynamicsStage.AFTER_STEP
-    observes = True
-    on_active = True
-
-    def __init__(self, progress: Progress, flag: StopFlag, look: Callable[[Any], tuple[int, str, int]]) -> None:
-        self._progress, self._flag, self._look = progress, flag, look
-
-    def __call__(self, ctx: Any, stage: Any) -> None:
-        """Report."""
-        if self._progress.is_due:
-            self._progress.update(*self._look(ctx.batch))
-        self._flag.look_at_the_clock()
+        return f"{rate or f'{per_second:.3g}'}{noun}/s, {left or f'at most {at_most}'} left"
 
 
 class StopHook:
@@ -244,12 +234,23 @@ def _bar_width(console: Any) -> int:
 
 
 def _make_bar(stream: Any, noun: str) -> Any:
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
+    from rich.text import Text
+
+    class BarWithDetails(Bar):
+        """A bar with lines below it, which are cut rather than wrapped."""
+
+        details: Sequence[str] = ()
+
+        def get_renderable(self) -> Any:
+            """Return the bar and its lines."""
+            lines = [Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in self.details]
+            return Group(super().get_renderable(), *lines)
 
     console = Console(file=stream)
-    return Bar(
+    return BarWithDetails(
         TextColumn("{task.description}"),
         BarColumn(bar_width=_bar_width(console)),
         MofNCompleteColumn(),

@@ -32,9 +32,12 @@ def relax(
     threads: int | None = None,
     max_atoms: int | None = None,
     stop_above: Mapping[str, float | str] | None = None,
+    on_error: str = "quarantine",
+    max_retries: int = 3,
     every: int = 10,
     checkpoint: float | str = 60.0,
     time_limit: float | str | None = None,
+    status: str | os.PathLike[str] | None = None,
     seed: int | str = 42,
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -85,12 +88,18 @@ def relax(
         Most atoms in one batch; what fits by default.
     stop_above
         Stop a system above a bound, such as max_force_deviation=0.3; outputs of the model and bounds, in their units.
+    on_error
+        Of what breaks down: quarantine sets it aside, retry takes smaller steps first.
+    max_retries
+        Most retries of a system in one stage; with `on_error: retry`.
     every
         Steps between frames and rows of the log. They are kept in `out`.
     checkpoint
         Time of the clock between checkpoints; 0: none, s; `athanor run --resume` goes on from the newest.
     time_limit
         Stop after so much time of the clock, to be resumed, s; no limit by default.
+    status
+        File for how the run goes: every few seconds a line of JSON; none by default.
     seed
         Kept with the results; a relaxation draws no random numbers.
     out
@@ -98,7 +107,7 @@ def relax(
     overwrite
         Replace the results of an earlier run in `out`.
     resume
-        Go on with the run in `out`, which was stopped or killed: same arguments, same bits as an undisturbed one.
+        Go on with the run in `out`, which was stopped or killed; with the same arguments, to the same bits.
     title
         A name for the run, kept in `out`.
     silence
@@ -122,7 +131,7 @@ def relax(
     StorageError
         If `out` can not be written; what was done stands in it.
     KeyboardInterrupt
-        If it was interrupted; what was done stands in `out`.
+        If it was interrupted by a signal; what was done stands in `out`.
 
     Examples
     --------

@@ -15,14 +15,28 @@ from athanor.workflows.saved_record import read_record, running_process, state_o
 from athanor.workflows.saved_run import SavedRun
 from athanor.workflows.spec import RunSpec
 
-_MAY_CHANGE = ("title", "structures", "threads", "silence", "output", "checkpoint", "time_limit", "allow_failures")
+_MAY_CHANGE = (
+    "title",
+    "structures",
+    "threads",
+    "silence",
+    "output",
+    "checkpoint",
+    "time_limit",
+    "status",
+    "allow_failures",
+)
 """Keys of a job that decide nothing about what is computed; structures are compared as they were read."""
 
 
 def describe_job(plan: Plan[RunSpec]) -> dict[str, Any]:
     """Return what a checkpoint holds of the job beside the state of its engines, as a tree."""
     job = {key: repr(value) for key, value in plan.spec.to_job().items() if key not in _MAY_CHANGE}
-    problems = {index: system.problem for index, system in enumerate(plan.systems) if system.problem}
+    problems = {
+        index: system.problem.encode("utf-8", "replace").decode()
+        for index, system in enumerate(plan.systems)
+        if system.problem
+    }
     return {"job": job, "structures": _digest(plan), "problems": problems}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor._runtime import using_num_threads
-from athanor.dynamics import FusedStage, SizeAwareSampler
+from athanor.dynamics import FusedStage
 from athanor.dynamics.evaluate import is_of_model
 from athanor.dynamics.hooks import Checkpoint, LoggingHook
 from athanor.errors import AthanorWarning, InputError, StorageError, in_words
@@ -23,7 +23,7 @@ from athanor.workflows.methods import StageKind, all_settings, stage_of
 from athanor.workflows.outcomes import Outcomes
 from athanor.workflows.output import check_inputs_outside, check_output, create_output, write_summary
 from athanor.workflows.plan import Plan, make_plan, spec_of_call
-from athanor.workflows.progress import Progress, ProgressHook, StopFlag, StopHook, StopRequested, stop_between_steps
+from athanor.workflows.progress import TIME_IS_OVER, Progress, StopFlag, StopHook, StopRequested, stop_between_steps
 from athanor.workflows.record import RunRecord
 from athanor.workflows.recorder import Recorder
 from athanor.workflows.reserve import Reserve
@@ -40,7 +40,8 @@ from athanor.workflows.settings import SEED
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import MDSpec, describe_stages
 from athanor.workflows.structures import System, from_python
-from athanor.workflows.track import Tracker, steps_between_refills
+from athanor.workflows.track import steps_between_refills
+from athanor.workflows.watch import WatchHook
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -129,7 +130,7 @@ def run_from_python(kind: StageKind, arguments: dict[str, Any]) -> RunResult:
     InputError
         As `run`.
     KeyboardInterrupt
-        If it was interrupted; what was done stands in the results folder.
+        If it was interrupted by a signal; what was done stands in the results folder.
     """
     defaults = {setting.as_argument: setting.python_default for setting in all_settings(kind).values()}
     given = {key: arguments[key] for key in defaults.keys() & arguments.keys()}
@@ -145,7 +146,7 @@ def run_from_python(kind: StageKind, arguments: dict[str, Any]) -> RunResult:
             progress=arguments["progress"],
             command=f"athanor.{kind.name}(...)",
         )
-    if result.interrupted:
+    if result.interrupted and result.stopped_by != TIME_IS_OVER:
         raise KeyboardInterrupt
     return result
 
@@ -172,7 +173,6 @@ class _Run:
         self._missing: list[str] = []
         self._frames_in_words = "it holds no frame"
         self._overwrite, self._command, self._advice, self._earlier = overwrite, command, advice, earlier
-        self._steps_before = 0
 
     def go(self) -> RunResult:
         """Run every system; write results whatever happens."""
@@ -220,7 +220,7 @@ class _Run:
             self.sink = _open_sink(folder / TRAJECTORY)  # another one may have it: nothing was changed yet
         elif folder is not None:
             self.sink = self._attempt(_open_sink, folder / TRAJECTORY)
-        sampler = SizeAwareSampler(plan.state, max_atoms=plan.most_atoms)
+        sampler = plan.sampler()
         fused, tracker, engines = build.build_stages(
             self.spec,
             plan.model,
@@ -232,25 +232,23 @@ class _Run:
         log = None if folder is None else folder / LOG
         recorder = Recorder(plan, self.outcomes, tracker, engines, self.sink, log, self._write_summary_if_due)
         self._log = recorder.log
-        fused.register_hook(recorder)
-        fused.register_hook(ProgressHook(self.progress, flag, partial(self._how_far, tracker, sampler)))
         checkpoint = None
         if folder is not None and self.spec.checkpoint:
-            checkpoint = Checkpoint(
-                folder / CHECKPOINTS, seconds=self.spec.checkpoint, extra=partial(describe_job, plan), overwrite=True
-            )
-            fused.register_hook(checkpoint)
+            place, tree = folder / CHECKPOINTS, partial(describe_job, plan)
+            checkpoint = Checkpoint(place, seconds=self.spec.checkpoint, extra=tree, overwrite=True)
             flag.when_set = checkpoint.request
-        fused.register_hook(StopHook(flag))
+        watch = WatchHook(plan, self.outcomes, tracker, sampler, self.progress, flag, self.sink, checkpoint)
+        for hook in (recorder, watch, *([checkpoint] if checkpoint else []), StopHook(flag)):
+            fused.register_hook(hook)
         if folder is not None and self._earlier is not None:
-            self._go_on_from(folder, fused, tracker, checkpoint)
+            watch.begin(self._go_on_from(folder, fused, checkpoint))
         while self._trouble is None and not self.result.interrupted and self._go_on(fused, recorder, flag):
             self.result.interrupted |= flag.is_set
         for entry in sampler.set_aside:
             plan.set_aside([plan.usable[entry.order]], entry.reason)
         plan.check_some_left()
 
-    def _go_on_from(self, folder: Path, fused: FusedStage, tracker: Tracker, checkpoint: Checkpoint | None) -> None:
+    def _go_on_from(self, folder: Path, fused: FusedStage, checkpoint: Checkpoint | None) -> Batch:
         """Take up the newest checkpoint; outputs are cut back to it. Until it is known to fit, nothing is changed."""
         try:
             saved = Checkpoint.load(folder / CHECKPOINTS)
@@ -266,7 +264,7 @@ class _Run:
             if held is not None:
                 held.release()
             raise
-        self._steps_before = self.outcomes.steps + int(tracker.steps_done(batch).sum())
+        return batch
 
     def _go_on(self, fused: FusedStage, recorder: Recorder, flag: StopFlag) -> bool:
         """Run until everybody is done, or something stops that; return whether somebody may be left.
@@ -309,20 +307,6 @@ class _Run:
             self._attempt(recorder.take_up, batch, in_words(error))
         else:
             self.plan.set_aside_all_of(batch, error)
-
-    def _how_far(self, tracker: Tracker, sampler: SizeAwareSampler, batch: Batch) -> tuple[int, str, int]:
-        """Return steps that are behind, where systems are, and steps that were taken; means over all systems."""
-        most, count, gone = self.spec.total_steps, len(self.plan.usable), len(self.outcomes)
-        running = int(tracker.steps_done(batch).sum())
-        where = [
-            f"{number} {stage.method.kind.doing}"
-            for stage, number in zip(self.spec.stages, tracker.in_stage, strict=True)
-            if number
-        ]
-        others = {"done": gone, "waiting": len(sampler)}
-        words = ", ".join(where + [f"{number} {state}" for state, number in others.items() if number])
-        taken = running + self.outcomes.steps - self._steps_before
-        return (running + gone * most) // count, words, taken // count
 
     def _attempt(self, write: Callable[..., Any], *arguments: Any, of: str = "") -> Any:
         """Call `write`; a disk that refuses ends the run, and what else can be written still is.

@@ -226,7 +226,7 @@ class SavedAnalysis:
         found, series = self.averages(number, start=start), self._series_of(number)
         if not found:
             raise InputError(f"system {number} of `{self.folder}` did not get to dynamics.")
-        stage, here = found[-1], series.stage == found[-1].stage
+        stage, here = found[-1], _rows_of_stage(series, found[-1].stage)
         settled = series.time[here] >= series.time[here][0] + stage.start - 1e-9 * series.time[here][-1]
         steps = series.step[here][settled]
         return self._frames.of(number, int(steps[0]), int(steps[-1]))
@@ -240,11 +240,18 @@ class SavedAnalysis:
         return 0
 
 
+def _rows_of_stage(series: Series, stage: int) -> np.ndarray:
+    """Which rows of the log are of a stage, and of what came after a failure was taken back, where time went back."""
+    here = series.stage == stage
+    back = np.flatnonzero(here)[1:][np.diff(series.time[here]) < 0.0]
+    return here if not back.size else here & (np.arange(len(here)) >= back[-1])
+
+
 def _of_stage(series: Series, stage: int, start: float | str | None) -> StageAverages | None:
     """Means over the rows of the log of one stage; None if it is shorter than `start`."""
     from athanor.analysis import averages, equilibration
 
-    here = series.stage == stage
+    here = _rows_of_stage(series, stage)
     time = series.time[here] - series.time[here][0]
     columns = {name: getattr(series, name)[here] for name in AVERAGED}
     if start is None:

@@ -21,6 +21,7 @@ from athanor.workflows.checksums import check_file
 from athanor.workflows.columns import data_frame, outcome_columns
 from athanor.workflows.folder import CHECKPOINTS, FINAL, LOG, NOT_STARTED, RUN, SUMMARY_JSON, TRAJECTORY
 from athanor.workflows.frame_choice import FrameChoice
+from athanor.workflows.methods import KINDS
 from athanor.workflows.quantities import TIME, parse_quantity
 from athanor.workflows.readable import count
 from athanor.workflows.saved_analysis import SavedAnalysis
@@ -177,6 +178,35 @@ class SavedRun(SavedAnalysis):
     def failed(self) -> list[int]:
         """Numbers of the systems that were set aside."""
         return [row["index"] for row in self.summary if row["status"] == "failed"]
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        """What is known of each system that was set aside.
+
+        Returns
+        -------
+        list of dict
+            `index`, `system`, `formula`, `file` and `index_in_file` as in `summary`; `stage` in which it failed, None
+            if it did not get so far; `step` after which, `retries` before it was given up, `reason`; and `last_good`:
+            file and index of its last good frame, or of the structure that it came with.
+        """
+        return [self._failure(self.summary[number]) for number in self.failed]
+
+    def _failure(self, row: dict[str, Any]) -> dict[str, Any]:
+        kept = {name: row[name] for name in ("index", "system", "formula", "file", "index_in_file")}
+        reason, stage = row["reason"], None
+        for kind in KINDS.values():
+            if reason.endswith(f" ({kind.noun})"):
+                reason, stage = reason.removesuffix(f" ({kind.noun})"), kind.noun
+        path, index = (FINAL, row["index"]) if self.has_ended else (TRAJECTORY, None)
+        place = {"file": str(self.folder / path), "index": index}
+        return kept | {
+            "stage": stage,
+            "step": row["steps"],
+            "retries": row.get("retries") or 0,
+            "reason": reason,
+            "last_good": place,
+        }
 
     def to_pandas(self) -> Any:
         """Return the summary as a pandas DataFrame, one row for each system.

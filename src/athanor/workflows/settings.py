@@ -158,12 +158,18 @@ SEED = Setting("seed", int, f"Seed of velocities and noise, or {RANDOM} to draw 
 STOP_ABOVE = Setting("stop_above", dict, "Stop a system above a bound, such as max_force_deviation=0.3", {},
                      note="outputs of the model and bounds, in their units", metavar="NAME=BOUND",
                      panel=MODEL)  # fmt: skip
+ON_ERROR = Setting("on_error", str, "Of what breaks down: quarantine sets it aside, retry takes smaller steps first",
+                   "quarantine", choices=("quarantine", "retry"), metavar="WAY", panel=COMPUTING)  # fmt: skip
+MAX_RETRIES = Setting("max_retries", int, "Most retries of a system in one stage", 3, at_least=1, metavar="N",
+                      note="with `on_error: retry`", panel=COMPUTING)  # fmt: skip
 OUT = Setting("output", str, "Folder for the results", None, absent="the name of the job and -output", argument="out",
               flags=("-o",), metavar="DIR", panel=OUTPUT)  # fmt: skip
 CHECKPOINT = Setting("checkpoint", CLOCK, "Time of the clock between checkpoints; 0: none", 60.0, at_least=0.0,
                      note="`athanor run --resume` goes on from the newest", metavar="TIME", panel=OUTPUT)  # fmt: skip
 TIME_LIMIT = Setting("time_limit", CLOCK, "Stop after so much time of the clock, to be resumed", None, above=0.0,
                      absent="no limit", metavar="TIME", panel=COMPUTING)  # fmt: skip
+STATUS = Setting("status", str, "File for how the run goes: every few seconds a line of JSON", None, absent="none",
+                 metavar="FILE", panel=OUTPUT)  # fmt: skip
 EVERY = Setting("every", int, "Steps between frames and rows of the log", 10, metavar="N", panel=OUTPUT)
 
 # what `athanor.select` takes

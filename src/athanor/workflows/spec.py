@@ -182,8 +182,11 @@ class RunSpec(CalculationSpec):
     stages: tuple[Stage, ...]
     """What every system goes through, in order, all in the same batch."""
     stop_above: Bounds = settings.STOP_ABOVE.field()
+    on_error: Literal["quarantine", "retry"] = settings.ON_ERROR.field()
+    max_retries: Count = settings.MAX_RETRIES.field()
     every: Count = settings.EVERY.field()
     checkpoint: type_of(settings.CHECKPOINT) = settings.CHECKPOINT.field()  # type: ignore[valid-type]
+    status: PathText | None = settings.STATUS.field()
     time_limit: type_of(settings.TIME_LIMIT) = settings.TIME_LIMIT.field()  # type: ignore[valid-type]
     seed: Annotated[int, BeforeValidator(_drawn), Field(ge=0, lt=2**63)] = settings.SEED.field()
     allow_failures: bool = False

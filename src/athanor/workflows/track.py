@@ -163,6 +163,7 @@ class Tracker:
             "status": nothing.clone(),
             "entered": started.clone(),  # lifetime step
             "seen": started.clone(),  # lifetime step
+            "retries": nothing.clone(),
             "last_stage": nothing.clone(),  # that it was in in its last step
             "look": nothing.clone(),  # number of the look that saw that step
             "failed_in": nothing - 1,
@@ -185,6 +186,9 @@ class Tracker:
         status, step, before = batch.status.reshape(-1), batch.step.reshape(-1), rows["status"]
         failed = batch.failure_code.reshape(-1) > 0
         is_dynamics = self._is_dynamics.to(batch.device)
+        if "retries" in batch:  # what led to a failure, and was taken back, is in no mean
+            self.averages(batch).forget(batch.retries.reshape(-1) != rows["retries"])
+            rows["retries"].copy_(batch.retries.reshape(-1))
         where_done = before.clamp(max=last)
         due = (step > rows["seen"]) & ~failed & is_dynamics[where_done] & self.is_due(batch, self.stride)
         self._sample(batch, due, where_done)

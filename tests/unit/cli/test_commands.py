@@ -130,7 +130,7 @@ MISTAKES = [
     (["relax", "argon.extxyz", "-o", "out", "--model", "lennard-jones"], "epsilon"),
     (["relax", "argon.extxyz", "-o", "out", "--model-option", "a=1"], "--model-option needs --model"),
     (["relax", "argon.extxyz", "-o", "out", "--model", "demo", "--model-option", "a"], "KEY=VALUE"),
-    (["relax", "argon.extxyz"], "Missing option"),
+    (["relax", "argon.extxyz"], "`-o` is missing"),
     (["relax", "argon.extxyz", "-o", "out", "--wrong"], "No such option"),
     (["relax", "argon.extxyz", "-o", "out", "--max-steps", "many"], "--max-steps.*integer"),
     (["md", "argon.extxyz", "-o", "out", "--time", "1ps", "--steps", "3", *LJ], "not both"),
@@ -272,8 +272,8 @@ def test_sigterm_writes_what_is_done(folder: Path) -> None:  # Ctrl-C: tests/err
     wait_for_steps(folder, process)
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate()
-    assert process.returncode == 130
-    assert "interrupted; what was done is in out" in told
+    assert process.returncode == 75
+    assert "stopped by SIGTERM; what was done is in out; to go on: athanor run --resume out" in told
     rows = json.loads((folder / "out/summary.json").read_text(encoding="utf-8"))
     assert {row["status"] for row in rows} == {"interrupted"}
     assert len({row["steps"] for row in rows}) == 1

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from ase.build import bulk
+from ase.io import read
 
 import athanor
 from athanor.cli.main import call
@@ -120,6 +121,30 @@ def test_show_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["system"] for row in told["rows"]] == ["cold", "warm", "on top"]
     assert call(["show", "out", "--json", "--system", "warm"]) == 0
     assert [row["index"] for row in json.loads(capsys.readouterr().out)["rows"]] == [1]
+
+
+def test_show_of_what_failed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["show", "out", "--failed"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "2 done, 1 failed",
+        "on top (Ar32), number 2",
+        "after step 0",
+        f"frame 2 in {Path('out/final.extxyz')}",
+    ):
+        assert words in shown
+    assert "warm" not in shown
+    assert "retries" not in shown
+    assert call(["show", "out", "--failed", "--json"]) == 0
+    (failure,) = json.loads(capsys.readouterr().out)["failures"]
+    assert (failure["index"], failure["step"], failure["retries"], failure["stage"]) == (2, 0, 0, "MD")
+    frames = read(failure["last_good"]["file"], ":", format="extxyz")
+    assert frames[failure["last_good"]["index"]].info["name"] == "on top"
+    assert call(["show", "out", "--failed", "--system", "warm"]) == 0
+    assert "number 2" not in capsys.readouterr().out
+    make_unfinished(folder, {"host": "here", "pid": gone()})
+    assert call(["show", "out", "--failed"]) == 0
+    assert "the last one in" in capsys.readouterr().out
 
 
 def test_show_of_a_run_that_was_killed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

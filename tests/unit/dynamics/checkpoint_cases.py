@@ -34,18 +34,25 @@ from athanor.dynamics import (
 )
 from athanor.dynamics.checkpoint import SavedCheckpoint
 from athanor.dynamics.hooks import (
+    AlignCellHook,
     Checkpoint,
     ConvergedSnapshotHook,
     EnergyDriftMonitorHook,
+    FreezeAtomsHook,
     LoggingHook,
+    MaxForceClampHook,
     SnapshotHook,
+    StopAboveHook,
 )
+from athanor.hooks import DynamicsStage
 from athanor.io.checkpoint import CheckpointFolder
+from athanor.io.store.folder import Disk
 from athanor.models.demo import DemoModel, DemoModelWrapper
+from athanor.models.lj import LennardJonesModelWrapper
 from athanor.sinks import HostMemory, ZarrData
 from athanor.testing.dynamics_contract import argon_cluster, argon_crystal, argon_model, with_neighbor_hooks
 
-STEPS = 20
+STEPS, CLUSTERS = 20, 11
 PLACES = (0, 4, 9, 13, 19)
 BATH = {"temperature": 60.0, "random_seed": 5}
 CRYSTAL = {"temperature": 60.0, "pressure": 0.001, "barostat_time": 400.0}
@@ -60,6 +67,7 @@ FIXED_CELL: dict[str, Make] = {
     "Brownian": partial(Brownian, dt=4.0, friction=0.02, **BATH),
     "ramp": partial(NVTLangevin, dt=4.0, temperature=ramp(20.0, 90.0, 60.0), friction=0.02, random_seed=5),
     "FIRE": partial(FIRE, dt=0.3, convergence_hook=ConvergenceHook.from_fmax(0.05)),
+    "second chances": partial(NVTLangevin, dt=4.0, friction=0.02, on_error="retry", **BATH),
 }
 CELLS: dict[str, Make] = {
     "NPH": partial(NPH, dt=4.0, pressure=0.001, barostat_time=400.0, start_temperature=60.0),
@@ -77,8 +85,8 @@ def relax_and_heat(model: Any, **options: Any) -> FusedStage:
 
 
 def in_flight(make: Make, model: Any, sink: Any, **options: Any) -> Any:
-    """Eleven clusters in a batch of at most three; results in order, in a store or in memory."""
-    clusters = [argon_cluster(2 + number % 4, number) for number in range(11)]
+    """Many clusters in a batch of at most three; results in a store or in memory."""
+    clusters = [argon_cluster(2 + number % 4, number) for number in range(CLUSTERS)]
     if make is relax_and_heat and not options.pop("is_stream", False):
         source: Any = clusters
     else:
@@ -87,9 +95,56 @@ def in_flight(make: Make, model: Any, sink: Any, **options: Any) -> Any:
     return make(model, sampler=sampler, sinks=[sink], **options)
 
 
+def lacks_memory(model: Any, arguments: Any) -> None:
+    """Raise for more than eight atoms, when one of the systems has done three steps."""
+    (batch,) = arguments
+    if batch.num_nodes > 8 and int(batch.step.max()) >= 3:
+        raise MemoryError("there is none left")
+
+
+class Breaks:
+    """Breaks the second system at its seventh step."""
+
+    frequency, stage, on_active = 1, DynamicsStage.AFTER_PRE_UPDATE, True
+
+    def __call__(self, ctx: Any, stage: Any) -> None:
+        batch = ctx.batch
+        broken = ((batch.system_id == 1) & (batch.step == 6)).reshape(-1)
+        batch.positions[broken[batch.batch_idx]] = float("nan")
+
+
+def held_and_broken(model: Any, *, hooks: Any) -> Any:
+    """Dynamics in which atoms are held, forces limited, cells turned, and a system fails half way."""
+    more = [FreezeAtomsHook(freeze_category=3), MaxForceClampHook(0.05), AlignCellHook(4), Breaks()]
+    more.append(StopAboveHook({"energy": 1e9}, frequency=3))
+    return NVTNoseHoover(model, dt=4.0, temperature=60.0, thermostat_time=100.0, hooks=[*more, *hooks])
+
+
+def two_lists(model: Any, *, hooks: Any) -> Any:
+    """A sum of two models, each with a list of its own; one that relaxes is soon done."""
+    both = model + LennardJonesModelWrapper(epsilon=0.002, sigma=3.0, cutoff=4.5)
+    relax = FIRE(both, dt=0.3, n_steps=9, convergence_hook=ConvergenceHook.from_fmax(0.04))
+    return FusedStage([(0, relax), (1, NVE(both, dt=4.0, n_steps=30, start_temperature=60.0))], hooks=hooks)
+
+
 def demo_model() -> DemoModelWrapper:
     torch.manual_seed(3)
     return DemoModelWrapper(DemoModel(hidden_dim=8).double())
+
+
+OTHERS = {"relax and heat": relax_and_heat, "held and broken": held_and_broken, "two lists": two_lists}
+
+
+class BreaksTwice:
+    """Breaks a system twice, which tries again then."""
+
+    frequency, stage, on_active = 1, DynamicsStage.AFTER_PRE_UPDATE, True
+
+    def __call__(self, ctx: Any, stage: Any) -> None:
+        """Change positions in place."""
+        batch = ctx.batch
+        breaks = (batch.system_id == 3) & ((batch.step == 3) | (batch.step == 11))
+        batch.positions[breaks[:, 0][batch.batch_idx]] = float("nan")
 
 
 FLYING = {
@@ -98,13 +153,25 @@ FLYING = {
         partial(FIRE, dt=0.3, convergence_hook=ConvergenceHook.from_fmax(0.003)),
         {"n_steps": 17, "ordered": True},
     ),
+    "in flight, want of memory": (relax_and_heat, {"ordered": True}),
     "in flight, stages": (relax_and_heat, {"ordered": True}),
+    "in flight, second chances": (FIXED_CELL["second chances"], {"n_steps": 15, "ordered": True}),
     "in flight, stages of a stream": (relax_and_heat, {"is_stream": True, "refill_frequency": 3}),
 }
 NAMES = (
-    *FIXED_CELL, *CELLS, "relax and heat", *FLYING,
+    *FIXED_CELL, *CELLS, *OTHERS, *FLYING,
     *(f"{name}, demo" for name in (*FIXED_CELL, "relax and heat")),
 )  # fmt: skip
+
+
+class Unsynced(Disk):
+    """A disk that is not waited for, as only a power cut would tell."""
+
+    def sync(self, descriptor: int) -> None:
+        pass
+
+    def sync_folder(self, path: Path) -> None:
+        pass
 
 
 class Case:
@@ -114,10 +181,14 @@ class Case:
         self.name, self.place = name, place
         name, _, _kind = name.partition(", demo") if ", demo" in name else (name, "", "")
         model = demo_model() if self.name.endswith(", demo") else argon_model()
+        if "memory" in name:
+            model.register_forward_pre_hook(lacks_memory)
         place.mkdir(exist_ok=True, parents=True)
         self.checkpoint = Checkpoint(place / "C", every=1, seconds=None, keep=100)
-        self.store = ZarrData(place / "frames.zarr", durability="frame")
-        self.results = ZarrData(place / "results.zarr") if name != "in flight, NVE" else HostMemory(100)
+        self.checkpoint.folder = CheckpointFolder(place / "C", 100, disk=Unsynced())
+        self.store = ZarrData(place / "frames.zarr", durability="none")
+        in_memory = name == "in flight, NVE"
+        self.results = HostMemory(100) if in_memory else ZarrData(place / "results.zarr", durability="none")
         hooks = [
             SnapshotHook(self.store, 2, first=True, last=True, finished="once"),
             LoggingHook("csv", 1, place / "log.csv", finished="once"),
@@ -129,9 +200,11 @@ class Case:
             make, options = FLYING[name]
             self.engine = in_flight(make, model, self.results, hooks=hooks, **options)
         else:
-            make = {**FIXED_CELL, **CELLS, "relax and heat": relax_and_heat}[name]
+            make = {**FIXED_CELL, **CELLS, **OTHERS}[name]
             self.engine = make(model, hooks=hooks)
         with_neighbor_hooks(self.engine)
+        if "second chances" in name:
+            self.engine.register_hook(BreaksTwice())
         self.is_flying = name in FLYING
         self.cells = name in CELLS
 
@@ -139,7 +212,9 @@ class Case:
         if self.is_flying:
             return None
         last = argon_crystal(2, 4, strain=0.01) if self.cells else argon_cluster(9, 1)
-        return Batch.from_data_list([argon_crystal(2, 3), last])
+        batch = Batch.from_data_list([argon_crystal(2, 3), last])
+        batch.atom_categories = torch.arange(batch.num_nodes) % 5
+        return batch
 
     def run(self, batch: Batch | None) -> None:
         with warnings.catch_warnings():

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from athanor.data import Batch
-from athanor.dynamics import NVE, DynamicsStage, NVTLangevin, SizeAwareSampler
+from athanor.dynamics import FIRE, NVE, DynamicsStage, NVTLangevin, SizeAwareSampler
 from athanor.dynamics import checkpoint as checkpoint_module
 from athanor.dynamics.checkpoint import SavedCheckpoint
 from athanor.dynamics.hooks import Checkpoint, SnapshotHook
@@ -27,8 +31,10 @@ from .checkpoint_cases import NAMES, PLACES, differences, go_on, outcome, write
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("written")
+def written() -> Iterator[Path]:
+    """Where cases are written, in memory if there is such a place: there is much of it, and no disk is tried here."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as place:
+        yield Path(place)
 
 
 @pytest.mark.timeout(300)
@@ -37,7 +43,7 @@ def test_a_run_goes_on_in_another_process_with_equal_bits(written, repository):
     jobs = []
     for name in NAMES:
         last = write(name, written / name)
-        numbers = sorted({min(place + 1, last) for place in PLACES} | {last - 1, last})
+        numbers = sorted({min(place + 1, last) for place in PLACES} | {last // 2, last - 1, last})
         jobs += [
             {"name": name, "place": str(written / name), "number": number, "scratch": str(written / f"scratch {name}")}
             for number in numbers
@@ -104,7 +110,15 @@ def _forget_steps_of_run(tree):
     tree["steps"] = 0
 
 
+def _forget_past(tree):
+    """What a system that fails goes back to is taken to be where it is."""
+    older = tree["engine"]["older"]["keys"]
+    for level in tree["batch"]["levels"].values():
+        level["state"] = [row for row in level["state"] if row[0] not in older]
+
+
 FORGETFUL = {
+    "older states": ("second chances", _forget_past),
     "age of lists": ("Langevin", _forget_age),
     "lists": ("Langevin", _forget_list),
     "step of the noise": ("Langevin", _forget_step),
@@ -153,10 +167,15 @@ def test_outputs_that_are_not_cut_back_are_found(written, tmp_path, twin, monkey
     assert not go_on(name, written / name, 10, tmp_path / "right")
     monkeypatch.setattr(*twin)
     with pytest.raises((AssertionError, StorageError, KeyError)):
-        write(name, tmp_path / "again")
-        assert not go_on(name, tmp_path / "again", 10, tmp_path / "wrong")
-        one, other = (place / "C" / "00000004" / DIGESTS for place in (written / name, tmp_path / "again"))
-        assert one.read_bytes() == other.read_bytes()
+        assert_same(name, written, tmp_path)
+
+
+def assert_same(name: str, written: Path, place: Path) -> None:
+    """That a case is written as before, and goes on with equal bits."""
+    write(name, place / "again")
+    assert not go_on(name, place / "again", 10, place / "wrong")
+    one, other = (folder / "C" / "00000004" / DIGESTS for folder in (written / name, place / "again"))
+    assert one.read_bytes() == other.read_bytes()
 
 
 # -- the hook --------------------------------------------------------------------------------------------------------
@@ -254,6 +273,36 @@ def test_two_can_not_go_on_at_once(tmp_path):
     engine().resume(tmp_path)
 
 
+def test_what_was_read_before_another_run_went_on_is_old(tmp_path):
+    engine(Checkpoint(tmp_path)).run(systems(), 2)
+    old = SavedCheckpoint.load(tmp_path)
+    other = engine(Checkpoint(tmp_path))
+    other.run(other.resume(tmp_path), 5)
+    with pytest.raises(StorageError, match=r"was written to by another run since .* Load the newest"):
+        old.restore(engine(Checkpoint(tmp_path)))
+    assert SavedCheckpoint.load(tmp_path).steps == 5
+
+
+class Criterion:
+    """Somebody's own, which does not say what it is."""
+
+    works_on_part = False
+    keys = frozenset()
+    frequency = 1
+
+    def evaluate(self, batch):
+        return None
+
+
+def test_a_criterion_that_says_no_more_than_its_address_is_no_other_one(tmp_path):
+    def make():
+        return engine(Checkpoint(tmp_path), make=FIRE, dt=0.3, convergence_hook=Criterion())
+
+    make().run(systems(), 2)
+    again = make()
+    assert int(again.run(again.resume(tmp_path), 4).step.max()) == 4
+
+
 def test_another_job_is_told_with_what_differs(tmp_path):
     engine(Checkpoint(tmp_path / "C")).run(systems(), 2)
     others = {
@@ -288,10 +337,30 @@ def test_outputs_that_are_not_there_any_more_are_told(tmp_path):
     run = make(tmp_path / "a")
     run.run(systems(), 3)
     run.hooks[0].sink.close()
-    with pytest.raises(StorageError, match="holds 0 frames; it held 6 when the checkpoint was written"):
+    with pytest.raises(StorageError, match=r"holds 0 frames; it held 6 when the checkpoint was written"):
         make(tmp_path / "b").resume(tmp_path / "C")
-    with pytest.raises(InputError, match="2 hooks|Register the same hooks"):
+    with pytest.raises(InputError, match="Register the same hooks"):
         engine(Checkpoint(tmp_path / "C")).resume(tmp_path / "C")
+
+
+def test_a_store_with_other_frames_is_told(tmp_path):
+    def make():
+        return engine(SnapshotHook(ZarrData(tmp_path / "t.zarr"), 2), Checkpoint(tmp_path / "C", every=4, seconds=None))
+
+    run = make()
+    run.run(systems(), 9)
+    sink = run.hooks[0].sink
+    sink.zero()
+    batch = systems()
+    for name in ("system_id", "step"):
+        batch[name] = torch.full((2, 1), 7)
+    for _ in range(9):
+        sink.write(batch)
+    sink.close()
+    del run, sink
+    gc.collect()
+    with pytest.raises(StorageError, match=r"holds other frames .* number 9 is \[7, 7\] and was \[1, 9\]"):
+        make().resume(tmp_path / "C")
 
 
 class Writes(DataSink):
@@ -366,11 +435,11 @@ def test_hooks_between_steps_see_the_whole_batch_and_cost_nothing_where_there_ar
     engine(Looks(), Looks()).run(systems(), 3)
     assert seen[::2] == [(0, [0, 0], 2), (1, [1, 1], 2), (3, [3, 3], 2), "over"]
     assert engine()._driver._call_hooks.pausing == []
+
+    class Odd(Looks):
+        between_steps = 3
+
     with pytest.raises(ContractError, match="must be callable"):
-
-        class Odd(Looks):
-            between_steps = 3
-
         engine(Odd())
     sampler = SizeAwareSampler([argon_cluster(3, number) for number in range(4)], max_batch_size=2)
     seen.clear()

@@ -21,6 +21,7 @@ from athanor.dynamics import (
     SizeAwareSampler,
     driver,
 )
+from athanor.dynamics.delivery import Delivery
 from athanor.dynamics.driver import Driver
 from athanor.dynamics.engine import BaseDynamics
 from athanor.dynamics.hooks import ConvergedSnapshotHook, LoggingHook, SnapshotHook
@@ -60,7 +61,7 @@ def test_each_system_counts_its_own_steps_and_leaves() -> None:
     assert frames.step.flatten().tolist() == [4] * 5
     assert frames.time.flatten().tolist() == [8.0] * 5
     assert engine.step_count == 12
-    assert engine.tally == (5, 0, 5, 0, 0)
+    assert engine.tally == (5, 0, 5, 0, 0, 0)
     assert engine.run() is None
 
 
@@ -119,7 +120,7 @@ def test_failed_systems_leave_with_their_reason() -> None:
     for failure_sinks in (None, [bad]):
         engine = flying(clusters(3, 3, 3), [good], failure_sinks=failure_sinks, hooks=[BlowUp(1, 2)])
         engine.run()
-        assert engine.tally == (3, 0, 2, 1, 0)
+        assert engine.tally == (3, 0, 2, 1, 0, 0)
     assert sorted(ids_in(good)) == [0, 0, 1, 2, 2]
     frames = bad.read()
     assert (ids_in(bad), frames.failure_code.tolist(), frames.failure_step.tolist()) == ([1], [[1]], [[3]])
@@ -154,7 +155,7 @@ def test_the_first_sink_with_room_takes_them_and_full_ones_lose_nobody() -> None
         engine.run()
     assert isinstance(caught.value, CapacityError)
     assert (len(small), len(other)) == (1, 1)
-    assert engine.tally == (4, 2, 2, 0, 0)
+    assert engine.tally == (4, 2, 2, 0, 0, 0)
     found = ids_in(small, other)
     small.zero()
     other.zero()
@@ -181,7 +182,7 @@ def test_an_interruption_between_delivery_and_refill_delivers_nobody_twice() -> 
 
 
 def test_it_would_be_noticed_if_deliveries_were_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(InFlight, "_note_written", lambda self, frames: None)
+    monkeypatch.setattr(Delivery, "_note_written", lambda self, frames: None)
     assert interrupted() != [0, 1, 2, 3, 4]
 
 
@@ -228,11 +229,11 @@ def test_ctrl_c_in_the_midst_of_a_refill_loses_nobody(cut: int, monkeypatch: pyt
         state[0] = "cuts" if state[0] == "waits" else state[0]
         return refill(self, *arguments)
 
-    def cuts(*arguments: Any) -> Any:
+    def cuts(*arguments: Any, **options: Any) -> Any:
         if state[0] == "cuts":
             state[0] = "is over"
             raise KeyboardInterrupt
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(InFlight, "refill", arms)
     monkeypatch.setattr(home, name, cuts)
@@ -245,7 +246,7 @@ def test_ctrl_c_in_the_midst_of_a_refill_loses_nobody(cut: int, monkeypatch: pyt
     for data in frames.to_data_list():
         place = expected.system_id.flatten().tolist().index(int(data.system_id))
         assert torch.equal(data.positions, expected.get_data(place).positions), int(data.system_id)
-    assert engine.tally == (5, 0, 5, 0, 0)
+    assert engine.tally == (5, 0, 5, 0, 0, 0)
 
 
 def test_systems_that_wait_for_their_turn_survive_a_full_sink() -> None:
@@ -415,10 +416,16 @@ def test_a_stream_without_an_end_that_hesitates_and_breaks() -> None:
     assert ids_in(*engine.sinks) == [0, 1, 2, 3, 4]
 
 
+def _is_double(batch: Batch) -> None:
+    if batch.positions.dtype != torch.float64:
+        raise RuntimeError("such a model can not be asked about single precision")
+
+
 def test_systems_that_do_not_fit_to_those_that_run_are_set_aside() -> None:
     systems = clusters(3, 3, 3, 3)
-    systems[2].add_system_property("kind", torch.tensor([[3]]))
+    systems[2] = systems[2].to(torch.float32)
     engine = flying(systems)
+    engine.model.register_forward_pre_hook(lambda model, arguments: _is_double(arguments[0]))
     with pytest.warns(AthanorWarning, match="Sample 2 is set aside"):
         engine.run()
     assert sorted(ids_in(*engine.sinks)) == [0, 1, 3]
@@ -494,7 +501,7 @@ def test_nothing_grows_while_systems_come_and_go() -> None:
             gc.collect()
             counts.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
         assert engine.tally.finished >= 420
-        assert len(engine._in_flight._running) == len(engine.active_batch) == 2
+        assert len(engine._in_flight.delivery.running) == len(engine.active_batch) == 2
         return counts[-1] - counts[-2]
 
     class Remembers:
@@ -521,3 +528,51 @@ def test_caps_of_sampler_and_engine_hold_at_every_step() -> None:
     flying(systems, caps={"max_atoms": 17}, max_batch_size=4, hooks=[Looks()]).run()
     assert largest[0] == 4
     assert 14 <= largest[1] <= 17
+
+
+def labelled(count: int, number: int, **labels: Any) -> AtomicData:
+    data = argon_cluster(count, number)
+    for name, value in labels.items():
+        data.add_system_property(name, torch.tensor([value] if isinstance(value, list) else [[value]]))
+    return data
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("at_once", [5, 2, 1])
+def test_labels_that_only_some_have_keep_nobody_from_running(first: int, at_once: int) -> None:
+    systems = [labelled(3, n, kind=7, note=0.5) if n % 2 == first else labelled(3, n, family=n) for n in range(5)]
+    engine = flying(systems, caps={"max_batch_size": at_once}, n_steps=2, hooks=[BlowUp(3, 1)])
+    with pytest.warns(AthanorWarning, match="Not every system has the labels"):
+        engine.run()
+    assert sorted(ids_in(*engine.sinks)) == [0, 1, 2, 3, 4]
+    assert engine.sampler.set_aside == []
+
+
+def test_labels_of_other_shapes_and_those_that_all_have() -> None:
+    systems = [labelled(3, 0, kind=[1, 2], every=4), labelled(3, 1, kind=3, every=5), labelled(3, 2, every=6)]
+    engine = flying(systems, caps={"max_batch_size": 1}, ordered=True)
+    with pytest.warns(AthanorWarning, match="`kind`") as told:
+        engine.run()
+    assert len(told) == 1
+    assert [data.kind.flatten().tolist() for data in engine.sinks[0].read().to_data_list()] == [
+        [1, 2],
+        [-1, -1],
+        [-1, -1],
+    ]
+    assert [data.every.item() for data in engine.sinks[0].read().to_data_list()] == [4, 5, 6]
+
+
+def test_one_that_does_not_fit_to_the_first_batch_keeps_the_others_from_nothing() -> None:
+    systems = [*clusters(3, 3), argon_cluster(3, 2).to(torch.float32)]
+    engine = flying(systems, caps={"max_batch_size": 3})
+    with pytest.warns(AthanorWarning, match="Sample 2 is set aside"):
+        engine.run()
+    assert sorted(ids_in(*engine.sinks)) == [0, 1]
+
+
+def test_a_label_that_the_model_reads_is_not_left_out() -> None:
+    engine = flying([labelled(3, 0, kind=1), labelled(3, 1)], caps={"max_batch_size": 2})
+    engine.model.model_config = engine.model.model_config.model_copy(update={"optional_inputs": frozenset({"kind"})})
+    with pytest.warns(AthanorWarning, match="Sample 1 is set aside"):
+        engine.run()
+    assert ids_in(*engine.sinks) == [0]

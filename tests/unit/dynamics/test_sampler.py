@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from athanor.data import AtomicData, Batch
 from athanor.dynamics import HostMemory, SizeAwareSampler, ZarrData
-from athanor.dynamics.sampler import Draw, Load
+from athanor.dynamics.caps import Load
+from athanor.dynamics.gate import Draw
 from athanor.errors import AthanorWarning, CapacityError, ContractError, InputError
 from athanor.io.trajectory import TrajectoryReader
 
@@ -181,13 +182,15 @@ def test_what_can_not_be_run_is_told_and_the_others_are_run() -> None:
     texts = [str(warning.message) for warning in told]
     assert [entry.order for entry in sampler.set_aside] == [2, 3, 1]
     assert "Sample 2 is set aside: it has no atoms" in texts[0]
-    assert "it has 50, and `max_atoms` allows 20" in texts[1]
+    assert "it has 50 atoms, and `max_atoms` allows 20" in texts[1]
     assert "OSError: the disk is gone" in texts[2]
 
 
 @pytest.mark.parametrize("kind", [list, iter])
 def test_one_over_a_cap_is_a_runtime_error_if_strict(kind: Any) -> None:
-    with pytest.raises(RuntimeError, match="Sample 1 can not be run: it has 9, and `max_atoms` allows 5") as caught:
+    with pytest.raises(
+        RuntimeError, match="Sample 1 can not be run: it has 9 atoms, and `max_atoms` allows 5"
+    ) as caught:
         SizeAwareSampler(kind(chains(3, 9)), max_atoms=5, strict=True).build_initial_batch()
     assert isinstance(caught.value, CapacityError)
 
@@ -198,7 +201,7 @@ def test_metadata_that_lie_let_nobody_in() -> None:
             return (2, 0)
 
     sampler = SizeAwareSampler(Lies((6, 0), (2, 0), (30, 0)), max_atoms=7)
-    with pytest.warns(AthanorWarning, match="Sample 2 is set aside: it has 30"):
+    with pytest.warns(AthanorWarning, match="Sample 2 is set aside: it has 30 atoms"):
         assert [batch.num_nodes_list for batch in (sampler.build_initial_batch(), sampler.build_initial_batch())] == [
             [6],
             [2],
@@ -317,7 +320,7 @@ def test_a_stream_is_asked_for_what_there_is_room_for_and_keeps_its_order() -> N
             asked.append(number)
             yield chain(2 + number % 3)
 
-    sampler = SizeAwareSampler(endless(), max_atoms=8)
+    sampler = SizeAwareSampler(endless(), max_atoms=8, look_ahead=0)
     assert asked == []
     assert sampler.build_initial_batch().num_nodes_list == [2, 3]
     assert asked == [0, 1, 2]  # the third one waits
@@ -325,6 +328,36 @@ def test_a_stream_is_asked_for_what_there_is_room_for_and_keeps_its_order() -> N
     assert not sampler.exhausted
     with pytest.raises(TypeError, match="neither length nor order"):
         len(sampler)
+
+
+def test_a_large_system_of_a_stream_lets_some_small_ones_pass_and_then_has_its_turn() -> None:
+    sampler = SizeAwareSampler((chain(9 if number == 1 else 2) for number in itertools.count()), 10, look_ahead=3)
+    inside, order = sampler.draw_first(), []
+    for _ in range(12):
+        order.append(inside.pop(0).order)
+        inside += sampler.draw_more(Load(len(inside), sum(draw.size.atoms for draw in inside), 0))
+    assert order[:6] == [0, 2, 3, 4, 1, 5]
+    assert order == [0, 2, 3, 4, 1, *range(5, 12)]
+
+
+def test_a_stream_whose_order_was_not_kept_goes_on_where_it_was() -> None:
+    def make() -> SizeAwareSampler:
+        return SizeAwareSampler(iter(chains(2, 9, 2, 9, 2, 2, 2, 9)), 10, look_ahead=3)
+
+    whole = make()
+    assert [draw.order for draw in whole.draw_first()] == [0, 2, 4, 5]
+    again = make()
+    again.load_state_dict(whole.state_dict())
+    for sampler in (whole, again):
+        found = [[draw.order for draw in sampler.draw_more(Load())] for _ in range(5)]
+        assert found == [[1], [3], [6], [7], []]
+        assert sampler.exhausted
+
+
+def test_memory_of_an_atom_makes_sense() -> None:
+    for options in ({"bytes_per_atom": 0}, {"bytes_per_edge": -1.0}, {"bytes_per_atom": float("nan")}):
+        with pytest.raises(InputError, match="in bytes"):
+            SizeAwareSampler(chains(2), max_atoms=5, **options)
 
 
 def test_a_stream_may_have_nothing_for_the_moment_and_may_raise() -> None:
@@ -381,3 +414,81 @@ def test_what_is_given_back_is_given_out_again_first() -> None:
         draws: list[Draw] = sampler.draw_first()
         sampler.give_back(draws)
         assert [draw.order for draw in sampler.draw_first()] == [draw.order for draw in draws]
+
+
+def source_of(kind: str, place: Any) -> Any:
+    """The same twelve systems, each time anew, as a sampler is given them."""
+    systems = chains(2, 3, 2, 5, 3, 2, 5, 4, 2, 3, 3, 2)
+    if kind == "list":
+        return systems
+    if kind == "data set":
+        return Dataset(*((data.num_nodes, 0) for data in systems))
+    if kind in ("store", "folder") and not place.exists():
+        if kind == "store":
+            with ZarrData(place) as sink:
+                sink.write(Batch.from_data_list(systems))
+        else:
+            place.mkdir()
+            for number, data in enumerate(systems):
+                write(place / f"{number:02d}.xyz", data.to_atoms())
+    if kind in ("store", "folder"):
+        return str(place)
+    if kind == "stream with gaps":
+        return (each for data in systems for each in (None, data, None))
+    if kind == "stream of batches":
+        return (Batch.from_data_list(systems[start : start + 5]) for start in range(0, 12, 5))
+    return iter(systems)
+
+
+KINDS = ("list", "data set", "store", "folder", "stream", "stream with gaps", "stream of batches")
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_the_source_a_restart_gives_out_the_same_in_the_same_order(kind, shuffle, tmp_path) -> None:
+    def make() -> SizeAwareSampler:
+        return SizeAwareSampler(source_of(kind, tmp_path / "source"), max_atoms=9, shuffle=shuffle, seed=3)
+
+    def draw(sampler: SizeAwareSampler) -> list[Any]:
+        found: list[Any] = []
+        for _ in range(60):
+            draws = sampler.draw_more(Load(), 2)
+            found += [(one.order, one.system_id, one.size.atoms) for one in draws]
+        return found
+
+    for given_out in range(5):
+        sampler = make()
+        for number in range(given_out):
+            draws = sampler.draw_more(Load(), 3)
+            if number % 2:
+                sampler.give_back(draws[1:])  # those do not stand where they stood at first
+        state = sampler.state_dict()
+        again = make()
+        again.load_state_dict(state)
+        assert again.state_dict().keys() == state.keys()
+        for name, value in again.state_dict().items():
+            same = torch.equal(value, state[name]) if isinstance(value, torch.Tensor) else value == state[name]
+            assert same, (given_out, name)
+        assert draw(again) == draw(sampler), given_out
+
+
+def test_a_restart_that_forgets_the_order_is_found(monkeypatch) -> None:
+    """Mutant: systems that were given back stand where they stood at first."""
+    real = SizeAwareSampler.load_state_dict
+    monkeypatch.setattr(
+        SizeAwareSampler,
+        "load_state_dict",
+        lambda self, state: real(self, {**state, "waiting": state["waiting"].sort().values}),
+    )
+    sampler = SizeAwareSampler(chains(2, 2, 2, 2), max_atoms=9)
+    draws = sampler.draw_more(Load(), 3)
+    sampler.give_back(draws[2:])
+    sampler.give_back(draws[1:2])
+    sampler.give_back(draws[:1])
+    sampler.give_back([])
+    more = sampler.draw_more(Load(), 2)
+    sampler.give_back(more[:1])
+    sampler.give_back(more[1:])  # the second stands before the first now
+    again = SizeAwareSampler(chains(2, 2, 2, 2), max_atoms=9)
+    again.load_state_dict(sampler.state_dict())
+    assert list(again) != list(sampler)

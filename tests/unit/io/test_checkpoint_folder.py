@@ -12,12 +12,15 @@ import resource
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
+from athanor.dynamics.failures import FailureCode
 from athanor.errors import ArgumentError, AthanorWarning, MissingFileError, StorageError
 from athanor.io.checkpoint import CheckpointFolder, files, folder
 from athanor.io.checkpoint.tensors import DTYPES
@@ -96,7 +99,21 @@ def test_a_tree_comes_back_to_the_bit_and_is_a_function_of_itself(tmp_path):
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("value", [{1, 2}, object(), b"x", {(1, 2): 3}, {True: 1}, torch.zeros(2).to_sparse()])
+def test_what_is_nearly_plain_comes_back_plain(tmp_path):
+    odd = {"a": np.float64(0.1), "b": np.int32(3), "c": np.bool_(True), "d": FailureCode.TOO_DENSE, "e": Pair(1, "x")}
+    found = CheckpointFolder(tmp_path)
+    found.write(OrderedDict(odd))
+    assert same(found.load().tree, {"a": 0.1, "b": 3, "c": True, "d": int(FailureCode.TOO_DENSE), "e": (1, "x")})
+
+
+class Pair(NamedTuple):
+    number: int
+    text: str
+
+
+@pytest.mark.parametrize(
+    "value", [{1, 2}, object(), b"x", {(1, 2): 3}, {True: 1}, np.zeros(2), torch.zeros(2).to_sparse()]
+)
 def test_what_a_state_does_not_hold_is_told_with_its_place_and_nothing_is_written(tmp_path, value):
     found = filled(tmp_path)
     with pytest.raises(ArgumentError, match=r"\['engine'\]|layout"):
@@ -118,15 +135,15 @@ def test_one_run_at_a_time(tmp_path):
     assert loaded(tmp_path) == 2
     found.release()
     hold = (
-        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); f.write('process 7 on a machine'); "
-        "f.flush(); print(1, flush=True); input()"
+        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); "
+        "f.write('process 7 on a machine'); f.flush(); print(1, flush=True); input()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", hold, str(tmp_path / "LOCK")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         other.stdout.readline()
         with pytest.raises(
-            StorageError, match="by process 7 on a machine; nothing was changed. Wait until it has ended"
+            StorageError, match=r"by process 7 on a machine; nothing was changed\. Wait until it has ended"
         ):
             found.write({})
         other.communicate(b"\n")
@@ -216,7 +233,7 @@ def test_a_full_disk_is_told(tmp_path):
     filled(tmp_path)
     writing = CheckpointFolder(tmp_path, disk=FaultyDisk(4, OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(
-        StorageError, match="No space left on device. The checkpoints in it are as they were. Make room"
+        StorageError, match=r"No space left on device\. The checkpoints in it are as they were\. Make room"
     ):
         writing.write(tree(3))
 

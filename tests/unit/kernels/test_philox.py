@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -126,6 +128,47 @@ def test_neighbouring_seeds_steps_systems_and_purposes_are_not_correlated() -> N
         return kernels.philox_normal(*_one_system(1000), seed + step, 1)
 
     assert _correlation(added(42, 10), added(43, 9)) > 5
+
+
+SEEDS, STEPS = (0, 1, 2**32 - 1, 2**32, 2**32 + 1), (0, 1, 2, 2**32 - 1, 2**32, 2**32 + 1, 2**55 - 1, 2**55)
+SYSTEMS, PURPOSES, ATOMS = (0, 1, 2, 3, 2**31, 2**32 - 1), (1, 2, 128), 7_000
+
+
+def blocks_of_neighbours(draw: Callable[..., torch.Tensor]) -> torch.Tensor:
+    """Both doubles of blocks of 128 bits, of neighbouring streams: [seeds, purposes, steps, systems, atoms, 2]."""
+    rows = [(step, system) for step in STEPS for system in SYSTEMS]
+    pointer = torch.arange(0, ATOMS * len(rows) + 1, ATOMS, dtype=torch.int32)
+    steps, systems = torch.tensor(rows).unbind(1)
+    streams = [draw(pointer, systems, steps, seed, purpose, 2) for seed in SEEDS for purpose in PURPOSES]
+    return torch.stack(streams).view(len(SEEDS), len(PURPOSES), len(STEPS), len(SYSTEMS), ATOMS, 2)
+
+
+def equal_blocks(blocks: torch.Tensor) -> int:
+    """Pairs of neighbours in size that are equal in both doubles, 104 of the 128 bits."""
+    first, order = blocks.reshape(-1, 2)[:, 0].sort()
+    second = blocks.reshape(-1, 2)[:, 1][order]
+    return int(((first.diff() == 0) & (second.diff() == 0)).sum())
+
+
+def test_ten_million_draws_of_neighbours_share_no_block_and_do_not_correlate() -> None:
+    blocks = blocks_of_neighbours(kernels.philox_uniform)
+    assert blocks.numel() >= 10_000_000
+    assert equal_blocks(blocks) == 0
+    noise = (blocks - 0.5) * 12**0.5
+    for axis, name in enumerate(("seed", "purpose", "step", "system", "atom")):
+        for lag in (1, 2):
+            count = noise.shape[axis] - lag
+            one, other = noise.narrow(axis, 0, count), noise.narrow(axis, lag, count)
+            assert _correlation(one, other) < 5, (name, lag)
+            assert _correlation(one[..., 0], other[..., 1]) < 5, (name, lag)
+    for function in (lambda step, seed: (step % 2**32, seed), lambda step, seed: (step, seed % 2**32)):  # mutants
+
+        def cut(pointer: Any, systems: Any, steps: Any, seed: int, *rest: Any, function: Any = function) -> Any:
+            steps, seed = function(steps, seed)
+            return kernels.philox_uniform(pointer, systems, steps, seed, *rest)
+
+        twin = blocks_of_neighbours(cut)
+        assert equal_blocks(twin) > 1000
 
 
 def test_singles_are_rounded_doubles() -> None:

@@ -12,10 +12,12 @@ from ase.build import bulk
 from hypothesis import given
 from hypothesis import strategies as st
 
+from athanor import _memory as memory
 from athanor.data import AtomicData, Batch
+from athanor.models import registry
 from athanor.models.entry import ModelEntry
 from athanor.units import g_per_cm3
-from athanor.workflows import chunks, memory
+from athanor.workflows import chunks
 from athanor.workflows.averages import BlockAverages
 from athanor.workflows.chunks import split_into_chunks
 from athanor.workflows.track import Tracker, _stride
@@ -72,7 +74,7 @@ ROWS = {
 def test_a_batch_takes_half_of_what_is_free(
     model: str, free: float, atoms: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunks, "find", lambda name: ROWS[name.strip()])
+    monkeypatch.setattr(registry, "find", lambda name: ROWS[name.strip()])
     monkeypatch.setattr(chunks, "free_memory", lambda device: int(free))
     assert chunks.default_max_atoms(model) == atoms
 

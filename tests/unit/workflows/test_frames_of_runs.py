@@ -22,7 +22,7 @@ from athanor.data.batch import Batch
 from athanor.errors import StorageError
 from athanor.sinks import AsyncSink, ZarrData
 from athanor.workflows import run
-from athanor.workflows.progress import ProgressHook
+from athanor.workflows.watch import WatchHook
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*small-cell:athanor.errors.AthanorWarning"),
@@ -63,20 +63,20 @@ class Slow(ZarrData):
 
 def with_slow_store(patch: pytest.MonkeyPatch, max_writes: int) -> None:
     """Runs wait for a slow store when so many frames wait."""
-    steps, progress, opened = [0], ProgressHook.__call__, []
+    steps, progress, opened = [0], WatchHook.__call__, []
 
     def open_sink(place: Path) -> AsyncSink:
         opened.append(Slow(place))
         return AsyncSink(opened[0], max_writes)
 
-    def counted(self: ProgressHook, ctx: Any, stage: Any) -> None:
+    def counted(self: WatchHook, ctx: Any, stage: Any) -> None:
         steps[0] += 1
         if steps[0] == 6:
             opened[0].six_steps.set()
         progress(self, ctx, stage)
 
     patch.setattr(run, "_open_sink", open_sink)
-    patch.setattr(ProgressHook, "__call__", counted)
+    patch.setattr(WatchHook, "__call__", counted)
 
 
 def check_frames(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,13 +126,13 @@ def check_steps_go_on(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
         waited.append(five_steps.wait(seconds))
         write(self, batch, mask)
 
-    def counted(self: ProgressHook, ctx: Any, stage: Any) -> None:
+    def counted(self: WatchHook, ctx: Any, stage: Any) -> None:
         count[0] += 1
         if count[0] == 5:
             five_steps.set()
 
     monkeypatch.setattr(ZarrData, "write", write_later)
-    monkeypatch.setattr(ProgressHook, "__call__", counted)
+    monkeypatch.setattr(WatchHook, "__call__", counted)
     dynamics("out")
     assert all(waited), "a step waited for the disk"
     assert len(stored("out")) == 4 * STEPS
@@ -198,16 +198,16 @@ def _refuse_from_step_3(self: ZarrData, batch: Batch, mask: torch.Tensor | None 
 @pytest.mark.parametrize("presses", [1, 2])
 def test_ctrl_c_waits_for_the_frames_that_are_not_stored_yet(presses: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with_slow_store(monkeypatch, max_writes=8)
-    steps, progress = [0], ProgressHook.__call__
+    steps, progress = [0], WatchHook.__call__
 
-    def pressed(self: ProgressHook, ctx: Any, stage: Any) -> None:
+    def pressed(self: WatchHook, ctx: Any, stage: Any) -> None:
         steps[0] += 1
         if steps[0] == 4:
             for _ in range(presses):
                 os.kill(os.getpid(), signal.SIGTERM)
         progress(self, ctx, stage)
 
-    monkeypatch.setattr(ProgressHook, "__call__", pressed)
+    monkeypatch.setattr(WatchHook, "__call__", pressed)
     with pytest.raises(KeyboardInterrupt):
         dynamics("out")
     saved = athanor.open("out")
@@ -225,14 +225,14 @@ KILLED = """
 import os, signal
 import athanor
 from ase.build import bulk
-from athanor.workflows.progress import ProgressHook
+from athanor.workflows.watch import WatchHook
 
 def killed(self, ctx, stage, steps=[]):
     steps.append(None)
     if len(steps) == 40:
         os.kill(os.getpid(), signal.SIGKILL)
 
-ProgressHook.__call__ = killed
+WatchHook.__call__ = killed
 model = {"name": "lennard-jones", "epsilon": 0.0104, "sigma": 3.4, "cutoff": 8.5}
 athanor.md(bulk("Ar", a=5.3, cubic=True), model=model, steps=100, every=1, temperature=30, out="out", threads=1)
 """

@@ -44,9 +44,9 @@ def test_steps_that_were_not_needed_make_no_run_look_fast(clock: list[float]) ->
     stream = io.StringIO()
     with Progress(shown=True, steps=2000, stream=stream) as progress:
         clock[0] = 70.0
-        progress.update(1120, "relaxing", taken=140)
+        progress.update(1120, "relaxing", "2", "about 7 min 20 s")
     assert "1120 of at most 2000 steps" in stream.getvalue()
-    assert "2 steps/s, at most 7 min 20 s left" in stream.getvalue()
+    assert "2 steps/s, about 7 min 20 s left" in stream.getvalue()
 
 
 def test_the_bar_ends_with_what_was_last_told(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_a_narrow_terminal_cuts_the_words_and_keeps_bar_and_count(
     stream = Terminal()
     with Progress(shown=True, steps=9600, stream=stream) as progress:
         clock[0] = 100.0
-        progress.update(2800, "31 relaxing, 17 in MD, 36 done, 124 waiting", taken=400)
+        progress.update(2800, "31 relaxing, 17 in MD, 36 done, 124 waiting", "4", "at most 28 min 20 s")
         progress._bar.refresh()  # its own thread would do so in a while
         during = plain_lines(stream)[-1]
     after = plain_lines(stream)[-1]
@@ -119,6 +119,22 @@ def test_a_narrow_terminal_cuts_the_words_and_keeps_bar_and_count(
         assert f"2800/9600 steps {pace}" in line
         assert line.startswith("31 relaxin" if len(pace) < 15 or width > 70 else "31 re")
     assert "…" in during
+
+
+def test_lines_below_the_bar_are_cut_to_the_window(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with Progress(shown=True, steps=10, stream=stream) as progress:
+        clock[0] = 1.0
+        details = ["1,990 of 2,000 atoms in the batch; " * 4, "longest: a\x1b[2J, 4 steps"]
+        progress.update(5, "5 relaxing", details=details)
+        progress._bar.refresh()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    below = [line for line in re.split(r"[\r\n]", text) if "atoms in the batch" in line]
+    assert below
+    assert all(len(line) <= 70 and line.endswith("…") for line in below)
+    assert "longest: a\\x1b[2J, 4 steps" in text
 
 
 def plain_lines(stream: io.StringIO) -> list[str]:

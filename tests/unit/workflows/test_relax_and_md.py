@@ -189,7 +189,7 @@ def test_a_model_that_gives_up_leaves_what_was_done(tmp_path: Path) -> None:
 
     model.register_forward_pre_hook(give_up)
     result = athanor.md(crystals(2), model=model, temperature=30, steps=20, max_atoms=8, out=tmp_path / "out")
-    assert result.reasons == ["failed: MemoryError: no room"] * 2
+    assert result.reasons == ["failed: the memory did not suffice for it alone: MemoryError: no room (MD)"] * 2
     assert result.steps == [7, 7]
     run = athanor.open(tmp_path / "out")
     whole = athanor.md(crystals(2), model=argon_model(), temperature=30, steps=7)

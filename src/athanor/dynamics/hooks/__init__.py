@@ -1,6 +1,7 @@
 """Hooks that only make sense with an engine: what it is kept from, what is watched, and what is written down."""
 
 from athanor._doors import door
+from athanor.dynamics.checkpoint import SavedCheckpoint
 from athanor.dynamics.hooks.align_cell import AlignCellHook
 from athanor.dynamics.hooks.checkpoint import Checkpoint
 from athanor.dynamics.hooks.energy_drift import EnergyDriftMonitorHook
@@ -21,6 +22,7 @@ __all__ = [
     "LoggingHook",
     "MaxForceClampHook",
     "NaNDetectorHook",
+    "SavedCheckpoint",
     "SnapshotHook",
     "StageTimingHook",
     "StopAboveHook",

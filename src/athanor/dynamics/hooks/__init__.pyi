@@ -1,5 +1,6 @@
 # Written by tests/architecture/door_stubs.py from athanor/_doors.py and the __init__.py beside it.
 
+from athanor.dynamics.checkpoint import SavedCheckpoint as SavedCheckpoint
 from athanor.dynamics.hooks.align_cell import AlignCellHook as AlignCellHook
 from athanor.dynamics.hooks.checkpoint import Checkpoint as Checkpoint
 from athanor.dynamics.hooks.energy_drift import EnergyDriftMonitorHook as EnergyDriftMonitorHook
@@ -22,6 +23,7 @@ __all__ = [
     "LoggingHook",
     "MaxForceClampHook",
     "NaNDetectorHook",
+    "SavedCheckpoint",
     "SnapshotHook",
     "StageTimingHook",
     "StopAboveHook",

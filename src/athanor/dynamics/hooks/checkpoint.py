@@ -93,11 +93,13 @@ class Checkpoint:
         """How many checkpoints are kept."""
         return self.folder.keep
 
+    @property
+    def age(self) -> float | None:
+        """Seconds since the last checkpoint of this program; None before the first."""
+        return None if self._saved_at is None else time.monotonic() - self._saved_when
+
     def __repr__(self) -> str:
         return describe(self, "every", "seconds", "keep")
-
-    def __getstate__(self) -> dict[str, Any]:
-        raise ContractError("A Checkpoint has a folder to itself and can not be copied. Make another one.")
 
     @staticmethod
     def is_in(folder: str | os.PathLike[str]) -> bool:

@@ -66,8 +66,8 @@ class EnergyDriftMonitorHook:
 
     Notes
     -----
-    ``"absolute"`` counts from where a system entered its stage, or this hook saw it first. References are kept for each
-    system, on the batch, so that others may join or leave. Waits for the device.
+    ``"absolute"`` counts from where a system entered its stage, this hook saw it first, or it went back to after a
+    failure. References are kept for each system, on the batch, so that others may join or leave. Waits for the device.
 
     Examples
     --------
@@ -123,10 +123,10 @@ class EnergyDriftMonitorHook:
             # which visit to which stage: another engine conserves another energy
             "visit": step - _counter(batch, "stage_step", ctx.step_count),
             "engine": torch.full_like(step, self._number_of(getattr(ctx.workflow, "key", ""))),
+            "retries": _counter(batch, "retries", 0),  # of one that went back, what was before is no reference
         }
         rows = self._memory.of(batch, lambda: _anchored(now))
-        starts = (rows["visit"] != now["visit"]) | (rows["engine"] != now["engine"])
-        starts &= watched
+        starts = torch.stack([rows[name] != now[name] for name in ("visit", "engine", "retries")]).any(dim=0) & watched
         if bool(starts.any()):
             for name, fresh in _anchored(now).items():
                 rows[name][starts] = fresh[starts]
@@ -227,6 +227,7 @@ def _anchored(now: Rows) -> Rows:
         "times": both(now["time"]),
         "visit": now["visit"].clone(),
         "engine": now["engine"].clone(),
+        "retries": now["retries"].clone(),
         "told": torch.zeros_like(now["step"], dtype=torch.bool),
     }
 

@@ -78,10 +78,10 @@ class FIRE(BaseDynamics):
     __needs_keys__ = frozenset({"forces"})
     __provides_keys__ = frozenset({"positions"})
     _selects_active = True
-    dt = Parameter(check_positive, unit="internal time")
-    dt_max = Parameter(check_positive, unit="internal time")
-    dt_min = Parameter(check_positive, unit="internal time", zero_allowed=True)
-    maxstep = Parameter(check_positive, unit="Å")
+    dt = Parameter(check_positive, unit="internal time", shrinks=True)
+    dt_max = Parameter(check_positive, unit="internal time", shrinks=True)
+    dt_min = Parameter(check_positive, unit="internal time", zero_allowed=True, shrinks=True)
+    maxstep = Parameter(check_positive, unit="Å", shrinks=True)
     n_min = Parameter(check_positive, zero_allowed=True)
     f_dec = Parameter(check_positive, most=1.0)
     f_inc = Parameter(check_positive)
@@ -91,6 +91,7 @@ class FIRE(BaseDynamics):
     velocities = StateVariable("node", (3,), "√(eV/amu)", turns="vector")  # of the method; they are no motion
     alpha = StateVariable(fresh=lambda engine, batch, made: made["alpha_start"].clone())
     n_steps_positive = StateVariable(dtype=torch.long)  # downhill steps in a row
+    halvings = StateVariable(dtype=torch.long)  # of its steps, after failures
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,6 +75,14 @@ class CSVReporter:
             state.add_message("warning", f"`{name}` is no column of {self.path}", reporter="CSVReporter", ctx=ctx)
             del row[name]
         self._file.write(snapshot.step_count or 0, {name: np.array([value]) for name, value in row.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far the file is; what waits is written first."""
+        return self._file.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the file was; it is cut back to that."""
+        self._file.load_state_dict(state)
 
     def close(self) -> None:
         """Write what waits."""

@@ -121,6 +121,16 @@ class ReportingOrchestrator:
         if self._depth == 0:
             self._close(self.reporters, exc)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of the reporters that have one, by their place."""
+        return {"reporters": [_state_of(reporter) for reporter in self.reporters]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the states of the reporters, which must be the same in the same order."""
+        for reporter, each in zip(self.reporters, state["reporters"], strict=True):
+            if each is not None:
+                reporter.load_state_dict(each)
+
     def close(self) -> None:
         """Close the reporters, however often they were entered."""
         self._depth = 0
@@ -165,3 +175,7 @@ class ReportingOrchestrator:
                 warnings.warn(AthanorWarning(text), stacklevel=_runtime.level_of_caller())
             return False
         return True
+
+
+def _state_of(reporter: Any) -> dict[str, Any] | None:
+    return reporter.state_dict() if hasattr(reporter, "state_dict") and hasattr(reporter, "load_state_dict") else None

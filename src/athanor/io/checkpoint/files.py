@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from athanor.errors import ArgumentError, StorageError
+from athanor.errors import StorageError
 from athanor.io.checkpoint.tensors import Row, bytes_of, read_tensors
 from athanor.io.checkpoint.tree import MOST_TEXT, decode, encode, from_text, to_text
 from athanor.io.store.folder import Disk, Folder
@@ -39,7 +39,7 @@ def write_files(folder: Path, tree: Any, disk: Disk) -> None:
     Raises
     ------
     ArgumentError
-        If the tree holds what can not be stored.
+        If the tree holds what can not be stored, or too much text.
     OSError
         If the disk refuses.
     """
@@ -53,10 +53,6 @@ def write_files(folder: Path, tree: Any, disk: Disk) -> None:
     table = [Row.of(tensor) for tensor in tensors]
     document = {"format": FORMAT, "version": VERSION, "tensors": [[row.dtype, [*row.shape]] for row in table]}
     text = to_text({**document, "tree": encoded})
-    if len(text) > MOST_TEXT:
-        raise ArgumentError(
-            f"The text of the state has {len(text):,} bytes, more than {MOST_TEXT:,}. Put what is large into tensors."
-        )
     digests = {
         STATE: _write(folder / STATE, [text], disk),
         TENSORS: _write(folder / TENSORS, bytes_of(tensors), disk),

@@ -38,11 +38,14 @@ class LoadedTree(NamedTuple):
         Its folder.
     tree
         What it holds.
+    newest
+        Number of the newest one that was there, whole or not.
     """
 
     number: int
     path: Path
     tree: Any
+    newest: int
 
 
 class CheckpointFolder:
@@ -74,6 +77,9 @@ class CheckpointFolder:
         self._lock = StoreLock(
             str(self.path.resolve()), self.path, f"`{self.path}`", user="run", otherwise="give this run another folder"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CheckpointFolder, (self.path, self.keep)  # a copy has to get the right to write for itself
 
     def __repr__(self) -> str:
         return f"CheckpointFolder({str(self.path)!r}, keep={self.keep})"
@@ -123,6 +129,7 @@ class CheckpointFolder:
             self._remove_partial()
             number = max(self.numbers(), default=0) + 1
             self._write_as(self.path / f"{number:08d}", tree)
+        with suppress(OSError):  # they go with the next one
             for old in self.numbers()[: -self.keep]:
                 self._remove(self.path / f"{old:08d}")
         return number
@@ -225,7 +232,7 @@ class CheckpointFolder:
             if problems:
                 text = f"The run goes on from checkpoint {each} of `{self.path}`. " + " ".join(problems[:_SHOWN])
                 warnings.warn(AthanorWarning(text), stacklevel=_runtime.level_of_caller())
-            return LoadedTree(each, path, tree)
+            return LoadedTree(each, path, tree, there[-1])
         raise StorageError(
             f"No checkpoint of `{self.path}` can be used. {' '.join(problems[:_SHOWN])} Start the run anew, in another "
             f"folder, or put back a copy of the checkpoint."
@@ -238,8 +245,6 @@ def _told(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, StorageError):
-            raise
         raise StorageError(
             f"`{path}` {what}: {error.strerror or error}. The checkpoints in it are as they were. Make room, or give "
             f"another folder."

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from athanor.errors import ArgumentError, StorageError
@@ -41,17 +42,20 @@ def encode(tree: Any, put: Put) -> Any:
 def _encoded(value: Any, put: Put, where: str, depth: int) -> Any:
     if depth > _DEEPEST:
         raise ArgumentError(f"The state is nested more than {_DEEPEST} times at `{where}`; it may hold itself.")
-    kind = type(value)
-    if value is None or kind in (bool, int, str):
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool):
         return value
-    if kind is float:
-        return value if math.isfinite(value) else {"$float": struct.pack(">d", value).hex()}
+    if isinstance(value, int | str):  # of a subclass, such as an enumeration, the value
+        return (int if isinstance(value, int) else str)(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {"$float": struct.pack(">d", value).hex()}
     if isinstance(value, torch.Tensor):
         return {"$tensor": put(value)}
-    if kind is list or isinstance(value, tuple):  # a named tuple comes back as a tuple
+    if isinstance(value, list | tuple):  # a named tuple comes back as a tuple
         inside = [_encoded(each, put, f"{where}[{place}]", depth + 1) for place, each in enumerate(value)]
-        return inside if kind is list else {"$tuple": inside}
-    if kind is dict:
+        return inside if isinstance(value, list) else {"$tuple": inside}
+    if isinstance(value, dict):
         for key in value:
             if type(key) not in (str, int):
                 raise ArgumentError(f"The state has the key {key!r} at `{where}`; keys are text or whole numbers.")
@@ -60,14 +64,30 @@ def _encoded(value: Any, put: Put, where: str, depth: int) -> Any:
             return dict(pairs)
         return {"$dict": [[key, each] for key, each in pairs]}
     raise ArgumentError(
-        f"The state holds a {kind.__name__} at `{where}`; a checkpoint holds dictionaries, lists, tuples, text, "
+        f"The state holds a {type(value).__name__} at `{where}`; a checkpoint holds dictionaries, lists, tuples, text, "
         f"numbers, None and tensors. Let `state_dict` return these."
     )
 
 
 def to_text(document: Any) -> bytes:
-    """Return what `encode` returned, with what stands around it, as text."""
-    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode("ascii")
+    """Return what `encode` returned, with what stands around it, as text.
+
+    Raises
+    ------
+    ArgumentError
+        If there is too much of it.
+    """
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False).encode("ascii")
+    if len(text) > MOST_TEXT or _containers(text) > _MOST_CONTAINERS:
+        raise ArgumentError(
+            f"The state has {len(text):,} bytes of text beside its tensors; at most {MOST_TEXT:,} are kept, and "
+            f"{_MOST_CONTAINERS:,} lists and dictionaries. Put what is large into tensors."
+        )
+    return text
+
+
+def _containers(text: bytes) -> int:
+    return text.count(b"[") + text.count(b"{")
 
 
 def from_text(text: bytes) -> Any:
@@ -78,7 +98,7 @@ def from_text(text: bytes) -> Any:
     StorageError
         If it is none, or larger or deeper than a state is.
     """
-    if text.count(b"[") + text.count(b"{") > _MOST_CONTAINERS:
+    if _containers(text) > _MOST_CONTAINERS:
         raise StorageError(f"it holds more than {_MOST_CONTAINERS:,} lists and dictionaries")
     try:
         return json.loads(text, object_pairs_hook=_once, parse_constant=_refuse)

@@ -18,7 +18,7 @@ from typing import Any
 from athanor.errors import InputError, StorageError
 from athanor.io._replace import PARTIAL, replacing
 from athanor.io.regular_file import read_regular
-from athanor.workflows.folder import CONTENT, RUN, SUMMARY_CSV, SUMMARY_JSON
+from athanor.workflows.folder import CHECKPOINTS, CONTENT, RUN, SUMMARY_CSV, SUMMARY_JSON
 from athanor.workflows.saved_record import running_process
 from athanor.workflows.yaml_file import MOST_BYTES
 
@@ -73,7 +73,10 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     if not names:
         return folder
     if not overwrite:
-        raise InputError(f"`{folder}` exists. Choose another folder, or add --overwrite to replace these results.")
+        stopped = "; --resume goes on with the run that was stopped there" if CHECKPOINTS in names else ""
+        raise InputError(
+            f"`{folder}` exists. Choose another folder, or add --overwrite to replace these results{stopped}."
+        )
     why = _why_not_ours(folder, names)
     if why:
         raise InputError(

@@ -194,10 +194,11 @@ class _Run:
                 self._write(state)
         if self._trouble is not None:
             cause, without = str(self._trouble).partition(". ")[0].rstrip("."), ", ".join(self._missing)
+            how = "" if self.result.checkpoint is None else " with --resume"
             raise StorageError(
                 f"{cause}. The run stopped; what was done is in `{self.result.folder}`"
                 f"{f', without {without}' if without else ''}; {self._frames_in_words}. "
-                f"Make room, or mend what is wrong, before you go on from there."
+                f"Make room, or mend what is wrong, before you go on from there{how}."
             ) from self._trouble
         return self.result
 

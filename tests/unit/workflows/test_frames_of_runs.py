@@ -172,7 +172,7 @@ def test_a_run_stops_when_a_frame_was_refused_and_loses_none(step: int, monkeypa
     number = saved.num_frames
     assert str(told.value) == (
         f"Writing to the disk failed: No space left on device. The run stopped; what was done is in `out`; {number} of "
-        f"{number} frames are safe. Make room, or mend what is wrong, before you go on from there."
+        f"{number} frames are safe. Make room, or mend what is wrong, before you go on from there with --resume."
     )
     assert saved.state == "failed"
     assert step <= saved.last_step

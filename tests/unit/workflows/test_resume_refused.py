@@ -259,6 +259,8 @@ def test_how_a_run_goes_on_is_told(out: Path, made: Path, capsys: pytest.Capture
     assert not athanor.open(made / "whole").can_go_on
     assert call(["show", str(made / "whole")]) == 0
     assert "--resume" not in capsys.readouterr().out
+    code, told = run(_job_of(out), "-o", out)
+    assert (code, "--resume goes on with the run that was stopped there" in told) == (65, True), told
 
 
 def test_a_disk_that_refuses_when_a_run_goes_on_keeps_nobody_from_it(out: Path, made: Path) -> None:

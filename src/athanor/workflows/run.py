@@ -241,14 +241,14 @@ class _Run:
         for hook in (recorder, watch, *([checkpoint] if checkpoint else []), StopHook(flag)):
             fused.register_hook(hook)
         if folder is not None and self._earlier is not None:
-            watch.begin(self._go_on_from(folder, fused))
+            watch.begin(self._go_on_from(folder, fused, checkpoint))
         while self._trouble is None and not self.result.interrupted and self._go_on(fused, recorder, flag):
             self.result.interrupted |= flag.is_set
         for entry in sampler.set_aside:
             plan.set_aside([plan.usable[entry.order]], entry.reason)
         plan.check_some_left()
 
-    def _go_on_from(self, folder: Path, fused: FusedStage) -> Batch:
+    def _go_on_from(self, folder: Path, fused: FusedStage, checkpoint: Checkpoint | None) -> Batch:
         """Take up the newest checkpoint; outputs are cut back to it. Until it is known to fit, nothing is changed."""
         try:
             saved = Checkpoint.load(folder / CHECKPOINTS)
@@ -256,12 +256,14 @@ class _Run:
             check_frames(folder / TRAJECTORY, len(self.sink), saved.tree["sinks"])
             batch = saved.restore(fused)
             remove_ends(folder)
-        except BaseException:
-            if self.sink is not None:
-                self.sink.abandon()
+            self._begin_to_write(folder)
+            self._write_summary()
+        except BaseException:  # let others have it
+            self.sink.abandon()
+            held = fused.resumed_folder if checkpoint is None else checkpoint.folder
+            if held is not None:
+                held.release()
             raise
-        self._begin_to_write(folder)
-        self._write_summary()
         return batch
 
     def _go_on(self, fused: FusedStage, recorder: Recorder, flag: StopFlag) -> bool:

@@ -159,7 +159,7 @@ class SavedRun(SavedAnalysis):
         and the steps of their last frame.
         """
         rows = read_summary(self.folder, len(self))
-        if not self.has_ended and (self.folder / TRAJECTORY).exists():
+        if not self.has_ended and self._has_store:
             from athanor.dynamics.failures import describe_failure
 
             waiting = outcome_columns(NOT_STARTED)["status"]
@@ -252,7 +252,14 @@ class SavedRun(SavedAnalysis):
     @property
     def num_frames(self) -> int:
         """Frames on disk, all systems together."""
-        return len(self._frames) if (self.folder / TRAJECTORY).exists() else 0
+        return len(self._frames) if self._has_store else 0
+
+    @property
+    def _has_store(self) -> bool:
+        """Whether there is a trajectory, be it damaged; what was killed or refused while one was made has none."""
+        from athanor.io.store.layout import COMMITS_KEY, FORMAT_KEY
+
+        return any((self.folder / TRAJECTORY / name).exists() for name in (FORMAT_KEY, COMMITS_KEY, "zarr.json"))
 
     @property
     def last_step(self) -> int:

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
+from athanor.dynamics.hooks import Checkpoint
 from athanor.dynamics.hooks.news import News
 from athanor.hooks.csv_file import CsvFile
 from athanor.io.checkpoint import CheckpointFolder
 from athanor.sinks.base import DataSink
+from athanor.workflows.folder import CHECKPOINTS
 from athanor.workflows.outcomes import Outcomes
 from athanor.workflows.track import Tracker
 
-from .resume_cases import JOBS, compare, live, run, write_job
+from .resume_cases import JOBS, compare, live, run, stopping_after, write_job
 
 pytestmark = pytest.mark.usefixtures("foreground")
 Whole = Callable[[str], tuple[Path, Path]]
@@ -58,6 +60,26 @@ def test_stopped_every_few_steps_and_in_the_last_one(whole: Whole, tmp_path: Pat
     job, undisturbed = whole("failing")
     assert live(job, tmp_path / "out", *[5] * 12) == 8
     compare(undisturbed, tmp_path / "out")
+
+
+@pytest.mark.parametrize("why", ["SIGTERM", "SIGUSR1", "SIGHUP", "the time limit"])
+def test_a_stop_saves_what_was_done(why: str, whole: Whole, tmp_path: Path) -> None:
+    job, _ = whole("langevin")
+    with stopping_after(30, why):
+        code, told = run(job, "-o", tmp_path / "out")
+    assert (code, f"stopped by {why}" in told) == (75, True), told
+    assert _steps_saved(tmp_path / "out") == 30
+
+
+def test_a_stop_that_saves_nothing_is_found(whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Checkpoint, "request", _nothing)
+    with stopping_after(30):
+        assert run(whole("langevin")[0], "-o", tmp_path / "out")[0] == 75
+    assert _steps_saved(tmp_path / "out") == 0
+
+
+def _steps_saved(out: Path) -> int:
+    return Checkpoint.load(out / CHECKPOINTS).steps
 
 
 # ------------------------------------------------------------------------------------------------------- broken twins

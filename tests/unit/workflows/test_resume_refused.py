@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import athanor
-from athanor.errors import InputError
+from athanor.cli.main import call
+from athanor.errors import InputError, StorageError
 from athanor.io.checkpoint import CheckpointFolder
 from athanor.sinks import ZarrData
 from athanor.workflows.folder import CHECKPOINTS, LOG, RUN, TRAJECTORY
@@ -230,3 +231,43 @@ def test_what_came_from_python_goes_on_in_python(tmp_path: Path) -> None:
     result = athanor.relax(crystals(4), out=tmp_path / "cut", resume=True, **arguments)
     assert result.reasons == ["converged"] * 4
     compare(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_run_that_was_killed_while_its_trajectory_was_made(made: Path, tmp_path: Path) -> None:
+    out = made / tmp_path.name
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("athanor.workflows.run._Run._write", lambda *_: None)  # as a kill leaves it
+        patch.setattr("athanor.workflows.run._open_sink", _is_killed)
+        assert run(made / "job.yaml", "-o", out)[0] == 130
+    (out / TRAJECTORY).mkdir()
+    (out / TRAJECTORY / "LOCK").touch()
+    found = athanor.open(out)
+    assert (found.num_frames, found.can_go_on) == (0, False)
+    assert {row["status"] for row in found.summary} == {"not_started"}
+    goes_on(out, made)
+
+
+def _is_killed(place: Path) -> None:
+    raise KeyboardInterrupt
+
+
+def test_how_a_run_goes_on_is_told(out: Path, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert athanor.open(out).can_go_on
+    assert call(["show", str(out)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"go on athanor run --resume {out}" in told
+    assert not athanor.open(made / "whole").can_go_on
+    assert call(["show", str(made / "whole")]) == 0
+    assert "--resume" not in capsys.readouterr().out
+
+
+def test_a_disk_that_refuses_when_a_run_goes_on_keeps_nobody_from_it(out: Path, made: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("athanor.workflows.run.RunRecord", _refused)
+        code, told = run("--resume", out)
+    assert (code, "full" in told) == (74, True), told
+    goes_on(out, made)
+
+
+def _refused(*_: Any) -> None:
+    raise StorageError("The disk is full.")

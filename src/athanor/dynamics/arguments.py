@@ -22,7 +22,7 @@ from athanor.models.mixin import BaseModelMixin
 from athanor.sinks.base import DataSink, check_sink
 
 if TYPE_CHECKING:
-    from athanor.dynamics.engine import BaseDynamics
+    from athanor.dynamics.contract import Owner
     from athanor.dynamics.status import StageSpec
 
 _NOT_YET = ("prior_rank", "next_rank", "active_batch", "buffer_config", "comm_mode")
@@ -151,7 +151,7 @@ def check_sinks(sinks: Any, name: str) -> list[DataSink]:
     return [check_sink(sink, name) for sink in listed]
 
 
-def check_can_fly(engine: BaseDynamics, stages: Sequence[StageSpec], most: int | None) -> None:
+def check_can_fly(engine: Owner, stages: Sequence[StageSpec], most: int | None) -> None:
     """Refuse what can not be run in flight, and warn if nobody keeps the results.
 
     Raises

@@ -29,7 +29,7 @@ from athanor.models.digest import model_digest
 from athanor.sinks.base import DataSink
 
 if TYPE_CHECKING:
-    from athanor.dynamics.engine import BaseDynamics
+    from athanor.dynamics.contract import Owner
 
 Tree = dict[str, Any]
 _NUMBERED = re.compile(r"(athanor-key:[0-9]+)(/.*)?")
@@ -41,7 +41,7 @@ _SHOWN = 8
 # -- saving ----------------------------------------------------------------------------------------------------------
 
 
-def tree_of_run(engine: BaseDynamics, batch: Batch, about: Tree, extra: Any = None) -> Tree:
+def tree_of_run(engine: Owner, batch: Batch, about: Tree, extra: Any = None) -> Tree:
     """Return the tree of a run between two steps. Sinks and logs are flushed.
 
     Parameters
@@ -68,7 +68,7 @@ def tree_of_run(engine: BaseDynamics, batch: Batch, about: Tree, extra: Any = No
     }
 
 
-def about_run(engine: BaseDynamics, batch: Batch, digest: str) -> Tree:
+def about_run(engine: Owner, batch: Batch, digest: str) -> Tree:
     """Return what decides about the bits of a run, beside its state; `digest` is that of its model before the run."""
     device = batch.device
     card = engine.model.model_card
@@ -86,7 +86,7 @@ def about_run(engine: BaseDynamics, batch: Batch, digest: str) -> Tree:
     }
 
 
-def _settings_of(engine: BaseDynamics, *, counts_steps: bool) -> dict[str, str]:
+def _settings_of(engine: Owner, *, counts_steps: bool) -> dict[str, str]:
     """Return the class of an engine and its settings, in words."""
     criterion = repr(engine.convergence_hook)  # of somebody's own class it may say no more than an address
     found = {"class": type(engine).__name__}
@@ -123,12 +123,12 @@ def _without_rows(state: Tree) -> Tree:
     return state
 
 
-def _with_memory(engine: BaseDynamics) -> list[Any]:
+def _with_memory(engine: Owner) -> list[Any]:
     """Return the hooks of a run that have a state, in order."""
     return [hook for hook in engine._driver.hooks if hasattr(hook, "state_dict") and hasattr(hook, "load_state_dict")]
 
 
-def sinks_of(engine: BaseDynamics) -> list[DataSink]:
+def sinks_of(engine: Owner) -> list[DataSink]:
     """Return the sinks that a run writes to, each once: its own, then those of its hooks."""
     hooks = [getattr(hook, "sink", None) for hook in engine._driver.hooks]
     every = [*engine.sinks, *engine.failure_sinks, *(sink for sink in hooks if isinstance(sink, DataSink))]
@@ -239,7 +239,7 @@ class SavedCheckpoint(NamedTuple):
             raise StorageError(f"`{found.path}` is a checkpoint of something else, and not of a run.")
         return cls(found.number, found.path, tree["about"], tree["steps"], tree.get("extra"), tree, found.newest)
 
-    def restore(self, engine: BaseDynamics, *, allow: bool = False) -> Batch:
+    def restore(self, engine: Owner, *, allow: bool = False) -> Batch:
         """Make `engine` go on from here, see `BaseDynamics.resume`. Later checkpoints of the folder are removed.
 
         Raises
@@ -290,9 +290,7 @@ class SavedCheckpoint(NamedTuple):
                 f"have {len(sinks)}. Give it the same ones."
             )
 
-    def _hand_out(
-        self, engine: BaseDynamics, hooks: list[Any], sinks: list[DataSink], tree: Tree, batch: Batch
-    ) -> None:
+    def _hand_out(self, engine: Owner, hooks: list[Any], sinks: list[DataSink], tree: Tree, batch: Batch) -> None:
         """Give everybody back what was theirs; outputs are cut back last."""
         try:
             engine.load_state_dict(tree["engine"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor
 
 from athanor.dynamics.rows import Rows, SavedRows
@@ -15,7 +17,10 @@ if TYPE_CHECKING:
     from athanor.data.fields import Level
     from athanor.dynamics.active import ActiveSet
     from athanor.dynamics.convergence import ConvergenceHook
+    from athanor.dynamics.sampler import SizeAwareSampler
     from athanor.hooks.registry import BoundHook
+    from athanor.io.checkpoint import CheckpointFolder
+    from athanor.sinks.base import DataSink
 
 
 class Engine(Protocol):
@@ -146,3 +151,48 @@ class Engine(Protocol):
     def make_context(self, stage: Enum, batch: Batch, converged: Tensor | None) -> Any:
         """Return what hooks are given."""
         ...
+
+
+class Owner(Engine, Protocol):
+    """The engine that a user runs: what runs in flight and checkpoints ask of it beyond what the driver does."""
+
+    _driver: Any
+    sampler: SizeAwareSampler | None
+    sinks: list[DataSink]
+    failure_sinks: list[DataSink]
+    refill_frequency: int
+    max_batch_size: int | None
+    init_fn: Callable[[Batch], Any] | None
+    ordered: bool
+    first_status: int
+    active_batch: Batch | None
+    done: bool
+    resumed_folder: CheckpointFolder | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, and a batch belongs."""
+        ...
+
+    @property
+    def hooks(self) -> Sequence[Any]:
+        """Its hooks."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a restart needs beside the batch."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up `state` from `state_dict`."""
+        ...
+
+    def without_stage(self, batch: Batch) -> dict[int, str]:
+        """Return why systems of a batch would never be moved, by their place."""
+        ...
+
+    def _members(self) -> Sequence[Owner]: ...
+
+    def _check_statuses(self, batch: Batch) -> None: ...
+
+    def _around_run(self, batch: Batch, begin: Any = None) -> AbstractContextManager[None]: ...

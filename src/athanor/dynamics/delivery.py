@@ -14,7 +14,7 @@ from athanor.io.frames import concatenate
 from athanor.sinks.base import DataSink
 
 if TYPE_CHECKING:
-    from athanor.dynamics.engine import BaseDynamics
+    from athanor.dynamics.contract import Owner
 
 
 class Tally(NamedTuple):
@@ -65,7 +65,7 @@ class Delivery:
         Ids of those of them that were delivered, or wait for their turn.
     """
 
-    def __init__(self, owner: BaseDynamics) -> None:
+    def __init__(self, owner: Owner) -> None:
         self._owner = owner
         self.running: dict[int, Running] = {}
         self.delivered: set[int] = set()

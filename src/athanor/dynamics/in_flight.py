@@ -37,7 +37,7 @@ from athanor.dynamics.status import (
 from athanor.errors import AthanorError, AthanorWarning, InputError, in_words
 
 if TYPE_CHECKING:
-    from athanor.dynamics.engine import BaseDynamics
+    from athanor.dynamics.contract import Owner
 
 
 class Exchange(Protocol):
@@ -56,7 +56,7 @@ class InFlight:
         The engine that is run; has `sampler`, `sinks`, `failure_sinks`, `max_batch_size`, `init_fn` and `ordered`.
     """
 
-    def __init__(self, owner: BaseDynamics) -> None:
+    def __init__(self, owner: Owner) -> None:
         self._owner = owner
         self.delivery = Delivery(owner)
         self._parking = Parking(owner)

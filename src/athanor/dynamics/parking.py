@@ -23,7 +23,7 @@ from athanor.dynamics.status import exchange_systems, finished_systems
 from athanor.errors import AthanorWarning, CapacityError
 
 if TYPE_CHECKING:
-    from athanor.dynamics.engine import BaseDynamics
+    from athanor.dynamics.contract import Owner
 
 
 class Parking:
@@ -42,7 +42,7 @@ class Parking:
         What the batch holds, if no step was done since somebody joined or was parked.
     """
 
-    def __init__(self, owner: BaseDynamics) -> None:
+    def __init__(self, owner: Owner) -> None:
         self._owner = owner
         self.systems: list[Batch] = []
         self.untested: Load | None = None

@@ -20,6 +20,8 @@ _UNKNOWN_MODEL = 5000
 _SHARE = 0.5
 """Part of the free memory that a batch may take: some systems are denser than those that were measured."""
 _FEWEST = 64
+_ROOM = 4
+"""Times the size from which on a model is not faster: what a step and a refill cost beside it is shared by more."""
 
 
 def split_into_chunks(sizes: Sequence[int], max_atoms: int) -> list[list[int]]:
@@ -81,7 +83,7 @@ def suitable_max_atoms(model: Any, name: str, systems: Batch, device: torch.devi
     probes = (*batcher.probes.probes, *batcher.probes.others)
     densest = max((probe.pairs / probe.atoms for probe in probes), default=0.0)
     fits = _SHARE * free_memory(device) / (per_atom + per_pair * densest)
-    fast = batcher.best_atoms
+    fast = _ROOM * batcher.best_atoms
     if fast == inf:  # it was not seen, and the list may know
         fast = memory_of_an_atom(name)[1] or inf
     return max(_FEWEST, int(min(fits, fast)))

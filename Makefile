@@ -1,5 +1,5 @@
 # make demo   relax and heat 84 real crystals in one batch, show the table          (about 2 minutes after set-up)
-# make test   run the tests                                                          (under 4 minutes after set-up)
+# make test   run the tests                                                          (a quarter of an hour on two cores)
 # make test-lowest  run them with the oldest versions of everything that pyproject.toml allows (Python 3.11 or 3.12)
 # make test-newest  run them with the newest versions that there are today, as who installs athanor gets them
 # make test-model-NAME  run the tests of a model on its own package, in an environment of their own: NAME is mace, orb, mattersim,
@@ -10,7 +10,7 @@
 # make test-everywhere  run them on every Python of this machine, and as on other machines        (three times the tests)
 # make lint   ruff, layers, types
 # make docs   build the pages into docs/_build, warnings are errors                       (half a minute)
-# make bench  measure speed and memory, write docs/performance.md                        (under 10 minutes)
+# make bench  measure speed and memory, write docs/performance.md                        (half an hour)
 # make bench-potentials  measure learned potentials beside their own calculators, for docs/models.md   (minutes for each)
 # make validation  sample every ensemble against exact answers and other programs, write docs/validation.md   (under an hour)
 # make bench-peers  set up LAMMPS, torch-sim and others for `make bench` and `make validation`, in an environment of their own

@@ -27,6 +27,7 @@ BENCHMARKS = (
     "many_body",
     "memory",
     "chgnet_relaxation",
+    "screening",
     "ase_calculator",
     "composition",
     "committees",

@@ -75,7 +75,7 @@ def test_smoke(name: str) -> None:
 
 @pytest.mark.chgnet
 @pytest.mark.filterwarnings("ignore")  # those of the package, at import
-@pytest.mark.parametrize("name", ["chgnet_relaxation", "ase_calculator", "committees", "potentials"])
+@pytest.mark.parametrize("name", ["chgnet_relaxation", "screening", "ase_calculator", "committees", "potentials"])
 def test_smoke_of_chgnet(name: str) -> None:
     assert [row["case"] for row in import_module(name).measure(True)]
 

@@ -25,7 +25,7 @@ from athanor.errors import StorageError
 from athanor.sinks import AsyncSink, ZarrData
 from athanor.testing.sink_contract import make_batch
 from athanor.workflows import record, run
-from athanor.workflows.progress import ProgressHook
+from athanor.workflows.watch import WatchHook
 
 pytestmark = [
     pytest.mark.usefixtures("foreground"),
@@ -111,9 +111,9 @@ def test_a_folder_whose_permission_is_lost(
     mode: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """While the run goes on: rows can not move into the arrays, and no result can be written."""
-    steps, progress = [0], ProgressHook.__call__
+    steps, progress = [0], WatchHook.__call__
 
-    def lost(self: ProgressHook, ctx: Any, stage: Any) -> None:
+    def lost(self: WatchHook, ctx: Any, stage: Any) -> None:
         steps[0] += 1
         if steps[0] == 3:
             for each, *_ in os.walk("out", topdown=False):
@@ -122,7 +122,7 @@ def test_a_folder_whose_permission_is_lost(
 
     with monkeypatch.context() as patch:
         patch.setattr(run, "_open_sink", lambda place: AsyncSink(ZarrData(place, config=SMALL, durability="frame")))
-        patch.setattr(ProgressHook, "__call__", lost)
+        patch.setattr(WatchHook, "__call__", lost)
         assert md("-o", "out", "--steps", "200") == 74
     told = capsys.readouterr().err
     assert "Traceback" not in told

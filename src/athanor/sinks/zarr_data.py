@@ -238,12 +238,14 @@ class ZarrData(DataSink):
         """Commit what waits, leave a store of plain arrays and let others write to it; the sink can go on later."""
         with self._mutex:
             if self._writer is not None:
+                self._reader = None  # which keeps files open
                 self._writer.close()
 
     def abandon(self) -> None:
         """Let others write, after a `close` that failed: frames that the store refused are dropped."""
         with self._mutex:
             if self._writer is not None:
+                self._reader = None
                 self._writer.end()
 
 

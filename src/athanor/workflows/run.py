@@ -6,6 +6,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -353,8 +354,9 @@ class _Run:
         checkpoints = folder / CHECKPOINTS
         if ended == "finished" and self._trouble is None:  # on record, so that nobody needs them
             shutil.rmtree(checkpoints, ignore_errors=True)
-        elif Checkpoint.is_in(checkpoints):
-            self.result.checkpoint = checkpoints
+        else:
+            with suppress(OSError):  # a folder that can not be looked into
+                self.result.checkpoint = checkpoints if Checkpoint.is_in(checkpoints) else None
 
     def _close_sink(self) -> int:
         """Write the frames that wait, and return how many are safe."""

@@ -12,10 +12,8 @@ import random
 import resource
 import shutil
 import sys
-import tempfile
 import time
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,9 +31,9 @@ from athanor.sinks import HostMemory
 from athanor.testing.dynamics_contract import argon_cluster, argon_model, with_neighbor_hooks
 
 if __package__:
-    from .damage_rig import damage_bytes, damaged_text
+    from .damage_rig import damage_bytes, damaged_text, report
 else:
-    from damage_rig import damage_bytes, damaged_text
+    from damage_rig import damage_bytes, damaged_text, report
 
 Files = dict[str, bytes]
 NAMES = (STATE, TENSORS, DIGESTS)
@@ -133,19 +131,5 @@ def cases(count: int, place: Path, seed: str = "damage") -> Iterator[tuple[str, 
         shutil.rmtree(folder)
 
 
-def main(count: int) -> None:
-    """Print what came of it."""
-    found: Counter[str] = Counter()
-    slowest, most = (0.0, 0), (0, 0)
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as place:
-        for number, (outcome, seconds, grown) in enumerate(cases(count, Path(place))):
-            found[outcome] += 1
-            slowest, most = max(slowest, (seconds, number)), max(most, (grown, number))
-    for outcome, times in found.most_common(20):
-        print(f"{times:,} {outcome}")
-    print(f"{count:,} checkpoints; the slowest ({slowest[1]}) took {slowest[0]:.2f} s of work, "
-          f"the largest ({most[1]}) {most[0] / 1024:.0f} MB")  # fmt: skip
-
-
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
+    report(cases, int(sys.argv[1]) if len(sys.argv) > 1 else 1000, "checkpoints")

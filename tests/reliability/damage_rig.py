@@ -293,19 +293,19 @@ def cases(count: int, place: Path, seed: str = "damage") -> Iterator[tuple[str, 
         shutil.rmtree(store)
 
 
-def main(count: int) -> None:
-    """Print what came of it."""
+def report(cases: Callable[[int, Path], Iterator[tuple[str, float, int]]], count: int, noun: str) -> None:
+    """Print what came of so many cases, each of them an outcome, seconds of work and the memory that it took."""
     found: Counter[str] = Counter()
     slowest, most = (0.0, 0), (0, 0)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as place:
         for number, (outcome, seconds, grown) in enumerate(cases(count, Path(place))):
             found[outcome] += 1
             slowest, most = max(slowest, (seconds, number)), max(most, (grown, number))
-    for outcome, times in found.most_common():
+    for outcome, times in found.most_common(20):
         print(f"{times:,} {outcome}")
-    print(f"{count:,} stores; the slowest ({slowest[1]}) took {slowest[0]:.2f} s of work, "
+    print(f"{count:,} {noun}; the slowest ({slowest[1]}) took {slowest[0]:.2f} s of work, "
           f"the largest ({most[1]}) {most[0] / 1024:.0f} MB")  # fmt: skip
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
+    report(cases, int(sys.argv[1]) if len(sys.argv) > 1 else 1000, "stores")

@@ -11,11 +11,9 @@ import resource
 import shutil
 import struct
 import sys
-import tempfile
 import time
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,9 +26,9 @@ from athanor.io.store.records import crc32c
 from athanor.io.trajectory import TrajectoryReader
 
 if __package__:
-    from .damage_rig import Files, damage_bytes, damage_json, damaged_text
+    from .damage_rig import Files, damage_bytes, damage_json, damaged_text, report
 else:
-    from damage_rig import Files, damage_bytes, damage_json, damaged_text
+    from damage_rig import Files, damage_bytes, damage_json, damaged_text, report
 
 DATA = Path(__file__).parents[1] / "data"
 NAMES = ("store_with_presence_rows", "store_without_empty_chunks")
@@ -139,18 +137,5 @@ def cases(count: int, place: Path, seed: str = "old") -> Iterator[tuple[str, flo
         shutil.rmtree(store)
 
 
-def main(count: int) -> None:
-    """Print what came of it."""
-    found: Counter[str] = Counter()
-    slowest, most = 0.0, 0
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as place:
-        for outcome, seconds, grown in cases(count, Path(place)):
-            found[outcome] += 1
-            slowest, most = max(slowest, seconds), max(most, grown)
-    for outcome, times in found.most_common():
-        print(f"{times:,} {outcome}")
-    print(f"{count:,} stores; the slowest took {slowest:.2f} s of work, the largest {most / 1024:.0f} MB")
-
-
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1000)
+    report(cases, int(sys.argv[1]) if len(sys.argv) > 1 else 1000, "stores")

@@ -68,7 +68,7 @@ _REPLACE = options.flag("overwrite", OUTPUT, "Replace the file if it exists.")
 
 
 def _stage_parameters(kind: StageKind) -> list[Parameter]:
-    out = options.option(replace(OUT, absent="must be given, but with --resume"))
+    out = options.option(replace(OUT, absent="needed, unless --resume names it"))
     return [
         *(FILES, FROM_TIME, *SYSTEMS, STOP_ABOVE, *options.of_stage(kind), *COMPUTER, *SECOND_CHANCES),
         *(SEED, TIME_LIMIT, out, EVERY, CHECKPOINT, RESUME, STATUS, OVERWRITE, CHECK, *SCREEN),

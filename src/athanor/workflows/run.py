@@ -22,7 +22,7 @@ from athanor.workflows.checksums import write_checksums
 from athanor.workflows.folder import CHECKPOINTS, CHECKSUMS, FINAL, LOG, RUN, SUMMARY_CSV, SUMMARY_JSON, TRAJECTORY
 from athanor.workflows.methods import StageKind, all_settings, stage_of
 from athanor.workflows.outcomes import Outcomes
-from athanor.workflows.output import check_inputs_outside, check_output, create_output, write_summary
+from athanor.workflows.output import check_inputs_outside, check_output, check_place, create_output, write_summary
 from athanor.workflows.plan import Plan, make_plan, spec_of_call
 from athanor.workflows.progress import TIME_IS_OVER, Progress, StopFlag, StopHook, StopRequested, stop_between_steps
 from athanor.workflows.record import RunRecord
@@ -98,6 +98,8 @@ def run(
     AthanorWarning
         For what will run but is probably not meant, see `athanor.workflows.advice`.
     """
+    if spec.status is not None:
+        check_place(Path(spec.status), overwrite=True, example="status.jsonl")
     earlier = None
     if resume:
         if spec.output is None:

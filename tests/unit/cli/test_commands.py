@@ -131,6 +131,11 @@ MISTAKES = [
     (["relax", "argon.extxyz", "-o", "out", "--model-option", "a=1"], "--model-option needs --model"),
     (["relax", "argon.extxyz", "-o", "out", "--model", "demo", "--model-option", "a"], "KEY=VALUE"),
     (["relax", "argon.extxyz"], "`-o` is missing"),
+    (
+        ["relax", "argon.extxyz", "-o", "out", "--status", "nowhere/s.jsonl", *LJ],
+        "`nowhere` is no folder; make it first",
+    ),
+    (["relax", "argon.extxyz", "-o", "out", "--time-limit", "5parsec", *LJ], "--time-limit.*use s, min, h, d"),
     (["relax", "argon.extxyz", "-o", "out", "--wrong"], "No such option"),
     (["relax", "argon.extxyz", "-o", "out", "--max-steps", "many"], "--max-steps.*integer"),
     (["md", "argon.extxyz", "-o", "out", "--time", "1ps", "--steps", "3", *LJ], "not both"),

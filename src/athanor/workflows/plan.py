@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -96,10 +96,12 @@ class Plan(Generic[Spec]):
         made.caps.shared_atoms = most
         return made
 
-    def as_planned(self, batch: Batch) -> Batch:
-        """Return the systems of `batch` as they were converted: with the same fields, whoever is in it."""
+    def as_planned(self) -> Callable[[Batch], Batch]:
+        """Return what gives the systems of a batch as they were converted: with the same fields, whoever is in it."""
         rows = {one: row for row, one in enumerate(self.state.system_id[:, 0].tolist())}
-        return self.state.index_select([rows[one] for one in batch.system_id[:, 0].tolist()]).to(self.device)
+        return lambda batch: self.state.index_select([rows[one] for one in batch.system_id[:, 0].tolist()]).to(
+            self.device
+        )
 
     def set_aside_all_of(self, batch: Batch, error: BaseException) -> None:
         """Note that the model raised for the systems of a batch before their first step."""

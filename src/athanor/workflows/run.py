@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from athanor.sinks.base import DataSink
 
 _SECONDS_BETWEEN_SUMMARIES = 5.0
+_SHARE_OF_SUMMARIES = 0.01
+"""Largest part of the time that goes into tables of a run that goes on: one of ten thousand systems takes a while."""
 
 
 def run(
@@ -230,7 +232,7 @@ class _Run:
             plan.model,
             plan.state,
             sampler=sampler,
-            init_fn=plan.as_planned,
+            init_fn=plan.as_planned(),
             refill_frequency=steps_between_refills(self.spec.every),
         )
         log = None if folder is None else folder / LOG
@@ -327,12 +329,15 @@ class _Run:
 
     def _write_summary(self) -> None:
         """Write the table as it stands: a run that is killed then still tells its systems, and which are done."""
+        started = time.monotonic()
         if self.result.folder is not None:
             write_summary(self.result.folder, self.outcomes.rows())
         self._summary_written = time.monotonic()
+        taken = self._summary_written - started
+        self._summary_pause = max(_SECONDS_BETWEEN_SUMMARIES, taken / _SHARE_OF_SUMMARIES)
 
     def _write_summary_if_due(self) -> None:
-        if time.monotonic() - self._summary_written > _SECONDS_BETWEEN_SUMMARIES:
+        if time.monotonic() - self._summary_written > self._summary_pause:
             self._write_summary()
 
     def _write(self, state: str) -> None:

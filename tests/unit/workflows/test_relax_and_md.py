@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -114,9 +115,12 @@ def test_companions_never_change_a_path() -> None:
 def test_ids_given_where_systems_join_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken twin: systems are numbered within their batch."""
 
-    def numbered_late(plan: Plan, batch: Batch) -> Batch:
-        late = right(plan, batch)
-        late.system_id[:, 0] = torch.arange(len(late)) + 7
+    def numbered_late(plan: Plan) -> Callable[[Batch], Batch]:
+        def late(batch: Batch) -> Batch:
+            made = right(plan)(batch)
+            made.system_id[:, 0] = torch.arange(len(made)) + 7
+            return made
+
         return late
 
     right = Plan.as_planned

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from athanor.kernels._lanes import WIDTH, load, store
 from athanor.kernels._numba_options import inlined, jit
 from athanor.kernels.neighbor_list._cpu_pairs import vectors
 from athanor.kernels.pairs._cpu import loop
@@ -75,32 +76,36 @@ def embed(
 
 
 @jit
-def pairs_of_row(i, first, row, count, neighbors, square, pair_types, form, energies, slopes):
-    """Write the energy of each pair of a row, and what it and the densities change with the distance, (dE/dr) / r."""
-    opposite, density, pair, embedding_slopes, distance_step, cutoff = form
+def pairs_of_row(i, first, m, count, j, neighbors, square, types, form, buffer):
+    """Return the energy of eight pairs of a row, and what it and the densities change with the distance, (dE/dr) / r."""
+    opposite, density, pair, embedding_slopes, num_types, distance_step, cutoff = form
     scale, last, limit = 1.0 / distance_step, density.shape[1] - 2, cutoff * cutoff
     own = embedding_slopes[i]
-    for m in range(count):  # in vector registers
-        energies[m] = math.sqrt(square[m])
-        slopes[m] = 1.0 / energies[m]
-    for m in range(count):
-        if square[m] >= limit:
-            energies[m] = slopes[m] = 0.0
+    r = math.sqrt(square)
+    store(buffer, 0, r)
+    store(buffer, WIDTH, 1.0 / r)
+    store(buffer, 2 * WIDTH, square)
+    for lane in range(count):
+        inverse, place = buffer[WIDTH + lane], buffer[lane] * scale
+        if buffer[2 * WIDTH + lane] >= limit:
+            buffer[lane] = buffer[WIDTH + lane] = 0.0
             continue
-        inverse, place, kind = slopes[m], energies[m] * scale, pair_types[m]
         if not place >= 0.0:
-            energies[m] = slopes[m] = np.nan
+            buffer[lane] = buffer[WIDTH + lane] = np.nan
             continue
+        other = first + neighbors[m + lane]
+        kind = types[i] * num_types + types[other]
         piece = min(int(place), last)
         p = min(place - piece, 1.0)
         energy = value(pair, kind, piece, p) * inverse
-        energies[m] = energy
+        buffer[lane] = energy
         decline = (slope(pair, kind, piece, p) * scale - energy) * inverse
         here = there = slope(density, kind, piece, p)
         if opposite[kind] != kind:
             there = slope(density, opposite[kind], piece, p)
-        towards = own * here + embedding_slopes[first + neighbors[row + m]] * there
-        slopes[m] = (towards * scale + decline) * inverse
+        towards = own * here + embedding_slopes[other] * there
+        buffer[WIDTH + lane] = (towards * scale + decline) * inverse
+    return load(buffer, 0), load(buffer, WIDTH)
 
 
 rows = loop("embedded_atom", pairs_of_row)

@@ -134,20 +134,18 @@ def load_indices(builder, array, at, mask):
     return builder.call(load, [place, _INT(4), mask, _constant(_INT, [0] * WIDTH)])
 
 
-@_operation(types.UniTuple(DOUBLES, 3))
-def load_places(builder, places, first, indices):
-    """Return x, y and z of ``places[first + index]``, of contiguous rows of four doubles: eight loads and a transpose.
-
-    A gather would load 24 times.
-    """
-    base = builder.bitcast(places, _FOUR.as_pointer())
-    rows = [builder.load(builder.gep(base, [at]), align=8) for at in _places(builder, first, indices)]
-    pairs = [_shuffled(builder, rows[k], rows[k + 4], *range(8)) for k in range(4)]  # x y z - of k, and of k + 4
+@_operation(types.UniTuple(DOUBLES, 4))
+def load_rows(builder, rows, first, indices):
+    """Return the columns of ``rows[first + index]``, of contiguous rows of four doubles: eight loads and a transpose."""
+    base = builder.bitcast(rows, _FOUR.as_pointer())
+    four = [builder.load(builder.gep(base, [at]), align=8) for at in _places(builder, first, indices)]
+    pairs = [_shuffled(builder, four[k], four[k + 4], *range(8)) for k in range(4)]  # rows k and k + 4
     even, odd = (0, 8, 2, 10, 4, 12, 6, 14), (1, 9, 3, 11, 5, 13, 7, 15)
     low, high = (0, 1, 8, 9, 4, 5, 12, 13), (2, 3, 10, 11, 6, 7, 14, 15)
-    xz = [_shuffled(builder, *pairs[k : k + 2], *even) for k in (0, 2)]
-    y = [_shuffled(builder, *pairs[k : k + 2], *odd) for k in (0, 2)]
-    return _shuffled(builder, *xz, *low), _shuffled(builder, *y, *low), _shuffled(builder, *xz, *high)
+    zeroth_and_second = [_shuffled(builder, *pairs[k : k + 2], *even) for k in (0, 2)]
+    first_and_third = [_shuffled(builder, *pairs[k : k + 2], *odd) for k in (0, 2)]
+    both = (zeroth_and_second, first_and_third)
+    return tuple(_shuffled(builder, *halves, *half) for half in (low, high) for halves in both)
 
 
 @_operation(DOUBLES)
@@ -180,9 +178,27 @@ def _gathered(builder: Any, array: Any, places: list[Any], kind: Any) -> Any:
 
 @_operation(INDICES)
 def scale_indices(builder, factor, indices, added):
-    """Return ``factor * indices + added``."""
-    factor, added = (_spread(builder, builder.trunc(_long(builder, number), _INT)) for number in (factor, added))
+    """Return ``factor * indices + added``; both may be numbers or lanes."""
+    factor, added = (_indices(builder, each) for each in (factor, added))
     return builder.add(builder.mul(factor, indices), added)
+
+
+def _indices(builder: Any, number: Any) -> Any:
+    if number.type == _INTS:
+        return number
+    return _spread(builder, builder.trunc(_long(builder, number), _INT))
+
+
+@_operation(INDICES)
+def truncate(builder, x):
+    """Return doubles without their fractions, which must fit."""
+    return builder.fptosi(x, _INTS)
+
+
+@_operation(DOUBLES)
+def as_doubles(builder, indices):
+    """Return indices as doubles."""
+    return builder.sitofp(indices, _DOUBLES)
 
 
 @_operation(types.UniTuple(DOUBLES, 3))
@@ -201,16 +217,10 @@ def add_up(builder, lanes):
     return builder.fadd(builder.extract_element(two, _INT(0)), builder.extract_element(two, _INT(1)))
 
 
-@_operation(types.void)
-def store(builder, array, at, lanes):
-    """Write ``array[at : at + 8]`` of contiguous doubles; nothing is checked."""
-    builder.store(lanes, builder.bitcast(builder.gep(array, [at]), _DOUBLES.as_pointer()), align=8)
-
-
-@_operation(DOUBLES)
-def load(builder, array, at):
-    """Return ``array[at : at + 8]`` of contiguous doubles; nothing is checked."""
-    return builder.load(builder.bitcast(builder.gep(array, [at]), _DOUBLES.as_pointer()), align=8)
+@_operation(types.float64)
+def lane_of(builder, lanes, k):
+    """Return what stands in lane k."""
+    return builder.extract_element(lanes, builder.trunc(k, _INT))
 
 
 def _arithmetic(function: Any, name: str) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from athanor.kernels._lanes import (
     WIDTH,
     add_product,
@@ -13,11 +11,11 @@ from athanor.kernels._lanes import (
     choose,
     gather,
     is_at_least,
+    lane_of,
     lanes_before,
     spread,
-    store,
 )
-from athanor.kernels._numba_options import inlined, jit
+from athanor.kernels._numba_options import inlined, jit, jit_loop
 from athanor.kernels.coulomb._cpu_erfc import gaussian, scaled_erfc
 from athanor.kernels.neighbor_list._cpu_pairs import add_terms, lane_vectors, no_terms, push_neighbors, write_row
 from athanor.kernels.pairs._cpu import taper
@@ -45,7 +43,7 @@ def evaluate(square, screening, cutoff, taper_start, shift, tilt):
     return choose(outside, zero, energy), choose(outside, zero, slope)
 
 
-@jit
+@jit_loop
 def rows(
     x, cell, segment_ptr, row_ptr, neighbors, images, charges, included, screening, cutoff, taper_start, shift, tilt,
     half, forces, potential, sums, start, stop,
@@ -57,7 +55,6 @@ def rows(
     potential[start:stop] = 0.0
     forces[start:stop] = 0.0
     sums[start:stop] = 0.0
-    buffer = np.empty(3 * WIDTH)
     zero = spread(0.0)
     b = 0
     for i in range(start, stop):
@@ -69,7 +66,7 @@ def rows(
         total, felt = no_terms(), spread(0.0)
         for m in range(row_ptr[i], end, WIDTH):
             within, count = lanes_before(end - m), min(end - m, WIDTH)
-            dx, dy, dz, j = lane_vectors(i, first, m, within, x, cell[b], neighbors, images)
+            dx, dy, dz, j = lane_vectors(i, b, first, m, within, x, cell, neighbors, images)
             square = add_product(add_product(dx * dx, dy, dy), dz, dz)
             unit, slope = evaluate(square, screening, cutoff, taper_start, shift, tilt)
             unit, slope = choose(within, unit, zero), choose(within, slope, zero)
@@ -78,10 +75,10 @@ def rows(
             felt = felt + energy
             total = add_terms(total, energy * own, slope, dx, dy, dz, True)
             if half:
-                push_neighbors(first, m, count, neighbors, slope, dx, dy, dz, buffer, forces)
-                store(buffer, 0, unit * own)
+                push_neighbors(first, m, count, neighbors, slope, dx, dy, dz, forces)
+                given = unit * own
                 for lane in range(count):
-                    potential[first + neighbors[m + lane]] += buffer[lane]
+                    potential[first + neighbors[m + lane]] += lane_of(given, lane)
         potential[i] += add_up(felt)
         write_row(i, total, half, True, forces, sums)
 

@@ -6,14 +6,13 @@ A row is gone through eight pairs at a time, in lanes.
 from __future__ import annotations
 
 from athanor.kernels._lanes import (
-    WIDTH,
     add_product,
     add_up,
     any_set,
+    lane_of,
     load_indices,
-    load_places,
+    load_rows,
     spread,
-    store,
     unpack_shifts,
 )
 from athanor.kernels._numba_options import inlined, jit
@@ -22,7 +21,7 @@ from athanor.kernels.neighbor_list._cpu_shift import unpack_shift
 
 @jit
 def wrapped_positions(positions, cell, segment_ptr, wrap_offsets, x, start, stop):
-    """Write r - w h of systems ``start .. stop - 1``, three numbers and a place left empty, as `load_places` reads them."""
+    """Write r - w h of systems ``start .. stop - 1``, three numbers and a place left empty, as `load_rows` reads them."""
     for b in range(start, stop):
         for i in range(segment_ptr[b], segment_ptr[b + 1]):
             w0, w1, w2 = wrap_offsets[i, 0], wrap_offsets[i, 1], wrap_offsets[i, 2]
@@ -54,20 +53,20 @@ def vectors(i, first, x, cell, row_ptr, neighbors, images, dx, dy, dz):
 
 
 @inlined
-def lane_vectors(i, first, m, within, x, cell, neighbors, images):
-    """Return the vectors from atom i to the neighbours at ``m .. m + 7`` of the list, in lanes, and which they are.
+def lane_vectors(i, b, first, m, within, x, cell, neighbors, images):
+    """Return the vectors from atom i of system b to the neighbours at ``m .. m + 7`` of the list, in lanes, and which they are.
 
     Lanes that are not `within` the row hold nothing of use.
     """
     j = load_indices(neighbors, m, within)
-    x0, x1, x2 = load_places(x, first, j)
+    x0, x1, x2, _ = load_rows(x, first, j)
     dx, dy, dz = x0 - x[i, 0], x1 - x[i, 1], x2 - x[i, 2]
     codes = load_indices(images, m, within)
     if any_set(codes):
         s0, s1, s2 = unpack_shifts(codes)
-        dx = dx + (s0 * cell[0, 0] + s1 * cell[1, 0] + s2 * cell[2, 0])
-        dy = dy + (s0 * cell[0, 1] + s1 * cell[1, 1] + s2 * cell[2, 1])
-        dz = dz + (s0 * cell[0, 2] + s1 * cell[1, 2] + s2 * cell[2, 2])
+        dx = dx + (s0 * cell[b, 0, 0] + s1 * cell[b, 1, 0] + s2 * cell[b, 2, 0])
+        dy = dy + (s0 * cell[b, 0, 1] + s1 * cell[b, 1, 1] + s2 * cell[b, 2, 1])
+        dz = dz + (s0 * cell[b, 0, 2] + s1 * cell[b, 1, 2] + s2 * cell[b, 2, 2])
     return dx, dy, dz, j
 
 
@@ -91,15 +90,14 @@ def add_terms(total, energy, slope, dx, dy, dz, with_virial):
 
 
 @inlined
-def push_neighbors(first, m, count, neighbors, slope, dx, dy, dz, buffer, forces):
+def push_neighbors(first, m, count, neighbors, slope, dx, dy, dz, forces):
     """Take what an atom gets from its neighbours at ``m .. m + count - 1`` of a half list off the forces on these."""
-    store(buffer, 0, slope * dx)
-    store(buffer, WIDTH, slope * dy)
-    store(buffer, 2 * WIDTH, slope * dz)
+    gx, gy, gz = slope * dx, slope * dy, slope * dz
     for lane in range(count):
         j = first + neighbors[m + lane]
-        for c in range(3):
-            forces[j, c] -= buffer[c * WIDTH + lane]
+        forces[j, 0] -= lane_of(gx, lane)
+        forces[j, 1] -= lane_of(gy, lane)
+        forces[j, 2] -= lane_of(gz, lane)
 
 
 @inlined

@@ -9,8 +9,6 @@ import math
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 from athanor.kernels._lanes import (
     WIDTH,
     add_product,
@@ -22,7 +20,7 @@ from athanor.kernels._lanes import (
     scale_indices,
     spread,
 )
-from athanor.kernels._numba_options import inlined, jit, specialized
+from athanor.kernels._numba_options import inlined, jit, jit_loop, renamed
 from athanor.kernels.neighbor_list._cpu_pairs import add_terms, lane_vectors, no_terms, push_neighbors, write_row
 from athanor.kernels.pairs.forms import FORMS
 
@@ -41,7 +39,6 @@ def rows(
     """
     if half:
         forces[start:stop] = 0.0
-    buffer = np.empty(3 * WIDTH)
     zero = spread(0.0)
     b = 0
     for i in range(start, stop):
@@ -51,13 +48,13 @@ def rows(
         total = no_terms()
         for m in range(row_ptr[i], end, WIDTH):
             within = lanes_before(end - m)
-            dx, dy, dz, j = lane_vectors(i, first, m, within, x, cell[b], neighbors, images)
+            dx, dy, dz, j = lane_vectors(i, b, first, m, within, x, cell, neighbors, images)
             square = add_product(add_product(dx * dx, dy, dy), dz, dz)
-            energy, slope = evaluate(i, first, m, min(end - m, WIDTH), j, neighbors, square, types, form, buffer)
+            energy, slope = evaluate(i, first, j, square, types, form)
             energy, slope = choose(within, energy, zero), choose(within, slope, zero)
             total = add_terms(total, energy, slope, dx, dy, dz, with_virial)
             if half:
-                push_neighbors(first, m, min(end - m, WIDTH), neighbors, slope, dx, dy, dz, buffer, forces)
+                push_neighbors(first, m, min(end - m, WIDTH), neighbors, slope, dx, dy, dz, forces)
         write_row(i, total, half, with_virial, forces, sums)
 
 
@@ -76,7 +73,7 @@ def taper(r, start, end):
     return value, -30.0 * (t * t) * ((1.0 - t) * (1.0 - t)) / width
 
 
-def evaluate(i, first, m, count, j, neighbors, square, types, form, buffer):
+def evaluate(i, first, j, square, types, form):
     """Return energies and slopes of a pair potential, zero from the cutoff on.
 
     Pairs of the skin are computed and thrown away: a branch would cost more.
@@ -106,9 +103,9 @@ def evaluate(i, first, m, count, j, neighbors, square, types, form, buffer):
 def rows_of(form: str) -> Any:
     """Return the loop over rows for a form."""
     name = form.replace("-", "_")
-    return loop(name, specialized(evaluate, f"{name}_of_row", pair=jit(FORMS[form].pair)))
+    return loop(name, inlined(renamed(evaluate, f"{name}_of_row", pair=jit(FORMS[form].pair))))
 
 
 def loop(name: str, formula: Any) -> Any:
     """Return the loop over rows around a compiled formula."""
-    return specialized(rows, f"{name}_rows", evaluate=formula)
+    return jit_loop(renamed(rows, f"{name}_rows", evaluate=formula))

@@ -119,10 +119,35 @@ def lanes_before(builder, count):
     return builder.icmp_signed("<", _constant(_LONG, range(WIDTH)), _spread(builder, _long(builder, count)))
 
 
+@_operation(MASK)
+def both(builder, x, y):
+    """Return where both masks are set."""
+    return builder.and_(x, y)
+
+
+@_operation(types.int64)
+def bits_of(builder, mask):
+    """Return the lanes of a mask as bits, the first one lowest."""
+    return builder.zext(builder.bitcast(mask, ir.IntType(WIDTH)), _LONG)
+
+
+@_operation(types.int64)
+def lowest_bit(builder, word):
+    """Return which is the lowest bit of a word that is not 0."""
+    kind = ir.FunctionType(_LONG, [_LONG, _BIT])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.cttz.i64"), [word, _BIT(1)])
+
+
 @_operation(types.boolean)
 def any_set(builder, indices):
     """Whether an index is not 0."""
     return builder.icmp_signed("!=", builder.bitcast(indices, ir.IntType(32 * WIDTH)), ir.IntType(32 * WIDTH)(0))
+
+
+@_operation(DOUBLES)
+def load(builder, array, at):
+    """Return ``array[at : at + 8]`` of contiguous doubles; nothing is checked."""
+    return builder.load(builder.bitcast(builder.gep(array, [at]), _DOUBLES.as_pointer()), align=8)
 
 
 @_operation(INDICES)
@@ -310,6 +335,8 @@ def _exponential_of_lanes(x):
 @overload(max)
 def _larger_of_lanes(x, y):
     """Return the larger, or `x` where one is NaN."""
+    if x == DOUBLES and y == DOUBLES:
+        return lambda x, y: choose(is_less(x, y), y, x)
     if x == DOUBLES and isinstance(y, types.Float):
         return lambda x, y: choose(is_less(x, spread(y)), spread(y), x)
     return None

@@ -90,9 +90,9 @@ def search(
     memory, found, start, stop,
 ):  # fmt: skip
     """Search the rows of tasks ``start .. stop - 1``: their lengths, and as far as there is room, their pairs."""
-    words, touched, slots = np.zeros(1, np.int64), np.zeros(1, np.bool_), np.empty((1, 2), np.int32)
-    places, keys, own = np.empty((6, 1)), np.empty(1, np.int32), np.empty(1, np.int64)
-    parts, shifts = np.empty(1, np.int64), np.empty((1, 3))
+    words, touched, slots = np.zeros(0, np.int64), np.zeros(0, np.bool_), np.empty((0, 2), np.int32)
+    places, keys, own = np.empty((6, 0)), np.empty(0, np.int32), np.empty(0, np.int64)
+    parts, shifts = np.empty(0, np.int64), np.empty((0, 3))
     for t in range(start, stop):
         b = tasks[t, 0]
         first, last = segment_ptr[b], segment_ptr[b + 1]

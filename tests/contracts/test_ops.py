@@ -160,7 +160,7 @@ def _arguments(name: str, batch: dict[str, torch.Tensor], half: bool = False) ->
         numbers = [alternating.to(positions.dtype) + shift for shift in (0.1, 0.5, 0.3, 0.05)]
         return velocities, positions, 1.0 / (1.0 + batch["types"].to(positions.dtype)), pointer, alternating, *numbers
     if name == "needs_rebuild":
-        return batch["moved"], positions, cell * 1.001, cell, pointer, RADIUS, 0.05
+        return batch["moved"], positions, cell * 1.001, cell, pointer, batch["step"], RADIUS, 0.05
     charged = (positions, cell, pointer, batch["charges"], batch["included"])
     if name == "finite_coulomb":
         return charged

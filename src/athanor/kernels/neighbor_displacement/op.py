@@ -22,6 +22,7 @@ def needs_rebuild(
     cell: torch.Tensor,
     reference_cell: torch.Tensor,
     segment_ptr: torch.Tensor,
+    steps: torch.Tensor,
     radius: float,
     skin: float,
 ) -> torch.Tensor:
@@ -40,6 +41,10 @@ def needs_rebuild(
         [B, 3, 3], Å, now and then. One that has not changed, also a zero one, has F = 1.
     segment_ptr
         int32 [B + 1], first atom of each system.
+    steps
+        int64 [B], how many steps each system has made; empty if that is not known. At each eighth one, 0.7 times the
+        skin is the limit: systems that began together are then searched together, and a list is written anew once for
+        all of them.
     radius
         The searched radius R, skin included, Å.
     skin
@@ -65,14 +70,20 @@ def needs_rebuild(
             f"`positions` {tuple(positions.shape)} and `cell` {tuple(cell.shape)} differ in shape from "
             f"their references, {tuple(reference_positions.shape)} and {tuple(reference_cell.shape)}."
         )
-    return _needs_rebuild(positions, reference_positions, cell, reference_cell, segment_ptr, float(radius), float(skin))
+    if steps.numel() not in (0, cell.shape[0]):
+        raise ShapeError(f"`steps` has shape {tuple(steps.shape)}; {cell.shape[0]} systems need one each, or none.")
+    return _needs_rebuild(
+        positions, reference_positions, cell, reference_cell, segment_ptr, steps, float(radius), float(skin)
+    )
 
 
-def _cpu_call(positions, reference_positions, cell, reference_cell, segment_ptr, radius, skin):
+def _cpu_call(positions, reference_positions, cell, reference_cell, segment_ptr, steps, radius, skin):
     systems = cell.shape[0]
     strained = not torch.equal(cell, reference_cell)
     ptr, lattice = as_array(segment_ptr), as_doubles(cell)
     strain, allowed, out = lattice, np.full(systems, skin), np.empty(systems, np.bool_)
+    if steps.numel():
+        allowed[as_array(steps).reshape(-1) % _reference.AHEAD_EVERY == 0] *= _reference.AHEAD_SHARE
     if strained:
         deformation, smallest = _reference.deformation(cell.detach(), reference_cell.detach())
         strain = as_array(deformation)

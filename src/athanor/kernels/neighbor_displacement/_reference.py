@@ -6,8 +6,8 @@ import torch
 
 from athanor.kernels.segment._reference import segment_index
 
-AHEAD_EVERY, AHEAD_SHARE = 8, 0.7
-"""At each such step of its own, a system is searched for this share of its skin already."""
+AHEAD_EVERY, AHEAD_SHARE, AHEAD_ATOMS = 8, 0.7, 500
+"""At each such step of its own, a system of at most so many atoms is searched for this share of its skin already."""
 
 
 def deformation(cell: torch.Tensor, reference_cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,5 +32,8 @@ def needs_rebuild(positions, reference_positions, cell, reference_cell, segment_
     largest = torch.zeros(len(cell), dtype=torch.float64, device=cell.device)
     largest.scatter_reduce_(0, system, moved.norm(dim=-1), "amax")
     finite = torch.isfinite(largest) & torch.isfinite(cell).flatten(1).all(1)
-    share = torch.where(steps.reshape(-1) % AHEAD_EVERY == 0, AHEAD_SHARE, 1.0) if steps.numel() else 1.0
+    share = torch.ones_like(largest)
+    if steps.numel():
+        ahead = (steps.reshape(-1) % AHEAD_EVERY == 0) & (torch.diff(segment_ptr) <= AHEAD_ATOMS)
+        share[ahead] = AHEAD_SHARE
     return finite & (2.0 * largest > skin * share - radius * (1.0 - smallest))

@@ -19,7 +19,7 @@ from athanor.kernels.neighbor_list._cpu_candidates import GROUP, close_ones, cod
 from athanor.kernels.neighbor_list._cpu_shift import unpack_shift
 
 @jit
-def plan(segment_ptr, status, crowding, reach, bins, grid, half, threads):
+def plan(segment_ptr, status, row_lengths, bins, grid, half, threads):
     """Cut the batch into tasks; a large system becomes several.
 
     Returns rows (system, first bin, last bin, start and end of its memory), the running total of their work from 0, and
@@ -43,7 +43,7 @@ def plan(segment_ptr, status, crowding, reach, bins, grid, half, threads):
         total, expected = 0, 0.0
         if status[b] == SEARCHED:
             total = np.int64(grid[b, 0]) * grid[b, 1] * grid[b, 2]
-            expected = 1.2 * 4.19 * reach[b, 0] * reach[b, 1] * reach[b, 2] * crowding[b] * (0.55 if half else 1.0)
+            expected = row_lengths[b] * (0.55 if half else 1.0)
         cut = 0
         for part in range(parts):
             tasks[count, 0], tasks[count, 1] = b, cut
@@ -153,7 +153,7 @@ def find_rows(
 @jit
 def write(
     tasks, segment_ptr, status, most, bins, ids, memory, lengths, old_row_ptr, old_neighbors, old_images, row_ptr,
-    neighbors, images, start, stop,
+    neighbors, images, image_bits, start, stop,
 ):  # fmt: skip
     """Write the pairs of tasks ``start .. stop - 1``, found or kept, to their places."""
     for t in range(start, stop):
@@ -165,9 +165,9 @@ def write(
         if status[b] != SEARCHED:
             continue
         rank_bits, widths = most[b, 0], most[b, 5:8]
-        codes = np.empty(most[b, 4], np.int32)
+        codes = np.empty(most[b, 4], images.dtype)
         for rank in range(codes.shape[0]):
-            codes[rank] = code_of_rank(rank, widths)
+            codes[rank] = code_of_rank(rank, widths, image_bits)
         mask = (np.int64(1) << rank_bits) - 1
         my_bins = bins[2 * first + 2 * b :]
         for place in range(first + my_bins[tasks[t, 1]], first + my_bins[tasks[t, 2]]):

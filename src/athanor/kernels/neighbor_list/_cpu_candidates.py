@@ -52,18 +52,18 @@ def is_rectangular(h):
 
 @jit
 def measure(n, pbc, grid, reach, bins, most):
-    """Write what the search of a system of n atoms needs at most; return the crowding, and whether it can be done.
+    """Write what the search of a system of n atoms needs at most; return how long a row may be, and if it can be done.
 
-    `most` gets the bits of an image's rank, those of the bitmap, whether an atom may have several images in reach, the
-    candidates of a bin, the images, how many of them there are along each axis, and the atoms in a bin. Crowding is how many atoms there are
-    in the bin of an atom, on average.
+    A row is as long as the density in the bins of atoms, which are fuller than others, makes it. `most` gets the bits of an image's rank, those of the bitmap, whether an atom may have several images in reach, the
+    candidates of a bin, the images, how many of them there are along each axis, and the atoms in a bin.
     """
-    ranks, visited, several = 1, 1, 0
+    ranks, visited, several, length = 1, 1, 0, 0.6
     for a in range(3):
         away, size = bins_within(reach[a]), np.int64(grid[a])
         most[5 + a] = images_within(away, size, pbc[a])
         ranks *= most[5 + a]
         visited *= 2 * away + 1 if pbc[a] else min(2 * away + 1, size)
+        length *= 2.0 * reach[a] if pbc[a] else min(2.0 * reach[a], float(size))
         if pbc[a] and 2 * away + 1 > size:
             several = 1
     rank_bits = 0
@@ -79,16 +79,17 @@ def measure(n, pbc, grid, reach, bins, most):
     most[2] = several
     most[3] = min(n * ranks, fullest * visited) + WIDTH
     most[4], most[8] = ranks, fullest
-    return squares / n, float(n) * (1 << rank_bits) < 2.0**31
+    return min(length * squares / n + 8.0, float(n) * ranks), float(n) * (1 << rank_bits) < 2.0**31
 
 
 @jit
-def code_of_rank(rank, widths):
-    """Return the packed image of a rank; ranks go through images by x, then y, then z."""
+def code_of_rank(rank, widths, bits):
+    """Return the image of a rank, packed in `bits` for each number; ranks go through images by x, then y, then z."""
     z = rank % widths[2] - widths[2] // 2
     y = rank // widths[2] % widths[1] - widths[1] // 2
     x = rank // widths[2] // widths[1] - widths[0] // 2
-    return np.int32((x & 1023) | (y & 1023) << 10 | (z & 1023) << 20)
+    mask = (1 << bits) - 1
+    return (x & mask) | (y & mask) << bits | (z & mask) << 2 * bits
 
 
 @jit_loop

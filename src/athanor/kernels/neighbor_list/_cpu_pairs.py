@@ -53,17 +53,17 @@ def vectors(i, first, x, cell, row_ptr, neighbors, images, dx, dy, dz):
 
 
 @inlined
-def lane_vectors(i, b, first, m, within, x, cell, neighbors, images):
+def lane_vectors(i, b, first, m, count, x, cell, neighbors, images):
     """Return the vectors from atom i of system b to the neighbours at ``m .. m + 7`` of the list, in lanes, and which they are.
 
-    Lanes that are not `within` the row hold nothing of use.
+    Lanes from `count` on hold nothing of use.
     """
-    j = load_indices(neighbors, m, within)
+    j = load_indices(neighbors, m, count)
     x0, x1, x2, _ = load_rows(x, first, j)
     dx, dy, dz = x0 - x[i, 0], x1 - x[i, 1], x2 - x[i, 2]
-    codes = load_indices(images, m, within)
+    codes = load_indices(images, m, count)
     if any_set(codes):
-        s0, s1, s2 = unpack_shifts(codes)
+        s0, s1, s2 = unpack_shifts(codes, images)
         dx = dx + (s0 * cell[b, 0, 0] + s1 * cell[b, 1, 0] + s2 * cell[b, 2, 0])
         dy = dy + (s0 * cell[b, 0, 1] + s1 * cell[b, 1, 1] + s2 * cell[b, 2, 1])
         dz = dz + (s0 * cell[b, 0, 2] + s1 * cell[b, 1, 2] + s2 * cell[b, 2, 2])

@@ -48,7 +48,7 @@ def rows(
         total = no_terms()
         for m in range(row_ptr[i], end, WIDTH):
             within = lanes_before(end - m)
-            dx, dy, dz, j = lane_vectors(i, b, first, m, within, x, cell, neighbors, images)
+            dx, dy, dz, j = lane_vectors(i, b, first, m, end - m, x, cell, neighbors, images)
             square = add_product(add_product(dx * dx, dy, dy), dz, dz)
             energy, slope = evaluate(i, first, j, square, types, form)
             energy, slope = choose(within, energy, zero), choose(within, slope, zero)

@@ -156,7 +156,7 @@ def load(builder, array, at):
 
 @_operation(INDICES)
 def load_indices(builder, array, at, count):
-    """Return ``array[at : at + 8]`` of contiguous int32s or int8s; of fewer than 8, `count`, the rest is 0 and not read."""
+    """Return ``array[at : at + 8]`` of contiguous int32s or int8s; if `count` are fewer, the rest is 0 and not read."""
     kind = array.type.pointee
     some, all_of_them = ir.VectorType(kind, WIDTH), builder.icmp_signed(">=", count, count.type(WIDTH))
     place = builder.bitcast(builder.gep(array, [at]), some.as_pointer())
@@ -177,7 +177,7 @@ def load_indices(builder, array, at, count):
 
 @_operation(types.UniTuple(DOUBLES, 4))
 def load_rows(builder, rows, first, indices):
-    """Return the columns of ``rows[first + index]``, of contiguous rows of four doubles: eight loads and a transpose."""
+    """Return the columns of ``rows[first + index]``, contiguous rows of four doubles: eight loads and a transpose."""
     base = builder.bitcast(rows, _FOUR.as_pointer())
     four = [builder.load(builder.gep(base, [at]), align=8) for at in _places(builder, first, indices)]
     pairs = [_shuffled(builder, four[k], four[k + 4], *range(8)) for k in range(4)]  # rows k and k + 4
@@ -244,7 +244,7 @@ def as_doubles(builder, indices):
 
 @_operation(types.UniTuple(DOUBLES, 3))
 def unpack_shifts(builder, codes, array):
-    """Return the three signed numbers of shifts from `array`, two bits each if it is one of int8s, or ten, as doubles."""
+    """Return the three signed numbers of shifts from `array`, of two bits each in int8s, else of ten, as doubles."""
     bits = 2 if array.type.pointee.width == 8 else 10
     lefts = (_constant(_INT, [32 - bits * axis] * WIDTH) for axis in (1, 2, 3))
     right = _constant(_INT, [32 - bits] * WIDTH)
@@ -283,8 +283,10 @@ def _arithmetic(function: Any, name: str) -> None:
         return None
 
 
-for _function, _name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
-    _arithmetic(_function, _name)
+_arithmetic(operator.add, "fadd")
+_arithmetic(operator.sub, "fsub")
+_arithmetic(operator.mul, "fmul")
+_arithmetic(operator.truediv, "fdiv")
 
 
 @_operation(DOUBLES)

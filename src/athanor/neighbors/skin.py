@@ -3,8 +3,9 @@ r"""Verlet skin: when the lists of a system are rebuilt, and which lists a batch
 Lists are searched to ``cutoff + skin``. Each list keeps, for each system, the positions and the cell at which it was
 searched; with :math:`F = h_0^{-1} h` it stays complete for the cutoff while
 :math:`2 \max_i |r_i - r^0_i F| + r_{search}\,(1 - \sigma_{min}(F))` does not exceed the skin. Only a system's own
-motion or strain rebuilds its rows, never that of a neighbour in the batch, and never the age of another list. Every
-eighth step of its own a small system is searched somewhat ahead of need, so that those that began together stay together.
+motion or strain rebuilds its rows, never that of a neighbour in the batch, and never the age of another list. At
+every eighth step of its own a small system is searched somewhat ahead of need, so that those that began together are
+searched together.
 
 Whoever needs pairs says so at every step (`update_pair_list`). The batch keeps the lists that serve all requests, and
 each call brings all of them up to date, so that no list on the batch is ever incomplete. A list that would have to be

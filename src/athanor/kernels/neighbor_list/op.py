@@ -19,6 +19,7 @@ WIDTH = 8
 
 _cpu = LazyModule("athanor.kernels.neighbor_list._cpu")
 _cpu_bins = LazyModule("athanor.kernels.neighbor_list._cpu_bins")
+_candidates = LazyModule("athanor.kernels.neighbor_list._cpu_candidates")
 
 List = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -176,7 +177,7 @@ def _build_cpu(positions, cell, pbc, segment_ptr, radius, half, rebuild, row_ptr
     tasks, work, worst = _cpu.plan(ptr, status, row_lengths, bins, grid, half, torch.get_num_threads())
     if worst >= _cpu_bins.FLAT_CELL:
         _refuse(int(np.argmax(status >= _cpu_bins.FLAT_CELL)), worst == _cpu_bins.FLAT_CELL, radius)
-    if images.dtype == torch.int8 and (most[status == _cpu_bins.SEARCHED, 5:8] > 3).any():
+    if images.dtype == torch.int8 and (most[status == _cpu_bins.SEARCHED, _candidates.WIDE :] > 3).any():
         raise NarrowImagesError("Images may be more than 1 cell away; pass `images` as torch.int32.")
     by_task = balanced_bounds(work, min(num_parts(work[-1]), max(len(tasks), 1)))
     lengths, found = np.empty(n, np.int64), np.empty(len(tasks), np.int64)
@@ -191,8 +192,8 @@ def _build_cpu(positions, cell, pbc, segment_ptr, radius, half, rebuild, row_ptr
     total = _cpu.place_rows(lengths, new_row_ptr)
     old = (old_rows, as_array(neighbors), as_array(images))
     pairs, codes = np.empty(total, np.int32), np.empty(total, old[2].dtype)
-    written = (tasks, ptr, status, most, bins, ids, memory, lengths, *old, new_row_ptr, pairs, codes, BITS[images.dtype])
-    run_parts(_cpu.write, written, by_task)
+    kept = (tasks, ptr, status, most, bins, ids, memory, lengths, *old)
+    run_parts(_cpu.write, (*kept, new_row_ptr, pairs, codes, BITS[images.dtype]), by_task)
     found_pairs = as_tensor(pairs, torch.int32), as_tensor(codes, images.dtype)
     return as_tensor(new_row_ptr, torch.int64), *found_pairs, as_tensor(offsets, torch.int32)
 

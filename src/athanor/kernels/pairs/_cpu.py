@@ -34,8 +34,8 @@ def rows(
     """Evaluate the rows of atoms ``start .. stop - 1``: forces, and each atom's energy and virial in `sums`.
 
     `evaluate` is the formula: it returns energies and slopes, (dE/dr) / r, of eight pairs of a row from the squares of
-    their distances, and gets `form` as it is. With a half list an atom of a system also changes the forces on others, so
-    whole systems must be given.
+    their distances, and gets `form` as it is. With a half list an atom of a system also changes the forces on others,
+    so whole systems must be given.
     """
     if half:
         forces[start:stop] = 0.0

@@ -85,9 +85,8 @@ def pair_potential(
     Notes
     -----
     Arithmetic is in double precision, results have the dtype of `positions`. Two atoms in one place give values that
-    are not finite. An atom's row is summed in eight lanes, term m in lane m mod 8, then the atoms of a system in order, so that the
-    bits depend on the system only.
-    All three are differentiable, through torch operations.
+    are not finite. An atom's row is summed in eight lanes, term m in lane m mod 8, then the atoms of a system in order,
+    so that the bits depend on the system only. All three are differentiable, through torch operations.
 
     References
     ----------

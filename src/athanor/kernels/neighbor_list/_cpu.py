@@ -65,7 +65,7 @@ def plan(segment_ptr, status, row_lengths, bins, grid, half, threads):
                 atoms += bins[2 * first + 2 * b + cut + 1] - bins[2 * first + 2 * b + cut]
                 cut += 1
             tasks[count, 2], tasks[count, 3] = cut, memory
-            memory += np.int64(min(expected * atoms, 1e9) + 64.0)
+            memory += int(min(expected * atoms, 1e9) + 64.0)
             tasks[count, 4] = memory
             work[count + 1] = work[count] + 100.0 + atoms * (100.0 + 5.0 * expected)
             count += 1

@@ -56,9 +56,8 @@ class StoredPairs:
         self.segment_ptr, x = ptr, np.empty((n, 4))
         self.by_system = system_bounds(ptr, work)
         wrapping = (as_doubles(positions), lattice, ptr, as_array(wrap_offsets), x)
-        run_parts(_pairs.wrapped_positions, wrapping, self.by_system)
-        cut = [int(ptr[b]) for b in self.by_system] if half else balanced_bounds(starts, num_parts(work))
-        self.by_atom = cut
+        self.by_atom = [int(ptr[b]) for b in self.by_system] if half else balanced_bounds(starts, num_parts(work))
+        run_parts(_pairs.wrapped_positions, wrapping, self.by_atom)
         self.arrays = (x, lattice, ptr, starts, as_array(neighbors), as_array(images))
 
     def sums(

@@ -159,8 +159,8 @@ def _screened_cpu(
     work = 12.0 * neighbors.shape[0] + 20.0 * n
     by_system = system_bounds(ptr, work)
     x = np.empty((n, 4))
-    run_parts(_pairs.wrapped_positions, (as_doubles(positions), lattice, ptr, as_array(wrap_offsets), x), by_system)
     by_atom = [int(ptr[b]) for b in by_system] if half else balanced_bounds(starts, num_parts(work))
+    run_parts(_pairs.wrapped_positions, (as_doubles(positions), lattice, ptr, as_array(wrap_offsets), x), by_atom)
     pairs = (x, lattice, ptr, starts, as_array(neighbors), as_array(images), as_doubles(charges), as_array(included))
     out = Outputs(n, systems)
     form = (screening, cutoff, taper_start, shift, tilt, half)

@@ -21,14 +21,16 @@ from athanor.kernels.neighbor_list._cpu_shift import unpack_shift
 
 @jit
 def wrapped_positions(positions, cell, segment_ptr, wrap_offsets, x, start, stop):
-    """Write r - w h of systems ``start .. stop - 1``: three numbers and one left out, as `load_rows` reads them."""
-    for b in range(start, stop):
-        for i in range(segment_ptr[b], segment_ptr[b + 1]):
-            w0, w1, w2 = wrap_offsets[i, 0], wrap_offsets[i, 1], wrap_offsets[i, 2]
-            for c in range(3):
-                x[i, c] = positions[i, c]
-                if w0 != 0 or w1 != 0 or w2 != 0:
-                    x[i, c] -= w0 * cell[b, 0, c] + w1 * cell[b, 1, c] + w2 * cell[b, 2, c]
+    """Write r - w h of atoms ``start .. stop - 1``: three numbers and one left out, as `load_rows` reads them."""
+    b = 0
+    for i in range(start, stop):
+        while i >= segment_ptr[b + 1]:
+            b += 1
+        w0, w1, w2 = wrap_offsets[i, 0], wrap_offsets[i, 1], wrap_offsets[i, 2]
+        for c in range(3):
+            x[i, c] = positions[i, c]
+            if w0 != 0 or w1 != 0 or w2 != 0:
+                x[i, c] -= w0 * cell[b, 0, c] + w1 * cell[b, 1, c] + w2 * cell[b, 2, c]
 
 
 @jit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -157,45 +158,62 @@ def _check_shapes(positions, cell, pbc, segment_ptr, rebuild, row_ptr, wrap_offs
         raise DtypeError(f"`pbc` is {pbc.dtype} and `rebuild` {rebuild.dtype}; both must be torch.bool.")
 
 
+class _Found(NamedTuple):
+    """Rows as the search leaves them, bin by bin, and what says where they belong; see ``_cpu.write``."""
+
+    tasks: np.ndarray
+    segment_ptr: np.ndarray
+    status: np.ndarray
+    most: np.ndarray
+    bins: np.ndarray
+    ids: np.ndarray
+    memory: np.ndarray
+    lengths: np.ndarray
+
+
 def _build_cpu(positions, cell, pbc, segment_ptr, radius, half, rebuild, row_ptr, neighbors, images, wrap_offsets):
+    old = (as_array(row_ptr), as_array(neighbors), as_array(images))
+    offsets = np.empty((positions.shape[0], 3), np.int32)
+    moved = (rebuild, wrap_offsets, images.dtype)
+    rows, by_task = _search(positions, cell, pbc, segment_ptr, radius, half, moved, old[0], offsets)
+    new_row_ptr = np.empty_like(old[0])
+    total = _cpu.place_rows(rows.lengths, new_row_ptr)
+    pairs, codes = np.empty(total, np.int32), np.empty(total, old[2].dtype)
+    run_parts(_cpu.write, (*rows, *old, new_row_ptr, pairs, codes, BITS[images.dtype]), by_task)
+    found = as_tensor(pairs, torch.int32), as_tensor(codes, images.dtype)
+    return as_tensor(new_row_ptr, torch.int64), *found, as_tensor(offsets, torch.int32)
+
+
+def _search(positions, cell, pbc, segment_ptr, radius, half, moved, old_rows, offsets):
+    """Return the rows that were found, and how tasks are cut into parts; what the search needs is given back."""
     n, systems = positions.shape[0], cell.shape[0]
+    rebuild, wrap_offsets, image_type = moved
     ptr, periodic = as_array(segment_ptr), as_array(pbc)
-    offsets = np.empty((n, 3), np.int32)
     x, g = np.empty((n, 3)), np.empty((n, 3))
     xs, ids = np.empty((3, n + WIDTH)), np.empty(n + WIDTH, np.int32)  # they are read eight at a time
     full, reach, grid = np.empty((systems, 3, 3)), np.empty((systems, 3)), np.ones((systems, 3), np.int32)
     bins, status = np.empty(2 * n + 2 * systems, np.int32), np.empty(systems, np.int8)
     row_lengths, most = np.empty(systems), np.empty((systems, 9), np.int64)
-    lattice, flags, old_offsets = as_doubles(cell), as_array(rebuild), as_array(wrap_offsets)
-    ours = (as_doubles(positions), lattice, periodic, ptr, radius, flags, old_offsets)
+    ours = (as_doubles(positions), as_doubles(cell), periodic, ptr, radius, as_array(rebuild), as_array(wrap_offsets))
     run_parts(
         _cpu_bins.prepare,
         (*ours, x, g, offsets, full, grid, reach, bins, xs, ids, row_lengths, most, status),
         system_bounds(ptr, 100.0 * n),
     )
-
     tasks, work, worst = _cpu.plan(ptr, status, row_lengths, bins, grid, half, torch.get_num_threads())
     if worst >= _cpu_bins.FLAT_CELL:
         _refuse(int(np.argmax(status >= _cpu_bins.FLAT_CELL)), worst == _cpu_bins.FLAT_CELL, radius)
-    if images.dtype == torch.int8 and (most[status == _cpu_bins.SEARCHED, _candidates.WIDE :] > 3).any():
+    if image_type == torch.int8 and (most[status == _cpu_bins.SEARCHED, _candidates.WIDE :] > 3).any():
         raise NarrowImagesError("Images may be more than 1 cell away; pass `images` as torch.int32.")
     by_task = balanced_bounds(work, min(num_parts(work[-1]), max(len(tasks), 1)))
     lengths, found = np.empty(n, np.int64), np.empty(len(tasks), np.int64)
     searched = (tasks, ptr, status, periodic, full, grid, reach, most, x, bins, xs, ids, radius * radius, half)
-    old_rows = as_array(row_ptr)
     is_short = True
     while is_short:  # twice at most: then it is known how much room there must be
         memory = np.empty(int(tasks[-1, 4]) if len(tasks) else 0, np.int32)
         run_parts(_cpu.search, (*searched, old_rows, lengths, memory, found), by_task)
         is_short = _cpu.make_room(tasks, found)
-    new_row_ptr = np.empty(n + 1, np.int64)
-    total = _cpu.place_rows(lengths, new_row_ptr)
-    old = (old_rows, as_array(neighbors), as_array(images))
-    pairs, codes = np.empty(total, np.int32), np.empty(total, old[2].dtype)
-    kept = (tasks, ptr, status, most, bins, ids, memory, lengths, *old)
-    run_parts(_cpu.write, (*kept, new_row_ptr, pairs, codes, BITS[images.dtype]), by_task)
-    found_pairs = as_tensor(pairs, torch.int32), as_tensor(codes, images.dtype)
-    return as_tensor(new_row_ptr, torch.int64), *found_pairs, as_tensor(offsets, torch.int32)
+    return _Found(tasks, ptr, status, most, bins, ids, memory, lengths), by_task
 
 
 def _refuse(index: int, flat: bool, radius: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
@@ -496,6 +496,24 @@ class BaseDynamics(HookRegistryMixin):
             If the checkpoint is of another job; the text says what differs.
         """
         return SavedCheckpoint.load(folder).restore(self, allow=allow)
+
+    def reopen(self, batch: Batch, systems: Tensor, stage_step: Tensor) -> None:
+        """Let finished systems of a mask [B] be in the last stage again, of which they have done so many steps, [B]."""
+        self._driver.reopen(batch, systems, stage_step)
+
+    def take_back(self, left: Sequence[Batch]) -> Batch | None:
+        """After `resume` of a run in flight: let systems that had left be in it again, see `InFlight.take_back`.
+
+        Returns
+        -------
+        Batch or None
+            The batch to go on with, which is `active_batch` now.
+        """
+        assert self._driver.resumed is not None
+        batch, steps = self._driver.resumed
+        self.active_batch = self._in_flight.take_back(batch, left)
+        self._driver.resumed = None if self.active_batch is None else (self.active_batch, steps)
+        return self.active_batch
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up `state` from `state_dict`; the next run must be on a batch of the same system ids.

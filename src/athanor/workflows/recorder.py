@@ -118,9 +118,16 @@ class Recorder:
     def _keep(self, ctx: Any, systems: torch.Tensor) -> None:
         new, self._has_frames = self._told.of(ctx.batch, systems), True
         if self.sink is not None:
-            self.sink.write(ctx.batch.without_pairs(), new)
+            self.sink.write(self._frames_of(ctx.batch), new)
         if self.log is not None:
             self.log.record(ctx, new)
+
+    def _frames_of(self, batch: Batch) -> Batch:
+        """Return what frames show of a batch."""
+        frames = batch.without_pairs()
+        for name, values in self.tracker.shown_progress(batch).items():
+            frames[name] = values
+        return frames
 
     def state_dict(self) -> dict[str, Any]:
         """Return what became of who has left, and how far log and frames are."""
@@ -145,7 +152,10 @@ class Recorder:
 def _columns(plan: Plan[RunSpec], tracker: Tracker, engines: list[Any]) -> dict[str, Any]:
     """Return the columns of the log beside those that every log has."""
     dynamics = [stage for stage in plan.spec.stages if isinstance(stage, MDSpec)]
-    columns: dict[str, Any] = {"stage": lambda ctx: tracker.stage_of_step(ctx.batch)}
+    columns: dict[str, Any] = {
+        "status": lambda ctx: tracker.shown_progress(ctx.batch)["status"],
+        "stage": lambda ctx: tracker.stage_of_step(ctx.batch),
+    }
     if dynamics:
         columns["density"] = lambda ctx: observables.density(ctx.batch)
     if any(stage.stress for stage in dynamics):

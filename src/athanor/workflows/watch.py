@@ -133,7 +133,9 @@ class WatchHook:
 
     def begin(self, batch: Batch | None) -> None:
         """Note where the run starts, or goes on: what was done before says nothing of its pace."""
-        running = 0 if batch is None else int(self._tracker.steps_done(batch).sum())
+        running = 0
+        if batch is not None:
+            running = int(self._tracker.steps_done(batch).sum()) + sum(self._outcomes.steps_of_waiting(batch))
         self._steps_before, self._started = self._outcomes.steps + running, time.monotonic()
 
     def __call__(self, ctx: Any, stage: Any) -> None:
@@ -173,11 +175,13 @@ class WatchHook:
         most, total, gone = self._plan.spec.total_steps, len(self._plan.usable), len(self._outcomes)
         moving = (batch.status[:, 0] < len(self._plan.spec.stages)) & (batch.failure_code[:, 0] == 0)
         steps_done = self._tracker.steps_done(batch) * moving
-        taken, seconds = int(steps_done.sum()) + self._outcomes.steps, time.monotonic() - self._started
+        waiting = self._outcomes.steps_of_waiting(batch)
+        running = int(steps_done.sum()) + sum(waiting)
+        taken, seconds = running + self._outcomes.steps, time.monotonic() - self._started
         rate = (taken - self._steps_before) / max(seconds, 1e-9)
         is_guess = gone >= _FEWEST_TO_GUESS
         expected = max(total * self._outcomes.steps / gone, taken) if is_guess else total * most
-        behind = int(steps_done.sum()) + (self._outcomes.steps if is_guess else gone * most)
+        behind = running + (self._outcomes.steps if is_guess else gone * most)
         slowest = int(steps_done.argmax()) if len(batch) else 0
         names = {system.id: system.name for system in self._plan.systems}
         checkpoint = self._checkpoint
@@ -186,10 +190,10 @@ class WatchHook:
             seconds=round(seconds, 3),
             systems=total,
             in_stages=self._tracker.in_stage,
-            waiting=len(self._sampler),
+            waiting=len(self._sampler) + len(waiting),
             done=gone,
             failed=self._outcomes.failed,
-            steps=(int(steps_done.sum()) + gone * most) // total,
+            steps=(running + gone * most) // total,
             most_steps=most,
             steps_per_second=rate / total,
             seconds_left=None if rate <= 0 else (expected - behind) / rate,

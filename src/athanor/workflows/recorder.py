@@ -16,6 +16,7 @@ import torch
 from athanor.data import observables
 from athanor.dynamics.hooks import LoggingHook
 from athanor.dynamics.hooks.news import News
+from athanor.errors import StorageError
 from athanor.hooks.stages import DynamicsStage
 from athanor.workflows import build
 from athanor.workflows.outcomes import Outcomes
@@ -48,6 +49,8 @@ class Recorder:
         File of the log; None: none.
     when_some_left
         Called when systems have left.
+    when_refused
+        Called with the error when the disk refuses what has to wait in memory then; may raise.
     """
 
     frequency = 1  # frames of a system are due in its own steps, whenever it joined
@@ -64,9 +67,10 @@ class Recorder:
         sink: DataSink | None,
         log: Path | None,
         when_some_left: Callable[[], None],
+        when_refused: Callable[[StorageError], None],
     ) -> None:
         self._plan, self._spec, self._outcomes, self.tracker, self.sink = plan, plan.spec, outcomes, tracker, sink
-        self._when_some_left = when_some_left
+        self._when_some_left, self._when_refused = when_some_left, when_refused
         columns = _columns(plan, tracker, engines)
         self.log = None if log is None else LoggingHook("csv", self._spec.every, log, custom_scalars=columns)
         self._told = News("once")
@@ -118,9 +122,21 @@ class Recorder:
     def _keep(self, ctx: Any, systems: torch.Tensor) -> None:
         new, self._has_frames = self._told.of(ctx.batch, systems), True
         if self.sink is not None:
-            self.sink.write(self._frames_of(ctx.batch), new)
+            sink, frames = self.sink, self._frames_of(ctx.batch)
+            self._hand_over(lambda: sink.write(frames, new), lambda: len(sink), new)
         if self.log is not None:
-            self.log.record(ctx, new)
+            log = self.log
+            self._hand_over(lambda: log.record(ctx, new), lambda: log.rows, new)
+
+    def _hand_over(self, write: Callable[[], None], count: Callable[[], int], systems: torch.Tensor | None) -> None:
+        """Write; what the disk refuses waits in memory, and is no reason to raise, unless it was not taken at all."""
+        before = count()
+        try:
+            write()
+        except StorageError as error:
+            if systems is None or count() - before < int(systems.sum()):
+                raise
+            self._when_refused(error)
 
     def _frames_of(self, batch: Batch) -> Batch:
         """Return what frames show of a batch."""

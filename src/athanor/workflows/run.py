@@ -199,6 +199,7 @@ class _Run:
         """Run every system; write results whatever happens."""
         state = "failed"
         with stop_between_steps() as flag:
+            self._flag = flag
             flag.ends = None if self.spec.time_limit is None else time.monotonic() + self.spec.time_limit
             if self._earlier is None:
                 self._make_folder()
@@ -252,16 +253,25 @@ class _Run:
             refill_frequency=steps_between_refills(self.spec.every),
         )
         log = None if folder is None else folder / LOG
-        recorder = Recorder(plan, self.outcomes, tracker, engines, self.sink, log, self._write_summary_if_due)
+        refused = self._end_as_refused
+        recorder = Recorder(plan, self.outcomes, tracker, engines, self.sink, log, self._write_summary_if_due, refused)
         self._log = recorder.log
         checkpoint = None
         if folder is not None and self.spec.checkpoint:
             place, tree, seconds = folder / CHECKPOINTS, partial(describe_job, plan), self.spec.checkpoint
             keep_left = isinstance(self.spec.stages[-1], MDSpec)
-            checkpoint = Checkpoint(place, seconds=seconds, extra=tree, overwrite=True, keep_left=keep_left)
+            checkpoint = Checkpoint(
+                place,
+                seconds=seconds,
+                extra=tree,
+                overwrite=True,
+                when_refused=refused,
+                when_saved=self._keep_room,
+                keep_left=keep_left,
+            )
             flag.when_set = checkpoint.request
         self._checkpoint = checkpoint
-        watch = WatchHook(plan, self.outcomes, tracker, sampler, self.progress, flag, self.sink, checkpoint)
+        watch = WatchHook(plan, self.outcomes, tracker, sampler, self.progress, flag, self.sink, checkpoint, refused)
         for hook in (recorder, watch, *([checkpoint] if checkpoint else []), StopHook(flag)):
             fused.register_hook(hook)
         if folder is not None and self._earlier is not None:
@@ -345,10 +355,32 @@ class _Run:
         try:
             return write(*arguments)
         except StorageError as error:
-            cause = error.__cause__  # what failed in the background stands behind where that was told
-            self._trouble = self._trouble or (cause if isinstance(cause, StorageError) else error)
+            self._note_trouble(error)
             self._missing += [of] if of else []
             return None
+
+    def _note_trouble(self, error: StorageError) -> None:
+        cause = error.__cause__  # what failed in the background stands behind where that was told
+        self._trouble = self._trouble or (cause if isinstance(cause, StorageError) else error)
+
+    def _end_as_refused(self, error: StorageError) -> None:
+        """Let the run end after this step, as the disk refused something that waits: with a checkpoint, in kept room.
+
+        Raises
+        ------
+        StorageError
+            If there are no checkpoints.
+        """
+        if self._checkpoint is None:
+            raise error
+        self._note_trouble(error)
+        self._reserve.give_back_for_checkpoint()
+        self._flag.set("a disk that refuses")
+
+    def _keep_room(self) -> None:
+        """Keep room for one more checkpoint, while nothing is wrong."""
+        if self._trouble is None and self._checkpoint is not None:
+            self._reserve.keep_for_checkpoint(self._checkpoint.last_bytes)
 
     def _write_summary(self) -> None:
         """Write the table as it stands: a run that is killed then still tells its systems, and which are done."""
@@ -361,7 +393,10 @@ class _Run:
 
     def _write_summary_if_due(self) -> None:
         if time.monotonic() - self._summary_written > self._summary_pause:
-            self._write_summary()
+            try:
+                self._write_summary()
+            except StorageError as error:
+                self._end_as_refused(error)
 
     def _write(self, state: str) -> None:
         """Complete the lists for systems that were not reached, and write the folder: what matters most comes first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -106,6 +106,8 @@ class WatchHook:
         Where frames go, or None.
     checkpoint
         Who writes checkpoints, or None.
+    when_refused
+        Called with the error when the status file can not be written; may raise.
     """
 
     frequency = 1
@@ -123,9 +125,11 @@ class WatchHook:
         flag: StopFlag,
         sink: Any,
         checkpoint: Checkpoint | None,
+        when_refused: Callable[[StorageError], None],
     ) -> None:
         self._plan, self._outcomes, self._tracker, self._sampler = plan, outcomes, tracker, sampler
         self._progress, self._flag, self._sink, self._checkpoint = progress, flag, sink, checkpoint
+        self._when_refused = when_refused
         self._file = None if plan.spec.status is None else Path(plan.spec.status)
         self._started = time.monotonic()
         self._last_line = -math.inf
@@ -167,9 +171,8 @@ class WatchHook:
                 with open(self._file, "a", encoding="utf-8") as file:
                     file.write(f"{line}\n")
             except OSError as error:
-                raise StorageError(
-                    f"`{self._file}` can not be written: {error.strerror or error}. Choose another file for --status."
-                ) from error
+                why = f"`{self._file}` can not be written: {error.strerror or error}"
+                self._when_refused(StorageError(f"{why}. Choose another file for --status."))
 
     def _look(self, batch: Batch) -> Status:
         most, total, gone = self._plan.spec.total_steps, len(self._plan.usable), len(self._outcomes)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from athanor._values import check_whole, describe, is_real
 from athanor.data._membership import together
 from athanor.dynamics.checkpoint import SavedCheckpoint, about_run, tree_of_run
-from athanor.errors import ContractError, InputError
+from athanor.errors import ContractError, InputError, StorageError
 from athanor.hooks.stages import DynamicsStage
 from athanor.io.checkpoint import CheckpointFolder
 from athanor.models.digest import model_digest
@@ -45,6 +45,8 @@ class Checkpoint:
         `SavedCheckpoint.extra` gives back.
     overwrite
         Write into a folder that holds checkpoints of another run; these go as new ones come.
+    when_refused, when_saved
+        Called with the error when the disk refuses a checkpoint, before it is tried once more; and when there is one.
     keep_left
         Keep systems that leave a run in flight and have not failed, with all that rides on them, so that they could go
         on: each is written once, with the next checkpoint. `SavedCheckpoint.left` gives them back.
@@ -77,6 +79,8 @@ class Checkpoint:
         *,
         extra: Callable[[], Any] | None = None,
         overwrite: bool = False,
+        when_refused: Callable[[StorageError], None] | None = None,
+        when_saved: Callable[[], None] | None = None,
         keep_left: bool = False,
     ) -> None:
         self.folder = CheckpointFolder(folder, keep)
@@ -88,6 +92,7 @@ class Checkpoint:
         if extra is not None and not callable(extra):
             raise ContractError(f"`extra` is a {type(extra).__name__}; pass a function that returns a tree.")
         self.seconds, self.extra, self.overwrite, self.keep_left = seconds, extra, overwrite, keep_left
+        self._when_refused, self._when_saved = when_refused, when_saved
         self.stage: Enum | None = DynamicsStage.AFTER_STEP
         self.last_number: int | None = None
         self._left: list[Batch] = []
@@ -118,6 +123,11 @@ class Checkpoint:
         return bool(CheckpointFolder(folder).numbers())
 
     load = SavedCheckpoint.load
+
+    @property
+    def last_bytes(self) -> int:
+        """Bytes of the last checkpoint of this program."""
+        return 0 if self.last_number is None else self.folder.bytes_of(self.last_number)
 
     def request(self) -> None:
         """Save at the next step boundary, whatever the time; may be called by a signal handler."""
@@ -164,11 +174,19 @@ class Checkpoint:
 
     def between_steps(self, engine: Any, batch: Batch) -> None:
         """Save the run."""
-        self._save(engine, batch)
+        try:
+            self._save(engine, batch)
+        except StorageError as error:
+            if self._when_refused is None:
+                raise
+            self._when_refused(error)
+            self._save(engine, batch)
+        if self._when_saved is not None:
+            self._when_saved()
 
     def after_steps(self, engine: Any, batch: Batch) -> None:
         """Save the run as it is at its end."""
-        self._save(engine, batch)
+        self.between_steps(engine, batch)
 
     def go_on(self, steps: int, parts: Sequence[int] = ()) -> None:
         """Note that the next run goes on from a checkpoint of the folder, taken after so many steps, with its parts."""

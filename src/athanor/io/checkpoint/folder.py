@@ -224,6 +224,10 @@ class CheckpointFolder:
         """Return the numbers of the checkpoints, in order, whole or not; none if there is no folder."""
         return sorted(int(name) for name in self._names() if _NUMBER.fullmatch(name))
 
+    def bytes_of(self, number: int) -> int:
+        """Return how large a checkpoint is."""
+        return sum(entry.stat().st_size for entry in (self.path / f"{number:08d}").iterdir())
+
     def parts(self) -> list[int]:
         """Return the numbers of the parts, in order, whole or not."""
         return sorted(int(found[1]) for name in self._names() if (found := _PART.fullmatch(name)))

@@ -160,7 +160,7 @@ def _arguments(name: str, batch: dict[str, torch.Tensor], half: bool = False) ->
         numbers = [alternating.to(positions.dtype) + shift for shift in (0.1, 0.5, 0.3, 0.05)]
         return velocities, positions, 1.0 / (1.0 + batch["types"].to(positions.dtype)), pointer, alternating, *numbers
     if name == "needs_rebuild":
-        return batch["moved"], positions, cell * 1.001, cell, pointer, RADIUS, 0.05
+        return batch["moved"], positions, cell * 1.001, cell, pointer, batch["step"], RADIUS, 0.05
     charged = (positions, cell, pointer, batch["charges"], batch["included"])
     if name == "finite_coulomb":
         return charged
@@ -199,7 +199,7 @@ def _arguments(name: str, batch: dict[str, torch.Tensor], half: bool = False) ->
         return positions, cell, pointer, *every, batch["types"], *tables
     form = name.partition(" ")[2]
     table = pair_table(form, CUTOFF, form != "zbl", *(factor * MIXED for factor in PARAMETERS[form]))
-    return *pairs, table, form, CUTOFF, 0.0 if form == "zbl" else 0.4, half
+    return *pairs, table, form, CUTOFF, 0.0 if form == "zbl" else 0.4, half, True
 
 
 MIXED = torch.tensor([[1.0, 0.9], [0.9, 0.8]], dtype=torch.float64)
@@ -420,6 +420,21 @@ def test_a_derivative_in_forward_mode_is_refused() -> None:
     directions = (batch["positions"],), (torch.ones_like(batch["positions"]),)
     with pytest.raises(NotAvailableError, match="`pair_potential` has no derivative in forward mode"):
         torch.func.jvp(lambda positions: kernels.pair_potential(positions, *others)[0], *directions)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("name", FORMS)
+def test_a_virial_that_is_not_asked_for_has_no_rows_and_changes_nothing(name: str, half: bool) -> None:
+    *arguments, _ = _arguments(name, _batch(_systems(torch.float64)), half)
+    whole, part = (_operation(name)(*arguments, flag) for flag in (True, False))
+    assert torch.equal(whole[0], part[0]) and torch.equal(whole[1], part[1])
+    assert whole[2].shape == (len(SIZES), 3, 3) and part[2].shape == (0, 3, 3)
+    assert REFERENCES[name](*arguments, False)[2].shape == (0, 3, 3)
+    arguments[0], arguments[1] = (tensor.clone().requires_grad_(True) for tensor in arguments[:2])
+    by_cell = [
+        torch.autograd.grad(_operation(name)(*arguments, flag)[0].sum(), arguments[1])[0] for flag in (True, False)
+    ]
+    assert torch.equal(*by_cell) and by_cell[0].abs().max() > 0.0
 
 
 def test_broken_twins_of_agreement_repetition_and_threads_fail() -> None:

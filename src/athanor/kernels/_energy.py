@@ -33,7 +33,7 @@ def register_energy_op(
     ----------
     public
         The public call. Its first arguments are ``positions``, ``cell`` and ``segment_ptr``; ``charges`` may stand
-        anywhere.
+        anywhere, and last a flag ``virial``: without it the virial has no rows.
     cpu
         Returns `Derivatives` of CPU tensors.
     energy
@@ -47,17 +47,23 @@ def register_energy_op(
     names = list(inspect.signature(public).parameters)
     variables = [names.index(name) for name in ("positions", "cell", "charges") if name in names]
     charges = variables[2] if "charges" in names else None
+    has_flag = names[-1] == "virial"
+
+    def derivatives(leaves: list[Any]) -> Derivatives:
+        found = _derivatives(energy, leaves, charges)
+        return found if not has_flag or leaves[-1] else (*found[:2], found[2][:0], *found[3:])
 
     def reference(*arguments: Any) -> Derivatives:
         with torch.inference_mode(False), torch.enable_grad(), _recording():
             leaves = list(arguments)
             for at in variables:
                 leaves[at] = arguments[at].detach().clone().requires_grad_(True)
-            return tuple(each.detach() for each in _derivatives(energy, leaves, charges))
+            return tuple(each.detach() for each in derivatives(leaves))
 
     def fake(*arguments: Any) -> Derivatives:
         positions, cell = arguments[:2]
-        outputs = (positions.new_empty(cell.shape[:1]), torch.empty_like(positions), positions.new_empty(cell.shape))
+        virial = positions.new_empty(cell.shape if not has_flag or arguments[-1] else (0, *cell.shape[1:]))
+        outputs = (positions.new_empty(cell.shape[:1]), torch.empty_like(positions), virial)
         return outputs if charges is None else (*outputs, torch.empty_like(arguments[charges]))
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Derivatives) -> None:
@@ -111,7 +117,7 @@ def register_energy_op(
                 for at in variables:
                     attached = leaves[at].requires_grad
                     leaves[at] = _apart(leaves[at]) if attached else leaves[at].detach().requires_grad_(True)
-                first = _derivatives(energy, leaves, charges)[1:]
+                first = derivatives(leaves)[1:]
                 pairs = [(value, by) for value, by in zip(first, by_first, strict=True) if by is not None]
                 wanted = [at for at in variables if ctx.needs_input_grad[1 + len(by_first) + at]]
                 total = torch.stack([(value * by).sum().double() for value, by in pairs]).sum()

@@ -32,7 +32,19 @@ def inlined(function: Function) -> Function:
 
 def jit(function: Function) -> Function:
     """Compile `function` at its first call, once per installation where a cache folder can be written."""
-    dispatcher: Any = numba.njit(**_OPTIONS)(function)
+    return _kept(function, **_OPTIONS)
+
+
+def jit_loop(function: Function) -> Function:
+    """Compile a `function` that makes no arrays, without counting references to those that it is given.
+
+    In a loop around functions that are `inlined`, counting takes longer than the arithmetic.
+    """
+    return _kept(function, _nrt=False, **_OPTIONS)
+
+
+def _kept(function: Function, **options: Any) -> Function:
+    dispatcher: Any = numba.njit(**options)(function)
     folder = cache_folder()
     if folder is not None:
         from athanor.kernels._cache import KernelCache
@@ -48,15 +60,15 @@ def jit(function: Function) -> Function:
     return dispatcher
 
 
-def specialized(function: Callable[..., Any], name: str, **parts: Any) -> Any:
-    """Compile a copy of `function` under another name, in which other things stand for its global names of `parts`.
+def renamed(function: Callable[..., Any], name: str, **parts: Any) -> Any:
+    """Return a copy of `function` under another name, in which other things stand for its global names of `parts`.
 
     One loop is written once and compiled for each formula that is used: as a global constant, not as an argument, the
     formula becomes a part of the loop, and the compiled code can be kept on disk.
     """
     copy = FunctionType(function.__code__, {**function.__globals__, **parts}, name)
     copy.__module__, copy.__qualname__ = function.__module__, name
-    return jit(copy)
+    return copy
 
 
 @cache

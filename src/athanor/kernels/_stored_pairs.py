@@ -53,7 +53,7 @@ class StoredPairs:
         self.pair_weight = 1.0 if half else 0.5
         ptr, lattice, starts = as_array(segment_ptr), as_doubles(cell), as_array(row_ptr)
         work = nanoseconds * neighbors.shape[0] + 20.0 * n
-        self.segment_ptr, x = ptr, np.empty((n, 3))
+        self.segment_ptr, x = ptr, np.empty((n, 4))
         self.by_system = system_bounds(ptr, work)
         wrapping = (as_doubles(positions), lattice, ptr, as_array(wrap_offsets), x)
         run_parts(_pairs.wrapped_positions, wrapping, self.by_system)
@@ -75,8 +75,13 @@ class StoredPairs:
         run_parts(loop, (*self.arrays, *arguments, forces, sums), self.by_atom)
         return forces, sums
 
-    def totals(self, forces: np.ndarray, sums: np.ndarray, weight: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Return energy and virial of systems, `weight` times the sums of their atoms, and the forces."""
-        energy, virial = np.empty(self.num_systems), np.empty((self.num_systems, 3, 3))
+    def totals(
+        self, forces: np.ndarray, sums: np.ndarray, weight: float, with_virial: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return energy and virial of systems, `weight` times the sums of their atoms, and the forces.
+
+        A virial that is not asked for has no rows.
+        """
+        energy, virial = np.empty(self.num_systems), np.empty((self.num_systems if with_virial else 0, 3, 3))
         run_parts(_pairs.totals, (sums, self.segment_ptr, weight, energy, virial), self.by_system)
         return as_tensor(energy, self._dtype), as_tensor(forces, self._dtype), as_tensor(virial, self._dtype)

@@ -114,6 +114,7 @@ class PairModel(AnalyticModel):
             "form": self._form,
             "cutoff": self.cutoff,
             "switch_width": self.switch_width,
+            "virial": "stress" in (self.model_config.active_outputs or ()),
         }
 
     def forward(self, data: AtomicData | Batch, **kwargs: Any) -> ModelOutputs:

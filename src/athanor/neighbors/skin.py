@@ -3,7 +3,8 @@ r"""Verlet skin: when the lists of a system are rebuilt, and which lists a batch
 Lists are searched to ``cutoff + skin``. Each list keeps, for each system, the positions and the cell at which it was
 searched; with :math:`F = h_0^{-1} h` it stays complete for the cutoff while
 :math:`2 \max_i |r_i - r^0_i F| + r_{search}\,(1 - \sigma_{min}(F))` does not exceed the skin. Only a system's own
-motion or strain rebuilds its rows, never that of a neighbour in the batch, and never the age of another list.
+motion or strain rebuilds its rows, never that of a neighbour in the batch, and never the age of another list. Every
+eighth step of its own a small system is searched somewhat ahead of need, so that those that began together stay together.
 
 Whoever needs pairs says so at every step (`update_pair_list`). The batch keeps the lists that serve all requests, and
 each call brings all of them up to date, so that no list on the batch is ever incomplete. A list that would have to be
@@ -24,6 +25,8 @@ from athanor.neighbors.plan import PlannedList, plan_lists
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
+
+_NO_STEPS = torch.empty(0, dtype=torch.int64)
 
 
 @torch.no_grad()
@@ -124,8 +127,10 @@ def _systems_to_search(batch: Batch, pairs: PairList) -> torch.Tensor | None:
     if skin <= 0.0:
         moved = not (torch.equal(positions, old_positions) and torch.equal(cell, old_cell))
         return torch.ones_like(pairs.valid) if moved or not pairs.all_valid or not torch.equal(pbc, old_pbc) else None
-    rebuild = needs_rebuild(positions, old_positions, cell, old_cell, batch.batch_ptr, pairs.radius, skin)
-    rebuild = rebuild | (pbc != old_pbc).any(dim=1)
+    steps = batch.get("step", _NO_STEPS)
+    rebuild = needs_rebuild(positions, old_positions, cell, old_cell, batch.batch_ptr, steps, pairs.radius, skin)
+    if not torch.equal(pbc, old_pbc):
+        rebuild |= (pbc != old_pbc).any(dim=1)
     if not pairs.all_valid:
         rebuild |= ~pairs.valid
     return rebuild if bool(rebuild.any()) else None

@@ -16,8 +16,17 @@ def _positions() -> torch.Tensor:
     return torch.rand(20, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 8.0
 
 
-def _needs(moved: torch.Tensor, cell: torch.Tensor, reference_cell: torch.Tensor = CELL, skin: float = 0.5) -> bool:
-    return bool(kernels.needs_rebuild(moved, _positions(), cell, reference_cell, POINTER, 3.5, skin)[0])
+NO_STEPS = torch.zeros(0, dtype=torch.int64)
+
+
+def _needs(
+    moved: torch.Tensor,
+    cell: torch.Tensor,
+    reference_cell: torch.Tensor = CELL,
+    skin: float = 0.5,
+    steps: torch.Tensor = NO_STEPS,
+) -> bool:
+    return bool(kernels.needs_rebuild(moved, _positions(), cell, reference_cell, POINTER, steps, 3.5, skin)[0])
 
 
 def test_half_the_skin_is_the_limit() -> None:
@@ -25,6 +34,17 @@ def test_half_the_skin_is_the_limit() -> None:
         moved = _positions()
         moved[7, 1] += distance
         assert _needs(moved, CELL) is expected
+
+
+def test_every_eighth_step_of_its_own_a_system_is_searched_ahead_of_need() -> None:
+    for distance, ahead in ((0.17, False), (0.18, True)):  # limit: 0.7 * 0.25
+        moved = _positions()
+        moved[7, 1] += distance
+        asked = [_needs(moved, CELL, steps=torch.tensor([[step]])) for step in range(17)]
+        assert [step for step, needed in enumerate(asked) if needed] == ([0, 8, 16] if ahead else [])
+        assert not _needs(moved, CELL)
+    with pytest.raises(ShapeError, match="one each, or none"):
+        _needs(moved, CELL, steps=torch.zeros(2, dtype=torch.int64))
 
 
 def test_homogeneous_strain_uses_up_the_skin_without_any_displacement() -> None:

@@ -1,49 +1,49 @@
-"""Coulomb sums with numba. An atom's row is added up in order, then the atoms of a system."""
+"""Coulomb sums with numba. An atom's row is added up in lanes, then the atoms of a system in order."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
-
-from athanor.kernels._numba_options import jit
+from athanor.kernels._lanes import (
+    WIDTH,
+    add_product,
+    add_up,
+    choose,
+    gather,
+    is_at_least,
+    lane_of,
+    lanes_before,
+    spread,
+)
+from athanor.kernels._numba_options import inlined, jit, jit_loop
 from athanor.kernels.coulomb._cpu_erfc import gaussian, scaled_erfc
-from athanor.kernels.neighbor_list._cpu_pairs import add_row, vectors
+from athanor.kernels.neighbor_list._cpu_pairs import add_terms, lane_vectors, no_terms, push_neighbors, write_row
+from athanor.kernels.pairs._cpu import taper
 
 
-@jit
-def evaluate(count, dx, dy, dz, screening, cutoff, taper_start, shift, tilt, energies, slopes):
-    """Write the energy of unit charges and (dE/dr) / r at each distance, zero from the cutoff on.
+@inlined
+def evaluate(square, screening, cutoff, taper_start, shift, tilt):
+    """Return the energy of unit charges and (dE/dr) / r, zero from the cutoff on.
 
-    Pairs of the skin are computed and thrown away: loops without a branch run in vector registers.
+    Pairs of the skin are computed and thrown away: a branch would cost more.
     """
     factor = 2.0 * screening / math.sqrt(math.pi)
-    for m in range(count):
-        square = dx[m] * dx[m] + dy[m] * dy[m] + dz[m] * dz[m]
-        r = math.sqrt(square)
-        inverse = 1.0 / r
-        x = screening * r
-        weight = gaussian(x * x)
-        bare = weight * scaled_erfc(x) * inverse
-        energies[m] = bare - shift + tilt * (r - cutoff)
-        slopes[m] = (tilt - (bare + factor * weight) * inverse) * inverse
-    width = cutoff - taper_start
-    if width > 0.0:
-        for m in range(count):
-            r = math.sqrt(dx[m] * dx[m] + dy[m] * dy[m] + dz[m] * dz[m])
-            t = max(r - taper_start, 0.0) / width
-            taper = 1.0 + t * t * t * (-10.0 + t * (15.0 - 6.0 * t))
-            decline = -30.0 * (t * t) * ((1.0 - t) * (1.0 - t)) / width
-            slopes[m] = slopes[m] * taper + energies[m] * decline / r
-            energies[m] = energies[m] * taper
-    limit = cutoff * cutoff
-    for m in range(count):
-        outside = dx[m] * dx[m] + dy[m] * dy[m] + dz[m] * dz[m] >= limit
-        energies[m] = 0.0 if outside else energies[m]
-        slopes[m] = 0.0 if outside else slopes[m]
+    r = math.sqrt(square)
+    inverse = 1.0 / r
+    y = screening * r
+    weight = gaussian(y * y)
+    bare = weight * scaled_erfc(y) * inverse
+    energy = bare - shift + tilt * (r - cutoff)
+    slope = (tilt - (bare + factor * weight) * inverse) * inverse
+    if taper_start < cutoff:
+        part, decline = taper(r, taper_start, cutoff)
+        slope = slope * part + energy * decline / r
+        energy = energy * part
+    outside, zero = is_at_least(square, spread(cutoff * cutoff)), spread(0.0)
+    return choose(outside, zero, energy), choose(outside, zero, slope)
 
 
-@jit
+@jit_loop
 def rows(
     x, cell, segment_ptr, row_ptr, neighbors, images, charges, included, screening, cutoff, taper_start, shift, tilt,
     half, forces, potential, sums, start, stop,
@@ -52,37 +52,35 @@ def rows(
 
     With a half list an atom of a system also changes what others get, so whole systems must be given.
     """
-    longest = 0
-    for i in range(start, stop):
-        longest = max(longest, row_ptr[i + 1] - row_ptr[i])
-        potential[i] = 0.0
-        for c in range(3):
-            forces[i, c] = 0.0
-        for c in range(7):
-            sums[i, c] = 0.0
-    dx, dy, dz = np.empty(longest), np.empty(longest), np.empty(longest)
-    energies, slopes = np.empty(longest), np.empty(longest)
+    potential[start:stop] = 0.0
+    forces[start:stop] = 0.0
+    sums[start:stop] = 0.0
+    zero = spread(0.0)
     b = 0
     for i in range(start, stop):
         while i >= segment_ptr[b + 1]:
             b += 1
         if not included[b]:
             continue
-        first = segment_ptr[b]
-        count = vectors(i, first, x, cell[b], row_ptr, neighbors, images, dx, dy, dz)
-        evaluate(count, dx, dy, dz, screening, cutoff, taper_start, shift, tilt, energies, slopes)
-        own = charges[i]
-        total = 0.0
-        for m in range(count):
-            j = first + neighbors[row_ptr[i] + m]
-            other = charges[j]
+        first, end, own = segment_ptr[b], row_ptr[i + 1], charges[i]
+        total, felt = no_terms(), spread(0.0)
+        for m in range(row_ptr[i], end, WIDTH):
+            within, count = lanes_before(end - m), min(end - m, WIDTH)
+            dx, dy, dz, j = lane_vectors(i, b, first, m, within, x, cell, neighbors, images)
+            square = add_product(add_product(dx * dx, dy, dy), dz, dz)
+            unit, slope = evaluate(square, screening, cutoff, taper_start, shift, tilt)
+            unit, slope = choose(within, unit, zero), choose(within, slope, zero)
+            others = gather(charges, first, j)
+            energy, slope = unit * others, slope * (others * own)
+            felt = felt + energy
+            total = add_terms(total, energy * own, slope, dx, dy, dz, True)
             if half:
-                potential[j] += own * energies[m]
-            total += other * energies[m]
-            energies[m] *= own * other
-            slopes[m] *= own * other
-        potential[i] += total
-        add_row(i, first, count, dx, dy, dz, energies, slopes, row_ptr, neighbors, half, forces, sums)
+                push_neighbors(first, m, count, neighbors, slope, dx, dy, dz, forces)
+                given = unit * own
+                for lane in range(count):
+                    potential[first + neighbors[m + lane]] += lane_of(given, lane)
+        potential[i] += add_up(felt)
+        write_row(i, total, half, True, forces, sums)
 
 
 @jit

@@ -98,7 +98,7 @@ def screened_coulomb(
     Notes
     -----
     Arithmetic is in double precision, erfc to 14 digits; results have the dtype of `positions`. An atom's row is summed
-    in order, then the atoms of a system, so the bits depend on the system only. All outputs are differentiable, through
+    in lanes, then the atoms of a system in order, so the bits depend on the system only. All outputs are differentiable, through
     torch operations.
 
     References
@@ -158,7 +158,7 @@ def _screened_cpu(
     ptr, lattice, starts = as_array(segment_ptr), as_doubles(cell), as_array(row_ptr)
     work = 12.0 * neighbors.shape[0] + 20.0 * n
     by_system = system_bounds(ptr, work)
-    x = np.empty((n, 3))
+    x = np.empty((n, 4))
     run_parts(_pairs.wrapped_positions, (as_doubles(positions), lattice, ptr, as_array(wrap_offsets), x), by_system)
     by_atom = [int(ptr[b]) for b in by_system] if half else balanced_bounds(starts, num_parts(work))
     pairs = (x, lattice, ptr, starts, as_array(neighbors), as_array(images), as_doubles(charges), as_array(included))

@@ -94,8 +94,8 @@ def embedded_atom(
 
     Notes
     -----
-    Arithmetic is in double precision, results have the dtype of `positions`. An atom's row is summed in order, then the
-    atoms of a system, so the bits depend on the system only. All three are differentiable, through torch operations; a
+    Arithmetic is in double precision, results have the dtype of `positions`. An atom's row is summed in lanes, then the
+    atoms of a system in order, so the bits depend on the system only. All three are differentiable, through torch operations; a
     second derivative jumps where two pieces meet.
 
     References
@@ -131,14 +131,13 @@ def _cpu_call(
     density_step, distance_step, cutoff, half,
 ):  # fmt: skip
     count, kinds = embedding.shape[0], as_array(types)
-    opposite = np.arange(count * count).reshape(count, count).T.ravel().copy()
     densities, products = (as_doubles(each).reshape(count * count, -1, 4) for each in (density, pair))
     pairs = StoredPairs(positions, cell, segment_ptr, row_ptr, neighbors, images, wrap_offsets, half, 12.0)
     totals, energies, slopes = np.empty((3, pairs.num_atoms))
-    tables = (opposite, as_doubles(embedding), densities, density_step, distance_step, cutoff)
+    tables = (as_doubles(embedding), densities, density_step, distance_step, cutoff)
     run_parts(_cpu.embed, (*pairs.arrays, kinds, half, *tables, totals, energies, slopes), pairs.by_atom)
-    form = (opposite, densities, products, slopes, distance_step, cutoff)
-    forces, sums = pairs.sums(_cpu.rows, kinds, count, half, form)
+    form = (densities, products, slopes, count, distance_step, cutoff)
+    forces, sums = pairs.sums(_cpu.rows, kinds, half, True, form)
     sums[:, 0] += energies / pairs.pair_weight
     return pairs.totals(forces, sums, pairs.pair_weight)
 

@@ -6,6 +6,9 @@ import torch
 
 from athanor.kernels.segment._reference import segment_index
 
+AHEAD_EVERY, AHEAD_SHARE, AHEAD_ATOMS = 8, 0.7, 500
+"""At each such step of its own, a system of at most so many atoms is searched for this share of its skin already."""
+
 
 def deformation(cell: torch.Tensor, reference_cell: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return F = inv(h0) h of each system and its smallest singular value, float64 [B, 3, 3] and [B].
@@ -21,7 +24,7 @@ def deformation(cell: torch.Tensor, reference_cell: torch.Tensor) -> tuple[torch
     return strain, torch.where(flat & ~same, 0.0, torch.linalg.svdvals(strain)[:, -1].where(~same, 1.0))
 
 
-def needs_rebuild(positions, reference_positions, cell, reference_cell, segment_ptr, radius, skin):
+def needs_rebuild(positions, reference_positions, cell, reference_cell, segment_ptr, steps, radius, skin):
     """Compare twice the largest non-affine displacement with what the strain has left of the skin."""
     strain, smallest = deformation(cell, reference_cell)
     system = segment_index(segment_ptr, len(positions))
@@ -29,4 +32,8 @@ def needs_rebuild(positions, reference_positions, cell, reference_cell, segment_
     largest = torch.zeros(len(cell), dtype=torch.float64, device=cell.device)
     largest.scatter_reduce_(0, system, moved.norm(dim=-1), "amax")
     finite = torch.isfinite(largest) & torch.isfinite(cell).flatten(1).all(1)
-    return finite & (2.0 * largest > skin - radius * (1.0 - smallest))
+    share = torch.ones_like(largest)
+    if steps.numel():
+        ahead = (steps.reshape(-1) % AHEAD_EVERY == 0) & (torch.diff(segment_ptr) <= AHEAD_ATOMS)
+        share[ahead] = AHEAD_SHARE
+    return finite & (2.0 * largest > skin * share - radius * (1.0 - smallest))

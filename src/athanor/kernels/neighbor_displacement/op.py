@@ -14,6 +14,7 @@ from athanor.kernels._threads import run_parts, system_bounds
 from athanor.kernels.neighbor_displacement import _reference
 
 _cpu = LazyModule("athanor.kernels.neighbor_displacement._cpu")
+_NOTHING = np.empty(0)
 
 
 def needs_rebuild(
@@ -22,6 +23,7 @@ def needs_rebuild(
     cell: torch.Tensor,
     reference_cell: torch.Tensor,
     segment_ptr: torch.Tensor,
+    steps: torch.Tensor,
     radius: float,
     skin: float,
 ) -> torch.Tensor:
@@ -40,6 +42,10 @@ def needs_rebuild(
         [B, 3, 3], Å, now and then. One that has not changed, also a zero one, has F = 1.
     segment_ptr
         int32 [B + 1], first atom of each system.
+    steps
+        int64 [B], how many steps each system has made; empty if that is not known. At each eighth one, 0.7 times the
+        skin is the limit for a system of at most 500 atoms: those that began together are then searched together, and
+        a list is written anew once for all of them.
     radius
         The searched radius R, skin included, Å.
     skin
@@ -65,20 +71,22 @@ def needs_rebuild(
             f"`positions` {tuple(positions.shape)} and `cell` {tuple(cell.shape)} differ in shape from "
             f"their references, {tuple(reference_positions.shape)} and {tuple(reference_cell.shape)}."
         )
-    return _needs_rebuild(positions, reference_positions, cell, reference_cell, segment_ptr, float(radius), float(skin))
+    if steps.numel() not in (0, cell.shape[0]):
+        raise ShapeError(f"`steps` has shape {tuple(steps.shape)}; {cell.shape[0]} systems need one each, or none.")
+    return _needs_rebuild(
+        positions, reference_positions, cell, reference_cell, segment_ptr, steps, float(radius), float(skin)
+    )
 
 
-def _cpu_call(positions, reference_positions, cell, reference_cell, segment_ptr, radius, skin):
-    systems = cell.shape[0]
-    strained = not torch.equal(cell, reference_cell)
-    ptr, lattice = as_array(segment_ptr), as_doubles(cell)
-    strain, allowed, out = lattice, np.full(systems, skin), np.empty(systems, np.bool_)
-    if strained:
+def _cpu_call(positions, reference_positions, cell, reference_cell, segment_ptr, steps, radius, skin):
+    ptr, lattice, out = as_array(segment_ptr), as_doubles(cell), np.empty(cell.shape[0], np.bool_)
+    strain, lost = lattice, _NOTHING
+    if not torch.equal(cell, reference_cell):
         deformation, smallest = _reference.deformation(cell.detach(), reference_cell.detach())
-        strain = as_array(deformation)
-        allowed -= radius * (1.0 - as_array(smallest))
-    geometry = (as_doubles(positions), as_doubles(reference_positions), lattice, ptr)
-    run_parts(_cpu.compare, (*geometry, strain, strained, allowed, out), system_bounds(ptr, 2.0 * len(positions)))
+        strain, lost = as_array(deformation), radius * (1.0 - as_array(smallest))
+    geometry = (as_doubles(positions), as_doubles(reference_positions), lattice, ptr, strain, lost)
+    arguments = (*geometry, as_array(steps).reshape(-1), skin, out)
+    run_parts(_cpu.compare, arguments, system_bounds(ptr, 2.0 * len(positions)))
     return as_tensor(out, torch.bool)
 
 

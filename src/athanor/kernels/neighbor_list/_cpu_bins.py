@@ -7,12 +7,13 @@ import math
 import numpy as np
 
 from athanor.kernels._numba_options import jit
+from athanor.kernels.neighbor_list._cpu_candidates import measure
 
 KEPT, SEARCHED, NOT_FINITE, FLAT_CELL, TOO_MANY_IMAGES = 0, 1, 2, 3, 4
 """What became of a system; the last two are errors."""
 
-ONE_BIN_ATOMS = 48
-"""A smaller system is one bin."""
+ATOMS_IN_BIN = 8.0
+"""How many are wished for: candidates are gathered once for all of them."""
 
 _MAX_OFFSET = 2.0**30
 
@@ -129,11 +130,13 @@ def choose_bins(f, inverse, pbc, radius, grid, reach):
                 lowest[a] = min(lowest[a], f[i, a])
                 highest = max(highest, f[i, a])
             span[a] = max(highest - lowest[a], 1e-3 / height[a])
-        grid[a] = 1
-        if n >= ONE_BIN_ATOMS:
-            width = radius * (0.3 if a == 2 else 0.7)
-            grid[a] = np.int32(min(max(math.floor(height[a] * span[a] / width), 1.0), 1e6))
-    while np.int64(grid[0]) * grid[1] * grid[2] > 2 * n and n >= ONE_BIN_ATOMS:
+    volume = 1.0
+    for a in range(3):
+        volume *= height[a] * span[a]
+    width = min(max((ATOMS_IN_BIN * volume / n) ** (1.0 / 3.0), 0.25 * radius), radius)
+    for a in range(3):
+        grid[a] = np.int32(min(max(math.floor(height[a] * span[a] / width), 1.0), 1e6))
+    while np.int64(grid[0]) * grid[1] * grid[2] > 2 * n:
         largest = 0
         for a in range(1, 3):
             if grid[a] > grid[largest]:
@@ -175,9 +178,9 @@ def sort_into_bins(x, g, grid, bins, xs, ids):
 @jit
 def prepare(
     positions, cell, pbc, segment_ptr, radius, rebuild, old_offsets, x, g, w, full, grid, reach, bins, xs, ids,
-    status, start, stop,
+    crowding, most, status, start, stop,
 ):  # fmt: skip
-    """Wrap and bin systems ``start .. stop - 1`` and set their `status`."""
+    """Wrap and bin systems ``start .. stop - 1``, measure what their search needs, and set their `status`."""
     inverse = np.empty((3, 3))
     for b in range(start, stop):
         first, last = segment_ptr[b], segment_ptr[b + 1]
@@ -209,4 +212,5 @@ def prepare(
         choose_bins(g[first:last], inverse, pbc[b], radius, grid[b], reach[b])
         first_places = bins[2 * first + 2 * b :]
         sort_into_bins(x[first:last], g[first:last], grid[b], first_places, xs[:, first:last], ids[first:last])
-        status[b] = SEARCHED
+        crowding[b], fits = measure(last - first, pbc[b], grid[b], reach[b], first_places, most[b])
+        status[b] = SEARCHED if fits else TOO_MANY_IMAGES

@@ -14,6 +14,9 @@ from athanor.kernels._threads import balanced_bounds, num_parts, run_parts, syst
 from athanor.kernels.neighbor_list import _reference
 from athanor.kernels.neighbor_list.packing import MAX_IMAGE
 
+WIDTH = 8
+"""Of lanes, which are not imported before a kernel runs."""
+
 _cpu = LazyModule("athanor.kernels.neighbor_list._cpu")
 _cpu_bins = LazyModule("athanor.kernels.neighbor_list._cpu_bins")
 
@@ -154,34 +157,39 @@ def _build_cpu(positions, cell, pbc, segment_ptr, radius, half, rebuild, row_ptr
     n, systems = positions.shape[0], cell.shape[0]
     ptr, periodic = as_array(segment_ptr), as_array(pbc)
     offsets = np.empty((n, 3), np.int32)
-    x, g, xs = np.empty((n, 3)), np.empty((n, 3)), np.empty((3, n))
+    x, g = np.empty((n, 3)), np.empty((n, 3))
+    xs, ids = np.empty((3, n + WIDTH)), np.empty(n + WIDTH, np.int32)  # they are read eight at a time
     full, reach, grid = np.empty((systems, 3, 3)), np.empty((systems, 3)), np.ones((systems, 3), np.int32)
-    bins, ids, status = np.empty(2 * n + 2 * systems, np.int32), np.empty(n, np.int32), np.empty(systems, np.int8)
+    bins, status = np.empty(2 * n + 2 * systems, np.int32), np.empty(systems, np.int8)
+    crowding, most = np.empty(systems), np.empty((systems, 9), np.int64)
     lattice, flags, old_offsets = as_doubles(cell), as_array(rebuild), as_array(wrap_offsets)
     ours = (as_doubles(positions), lattice, periodic, ptr, radius, flags, old_offsets)
     run_parts(
         _cpu_bins.prepare,
-        (*ours, x, g, offsets, full, grid, reach, bins, xs, ids, status),
+        (*ours, x, g, offsets, full, grid, reach, bins, xs, ids, crowding, most, status),
         system_bounds(ptr, 100.0 * n),
     )
 
-    threads = torch.get_num_threads()
-    tasks, work, num_counters, room, worst = _cpu.plan(ptr, periodic, grid, reach, status, half, threads)
+    tasks, work, worst = _cpu.plan(ptr, status, crowding, reach, bins, grid, half, torch.get_num_threads())
     if worst >= _cpu_bins.FLAT_CELL:
         _refuse(int(np.argmax(status >= _cpu_bins.FLAT_CELL)), worst == _cpu_bins.FLAT_CELL, radius)
     by_task = balanced_bounds(work, min(num_parts(work[-1]), max(len(tasks), 1)))
-    counters, remembered = np.empty(num_counters, np.int64), np.empty((room, 2), np.int32)
-    found_by = np.empty(n, np.int32)
-    common = (tasks, ptr, status, periodic, full, grid, reach, x, g, bins, xs, ids, radius * radius, half)
-    old = (as_array(row_ptr), as_array(neighbors), as_array(images))
-    nothing = np.empty(0, np.int32)
-    run_parts(_cpu.search, (*common, *old, counters, remembered, found_by, nothing, nothing, False), by_task)
+    lengths, found = np.empty(n, np.int64), np.empty(len(tasks), np.int64)
+    searched = (tasks, ptr, status, periodic, full, grid, reach, most, x, bins, xs, ids, radius * radius, half)
+    old_rows = as_array(row_ptr)
+    is_short = True
+    while is_short:  # twice at most: then it is known how much room there must be
+        memory = np.empty(int(tasks[-1, 4]) if len(tasks) else 0, np.int32)
+        run_parts(_cpu.search, (*searched, old_rows, lengths, memory, found), by_task)
+        is_short = _cpu.make_room(tasks, found)
     new_row_ptr = np.empty(n + 1, np.int64)
-    total = _cpu.place_rows(tasks, ptr, counters, new_row_ptr)
-    found, codes = np.empty(total, np.int32), np.empty(total, np.int32)
-    run_parts(_cpu.search, (*common, *old, counters, remembered, found_by, found, codes, True), by_task)
-    pairs = as_tensor(found, torch.int32), as_tensor(codes, torch.int32)
-    return as_tensor(new_row_ptr, torch.int64), *pairs, as_tensor(offsets, torch.int32)
+    total = _cpu.place_rows(lengths, new_row_ptr)
+    pairs, codes = np.empty(total, np.int32), np.empty(total, np.int32)
+    old = (old_rows, as_array(neighbors), as_array(images))
+    written = (tasks, ptr, status, most, bins, ids, memory, lengths, *old, new_row_ptr, pairs, codes)
+    run_parts(_cpu.write, written, by_task)
+    found_pairs = as_tensor(pairs, torch.int32), as_tensor(codes, torch.int32)
+    return as_tensor(new_row_ptr, torch.int64), *found_pairs, as_tensor(offsets, torch.int32)
 
 
 def _refuse(index: int, flat: bool, radius: float) -> None:

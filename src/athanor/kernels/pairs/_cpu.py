@@ -1,6 +1,6 @@
 """Pair potentials with numba: one loop, compiled for each formula that is used.
 
-An atom's row is added up in order, then the atoms of a system.
+An atom's row is added up in lanes, then the atoms of a system in order.
 """
 
 from __future__ import annotations
@@ -9,49 +9,53 @@ import math
 from functools import cache
 from typing import Any
 
-import numpy as np
-
-from athanor.kernels._numba_options import inlined, jit, specialized
-from athanor.kernels.neighbor_list._cpu_pairs import add_row, vectors
+from athanor.kernels._lanes import (
+    WIDTH,
+    add_product,
+    choose,
+    gather,
+    gather_indices,
+    is_at_least,
+    lanes_before,
+    scale_indices,
+    spread,
+)
+from athanor.kernels._numba_options import inlined, jit, jit_loop, renamed
+from athanor.kernels.neighbor_list._cpu_pairs import add_terms, lane_vectors, no_terms, push_neighbors, write_row
 from athanor.kernels.pairs.forms import FORMS
 
 pair: Any = None
 """The formula of a form, in a copy of `evaluate`."""
-is_costly = False
-"""Whether it is better skipped than computed in vain, likewise."""
 
 
 def rows(
-    x, cell, segment_ptr, row_ptr, neighbors, images, types, num_types, half, form, forces, sums, start, stop
+    x, cell, segment_ptr, row_ptr, neighbors, images, types, half, with_virial, form, forces, sums, start, stop
 ):  # fmt: skip
     """Evaluate the rows of atoms ``start .. stop - 1``: forces, and each atom's energy and virial in `sums`.
 
-    `evaluate` is the formula: it writes energies and slopes (dE/dr) / r of a row from the squares of its distances and
-    the numbers of its pairs of types, and gets `form` as it is. With a half list an atom of a system also changes the
-    forces on others, so whole systems must be given.
+    `evaluate` is the formula: it returns energies and slopes, (dE/dr) / r, of eight pairs of a row from the squares of
+    their distances, and gets `form` as it is. With a half list an atom of a system also changes the forces on others, so
+    whole systems must be given.
     """
-    longest = 0
-    for i in range(start, stop):
-        longest = max(longest, row_ptr[i + 1] - row_ptr[i])
-        if half:
-            forces[i, 0] = 0.0
-            forces[i, 1] = 0.0
-            forces[i, 2] = 0.0
-    dx, dy, dz = np.empty(longest), np.empty(longest), np.empty(longest)
-    square, energies, slopes = np.empty(longest), np.empty(longest), np.empty(longest)
-    pair_types = np.zeros(longest, np.int64)
+    if half:
+        forces[start:stop] = 0.0
+    zero = spread(0.0)
     b = 0
     for i in range(start, stop):
         while i >= segment_ptr[b + 1]:
             b += 1
-        first, row = segment_ptr[b], row_ptr[i]
-        count = vectors(i, first, x, cell[b], row_ptr, neighbors, images, dx, dy, dz)
-        squares(count, dx, dy, dz, square)
-        if num_types > 1:
-            for m in range(count):
-                pair_types[m] = types[i] * num_types + types[first + neighbors[row + m]]
-        evaluate(i, first, row, count, neighbors, square, pair_types, form, energies, slopes)
-        add_row(i, first, count, dx, dy, dz, energies, slopes, row_ptr, neighbors, half, forces, sums)
+        first, end = segment_ptr[b], row_ptr[i + 1]
+        total = no_terms()
+        for m in range(row_ptr[i], end, WIDTH):
+            within = lanes_before(end - m)
+            dx, dy, dz, j = lane_vectors(i, b, first, m, within, x, cell, neighbors, images)
+            square = add_product(add_product(dx * dx, dy, dy), dz, dz)
+            energy, slope = evaluate(i, first, j, square, types, form)
+            energy, slope = choose(within, energy, zero), choose(within, slope, zero)
+            total = add_terms(total, energy, slope, dx, dy, dz, with_virial)
+            if half:
+                push_neighbors(first, m, min(end - m, WIDTH), neighbors, slope, dx, dy, dz, forces)
+        write_row(i, total, half, with_virial, forces, sums)
 
 
 @inlined
@@ -60,57 +64,48 @@ def numbers(table, k):
     return table[k, 0], table[k, 1], table[k, 2], table[k, 3], table[k, 4], table[k, 5], table[k, 6], table[k, 7]
 
 
-@jit
-def squares(count, dx, dy, dz, square):
-    """Write the squares of the lengths of vectors."""
-    for m in range(count):
-        square[m] = dx[m] * dx[m] + dy[m] * dy[m] + dz[m] * dz[m]
+@inlined
+def taper(r, start, end):
+    """Return what energies are multiplied with between two distances, and its slope."""
+    width = end - start
+    t = max(r - start, 0.0) / width
+    value = t * t * t * (t * (15.0 - 6.0 * t) - 10.0) + 1.0
+    return value, -30.0 * (t * t) * ((1.0 - t) * (1.0 - t)) / width
 
 
-def evaluate(i, first, row, count, neighbors, square, pair_types, form, energies, slopes):
-    """Write energies and slopes of a pair potential, zero from the cutoff on.
+def evaluate(i, first, j, square, types, form):
+    """Return energies and slopes of a pair potential, zero from the cutoff on.
 
-    A cheap formula is computed for pairs of the skin and thrown away: loops without a branch run in vector registers.
+    Pairs of the skin are computed and thrown away: a branch would cost more.
     """
-    table, cutoff, switch_start = form
-    limit = cutoff * cutoff
-    if is_costly or table.shape[0] > 1:
-        for m in range(count):
-            if is_costly and square[m] >= limit:
-                energies[m] = slopes[m] = 0.0
-                continue
-            a, b, c, d, e, f, g, shift = numbers(table, pair_types[m])
-            value, slopes[m] = pair(square[m], a, b, c, d, e, f, g)
-            energies[m] = value - shift
+    table, num_types, cutoff, switch_start = form
+    if num_types > 1:
+        k = scale_indices(8, gather_indices(types, first, j), 8 * num_types * types[i])
+        value, slope = pair(
+            square, gather(table, 0, k), gather(table, 1, k), gather(table, 2, k), gather(table, 3, k),
+            gather(table, 4, k), gather(table, 5, k), gather(table, 6, k),
+        )  # fmt: skip
+        energy = value - gather(table, 7, k)
     else:
         a, b, c, d, e, f, g, shift = numbers(table, 0)
-        for m in range(count):
-            value, slope = pair(square[m], a, b, c, d, e, f, g)
-            energies[m] = value - shift
-            slopes[m] = slope
+        value, slope = pair(square, a, b, c, d, e, f, g)
+        energy = value - shift
     if switch_start < cutoff:
-        width = cutoff - switch_start
-        for m in range(count):
-            r = math.sqrt(square[m])
-            t = max(r - switch_start, 0.0) / width
-            taper = 1.0 + t * t * t * (-10.0 + t * (15.0 - 6.0 * t))
-            decline = -30.0 * (t * t) * ((1.0 - t) * (1.0 - t)) / width
-            slopes[m] = slopes[m] * taper + energies[m] * decline / r
-            energies[m] = energies[m] * taper
-    for m in range(count):
-        outside = square[m] >= limit
-        energies[m] = 0.0 if outside else energies[m]
-        slopes[m] = 0.0 if outside else slopes[m]
+        r = math.sqrt(square)
+        part, decline = taper(r, switch_start, cutoff)
+        slope = slope * part + energy * decline / r
+        energy = energy * part
+    outside, zero = is_at_least(square, spread(cutoff * cutoff)), spread(0.0)
+    return choose(outside, zero, energy), choose(outside, zero, slope)
 
 
 @cache
 def rows_of(form: str) -> Any:
     """Return the loop over rows for a form."""
-    chosen, name = FORMS[form], form.replace("-", "_")
-    parts = {"pair": jit(chosen.pair), "is_costly": chosen.IS_COSTLY}
-    return loop(name, specialized(evaluate, f"{name}_of_row", **parts))
+    name = form.replace("-", "_")
+    return loop(name, inlined(renamed(evaluate, f"{name}_of_row", pair=jit(FORMS[form].pair))))
 
 
 def loop(name: str, formula: Any) -> Any:
     """Return the loop over rows around a compiled formula."""
-    return specialized(rows, f"{name}_rows", evaluate=formula)
+    return jit_loop(renamed(rows, f"{name}_rows", evaluate=formula))

@@ -19,17 +19,16 @@ from athanor.dynamics.hooks.news import News
 from athanor.errors import StorageError
 from athanor.hooks.stages import DynamicsStage
 from athanor.workflows import build
-from athanor.workflows.outcomes import Outcomes
 from athanor.workflows.plan import Plan
 from athanor.workflows.properties import complete_properties, logged_properties, store_properties
 from athanor.workflows.saved_log import VOIGT
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import MDSpec
 from athanor.workflows.track import Tracker
+from athanor.workflows.underway import Underway
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
-    from athanor.sinks.base import DataSink
 
 
 class Recorder:
@@ -37,20 +36,14 @@ class Recorder:
 
     Parameters
     ----------
-    plan
+    run
         The run.
-    outcomes
-        What became of who has left.
-    tracker, engines
+    engines
         As `build_stages` returns them.
-    sink
-        Where frames go; None: nowhere.
     log
         File of the log; None: none.
     when_some_left
         Called when systems have left.
-    when_refused
-        Called with the error when the disk refuses what has to wait in memory then; may raise.
     """
 
     frequency = 1  # frames of a system are due in its own steps, whenever it joined
@@ -60,18 +53,15 @@ class Recorder:
 
     def __init__(
         self,
-        plan: Plan[RunSpec],
-        outcomes: Outcomes,
-        tracker: Tracker,
+        run: Underway,
         engines: list[Any],
-        sink: DataSink | None,
         log: Path | None,
         when_some_left: Callable[[], None],
-        when_refused: Callable[[StorageError], None],
     ) -> None:
-        self._plan, self._spec, self._outcomes, self.tracker, self.sink = plan, plan.spec, outcomes, tracker, sink
-        self._when_some_left, self._when_refused = when_some_left, when_refused
-        columns = _columns(plan, tracker, engines)
+        self._plan, self._spec, self._outcomes = run.plan, run.plan.spec, run.outcomes
+        self.tracker, self.sink, self._when_refused = run.tracker, run.sink, run.when_refused
+        self._when_some_left = when_some_left
+        columns = _columns(run.plan, run.tracker, engines)
         self.log = None if log is None else LoggingHook("csv", self._spec.every, log, custom_scalars=columns)
         self._told = News("once")
         self._has_frames = False

@@ -43,6 +43,7 @@ from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import MDSpec, describe_stages
 from athanor.workflows.structures import System, from_python
 from athanor.workflows.track import Tracker, steps_between_refills
+from athanor.workflows.underway import Underway
 from athanor.workflows.watch import WatchHook
 
 if TYPE_CHECKING:
@@ -253,8 +254,8 @@ class _Run:
             refill_frequency=steps_between_refills(self.spec.every),
         )
         log = None if folder is None else folder / LOG
-        refused = self._end_as_refused
-        recorder = Recorder(plan, self.outcomes, tracker, engines, self.sink, log, self._write_summary_if_due, refused)
+        underway = Underway(plan, self.outcomes, tracker, self.sink, self._end_as_refused)
+        recorder = Recorder(underway, engines, log, self._write_summary_if_due)
         self._log = recorder.log
         checkpoint = None
         if folder is not None and self.spec.checkpoint:
@@ -265,13 +266,13 @@ class _Run:
                 seconds=seconds,
                 extra=tree,
                 overwrite=True,
-                when_refused=refused,
+                when_refused=self._end_as_refused,
                 when_saved=self._keep_room,
                 keep_left=keep_left,
             )
             flag.when_set = checkpoint.request
         self._checkpoint = checkpoint
-        watch = WatchHook(plan, self.outcomes, tracker, sampler, self.progress, flag, self.sink, checkpoint, refused)
+        watch = WatchHook(underway, sampler, self.progress, flag, checkpoint)
         for hook in (recorder, watch, *([checkpoint] if checkpoint else []), StopHook(flag)):
             fused.register_hook(hook)
         if folder is not None and self._earlier is not None:

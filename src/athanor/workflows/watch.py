@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,12 +14,9 @@ from typing import TYPE_CHECKING, Any
 from athanor._memory import free_memory, used_memory
 from athanor.errors import StorageError
 from athanor.hooks.stages import DynamicsStage
-from athanor.workflows.outcomes import Outcomes
-from athanor.workflows.plan import Plan
 from athanor.workflows.progress import Progress, StopFlag
 from athanor.workflows.readable import count, format_bytes, format_seconds
-from athanor.workflows.spec import RunSpec
-from athanor.workflows.track import Tracker
+from athanor.workflows.underway import Underway
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -98,16 +95,14 @@ class WatchHook:
 
     Parameters
     ----------
-    plan, outcomes, tracker, sampler
-        Of the run.
+    run
+        The run.
+    sampler
+        Gives out its systems.
     progress, flag
         Where to report, and what to set when the time is over.
-    sink
-        Where frames go, or None.
     checkpoint
         Who writes checkpoints, or None.
-    when_refused
-        Called with the error when the status file can not be written; may raise.
     """
 
     frequency = 1
@@ -117,20 +112,16 @@ class WatchHook:
 
     def __init__(
         self,
-        plan: Plan[RunSpec],
-        outcomes: Outcomes,
-        tracker: Tracker,
+        run: Underway,
         sampler: SizeAwareSampler,
         progress: Progress,
         flag: StopFlag,
-        sink: Any,
         checkpoint: Checkpoint | None,
-        when_refused: Callable[[StorageError], None],
     ) -> None:
-        self._plan, self._outcomes, self._tracker, self._sampler = plan, outcomes, tracker, sampler
-        self._progress, self._flag, self._sink, self._checkpoint = progress, flag, sink, checkpoint
-        self._when_refused = when_refused
-        self._file = None if plan.spec.status is None else Path(plan.spec.status)
+        self._plan, self._outcomes, self._tracker, self._sampler = run.plan, run.outcomes, run.tracker, sampler
+        self._progress, self._flag, self._sink, self._checkpoint = progress, flag, run.sink, checkpoint
+        self._when_refused = run.when_refused
+        self._file = None if run.plan.spec.status is None else Path(run.plan.spec.status)
         self._started = time.monotonic()
         self._last_line = -math.inf
         self._steps_before = 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from athanor.cli.exit_codes import ExitCode
 from athanor.cli.output import Screen, document_of, exit_code, print_json, warnings_as_lines
 from athanor.errors import InputError
-from athanor.workflows.folder import RUN
+from athanor.workflows.folder import CHECKPOINTS, RUN
 from athanor.workflows.readable import printable
 
 if TYPE_CHECKING:
@@ -95,7 +95,9 @@ def _run(spec: RunSpec, given: Given) -> int:
     resumes = bool(given["resume"] and spec.output is not None and (Path(spec.output) / RUN).exists())
     extend = given.get("extend")
     if extend is None and resumes and state_of(read_record(Path(str(spec.output)))) == "finished":
-        print(printable(f"athanor: the run in {spec.output} is finished; nothing is left to do"), file=sys.stderr)
+        longer = "; --extend TIME makes it longer" if (Path(str(spec.output)) / CHECKPOINTS).exists() else ""
+        text = f"athanor: the run in {spec.output} is finished; nothing is left to do{longer}"
+        print(printable(text), file=sys.stderr)
         return int(ExitCode.DONE)
     if spec.output is not None and not resumes:
         check_output(spec.output, overwrite=given["overwrite"])

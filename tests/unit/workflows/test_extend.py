@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -143,6 +144,23 @@ def test_the_job_that_it_was_started_with_goes_on_with_it(tmp_path: Path) -> Non
         assert run(write_job("refills", tmp_path), "-o", out, "--resume")[0] == 69
 
     goes_on_as_in_one_go("refills", tmp_path, go_on)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_made_longer_in_parts_and_stopped_at_random(seed: int, tmp_path: Path) -> None:
+    chance = random.Random(seed)
+    name = list(CASES)[seed * 3 % len(CASES)]
+
+    def go_on(out: Path) -> None:
+        left = CASES[name][3]
+        while left or athanor.open(out).state != "finished":
+            more = chance.randint(1, left) if left and chance.random() < 0.5 else 0
+            left -= more
+            with stopping_after(chance.randint(1, 60), chance.choice(["SIGTERM", "at once"])):
+                code, told = run("--resume", out, *["--extend", f"{2 * more} fs"] * bool(more))
+            assert code in (0, 69, 75, 130), told
+
+    goes_on_as_in_one_go(name, tmp_path, go_on)
 
 
 def test_an_even_change_is_over_when_a_run_gets_longer(tmp_path: Path) -> None:

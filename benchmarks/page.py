@@ -11,9 +11,11 @@ from statistics import median
 from typing import Any
 
 from harness import ROOT, Row, ratios
+from sizes import draw
 
 RESULTS = ROOT / "benchmarks" / "results.json"
 PAGE = ROOT / "docs" / "performance.md"
+PICTURE = ROOT / "docs" / "performance-sizes.png"
 PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NAMES = {"ase": "ASE", "lammps": "LAMMPS", "athanor-md": "athanor"}
 
@@ -69,9 +71,10 @@ def dumps(results: dict[str, Any]) -> str:
 
 
 def write() -> None:
-    """Bring the page up to date."""
+    """Bring the page and its picture up to date."""
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     PAGE.write_text(render(PAGE.read_text(encoding="utf-8"), results), encoding="utf-8")
+    draw(results["tables"]["sizes"], PICTURE)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ BENCHMARKS = (
     "start_up",
     "neighbor_lists",
     "lennard_jones",
+    "sizes",
     "many_body",
     "memory",
     "chgnet_relaxation",

@@ -427,14 +427,15 @@ def test_a_derivative_in_forward_mode_is_refused() -> None:
 def test_a_virial_that_is_not_asked_for_has_no_rows_and_changes_nothing(name: str, half: bool) -> None:
     *arguments, _ = _arguments(name, _batch(_systems(torch.float64)), half)
     whole, part = (_operation(name)(*arguments, flag) for flag in (True, False))
-    assert torch.equal(whole[0], part[0]) and torch.equal(whole[1], part[1])
-    assert whole[2].shape == (len(SIZES), 3, 3) and part[2].shape == (0, 3, 3)
+    assert all(torch.equal(one, other) for one, other in zip(whole[:2], part[:2], strict=True))
+    assert (whole[2].shape, part[2].shape) == ((len(SIZES), 3, 3), (0, 3, 3))
     assert REFERENCES[name](*arguments, False)[2].shape == (0, 3, 3)
     arguments[0], arguments[1] = (tensor.clone().requires_grad_(True) for tensor in arguments[:2])
     by_cell = [
         torch.autograd.grad(_operation(name)(*arguments, flag)[0].sum(), arguments[1])[0] for flag in (True, False)
     ]
-    assert torch.equal(*by_cell) and by_cell[0].abs().max() > 0.0
+    assert torch.equal(*by_cell)
+    assert by_cell[0].abs().max() > 0.0
 
 
 def test_broken_twins_of_agreement_repetition_and_threads_fail() -> None:

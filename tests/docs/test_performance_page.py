@@ -62,7 +62,7 @@ def test_absent_peers_are_named_with_what_to_do(capsys: pytest.CaptureFixture[st
     assert "lammps: absent: not set up; run `make bench-peers`" in capsys.readouterr().out
 
 
-SMOKE = ["overhead", "finished", "start_up", "neighbor_lists", "lennard_jones", "memory", "dispersion"]
+SMOKE = ["overhead", "finished", "start_up", "neighbor_lists", "lennard_jones", "sizes", "memory", "dispersion"]
 SMOKE += ["electrostatics", "many_body", "storage", "storage_costs"]
 
 

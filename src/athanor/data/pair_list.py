@@ -22,7 +22,7 @@ import torch
 from athanor.data._levels import Arrangement, LevelStorage, Rows
 from athanor.data.fields import Level
 from athanor.data.pair_request import PairRequest, PairUsage
-from athanor.kernels.neighbor_list.packing import unpack_images
+from athanor.kernels.neighbor_list.packing import pack_images, unpack_images
 
 _OF_PAIRS = ("neighbors", "images")
 _OF_ATOMS = ("wrap_offsets", "reference_positions")
@@ -53,7 +53,7 @@ class PairList:
     neighbors
         int32 [E]; neighbour as an index inside the own system, rows sorted by (neighbour, image).
     images
-        int32 [E]; packed image shifts, see `athanor.kernels.neighbor_list`.
+        int8 or int32 [E]; packed image shifts, see `athanor.kernels.neighbor_list`.
     wrap_offsets
         int32 [N, 3]; whole lattice vectors between an atom and its wrapped image.
     reference_positions
@@ -227,6 +227,8 @@ class PairList:
         """
         if other is not None and not self.is_searched_as(other):
             other = self.blank_for(other.reference_positions, other.reference_cell, other.reference_pbc)
+        if other is not None and other.images.dtype != self.images.dtype:
+            return self.widened().arranged(arrangement, nodes, rows, other.widened())
         device = self.row_ptr.device
         theirs = None if other is None or nodes[1] is None else other._level_of_pairs(nodes[1])
         moves = dict.fromkeys(_OF_PAIRS, arrangement.rows(self._level_of_pairs(nodes[0]), theirs))
@@ -262,6 +264,12 @@ class PairList:
         """Return a list for other systems, all still to be searched, for what this one is for; see `blank`."""
         return PairList.blank(positions, cell, pbc, self.cutoff, self.radius, self.half, self.min_width, self.requests)
 
+    def widened(self) -> PairList:
+        """Return this list with room for shifts of any size: a list of small cells needs more than an int8 holds."""
+        if self.images.dtype == torch.int32:
+            return self
+        return self.replace(images=pack_images(unpack_images(self.images)))
+
     def is_searched_as(self, other: PairList) -> bool:
         """Whether both lists were searched for the same cutoff, radius and kind of pairs."""
         return self.half == other.half and _is_same(self.radius, other.radius) and _is_same(self.cutoff, other.cutoff)
@@ -294,7 +302,7 @@ class PairList:
         return cls(
             torch.zeros(atoms + 1, dtype=torch.int64, device=device),
             torch.zeros(0, dtype=torch.int32, device=device),
-            torch.zeros(0, dtype=torch.int32, device=device),
+            torch.zeros(0, dtype=torch.int8, device=device),
             torch.zeros((atoms, 3), dtype=torch.int32, device=device),
             positions.detach().clone(),
             cell.detach().clone(),

@@ -116,6 +116,10 @@ def is_at_least(builder, x, y):
 @_operation(MASK)
 def lanes_before(builder, count):
     """Return the first `count` lanes."""
+    return _lanes_before(builder, count)
+
+
+def _lanes_before(builder: Any, count: Any) -> Any:
     return builder.icmp_signed("<", _constant(_LONG, range(WIDTH)), _spread(builder, _long(builder, count)))
 
 
@@ -151,17 +155,29 @@ def load(builder, array, at):
 
 
 @_operation(INDICES)
-def load_indices(builder, array, at, mask):
-    """Return ``array[at : at + 8]`` of int32s where the mask is set, else 0; no more is read."""
-    kind = ir.FunctionType(_INTS, [_INTS.as_pointer(), _INT, _BITS, _INTS])
-    load = cgutils.get_or_insert_function(builder.module, kind, "llvm.masked.load.v8i32.p0")
-    place = builder.bitcast(builder.gep(array, [at]), _INTS.as_pointer())
-    return builder.call(load, [place, _INT(4), mask, _constant(_INT, [0] * WIDTH)])
+def load_indices(builder, array, at, count):
+    """Return ``array[at : at + 8]`` of contiguous int32s or int8s; if `count` are fewer, the rest is 0 and not read."""
+    kind = array.type.pointee
+    some, all_of_them = ir.VectorType(kind, WIDTH), builder.icmp_signed(">=", count, count.type(WIDTH))
+    place = builder.bitcast(builder.gep(array, [at]), some.as_pointer())
+    signature = ir.FunctionType(some, [some.as_pointer(), _INT, _BITS, some])
+    masked = cgutils.get_or_insert_function(builder.module, signature, f"llvm.masked.load.v8i{kind.width}.p0")
+    with builder.if_else(all_of_them, likely=True) as (then, otherwise):
+        with then:
+            whole, whole_at = builder.load(place, align=kind.width // 8), builder.block
+        with otherwise:
+            within = _lanes_before(builder, count)
+            part = builder.call(masked, [place, _INT(kind.width // 8), within, _constant(kind, [0] * WIDTH)])
+            part_at = builder.block
+    loaded = builder.phi(some)
+    loaded.add_incoming(whole, whole_at)
+    loaded.add_incoming(part, part_at)
+    return loaded if kind == _INT else builder.sext(loaded, _INTS)
 
 
 @_operation(types.UniTuple(DOUBLES, 4))
 def load_rows(builder, rows, first, indices):
-    """Return the columns of ``rows[first + index]``, of contiguous rows of four doubles: eight loads and a transpose."""
+    """Return the columns of ``rows[first + index]``, contiguous rows of four doubles: eight loads and a transpose."""
     base = builder.bitcast(rows, _FOUR.as_pointer())
     four = [builder.load(builder.gep(base, [at]), align=8) for at in _places(builder, first, indices)]
     pairs = [_shuffled(builder, four[k], four[k + 4], *range(8)) for k in range(4)]  # rows k and k + 4
@@ -227,10 +243,11 @@ def as_doubles(builder, indices):
 
 
 @_operation(types.UniTuple(DOUBLES, 3))
-def unpack_shifts(builder, codes):
-    """Return the three signed ten-bit numbers of packed shifts, as doubles."""
-    right = _constant(_INT, [22] * WIDTH)
-    lefts = (_constant(_INT, [left] * WIDTH) for left in (22, 12, 2))
+def unpack_shifts(builder, codes, array):
+    """Return the three signed numbers of shifts from `array`, of two bits each in int8s, else of ten, as doubles."""
+    bits = 2 if array.type.pointee.width == 8 else 10
+    lefts = (_constant(_INT, [32 - bits * axis] * WIDTH) for axis in (1, 2, 3))
+    right = _constant(_INT, [32 - bits] * WIDTH)
     return tuple(builder.sitofp(builder.ashr(builder.shl(codes, left), right), _DOUBLES) for left in lefts)
 
 
@@ -266,8 +283,10 @@ def _arithmetic(function: Any, name: str) -> None:
         return None
 
 
-for _function, _name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
-    _arithmetic(_function, _name)
+_arithmetic(operator.add, "fadd")
+_arithmetic(operator.sub, "fsub")
+_arithmetic(operator.mul, "fmul")
+_arithmetic(operator.truediv, "fdiv")
 
 
 @_operation(DOUBLES)

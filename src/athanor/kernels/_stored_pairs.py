@@ -61,8 +61,12 @@ class StoredPairs:
         self.by_atom = cut
         self.arrays = (x, lattice, ptr, starts, as_array(neighbors), as_array(images))
 
-    def sums(self, loop: Callable[..., Any], *arguments: Any) -> tuple[np.ndarray, np.ndarray]:
+    def sums(
+        self, loop: Callable[..., Any], *arguments: Any, with_virial: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Run a loop over rows and return what it writes: forces [N, 3], energies and virials of atoms [N, 7].
+
+        Without virials these are [N, 1].
 
         Parameters
         ----------
@@ -71,7 +75,7 @@ class StoredPairs:
         *arguments
             What it takes in between.
         """
-        forces, sums = np.empty((self.num_atoms, 3)), np.empty((self.num_atoms, 7))
+        forces, sums = np.empty((self.num_atoms, 3)), np.empty((self.num_atoms, 7 if with_virial else 1))
         run_parts(loop, (*self.arrays, *arguments, forces, sums), self.by_atom)
         return forces, sums
 

@@ -3,8 +3,9 @@ r"""Verlet skin: when the lists of a system are rebuilt, and which lists a batch
 Lists are searched to ``cutoff + skin``. Each list keeps, for each system, the positions and the cell at which it was
 searched; with :math:`F = h_0^{-1} h` it stays complete for the cutoff while
 :math:`2 \max_i |r_i - r^0_i F| + r_{search}\,(1 - \sigma_{min}(F))` does not exceed the skin. Only a system's own
-motion or strain rebuilds its rows, never that of a neighbour in the batch, and never the age of another list. Every
-eighth step of its own a small system is searched somewhat ahead of need, so that those that began together stay together.
+motion or strain rebuilds its rows, never that of a neighbour in the batch, and never the age of another list. At
+every eighth step of its own a small system is searched somewhat ahead of need, so that those that began together are
+searched together.
 
 Whoever needs pairs says so at every step (`update_pair_list`). The batch keeps the lists that serve all requests, and
 each call brings all of them up to date, so that no list on the batch is ever incomplete. A list that would have to be
@@ -21,6 +22,7 @@ from athanor.data.pair_list import PairList
 from athanor.data.pair_request import PairRequest, PairUsage
 from athanor.kernels.neighbor_displacement import needs_rebuild
 from athanor.kernels.neighbor_list import build_neighbor_list
+from athanor.kernels.neighbor_list.packing import NarrowImagesError
 from athanor.neighbors.plan import PlannedList, plan_lists
 
 if TYPE_CHECKING:
@@ -150,19 +152,10 @@ def _searched(batch: Batch, old: PairList, request: PairRequest | None, rebuild:
         reference_pbc = torch.where(rebuild.view(-1, 1), pbc, old.reference_pbc)
     else:
         reference_positions, reference_cell, reference_pbc = positions.clone(), cell.clone(), pbc.clone()
-    row_ptr, neighbors, images, wrap_offsets = build_neighbor_list(
-        positions,
-        cell,
-        pbc,
-        batch.batch_ptr,
-        old.radius,
-        old.half,
-        rebuild,
-        old.row_ptr,
-        old.neighbors,
-        old.images,
-        old.wrap_offsets,
-    )
+    try:
+        row_ptr, neighbors, images, wrap_offsets = _built(batch, old, rebuild)
+    except NarrowImagesError:  # a system is smaller than the radius: they are kept in four times the memory
+        row_ptr, neighbors, images, wrap_offsets = _built(batch, old.widened(), rebuild)
     return old.replace(
         row_ptr=row_ptr,
         neighbors=neighbors,
@@ -174,4 +167,20 @@ def _searched(batch: Batch, old: PairList, request: PairRequest | None, rebuild:
         valid=torch.ones_like(old.valid),
         order=None,
         usage=PairUsage(other for other in old.requests if other != request),
+    )
+
+
+def _built(batch: Batch, old: PairList, rebuild: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return build_neighbor_list(
+        batch.positions.detach(),
+        batch.cell_or_zeros.detach(),
+        batch.pbc_or_false,
+        batch.batch_ptr,
+        old.radius,
+        old.half,
+        rebuild,
+        old.row_ptr,
+        old.neighbors,
+        old.images,
+        old.wrap_offsets,
     )

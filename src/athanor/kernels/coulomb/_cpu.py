@@ -66,7 +66,7 @@ def rows(
         total, felt = no_terms(), spread(0.0)
         for m in range(row_ptr[i], end, WIDTH):
             within, count = lanes_before(end - m), min(end - m, WIDTH)
-            dx, dy, dz, j = lane_vectors(i, b, first, m, within, x, cell, neighbors, images)
+            dx, dy, dz, j = lane_vectors(i, b, first, m, end - m, x, cell, neighbors, images)
             square = add_product(add_product(dx * dx, dy, dy), dz, dz)
             unit, slope = evaluate(square, screening, cutoff, taper_start, shift, tilt)
             unit, slope = choose(within, unit, zero), choose(within, slope, zero)

@@ -98,8 +98,8 @@ def screened_coulomb(
     Notes
     -----
     Arithmetic is in double precision, erfc to 14 digits; results have the dtype of `positions`. An atom's row is summed
-    in lanes, then the atoms of a system in order, so the bits depend on the system only. All outputs are differentiable, through
-    torch operations.
+    in lanes, then the atoms of a system in order, so the bits depend on the system only. All outputs are
+    differentiable, through torch operations.
 
     References
     ----------

@@ -69,7 +69,7 @@ def embed(
         total = spread(0.0)
         for m in range(row_ptr[i], end, WIDTH):
             within = lanes_before(end - m)
-            dx, dy, dz, j = lane_vectors(i, b, first, m, within, x, cell, neighbors, images)
+            dx, dy, dz, j = lane_vectors(i, b, first, m, end - m, x, cell, neighbors, images)
             square = add_product(add_product(dx * dx, dy, dy), dz, dz)
             piece, p = locate(math.sqrt(square), scale, density.shape[1])
             here, there = kinds_of_pairs(types[i], gather_indices(types, first, j), embedding.shape[0])

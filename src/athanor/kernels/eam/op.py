@@ -95,8 +95,8 @@ def embedded_atom(
     Notes
     -----
     Arithmetic is in double precision, results have the dtype of `positions`. An atom's row is summed in lanes, then the
-    atoms of a system in order, so the bits depend on the system only. All three are differentiable, through torch operations; a
-    second derivative jumps where two pieces meet.
+    atoms of a system in order, so the bits depend on the system only. All three are differentiable, through torch
+    operations; a second derivative jumps where two pieces meet.
 
     References
     ----------

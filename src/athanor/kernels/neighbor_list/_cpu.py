@@ -1,9 +1,9 @@
 """Neighbour search with numba.
 
 Every system is cut into bins along its (completed) cell vectors. For each bin the atoms that may be close to one of its
-own are gathered once; each of its atoms is held against them, eight at a time, and a bitmap puts those that are close in
-order. So rows come out sorted by (j, image), and the choice of bins can not be seen. Rows are kept bin by bin, as one
-number for each pair, and written to their places when the length of each is known.
+own are gathered once, and put in order by a bitmap; then each of its atoms is held against them, eight at a time. So
+rows come out sorted by (j, image), and the choice of bins can not be seen. Rows are kept bin by bin, as one number for
+each pair, and written to their places when the length of each is known.
 """
 
 from __future__ import annotations
@@ -15,11 +15,24 @@ import numpy as np
 from athanor.kernels._lanes import lowest_bit
 from athanor.kernels._numba_options import jit, jit_loop
 from athanor.kernels.neighbor_list._cpu_bins import KEPT, SEARCHED
-from athanor.kernels.neighbor_list._cpu_candidates import GROUP, close_ones, code_of_rank, gather_candidates
+from athanor.kernels.neighbor_list._cpu_candidates import (
+    ATOMS,
+    BITMAP,
+    CANDIDATES,
+    GROUP,
+    IMAGES,
+    RANK_BITS,
+    SEVERAL,
+    WIDE,
+    close_ones,
+    code_of_rank,
+    gather_candidates,
+)
 from athanor.kernels.neighbor_list._cpu_shift import unpack_shift
 
+
 @jit
-def plan(segment_ptr, status, crowding, reach, bins, grid, half, threads):
+def plan(segment_ptr, status, row_lengths, bins, grid, half, threads):
     """Cut the batch into tasks; a large system becomes several.
 
     Returns rows (system, first bin, last bin, start and end of its memory), the running total of their work from 0, and
@@ -43,7 +56,7 @@ def plan(segment_ptr, status, crowding, reach, bins, grid, half, threads):
         total, expected = 0, 0.0
         if status[b] == SEARCHED:
             total = np.int64(grid[b, 0]) * grid[b, 1] * grid[b, 2]
-            expected = 1.2 * 4.19 * reach[b, 0] * reach[b, 1] * reach[b, 2] * crowding[b] * (0.55 if half else 1.0)
+            expected = row_lengths[b] * (0.55 if half else 1.0)
         cut = 0
         for part in range(parts):
             tasks[count, 0], tasks[count, 1] = b, cut
@@ -52,7 +65,7 @@ def plan(segment_ptr, status, crowding, reach, bins, grid, half, threads):
                 atoms += bins[2 * first + 2 * b + cut + 1] - bins[2 * first + 2 * b + cut]
                 cut += 1
             tasks[count, 2], tasks[count, 3] = cut, memory
-            memory += np.int64(min(expected * atoms, 1e9) + 64.0)
+            memory += int(min(expected * atoms, 1e9) + 64.0)
             tasks[count, 4] = memory
             work[count + 1] = work[count] + 100.0 + atoms * (100.0 + 5.0 * expected)
             count += 1
@@ -101,19 +114,19 @@ def search(
             for i in range(first, last):
                 lengths[i] = old_row_ptr[i + 1] - old_row_ptr[i] if status[b] == KEPT else 0
             continue
-        rank_bits, bits, several = most[b, 0], most[b, 1], most[b, 2] != 0
+        rank_bits, bits, several = most[b, RANK_BITS], most[b, BITMAP], most[b, SEVERAL] != 0
         if slots.shape[0] < bits:
             words, touched = np.zeros((bits >> 6) + 8, np.int64), np.zeros((bits >> GROUP) + 1, np.bool_)
             slots = np.empty((bits, 2), np.int32)
-        if keys.shape[0] < most[b, 3]:
-            places, keys = np.empty((6, most[b, 3])), np.empty(most[b, 3], np.int32)
-        if parts.shape[0] < most[b, 4]:
-            parts, shifts = np.empty(most[b, 4], np.int64), np.empty((most[b, 4], 3))
-        if own.shape[0] < most[b, 8]:
-            own = np.empty(most[b, 8], np.int64)
+        if keys.shape[0] < most[b, CANDIDATES]:
+            places, keys = np.empty((6, most[b, CANDIDATES])), np.empty(most[b, CANDIDATES], np.int32)
+        if parts.shape[0] < most[b, IMAGES]:
+            parts, shifts = np.empty(most[b, IMAGES], np.int64), np.empty((most[b, IMAGES], 3))
+        if own.shape[0] < most[b, ATOMS]:
+            own = np.empty(most[b, ATOMS], np.int64)
         found[t] = find_rows(
-            tasks[t], first, pbc[b], full[b], grid[b], reach[b], rank_bits, several, x, bins[2 * first + 2 * b :], xs, ids,
-            limit, half, lengths, memory, words, touched, slots, parts, shifts, places, keys, own,
+            tasks[t], first, pbc[b], full[b], grid[b], reach[b], rank_bits, several, x, bins[2 * first + 2 * b :], xs,
+            ids, limit, half, lengths, memory, words, touched, slots, parts, shifts, places, keys, own,
         )  # fmt: skip
 
 
@@ -153,7 +166,7 @@ def find_rows(
 @jit
 def write(
     tasks, segment_ptr, status, most, bins, ids, memory, lengths, old_row_ptr, old_neighbors, old_images, row_ptr,
-    neighbors, images, start, stop,
+    neighbors, images, image_bits, start, stop,
 ):  # fmt: skip
     """Write the pairs of tasks ``start .. stop - 1``, found or kept, to their places."""
     for t in range(start, stop):
@@ -164,10 +177,10 @@ def write(
             images[row_ptr[first] : row_ptr[last]] = old_images[old_row_ptr[first] : old_row_ptr[last]]
         if status[b] != SEARCHED:
             continue
-        rank_bits, widths = most[b, 0], most[b, 5:8]
-        codes = np.empty(most[b, 4], np.int32)
+        rank_bits, widths = most[b, RANK_BITS], most[b, WIDE:]
+        codes = np.empty(most[b, IMAGES], images.dtype)
         for rank in range(codes.shape[0]):
-            codes[rank] = code_of_rank(rank, widths)
+            codes[rank] = code_of_rank(rank, widths, image_bits)
         mask = (np.int64(1) << rank_bits) - 1
         my_bins = bins[2 * first + 2 * b :]
         for place in range(first + my_bins[tasks[t, 1]], first + my_bins[tasks[t, 2]]):

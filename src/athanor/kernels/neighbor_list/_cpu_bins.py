@@ -178,7 +178,7 @@ def sort_into_bins(x, g, grid, bins, xs, ids):
 @jit
 def prepare(
     positions, cell, pbc, segment_ptr, radius, rebuild, old_offsets, x, g, w, full, grid, reach, bins, xs, ids,
-    crowding, most, status, start, stop,
+    row_lengths, most, status, start, stop,
 ):  # fmt: skip
     """Wrap and bin systems ``start .. stop - 1``, measure what their search needs, and set their `status`."""
     inverse = np.empty((3, 3))
@@ -212,5 +212,5 @@ def prepare(
         choose_bins(g[first:last], inverse, pbc[b], radius, grid[b], reach[b])
         first_places = bins[2 * first + 2 * b :]
         sort_into_bins(x[first:last], g[first:last], grid[b], first_places, xs[:, first:last], ids[first:last])
-        crowding[b], fits = measure(last - first, pbc[b], grid[b], reach[b], first_places, most[b])
+        row_lengths[b], fits = measure(last - first, pbc[b], grid[b], reach[b], first_places, most[b])
         status[b] = SEARCHED if fits else TOO_MANY_IMAGES

@@ -1,4 +1,4 @@
-"""What sums over a packed list need: vectors between atoms, the sum of a row, and totals of systems from those of atoms.
+"""What sums over a packed list need: vectors between atoms, the sum of a row, and what those of a system add up to.
 
 A row is gone through eight pairs at a time, in lanes.
 """
@@ -21,7 +21,7 @@ from athanor.kernels.neighbor_list._cpu_shift import unpack_shift
 
 @jit
 def wrapped_positions(positions, cell, segment_ptr, wrap_offsets, x, start, stop):
-    """Write r - w h of systems ``start .. stop - 1``, three numbers and a place left empty, as `load_rows` reads them."""
+    """Write r - w h of systems ``start .. stop - 1``: three numbers and one left out, as `load_rows` reads them."""
     for b in range(start, stop):
         for i in range(segment_ptr[b], segment_ptr[b + 1]):
             w0, w1, w2 = wrap_offsets[i, 0], wrap_offsets[i, 1], wrap_offsets[i, 2]
@@ -53,17 +53,17 @@ def vectors(i, first, x, cell, row_ptr, neighbors, images, dx, dy, dz):
 
 
 @inlined
-def lane_vectors(i, b, first, m, within, x, cell, neighbors, images):
-    """Return the vectors from atom i of system b to the neighbours at ``m .. m + 7`` of the list, in lanes, and which they are.
+def lane_vectors(i, b, first, m, count, x, cell, neighbors, images):
+    """Return the vectors from atom i of system b to the neighbours at ``m .. m + 7`` of the list, and which these are.
 
-    Lanes that are not `within` the row hold nothing of use.
+    They are in lanes; from `count` on these hold nothing of use.
     """
-    j = load_indices(neighbors, m, within)
+    j = load_indices(neighbors, m, count)
     x0, x1, x2, _ = load_rows(x, first, j)
     dx, dy, dz = x0 - x[i, 0], x1 - x[i, 1], x2 - x[i, 2]
-    codes = load_indices(images, m, within)
+    codes = load_indices(images, m, count)
     if any_set(codes):
-        s0, s1, s2 = unpack_shifts(codes)
+        s0, s1, s2 = unpack_shifts(codes, images)
         dx = dx + (s0 * cell[b, 0, 0] + s1 * cell[b, 1, 0] + s2 * cell[b, 2, 0])
         dy = dy + (s0 * cell[b, 0, 1] + s1 * cell[b, 1, 1] + s2 * cell[b, 2, 1])
         dz = dz + (s0 * cell[b, 0, 2] + s1 * cell[b, 1, 2] + s2 * cell[b, 2, 2])

@@ -21,19 +21,21 @@ def complete_cell(cell: torch.Tensor, pbc: torch.Tensor) -> torch.Tensor:
     return full
 
 
-def one_system(x: torch.Tensor, cell: torch.Tensor, pbc: torch.Tensor, radius: float, half: bool) -> Rows:
-    """Return (pairs per row, neighbors, image codes, wrap offsets) of one system."""
+def one_system(
+    x: torch.Tensor, cell: torch.Tensor, pbc: torch.Tensor, radius: float, half: bool, dtype: torch.dtype
+) -> Rows:
+    """Return (pairs per row, neighbors, image codes of type `dtype`, wrap offsets) of one system."""
     n, device = len(x), x.device
     empty = torch.zeros(n, dtype=torch.int64, device=device)
     offsets = torch.zeros((n, 3), dtype=torch.int32, device=device)
-    none = torch.zeros(0, dtype=torch.int32, device=device)
+    none, no_images = torch.zeros(0, dtype=torch.int32, device=device), torch.zeros(0, dtype=dtype, device=device)
     if n == 0 or not (torch.isfinite(x).all() and torch.isfinite(cell).all()):
-        return empty, none, none, offsets
+        return empty, none, no_images, offsets
     x, full = x.double(), complete_cell(cell, pbc)
     inverse = torch.linalg.inv(full)
     offsets = torch.where(pbc, torch.floor(x @ inverse), 0.0)
     if offsets.abs().max() > 2**30:
-        return empty, none, none, torch.zeros_like(offsets, dtype=torch.int32)
+        return empty, none, no_images, torch.zeros_like(offsets, dtype=torch.int32)
     x = x - offsets @ full
     again = torch.where(pbc, torch.floor(x @ inverse), 0.0)
     x, offsets = x - again @ full, offsets + again
@@ -53,7 +55,7 @@ def one_system(x: torch.Tensor, cell: torch.Tensor, pbc: torch.Tensor, radius: f
         later = torch.arange(len(images), device=device) > zero
         close &= upper[..., None] | (torch.eye(n, dtype=torch.bool, device=device)[..., None] & later)
     i, j, s = close.nonzero(as_tuple=True)
-    return torch.bincount(i, minlength=n), j.int(), pack_images(images[s]), offsets.int()
+    return torch.bincount(i, minlength=n), j.int(), pack_images(images[s], dtype), offsets.int()
 
 
 def build_neighbor_list(
@@ -64,7 +66,7 @@ def build_neighbor_list(
     bounds = segment_ptr.tolist()
     for b, (first, last) in enumerate(pairwise(bounds)):
         if rebuild[b]:
-            parts.append(one_system(positions[first:last], cell[b], pbc[b], radius, half))
+            parts.append(one_system(positions[first:last], cell[b], pbc[b], radius, half, images.dtype))
         else:
             rows = row_ptr[first : last + 1]
             pairs = slice(int(rows[0]), int(rows[-1]))

@@ -12,13 +12,14 @@ from athanor.errors import DtypeError, InputError, ShapeError
 from athanor.kernels._library import LazyModule, as_array, as_doubles, as_tensor, register_op
 from athanor.kernels._threads import balanced_bounds, num_parts, run_parts, system_bounds
 from athanor.kernels.neighbor_list import _reference
-from athanor.kernels.neighbor_list.packing import MAX_IMAGE
+from athanor.kernels.neighbor_list.packing import BITS, MAX_IMAGE, NarrowImagesError
 
 WIDTH = 8
 """Of lanes, which are not imported before a kernel runs."""
 
 _cpu = LazyModule("athanor.kernels.neighbor_list._cpu")
 _cpu_bins = LazyModule("athanor.kernels.neighbor_list._cpu_bins")
+_candidates = LazyModule("athanor.kernels.neighbor_list._cpu_candidates")
 
 List = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -76,7 +77,8 @@ def build_neighbor_list(
     neighbors
         int32 [P], index j within the system of i.
     images
-        int32 [P], S as `pack_images` packs it.
+        [P], S as `pack_images` packs it; int8, or int32 if images may be more than one cell away. What is returned has
+        the same type.
     wrap_offsets
         int32 [N, 3].
 
@@ -90,6 +92,8 @@ def build_neighbor_list(
     ------
     InputError
         If `radius` is not positive and finite, a periodic cell is flat, or more than 511 images are within the radius.
+    NarrowImagesError
+        An `InputError`, if `images` are int8 and the radius reaches beyond the next cells.
     ShapeError, DtypeError
         If a tensor is not as above.
 
@@ -161,18 +165,20 @@ def _build_cpu(positions, cell, pbc, segment_ptr, radius, half, rebuild, row_ptr
     xs, ids = np.empty((3, n + WIDTH)), np.empty(n + WIDTH, np.int32)  # they are read eight at a time
     full, reach, grid = np.empty((systems, 3, 3)), np.empty((systems, 3)), np.ones((systems, 3), np.int32)
     bins, status = np.empty(2 * n + 2 * systems, np.int32), np.empty(systems, np.int8)
-    crowding, most = np.empty(systems), np.empty((systems, 9), np.int64)
+    row_lengths, most = np.empty(systems), np.empty((systems, 9), np.int64)
     lattice, flags, old_offsets = as_doubles(cell), as_array(rebuild), as_array(wrap_offsets)
     ours = (as_doubles(positions), lattice, periodic, ptr, radius, flags, old_offsets)
     run_parts(
         _cpu_bins.prepare,
-        (*ours, x, g, offsets, full, grid, reach, bins, xs, ids, crowding, most, status),
+        (*ours, x, g, offsets, full, grid, reach, bins, xs, ids, row_lengths, most, status),
         system_bounds(ptr, 100.0 * n),
     )
 
-    tasks, work, worst = _cpu.plan(ptr, status, crowding, reach, bins, grid, half, torch.get_num_threads())
+    tasks, work, worst = _cpu.plan(ptr, status, row_lengths, bins, grid, half, torch.get_num_threads())
     if worst >= _cpu_bins.FLAT_CELL:
         _refuse(int(np.argmax(status >= _cpu_bins.FLAT_CELL)), worst == _cpu_bins.FLAT_CELL, radius)
+    if images.dtype == torch.int8 and (most[status == _cpu_bins.SEARCHED, _candidates.WIDE :] > 3).any():
+        raise NarrowImagesError("Images may be more than 1 cell away; pass `images` as torch.int32.")
     by_task = balanced_bounds(work, min(num_parts(work[-1]), max(len(tasks), 1)))
     lengths, found = np.empty(n, np.int64), np.empty(len(tasks), np.int64)
     searched = (tasks, ptr, status, periodic, full, grid, reach, most, x, bins, xs, ids, radius * radius, half)
@@ -184,11 +190,11 @@ def _build_cpu(positions, cell, pbc, segment_ptr, radius, half, rebuild, row_ptr
         is_short = _cpu.make_room(tasks, found)
     new_row_ptr = np.empty(n + 1, np.int64)
     total = _cpu.place_rows(lengths, new_row_ptr)
-    pairs, codes = np.empty(total, np.int32), np.empty(total, np.int32)
     old = (old_rows, as_array(neighbors), as_array(images))
-    written = (tasks, ptr, status, most, bins, ids, memory, lengths, *old, new_row_ptr, pairs, codes)
-    run_parts(_cpu.write, written, by_task)
-    found_pairs = as_tensor(pairs, torch.int32), as_tensor(codes, torch.int32)
+    pairs, codes = np.empty(total, np.int32), np.empty(total, old[2].dtype)
+    kept = (tasks, ptr, status, most, bins, ids, memory, lengths, *old)
+    run_parts(_cpu.write, (*kept, new_row_ptr, pairs, codes, BITS[images.dtype]), by_task)
+    found_pairs = as_tensor(pairs, torch.int32), as_tensor(codes, images.dtype)
     return as_tensor(new_row_ptr, torch.int64), *found_pairs, as_tensor(offsets, torch.int32)
 
 

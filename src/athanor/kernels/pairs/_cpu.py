@@ -34,8 +34,8 @@ def rows(
     """Evaluate the rows of atoms ``start .. stop - 1``: forces, and each atom's energy and virial in `sums`.
 
     `evaluate` is the formula: it returns energies and slopes, (dE/dr) / r, of eight pairs of a row from the squares of
-    their distances, and gets `form` as it is. With a half list an atom of a system also changes the forces on others, so
-    whole systems must be given.
+    their distances, and gets `form` as it is. With a half list an atom of a system also changes the forces on others,
+    so whole systems must be given.
     """
     if half:
         forces[start:stop] = 0.0
@@ -48,7 +48,7 @@ def rows(
         total = no_terms()
         for m in range(row_ptr[i], end, WIDTH):
             within = lanes_before(end - m)
-            dx, dy, dz, j = lane_vectors(i, b, first, m, within, x, cell, neighbors, images)
+            dx, dy, dz, j = lane_vectors(i, b, first, m, end - m, x, cell, neighbors, images)
             square = add_product(add_product(dx * dx, dy, dy), dz, dz)
             energy, slope = evaluate(i, first, j, square, types, form)
             energy, slope = choose(within, energy, zero), choose(within, slope, zero)

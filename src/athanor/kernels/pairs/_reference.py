@@ -11,7 +11,7 @@ def pair_potential(
     positions, cell, segment_ptr, row_ptr, neighbors, images, wrap_offsets, types, table, form, cutoff,
     switch_width, half, virial,
 ):  # fmt: skip
-    """Sum the energy over listed pairs inside the cutoff; a pair of a full list counts half. `virial` does not matter."""
+    """Sum the energy over listed pairs inside the cutoff; a pair of a full list counts half. No `virial` is made."""
     system, i, d, j = pair_vectors(positions, cell, segment_ptr, row_ptr, neighbors, images, wrap_offsets)
     inside = ~((d * d).sum(-1) >= cutoff * cutoff)
     system, i, j, d = system[inside], i[inside], j[inside], d[inside]

@@ -85,9 +85,8 @@ def pair_potential(
     Notes
     -----
     Arithmetic is in double precision, results have the dtype of `positions`. Two atoms in one place give values that
-    are not finite. An atom's row is summed in eight lanes, term m in lane m mod 8, then the atoms of a system in order, so that the
-    bits depend on the system only.
-    All three are differentiable, through torch operations.
+    are not finite. An atom's row is summed in eight lanes, term m in lane m mod 8, then the atoms of a system in order,
+    so that the bits depend on the system only. All three are differentiable, through torch operations.
 
     References
     ----------
@@ -121,7 +120,7 @@ def _cpu_call(
     count = table.shape[0]
     formula = (as_doubles(table).reshape(count * count, -1), count, cutoff, max(cutoff - switch_width, 0.0))
     pairs = StoredPairs(positions, cell, segment_ptr, row_ptr, neighbors, images, wrap_offsets, half, 2.0)
-    forces, sums = pairs.sums(_cpu.rows_of(form), as_array(types), half, virial, formula)
+    forces, sums = pairs.sums(_cpu.rows_of(form), as_array(types), half, virial, formula, with_virial=virial)
     return pairs.totals(forces, sums, pairs.pair_weight, virial)
 
 

@@ -5,19 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from athanor.kernels._numba_options import jit
-
-
-@jit
-def _component(code: int, axis: int) -> int:
-    """Return one component of a packed image."""
-    shift = (code >> (10 * axis)) & 1023
-    return shift - 1024 if shift >= 512 else shift
+from athanor.kernels.neighbor_list._cpu_shift import unpack_shift
 
 
 @jit
 def _image_key(code: int, sign: int) -> int:
     """Return a key that sorts packed images by (x, y, z); ``sign=-1`` gives that of the opposite image."""
-    x, y, z = _component(code, 0), _component(code, 1), _component(code, 2)
+    x, y, z = unpack_shift(code)
     return ((sign * x + 1024) << 22) + ((sign * y + 1024) << 11) + (sign * z + 1024)
 
 
@@ -71,9 +65,10 @@ def find_bonds(
                 j = first + neighbors[p]
                 if j < i or (j == i and _image_key(images[p], 1) <= zero_key):
                     continue
-                s0 = _component(images[p], 0) - wrap_offsets[j, 0] + wrap_offsets[i, 0]
-                s1 = _component(images[p], 1) - wrap_offsets[j, 1] + wrap_offsets[i, 1]
-                s2 = _component(images[p], 2) - wrap_offsets[j, 2] + wrap_offsets[i, 2]
+                s0, s1, s2 = unpack_shift(images[p])
+                s0 += wrap_offsets[i, 0] - wrap_offsets[j, 0]
+                s1 += wrap_offsets[i, 1] - wrap_offsets[j, 1]
+                s2 += wrap_offsets[i, 2] - wrap_offsets[j, 2]
                 x = positions[j, 0] - positions[i, 0] + s0 * cell[b, 0, 0] + s1 * cell[b, 1, 0] + s2 * cell[b, 2, 0]
                 y = positions[j, 1] - positions[i, 1] + s0 * cell[b, 0, 1] + s1 * cell[b, 1, 1] + s2 * cell[b, 2, 1]
                 z = positions[j, 2] - positions[i, 2] + s0 * cell[b, 0, 2] + s1 * cell[b, 1, 2] + s2 * cell[b, 2, 2]

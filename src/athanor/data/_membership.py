@@ -80,8 +80,9 @@ def _kind_of(batch: BatchStorage) -> tuple[Any, ...]:
         for place, level in (*levels_of(batch).items(), *batch._groups.items())
         for name, tensor in (*level.tensors.items(), *level.state.items())
     ]
-    lists = [(pairs.cutoff, pairs.radius, pairs.half, pairs.min_width, pairs.requests) for pairs in batch.pair_lists]
-    return tuple(sorted(kinds, key=repr)), tuple(sorted(batch._custom)), repr(lists)
+    names = ("cutoff", "radius", "half", "min_width", "requests")
+    lists = [[*(getattr(pairs, name) for name in names), pairs.images.dtype] for pairs in batch.pair_lists]
+    return tuple(sorted(kinds, key=repr)), tuple(sorted(batch._custom)), repr(lists)  # repr: unknown radii are NaN
 
 
 def _in_one(batches: Sequence[AnyBatch]) -> AnyBatch:

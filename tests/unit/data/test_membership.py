@@ -77,12 +77,15 @@ def test_many_are_put_together_in_order_and_in_few() -> None:
     batch.append(batch_of(9))
     batch.remove_systems([1])
     assert_holds(batch, 1, 4, 3, 8, 5, 6, 9)
-    others = [batch_of(number) for number in (1, 3, 5, 7, 9)]
+    others = [batch_of(number) for number in (1, 3, 5, 7, 9, 11)]
     others[2].drop_group("bonds")
     compute_neighbors(others[3], 5.0)
+    others[5].pair_lists = tuple(pairs.widened() for pairs in others[5].pair_lists)
     found = _membership.together(others)
-    assert [each.system_id.flatten().tolist() for each in found] == [[1, 3], [5], [7], [9]]
+    assert [each.system_id.flatten().tolist() for each in found] == [[1, 3], [5], [7], [9], [11]]
     assert_holds(found[0], 1, 3)
+    found[3].append(found[4])
+    assert_holds(found[3], 9, 11)
     assert _membership.together([]) == []
 
 

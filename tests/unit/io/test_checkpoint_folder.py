@@ -212,8 +212,8 @@ def test_parts_are_there_as_a_whole_or_not_at_all(tmp_path, error):
             writing.write({"parts": [part]})
             writing.keep_parts([part])
         found = CheckpointFolder(place)
-        for number in found.load().tree["parts"]:
-            assert same(found.load_part(number), tree(number))
+        (number,) = found.load().tree["parts"]
+        assert same(found.load_part(number), tree(number))
         with found.held():
             found.write({"parts": []})
             found.keep_parts([])
@@ -230,9 +230,13 @@ def test_a_part_that_is_not_there_or_damaged_is_told(tmp_path):
         number = found.write_part(tree(1))
     assert found.parts() == [number]
     assert found.numbers() == [1, 2]
-    (tmp_path / "part-00000001" / "state.json").write_text("{}")
-    with pytest.raises(StorageError, match=r"part-00000001/state\.json` is damaged"):
-        found.load_part(1)
+    with found.held():
+        found.write(tree(3))
+        found.keep_parts([])
+        assert found.write_part(tree(2)) > number, "an old checkpoint would take it for its own"
+    (tmp_path / "part-00000004" / "state.json").write_text("{}")
+    with pytest.raises(StorageError, match=r"part-00000004/state\.json` is damaged"):
+        found.load_part(4)
 
 
 def faults(place: Path, error: BaseException) -> list[int]:

@@ -140,10 +140,10 @@ class CheckpointFolder:
             self._remove(self.path / f"{old:08d}")
 
     def write_part(self, tree: Any) -> int:
-        """Write a part, and return its number; raises as `write` does."""
+        """Write a part, and return its number, which no part had before; raises as `write` does."""
         self.acquire()
         with _told(self.path, "can not be written"):
-            number = max(self.parts(), default=0) + 1
+            number = max((*self.parts(), *self.numbers()), default=0) + 1
             self._write_as(self._part(number), tree)
         return number
 

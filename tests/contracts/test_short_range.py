@@ -77,7 +77,7 @@ def test_a_wrong_slope_of_the_embedding_fails(monkeypatch: pytest.MonkeyPatch) -
 
     def rows(*arguments: Any) -> None:
         form = arguments[9]
-        whole(*arguments[:9], (*form[:3], 1.05 * form[3], *form[4:]), *arguments[10:])
+        whole(*arguments[:9], (*form[:2], 1.05 * form[2], *form[3:]), *arguments[10:])
 
     monkeypatch.setattr(embedded_atom._cpu, "rows", rows, raising=False)
     model = athanor.models.get("eam", path=POTENTIALS / "CuAg.eam.alloy")

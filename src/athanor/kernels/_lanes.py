@@ -11,7 +11,7 @@ import inspect
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -43,16 +43,28 @@ class _Model(models.PrimitiveModel):
         super().__init__(manager, kind, kind.vector)
 
 
+class _Array(NamedTuple):
+    """An array as LLVM's builder sees it: a pointer to its numbers, and their type."""
+
+    data: Any
+    element: Any
+
+    def place(self, builder: Any, at: Any, kind: Any) -> Any:
+        """Return a pointer to a value of another type that begins at an element."""
+        return builder.bitcast(builder.gep(self.data, [at]), kind.as_pointer())
+
+
 def _operation(result: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Make a function of numba of one of LLVM's builder and values, which gets arrays as pointers to their data."""
+    """Make a function of numba of one of LLVM's builder and values."""
 
     def decorate(build: Callable[..., Any]) -> Any:
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            given = [
-                context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
-                for kind, value in zip(signature.args, values, strict=True)
-            ]
-            built = build(builder, *given)
+            def given(kind: Any, value: Any) -> Any:
+                if not isinstance(kind, types.Array):
+                    return value
+                return _Array(context.make_array(kind)(context, builder, value).data, context.get_data_type(kind.dtype))
+
+            built = build(builder, *map(given, signature.args, values))
             return context.make_tuple(builder, result, built) if isinstance(built, tuple) else built
 
         def operation(typing: Any, *arguments: Any) -> Any:
@@ -151,34 +163,33 @@ def any_set(builder, indices):
 @_operation(DOUBLES)
 def load(builder, array, at):
     """Return ``array[at : at + 8]`` of contiguous doubles; nothing is checked."""
-    return builder.load(builder.bitcast(builder.gep(array, [at]), _DOUBLES.as_pointer()), align=8)
+    return builder.load(array.place(builder, at, _DOUBLES), align=8)
 
 
 @_operation(INDICES)
 def load_indices(builder, array, at, count):
-    """Return ``array[at : at + 8]`` of contiguous int32s or int8s; if `count` are fewer, the rest is 0 and not read."""
-    kind = array.type.pointee
-    some, all_of_them = ir.VectorType(kind, WIDTH), builder.icmp_signed(">=", count, count.type(WIDTH))
-    place = builder.bitcast(builder.gep(array, [at]), some.as_pointer())
-    signature = ir.FunctionType(some, [some.as_pointer(), _INT, _BITS, some])
-    masked = cgutils.get_or_insert_function(builder.module, signature, f"llvm.masked.load.v8i{kind.width}.p0")
-    with builder.if_else(all_of_them, likely=True) as (then, otherwise):
+    """Return ``array[at : at + 8]`` of contiguous int32s or int8s; of fewer, `count`, the rest is 0 and not read."""
+    some = ir.VectorType(array.element, WIDTH)
+    with builder.if_else(builder.icmp_signed(">=", count, count.type(WIDTH)), likely=True) as (then, otherwise):
         with then:
-            whole, whole_at = builder.load(place, align=kind.width // 8), builder.block
+            whole = builder.load(array.place(builder, at, some), align=array.element.width // 8)
+            whole_at = builder.block
         with otherwise:
-            within = _lanes_before(builder, count)
-            part = builder.call(masked, [place, _INT(kind.width // 8), within, _constant(kind, [0] * WIDTH)])
+            inside = [builder.icmp_signed("<", count.type(k), count) for k in range(WIDTH)]
+            places = [builder.select(there, _LONG(k), _LONG(0)) for k, there in enumerate(inside)]
+            part = _gathered(builder, array, [builder.add(_long(builder, at), place) for place in places], some)
+            part = builder.select(_lanes_before(builder, count), part, _constant(array.element, [0] * WIDTH))
             part_at = builder.block
     loaded = builder.phi(some)
     loaded.add_incoming(whole, whole_at)
     loaded.add_incoming(part, part_at)
-    return loaded if kind == _INT else builder.sext(loaded, _INTS)
+    return loaded if array.element == _INT else builder.sext(loaded, _INTS)
 
 
 @_operation(types.UniTuple(DOUBLES, 4))
 def load_rows(builder, rows, first, indices):
     """Return the columns of ``rows[first + index]``, contiguous rows of four doubles: eight loads and a transpose."""
-    base = builder.bitcast(rows, _FOUR.as_pointer())
+    base = builder.bitcast(rows.data, _FOUR.as_pointer())
     four = [builder.load(builder.gep(base, [at]), align=8) for at in _places(builder, first, indices)]
     pairs = [_shuffled(builder, four[k], four[k + 4], *range(8)) for k in range(4)]  # rows k and k + 4
     even, odd = (0, 8, 2, 10, 4, 12, 6, 14), (1, 9, 3, 11, 5, 13, 7, 15)
@@ -213,7 +224,7 @@ def _long(builder: Any, number: Any) -> Any:
 def _gathered(builder: Any, array: Any, places: list[Any], kind: Any) -> Any:
     found = ir.Constant(kind, ir.Undefined)
     for k, place in enumerate(places):
-        found = builder.insert_element(found, builder.load(builder.gep(array, [place])), _INT(k))
+        found = builder.insert_element(found, builder.load(builder.gep(array.data, [place])), _INT(k))
     return found
 
 
@@ -245,7 +256,7 @@ def as_doubles(builder, indices):
 @_operation(types.UniTuple(DOUBLES, 3))
 def unpack_shifts(builder, codes, array):
     """Return the three signed numbers of shifts from `array`, of two bits each in int8s, else of ten, as doubles."""
-    bits = 2 if array.type.pointee.width == 8 else 10
+    bits = 2 if array.element.width == 8 else 10
     lefts = (_constant(_INT, [32 - bits * axis] * WIDTH) for axis in (1, 2, 3))
     right = _constant(_INT, [32 - bits] * WIDTH)
     return tuple(builder.sitofp(builder.ashr(builder.shl(codes, left), right), _DOUBLES) for left in lefts)

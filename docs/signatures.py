@@ -47,6 +47,8 @@ RUN = (
     "progress",
 )
 
+RUN_OF_MD = (*RUN[: RUN.index("resume") + 1], settings.EXTEND, *RUN[RUN.index("resume") + 1 :])
+
 PYTHON = {
     "supercell": ("str | int | Sequence[int]", "1"),
     "device": ("str | None", "None"),
@@ -104,7 +106,7 @@ def stage_arguments(kind: StageKind) -> list[Setting]:
 
 CALLS: dict[str, tuple[Setting | str, ...]] = {
     "relax": (*stage_arguments(RELAX), *SYSTEMS, *RUN),
-    "md": (*stage_arguments(MD), *SYSTEMS, *RUN),
+    "md": (*stage_arguments(MD), *SYSTEMS, *RUN_OF_MD),
     "evaluate": (*SYSTEMS, SILENCE, settings.OUT, "overwrite", "progress"),
 }
 """Keyword arguments of every call, in order."""

@@ -342,7 +342,7 @@ class HungryCourse(Course):
         return engine
 
     def waiting(self, engine: BaseDynamics) -> int:
-        return len(engine._in_flight._parking.systems)
+        return len(engine._in_flight._parking)
 
 
 @pytest.mark.filterwarnings("ignore:The memory did not suffice")
@@ -357,13 +357,13 @@ def test_want_of_memory_changes_nobodys_path(name: str, seed: int) -> None:
 
 def lost(self: Parking, batch: Batch, places: list[int]) -> None:
     park(self, batch, places)
-    self.systems.clear()
+    self.forget(self.ids)
 
 
 def without_rows(self: Parking, batch: Batch, places: list[int]) -> None:
     park(self, batch, places)
-    for one in self.systems:
-        one.drop_state_rows(one.state_keys)
+    for group in self._groups:
+        group.systems.drop_state_rows(group.systems.state_keys)
 
 
 park = Parking._park

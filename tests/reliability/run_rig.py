@@ -126,6 +126,45 @@ class Refusing:
         return called
 
 
+_GROWING = ("write", "pwrite", "posix_fallocate")
+_BLOCK = 4096
+
+
+class Small(Refusing):
+    """A disk that has so many bytes, all of them for a folder."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        super().__init__(folder)
+        self._size = size
+
+    def _through(self, name: str) -> Any:
+        through = super()._through(name)
+        if name not in _GROWING:
+            return through
+
+        def called(target: int, *more: Any) -> Any:
+            with self._lock:
+                if self._concerns(target, None) and not self._has_room(name, target, more):
+                    self.refused.append(name)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return through(target, *more)
+
+        return called
+
+    def _has_room(self, name: str, target: int, more: tuple[Any, ...]) -> bool:
+        size = os.fstat(target).st_size
+        if name == "posix_fallocate":
+            end = sum(more)
+        else:
+            end = len(more[0]) + (more[1] if name == "pwrite" else os.lseek(target, 0, os.SEEK_CUR))
+        files = [path.stat().st_size for path in Path(self._folder).rglob("*") if path.is_file()]
+        return sum(map(_in_blocks, files)) + max(0, _in_blocks(end) - _in_blocks(size)) <= self._size
+
+
+def _in_blocks(size: int) -> int:
+    return -(-size // _BLOCK) * _BLOCK
+
+
 def run_md(*more: str) -> tuple[int, str]:
     """Run the command line; return its exit code and what it says on stderr."""
     screen = io.StringIO()

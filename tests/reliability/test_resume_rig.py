@@ -15,13 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from ase.io import write
 from tests.unit.workflows.resume_cases import stopping_after
 
 from athanor.cli.main import call
+from athanor.dynamics.hooks import Checkpoint
+from athanor.workflows.folder import CHECKPOINTS
+from athanor.workflows.reserve import Reserve
 
 from .resume_rig import difference
-from .run_rig import Refusing
+from .run_rig import Refusing, Small
 
 pytestmark = pytest.mark.usefixtures("foreground")
 RIG = Path(__file__).with_name("resume_rig.py")
@@ -115,6 +119,58 @@ def test_room_again_after_a_disk_that_refused(
         found[_one_fault(error, number, stays, goes_on, capsys)] += 1
         number += EVERY
     assert found["told"] > 0
+
+
+LONG = JOB.replace("0.0001 s", "1 h").replace("steps: 9", "steps: 80").replace("every: 2", "every: 1")
+"""It saves before its first step, and then when somebody asks for it."""
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a job that writes many frames, and what it comes to."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = tmp_path_factory.mktemp("long")
+        patch.chdir(place)
+        crystals = [bulk("Ar", a=5.2 + 0.05 * number, cubic=True) * (2, 2, 1) for number in range(4)]
+        write("argon.extxyz", crystals)
+        Path("job.yaml").write_text(LONG.replace("max_atoms: 6", "max_atoms: 32"))
+        assert call(["run", "job.yaml", "-o", "whole", "-q"]) == 0
+        yield place
+
+
+def _fill_up(size: int, capsys: pytest.CaptureFixture[str]) -> tuple[int, int]:
+    """Run on a disk of so many bytes; return the frames that a checkpoint holds, and those that were handed over."""
+    out = Path("out")
+    shutil.rmtree(out, ignore_errors=True)
+    disk = Small(out, size)
+    with disk.installed():
+        code = call(["run", "job.yaml", "-o", str(out), "-q"])
+    told = capsys.readouterr().err
+    assert disk.refused
+    assert (code, "No space left on device" in told) == (74, True), told
+    safe = re.search(r"; [\d,]+ of ([\d,]+) frames are safe", told)
+    assert safe is not None
+    return Checkpoint.load(out / CHECKPOINTS).tree["sinks"][0]["frames"], int(safe[1].replace(",", ""))
+
+
+@pytest.mark.parametrize("kilobytes", [800, 900, 1000, 1200])
+def test_a_disk_that_fills_up_has_room_for_a_last_checkpoint(
+    kilobytes: int, long: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a frame is lost; with room again the run goes on, and ends with equal bits."""
+    monkeypatch.chdir(long)
+    saved, handed_over = _fill_up(1000 * kilobytes, capsys)
+    assert saved == handed_over > 0
+    assert call(["run", "--resume", "out", "-q"]) == 0, capsys.readouterr().err
+    assert not difference(Path("whole"), Path("out"))
+
+
+def test_without_room_that_was_kept_there_is_none(
+    long: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(long)
+    monkeypatch.setattr(Reserve, "give_back_for_checkpoint", lambda _: None)
+    assert _fill_up(900_000, capsys)[0] == 0
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounts a small disk")

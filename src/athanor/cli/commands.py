@@ -17,6 +17,7 @@ from athanor.cli.options import (
     CHECKPOINT,
     COMPUTER,
     EVERY,
+    EXTEND,
     FILES,
     FROM_TIME,
     OVERWRITE,
@@ -71,7 +72,8 @@ def _stage_parameters(kind: StageKind) -> list[Parameter]:
     out = options.option(replace(OUT, absent="needed, unless --resume names it"))
     return [
         *(FILES, FROM_TIME, *SYSTEMS, STOP_ABOVE, *options.of_stage(kind), *COMPUTER, *SECOND_CHANCES),
-        *(SEED, TIME_LIMIT, out, EVERY, CHECKPOINT, RESUME, STATUS, OVERWRITE, CHECK, *SCREEN),
+        *(SEED, TIME_LIMIT, out, EVERY, CHECKPOINT, RESUME, *([EXTEND] if kind is MD else [])),
+        *(STATUS, OVERWRITE, CHECK, *SCREEN),
     ]
 
 
@@ -101,6 +103,7 @@ COMMANDS = (
             EVERY,
             CHECKPOINT,
             RESUME,
+            EXTEND,
             STATUS,
             OVERWRITE,
             CHECK,

@@ -127,6 +127,7 @@ SEED, EVERY = option(settings.SEED), option(settings.EVERY)
 CHECKPOINT, TIME_LIMIT = option(settings.CHECKPOINT), option(settings.TIME_LIMIT)
 STATUS = option(settings.STATUS)
 RESUME = flag("resume", OUTPUT, "Go on with a run that was stopped or killed: its results folder is given instead.")
+EXTEND = option(settings.EXTEND)
 STOP_ABOVE = option(settings.STOP_ABOVE)
 SECOND_CHANCES = [option(settings.ON_ERROR), option(settings.MAX_RETRIES)]
 OVERWRITE = flag("overwrite", OUTPUT, "Replace the results of an earlier run.")

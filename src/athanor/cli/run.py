@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from athanor.cli.exit_codes import ExitCode
 from athanor.cli.output import Screen, document_of, exit_code, print_json, warnings_as_lines
 from athanor.errors import InputError
-from athanor.workflows.folder import RUN
+from athanor.workflows.folder import CHECKPOINTS, RUN
 from athanor.workflows.readable import printable
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Spec = TypeVar("Spec", bound=CalculationSpec)
 
 _WITH_RESUME = (
-    "job", "files", "resume", "threads", "checkpoint", "time_limit", "status", "silence", "quiet", "json",
+    "job", "files", "resume", "extend", "threads", "checkpoint", "time_limit", "status", "silence", "quiet", "json",
     "trust_model",
 )  # fmt: skip
 """Options that decide nothing about what is computed."""
@@ -34,6 +34,7 @@ def run_job(given: Given) -> int:
     """Run a YAML job; options of the command line win over the job."""
     from athanor.workflows.spec import RunSpec, load_job
 
+    _check_extends_what_is_there(given)
     job = given["job"]
     if given["resume"] and not job.is_file():
         return _resume(job, given)
@@ -48,6 +49,7 @@ def run_files(kind: StageKind, given: Given) -> int:
     from athanor.workflows.methods import stage_of
     from athanor.workflows.spec import RunSpec
 
+    _check_extends_what_is_there(given)
     files = given["files"]
     if given["resume"] and given["out"] is None and len(files) == 1 and (Path(files[0]) / RUN).exists():
         return _resume(Path(files[0]), given)
@@ -56,6 +58,11 @@ def run_files(kind: StageKind, given: Given) -> int:
     typed = {name: value for name, value in given.items() if value is not None and value is not False}
     stage = stage_of(kind, typed)
     return _run(spec_of(RunSpec, given, {"stages": [{kind.name: stage}]}), given)
+
+
+def _check_extends_what_is_there(given: Given) -> None:
+    if given.get("extend") is not None and not given["resume"]:
+        raise InputError("--extend makes a run longer that is in its folder already: `--resume OUT --extend 10ps`.")
 
 
 def _resume(folder: Path, given: Given) -> int:
@@ -86,8 +93,11 @@ def _run(spec: RunSpec, given: Given) -> int:
 
     screen = Screen(given["quiet"], given["json"])
     resumes = bool(given["resume"] and spec.output is not None and (Path(spec.output) / RUN).exists())
-    if resumes and state_of(read_record(Path(str(spec.output)))) == "finished":
-        print(printable(f"athanor: the run in {spec.output} is finished; nothing is left to do"), file=sys.stderr)
+    extend = given.get("extend")
+    if extend is None and resumes and state_of(read_record(Path(str(spec.output)))) == "finished":
+        longer = "; --extend TIME makes it longer" if (Path(str(spec.output)) / CHECKPOINTS).exists() else ""
+        text = f"athanor: the run in {spec.output} is finished; nothing is left to do{longer}"
+        print(printable(text), file=sys.stderr)
         return int(ExitCode.DONE)
     if spec.output is not None and not resumes:
         check_output(spec.output, overwrite=given["overwrite"])
@@ -102,7 +112,13 @@ def _run(spec: RunSpec, given: Given) -> int:
     started, command = time.monotonic(), shlex.join(["athanor", *sys.argv[1:]])
     with warnings_as_lines(quiet=screen.quiet):
         result = run(
-            spec, systems, overwrite=given["overwrite"], resume=resumes, progress=not screen.quiet, command=command
+            spec,
+            systems,
+            overwrite=given["overwrite"],
+            resume=resumes,
+            extend=extend,
+            progress=not screen.quiet,
+            command=command,
         )
     seconds, code = time.monotonic() - started, exit_code(result, allow_failures=spec.allow_failures)
     if screen.as_json:

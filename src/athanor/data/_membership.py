@@ -5,6 +5,7 @@ The methods of `Batch` delegate here. Joining itself is in `_collate`, one polic
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -61,6 +62,43 @@ def select(batch: AnyBatch, systems: np.ndarray) -> AnyBatch:
     """Return a new batch of `systems`, int64 on the host; see `Batch.index_select`."""
     parts = arranged(batch, Arrangement(systems))
     return type(batch)._of(parts.levels, parts.custom, batch.device, parts.pair_lists, batch._item_class, parts.groups)
+
+
+def together(batches: Sequence[AnyBatch]) -> list[AnyBatch]:
+    """Return the systems of many batches, in order and with all that rides on them, in few, in one pass.
+
+    In one are those that follow each other and have the same fields, rows, groups and kinds of lists. Nothing is fresh
+    then.
+    """
+    return [_in_one(list(alike)) for _, alike in itertools.groupby(batches, _kind_of)]
+
+
+def _kind_of(batch: BatchStorage) -> tuple[Any, ...]:
+    """Return what two batches have in common whose tensors need only be put one behind the other."""
+    kinds = [
+        (place, name, tensor.dtype, tensor.shape[1:])
+        for place, level in (*levels_of(batch).items(), *batch._groups.items())
+        for name, tensor in (*level.tensors.items(), *level.state.items())
+    ]
+    names = ("cutoff", "radius", "half", "min_width", "requests")
+    lists = [[*(getattr(pairs, name) for name in names), pairs.images.dtype] for pairs in batch.pair_lists]
+    return tuple(sorted(kinds, key=repr)), tuple(sorted(batch._custom)), repr(lists)  # repr: unknown radii are NaN
+
+
+def _in_one(batches: Sequence[AnyBatch]) -> AnyBatch:
+    first = batches[0]
+    levels = {level: _behind([levels_of(batch)[level] for batch in batches]) for level in LEVELS}
+    groups = {name: _behind([batch._groups[name] for batch in batches]) for name in first._groups}
+    lists = tuple(PairList.behind(pairs) for pairs in zip(*(batch.pair_lists for batch in batches), strict=True))
+    return type(first)._of(levels, dict(first._custom), first.device, lists, first._item_class, groups)
+
+
+def _behind(levels: Sequence[LevelStorage]) -> LevelStorage:
+    """Return the rows of several levels, one behind the other."""
+    first = levels[0]
+    fields = {name: torch.cat([level.tensors[name] for level in levels]) for name in first.tensors}
+    state = {name: torch.cat([level.state[name] for level in levels]) for name in first.state}
+    return LevelStorage(np.concatenate([level.counts for level in levels]), fields, state)
 
 
 def _join(batch: BatchStorage, other: BatchStorage, arrangement: Arrangement) -> None:

@@ -12,7 +12,7 @@ with the stored image S and wrap offsets w; the bracket is what views call the s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, Self
 
@@ -241,6 +241,14 @@ class PairList:
             for name, move in moves.items()
         }
         return self.replace(row_ptr=row_ptr, order=None, usage=PairUsage(), **moved)
+
+    @classmethod
+    def behind(cls, lists: Sequence[PairList]) -> PairList:
+        """Return the list of the systems of several, which were searched alike, one behind the other."""
+        row_ptr = lists[0].row_ptr.new_zeros(sum(len(pairs.row_ptr) - 1 for pairs in lists) + 1)
+        torch.cumsum(torch.cat([pairs.row_ptr.diff() for pairs in lists]), 0, out=row_ptr[1:])
+        rest = {name: torch.cat([getattr(pairs, name) for pairs in lists]) for name in TENSORS[1:]}
+        return lists[0].replace(row_ptr=row_ptr, order=None, usage=PairUsage(), **rest)
 
     def between(self, begin: int, end: int, nodes: LevelStorage) -> PairList:
         """Return the list of the systems from `begin` to before `end`, of views; `nodes` are all atoms of its batch."""

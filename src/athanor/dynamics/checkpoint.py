@@ -11,7 +11,7 @@ import hashlib
 import platform
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,7 +41,7 @@ _SHOWN = 8
 # -- saving ----------------------------------------------------------------------------------------------------------
 
 
-def tree_of_run(engine: Owner, batch: Batch, about: Tree, extra: Any = None) -> Tree:
+def tree_of_run(engine: Owner, batch: Batch, about: Tree, extra: Any = None, left: Sequence[Batch] = ()) -> Tree:
     """Return the tree of a run between two steps. Sinks and logs are flushed.
 
     Parameters
@@ -54,16 +54,24 @@ def tree_of_run(engine: Owner, batch: Batch, about: Tree, extra: Any = None) -> 
         What `about_run` says.
     extra
         A tree of the caller's, kept beside.
+    left
+        Systems that have left the run, with all that rides on them.
     """
     keys = _Keys()
     sinks = [sink.state_dict() for sink in sinks_of(engine)]
+    state = _without_rows(engine.state_dict())
+    waiting = {name: state.pop(name) for name in ("in_flight",) if name in state}  # last: the others' keys have their
+    numbered = keys.numbered(state)  # numbers then, which are the same in every checkpoint of a run
+    hooks = [(type(hook).__name__, _without_riding(hook.state_dict(), batch)) for hook in _with_memory(engine)]
+    hooks = [(name, keys.numbered(state)) for name, state in hooks]
     return {
         "about": about,
         "steps": engine._driver.done,
-        "engine": keys.numbered(_without_rows(engine.state_dict())),
-        "hooks": [(type(hook).__name__, keys.numbered(hook.state_dict())) for hook in _with_memory(engine)],
+        "engine": numbered | keys.numbered(waiting),
+        "hooks": hooks,
         "sinks": sinks,
         "batch": keys.numbered_rows(batch.state_dict()),
+        "left": [keys.numbered_rows(some.state_dict()) for some in left],
         "extra": extra,
     }
 
@@ -123,6 +131,15 @@ def _without_rows(state: Tree) -> Tree:
     return state
 
 
+def _without_riding(state: Any, batch: Batch) -> Any:
+    """Return the state of a hook without rows that ride on the batch, which is saved beside it."""
+    if not isinstance(state, dict):
+        return state
+    if state.keys() == {"key", "rows"} and batch.known_to(state["key"]) is not None:
+        return {**state, "rows": None}
+    return {name: _without_riding(each, batch) for name, each in state.items()}
+
+
 def _with_memory(engine: Owner) -> list[Any]:
     """Return the hooks of a run that have a state, in order."""
     return [hook for hook in engine._driver.hooks if hasattr(hook, "state_dict") and hasattr(hook, "load_state_dict")]
@@ -163,9 +180,8 @@ class _Keys:
         return {**tree, "levels": levels}
 
 
-def _with_new_keys(tree: Any) -> Any:
-    """Return a tree with new keys in place of their numbers, the same for the same."""
-    made: dict[str, str] = {}
+def _with_new_keys(tree: Any, made: dict[str, str]) -> Any:
+    """Return a tree with new keys in place of their numbers, the same for the same, as in `made`."""
 
     def name(text: str) -> str:
         found = _NUMBERED.fullmatch(text)
@@ -207,6 +223,8 @@ class SavedCheckpoint(NamedTuple):
         All of it.
     newest
         Number of the newest checkpoint that was there, whole or not.
+    keys
+        The keys of rows, by their numbers, once it was restored.
     """
 
     number: int
@@ -216,6 +234,7 @@ class SavedCheckpoint(NamedTuple):
     extra: Any
     tree: Tree
     newest: int
+    keys: dict[str, str]
 
     @classmethod
     def load(cls, folder: Any, number: int | None = None) -> SavedCheckpoint:
@@ -237,10 +256,12 @@ class SavedCheckpoint(NamedTuple):
         tree = found.tree
         if not _is_of_a_run(tree):
             raise StorageError(f"`{found.path}` is a checkpoint of something else, and not of a run.")
-        return cls(found.number, found.path, tree["about"], tree["steps"], tree.get("extra"), tree, found.newest)
+        return cls(found.number, found.path, tree["about"], tree["steps"], tree.get("extra"), tree, found.newest, {})
 
-    def restore(self, engine: Owner, *, allow: bool = False) -> Batch:
+    def restore(self, engine: Owner, *, allow: bool = False, may_differ: Collection[str] = ()) -> Batch:
         """Make `engine` go on from here, see `BaseDynamics.resume`. Later checkpoints of the folder are removed.
+
+        What is named in `may_differ`, such as ``stages.0.n_steps``, need not be what it was.
 
         Raises
         ------
@@ -249,12 +270,13 @@ class SavedCheckpoint(NamedTuple):
         StorageError
             If another run has the folder, or an output is not what it was.
         """
-        tree = _with_new_keys({name: self.tree[name] for name in ("engine", "hooks", "batch")})
+        self.keys.clear()
+        tree = _with_new_keys({name: self.tree[name] for name in ("engine", "hooks", "batch")}, self.keys)
         try:
             batch = Batch.from_state_dict(tree["batch"], engine.device)
         except InputError as error:
             raise StorageError(f"`{self.path}` can not be used: {in_words(error)}") from error
-        _check_same(self.path, self.about, about_run(engine, batch, model_digest(engine.model)), allow)
+        _check_same(self.path, self.about, about_run(engine, batch, model_digest(engine.model)), allow, may_differ)
         hooks, sinks = _with_memory(engine), sinks_of(engine)
         self._check_collaborators(hooks, sinks)
         mine = [hook for hook in engine._driver.hooks if isinstance(getattr(hook, "folder", None), CheckpointFolder)]
@@ -272,9 +294,32 @@ class SavedCheckpoint(NamedTuple):
             folder.release()
             raise
         for hook in mine:
-            hook.go_on(self.steps)
+            hook.go_on(self.steps, self._parts)
         engine.resumed_folder = None if mine else folder
         return batch
+
+    def left(self, engine: Owner) -> list[Batch]:
+        """Return the systems that had left, with all that rode on them, for an engine that was restored from here.
+
+        Raises
+        ------
+        StorageError
+            If a part of the checkpoint is missing, damaged, or something else.
+        """
+        folder, found = CheckpointFolder(self.path.parent), []
+        for number in self._parts:
+            part = _with_new_keys(folder.load_part(number), self.keys)
+            try:
+                found += [Batch.from_state_dict(tree, engine.device) for tree in part["left"]]
+            except (InputError, LookupError, TypeError) as error:
+                raise StorageError(f"Part {number} of `{folder.path}` can not be used: {in_words(error)}") from error
+        return found
+
+    @property
+    def _parts(self) -> list[int]:
+        """Numbers of the parts that hold the systems which have left."""
+        parts = self.tree.get("left", [])
+        return [number for number in parts if type(number) is int] if isinstance(parts, list) else []
 
     def _check_collaborators(self, hooks: list[Any], sinks: list[DataSink]) -> None:
         """Raise InputError unless there are as many hooks with memory and sinks as were saved, of the same classes."""
@@ -318,9 +363,9 @@ def _is_of_a_run(tree: Any) -> bool:
     return all(of_hooks) and all(isinstance(sink, dict) for sink in tree["sinks"])
 
 
-def _check_same(path: Path, saved: Tree, now: Tree, allow: bool) -> None:
+def _check_same(path: Path, saved: Tree, now: Tree, allow: bool, may_differ: Collection[str]) -> None:
     """Raise, or warn if it is allowed, where what decides about bits is not what it was."""
-    found = list(_differences(saved, now, ""))
+    found = [text for where, text in _differences(saved, now, "") if where not in may_differ]
     if not found:
         return
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
@@ -333,9 +378,10 @@ def _check_same(path: Path, saved: Tree, now: Tree, allow: bool) -> None:
     )
 
 
-def _differences(saved: Any, now: Any, where: str) -> Iterator[str]:
+def _differences(saved: Any, now: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Yield what differs: where, and in words."""
     if isinstance(saved, dict) and isinstance(now, dict):
         for key in dict.fromkeys((*saved, *now)):
             yield from _differences(saved.get(key), now.get(key), f"{where}.{key}".lstrip("."))
     elif saved != now:
-        yield f"`{where}` was {saved}, and is {now}"
+        yield where, f"`{where}` was {saved}, and is {now}"

@@ -85,6 +85,16 @@ class Delivery:
         self.running |= systems
         self.joined += len(systems)
 
+    def take_back(self, systems: Batch) -> None:
+        """Count systems that were delivered as ones that run."""
+        ids, sizes = (
+            systems.system_id.reshape(-1).tolist(),
+            zip(systems.num_nodes_list, systems.num_edges_list, strict=True),
+        )
+        self.running |= {one: Running(None, Size(*size)) for one, size in zip(ids, sizes, strict=True)}
+        self.delivered.difference_update(ids)
+        self._count(systems, -1)
+
     def forget_all_but(self, ids: set[int]) -> None:
         """Forget those who were taken out."""
         self.running = {one: entry for one, entry in self.running.items() if one in ids}
@@ -157,10 +167,13 @@ class Delivery:
 
     def _note_written(self, frames: Batch) -> None:
         self.delivered.update(frames.system_id.reshape(-1).tolist())
-        failed = int((frames.failure_code.reshape(-1) != 0).sum())
-        self._failed += failed
-        self._finished += len(frames) - failed
-        self._retried += int((frames.retries > 0).sum()) if "retries" in frames else 0
+        self._count(frames, 1)
+
+    def _count(self, systems: Batch, sign: int) -> None:
+        failed = int((systems.failure_code.reshape(-1) != 0).sum())
+        self._failed += sign * failed
+        self._finished += sign * (len(systems) - failed)
+        self._retried += sign * int((systems.retries > 0).sum()) if "retries" in systems else 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart needs to know beside the batch."""

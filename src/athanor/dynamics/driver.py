@@ -264,6 +264,15 @@ class Driver:
         self.unfinished = False
         self._show_joined()
 
+    def reopen(self, batch: Batch, systems: Tensor, stage_step: Tensor) -> None:
+        """Let finished systems of a mask [B] be in the last stage again, of which they have done so many steps, [B]."""
+        code = self.stages[-1].code or 0
+        kept = batch.state_rows(self.last_good_key)
+        for name, values in (("status", torch.full_like(stage_step, code)), ("stage_step", stage_step)):
+            for rows in (batch[name], kept[name]):
+                rows.copy_(torch.where(systems[:, None], values[:, None].to(rows.dtype), rows))
+        self.systems.rows_of(batch)["known_status"].masked_fill_(systems, code)
+
     def _prepare(self, newcomers: Batch, *, returns: bool) -> None:
         """Let systems that are about to join enter their stage, and compute their results, in place."""
         systems = self.systems

@@ -7,7 +7,7 @@ of them were delivered and are there still, because something raised in between,
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -129,7 +129,7 @@ class InFlight:
                 finished = driver.finished()
                 if finished is not None:
                     driver.let_go(finished)
-                elif parking.systems:
+                elif len(parking):
                     finished = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
                 elif not moving:
                     return True
@@ -272,7 +272,7 @@ class InFlight:
         self.delivery.deliver(batch, finished)
         finished = self._put_back(batch, finished, exchange)
         load = self._load_of(batch, ~finished)
-        joined = not self._parking.systems and self._join(batch, finished, load, exchange)
+        joined = not len(self._parking) and self._join(batch, finished, load, exchange)
         if not joined and bool(finished.any()):
             if not load.systems:
                 return False
@@ -283,8 +283,8 @@ class InFlight:
     def _put_back(self, batch: Batch, leaving: Tensor, exchange: Exchange) -> Tensor:
         """Let parked systems take the place of those that are `leaving`; return who, bool [B], is leaving still."""
         parking = self._parking
-        load = self._load_of(batch, ~leaving) if parking.systems else Load()
-        if not parking.systems or (load.systems and parking.untested is not None):
+        load = self._load_of(batch, ~leaving) if len(parking) else Load()
+        if not len(parking) or (load.systems and parking.untested is not None):
             return leaving
         membership = batch.membership
         while True:
@@ -392,6 +392,36 @@ class InFlight:
 
     # -- restart -------------------------------------------------------------------------------------------------
 
+    def take_back(self, batch: Batch, left: Sequence[Batch]) -> Batch | None:
+        """Let systems that have left be in the run again, with all that rides on them; return the batch to go on with.
+
+        Parameters
+        ----------
+        batch
+            Of the run as it was. Those who have left and stand in it still, as nobody took their place, are taken out.
+        left
+            Those who are to be in the run again. They wait until there is room for them.
+
+        Returns
+        -------
+        Batch or None
+            The batch, or one of those who wait if nobody is left in it; None if nobody waits either.
+        """
+        ids = batch.system_id.reshape(-1).tolist()
+        gone = [place for place, one in enumerate(ids) if one in self.delivery.delivered]
+        for systems in left:
+            self.delivery.take_back(systems)
+            self._parking.add(systems)
+        if len(gone) < len(batch):
+            if gone:
+                batch.remove_systems(gone)
+            return batch
+        first = self._parking.choose(Load(), self._sizes, self.sampler.caps, self._owner.max_batch_size)
+        if first is not None:
+            first.mark_results_fresh(self._owner._driver.results_source, self._owner._driver.needs)
+            self._parking.forget(first.system_id.reshape(-1).tolist())
+        return first
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart needs to know beside batch and sampler."""
         return self.delivery.state_dict() | {"parking": self._parking.state_dict()}
@@ -399,5 +429,4 @@ class InFlight:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up `state` from `state_dict`."""
         self.delivery.load_state_dict(state)
-        source, device = self._owner._driver.results_source, self._owner.device
-        self._parking.load_state_dict(state["parking"], self.sampler.caps, source, device)
+        self._parking.load_state_dict(state["parking"], self.sampler.caps, self._owner.device)

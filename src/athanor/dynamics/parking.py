@@ -1,7 +1,8 @@
-"""Want of memory in a run in flight: half of the batch waits, with all that rides on it, and is put back later.
+"""Systems of a run in flight that wait, with all that rides on them, and are put back later.
 
-What a batch may hold since does not grow again in a run. But where one system alone turns out to be what there is no
-memory for, it fails, and what was concluded from batches that it was in is forgotten.
+Where memory is wanting that is half of the batch; where a finished run goes on, those that there is no room for yet.
+What a batch may hold since memory was wanting does not grow again in a run. But where one system alone turns out to be
+what there is no memory for, it fails, and what was concluded from batches that it was in is forgotten.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from athanor import _runtime
 from athanor._values import shown
+from athanor.data._membership import together
 from athanor.data.batch import Batch
 from athanor.dynamics.caps import Caps, Load
 from athanor.dynamics.failures import FailureCode
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Parking:
-    """Systems that wait because the memory did not suffice, and what a batch may hold since.
+    """Systems that wait, and what a batch may hold since the memory did not suffice.
 
     Parameters
     ----------
@@ -36,15 +39,14 @@ class Parking:
 
     Attributes
     ----------
-    systems
-        Those that wait, each in a batch of its own, in the order in which they are put back.
     untested
         What the batch holds, if no step was done since somebody joined or was parked.
     """
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
-        self.systems: list[Batch] = []
+        self._groups: list[_Group] = []
+        self._smallest = Size(0, 0)
         self.untested: Load | None = None
         self._found: list[tuple[frozenset[int], float]] = []
         self._did_not_fit: Load | None = None
@@ -53,7 +55,15 @@ class Parking:
     @property
     def ids(self) -> set[int]:
         """Ids of the systems that wait."""
-        return {int(one.system_id) for one in self.systems}
+        return {one for group in self._groups for one in group.places}
+
+    def __len__(self) -> int:
+        return sum(len(group.places) for group in self._groups)
+
+    def add(self, systems: Batch) -> None:
+        """Let systems wait behind those that do, in a batch of which nobody else changes anything."""
+        self._groups.append(_Group(systems, {one: n for n, one in enumerate(systems.system_id.reshape(-1).tolist())}))
+        self._smallest = Size(0, 0)
 
     def make_room(self, batch: Batch, sizes: Mapping[int, Size], caps: Caps, reason: str) -> None:
         """Park systems of a batch, so that it holds at most half; one that is alone fails, with the reason; in place.
@@ -96,12 +106,8 @@ class Parking:
             torch.cuda.empty_cache()
 
     def _park(self, batch: Batch, places: list[int]) -> None:
-        fresh, leaving = batch.fresh_results(), torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
-        for place in places:
-            one = batch.index_select([place])
-            if fresh is not None:
-                one.mark_results_fresh(*fresh)
-            self.systems.append(one)
+        leaving = torch.zeros(len(batch), dtype=torch.bool, device=batch.device)
+        self.add(batch.index_select(places))
         leaving[places] = True
         exchange_systems(batch, leaving, None)
 
@@ -135,23 +141,40 @@ class Parking:
 
     def choose(self, load: Load, sizes: Mapping[int, Size], caps: Caps, most: int | None) -> Batch | None:
         """Return those that fit beside a load, at least one beside nobody; None if none does. They wait still."""
-        chosen: list[Batch] = []
-        for one in self.systems:
-            more = load.plus(sizes[int(one.system_id)])
-            if (caps.allow(more) and (most is None or more.systems <= most)) or not load.systems:
-                chosen.append(one)
-                load = more
+        if load.systems and not self._one_may_fit(load, sizes, caps, most):
+            return None
+        chosen = []
+        for group in self._groups:
+            places = []
+            for one, place in group.places.items():
+                more = load.plus(sizes[one])
+                if (caps.allow(more) and (most is None or more.systems <= most)) or not load.systems:
+                    places.append(place)
+                    load = more
+            if places:
+                chosen.append(group.systems.index_select(places))
         if not chosen:
             return None
-        batch = chosen[0].index_select([0])
-        for one in chosen[1:]:
-            batch.append(one)
+        batch, *others = together(chosen)
+        for other in others:
+            batch.append(other)
         return batch
+
+    def _one_may_fit(self, load: Load, sizes: Mapping[int, Size], caps: Caps, most: int | None) -> bool:
+        """Whether a system would fit that is no larger, in anything, than any that waits: mostly none does."""
+        if not self._smallest.atoms:
+            waiting = [sizes[one] for one in self.ids]
+            self._smallest = Size(min(size.atoms for size in waiting), min(size.edges for size in waiting))
+        more = load.plus(self._smallest)
+        return caps.allow(more) and (most is None or more.systems <= most)
 
     def forget(self, ids: Iterable[int]) -> None:
         """Let systems wait no longer: they are in the batch."""
         there = set(ids)
-        self.systems = [one for one in self.systems if int(one.system_id) not in there]
+        for group in self._groups:
+            group.places = {one: place for one, place in group.places.items() if one not in there}
+        self._groups = [group for group in self._groups if group.places]
+        self._smallest = Size(0, 0)
 
     def worked(self, caps: Caps) -> None:
         """Note that a step of a batch that was untested is done, and say what was found if there was an incident."""
@@ -168,22 +191,33 @@ class Parking:
         else:
             atoms = caps.working_bytes / caps.bytes_of(load) * load.atoms
             text += f"From here on the batch holds about {atoms:,.0f} atoms"
-            text += f"; {len(self.systems)} systems wait until there is room." if self.systems else "."
+            text += f"; {len(self)} systems wait until there is room." if len(self) else "."
         warnings.warn(AthanorWarning(text), stacklevel=_runtime.level_of_caller())
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a restart needs to know: the systems, with all that rides on them, and what was found."""
+        waiting = [group.systems.index_select(list(group.places.values())) for group in self._groups]
         return {
-            "systems": [one.state_dict() for one in self.systems],
+            "systems": [some.state_dict() for some in together(waiting)],
             "found": [(sorted(ids), most) for ids, most in self._found],
         }
 
-    def load_state_dict(self, state: dict[str, Any], caps: Caps, source: Any, device: torch.device) -> None:
-        """Take up `state` from `state_dict`; results that were fresh are those of a `source`."""
-        self.systems = [Batch.from_state_dict(tree, device, model=source) for tree in state["systems"]]
+    def load_state_dict(self, state: dict[str, Any], caps: Caps, device: torch.device) -> None:
+        """Take up `state` from `state_dict`."""
+        self._groups = []
+        for tree in state["systems"]:
+            self.add(Batch.from_state_dict(tree, device))
         self._found = [(frozenset(ids), most) for ids, most in state["found"]]
         caps.working_bytes = min((most for _, most in self._found), default=None)
         self.untested = self._did_not_fit = None
+
+
+@dataclass(slots=True)
+class _Group:
+    """Systems that came together, and those of them that wait still: id -> place in the batch, in order."""
+
+    systems: Batch
+    places: dict[int, int]
 
 
 def load_of(sizes: Iterable[Size]) -> Load:

@@ -40,6 +40,11 @@ class CsvFile:
     ----------
     path
         A file that exists is appended to, never truncated; its header must be the same.
+
+    Attributes
+    ----------
+    rows
+        Rows so far, also those that wait in memory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,7 +52,7 @@ class CsvFile:
         self._columns: list[str] | None = None
         self._checked = False
         self._waiting: list[list[str]] = []
-        self._rows = 0
+        self.rows = 0
         self._last_flush = time.monotonic()
 
     @property
@@ -75,7 +80,7 @@ class CsvFile:
         ordered = [columns.get(name) for name in self._columns]
         for index in range(count):
             self._waiting.append(["" if values is None else _text(values[index]) for values in ordered])
-        self._rows += count
+        self.rows += count
         if len(self._waiting) >= _FLUSH_ROWS or time.monotonic() - self._last_flush >= _FLUSH_SECONDS:
             self.flush()
 
@@ -146,7 +151,7 @@ class CsvFile:
     def state_dict(self) -> dict[str, Any]:
         """Columns, number of rows and bytes so far; what waits is written first, and brought to the disk."""
         self.flush()
-        return {"columns": self._columns, "rows": self._rows, "bytes": self._synced_size()}
+        return {"columns": self._columns, "rows": self.rows, "bytes": self._synced_size()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the columns and the row count of `state`; the file is cut back to the bytes that it had.
@@ -158,7 +163,7 @@ class CsvFile:
         """
         if "bytes" in state:
             self._cut(int(state["bytes"]))
-        self._columns, self._rows = state["columns"], int(state["rows"])
+        self._columns, self.rows = state["columns"], int(state["rows"])
         self._waiting, self._checked = [], False
 
     def _synced_size(self) -> int:

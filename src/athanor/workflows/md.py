@@ -49,6 +49,7 @@ def md(
     out: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    extend: float | str | None = None,
     title: str = "",
     silence: Sequence[str] = (),
     progress: bool = False,
@@ -97,6 +98,9 @@ def md(
     seed
         Seed of velocities and noise, or ``"random"`` for another one in each call, see `RunResult.seed`. A system's
         path depends on it and on its place in `structures`, not on the batch.
+    extend
+        With --resume: let the dynamics of the run, finished or not, be so much longer, fs; to the same bits as in one
+        go;  by default.
 
     Returns
     -------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -60,14 +60,15 @@ class Outcomes:
         self._index = {plan.systems[index].id: index for index in plan.usable}
         self._frames: list[Batch] = []
         self._of: dict[int, _Outcome] = {}
+        self._again: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self._of)
+        return len(self._of) - len(self._again)
 
     @property
     def steps(self) -> int:
         """Steps that they took together."""
-        return sum(found.steps for found in self._of.values())
+        return sum(found.steps for index, found in self._of.items() if index not in self._again)
 
     @property
     def failed(self) -> int:
@@ -79,6 +80,19 @@ class Outcomes:
         """Name and reason of the one that failed last; None if none did."""
         last = next((found.row for found in reversed(self._of.values()) if found.row["status"] == "failed"), None)
         return None if last is None else (last["system"], last["reason"])
+
+    def steps_of_waiting(self, batch: Batch) -> list[int]:
+        """Return the steps of each system that is in the run again, and waits until there is room in the batch."""
+        there = {self._index[one] for one in batch.system_id.reshape(-1).tolist()} if self._again else set()
+        return [self._of[index].steps for index in self._again - there]
+
+    def reopen(self, ids: Iterable[int]) -> None:
+        """Note that systems which have left are in the run again: until they leave it, they were interrupted."""
+        for index in (self._index[one] for one in ids):
+            found = self._of[index]
+            row = found.row | outcome_columns("interrupted")
+            self._of[index] = replace(found, row=row, reason="interrupted")
+            self._again.add(index)
 
     def add(self, batch: Batch, tracker: Tracker, error: str = "") -> None:
         """Take up what became of systems that leave; one that is known already keeps what was said of it.
@@ -102,8 +116,10 @@ class Outcomes:
             zip(batch.system_id.reshape(-1).tolist(), tracker.records(batch), strict=True)
         ):
             index = self._index[one]
-            if index in self._of:
+            if index in self._of and index not in self._again:
                 continue
+            self._of.pop(index, None)  # who failed last is the last one
+            self._again.discard(index)
             reason = _reason(record, batch, place, int(batch.status[place]) >= last, plan.model, tracker.notes)
             if stopped[place] and not reason.startswith("failed"):
                 reason = f"stopped: {stopped[place]}"
@@ -135,6 +151,7 @@ class Outcomes:
         return {
             "frames": [frames.state_dict() for frames in self._frames],
             "table": torch.frombuffer(bytearray(text), dtype=torch.uint8),
+            "again": sorted(self._again),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -142,9 +159,11 @@ class Outcomes:
         self._frames = [Batch.from_state_dict(frames) for frames in state["frames"]]
         table = json.loads(bytes(state["table"].numpy()))
         self._of = {int(index): _Outcome(*found) for index, found in table.items()}
+        self._again = set(state["again"])
 
     def _join_frames(self) -> None:
-        """Put last states that have the same fields into one batch: many leave one by one."""
+        """Put last states that have the same fields into one batch: many leave one by one, and some a second time."""
+        self._drop_older_frames()
         joined: list[Batch] = []
         moved: list[tuple[int, int]] = []
         for frames in self._frames:
@@ -158,6 +177,17 @@ class Outcomes:
         for index, found in self._of.items():
             number, first = moved[found.frames]
             self._of[index] = replace(found, frames=number, place=first + found.place)
+
+    def _drop_older_frames(self) -> None:
+        """Drop states of systems that left once more since."""
+        if sum(map(len, self._frames)) == len(self._of):
+            return
+        newest: dict[int, list[int]] = {}
+        for index, found in sorted(self._of.items(), key=lambda one: one[1].frames):
+            places = newest.setdefault(found.frames, [])
+            self._of[index] = replace(found, frames=len(newest) - 1, place=len(places))
+            places.append(found.place)
+        self._frames = [self._frames[number].index_select(places) for number, places in newest.items()]
 
     def fill(self, result: RunResult) -> None:
         """Append every system to the lists of `result`, in input order."""

@@ -19,7 +19,7 @@ from athanor.errors import InputError, StorageError
 from athanor.io._replace import PARTIAL, replacing
 from athanor.io.regular_file import read_regular
 from athanor.workflows.folder import CHECKPOINTS, CONTENT, RUN, SUMMARY_CSV, SUMMARY_JSON
-from athanor.workflows.saved_record import running_process
+from athanor.workflows.saved_record import read_record, running_process, state_of
 from athanor.workflows.yaml_file import MOST_BYTES
 
 
@@ -73,7 +73,7 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     if not names:
         return folder
     if not overwrite:
-        stopped = "; --resume goes on with the run that was stopped there" if CHECKPOINTS in names else ""
+        stopped = "; --resume goes on with the run that was stopped there" if _can_go_on(folder, names) else ""
         raise InputError(
             f"`{folder}` exists. Choose another folder, or add --overwrite to replace these results{stopped}."
         )
@@ -90,6 +90,14 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
             f"Choose another folder, or stop that run first."
         )
     return folder
+
+
+def _can_go_on(folder: Path, names: set[str]) -> bool:
+    """Whether there is a run that was stopped, with checkpoints."""
+    try:
+        return CHECKPOINTS in names and state_of(read_record(folder)) != "finished"
+    except (InputError, StorageError):
+        return False
 
 
 def _why_not_ours(folder: Path, names: set[str]) -> str:

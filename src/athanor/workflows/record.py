@@ -13,6 +13,7 @@ from typing import Any
 
 from athanor import __version__
 from athanor.workflows.advice import Advice
+from athanor.workflows.extension import EXTENDED, recorded_steps
 from athanor.workflows.folder import RUN
 from athanor.workflows.output import write_yaml
 from athanor.workflows.saved_record import this_process
@@ -67,7 +68,7 @@ class RunRecord:
             "state": "running",
             "process": this_process(),
             "started": self._started.isoformat(timespec="seconds"),
-            **_taken_over(earlier, self._started),
+            **_taken_over(earlier, self._started, spec),
             "systems": len(systems),
             "atoms": sum(len(system.atoms) for system in systems),
             **({"warnings": [found.text for found in advice]} if advice else {}),
@@ -93,13 +94,21 @@ class RunRecord:
         write_yaml(self._path, content | head)
 
 
-def _taken_over(earlier: Mapping[str, Any] | None, now: datetime) -> dict[str, Any]:
-    """Return when a run that goes on was started, with which command, and when it went on."""
+def _taken_over(earlier: Mapping[str, Any] | None, now: datetime, spec: RunSpec) -> dict[str, Any]:
+    """Return when a run that goes on was started, with which command, when it went on, and how long it was before."""
     if earlier is None:
         return {}
     kept = {key: earlier[key] for key in ("command", "started") if key in earlier}
-    before = earlier.get("resumed", [])
-    return kept | {"resumed": [*(before if isinstance(before, list) else []), now.isoformat(timespec="seconds")]}
+    steps, lengths = recorded_steps(earlier), _list_in(earlier, EXTENDED)
+    if steps is not None and steps < spec.stages[-1].steps:
+        lengths = [*lengths, steps]
+    longer = {EXTENDED: lengths} if lengths else {}
+    return kept | {"resumed": [*_list_in(earlier, "resumed"), now.isoformat(timespec="seconds")]} | longer
+
+
+def _list_in(record: Mapping[str, Any], key: str) -> list[Any]:
+    found = record.get(key)
+    return found if isinstance(found, list) else []
 
 
 def citations(spec: RunSpec, systems: Sequence[System], model: Any) -> list[str]:

@@ -16,19 +16,19 @@ import torch
 from athanor.data import observables
 from athanor.dynamics.hooks import LoggingHook
 from athanor.dynamics.hooks.news import News
+from athanor.errors import StorageError
 from athanor.hooks.stages import DynamicsStage
 from athanor.workflows import build
-from athanor.workflows.outcomes import Outcomes
 from athanor.workflows.plan import Plan
 from athanor.workflows.properties import complete_properties, logged_properties, store_properties
 from athanor.workflows.saved_log import VOIGT
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import MDSpec
 from athanor.workflows.track import Tracker
+from athanor.workflows.underway import Underway
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
-    from athanor.sinks.base import DataSink
 
 
 class Recorder:
@@ -36,14 +36,10 @@ class Recorder:
 
     Parameters
     ----------
-    plan
+    run
         The run.
-    outcomes
-        What became of who has left.
-    tracker, engines
+    engines
         As `build_stages` returns them.
-    sink
-        Where frames go; None: nowhere.
     log
         File of the log; None: none.
     when_some_left
@@ -57,17 +53,15 @@ class Recorder:
 
     def __init__(
         self,
-        plan: Plan[RunSpec],
-        outcomes: Outcomes,
-        tracker: Tracker,
+        run: Underway,
         engines: list[Any],
-        sink: DataSink | None,
         log: Path | None,
         when_some_left: Callable[[], None],
     ) -> None:
-        self._plan, self._spec, self._outcomes, self.tracker, self.sink = plan, plan.spec, outcomes, tracker, sink
+        self._plan, self._spec, self._outcomes = run.plan, run.plan.spec, run.outcomes
+        self.tracker, self.sink, self._when_refused = run.tracker, run.sink, run.when_refused
         self._when_some_left = when_some_left
-        columns = _columns(plan, tracker, engines)
+        columns = _columns(run.plan, run.tracker, engines)
         self.log = None if log is None else LoggingHook("csv", self._spec.every, log, custom_scalars=columns)
         self._told = News("once")
         self._has_frames = False
@@ -118,9 +112,28 @@ class Recorder:
     def _keep(self, ctx: Any, systems: torch.Tensor) -> None:
         new, self._has_frames = self._told.of(ctx.batch, systems), True
         if self.sink is not None:
-            self.sink.write(ctx.batch.without_pairs(), new)
+            sink, frames = self.sink, self._frames_of(ctx.batch)
+            self._hand_over(lambda: sink.write(frames, new), lambda: len(sink), new)
         if self.log is not None:
-            self.log.record(ctx, new)
+            log = self.log
+            self._hand_over(lambda: log.record(ctx, new), lambda: log.rows, new)
+
+    def _hand_over(self, write: Callable[[], None], count: Callable[[], int], systems: torch.Tensor | None) -> None:
+        """Write; what the disk refuses waits in memory, and is no reason to raise, unless it was not taken at all."""
+        before = count()
+        try:
+            write()
+        except StorageError as error:
+            if systems is None or count() - before < int(systems.sum()):
+                raise
+            self._when_refused(error)
+
+    def _frames_of(self, batch: Batch) -> Batch:
+        """Return what frames show of a batch."""
+        frames = batch.without_pairs()
+        for name, values in self.tracker.shown_progress(batch).items():
+            frames[name] = values
+        return frames
 
     def state_dict(self) -> dict[str, Any]:
         """Return what became of who has left, and how far log and frames are."""
@@ -145,7 +158,10 @@ class Recorder:
 def _columns(plan: Plan[RunSpec], tracker: Tracker, engines: list[Any]) -> dict[str, Any]:
     """Return the columns of the log beside those that every log has."""
     dynamics = [stage for stage in plan.spec.stages if isinstance(stage, MDSpec)]
-    columns: dict[str, Any] = {"stage": lambda ctx: tracker.stage_of_step(ctx.batch)}
+    columns: dict[str, Any] = {
+        "status": lambda ctx: tracker.shown_progress(ctx.batch)["status"],
+        "stage": lambda ctx: tracker.stage_of_step(ctx.batch),
+    }
     if dynamics:
         columns["density"] = lambda ctx: observables.density(ctx.batch)
     if any(stage.stress for stage in dynamics):

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from athanor.dynamics.checkpoint import SavedCheckpoint
 from athanor.dynamics.hooks import Checkpoint
 from athanor.errors import InputError, StorageError
+from athanor.workflows.extension import check_can_be_longer, saved_steps, with_length, with_times
 from athanor.workflows.folder import CHECKPOINTS, CHECKSUMS, FINAL, LOG
 from athanor.workflows.plan import Plan
 from athanor.workflows.saved_record import read_record, running_process, state_of
@@ -31,24 +33,33 @@ _MAY_CHANGE = (
 
 def describe_job(plan: Plan[RunSpec]) -> dict[str, Any]:
     """Return what a checkpoint holds of the job beside the state of its engines, as a tree."""
-    job = {key: repr(value) for key, value in plan.spec.to_job().items() if key not in _MAY_CHANGE}
     problems = {
         index: system.problem.encode("utf-8", "replace").decode()
         for index, system in enumerate(plan.systems)
         if system.problem
     }
-    return {"job": job, "structures": _digest(plan), "problems": problems}
+    return {"job": _in_words(plan.spec), "structures": _digest(plan), "problems": problems}
 
 
-def take_up_job(saved: Any, plan: Plan[RunSpec], folder: Path) -> None:
-    """Note in `plan` which systems were set aside so far.
+def _in_words(spec: RunSpec) -> dict[str, str]:
+    job = with_times(spec).to_job()
+    return {key: repr(value) for key, value in job.items() if key not in _MAY_CHANGE}
+
+
+def take_up_job(checkpoint: SavedCheckpoint, plan: Plan[RunSpec], folder: Path, *, may_be_longer: bool) -> bool:
+    """Note in `plan` which systems were set aside so far; return whether its last stage is longer than it was.
 
     Raises
     ------
     InputError
-        If the checkpoint of `folder` is of another job, naming what differs; nothing was changed then.
+        If the checkpoint of `folder` is of another job, naming what differs; nothing was changed then. Its last stage
+        `may_be_longer`.
     """
-    now = describe_job(plan)
+    saved, now = checkpoint.extra, describe_job(plan)
+    steps = saved_steps(checkpoint, plan.spec) if may_be_longer else None
+    is_longer = False
+    if steps is not None and steps < plan.spec.stages[-1].steps:
+        is_longer, now["job"] = True, _in_words(with_length(plan.spec, steps))
     if not isinstance(saved, dict) or saved.keys() != now.keys():
         raise StorageError(f"The checkpoint in `{folder}` was not written by a run of athanor.")
     keys = dict.fromkeys((*saved["job"], *now["job"]))
@@ -67,6 +78,7 @@ def take_up_job(saved: Any, plan: Plan[RunSpec], folder: Path) -> None:
     for index, problem in saved["problems"].items():
         if not plan.systems[index].problem:
             plan.set_aside([index], problem)
+    return is_longer
 
 
 def _digest(plan: Plan[RunSpec]) -> str:
@@ -78,8 +90,10 @@ def _digest(plan: Plan[RunSpec]) -> str:
     return digest.hexdigest()
 
 
-def check_can_go_on(folder: Path) -> dict[str, Any] | None:
+def check_can_go_on(folder: Path, *, longer: bool = False) -> dict[str, Any] | None:
     """Return the record of a run that was stopped or killed; None if it never began. Changes nothing.
+
+    One that is to get `longer` may be finished.
 
     Before its first step a run writes a checkpoint; without one, frames and a log there is nothing to go on from, and
     nothing that is lost if it starts again.
@@ -95,7 +109,10 @@ def check_can_go_on(folder: Path) -> dict[str, Any] | None:
     writer = running_process(folder)
     if writer is not None:
         raise InputError(f"`{folder}` is being written by a run that goes on, process {writer}. Wait for its end.")
-    if state_of(record) == "finished":
+    is_finished = state_of(record) == "finished"
+    if longer:
+        check_can_be_longer(folder, record, has_checkpoint=not is_finished or Checkpoint.is_in(folder / CHECKPOINTS))
+    elif is_finished:
         raise InputError(f"The run in `{folder}` is finished; nothing is left to do.")
     if not Checkpoint.is_in(folder / CHECKPOINTS):
         if not (folder / LOG).exists() and not SavedRun(folder).num_frames:

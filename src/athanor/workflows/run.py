@@ -19,6 +19,7 @@ from athanor.errors import AthanorWarning, InputError, StorageError, in_words
 from athanor.workflows import build
 from athanor.workflows.advice import Advice, advise
 from athanor.workflows.checksums import write_checksums
+from athanor.workflows.extension import let_go_on, made_longer, recorded_steps, with_recorded_length
 from athanor.workflows.folder import CHECKPOINTS, CHECKSUMS, FINAL, LOG, RUN, SUMMARY_CSV, SUMMARY_JSON, TRAJECTORY
 from athanor.workflows.methods import StageKind, all_settings, stage_of
 from athanor.workflows.outcomes import Outcomes
@@ -41,7 +42,8 @@ from athanor.workflows.settings import SEED
 from athanor.workflows.spec import RunSpec
 from athanor.workflows.stages import MDSpec, describe_stages
 from athanor.workflows.structures import System, from_python
-from athanor.workflows.track import steps_between_refills
+from athanor.workflows.track import Tracker, steps_between_refills
+from athanor.workflows.underway import Underway
 from athanor.workflows.watch import WatchHook
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ def run(
     model: Any = None,
     overwrite: bool = False,
     resume: bool = False,
+    extend: float | str | None = None,
     progress: bool = False,
     command: str = "",
 ) -> RunResult:
@@ -82,6 +85,9 @@ def run(
     resume
         Go on with the run that is in `spec.output`, from its newest checkpoint: with the same structures and model, it
         ends with the same bits as an undisturbed one.
+    extend
+        With `resume`: let the dynamics at the end of the run go on for so much longer than it is on record, fs. The run
+        may be finished, and ends as one of the whole length would have.
     progress
         Show how far it is, on stderr.
     command
@@ -102,12 +108,18 @@ def run(
     """
     if spec.status is not None:
         check_place(Path(spec.status), overwrite=True, example="status.jsonl")
+    if extend is not None and not resume:
+        raise InputError("`extend` makes a run longer that is there already; it goes with `resume`.")
     earlier = None
     if resume:
         if spec.output is None:
             raise InputError("`resume` needs `out`: the results folder of the run that is to go on.")
-        earlier = check_can_go_on(Path(spec.output))
+        earlier = check_can_go_on(Path(spec.output), longer=extend is not None)
         overwrite = True
+    if extend is not None:
+        spec = made_longer(spec, earlier, extend)
+    elif earlier is not None:
+        spec = with_recorded_length(spec, earlier)
     if spec.output is not None and earlier is None:
         check_output(spec.output, overwrite=overwrite)
         check_inputs_outside(Path(spec.output), [system.file for system in systems])
@@ -117,7 +129,8 @@ def run(
     advice = advise(plan.spec, plan.systems, plan.model)
     for found in advice if earlier is None else ():
         warnings.warn(AthanorWarning(found.text, found.topic), stacklevel=4)
-    return _Run(plan, advice, overwrite, earlier, progress, command).go()
+    may_be_longer = extend is not None or spec.stages[-1].steps == recorded_steps(earlier)
+    return _Run(plan, advice, overwrite, earlier, may_be_longer, progress, command).go()
 
 
 def run_from_python(kind: StageKind, arguments: dict[str, Any]) -> RunResult:
@@ -148,6 +161,7 @@ def run_from_python(kind: StageKind, arguments: dict[str, Any]) -> RunResult:
             model=model,
             overwrite=arguments["overwrite"],
             resume=arguments["resume"],
+            extend=arguments.get("extend"),
             progress=arguments["progress"],
             command=f"athanor.{kind.name}(...)",
         )
@@ -165,6 +179,7 @@ class _Run:
         advice: list[Advice],
         overwrite: bool,
         earlier: Mapping[str, Any] | None,
+        may_be_longer: bool,
         progress: bool,
         command: str,
     ) -> None:
@@ -173,16 +188,19 @@ class _Run:
         self.result, self.outcomes = RunResult(seed=self.spec.seed), Outcomes(plan)
         self.sink: Any = None
         self._log: LoggingHook | None = None
+        self._checkpoint: Checkpoint | None = None
         self.record: RunRecord | None = None
         self._trouble: StorageError | None = None
         self._missing: list[str] = []
         self._frames_in_words = "it holds no frame"
         self._overwrite, self._command, self._advice, self._earlier = overwrite, command, advice, earlier
+        self._may_be_longer = may_be_longer
 
     def go(self) -> RunResult:
         """Run every system; write results whatever happens."""
         state = "failed"
         with stop_between_steps() as flag:
+            self._flag = flag
             flag.ends = None if self.spec.time_limit is None else time.monotonic() + self.spec.time_limit
             if self._earlier is None:
                 self._make_folder()
@@ -236,37 +254,53 @@ class _Run:
             refill_frequency=steps_between_refills(self.spec.every),
         )
         log = None if folder is None else folder / LOG
-        recorder = Recorder(plan, self.outcomes, tracker, engines, self.sink, log, self._write_summary_if_due)
+        underway = Underway(plan, self.outcomes, tracker, self.sink, self._end_as_refused)
+        recorder = Recorder(underway, engines, log, self._write_summary_if_due)
         self._log = recorder.log
         checkpoint = None
         if folder is not None and self.spec.checkpoint:
-            place, tree = folder / CHECKPOINTS, partial(describe_job, plan)
-            checkpoint = Checkpoint(place, seconds=self.spec.checkpoint, extra=tree, overwrite=True)
+            place, tree, seconds = folder / CHECKPOINTS, partial(describe_job, plan), self.spec.checkpoint
+            keep_left = isinstance(self.spec.stages[-1], MDSpec)
+            checkpoint = Checkpoint(
+                place,
+                seconds=seconds,
+                extra=tree,
+                overwrite=True,
+                when_refused=self._end_as_refused,
+                when_saved=self._keep_room,
+                keep_left=keep_left,
+            )
             flag.when_set = checkpoint.request
-        watch = WatchHook(plan, self.outcomes, tracker, sampler, self.progress, flag, self.sink, checkpoint)
+        self._checkpoint = checkpoint
+        watch = WatchHook(underway, sampler, self.progress, flag, checkpoint)
         for hook in (recorder, watch, *([checkpoint] if checkpoint else []), StopHook(flag)):
             fused.register_hook(hook)
         if folder is not None and self._earlier is not None:
-            watch.begin(self._go_on_from(folder, fused, checkpoint))
+            watch.begin(self._go_on_from(folder, fused, tracker))
         while self._trouble is None and not self.result.interrupted and self._go_on(fused, recorder, flag):
             self.result.interrupted |= flag.is_set
         for entry in sampler.set_aside:
             plan.set_aside([plan.usable[entry.order]], entry.reason)
         plan.check_some_left()
 
-    def _go_on_from(self, folder: Path, fused: FusedStage, checkpoint: Checkpoint | None) -> Batch:
+    def _go_on_from(self, folder: Path, fused: FusedStage, tracker: Tracker) -> Batch:
         """Take up the newest checkpoint; outputs are cut back to it. Until it is known to fit, nothing is changed."""
         try:
             saved = Checkpoint.load(folder / CHECKPOINTS)
-            take_up_job(saved.extra, self.plan, folder)
+            is_longer = take_up_job(saved, self.plan, folder, may_be_longer=self._may_be_longer)
             check_frames(folder / TRAJECTORY, len(self.sink), saved.tree["sinks"])
-            batch = saved.restore(fused)
+            last = f"stages.{len(self.spec.stages) - 1}.n_steps"
+            batch = saved.restore(fused, may_differ=[last] if is_longer else ())
+            if is_longer:
+                batch = let_go_on(saved, fused, tracker, self.outcomes)
+                if self._checkpoint is not None:
+                    self._checkpoint.forget_left()
             remove_ends(folder)
             self._begin_to_write(folder)
             self._write_summary()
         except BaseException:  # let others have it
             self.sink.abandon()
-            held = fused.resumed_folder if checkpoint is None else checkpoint.folder
+            held = fused.resumed_folder if self._checkpoint is None else self._checkpoint.folder
             if held is not None:
                 held.release()
             raise
@@ -322,10 +356,32 @@ class _Run:
         try:
             return write(*arguments)
         except StorageError as error:
-            cause = error.__cause__  # what failed in the background stands behind where that was told
-            self._trouble = self._trouble or (cause if isinstance(cause, StorageError) else error)
+            self._note_trouble(error)
             self._missing += [of] if of else []
             return None
+
+    def _note_trouble(self, error: StorageError) -> None:
+        cause = error.__cause__  # what failed in the background stands behind where that was told
+        self._trouble = self._trouble or (cause if isinstance(cause, StorageError) else error)
+
+    def _end_as_refused(self, error: StorageError) -> None:
+        """Let the run end after this step, as the disk refused something that waits: with a checkpoint, in kept room.
+
+        Raises
+        ------
+        StorageError
+            If there are no checkpoints.
+        """
+        if self._checkpoint is None:
+            raise error
+        self._note_trouble(error)
+        self._reserve.give_back_for_checkpoint()
+        self._flag.set("a disk that refuses")
+
+    def _keep_room(self) -> None:
+        """Keep room for one more checkpoint, while nothing is wrong."""
+        if self._trouble is None and self._checkpoint is not None:
+            self._reserve.keep_for_checkpoint(self._checkpoint.last_bytes)
 
     def _write_summary(self) -> None:
         """Write the table as it stands: a run that is killed then still tells its systems, and which are done."""
@@ -338,7 +394,10 @@ class _Run:
 
     def _write_summary_if_due(self) -> None:
         if time.monotonic() - self._summary_written > self._summary_pause:
-            self._write_summary()
+            try:
+                self._write_summary()
+            except StorageError as error:
+                self._end_as_refused(error)
 
     def _write(self, state: str) -> None:
         """Complete the lists for systems that were not reached, and write the folder: what matters most comes first."""
@@ -359,7 +418,10 @@ class _Run:
         ended = state if self._trouble is None else "failed"
         self._attempt(self.record.finish, ended, self.result.outcomes, frames, of=f"the end in `{RUN}`")
         checkpoints = folder / CHECKPOINTS
-        if ended == "finished" and self._trouble is None:  # on record, so that nobody needs them
+        if ended == "finished" and self._checkpoint is not None and self._checkpoint.keep_left:
+            with suppress(StorageError):  # from there it can be made longer
+                self._checkpoint.keep_newest()
+        elif ended == "finished":  # on record, so that nobody needs them
             shutil.rmtree(checkpoints, ignore_errors=True)
         else:
             with suppress(OSError):  # a folder that can not be looked into

@@ -187,7 +187,7 @@ class MDSpec(_stage_of(MD)):  # type: ignore[misc]
         if "steps" in rest:
             raise InputError("give `time` or `steps`, not both.")
         step = rest.get("timestep", TIMESTEP.default)
-        length, step = _positive_time(value["time"], "time"), _positive_time(step, "timestep")
+        length, step = positive_time(value["time"], "time"), positive_time(step, "timestep")
         if not math.isfinite(length / step):
             raise InputError(f"`time` {shown(value['time'])} is too many steps of `timestep`.")
         return rest | {"steps": max(1, round(length / step))}
@@ -225,7 +225,14 @@ def read_stage(place: int, item: Any) -> Any:
     return item
 
 
-def _positive_time(value: Any, key: str) -> float:
+def positive_time(value: Any, key: str) -> float:
+    """Return the time in fs that `key` was given as.
+
+    Raises
+    ------
+    InputError
+        If it is none, or not positive.
+    """
     try:
         time = parse_quantity(value, TIME)
     except InputError as error:

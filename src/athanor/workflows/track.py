@@ -280,14 +280,44 @@ class Tracker:
         """Return of each system which bound it passed, in words; empty of those that passed none."""
         return [""] * len(batch) if self.stopper is None else self.stopper.reasons(batch)
 
+    def came_to_end(self, batch: Batch) -> Tensor:
+        """Return which systems went through all stages, and were not stopped above a bound, bool [B]."""
+        left = (batch.status[:, 0] >= len(self._stages)) & (self.steps_in_last(batch) >= 0)
+        ended = left & (batch.failure_code[:, 0] == 0)
+        return ended if self.stopper is None else ended & ~self.stopper.stopped(batch)
+
+    def steps_in_last(self, batch: Batch) -> Tensor:
+        """Return the steps with which systems that left it went through the last stage, int64 [B]."""
+        return self._memory.known(batch)["steps"][:, -1]
+
+    def shown_progress(self, batch: Batch) -> dict[str, Tensor]:
+        """Return `status` and `stage_step`, [B, 1], as frames and the log show them.
+
+        Dynamics that came to the end of the run stands in its stage still: it is shown as if it went on, as it may.
+        """
+        status, steps = batch.status, batch.stage_step
+        if isinstance(self._stages[-1], MDSpec) and bool((ended := self.came_to_end(batch)[:, None]).any()):
+            status = torch.where(ended, len(self._stages) - 1, status)
+            steps = torch.where(ended, self.steps_in_last(batch)[:, None], steps)
+        return {"status": status, "stage_step": steps}
+
+    def reopen(self, batch: Batch, systems: Tensor) -> None:
+        """Note that the systems of a mask [B], which came to the end, are in the last stage again; in place."""
+        rows, last = self._memory.known(batch), len(self._stages) - 1
+        rows["entered"].sub_(torch.where(systems, rows["steps"][:, last], 0))  # it was when they left
+        rows["status"].masked_fill_(systems, last)
+        for name, unknown in (("steps", -1), ("converged", -1), ("values", torch.nan), ("cells", 0.0)):
+            rows[name][systems, last] = unknown
+
     def state_dict(self) -> dict[str, Any]:
-        """What happened to the systems that are in the run."""
-        return {"memory": self._memory.state_dict(), "looks": self._looks}
+        """What happened to the systems that are in the run, and how often they are sampled."""
+        return {"memory": self._memory.state_dict(), "looks": self._looks, "stride": self.stride}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up `state`; the next batch must hold the same system ids."""
         self._memory.load_state_dict(state["memory"])
         self._looks = state["looks"]
+        self.stride = state["stride"]
 
     def records(self, batch: Batch) -> list[SystemRecord]:
         """Return what happened to each system."""

@@ -14,12 +14,9 @@ from typing import TYPE_CHECKING, Any
 from athanor._memory import free_memory, used_memory
 from athanor.errors import StorageError
 from athanor.hooks.stages import DynamicsStage
-from athanor.workflows.outcomes import Outcomes
-from athanor.workflows.plan import Plan
 from athanor.workflows.progress import Progress, StopFlag
 from athanor.workflows.readable import count, format_bytes, format_seconds
-from athanor.workflows.spec import RunSpec
-from athanor.workflows.track import Tracker
+from athanor.workflows.underway import Underway
 
 if TYPE_CHECKING:
     from athanor.data.batch import Batch
@@ -98,12 +95,12 @@ class WatchHook:
 
     Parameters
     ----------
-    plan, outcomes, tracker, sampler
-        Of the run.
+    run
+        The run.
+    sampler
+        Gives out its systems.
     progress, flag
         Where to report, and what to set when the time is over.
-    sink
-        Where frames go, or None.
     checkpoint
         Who writes checkpoints, or None.
     """
@@ -115,25 +112,25 @@ class WatchHook:
 
     def __init__(
         self,
-        plan: Plan[RunSpec],
-        outcomes: Outcomes,
-        tracker: Tracker,
+        run: Underway,
         sampler: SizeAwareSampler,
         progress: Progress,
         flag: StopFlag,
-        sink: Any,
         checkpoint: Checkpoint | None,
     ) -> None:
-        self._plan, self._outcomes, self._tracker, self._sampler = plan, outcomes, tracker, sampler
-        self._progress, self._flag, self._sink, self._checkpoint = progress, flag, sink, checkpoint
-        self._file = None if plan.spec.status is None else Path(plan.spec.status)
+        self._plan, self._outcomes, self._tracker, self._sampler = run.plan, run.outcomes, run.tracker, sampler
+        self._progress, self._flag, self._sink, self._checkpoint = progress, flag, run.sink, checkpoint
+        self._when_refused = run.when_refused
+        self._file = None if run.plan.spec.status is None else Path(run.plan.spec.status)
         self._started = time.monotonic()
         self._last_line = -math.inf
         self._steps_before = 0
 
     def begin(self, batch: Batch | None) -> None:
         """Note where the run starts, or goes on: what was done before says nothing of its pace."""
-        running = 0 if batch is None else int(self._tracker.steps_done(batch).sum())
+        running = 0
+        if batch is not None:
+            running = int(self._tracker.steps_done(batch).sum()) + sum(self._outcomes.steps_of_waiting(batch))
         self._steps_before, self._started = self._outcomes.steps + running, time.monotonic()
 
     def __call__(self, ctx: Any, stage: Any) -> None:
@@ -165,19 +162,20 @@ class WatchHook:
                 with open(self._file, "a", encoding="utf-8") as file:
                     file.write(f"{line}\n")
             except OSError as error:
-                raise StorageError(
-                    f"`{self._file}` can not be written: {error.strerror or error}. Choose another file for --status."
-                ) from error
+                why = f"`{self._file}` can not be written: {error.strerror or error}"
+                self._when_refused(StorageError(f"{why}. Choose another file for --status."))
 
     def _look(self, batch: Batch) -> Status:
         most, total, gone = self._plan.spec.total_steps, len(self._plan.usable), len(self._outcomes)
         moving = (batch.status[:, 0] < len(self._plan.spec.stages)) & (batch.failure_code[:, 0] == 0)
         steps_done = self._tracker.steps_done(batch) * moving
-        taken, seconds = int(steps_done.sum()) + self._outcomes.steps, time.monotonic() - self._started
+        waiting = self._outcomes.steps_of_waiting(batch)
+        running = int(steps_done.sum()) + sum(waiting)
+        taken, seconds = running + self._outcomes.steps, time.monotonic() - self._started
         rate = (taken - self._steps_before) / max(seconds, 1e-9)
         is_guess = gone >= _FEWEST_TO_GUESS
         expected = max(total * self._outcomes.steps / gone, taken) if is_guess else total * most
-        behind = int(steps_done.sum()) + (self._outcomes.steps if is_guess else gone * most)
+        behind = running + (self._outcomes.steps if is_guess else gone * most)
         slowest = int(steps_done.argmax()) if len(batch) else 0
         names = {system.id: system.name for system in self._plan.systems}
         checkpoint = self._checkpoint
@@ -186,10 +184,10 @@ class WatchHook:
             seconds=round(seconds, 3),
             systems=total,
             in_stages=self._tracker.in_stage,
-            waiting=len(self._sampler),
+            waiting=len(self._sampler) + len(waiting),
             done=gone,
             failed=self._outcomes.failed,
-            steps=(int(steps_done.sum()) + gone * most) // total,
+            steps=(running + gone * most) // total,
             most_steps=most,
             steps_per_second=rate / total,
             seconds_left=None if rate <= 0 else (expected - behind) / rate,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from athanor.data import Batch, _levels
+from athanor.data import Batch, _levels, _membership
 from athanor.data._levels import gather_rows
 from athanor.errors import InputError, MissingFieldError, ShapeError
 from athanor.neighbors import compute_neighbors
@@ -69,6 +69,24 @@ def test_select_and_append_take_the_same_way() -> None:
     batch.append(batch_of(8, 9))
     assert_holds(batch, 3, 1, 8, 9)
     assert_holds(batch.clone(), 3, 1, 8, 9)
+
+
+def test_many_are_put_together_in_order_and_in_few() -> None:
+    (batch,) = _membership.together([batch_of(1, 2), batch_of(4, 3), batch_of(8, 5, 6)])
+    assert_holds(batch, 1, 2, 4, 3, 8, 5, 6)
+    batch.append(batch_of(9))
+    batch.remove_systems([1])
+    assert_holds(batch, 1, 4, 3, 8, 5, 6, 9)
+    others = [batch_of(number) for number in (1, 3, 5, 7, 9, 11)]
+    others[2].drop_group("bonds")
+    compute_neighbors(others[3], 5.0)
+    others[5].pair_lists = tuple(pairs.widened() for pairs in others[5].pair_lists)
+    found = _membership.together(others)
+    assert [each.system_id.flatten().tolist() for each in found] == [[1, 3], [5], [7], [9], [11]]
+    assert_holds(found[0], 1, 3)
+    found[3].append(found[4])
+    assert_holds(found[3], 9, 11)
+    assert _membership.together([]) == []
 
 
 def test_a_system_that_an_owner_of_state_does_not_know() -> None:

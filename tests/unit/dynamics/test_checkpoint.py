@@ -77,6 +77,40 @@ def test_what_saves_changes_no_bit(written, tmp_path, monkeypatch):
     assert not list(differences(one, other, ""))
 
 
+def test_who_leaves_is_kept_once_with_all_that_it_remembers(tmp_path):
+    def engine() -> NVTLangevin:
+        sampler = SizeAwareSampler([argon_cluster(3, number) for number in range(7)], max_batch_size=3)
+        saves = Checkpoint(tmp_path, every=1, keep_left=True)
+        made = NVTLangevin(argon_model(), dt=2.0, temperature=40.0, friction=0.01, n_steps=4, sampler=sampler)
+        made.register_hook(saves)
+        return with_neighbor_hooks(made)
+
+    engine().run()
+    folder = CheckpointFolder(tmp_path)
+    saved = Checkpoint.load(tmp_path)
+    assert saved.tree["left"] == folder.parts()
+    assert len(folder.parts()) == 3
+    again = engine()
+    saved.restore(again)
+    left = saved.left(again)
+    assert sorted(one for some in left for one in some.system_id.flatten().tolist()) == list(range(7))
+    for some in left:
+        assert some.step.flatten().tolist() == [4] * len(some)
+        assert "friction" in some.state_rows(again.key)
+        again.reopen(some, some.status[:, 0] > 0, torch.full((len(some),), 4))
+    again.n_steps = 6
+    batch = again.take_back(left)
+    (checkpoint,) = [hook for hook in again.hooks if isinstance(hook, Checkpoint)]
+    checkpoint.forget_left()
+    assert again.tally.running == 7
+    assert len(batch) == 3
+    again.run()
+    assert again.tally == (7, 0, 7, 0, 0, 0)
+    saved = Checkpoint.load(tmp_path)
+    assert saved.tree["left"] == folder.parts(), "parts that nobody needs stay"
+    assert sorted(step for some in saved.left(again) for step in some.step.flatten().tolist()) == [6] * 7
+
+
 # -- mutants: something is forgotten ---------------------------------------------------------------------------------
 
 

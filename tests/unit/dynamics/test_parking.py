@@ -151,7 +151,7 @@ def test_a_manual_loop_takes_back_those_that_wait() -> None:
     engine = flying(clusters(*[3] * 6), Lack(10))
     with pytest.warns(AthanorWarning, match="did not suffice"):
         batch = engine.run(n_steps=1)
-    assert len(engine._in_flight._parking.systems) == 3
+    assert len(engine._in_flight._parking) == 3
     found, count = batch, 0
     while found is not None:
         engine.step(batch)
@@ -171,7 +171,7 @@ def test_what_hooks_raise_after_a_step_is_theirs() -> None:
     engine = flying(clusters(3, 3), Lack(100), hooks=[Full()])
     with pytest.raises(MemoryError, match="the hook is full"):
         engine.run()
-    assert engine._in_flight._parking.systems == []
+    assert len(engine._in_flight._parking) == 0
     assert len(engine.active_batch) == 2
 
 

@@ -195,6 +195,50 @@ for _name in ("create", "write", "sync", "rename", "remove", "make_folder", "rem
     setattr(FaultyDisk, _name, _counted(_name))
 
 
+@pytest.mark.parametrize("error", [Killed(), OSError(errno.ENOSPC, "No space left on device")])
+def test_parts_are_there_as_a_whole_or_not_at_all(tmp_path, error):
+    """A part is written, then a checkpoint that names it, then the part before is not needed."""
+    calls = made = 0
+    while made >= calls:
+        calls += 1
+        place = tmp_path / str(calls)
+        before = CheckpointFolder(place)
+        with before.held():
+            before.write({"parts": [before.write_part(tree(1))]})
+        disk = FaultyDisk(calls, error)
+        writing = CheckpointFolder(place, disk=disk)
+        with contextlib.suppress(StorageError, Killed), writing.held():
+            part = writing.write_part(tree(2))
+            writing.write({"parts": [part]})
+            writing.keep_parts([part])
+        found = CheckpointFolder(place)
+        (number,) = found.load().tree["parts"]
+        assert same(found.load_part(number), tree(number))
+        with found.held():
+            found.write({"parts": []})
+            found.keep_parts([])
+        assert not list(place.glob("*part-*")), "something was left"
+        made = disk.calls
+    assert calls > 20
+
+
+def test_a_part_that_is_not_there_or_damaged_is_told(tmp_path):
+    found = filled(tmp_path)
+    with pytest.raises(StorageError, match="part-00000007` is no folder"):
+        found.load_part(7)
+    with found.held():
+        number = found.write_part(tree(1))
+    assert found.parts() == [number]
+    assert found.numbers() == [1, 2]
+    with found.held():
+        found.write(tree(3))
+        found.keep_parts([])
+        assert found.write_part(tree(2)) > number, "an old checkpoint would take it for its own"
+    (tmp_path / "part-00000004" / "state.json").write_text("{}")
+    with pytest.raises(StorageError, match=r"part-00000004/state\.json` is damaged"):
+        found.load_part(4)
+
+
 def faults(place: Path, error: BaseException) -> list[int]:
     """Write checkpoint 3 with a fault at each call; the number that is loaded after each, and that one goes on."""
     outcomes, number = [], 0

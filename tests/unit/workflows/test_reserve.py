@@ -29,7 +29,30 @@ def test_it_takes_room_and_gives_it_back(tmp_path: Path) -> None:
     reserve.give_back()
     assert list(tmp_path.iterdir()) == []
     reserve.give_back_for_results()
+    reserve.keep_for_checkpoint(1000)
     reserve.give_back()
+
+
+def test_room_for_a_checkpoint_is_beside_that_for_the_end(tmp_path: Path) -> None:
+    reserve = Reserve(tmp_path, SPEC, from_python([bulk("Ar", cubic=True) * (5, 5, 5)]))
+    before = taken(tmp_path)
+    reserve.keep_for_checkpoint(1_000_000)
+    assert before + 1_000_000 <= taken(tmp_path) < before + 2_000_000
+    reserve.keep_for_checkpoint(500_000)
+    assert taken(tmp_path) >= before + 1_000_000, "a smaller one after a larger one gives nothing back"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, limits[1]))
+        reserve.keep_for_checkpoint(2_000_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert before + 1_000_000 <= taken(tmp_path) < before + 2_000_000, "what there is no room for takes none"
+    reserve.keep_for_checkpoint(2_000_000)
+    assert taken(tmp_path) >= before + 2_000_000
+    reserve.give_back_for_checkpoint()
+    assert 0 < taken(tmp_path) < before
+    reserve.give_back()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_is_smaller_or_not_there_where_there_is_no_room(tmp_path: Path) -> None:

@@ -104,6 +104,11 @@ class LoggingHook:
         """Record one row per system. Waits for the device."""
         self.record(ctx, self._news.of(ctx.batch))
 
+    @property
+    def rows(self) -> int:
+        """Rows so far, also those that wait in memory."""
+        return self._writer.rows
+
     def record(self, ctx: DynamicsContext, systems: torch.Tensor | None = None) -> None:
         """Record one row for each of the `systems` of a mask [B], or for all. Waits for the device."""
         columns = collect_columns(ctx)

@@ -41,22 +41,22 @@ class _FunctionWriter:
 
     def __init__(self, function: Callable[[int, list[dict[str, Any]]], Any]) -> None:
         self._function = function
-        self._rows = 0
+        self.rows = 0
 
     def write(self, step: int, columns: Columns) -> None:
         lists = {name: values.tolist() for name, values in columns.items()}
         rows = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
-        self._rows += len(rows)
+        self.rows += len(rows)
         self._function(step, rows)
 
     def close(self) -> None:
         """Nothing waits."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"columns": None, "rows": self._rows}
+        return {"columns": None, "rows": self.rows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._rows = int(state["rows"])
+        self.rows = int(state["rows"])
 
 
 class _TensorBoardWriter(_FunctionWriter):

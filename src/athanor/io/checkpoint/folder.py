@@ -1,5 +1,7 @@
 """A folder of checkpoints, numbered in the order of writing, of which the newest few are kept.
 
+What does not change any more need not stand in each of them: it is a part, written once, which they name.
+
 A checkpoint is written under another name, brought to the disk with all its files, renamed, and its new name brought to
 the disk; only then are older ones removed. Whatever happens in between, the newest one that is whole is the one before
 or the new one.
@@ -10,7 +12,7 @@ from __future__ import annotations
 import re
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +25,7 @@ from athanor.io._store_lock import StoreLock
 from athanor.io.checkpoint.files import FILES, OtherVersionError, read_files, write_files
 from athanor.io.store.folder import Disk
 
-_NUMBER = re.compile(r"[0-9]{8}")
+_NUMBER, _PART = re.compile(r"[0-9]{8}"), re.compile(r"part-([0-9]{8})")
 _SHOWN = 5
 
 
@@ -130,9 +132,37 @@ class CheckpointFolder:
             number = max(self.numbers(), default=0) + 1
             self._write_as(self.path / f"{number:08d}", tree)
         with suppress(OSError):  # they go with the next one
-            for old in self.numbers()[: -self.keep]:
-                self._remove(self.path / f"{old:08d}")
+            self._remove_older(self.keep)
         return number
+
+    def _remove_older(self, keep: int) -> None:
+        for old in self.numbers()[:-keep]:
+            self._remove(self.path / f"{old:08d}")
+
+    def write_part(self, tree: Any) -> int:
+        """Write a part, and return its number, which no part had before; raises as `write` does."""
+        self.acquire()
+        with _told(self.path, "can not be written"):
+            number = max((*self.parts(), *self.numbers()), default=0) + 1
+            self._write_as(self._part(number), tree)
+        return number
+
+    def keep_parts(self, numbers: Collection[int]) -> None:
+        """Remove the parts but these; those that can not be removed now go with the next ones."""
+        self.acquire()
+        with suppress(OSError):
+            for number in self.parts():
+                if number not in numbers:
+                    self._remove(self._part(number))
+
+    def keep_newest(self) -> None:
+        """Remove the checkpoints but the newest; those that can not be removed stay."""
+        self.acquire()
+        with suppress(OSError):
+            self._remove_older(1)
+
+    def _part(self, number: int) -> Path:
+        return self.path / f"part-{number:08d}"
 
     def _write_as(self, final: Path, tree: Any) -> None:
         temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
@@ -168,7 +198,7 @@ class CheckpointFolder:
 
     def _remove_partial(self) -> None:
         """Remove what a program left that ended in the midst of a write, or of a removal."""
-        for entry in self.path.glob(f".[0-9]*{PARTIAL}"):
+        for entry in (*self.path.glob(f".[0-9]*{PARTIAL}"), *self.path.glob(f".part-[0-9]*{PARTIAL}")):
             if entry.is_dir() and not entry.is_symlink():
                 with suppress(OSError):  # somebody put something into it
                     self._remove_folder(entry)
@@ -192,10 +222,32 @@ class CheckpointFolder:
 
     def numbers(self) -> list[int]:
         """Return the numbers of the checkpoints, in order, whole or not; none if there is no folder."""
+        return sorted(int(name) for name in self._names() if _NUMBER.fullmatch(name))
+
+    def bytes_of(self, number: int) -> int:
+        """Return how large a checkpoint is."""
+        return sum(entry.stat().st_size for entry in (self.path / f"{number:08d}").iterdir())
+
+    def parts(self) -> list[int]:
+        """Return the numbers of the parts, in order, whole or not."""
+        return sorted(int(found[1]) for name in self._names() if (found := _PART.fullmatch(name)))
+
+    def _names(self) -> list[str]:
         try:
-            return sorted(int(entry.name) for entry in self.path.iterdir() if _NUMBER.fullmatch(entry.name))
+            return [entry.name for entry in self.path.iterdir()]
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def load_part(self, number: int) -> Any:
+        """Return what a part holds.
+
+        Raises
+        ------
+        StorageError
+            If it is missing or damaged: which file, and what was found.
+        """
+        with _told(self.path, "can not be read"):
+            return read_files(self._part(number))
 
     def load(self, number: int | None = None) -> LoadedTree:
         """Return the newest checkpoint that is whole, or the one of a number.

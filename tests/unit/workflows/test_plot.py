@@ -46,7 +46,7 @@ def relaxed_and_heated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def one_explodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hot = argon("hot")
-    hot.set_momenta(np.random.default_rng(1).normal(size=(32, 3)) * 60)
+    hot.set_momenta(np.random.default_rng(1).normal(size=(32, 3)) * 600)  # it runs away in 9 steps
     on_top = argon("on top")
     on_top.positions[1] = on_top.positions[0]
     return go(tmp_path_factory.mktemp("plot") / "hot", [HEAT], [argon("calm"), hot, on_top])

@@ -182,7 +182,34 @@ def _is_distributed() -> bool:
 
 def get_num_threads() -> int:
     """Return the number of CPU threads; torch's setting is the one that counts."""
-    return torch.get_num_threads()
+    return one_torch_thread.threads or torch.get_num_threads()
+
+
+class _OneTorchThread(threading.local):
+    """While it is entered, torch's own operations take one thread, and kernels as many as there were.
+
+    For short operations on arrays between kernels: the threads of OpenMP, among which torch shares more than 32,768
+    numbers, wait for their next work by spinning, for a millisecond or so, and keep the cores from ours.
+    """
+
+    threads = 0
+    """How many kernels have meanwhile; else 0."""
+    _depth = 0
+
+    def __enter__(self) -> None:
+        if self._depth == 0:
+            self.threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+        self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            torch.set_num_threads(self.threads)
+            self.threads = 0
+
+
+one_torch_thread = _OneTorchThread()
 
 
 def _available_cores() -> int:

@@ -1,7 +1,7 @@
 """Spread a kernel over threads: plain Python threads around compiled code that releases the interpreter lock.
 
 Kernels take ``(..., start, stop)`` and write only what belongs to their range, so the cut points never change a bit.
-The number of threads is torch's. Waiting threads sleep instead of spinning, and a forked child starts its own.
+How many there are, `athanor._runtime` says. Waiting threads sleep instead of spinning, and a forked child starts its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-import torch
+
+from athanor import _runtime
 
 _Task = tuple[Callable[..., Any], tuple[Any, ...], "SimpleQueue[BaseException | None]"]
 
@@ -68,7 +69,7 @@ def num_parts(work: float) -> int:
     """Return into how many parts to cut a call that takes about `work` nanoseconds on one thread."""
     if work < SERIAL_WORK:
         return 1
-    return max(1, min(torch.get_num_threads(), int(work // (SERIAL_WORK // 2))))
+    return max(1, min(_runtime.get_num_threads(), int(work // (SERIAL_WORK // 2))))
 
 
 def even_bounds(count: int, parts: int) -> list[int]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from athanor import _runtime
 from athanor.data.pair_list import PairList
 from athanor.data.pair_request import PairRequest, PairUsage
 from athanor.kernels.neighbor_displacement import needs_rebuild
@@ -57,11 +58,11 @@ def update_pair_list(batch: Batch, cutoff: float, skin: float, half: bool, max_n
     before = batch.pair_lists
     # in most runs there is one hook, which asks for the same at every step
     is_planned = len(before) == 1 and before[0].requests == (request,) and not before[0].usage.shorter_requests
-    planned = before if is_planned else _lists_for(batch, request)
     lists = []
-    for pairs in planned:
-        rebuild = _systems_to_search(batch, pairs)
-        lists.append(pairs if rebuild is None else _searched(batch, pairs, request, rebuild))
+    with _runtime.one_torch_thread:
+        for pairs in before if is_planned else _lists_for(batch, request):
+            rebuild = _systems_to_search(batch, pairs)
+            lists.append(pairs if rebuild is None else _searched(batch, pairs, request, rebuild))
     if lists != [*before]:
         batch.pair_lists = tuple(lists)
 

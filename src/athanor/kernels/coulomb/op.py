@@ -9,7 +9,7 @@ from athanor import _runtime
 from athanor.errors import InputError
 from athanor.kernels._energy import Outputs, check_atoms, check_systems, register_energy_op
 from athanor.kernels._library import LazyModule, as_array, as_doubles
-from athanor.kernels._threads import balanced_bounds, num_parts, run_parts, system_bounds
+from athanor.kernels._threads import balanced_bounds, even_bounds, num_parts, run_parts, system_bounds
 from athanor.kernels.coulomb import _reference
 
 _cpu = LazyModule("athanor.kernels.coulomb._cpu")
@@ -160,7 +160,8 @@ def _screened_cpu(
     by_system = system_bounds(ptr, work)
     x = np.empty((n, 4))
     by_atom = [int(ptr[b]) for b in by_system] if half else balanced_bounds(starts, num_parts(work))
-    run_parts(_pairs.wrapped_positions, (as_doubles(positions), lattice, ptr, as_array(wrap_offsets), x), by_atom)
+    wrapping = (as_doubles(positions), lattice, ptr, as_array(wrap_offsets), x)
+    run_parts(_pairs.wrapped_positions, wrapping, even_bounds(n, num_parts(3.0 * n)))
     pairs = (x, lattice, ptr, starts, as_array(neighbors), as_array(images), as_doubles(charges), as_array(included))
     out = Outputs(n, systems)
     form = (screening, cutoff, taper_start, shift, tilt, half)

@@ -1,7 +1,7 @@
 """Spread a kernel over threads: plain Python threads around compiled code that releases the interpreter lock.
 
 Kernels take ``(..., start, stop)`` and write only what belongs to their range, so the cut points never change a bit.
-How many there are, `athanor._runtime` says. Waiting threads sleep instead of spinning, and a forked child starts its own.
+`athanor._runtime` says how many there are. Waiting threads sleep instead of spinning; a forked child starts its own.
 """
 
 from __future__ import annotations

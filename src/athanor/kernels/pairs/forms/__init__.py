@@ -1,9 +1,8 @@
 """The formulas of pair potentials, one file each.
 
 A form is a module. ``coefficients`` makes what the formula reads, at most `NUM_COEFFICIENTS` numbers for each pair of
-types, from what people call parameters; ``energy`` is the formula in torch; ``pair`` is energy and slope of one pair in
-plain numbers, for numba to compile; ``IS_COSTLY`` says that pairs beyond the cutoff are better skipped than computed
-and thrown away. `FORMS` is the list of them: a new form is a file and its row.
+types, from what people call parameters; ``energy`` is the formula in torch; ``pair`` is energy and slope in plain
+arithmetic, which numba compiles for eight pairs at once. `FORMS` is the list of them: a new form is a file and its row.
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-IS_COSTLY = True
-
 
 def coefficients(repulsion, length, dispersion):
     """Return the repulsion (eV), its inverse length (1/Å) and the dispersion (eV Å⁶)."""

@@ -2,8 +2,6 @@ r"""Lennard-Jones: :math:`4\epsilon[(\sigma/r)^{12} - (\sigma/r)^6]`."""
 
 from __future__ import annotations
 
-IS_COSTLY = False
-
 
 def coefficients(epsilon, sigma):
     """Return 4 epsilon (eV) and sigma squared (Å²)."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-IS_COSTLY = True
-
 
 def coefficients(depth, steepness, distance):
     """Return depth (eV), steepness (1/Å) and distance (Å) as they are."""

@@ -12,8 +12,6 @@ import math
 
 import torch
 
-IS_COSTLY = True
-
 _WEIGHTS = (0.18175, 0.50986, 0.28022, 0.02817)
 _DECAYS = (3.1998, 0.94229, 0.4029, 0.20162)
 C1, C2, C3, C4 = _WEIGHTS

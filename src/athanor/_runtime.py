@@ -9,7 +9,7 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from athanor._values import check_whole
 from athanor.errors import InputError
 
 _MOST_THREADS = 64
+_LARGEST_PART = 32_768
+"""Numbers of an operation on which torch uses one thread."""
 _INSIDE = ("athanor", "torch", "contextlib")
 """Packages whose frames are not those of a caller."""
 _state = {"ready": False, "announces": True, "has_threads": False, "is_forked": False}
@@ -182,34 +184,19 @@ def _is_distributed() -> bool:
 
 def get_num_threads() -> int:
     """Return the number of CPU threads; torch's setting is the one that counts."""
-    return one_torch_thread.threads or torch.get_num_threads()
+    return torch.get_num_threads()
 
 
-class _OneTorchThread(threading.local):
-    """While it is entered, torch's own operations take one thread, and kernels as many as there were.
+def in_parts(*tensors: torch.Tensor) -> Iterable[tuple[torch.Tensor, ...]]:
+    """Return tensors of one shape in parts so short that torch does not share them among threads.
 
-    For short operations on arrays between kernels: the threads of OpenMP, among which torch shares more than 32,768
-    numbers, wait for their next work by spinning, for a millisecond or so, and keep the cores from ours.
+    Threads of OpenMP wait for what comes next by spinning, for a millisecond or so, and keep the cores from kernels.
     """
-
-    threads = 0
-    """How many kernels have meanwhile; else 0."""
-    _depth = 0
-
-    def __enter__(self) -> None:
-        if self._depth == 0:
-            self.threads = torch.get_num_threads()
-            torch.set_num_threads(1)
-        self._depth += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            torch.set_num_threads(self.threads)
-            self.threads = 0
-
-
-one_torch_thread = _OneTorchThread()
+    first = tensors[0]
+    if first.numel() <= _LARGEST_PART or not first.is_cpu or first.dim() == 0:
+        return (tensors,)
+    rows = max(1, _LARGEST_PART * len(first) // first.numel())
+    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
 def _available_cores() -> int:

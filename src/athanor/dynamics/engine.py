@@ -567,8 +567,7 @@ class BaseDynamics(RestartMixin, HookRegistryMixin):
         if self._scheduled and half == "pre_update":
             self._follow_schedules(batch)
         if self._selects_active_itself:
-            with _runtime.one_torch_thread:
-                getattr(self, half)(batch)
+            getattr(self, half)(batch)
         else:
             rows, levels = {} if self._state is None else self._state.tensors(), self.variable_levels
             state = {name: (levels.get(name, "system"), tensor) for name, tensor in rows.items()}

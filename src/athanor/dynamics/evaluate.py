@@ -62,12 +62,11 @@ def evaluate(
         If an output is left out because it may belong to atoms or to systems.
     """
     outputs = _outputs_with(model, batch, needs, wanted) if wanted else _outputs_of(model, batch, needs)
-    with _runtime.one_torch_thread:
-        for key, value in outputs.items():
-            is_new = key not in FIELDS and key not in batch.custom_fields  # nobody knew which shape it should have
-            spec = None if key in GIVEN else field_for(batch, key, value, model)
-            if spec is not None and spec.level != "edge":
-                _store(batch, spec, fitting(spec, value, batch, type(model).__name__) if is_new else value)
+    for key, value in outputs.items():
+        is_new = key not in FIELDS and key not in batch.custom_fields  # nobody knew which shape it should have
+        spec = None if key in GIVEN else field_for(batch, key, value, model)
+        if spec is not None and spec.level != "edge":
+            _store(batch, spec, fitting(spec, value, batch, type(model).__name__) if is_new else value)
     drop_results(batch, except_for=outputs.keys())
     batch.mark_results_fresh(model, frozenset(outputs))
     return outputs
@@ -214,4 +213,5 @@ def _store(batch: Batch, spec: FieldSpec, value: Tensor) -> None:
         dtype = batch.positions.dtype if spec.kind == "state" else value.dtype
         target = torch.empty(value.shape, dtype=dtype, device=batch.device)
         batch.set_field(key, target)
-    target.copy_(value)
+    for mine, new in _runtime.in_parts(target, value):
+        mine.copy_(new)

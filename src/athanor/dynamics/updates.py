@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from athanor._runtime import in_parts
 from athanor.data._stamp import ComputedFrom
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def kick_(velocities: Tensor, forces: Tensor, dt_over_mass: Tensor, movable: Ten
         bool [N, 3] or None for all.
     """
     if movable is None:
-        velocities.addcmul_(forces, dt_over_mass)
+        for v, f, over_mass in in_parts(velocities, forces, dt_over_mass):
+            v.addcmul_(f, over_mass)
     else:
         put_(velocities, torch.addcmul(velocities, forces, dt_over_mass), movable)
 

@@ -9,7 +9,15 @@ import numpy as np
 from torch import Tensor
 
 from athanor.kernels._library import LazyModule, as_array, as_doubles, as_tensor
-from athanor.kernels._threads import balanced_bounds, even_bounds, num_parts, run_parts, system_bounds
+from athanor.kernels._threads import (
+    SERIAL_WORK,
+    WAKING,
+    balanced_bounds,
+    even_bounds,
+    num_parts,
+    run_parts,
+    system_bounds,
+)
 
 _pairs = LazyModule("athanor.kernels.neighbor_list._cpu_pairs")
 
@@ -56,7 +64,9 @@ class StoredPairs:
         self.segment_ptr, x = ptr, np.empty((n, 4))
         self.by_system = system_bounds(ptr, work)
         wrapping = (as_doubles(positions), lattice, ptr, as_array(wrap_offsets), x)
-        self.by_atom = [int(ptr[b]) for b in self.by_system] if half else balanced_bounds(starts, num_parts(work))
+        self.by_atom = [int(ptr[b]) for b in self.by_system]
+        if not half:
+            self.by_atom = balanced_bounds(starts, num_parts(work), WAKING / max(work, SERIAL_WORK))
         run_parts(_pairs.wrapped_positions, wrapping, even_bounds(n, num_parts(3.0 * n)))
         self.arrays = (x, lattice, ptr, starts, as_array(neighbors), as_array(images))
 

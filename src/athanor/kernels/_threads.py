@@ -1,7 +1,7 @@
 """Spread a kernel over threads: plain Python threads around compiled code that releases the interpreter lock.
 
 Kernels take ``(..., start, stop)`` and write only what belongs to their range, so the cut points never change a bit.
-`athanor._runtime` says how many there are. Waiting threads sleep instead of spinning; a forked child starts its own.
+The number of threads is torch's. Waiting threads sleep instead of spinning, and a forked child starts its own.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-
-from athanor import _runtime
+import torch
 
 _Task = tuple[Callable[..., Any], tuple[Any, ...], "SimpleQueue[BaseException | None]"]
 
 SERIAL_WORK = 200_000
 """Estimated nanoseconds below which a call stays on one thread."""
+WAKING = 50_000
+"""Nanoseconds that a sleeping thread takes to begin."""
 
 
 class _Workers:
@@ -69,7 +70,7 @@ def num_parts(work: float) -> int:
     """Return into how many parts to cut a call that takes about `work` nanoseconds on one thread."""
     if work < SERIAL_WORK:
         return 1
-    return max(1, min(_runtime.get_num_threads(), int(work // (SERIAL_WORK // 2))))
+    return max(1, min(torch.get_num_threads(), int(work // (SERIAL_WORK // 2))))
 
 
 def even_bounds(count: int, parts: int) -> list[int]:
@@ -104,10 +105,13 @@ def run_parts(kernel: Callable[..., Any], arguments: tuple[Any, ...], bounds: Se
         raise error
 
 
-def balanced_bounds(running_total: np.ndarray, parts: int) -> list[int]:
-    """Return cut points of ``range(len(running_total) - 1)`` that give each part about the same share of the total."""
+def balanced_bounds(running_total: np.ndarray, parts: int, lead: float = 0.0) -> list[int]:
+    """Return cut points of ``range(len(running_total) - 1)`` that give each part about the same share of the total.
+
+    The last one, which the calling thread takes, gets `lead` of the total more: it begins while the others wake up.
+    """
     count = len(running_total) - 1
     if parts <= 1:
         return [0, count]
-    targets = [running_total[-1] * part / parts for part in range(1, parts)]
+    targets = [running_total[-1] * (1.0 - lead) * part / parts for part in range(1, parts)]
     return [0, *np.searchsorted(running_total, targets).tolist(), count]

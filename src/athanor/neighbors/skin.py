@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-from athanor import _runtime
+from athanor._runtime import in_parts
 from athanor.data.pair_list import PairList
 from athanor.data.pair_request import PairRequest, PairUsage
 from athanor.kernels.neighbor_displacement import needs_rebuild
@@ -59,10 +60,9 @@ def update_pair_list(batch: Batch, cutoff: float, skin: float, half: bool, max_n
     # in most runs there is one hook, which asks for the same at every step
     is_planned = len(before) == 1 and before[0].requests == (request,) and not before[0].usage.shorter_requests
     lists = []
-    with _runtime.one_torch_thread:
-        for pairs in before if is_planned else _lists_for(batch, request):
-            rebuild = _systems_to_search(batch, pairs)
-            lists.append(pairs if rebuild is None else _searched(batch, pairs, request, rebuild))
+    for pairs in before if is_planned else _lists_for(batch, request):
+        rebuild = _systems_to_search(batch, pairs)
+        lists.append(pairs if rebuild is None else _searched(batch, pairs, request, rebuild))
     if lists != [*before]:
         batch.pair_lists = tuple(lists)
 
@@ -146,13 +146,15 @@ def _searched(batch: Batch, old: PairList, request: PairRequest | None, rebuild:
     yet to be repeated.
     """
     positions, cell, pbc = batch.positions.detach(), batch.cell_or_zeros.detach(), batch.pbc_or_false
-    if old.skin > 0.0:
-        of_atoms = rebuild[batch.batch_idx].unsqueeze(1)
+    if old.skin > 0.0 and not bool(rebuild.all()):
+        of_atoms = _of_atoms(rebuild, batch).unsqueeze(1)
         reference_positions = torch.where(of_atoms, positions, old.reference_positions)
         reference_cell = torch.where(rebuild.view(-1, 1, 1), cell, old.reference_cell)
         reference_pbc = torch.where(rebuild.view(-1, 1), pbc, old.reference_pbc)
     else:
-        reference_positions, reference_cell, reference_pbc = positions.clone(), cell.clone(), pbc.clone()
+        reference_positions, reference_cell, reference_pbc = torch.empty_like(positions), cell.clone(), pbc.clone()
+        for mine, new in in_parts(reference_positions, positions):
+            mine.copy_(new)
     try:
         row_ptr, neighbors, images, wrap_offsets = _built(batch, old, rebuild)
     except NarrowImagesError:  # a system is smaller than the radius: they are kept in four times the memory
@@ -169,6 +171,13 @@ def _searched(batch: Batch, old: PairList, request: PairRequest | None, rebuild:
         order=None,
         usage=PairUsage(other for other in old.requests if other != request),
     )
+
+
+def _of_atoms(systems: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Return for each atom what `systems` [B] says of its system; on a CPU without waking torch's threads."""
+    if not systems.is_cpu:
+        return systems[batch.batch_idx]
+    return torch.from_numpy(np.repeat(systems.numpy(), np.diff(batch.batch_ptr.numpy())))
 
 
 def _built(batch: Batch, old: PairList, rebuild: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -12,13 +12,8 @@ import pytest
 import torch
 
 from athanor import _runtime, kernels
-from athanor.data import Batch
-from athanor.dynamics import NVE, DynamicsStage, updates
-from athanor.dynamics.integrators import nve
 from athanor.errors import DtypeError, InputError, ShapeError
 from athanor.kernels import _threads
-from athanor.models.lj import LennardJonesModelWrapper
-from athanor.testing.systems import fcc_crystal
 
 SUM = "import torch, athanor.kernels as k; print(k.segment_sum(torch.ones(3), torch.tensor([0, 3]).int()).item())"
 
@@ -132,42 +127,3 @@ def test_a_quiet_command_does_not_announce_a_compilation(tmp_path: Path) -> None
     code = "from athanor import _runtime; _runtime.set_announcing(False); " + SUM
     done = _python(code, NUMBA_CACHE_DIR=str(tmp_path))
     assert (done.stdout.strip(), done.stderr) == ("3.0", "")
-
-
-def test_torch_has_one_thread_for_a_while_and_kernels_keep_theirs() -> None:
-    with _runtime.using_num_threads(2):
-        with _runtime.one_torch_thread:
-            assert (torch.get_num_threads(), _runtime.get_num_threads()) == (1, 2)
-            with _runtime.one_torch_thread:  # an update inside of another
-                assert (torch.get_num_threads(), _runtime.get_num_threads()) == (1, 2)
-            assert (torch.get_num_threads(), _runtime.get_num_threads()) == (1, 2)
-        assert (torch.get_num_threads(), _runtime.get_num_threads()) == (2, 2)
-        with pytest.raises(ValueError, match="in between"), _runtime.one_torch_thread:
-            raise ValueError("in between")
-        assert (torch.get_num_threads(), _runtime.get_num_threads()) == (2, 2)
-
-
-def test_models_and_hooks_have_all_threads_of_torch_in_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[str, set[int]] = {"model": set(), "hook": set(), "update": set()}
-
-    class Watched(LennardJonesModelWrapper):
-        def forward(self, data, **kwargs):
-            seen["model"].add(torch.get_num_threads())
-            return super().forward(data, **kwargs)
-
-    class Hook:
-        stage, frequency = DynamicsStage.AFTER_STEP, 1
-
-        def __call__(self, context, stage):
-            seen["hook"].add(torch.get_num_threads())
-
-    model = Watched(epsilon=0.0104, sigma=3.4, cutoff=7.0)
-    engine = NVE(model, dt=1.0, start_temperature=10.0)
-    for hook in model.make_neighbor_hooks():
-        engine.register_hook(hook)
-    engine.register_hook(Hook())
-    kick = updates.kick_
-    monkeypatch.setattr(nve, "kick_", lambda *moved: (seen["update"].add(torch.get_num_threads()), kick(*moved)))
-    with _runtime.using_num_threads(2):
-        engine.run(Batch.from_data_list([fcc_crystal(3.8)]), 2)
-    assert seen == {"model": {2}, "hook": {2}, "update": {1}}

@@ -88,6 +88,16 @@ def invert(h, inverse):
 
 
 @jit
+def determinant(h):
+    """Return the determinant of a 3x3 matrix."""
+    return (
+        h[0, 0] * (h[1, 1] * h[2, 2] - h[1, 2] * h[2, 1])
+        + h[0, 1] * (h[1, 2] * h[2, 0] - h[1, 0] * h[2, 2])
+        + h[0, 2] * (h[1, 0] * h[2, 1] - h[1, 1] * h[2, 0])
+    )
+
+
+@jit
 def wrap(positions, full, inverse, pbc, x, f, w):
     """Bring the atoms of one system into the cell along periodic vectors; False if that can not be done."""
     for i in range(positions.shape[0]):
@@ -114,7 +124,10 @@ def wrap(positions, full, inverse, pbc, x, f, w):
 
 @jit
 def choose_bins(f, inverse, pbc, radius, grid, reach):
-    """Choose the bins of one system, turn fractional coordinates into bin coordinates, set the radius in bins."""
+    """Choose the bins of one system, turn fractional coordinates into bin coordinates, set the radius in bins.
+
+    Returns the cube of the radius, in bins.
+    """
     n = f.shape[0]
     lowest = np.empty(3)
     height = np.empty(3)
@@ -130,9 +143,9 @@ def choose_bins(f, inverse, pbc, radius, grid, reach):
                 lowest[a] = min(lowest[a], f[i, a])
                 highest = max(highest, f[i, a])
             span[a] = max(highest - lowest[a], 1e-3 / height[a])
-    volume = 1.0
+    volume = 1.0 / abs(determinant(inverse))
     for a in range(3):
-        volume *= height[a] * span[a]
+        volume *= span[a]
     width = min(max((ATOMS_IN_BIN * volume / n) ** (1.0 / 3.0), 0.25 * radius), radius)
     for a in range(3):
         grid[a] = np.int32(min(max(math.floor(height[a] * span[a] / width), 1.0), 1e6))
@@ -146,6 +159,7 @@ def choose_bins(f, inverse, pbc, radius, grid, reach):
         reach[a] = radius / height[a] / span[a] * grid[a]
         for i in range(n):
             f[i, a] = (f[i, a] - lowest[a]) / span[a] * grid[a]
+    return radius * radius * radius / volume * grid[0] * grid[1] * grid[2]
 
 
 @jit
@@ -209,8 +223,8 @@ def prepare(
                 for c in range(3):
                     w[i, c] = 0
             continue
-        choose_bins(g[first:last], inverse, pbc[b], radius, grid[b], reach[b])
+        cube = choose_bins(g[first:last], inverse, pbc[b], radius, grid[b], reach[b])
         first_places = bins[2 * first + 2 * b :]
         sort_into_bins(x[first:last], g[first:last], grid[b], first_places, xs[:, first:last], ids[first:last])
-        row_lengths[b], fits = measure(last - first, pbc[b], grid[b], reach[b], first_places, most[b])
+        row_lengths[b], fits = measure(last - first, pbc[b], grid[b], reach[b], cube, first_places, most[b])
         status[b] = SEARCHED if fits else TOO_MANY_IMAGES

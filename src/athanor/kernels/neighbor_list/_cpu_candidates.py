@@ -55,10 +55,11 @@ def is_rectangular(h):
 
 
 @jit
-def measure(n, pbc, grid, reach, bins, most):
+def measure(n, pbc, grid, reach, cube, bins, most):
     """Write what the search of a system of n atoms needs at most; return how long a row may be, and if it can be done.
 
-    How long a row is comes from the bins as full as atoms find them. What `most` gets stands beside its names.
+    How long a row is comes from bins as full as atoms find them, in a sphere (`cube` is that of its radius) or a box.
+    What `most` gets stands beside its names.
     """
     ranks, visited, several, length = 1, 1, 0, 0.6
     for a in range(3):
@@ -80,6 +81,7 @@ def measure(n, pbc, grid, reach, bins, most):
     most[RANK_BITS], most[SEVERAL], most[BITMAP] = rank_bits, several, n << (rank_bits if several else 0)
     most[CANDIDATES] = min(n * ranks, fullest * visited) + WIDTH
     most[IMAGES], most[ATOMS] = ranks, fullest
+    length = min(length, 5.0 * cube)
     return min(length * squares / n + 8.0, float(n) * ranks), float(n) * (1 << rank_bits) < 2.0**31
 
 

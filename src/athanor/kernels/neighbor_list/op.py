@@ -200,7 +200,7 @@ def _search(positions, cell, pbc, segment_ptr, radius, half, moved, old_rows, of
         (*ours, x, g, offsets, full, grid, reach, bins, xs, ids, row_lengths, most, status),
         system_bounds(ptr, 100.0 * n),
     )
-    tasks, work, worst = _cpu.plan(ptr, status, row_lengths, bins, grid, half, _runtime.get_num_threads())
+    tasks, work, worst = _cpu.plan(ptr, status, row_lengths, bins, grid, half, torch.get_num_threads())
     if worst >= _cpu_bins.FLAT_CELL:
         _refuse(int(np.argmax(status >= _cpu_bins.FLAT_CELL)), worst == _cpu_bins.FLAT_CELL, radius)
     if image_type == torch.int8 and (most[status == _cpu_bins.SEARCHED, _candidates.WIDE :] > 3).any():

@@ -119,7 +119,7 @@ def _cpu_call(
 ):  # fmt: skip
     count = table.shape[0]
     formula = (as_doubles(table).reshape(count * count, -1), count, cutoff, max(cutoff - switch_width, 0.0))
-    pairs = StoredPairs(positions, cell, segment_ptr, row_ptr, neighbors, images, wrap_offsets, half, 2.0)
+    pairs = StoredPairs(positions, cell, segment_ptr, row_ptr, neighbors, images, wrap_offsets, half, 1.3)
     forces, sums = pairs.sums(_cpu.rows_of(form), as_array(types), half, virial, formula, with_virial=virial)
     return pairs.totals(forces, sums, pairs.pair_weight, virial)
 

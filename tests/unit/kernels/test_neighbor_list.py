@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from athanor import kernels
 from athanor.errors import DtypeError, InputError, ShapeError
-from athanor.kernels.neighbor_list import _reference
+from athanor.kernels.neighbor_list import _reference, op
 
 CELLS = {
     "cubic": [[6.0, 0, 0], [0, 6.0, 0], [0, 0, 6.0]],
@@ -181,3 +182,19 @@ def test_packing_round_trip() -> None:
     assert torch.equal(kernels.unpack_images(codes), images)
     assert len(set(codes.tolist())) == len(images)
     assert kernels.pack_images(torch.zeros(1, 3, dtype=torch.int32)).item() == 0
+
+
+@pytest.mark.parametrize("tilt", [0, 30])
+def test_room_for_rows_follows_the_density_not_the_shape_of_the_cell(tilt: int) -> None:
+    """A tilted cell of the same crystal once asked for a thousand times the memory."""
+    positions = torch.cartesian_prod(*[torch.arange(12)] * 3).double() * 1.5
+    cell = torch.eye(3, dtype=torch.float64) * 18.0
+    cell[2] += tilt * (cell[0] + cell[1])
+    n, radius = len(positions), 2.9
+    arguments = (positions, cell[None], torch.ones(1, 3, dtype=torch.bool), torch.tensor([0, n], dtype=torch.int32))
+    moved = (torch.tensor([True]), torch.zeros(n, 3, dtype=torch.int32), torch.int32)
+    offsets = np.empty((n, 3), np.int32)
+    rows, _ = op._search(*arguments, radius, False, moved, np.zeros(n + 1, np.int64), offsets)
+    pairs = int(rows.lengths.sum())
+    assert pairs == n * 26  # along edges, faces and the body of the cubes
+    assert pairs <= len(rows.memory) < 3 * pairs

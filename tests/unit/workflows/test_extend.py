@@ -112,6 +112,25 @@ def test_stopped_and_killed_while_it_gets_longer(stops: list[Any], tmp_path: Pat
     goes_on_as_in_one_go("refills", tmp_path, go_on)
 
 
+def test_killed_after_its_last_checkpoint_and_resumed_before_it_gets_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its systems, which stand in the batch still, leave once more when it is resumed."""
+    job, after_steps = write_job("one batch", tmp_path), Checkpoint.after_steps
+
+    def killed(self: Checkpoint, engine: Any, batch: Any) -> None:
+        after_steps(self, engine, batch)
+        raise SystemExit(137)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "after_steps", killed)
+        assert run(job, "-o", tmp_path / "out")[0] not in (0, 69)
+    assert run("--resume", tmp_path / "out")[0] in (0, 69)
+    extend(tmp_path / "out", "40 fs")
+    assert run(write_job("one batch", tmp_path, 20), "-o", tmp_path / "whole")[0] in (0, 69)
+    compare(tmp_path / "whole", tmp_path / "out", log_in_order=True)
+
+
 def test_killed_before_anything_of_it_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def go_on(out: Path) -> None:
         with monkeypatch.context() as patch, stopping_after(5, "at once"):

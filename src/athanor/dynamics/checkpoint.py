@@ -301,6 +301,8 @@ class SavedCheckpoint(NamedTuple):
     def left(self, engine: Owner) -> list[Batch]:
         """Return the systems that had left, with all that rode on them, for an engine that was restored from here.
 
+        Each is there once, as it left last: who was finished when a run ended leaves again when that is resumed.
+
         Raises
         ------
         StorageError
@@ -313,7 +315,16 @@ class SavedCheckpoint(NamedTuple):
                 found += [Batch.from_state_dict(tree, engine.device) for tree in part["left"]]
             except (InputError, LookupError, TypeError) as error:
                 raise StorageError(f"Part {number} of `{folder.path}` can not be used: {in_words(error)}") from error
-        return found
+        last = {one: place for place, some in enumerate(found) for one in some.system_id.reshape(-1).tolist()}
+        newest = [
+            [row for row, one in enumerate(some.system_id.reshape(-1).tolist()) if last[one] == place]
+            for place, some in enumerate(found)
+        ]
+        return [
+            some if len(rows) == len(some) else some.index_select(rows)
+            for some, rows in zip(found, newest, strict=True)
+            if rows
+        ]
 
     @property
     def _parts(self) -> list[int]:

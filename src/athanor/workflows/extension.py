@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from athanor.errors import InputError
 from athanor.workflows.courses import Course
 from athanor.workflows.methods import MD
@@ -117,16 +115,11 @@ def let_go_on(saved: SavedCheckpoint, fused: FusedStage, tracker: Tracker, outco
     InputError
         If nobody is left who could go on.
     """
-    again: list[Batch] = []
-    known: set[int] = set()
-    for some in reversed(
-        saved.left(fused)
-    ):  # who left again after the run was resumed at its very end stands there twice
-        ids = some.system_id.reshape(-1).tolist()
-        ended = tracker.came_to_end(some) & torch.tensor([one not in known for one in ids], device=some.device)
-        known.update(ids)
+    again = []
+    for some in saved.left(fused):
+        ended = tracker.came_to_end(some)
         if bool(ended.any()):
-            again.insert(0, some.index_select(ended))
+            again.append(some.index_select(ended))
     assert fused.active_batch is not None
     for some in (fused.active_batch, *again):
         ended = tracker.came_to_end(some)

@@ -100,7 +100,7 @@ def md(
         path depends on it and on its place in `structures`, not on the batch.
     extend
         With --resume: let the dynamics of the run, finished or not, be so much longer, fs; to the same bits as in one
-        go;  by default.
+        go; no longer by default.
 
     Returns
     -------

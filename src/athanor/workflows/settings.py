@@ -171,7 +171,7 @@ TIME_LIMIT = Setting("time_limit", CLOCK, "Stop after so much time of the clock,
 STATUS = Setting("status", str, "File for how the run goes: every few seconds a line of JSON", None, absent="none",
                  metavar="FILE", panel=OUTPUT)  # fmt: skip
 EXTEND = Setting("extend", TIME, "With --resume: let the dynamics of the run, finished or not, be so much longer", None,
-                 note="to the same bits as in one go", metavar="TIME", panel=OUTPUT)  # fmt: skip
+                 note="to the same bits as in one go", absent="no longer", metavar="TIME", panel=OUTPUT)  # fmt: skip
 EVERY = Setting("every", int, "Steps between frames and rows of the log", 10, metavar="N", panel=OUTPUT)
 
 # what `athanor.select` takes

@@ -10,7 +10,6 @@ from athanor.kernels._lanes import (
     add_up,
     choose,
     gather,
-    is_at_least,
     lane_of,
     lanes_before,
     spread,
@@ -18,7 +17,7 @@ from athanor.kernels._lanes import (
 from athanor.kernels._numba_options import inlined, jit, jit_loop
 from athanor.kernels.coulomb._cpu_erfc import gaussian, scaled_erfc
 from athanor.kernels.neighbor_list._cpu_pairs import add_terms, lane_vectors, no_terms, push_neighbors, write_row
-from athanor.kernels.pairs._cpu import taper
+from athanor.kernels.pairs._cpu import ended
 
 
 @inlined
@@ -35,12 +34,7 @@ def evaluate(square, screening, cutoff, taper_start, shift, tilt):
     bare = weight * scaled_erfc(y) * inverse
     energy = bare - shift + tilt * (r - cutoff)
     slope = (tilt - (bare + factor * weight) * inverse) * inverse
-    if taper_start < cutoff:
-        part, decline = taper(r, taper_start, cutoff)
-        slope = slope * part + energy * decline / r
-        energy = energy * part
-    outside, zero = is_at_least(square, spread(cutoff * cutoff)), spread(0.0)
-    return choose(outside, zero, energy), choose(outside, zero, slope)
+    return ended(r, square, energy, slope, taper_start, cutoff)
 
 
 @jit_loop

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from athanor.kernels._numba_options import jit
-from athanor.kernels.neighbor_list._cpu_bins import complete_cell, invert, is_finite, wrap
+from athanor.kernels.neighbor_list._cpu_bins import complete_cell, determinant, invert, is_finite, wrap
 
 TILE = 32
 """Places in a tile, aimed at."""
@@ -86,16 +86,6 @@ def plan(positions, cell, pbc, segment_ptr, unit, reach, x, full, copies, status
         for a in range(3):
             for c in range(3):
                 full[b, a, c] *= copies[b, a]
-
-
-@jit
-def determinant(h):
-    """Return the determinant of a 3x3 matrix."""
-    return (
-        h[0, 0] * (h[1, 1] * h[2, 2] - h[1, 2] * h[2, 1])
-        + h[0, 1] * (h[1, 2] * h[2, 0] - h[1, 0] * h[2, 2])
-        + h[0, 2] * (h[1, 0] * h[2, 1] - h[1, 1] * h[2, 0])
-    )
 
 
 @jit

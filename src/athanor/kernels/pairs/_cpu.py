@@ -65,12 +65,16 @@ def numbers(table, k):
 
 
 @inlined
-def taper(r, start, end):
-    """Return what energies are multiplied with between two distances, and its slope."""
-    width = end - start
-    t = max(r - start, 0.0) / width
-    value = t * t * t * (t * (15.0 - 6.0 * t) - 10.0) + 1.0
-    return value, -30.0 * (t * t) * ((1.0 - t) * (1.0 - t)) / width
+def ended(r, square, energy, slope, taper_start, cutoff):
+    """Return energies and slopes, tapered from one distance on if it is below the cutoff, and zero from that on."""
+    if taper_start < cutoff:
+        width = cutoff - taper_start
+        t = max(r - taper_start, 0.0) / width
+        part = t * t * t * (t * (15.0 - 6.0 * t) - 10.0) + 1.0
+        slope = slope * part - energy * (30.0 * (t * t) * ((1.0 - t) * (1.0 - t)) / width) / r
+        energy = energy * part
+    outside, zero = is_at_least(square, spread(cutoff * cutoff)), spread(0.0)
+    return choose(outside, zero, energy), choose(outside, zero, slope)
 
 
 def evaluate(i, first, j, square, types, form):
@@ -90,13 +94,7 @@ def evaluate(i, first, j, square, types, form):
         a, b, c, d, e, f, g, shift = numbers(table, 0)
         value, slope = pair(square, a, b, c, d, e, f, g)
         energy = value - shift
-    if switch_start < cutoff:
-        r = math.sqrt(square)
-        part, decline = taper(r, switch_start, cutoff)
-        slope = slope * part + energy * decline / r
-        energy = energy * part
-    outside, zero = is_at_least(square, spread(cutoff * cutoff)), spread(0.0)
-    return choose(outside, zero, energy), choose(outside, zero, slope)
+    return ended(math.sqrt(square), square, energy, slope, switch_start, cutoff)
 
 
 @cache

@@ -25,7 +25,7 @@ from athanor.kernels._lanes import (
 )
 from athanor.kernels._numba_options import inlined, jit_loop
 from athanor.kernels.neighbor_list._cpu_pairs import lane_vectors
-from athanor.kernels.pairs._cpu import loop
+from athanor.kernels.pairs._cpu import ended, loop
 
 
 @inlined
@@ -116,8 +116,7 @@ def pairs_of_row(i, first, j, square, types, form):
         _, slope_there = cubic(density, there, piece, p)
     towards = slope_here * embedding_slopes[i] + slope_there * gather(embedding_slopes, first, j)
     slope = (towards * scale + decline) * inverse
-    outside, zero = is_at_least(square, spread(cutoff * cutoff)), spread(0.0)
-    return choose(outside, zero, energy), choose(outside, zero, slope)
+    return ended(r, square, energy, slope, cutoff, cutoff)
 
 
 rows = loop("embedded_atom", pairs_of_row)

@@ -127,3 +127,27 @@ def test_a_quiet_command_does_not_announce_a_compilation(tmp_path: Path) -> None
     code = "from athanor import _runtime; _runtime.set_announcing(False); " + SUM
     done = _python(code, NUMBA_CACHE_DIR=str(tmp_path))
     assert (done.stdout.strip(), done.stderr) == ("3.0", "")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_parts_of_long_operations_cover_all_and_change_no_bit(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    v, f, m = (torch.randn(40_001, 3, generator=generator, dtype=dtype) for _ in range(3))
+    whole = torch.addcmul(v, f, m)
+    sizes = []
+    for part, force, over_mass in _runtime.in_parts(v, f, m):
+        sizes.append(part.numel())
+        part.addcmul_(force, over_mass)
+    assert torch.equal(v, whole)
+    assert len(sizes) == 4
+    assert max(sizes) <= 32_768 < v.numel(), "what torch shares among threads"
+    short = torch.zeros(10_922, 3)
+    assert [part[0] is short for part in _runtime.in_parts(short)] == [True]
+    assert len(list(_runtime.in_parts(torch.tensor(1.0)))) == 1
+
+
+def test_the_calling_thread_takes_more_while_others_wake_up() -> None:
+    rows = torch.arange(0, 1001).numpy()
+    assert _threads.balanced_bounds(rows, 2) == [0, 500, 1000]
+    assert _threads.balanced_bounds(rows, 2, 0.1) == [0, 450, 1000]
+    assert _threads.balanced_bounds(rows, 1, 0.1) == [0, 1000]

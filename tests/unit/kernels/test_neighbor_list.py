@@ -198,3 +198,21 @@ def test_room_for_rows_follows_the_density_not_the_shape_of_the_cell(tilt: int) 
     pairs = int(rows.lengths.sum())
     assert pairs == n * 26  # along edges, faces and the body of the cubes
     assert pairs <= len(rows.memory) < 3 * pairs
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_too_little_room_is_found_and_mended(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = 20.0 * torch.rand(1500, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    cell = 20.0 * torch.eye(3, dtype=torch.float64)
+    expected = _call(kernels.build_neighbor_list, x, cell, (True,) * 3, 4.0, half)
+    plan, searches = op._cpu.plan, []
+
+    def mean_plan(*arguments: Any) -> Any:
+        tasks, *rest = plan(*arguments)
+        tasks[:, 3:] //= 3
+        searches.append(int(tasks[-1, 4]))
+        return tasks, *rest
+
+    monkeypatch.setattr(op._cpu, "plan", mean_plan, raising=False)
+    _assert_same(_call(kernels.build_neighbor_list, x, cell, (True,) * 3, 4.0, half), expected)
+    assert searches[0] < len(expected[1]), "there was room enough"

@@ -63,8 +63,8 @@ def test_defaults_in_the_help_are_those_of_the_descriptions() -> None:
             if found:
                 told[name.removeprefix("--").replace("-", "_")] = found[1]
     in_words = {"model": "chgnet for crystals", "threads": "all cores", "max_atoms": "what fits", "time": "1 ps"}
-    in_words |= {"from_time": "how the run left them", "time_limit": "no limit", "status": "none", "extend": "no longer"}
-    in_words["out"] = "needed, unless --resume names it"
+    in_words |= {"from_time": "how the run left them", "time_limit": "no limit", "status": "none"}
+    in_words |= {"out": "needed, unless --resume names it", "extend": "no longer"}
     assert {key: value for key, value in told.items() if key in in_words} == in_words
     others = {setting.name: setting.default_in_words for setting in all_settings(MD).values() if setting.only}
     plain |= {name: words for name, words in others.items() if name not in plain}
